@@ -1,0 +1,1 @@
+"""Tensors: few-shot segmentation networks. The only package that imports torch."""
