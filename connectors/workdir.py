@@ -1,0 +1,390 @@
+"""The working folder of a run, ``<out>/.fewscope``: what is done, and the small files of the units.
+
+``out`` is a local path or an fsspec URL (``s3://bucket/prefix``, ``memory://...``). Every file is written
+whole or not at all: locally to a temporary name that is then renamed, on object stores by one put. There are
+no locks: one driver claims the folder and assigns the units.
+
+This module also holds what the other writers share: `OutputError`, `open_filesystem`, `write_atomic`.
+"""
+
+import errno
+import hashlib
+import io
+import json
+import os
+import re
+import secrets
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+from fsspec import AbstractFileSystem
+from fsspec.core import url_to_fs
+from fsspec.implementations.local import LocalFileSystem
+
+FOLDER = ".fewscope"
+# What a run may leave in --out; --overwrite removes these names and nothing else.
+OUTPUTS = (
+    "result.zarr",
+    "instances.parquet",
+    "instances.geojson.gz",
+    "mask.tif",
+    "features.gpkg",
+    "report.html",
+    "report.json",
+)
+# Needed until the run is finished, removed by `WorkDir.finish`.
+TEMPORARY = ("scratch.zarr", "tables", "arrays", "texts")
+
+State = Literal["new", "resume", "finished"]
+
+
+class OutputError(OSError):
+    """The output cannot be written: full or read-only disk, a file in the way, no access."""
+
+
+class RunMismatch(FileExistsError):
+    """``--out`` holds another run, or files that are not a run's."""
+
+
+def open_filesystem(uri: str) -> tuple[AbstractFileSystem, str]:
+    """The fsspec filesystem of a path or URL, and the path on it (no trailing slash)."""
+    fs, path = url_to_fs(uri)
+    return fs, path.rstrip("/") or path
+
+
+def is_local(fs: AbstractFileSystem) -> bool:
+    """True for the local disk, where files are renamed into place."""
+    return isinstance(fs, LocalFileSystem)
+
+
+def _describe(path: str, error: BaseException) -> str:
+    reason = " ".join(str(getattr(error, "strerror", None) or error).split()) or type(error).__name__
+    code = getattr(error, "errno", None)
+    if code in (errno.ENOSPC, errno.EDQUOT):
+        cure = (
+            "free some space and run the same command again (finished units are kept), or use another --out"
+        )
+    elif isinstance(error, NotADirectoryError | FileExistsError | IsADirectoryError):
+        cure = "a file is where a folder should be; move it away or use another --out"
+    elif isinstance(error, PermissionError) or code == errno.EROFS:
+        cure = "use an --out that you may write to"
+    else:
+        cure = "check the location and run the same command again (finished units are kept)"
+    return f"cannot write {path}: {reason}; {cure}"
+
+
+@contextmanager
+def output_errors(path: str) -> Iterator[None]:
+    """Turn what goes wrong while writing ``path`` into a one-line `OutputError`."""
+    try:
+        yield
+    except (OutputError, RunMismatch):
+        raise
+    except OSError as error:
+        raise OutputError(_describe(path, error)) from error
+    except Exception as error:
+        # s3fs translates most errors to OSError, but not those of credentials and connections.
+        if type(error).__module__.split(".")[0] in ("botocore", "aiobotocore", "aiohttp"):
+            raise OutputError(_describe(path, error)) from error
+        raise
+
+
+@contextmanager
+def atomic_path(path: str) -> Iterator[str]:
+    """A temporary local name, renamed to ``path`` (durably) when the block succeeds, else removed."""
+    folder, name = os.path.split(path)
+    temporary = os.path.join(folder, f".{name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+    try:
+        os.makedirs(folder, exist_ok=True)
+        yield temporary
+        descriptor = os.open(temporary, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)  # a rename may reach the disk before the bytes do
+        finally:
+            os.close(descriptor)
+        os.replace(temporary, path)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(temporary)
+        raise
+
+
+def write_atomic(fs: AbstractFileSystem, path: str, data: bytes) -> None:
+    """Write ``data`` to ``path`` so that a crash leaves the old file or the new one, never a part.
+
+    Raises
+    ------
+    OutputError
+        The disk is full or read-only, a file is in the way, or the object store refuses.
+    """
+    with output_errors(path):
+        if not is_local(fs):
+            fs.pipe_file(path, data)
+            return
+        with atomic_path(path) as temporary, open(temporary, "wb") as file:
+            file.write(data)
+
+
+def remove(fs: AbstractFileSystem, path: str) -> None:
+    """Remove a file or a whole folder; nothing happens where there is none."""
+    with output_errors(path), suppress(FileNotFoundError):
+        fs.invalidate_cache()
+        fs.rm(path, recursive=True)
+
+
+def _list(fs: AbstractFileSystem, path: str) -> list[str]:
+    """Sorted base names in a folder; empty where there is no such folder. Never from fsspec's cache."""
+    fs.invalidate_cache()
+    try:
+        entries = fs.ls(path, detail=False)
+    except FileNotFoundError:
+        return []
+    names = {str(entry).rstrip("/").rsplit("/", 1)[-1] for entry in entries if str(entry).rstrip("/") != path}
+    return sorted(names)
+
+
+def canonical_json(value: object) -> str:
+    """One text for one value: sorted keys, no spaces, no NaN."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def hash_manifest(manifest: Mapping[str, Any]) -> str:
+    """SHA-256 of the canonical JSON of ``manifest``, hexadecimal.
+
+    >>> hash_manifest({"a": 1, "b": 2}) == hash_manifest({"b": 2, "a": 1})
+    True
+    """
+    return hashlib.sha256(canonical_json(manifest).encode()).hexdigest()
+
+
+def _flatten(value: Any, prefix: str = "") -> dict[str, str]:
+    if isinstance(value, Mapping) and (value or not prefix):
+        return {
+            key: text
+            for name, item in value.items()
+            for key, text in _flatten(item, f"{prefix}.{name}" if prefix else str(name)).items()
+        }
+    return {prefix: value if isinstance(value, str) else canonical_json(value)}
+
+
+def _shorten(text: str) -> str:
+    return text if len(text) <= 60 else f"{text[:40]}...{text[-16:]}"
+
+
+def describe_difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    """``key: was X, now Y`` for each key that differs, nested keys joined by dots, sorted.
+
+    >>> describe_difference({"tile": 224, "model": {"name": "a"}}, {"tile": 192, "model": {"name": "a"}})
+    'tile: was 224, now 192'
+    """
+    before, after = _flatten(old), _flatten(new)
+    keys = sorted(key for key in {**before, **after} if before.get(key) != after.get(key))
+    return "; ".join(
+        f"{key}: was {_shorten(before.get(key, 'absent'))}, now {_shorten(after.get(key, 'absent'))}"
+        for key in keys
+    )
+
+
+@dataclass(slots=True)
+class WorkDir:
+    """The working folder of one run. Picklable: workers get it after `claim` and so know the run's hash.
+
+    Attributes
+    ----------
+    out : str
+        Output folder, a local path or an fsspec URL.
+    run_hash : str or None
+        Hash of the manifest; None until `claim`. Markers of another hash do not count.
+
+    Examples
+    --------
+    >>> work = WorkDir("memory://docs/workdir")
+    >>> work.claim({"source": "slide.svs", "tile": 224})
+    'new'
+    >>> work.write_marker("r000000_c000000", {"n": 3})
+    >>> WorkDir("memory://docs/workdir").claim({"source": "slide.svs", "tile": 224})
+    'resume'
+    >>> work.read_markers()
+    {'r000000_c000000': {'n': 3}}
+    >>> work.finish()
+    >>> work.claim({"source": "slide.svs", "tile": 224})
+    'finished'
+    """
+
+    out: str
+    run_hash: str | None = None
+
+    def claim(self, manifest: Mapping[str, Any], overwrite: bool = False) -> State:
+        """Take the output folder for the run that ``manifest`` describes.
+
+        Parameters
+        ----------
+        manifest : mapping
+            Everything that determines the result, as JSON values.
+        overwrite : bool
+            Remove the run that is there (its outputs and working folder, nothing else) and start anew.
+
+        Returns
+        -------
+        {"new", "resume", "finished"}
+
+        Raises
+        ------
+        RunMismatch
+            Another run is there and ``overwrite`` is False, or files that are no run's.
+        OutputError
+            The folder cannot be made or written, or is a file.
+        """
+        manifest = json.loads(canonical_json(manifest))  # tuples become lists, as they will when read back
+        self.run_hash = hash_manifest(manifest)
+        with output_errors(self.out):
+            return self._claim(manifest, overwrite)
+
+    def _claim(self, manifest: Mapping[str, Any], overwrite: bool) -> State:
+        fs, root = open_filesystem(self.out)
+        if fs.isfile(root):
+            raise OutputError(f"{self.out} is a file, not a folder; move it away or use another --out")
+        names = _list(fs, root)
+        record = self._read_json("manifest.json")
+        if record is None and "manifest.json" not in _list(*self._locate("")):
+            foreign = [name for name in names if name != FOLDER]
+            if foreign:
+                raise RunMismatch(
+                    f"{self.out} is not empty and holds no run ({foreign[0]}); use another --out"
+                )
+            self._write_manifest(manifest, clearing=False)
+            return "new"
+        if overwrite or (record or {}).get("clearing"):
+            self._start_anew(manifest)
+            return "new"
+        if record is None:
+            raise RunMismatch(f"{self.out}/{FOLDER}/manifest.json is damaged; use --overwrite to start anew")
+        if record.get("hash") != self.run_hash:
+            differences = describe_difference(record.get("manifest", {}), manifest)
+            raise RunMismatch(
+                f"{self.out} holds another run: {differences}; use --overwrite to start anew or another --out"
+            )
+        if (self._read_json("finished.json") or {}).get("run") == self.run_hash:
+            self._remove_temporary()  # a crash may have come between the mark and the clean-up
+            return "finished"
+        return "resume"
+
+    def write_marker(self, name: str, row: Mapping[str, Any]) -> None:
+        """Mark unit ``name`` as done, with its small result ``row`` (JSON). Call it after the shards."""
+        text = canonical_json({"run": self._claimed(), "row": row})
+        self._write("markers", f"{_check(name)}.json", text.encode())
+
+    def read_markers(self) -> dict[str, dict[str, Any]]:
+        """Rows of the units that are done, by name, sorted; not of broken markers or of another run."""
+        run = self._claimed()
+        fs, folder = self._locate("markers")
+        names = [name for name in _list(fs, folder) if name.endswith(".json") and not name.startswith(".")]
+        with ThreadPoolExecutor(8) as threads:  # an object store answers each in tens of milliseconds
+            records = list(threads.map(self._read_json, [f"markers/{name}" for name in names]))
+        return {
+            name.removesuffix(".json"): record["row"]
+            for name, record in zip(names, records, strict=True)
+            if record is not None and record.get("run") == run and isinstance(record.get("row"), dict)
+        }
+
+    def save_table(self, name: str, table: pa.Table) -> None:
+        """Keep a table (Parquet, zstd) until the run is finished."""
+        buffer = io.BytesIO()
+        pq.write_table(table.combine_chunks(), buffer, compression="zstd")
+        self._write("tables", f"{_check(name)}.parquet", buffer.getvalue())
+
+    def load_table(self, name: str, columns: list[str] | None = None) -> pa.Table:
+        """Read back `save_table`, all columns or those named. FileNotFoundError if there is none."""
+        return pq.read_table(io.BytesIO(self._read(f"tables/{_check(name)}.parquet")), columns=columns)
+
+    def save_arrays(self, name: str, **arrays: npt.NDArray[Any]) -> None:
+        """Keep arrays of any shape and numeric dtype (npz) until the run is finished."""
+        for key, array in arrays.items():
+            if np.asarray(array).dtype.hasobject:
+                raise TypeError(f"array {key} of {name} holds Python objects; give a numeric dtype")
+        buffer = io.BytesIO()
+        np.savez(buffer, **arrays)  # type: ignore[arg-type]  # a key named allow_pickle is not ours
+        self._write("arrays", f"{_check(name)}.npz", buffer.getvalue())
+
+    def load_arrays(self, name: str) -> dict[str, npt.NDArray[Any]]:
+        """Read back `save_arrays`. FileNotFoundError if there are none."""
+        with np.load(io.BytesIO(self._read(f"arrays/{_check(name)}.npz")), allow_pickle=False) as archive:
+            return {key: archive[key] for key in archive.files}
+
+    def save_text(self, name: str, text: str) -> None:
+        """Keep a text (UTF-8, zstd) until the run is finished."""
+        buffer = pa.BufferOutputStream()
+        with pa.CompressedOutputStream(buffer, "zstd") as stream:
+            stream.write(text.encode())
+        self._write("texts", f"{_check(name)}.zst", buffer.getvalue().to_pybytes())
+
+    def load_text(self, name: str) -> str:
+        """Read back `save_text`. FileNotFoundError if there is none."""
+        data = self._read(f"texts/{_check(name)}.zst")
+        with pa.CompressedInputStream(pa.BufferReader(data), "zstd") as stream:
+            return bytes(stream.read()).decode()
+
+    def finish(self) -> None:
+        """Mark the run as finished, then remove what was only needed on the way."""
+        self._write("", "finished.json", canonical_json({"run": self._claimed()}).encode())
+        self._remove_temporary()
+
+    def _claimed(self) -> str:
+        if self.run_hash is None:
+            raise RuntimeError(f"{self.out} is not claimed; call claim(manifest) first")
+        return self.run_hash
+
+    def _locate(self, name: str) -> tuple[AbstractFileSystem, str]:
+        fs, root = open_filesystem(self.out)
+        return fs, f"{root}/{FOLDER}/{name}".rstrip("/")
+
+    def _write(self, folder: str, name: str, data: bytes) -> None:
+        fs, path = self._locate(f"{folder}/{name}" if folder else name)
+        write_atomic(fs, path, data)
+
+    def _read(self, name: str) -> bytes:
+        fs, path = self._locate(name)
+        return bytes(fs.cat_file(path))
+
+    def _read_json(self, name: str) -> dict[str, Any] | None:
+        """The JSON object in a file; None if the file is missing or is not one."""
+        try:
+            value = json.loads(self._read(name))
+        except (FileNotFoundError, NotADirectoryError, ValueError):
+            return None
+        return value if isinstance(value, dict) else None
+
+    def _write_manifest(self, manifest: Mapping[str, Any], clearing: bool) -> None:
+        record = {"clearing": clearing, "hash": self.run_hash, "manifest": manifest}
+        self._write("", "manifest.json", json.dumps(record, sort_keys=True, indent=1).encode())
+
+    def _start_anew(self, manifest: Mapping[str, Any]) -> None:
+        # The mark "clearing" makes a crash in the middle of the removal safe: the next claim goes on with it.
+        self._write_manifest(manifest, clearing=True)
+        fs, root = open_filesystem(self.out)
+        for name in OUTPUTS:
+            remove(fs, f"{root}/{name}")
+        for name in ("finished.json", "markers"):
+            remove(*self._locate(name))
+        self._remove_temporary()
+        self._write_manifest(manifest, clearing=False)
+
+    def _remove_temporary(self) -> None:
+        for name in TEMPORARY:
+            remove(*self._locate(name))
+
+
+_NAME: Callable[[str], re.Match[str] | None] = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*").fullmatch
+
+
+def _check(name: str) -> str:
+    if not _NAME(name):
+        raise ValueError(f"name {name!r} is not made of letters, digits, '_', '-' and '.'; rename it")
+    return name
