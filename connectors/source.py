@@ -1,8 +1,8 @@
 """What every source of pixels promises, and the one function that opens one.
 
 A source is a slide or a raster seen as **one grid of 8-bit RGB pixels** with one affine transform. Levels,
-microns, bands and decoding errors end behind this interface: the rest of Fewscope asks for windows of the working
-grid and gets an image and a map of which of its pixels are real.
+microns, bands and decoding errors end behind this interface: the rest of Fewscope asks for windows of the
+working grid and gets an image and a map of which of its pixels are real.
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ class SourceInfo:
     transform
         From the corner (col, row) of a working pixel to world (x, y); for slides the world is level-0 pixels.
     mpp, mpp_source
-        Micrometres per working pixel (None for rasters), and in words where the slide's own resolution came from.
+        Micrometres per working pixel (None for rasters), and in words where the slide's own resolution came
+        from.
     native_mpp, native_height, native_width
         The same of the finest level in the file.
     vendor
@@ -87,9 +88,9 @@ class SourceInfo:
 
 @runtime_checkable
 class Source(Protocol):
-    """Pixels on one working grid. Picklable (reopened on the other side), and ``read`` may be called by threads.
+    """Pixels on one working grid; picklable (reopened on the other side), and threads may call ``read``.
 
-    ``read`` is exact in position: a window's pixels are those of the same place in a read of the whole source,
+    ``read`` is exact in position: a window's pixels are those of the same place in a read of the whole,
     resampling and unreadable places included, so no result depends on how the source was cut into windows.
     """
 
@@ -128,7 +129,7 @@ def window_bounds(window: Window) -> tuple[int, int, int, int]:
     """``(row_start, row_stop, col_start, col_stop)`` of a window; ValueError if they are not whole pixels."""
     values = (window.row_off, window.col_off, window.height, window.width)
     if any(int(value) != value for value in values) or window.height < 1 or window.width < 1:
-        raise ValueError(f"{window} is not made of whole pixels; round its offsets and give it a size of 1 or more")
+        raise ValueError(f"{window} is not made of whole pixels; round its offsets, make its size 1 or more")
     row, col, height, width = (int(value) for value in values)
     return row, row + height, col, col + width
 
@@ -147,7 +148,8 @@ def open_source(
     uri
         Path, or an fsspec URL, of which a copy is kept in a local cache.
     mpp
-        Working resolution in um per px. None: about `DEFAULT_MPP` for finer slides, else the slide's own. A slide
+        Working resolution in um per px. None: `DEFAULT_MPP` for finer slides (or the whole multiple of the
+        slide's own that is within 2 % of it, which needs no interpolation), else the slide's own. A slide
         that does not state its resolution is taken to have this one at level 0.
     slide_mpp
         Resolution of level 0 in um per px; overrides what the file says.
