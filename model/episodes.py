@@ -1,0 +1,330 @@
+"""Episodes: a few labelled patches and the queries to segment with them, from a corpus laid out like FSS-1000.
+
+``<class>/<k>.jpg`` with ``<class>/<k>.png``, 224x224; masks with 0 for background. Other files in a class folder are
+passed over, as are the known defects of the published data set (extra images without a mask, a colour image stored as
+a mask, sizes other than 224).
+"""
+
+from __future__ import annotations
+
+import csv
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Generator, Tensor
+
+from model.synthetic import integer, noise, random_task, uniform
+
+log = logging.getLogger(__name__)
+
+PATCH = 224
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Category:
+    """One class of a corpus: all its pairs, in memory."""
+
+    name: str
+    domain: str
+    images: Tensor  # (N, 3, 224, 224) uint8
+    masks: Tensor  # (N, 224, 224) bool
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Episode:
+    """K support pairs and Q queries of one task.
+
+    images : (K + Q, 3, S, S) float in [0, 1], support first
+    masks : (K + Q, 1, S, S) float, 1 = object
+    labelled : (K, 1, S, S) float, 0 where the annotator left the support patch unlabelled
+    """
+
+    images: Tensor
+    masks: Tensor
+    labelled: Tensor
+    name: str
+
+    @property
+    def shots(self) -> int:
+        """K, the number of support pairs."""
+        return len(self.labelled)
+
+
+def allowed_for_shipping(licence: str) -> bool:
+    """Whether weights trained on a pair of this licence may ship.
+
+    No non-commercial (NC) and no no-derivatives (ND) licence, nothing for research only, nothing unknown. A source that
+    states no licence at all is allowed, and named in the model card.
+    """
+    text = licence.lower()
+    return not ("-nc" in text or "-nd" in text or "research" in text or text.startswith("unknown"))
+
+
+def load_corpus(
+    root: str | Path, split: str | None = None, *, shippable_only: bool = False
+) -> list[Category]:
+    """All classes of a corpus folder, or those listed in ``splits/<split>.txt``.
+
+    Parameters
+    ----------
+    root : folder of class folders; ``classes.csv`` (class, domain) and ``pairs.csv`` (class, k, licence) are used
+        when they are there.
+    shippable_only : leave out the pairs that `allowed_for_shipping` refuses (needs ``pairs.csv``).
+    """
+    root = Path(root)
+    if split is not None:
+        names = (root / "splits" / f"{split}.txt").read_text().split("\n")
+        names = [n.strip() for n in names if n.strip()]
+    else:
+        names = sorted(p.name for p in root.iterdir() if p.is_dir() and p.name != "splits")
+    domains = {row["class"]: row["domain"] for row in _rows(root / "classes.csv")}
+    licences = {(row["class"], row["k"]): row["licence"] for row in _rows(root / "pairs.csv")}
+    if shippable_only and not licences:
+        raise ValueError(
+            f"{root} has no pairs.csv, so the licence of its pairs is not known; train without --shippable"
+        )
+    categories = []
+    for name in names:
+        pairs = []
+        for image_path in sorted((root / name).glob("*.jpg"), key=lambda p: (len(p.stem), p.stem)):
+            if shippable_only and not allowed_for_shipping(licences.get((name, image_path.stem), "unknown")):
+                continue
+            pair = read_pair(image_path)
+            if pair is not None:
+                pairs.append(pair)
+        if len(pairs) >= 2:
+            images = torch.from_numpy(np.stack([p[0] for p in pairs])).permute(0, 3, 1, 2).contiguous()
+            masks = torch.from_numpy(np.stack([p[1] for p in pairs]))
+            categories.append(Category(name, domains.get(name, ""), images, masks))
+    if not categories:
+        raise ValueError(f"{root} has no class folder with two or more <k>.jpg/<k>.png pairs")
+    log.info("%d classes, %d pairs from %s", len(categories), sum(len(c.images) for c in categories), root)
+    return categories
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    if not path.exists():
+        return []
+    with path.open(newline="") as f:
+        return list(csv.DictReader(f))
+
+
+def read_pair(image_path: Path) -> tuple[np.ndarray, np.ndarray] | None:
+    """One pair as (224, 224, 3) uint8 and (224, 224) bool, or None if there is no usable mask beside the image."""
+    mask_path = image_path.with_suffix(".png")
+    if not mask_path.exists():
+        return None
+    with Image.open(image_path) as im:
+        image = np.asarray(
+            im.convert("RGB").resize((PATCH, PATCH)) if im.size != (PATCH, PATCH) else im.convert("RGB")
+        )
+    with Image.open(mask_path) as im:
+        grey = im.convert("L")
+        mask = np.asarray(
+            grey.resize((PATCH, PATCH), Image.Resampling.NEAREST) if im.size != (PATCH, PATCH) else grey
+        )
+    mask = mask > (127 if mask.max() > 1 else 0)
+    return (image, mask) if mask.any() and not mask.all() else None
+
+
+class EpisodeSampler:
+    """An endless source of training episodes, the same for the same seed.
+
+    Episode i depends on (seed, i) alone, so training can be resumed anywhere.
+
+    Parameters
+    ----------
+    corpus : classes to draw from; empty for synthetic episodes only
+    size : side of the training crops in pixels, a multiple of 16
+    images_per_episode : K + Q; K is drawn from 1..5
+    mix : probability of a domain's episode ("micro", "sat", "natural"), of a synthetic one ("synthetic") and of a
+        pseudo-class of one real image ("appearance")
+    """
+
+    MIX = {"micro": 0.33, "sat": 0.22, "natural": 0.08, "synthetic": 0.22, "appearance": 0.15}
+
+    def __init__(
+        self,
+        corpus: list[Category],
+        *,
+        size: int = 112,
+        images_per_episode: int = 8,
+        seed: int = 0,
+        mix: dict[str, float] | None = None,
+    ) -> None:
+        self.by_domain: dict[str, list[Category]] = {}
+        for category in corpus:
+            self.by_domain.setdefault(category.domain or "natural", []).append(category)
+        wanted = mix or self.MIX
+        self.kinds = [
+            k for k in wanted if k == "synthetic" or k in self.by_domain or (k == "appearance" and corpus)
+        ]
+        self.weights = torch.tensor([wanted[k] for k in self.kinds])
+        self.size = size
+        self.images_per_episode = images_per_episode
+        self.seed = seed
+
+    def __getitem__(self, index: int) -> Episode:
+        g = torch.Generator().manual_seed((self.seed * 1_000_003 + index) % 2**63)
+        kind = self.kinds[int(torch.multinomial(self.weights, 1, generator=g))]
+        shots = integer(g, 1, 5)
+        if kind == "synthetic":
+            images, masks, name = self._synthetic(g)
+        elif kind == "appearance":
+            images, masks, name = self._appearance(g)
+        else:
+            images, masks, name = self._real(kind, g)
+        images, masks = vary_task(images, masks, g)
+        labelled = torch.ones_like(masks[:shots])
+        if uniform(g, 0, 1) < 0.15:  # the annotator labelled only a part of each patch
+            side = self.size // 2
+            for i in range(shots):
+                r, c = integer(g, 0, self.size - side), integer(g, 0, self.size - side)
+                if 0 < masks[i, 0, r : r + side, c : c + side].mean() < 1:
+                    labelled[i] = 0
+                    labelled[i, 0, r : r + side, c : c + side] = 1
+        return Episode(images, masks, labelled, name)
+
+    def _synthetic(self, g: Generator) -> tuple[Tensor, Tensor, str]:
+        task = random_task(g)
+        images, masks = [], []
+        for _ in range(self.images_per_episode):
+            image, mask = task.draw(self.size, g)
+            for _ in range(3):
+                if 0.01 < mask.float().mean() < 0.95:
+                    break
+                image, mask = task.draw(self.size, g)
+            images.append(image)
+            masks.append(mask)
+        return torch.stack(images).clamp(0, 1), torch.stack(masks)[:, None].float(), type(task).__name__
+
+    def _real(self, domain: str, g: Generator) -> tuple[Tensor, Tensor, str]:
+        categories = self.by_domain[domain]
+        category = categories[integer(g, 0, len(categories) - 1)]
+        n = len(category.images)
+        pool = torch.randperm(n, generator=g)
+        if uniform(g, 0, 1) < 0.2:  # as in use: all patches come from one or two places of a slide
+            pool = pool[:2]
+        zoom = 2.0 ** uniform(g, -1.0, 0.9)
+        images, masks = [], []
+        for i in range(self.images_per_episode):
+            k = int(pool[i % len(pool)])
+            image, mask = category.images[k].float() / 255, category.masks[k].float()
+            crop = random_crop(image, mask, self.size, zoom * 2.0 ** uniform(g, -0.2, 0.2), g)
+            images.append(crop[0])
+            masks.append(crop[1])
+        return torch.stack(images), torch.stack(masks)[:, None], category.name
+
+    def _appearance(self, g: Generator) -> tuple[Tensor, Tensor, str]:
+        """Pseudo-class: the pixels of one real image that look alike (k-means on smoothed colour and roughness)."""
+        categories = self.by_domain[list(self.by_domain)[integer(g, 0, len(self.by_domain) - 1)]]
+        category = categories[integer(g, 0, len(categories) - 1)]
+        image = category.images[integer(g, 0, len(category.images) - 1)].float() / 255
+        mask = similar_pixels(
+            image, n_clusters=integer(g, 2, 6), smooth=2 * integer(g, 1, 3) + 1, generator=g
+        )
+        zoom = 2.0 ** uniform(g, -0.3, 1.0)
+        crops = [random_crop(image, mask, self.size, zoom, g) for _ in range(self.images_per_episode)]
+        images = torch.stack([c[0] for c in crops])
+        return images, torch.stack([c[1] for c in crops])[:, None], "appearance"
+
+
+def similar_pixels(image: Tensor, n_clusters: int, smooth: int, generator: Generator) -> Tensor:
+    """One cluster of the pixels of (3, H, W), as a float mask (H, W)."""
+    grey = image.mean(0, keepdim=True)
+    stack = torch.cat([image, grey * grey, grey])[None]
+    mean = F.avg_pool2d(stack, smooth, stride=1, padding=smooth // 2, count_include_pad=False)[0]
+    rough = (mean[3] - mean[4].square()).clamp_min(0).sqrt()
+    features = torch.cat([mean[:3], 1.5 * rough[None]]).flatten(1).T
+    sample = features[torch.randperm(len(features), generator=generator)[:1500]]
+    centres = sample[:n_clusters]
+    for _ in range(6):
+        nearest = torch.cdist(sample, centres).argmin(1)
+        centres = torch.stack(
+            [
+                sample[nearest == i].mean(0) if (nearest == i).any() else centres[i]
+                for i in range(len(centres))
+            ]
+        )
+    labels = torch.cdist(features, centres).argmin(1).reshape(image.shape[1:])
+    return (labels == integer(generator, 0, n_clusters - 1)).float()
+
+
+def random_crop(image: Tensor, mask: Tensor, size: int, zoom: float, g: Generator) -> tuple[Tensor, Tensor]:
+    """A size x size view of a pair at a zoom (2 = objects twice as large), turned, shifted and mirrored.
+
+    Tries a few times for a view that shows some object and some background.
+    """
+    side = image.shape[1]
+    zoom = max(zoom, size / side)
+    if zoom < 0.75:  # bilinear sampling below this would alias
+        image = F.avg_pool2d(image[None], 2)[0]
+    angle = uniform(g, -0.3, 0.3) if uniform(g, 0, 1) < 0.3 else 0.0
+    half = size / side / zoom
+    room = max(0.0, 1 - half)
+    flip = -1.0 if uniform(g, 0, 1) < 0.5 else 1.0
+    quarter = integer(g, 0, 3)
+    for _ in range(5):
+        centre = torch.tensor([uniform(g, -room, room), uniform(g, -room, room)])
+        turn = torch.tensor(angle + quarter * torch.pi / 2)
+        cos, sin = half * torch.cos(turn), half * torch.sin(turn)
+        theta = torch.stack(
+            [torch.stack([cos * flip, -sin, centre[0]]), torch.stack([sin * flip, cos, centre[1]])]
+        )
+        grid = F.affine_grid(theta[None], [1, 1, size, size], align_corners=False)
+        cut = F.grid_sample(
+            mask[None, None], grid, mode="bilinear", padding_mode="reflection", align_corners=False
+        )
+        cut = (cut > 0.5).float()
+        if 0.015 < cut.mean() < 0.95:
+            break
+    view = F.grid_sample(image[None], grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+    return view[0], cut[0, 0]
+
+
+def vary_task(images: Tensor, masks: Tensor, g: Generator) -> tuple[Tensor, Tensor]:
+    """Change the task (the same for all pictures), then every picture a little.
+
+    Task: colours mixed, inverted or drained, contrast, the object inverted or grown. Picture: brightness, contrast,
+    white balance, a slow illumination gradient, blur, noise.
+    """
+    n, _, h, w = images.shape
+    p = uniform(g, 0, 1)
+    if p < 0.25:  # another stain: mix the channels about the mean colour
+        mix = torch.eye(3) + 0.35 * torch.randn(3, 3, generator=g)
+        mean = images.mean((0, 2, 3))[None, :, None, None]
+        images = torch.einsum("ij,njhw->nihw", mix, images - mean) + mean
+    elif p < 0.35:
+        images = images[:, torch.randperm(3, generator=g)]
+    elif p < 0.42:
+        images = images.mean(1, keepdim=True).expand(-1, 3, -1, -1)
+    elif p < 0.50:
+        images = 1 - images
+    if uniform(g, 0, 1) < 0.3:
+        images = images.clamp_min(1e-3) ** (2.0 ** uniform(g, -0.8, 0.8))
+    if uniform(g, 0, 1) < 0.10:
+        masks = 1 - masks
+    elif uniform(g, 0, 1) < 0.05:
+        masks = F.max_pool2d(masks, 3, stride=1, padding=1)
+    strength = uniform(g, 0.0, 0.12)
+    gain = (
+        1
+        + strength * torch.randn(n, 1, 1, 1, generator=g)
+        + 0.4 * strength * torch.randn(n, 3, 1, 1, generator=g)
+    )
+    shift = 0.5 * strength * torch.randn(n, 1, 1, 1, generator=g)
+    images = (images - 0.5) * gain + 0.5 + shift
+    if uniform(g, 0, 1) < 0.2:
+        images = images + 0.06 * noise(n, h, h / 1.5, g)[:, None]
+    if uniform(g, 0, 1) < 0.25:
+        k = 3
+        blurred = F.avg_pool2d(images, k, stride=1, padding=k // 2, count_include_pad=False)
+        images = torch.lerp(images, blurred, uniform(g, 0.3, 1.0))
+    if uniform(g, 0, 1) < 0.3:
+        images = images + uniform(g, 0.0, 0.05) * torch.randn(images.shape, generator=g)
+    return images.clamp(0, 1), masks

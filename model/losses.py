@@ -1,0 +1,29 @@
+"""Losses for binary segmentation, on logits (N, 1, H, W) and targets in {0, 1} of the same shape."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def soft_dice(logits: Tensor, target: Tensor, smooth: float = 20.0) -> Tensor:
+    """1 - Dice coefficient of the probabilities, per image, then the mean (scalar).
+
+    `smooth` pixels are added to both sides, so that an empty target with an (almost) empty prediction costs little.
+    """
+    p = torch.sigmoid(logits.float()).flatten(1)
+    t = target.flatten(1)
+    overlap = 2 * (p * t).sum(1) + smooth
+    return (1 - overlap / (p.sum(1) + t.sum(1) + smooth)).mean()
+
+
+def segmentation_loss(logits: Tensor, target: Tensor) -> Tensor:
+    """Binary cross-entropy plus soft Dice (scalar)."""
+    return F.binary_cross_entropy_with_logits(logits.float(), target) + 0.5 * soft_dice(logits, target)
+
+
+def readout_loss(scores: Tensor, target: Tensor) -> Tensor:
+    """Cross-entropy of a ridge read-out's score (about -1..1) against the target averaged to its stride (scalar)."""
+    stride = target.shape[-1] // scores.shape[-1]
+    return F.binary_cross_entropy_with_logits(4.0 * scores.float(), F.avg_pool2d(target, stride))

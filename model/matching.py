@@ -1,0 +1,133 @@
+"""Read-outs of a support set: what five labelled patches say about a pixel of the query.
+
+Three of them, from the most linear to the most local. All are *compiled*: the support's part is computed once and
+is a handful of small tensors, so that a query costs a few matrix products whatever the number of shots.
+
+- ridge regression, solved in closed form (the idea of R2-D2 [1]_): a linear classifier on pixel features;
+- softmax attention over support pixels, whose values are embeddings of the local mask (the idea of DCAMA [2]_);
+- cosine similarity to the mean foreground and mean background feature (PANet [3]_).
+
+References
+----------
+.. [1] Bertinetto et al., Meta-learning with differentiable closed-form solvers, ICLR 2019.
+.. [2] Shi et al., Dense cross-query-and-support attention weighted mask aggregation, ECCV 2022.
+.. [3] Wang et al., PANet: few-shot image semantic segmentation with prototype alignment, ICCV 2019.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def class_balanced_weights(foreground: Tensor, background: Tensor) -> Tensor:
+    """Pixel weights with which foreground and background count the same, whatever their areas.
+
+    Parameters
+    ----------
+    foreground, background : (N,) float
+        Labelled fraction of each pixel (cell) that is object, and that is not. Both are 0 where nothing is labelled.
+
+    Returns
+    -------
+    (N,) float, sums to 1 (or 0 when nothing is labelled).
+    """
+    fg_share = foreground / foreground.sum().clamp_min(1e-6)
+    bg_share = background / background.sum().clamp_min(1e-6)
+    return 0.5 * (fg_share + bg_share)
+
+
+def solve_ridge(features: Tensor, target: Tensor, weights: Tensor, regularisation: Tensor) -> Tensor:
+    """Weighted ridge regression in closed form, in float32.
+
+    Solves ``(X^T W X + r I) b = X^T W y`` with a column of ones appended to X (whose coefficient is
+    regularised like the others: the target is balanced around 0).
+
+    Parameters
+    ----------
+    features : (N, D)
+    target : (N,) in [-1, 1]
+    weights : (N,) summing to about 1
+    regularisation : scalar tensor > 0
+
+    Returns
+    -------
+    (D + 1,) coefficients, the intercept last.
+    """
+    x = F.pad(features.float(), (0, 1), value=1.0)
+    xw = x * weights.float()[:, None]
+    gram = xw.T @ x
+    gram = gram + regularisation.float() * torch.eye(gram.shape[0], device=gram.device)
+    return torch.linalg.solve(gram, xw.T @ target.float())
+
+
+def apply_ridge(features: Tensor, coefficients: Tensor) -> Tensor:
+    """Scores (N, 1, H, W) of feature maps (N, D, H, W) under coefficients (D + 1,)."""
+    weight = coefficients[:-1].to(features.dtype)[None, :, None, None]
+    return F.conv2d(features, weight, coefficients[-1:].to(features.dtype))
+
+
+def select_keys(foreground: Tensor, background: Tensor, n_max: int) -> Tensor:
+    """Indices of at most `n_max` labelled pixels, half of each side where there are enough, evenly spread.
+
+    Deterministic: the pixels are taken at even steps through the list of each side. A side with fewer than half leaves
+    its room to the other.
+
+    Parameters
+    ----------
+    foreground, background : (N,) float
+        As in `class_balanced_weights`. A pixel less than half labelled is not taken.
+    """
+    labelled = (foreground + background) >= 0.5
+    fg = torch.nonzero(labelled & (foreground >= background)).flatten()
+    bg = torch.nonzero(labelled & (foreground < background)).flatten()
+    n_fg = min(len(fg), max(n_max // 2, n_max - len(bg)))
+    n_bg = min(len(bg), n_max - n_fg)
+    return torch.cat([_evenly(fg, n_fg), _evenly(bg, n_bg)])
+
+
+def _evenly(indices: Tensor, n: int) -> Tensor:
+    if n == len(indices):
+        return indices
+    at = (torch.arange(n, device=indices.device, dtype=torch.float64) * (len(indices) / n)).long()
+    return indices[at]
+
+
+def attend(queries: Tensor, keys: Tensor, values: Tensor, scale: Tensor) -> Tensor:
+    """Softmax attention of every query pixel over the support pixels.
+
+    Parameters
+    ----------
+    queries : (N, D, H, W), L2-normalised over D
+    keys : (M, D), L2-normalised
+    values : (M, V)
+    scale : scalar, the inverse temperature
+
+    Returns
+    -------
+    (N, V, H, W), or zeros when M is 0.
+    """
+    n, d, h, w = queries.shape
+    if keys.shape[0] == 0:
+        return queries.new_zeros(n, values.shape[1], h, w)
+    flat = queries.permute(0, 2, 3, 1).reshape(n * h * w, d)
+    similarity = flat @ keys.to(flat.dtype).T
+    attention = torch.softmax(similarity * scale.to(flat.dtype), dim=1)
+    read = attention @ values.to(flat.dtype)
+    return read.reshape(n, h, w, -1).permute(0, 3, 1, 2)
+
+
+def prototypes(features: Tensor, foreground: Tensor, background: Tensor) -> Tensor:
+    """L2-normalised mean features of foreground and background: (2, D) from (N, D) and (N,) fractions."""
+    sides = []
+    for share in (foreground, background):
+        mean = (features.float() * share[:, None]).sum(0) / share.sum().clamp_min(1e-6)
+        sides.append(F.normalize(mean, dim=0, eps=1e-4))
+    return torch.stack(sides)
+
+
+def cosine_to(features: Tensor, prototypes: Tensor) -> Tensor:
+    """Cosine similarity (N, P, H, W) of feature maps (N, D, H, W) to prototypes (P, D)."""
+    unit = F.normalize(features, dim=1, eps=1e-4)
+    return F.conv2d(unit, prototypes.to(unit.dtype)[:, :, None, None])

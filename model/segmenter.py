@@ -1,0 +1,194 @@
+"""`Segmenter`: encode a support set once, predict many tiles with it.
+
+The only face of this package that the pipeline sees: numpy in, numpy out.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from model.compact import CompactNet
+from model.relation import RelationNet
+from model.weights import SHIPPED, WeightsError, checksum, load_weights
+
+IGNORE = 255
+"""Value of a label image where nothing is labelled."""
+
+MODELS = ("compact", "vgg16-released", "vgg16-paper")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SupportFeatures:
+    """A compiled support set: immutable, picklable, on the CPU, shared with all workers.
+
+    Attributes
+    ----------
+    pack : what the network needs of the support set, in float32
+    shots : K
+    digest : hash of the support set and of the weights that encoded it
+    """
+
+    pack: Any
+    shots: int
+    digest: str
+
+
+class Segmenter:
+    """A network ready to predict.
+
+    Parameters
+    ----------
+    network : `CompactNet` or `RelationNet`
+    name : what to call it in the report
+    weights_digest : identity of the weights
+    device : "cpu", "cuda", or None for CUDA when there is one
+    dtype : None for bfloat16 where the device computes in it natively, float32 elsewhere
+    batch_size : tiles per forward pass. Shorter batches are filled up, so that a tile's result depends neither on how
+        many tiles nor on which tiles are predicted with it. None: 8 on a CPU, 64 on a GPU.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        name: str,
+        weights_digest: str = "",
+        *,
+        device: str | None = None,
+        dtype: torch.dtype | None = None,
+        batch_size: int | None = None,
+    ) -> None:
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.dtype = dtype or (torch.bfloat16 if _computes_bfloat16(self.device) else torch.float32)
+        self.batch_size = batch_size or (8 if self.device.type == "cpu" else 64)
+        self.name = name
+        self.weights_digest = weights_digest
+        # the support set is compiled in float32: closed-form solutions want the digits, and it happens once
+        self._exact = network.eval().to(self.device)
+        self._fast = fold_batch_norm(copy.deepcopy(network)).eval()
+        self._fast = self._fast.to(device=self.device, dtype=self.dtype, memory_format=torch.channels_last)
+
+    @torch.inference_mode()
+    def encode(self, images: np.ndarray, labels: np.ndarray) -> SupportFeatures:
+        """Compile a support set.
+
+        Parameters
+        ----------
+        images : (K, 224, 224, 3) uint8
+        labels : (K, 224, 224) uint8; 0 background, 1 object, 255 not labelled
+        """
+        if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8:
+            raise ValueError(f"support images are {images.dtype} {images.shape}; expected uint8 (K, 224, 224, 3)")
+        if labels.shape != images.shape[:3]:
+            raise ValueError(f"support labels are {labels.shape}; expected {images.shape[:3]}, one per image")
+        x = self._tensor(images).float() / 255
+        y = torch.from_numpy(np.ascontiguousarray(labels))[:, None].to(self.device)
+        pack = self._exact.compile_support(x, (y == 1).float(), (y == 0).float())  # type: ignore[operator]
+        digest = hashlib.sha256(self.weights_digest.encode())
+        for array in (images, labels):
+            digest.update(np.ascontiguousarray(array).tobytes())
+        return SupportFeatures(pack.to(device="cpu"), len(images), digest.hexdigest())
+
+    @torch.inference_mode()
+    def predict(self, tiles: np.ndarray, features: SupportFeatures) -> np.ndarray:
+        """Probability of the object.
+
+        Parameters
+        ----------
+        tiles : (N, H, W, 3) uint8, H and W multiples of 32
+
+        Returns
+        -------
+        (N, H, W) float32 in [0, 1]
+        """
+        n, h, w, _ = tiles.shape
+        if h % 32 or w % 32:
+            raise ValueError(f"tile size {h}x{w} is not a multiple of 32; use 192 or 224")
+        pack = self._pack(features)
+        out = np.empty((n, h, w), np.float32)
+        for start in range(0, n, self.batch_size):
+            batch = tiles[start : start + self.batch_size]
+            real = len(batch)
+            if real < self.batch_size:
+                batch = np.concatenate([batch, np.zeros((self.batch_size - real, h, w, 3), np.uint8)])
+            x = self._tensor(batch).to(self.dtype) / 255
+            logits = self._fast(x, pack)[:real, 0]
+            out[start : start + real] = torch.sigmoid(logits.float()).cpu().numpy()
+        return out
+
+    def _tensor(self, images: np.ndarray) -> Tensor:
+        """(N, H, W, 3) uint8 -> (N, 3, H, W) uint8 on the device, in channels-last memory: no copy on a CPU."""
+        return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).to(self.device)
+
+    def _pack(self, features: SupportFeatures) -> Any:
+        cached = getattr(self, "_packed", None)
+        if cached is None or cached[0] != features.digest:
+            cached = (features.digest, self._cast(features.pack))
+            self._packed = cached
+        return cached[1]
+
+    def _cast(self, pack: Any) -> Any:
+        return pack.to(device=self.device, dtype=self.dtype)
+
+
+def _computes_bfloat16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def fold_batch_norm(module: nn.Module) -> nn.Module:
+    """Merge every batch norm that follows a convolution in a `Sequential` into it. The module must be in eval mode."""
+    for name, child in module.named_children():
+        if isinstance(child, nn.Sequential):
+            layers = list(child)
+            folded: list[nn.Module] = []
+            for layer in layers:
+                if isinstance(layer, nn.BatchNorm2d) and folded and isinstance(folded[-1], nn.Conv2d):
+                    folded[-1] = torch.nn.utils.fusion.fuse_conv_bn_eval(folded[-1], layer)
+                else:
+                    folded.append(fold_batch_norm(layer))
+            setattr(module, name, nn.Sequential(*folded))
+        else:
+            setattr(module, name, fold_batch_norm(child))
+    return module
+
+
+def load_segmenter(model: str = "compact", weights: str | None = None, **options: Any) -> Segmenter:
+    """A segmenter by name.
+
+    Parameters
+    ----------
+    model : one of `MODELS`
+    weights : path of a ``.safetensors`` file; None for the shipped one
+    options : device, dtype, batch_size of `Segmenter`
+
+    Raises
+    ------
+    WeightsError
+        If the weights are missing, damaged, or of another network.
+    """
+    if model not in MODELS:
+        raise WeightsError(f"model {model!r} is not one of {', '.join(MODELS)}")
+    path = Path(weights) if weights is not None else SHIPPED / f"{model}.safetensors"
+    if weights is None and not path.exists():
+        raise WeightsError(f"no weights ship for model {model!r}; give --weights FILE, or use --model compact")
+    state = load_weights(path)
+    network: nn.Module
+    if model == "compact":
+        wide = state.get("encoder.blocks.0.0.weight")
+        network = CompactNet("L" if wide is not None and len(wide) == 32 else "S")
+    else:
+        network = RelationNet("paper" if model.endswith("paper") else "released")
+    try:
+        network.load_state_dict(state)
+    except RuntimeError as e:
+        raise WeightsError(f"{path}: weights of another network than {model!r}: {str(e).splitlines()[0]}") from e
+    return Segmenter(network, model, checksum(path), **options)

@@ -1,0 +1,55 @@
+"""Weights as safetensors files, checked against a checksum; never a pickle."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+SHIPPED = Path(__file__).parent / "weights"
+
+
+class WeightsError(ValueError):
+    """A weights file is missing, damaged, or of another network."""
+
+
+def save_weights(net: nn.Module, path: Path, metadata: dict[str, str]) -> None:
+    """Write the state of `net` in float32, with `metadata` in the file's header."""
+    state = {k: v.detach().cpu().contiguous() for k, v in net.state_dict().items()}
+    save_file(state, path, metadata=metadata)
+
+
+def checksum(path: Path) -> str:
+    """SHA-256 of a file, hex."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def load_weights(path: Path) -> dict[str, Tensor]:
+    """Tensors of a weights file.
+
+    A file in the shipped folder must have the checksum that ``SHA256.json`` beside it gives.
+
+    Raises
+    ------
+    WeightsError
+        If the file is missing, not a safetensors file, or not the one that was shipped.
+    """
+    if not path.exists():
+        raise WeightsError(
+            f"{path}: no such weights file; give the path of a .safetensors file or a shipped name"
+        )
+    known = path.parent / "SHA256.json"
+    if path.parent == SHIPPED and known.exists():
+        expected = json.loads(known.read_text()).get(path.name)
+        if expected is not None and checksum(path) != expected:
+            raise WeightsError(
+                f"{path}: checksum differs from the shipped one; restore the file (git checkout, git lfs)"
+            )
+    try:
+        return load_file(path)
+    except SafetensorError as e:
+        raise WeightsError(f"{path}: not a safetensors file ({e})") from e
