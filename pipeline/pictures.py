@@ -1,0 +1,388 @@
+"""The pictures of the report: what was found, drawn on what was seen.
+
+Everything is read in bounded pieces (an overview, coarse pyramid levels in strips, windows of at most
+1,024 px), so memory does not grow with the source. Colours are told apart by colour-blind readers: yellow is
+opposite the pinks and purples of H&E on the one axis that everybody sees, and a dark casing carries it over
+pale and dark ground alike.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageDraw
+from rasterio.windows import Window
+from scipy.ndimage import find_objects, gaussian_filter
+from skimage.color import lab2rgb
+from skimage.measure import find_contours
+
+from pipeline.survey import FIELD_PX, Floats, Mask, Survey, area_mean
+
+RGB = npt.NDArray[np.uint8]
+Canvas = npt.NDArray[np.float32]
+Colour = tuple[int, int, int]
+
+OVERVIEW_PX = 1600  # 180 mm of paper at 225 dots per inch
+CROP_PX = 1024  # no window of the source larger than this is read
+GALLERY_PX = 176  # pixels of a gallery picture
+IGNORE = 255  # "not labelled" in a support label
+FOUND: Colour = (255, 214, 0)
+CASING: Colour = (20, 20, 40)
+AGREES, MISSED, EXTRA = (0, 114, 178), (213, 94, 0), (240, 228, 66)  # of Okabe and Ito's palette
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """One image of the page: a data URI, its size, and the working pixels that its width spans."""
+
+    uri: str
+    width: int
+    height: int
+    span_px: float
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """A field of view: why it was chosen, where it is, and the image without and with outlines."""
+
+    title: str
+    row: int
+    col: int
+    count: int
+    mean_probability: float | None
+    plain: Picture
+    outlined: Picture
+
+
+@dataclass(frozen=True, slots=True)
+class Portrait:
+    """One instance of the gallery."""
+
+    id: int
+    row: float
+    col: float
+    area_px: int
+    whole: bool
+    picture: Picture
+
+
+@dataclass(frozen=True, slots=True)
+class Patch:
+    """One support patch: as seen, as labelled, and as predicted from the other patches."""
+
+    name: str
+    image: Picture
+    labelled: Picture
+    predicted: Picture | None
+
+
+@dataclass(frozen=True, slots=True)
+class DensityMap:
+    """Objects per million pixels of tissue under a Gaussian window, and the range of its colour bar."""
+
+    picture: Picture
+    top_per_mpx: float
+    sigma_px: float
+
+
+@dataclass(frozen=True, slots=True)
+class Pictures:
+    """All pictures of a report."""
+
+    overview: Picture
+    density: DensityMap | None
+    fields: tuple[Field, ...]
+    gallery: tuple[Portrait, ...]
+    patches: tuple[Patch, ...]
+
+
+def draw(
+    source: Any,
+    result: Any,
+    survey: Survey,
+    foreground: Mask,
+    support: Any,
+    leave_one_out: npt.NDArray[Any] | None = None,
+    threshold: float = 0.5,
+) -> Pictures:
+    """Draw every picture of the report.
+
+    Parameters
+    ----------
+    source : connectors.source.Source
+    result : connectors.store.Result
+        ``semantic`` and ``instances``: one array (H, W) per pyramid level, factor 2, read lazily by slices
+    survey : Survey
+        of the same result
+    foreground : (h, w) bool
+        tissue, on any grid that spans the source
+    support : connectors.support.SupportSet
+    leave_one_out : (K, 224, 224) float in 0..1 or uint8
+        each patch predicted from the others; None when there is no such estimate
+    threshold : float
+        at or above which a probability of 0..1 means object
+    """
+    image, _ = source.overview(OVERVIEW_PX)
+    info = source.info
+    tissue = area_mean(foreground, *_onto(foreground.shape, image.shape[:2])) >= 0.5
+    covered = _coverage(result.semantic, image.shape[:2])
+    return Pictures(
+        overview=_overview(image, covered, tissue, info.width),
+        density=_density(image, tissue, survey, info.width, info.mpp or 1.0),
+        fields=tuple(_fields(source, result.instances[0], survey)),
+        gallery=tuple(_portrait(source, result.instances[0], row) for row in survey.samples),
+        patches=tuple(_patches(support, leave_one_out, threshold)),
+    )
+
+
+# The whole source
+
+
+def _onto(shape: tuple[int, ...], target: tuple[int, ...]) -> tuple[Floats, Floats]:
+    """Edges, in pixels of `shape`, of the pixels of a grid `target` over the same ground."""
+    return np.linspace(0, shape[0], target[0] + 1), np.linspace(0, shape[1], target[1] + 1)
+
+
+def _coverage(levels: Sequence[Any], shape: tuple[int, int]) -> Floats:
+    """Share of each overview pixel that is object, from the coarsest level three times as fine, in strips."""
+    fine = [level for level in levels if min(level.shape[0] / shape[0], level.shape[1] / shape[1]) >= 3]
+    level = fine[-1] if fine else levels[0]
+    row_edges, col_edges = _onto(level.shape, shape)
+    columns = np.empty((level.shape[0], shape[1]), np.float32)
+    for top in range(0, level.shape[0], CROP_PX):
+        strip = np.asarray(level[top : top + CROP_PX, :]) > 0
+        columns[top : top + CROP_PX] = area_mean(strip, np.arange(len(strip) + 1.0), col_edges)
+    return area_mean(columns, row_edges, np.arange(shape[1] + 1.0))
+
+
+def _overview(image: RGB, covered: Floats, tissue: Mask, span_px: float) -> Picture:
+    """The slide with what was found in yellow; the edge of the tissue as a faint line."""
+    canvas = image.astype(np.float32)
+    canvas = _tint(canvas, FOUND, 0.6 * np.sqrt(covered))
+    if span_px / image.shape[1] <= 4:  # below that an outline would be thinner than a pixel
+        canvas = _stroke(canvas, find_contours(np.pad(covered, 1), 0.5), 1, 1.0, FOUND, 0.9)
+    canvas = _stroke(canvas, find_contours(np.pad(tissue.astype(float), 1), 0.5), 1, 1.6, (60, 70, 90), 0.55)
+    return picture(canvas, span_px)
+
+
+def _density(image: RGB, tissue: Mask, survey: Survey, span_px: float, mpp: float) -> DensityMap | None:
+    """Objects over tissue, both blurred by the same Gaussian, over the slide in grey."""
+    tissue_px = survey.tissue_px
+    if not survey.count or not tissue_px:
+        return None
+    longest = max(survey.height, survey.width)
+    # about thirty objects under the window (area 4 pi sigma^2), neither finer than the cells nor one blur
+    sigma_px = float(
+        np.clip(np.sqrt(30 * tissue_px / survey.count / (4 * np.pi)), longest / 100, longest / 16)
+    )
+    cell_px = survey.cell_px
+    objects = gaussian_filter(survey.grid.astype(np.float64), sigma_px / cell_px, mode="constant")
+    ground = gaussian_filter(survey.tissue, sigma_px / cell_px, mode="constant") * cell_px**2
+    share = ground / cell_px**2  # tissue under the window, 0..1
+    per_mpx = np.divide(objects * 1e6, ground, out=np.zeros_like(objects), where=share > 0.05)
+    shown = per_mpx[(survey.tissue >= 0.5) & (share > 0.05)]
+    top = nice(float(shown.max()) / mpp**2) * mpp**2 if shown.size and shown.max() > 0 else 1.0
+
+    size = image.shape[1], image.shape[0]
+    rows, cols = survey.height / cell_px, survey.width / cell_px  # the last cells may reach over the edge
+    smooth = Image.fromarray(per_mpx.astype(np.float32)).resize(
+        size, Image.Resampling.BICUBIC, box=(0, 0, cols, rows)
+    )
+    colours = colour_map()[np.clip(np.asarray(smooth) / top * 255, 0, 255).astype(np.uint8)]
+    grey = np.repeat(np.asarray(Image.fromarray(image).convert("L"))[..., None], 3, axis=2).astype(np.float32)
+    grey = 255 - (255 - grey) * 0.6 if np.median(grey) > 127 else grey
+    canvas = np.where(tissue[..., None], 0.25 * grey + 0.75 * colours, grey)
+    return DensityMap(picture(canvas, span_px), top, sigma_px)
+
+
+def colour_map() -> RGB:
+    """256 colours from dark violet to pale yellow in equal steps of CIELAB lightness: (256, 3) uint8."""
+    t = np.linspace(0, 1, 256)
+    hue = np.radians(305 - 205 * t)  # violet, blue, green, yellow: safe for every kind of colour blindness
+    chroma = 38 + 26 * t**2
+    lab = np.stack([16 + 74 * t, chroma * np.cos(hue), chroma * np.sin(hue)], axis=-1)
+    return np.clip(np.round(lab2rgb(lab) * 255), 0, 255).astype(np.uint8)
+
+
+def nice(value: float) -> float:
+    """The next number at or above `value` of the form 1, 1.5, 2, 3, 4, 5, 6 or 8 times a power of ten."""
+    power = 10.0 ** np.floor(np.log10(value))
+    return float(
+        next(step * power for step in (1, 1.5, 2, 3, 4, 5, 6, 8, 10) if step * power >= value * (1 - 1e-9))
+    )
+
+
+# Fields of view and single instances
+
+
+def _fields(source: Any, instances: Any, survey: Survey) -> list[Field]:
+    """The densest, the median and a sparse field of tissue, and the one with the least certain objects."""
+    counts, probability = survey.field_counts, survey.field_probability
+    order = np.argsort(counts, axis=None, kind="stable")
+    usable = order[survey.field_tissue.flat[order] >= 0.5]  # a reader learns little from glass
+    if not len(usable):
+        usable = order[counts.flat[order] > 0]
+    if not survey.count or not len(usable):
+        chosen = {"Field with the most tissue": int(survey.field_tissue.argmax())}
+    else:
+        chosen = {
+            "Densest field": int(usable[-1]),
+            "Median field": int(usable[len(usable) // 2]),
+            "Sparse field": int(usable[len(usable) // 10]),
+        }
+    mean = np.divide(probability, counts, out=np.full(counts.shape, np.inf), where=counts > 0)
+    ordinary = [int(i) for i in usable[len(usable) // 4 :] if counts.flat[i] and i not in chosen.values()]
+    if ordinary and probability.any():
+        chosen["Least certain field"] = min(ordinary, key=lambda i: (mean.flat[i], i))
+
+    fields: dict[int, Field] = {}
+    for title, i in chosen.items():
+        if i in fields:
+            continue
+        row, col = (int(k) * FIELD_PX for k in np.unravel_index(i, counts.shape))
+        window = Window(col, row, min(FIELD_PX, survey.width - col), min(FIELD_PX, survey.height - row))
+        image, labels = _crop(source, instances, window)
+        fields[i] = Field(
+            title=title,
+            row=row,
+            col=col,
+            count=int(counts.flat[i]),
+            mean_probability=float(mean.flat[i]) if probability.flat[i] else None,
+            plain=picture(image, window.width),
+            outlined=picture(outlined(image, labels, 2, pen=2.6), window.width),
+        )
+    return list(fields.values())
+
+
+def _portrait(source: Any, instances: Any, sample: dict[str, Any]) -> Portrait:
+    """One instance, outlined, in the middle of a square of at least 64 px with room around it."""
+    top, left, bottom, right = (int(sample[f"bbox_{side}"]) for side in ("row0", "col0", "row1", "col1"))
+    longest = max(bottom - top, right - left)
+    side = int(np.clip(64 * np.ceil((longest * 1.5) / 64), 64, CROP_PX))
+    window = Window((left + right - side) // 2, (top + bottom - side) // 2, side, side)
+    image, labels = _crop(source, instances, window)
+    drawn = outlined(image, labels == sample["id"], max(1, GALLERY_PX / side))
+    if side > GALLERY_PX:
+        drawn = np.asarray(Image.fromarray(drawn).resize((GALLERY_PX, GALLERY_PX), Image.Resampling.LANCZOS))
+    return Portrait(
+        id=int(sample["id"]),
+        row=float(sample["centroid_row"]),
+        col=float(sample["centroid_col"]),
+        area_px=int(sample["area_px"]),
+        whole=longest <= side,
+        picture=picture(drawn, side),
+    )
+
+
+def _crop(source: Any, instances: Any, window: Window) -> tuple[RGB, npt.NDArray[Any]]:
+    """Image and labels of a window that may reach beyond the source (labels 0 there)."""
+    image, _ = source.read(window)
+    labels = np.zeros((window.height, window.width), instances.dtype)
+    top, left = max(0, window.row_off), max(0, window.col_off)
+    bottom = min(instances.shape[0], window.row_off + window.height)
+    right = min(instances.shape[1], window.col_off + window.width)
+    inside = np.s_[
+        top - window.row_off : bottom - window.row_off, left - window.col_off : right - window.col_off
+    ]
+    labels[inside] = np.asarray(instances[top:bottom, left:right])
+    return image, labels
+
+
+def _patches(support: Any, leave_one_out: npt.NDArray[Any] | None, threshold: float) -> list[Patch]:
+    patches = []
+    for k, (image, label, name) in enumerate(zip(support.images, support.labels, support.names, strict=True)):
+        predicted = None
+        if leave_one_out is not None:
+            probability = np.asarray(leave_one_out[k])
+            scale = 255 if probability.dtype == np.uint8 else 1
+            predicted = picture(_agreement(image, label, probability >= threshold * scale), image.shape[1])
+        objects = label == 1 if support.instances is None else support.instances[k]
+        labelled = _hatch(outlined(image, objects, 2), label == IGNORE)
+        patches.append(
+            Patch(str(name), picture(image, image.shape[1]), picture(labelled, image.shape[1]), predicted)
+        )
+    return patches
+
+
+def _agreement(image: RGB, label: npt.NDArray[Any], predicted: Mask) -> RGB:
+    """Label and prediction compared on the patch in grey: both, label only, prediction only."""
+    grey = np.asarray(Image.fromarray(image).convert("L"), np.float32)
+    canvas = np.repeat((255 - (255 - grey) * 0.7)[..., None], 3, axis=2)
+    for colour, where in (
+        (AGREES, (label == 1) & predicted),
+        (MISSED, (label == 1) & ~predicted),
+        (EXTRA, (label == 0) & predicted),
+    ):
+        canvas = _tint(canvas, colour, 0.65 * where)
+    doubled = np.repeat(np.repeat(canvas, 2, axis=0), 2, axis=1)
+    return _hatch(_bytes(doubled), label == IGNORE)
+
+
+def _hatch(image: RGB, where: Mask) -> RGB:
+    """Diagonal lines over what was not labelled; `image` is twice as large as `where`."""
+    doubled = np.repeat(np.repeat(where, 2, axis=0), 2, axis=1)
+    row, col = np.indices(doubled.shape)
+    canvas = _tint(image.astype(np.float32), (255, 255, 255), 0.55 * doubled)
+    return _bytes(_tint(canvas, (70, 80, 95), 0.7 * (doubled & ((row + col) % 14 < 2))))
+
+
+# Brushes
+
+
+def outlined(image: RGB, labels: npt.NDArray[Any], scale: float, pen: float = 1.8) -> RGB:
+    """`image` enlarged by `scale`, each label's outline drawn on it with a dark casing.
+
+    Labels are (H, W), 0 = background; touching ones are outlined one by one. `pen`: width of the line, in
+    pixels of the result.
+    """
+    size = round(image.shape[1] * scale), round(image.shape[0] * scale)
+    canvas = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC), np.float32)
+    values, dense = np.unique(labels, return_inverse=True)
+    dense = dense.reshape(labels.shape) + (1 if values[0] != 0 else 0)
+    dense = np.pad(
+        dense, 1, mode="edge"
+    )  # the outline of a cut object leaves the picture, and does not follow its edge
+    contours = []
+    for i, box in enumerate(find_objects(dense), start=1):
+        one = np.pad((dense[box] == i).astype(np.float64), 1)
+        offset = np.array([box[0].start - 1, box[1].start - 1])
+        contours += [contour + offset for contour in find_contours(one, 0.5)]
+    canvas = _stroke(canvas, contours, scale, 2 * pen, CASING, 0.5)
+    return _bytes(_stroke(canvas, contours, scale, pen, FOUND, 1.0))
+
+
+def _stroke(
+    canvas: Canvas, contours: list[Floats], scale: float, width: float, colour: Colour, alpha: float
+) -> Canvas:
+    """Draw smooth lines, given in pixel centres of an array that was padded by one."""
+    height, wide = canvas.shape[:2]
+    stencil = Image.new("L", (wide * 2, height * 2))
+    pen = ImageDraw.Draw(stencil)
+    for contour in contours:
+        points = (contour[:, ::-1] - 0.5) * (2 * scale)  # centre of padded pixel 1 = 0.5 px from the edge
+        pen.line([tuple(p) for p in points.tolist()], fill=255, width=round(2 * width), joint="curve")
+    mask = np.asarray(stencil.resize((wide, height), Image.Resampling.BOX), np.float32) / 255
+    return _tint(canvas, colour, alpha * mask)
+
+
+def _tint(canvas: Canvas, colour: Colour, alpha: npt.NDArray[Any]) -> Canvas:
+    """`canvas` (H, W, 3) mixed with one colour; `alpha` (H, W) in 0..1."""
+    return canvas + (np.array(colour, np.float32) - canvas) * alpha[..., None].astype(np.float32)
+
+
+def _bytes(canvas: npt.NDArray[Any]) -> RGB:
+    return np.clip(np.round(canvas), 0, 255).astype(np.uint8)
+
+
+def picture(canvas: npt.NDArray[Any], span_px: float) -> Picture:
+    """Pack an image (H, W, 3) as a JPEG data URI."""
+    buffer = io.BytesIO()
+    Image.fromarray(_bytes(canvas)).save(buffer, "JPEG", quality=85, optimize=True)
+    uri = "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+    return Picture(uri, canvas.shape[1], canvas.shape[0], float(span_px))

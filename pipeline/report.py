@@ -1,0 +1,432 @@
+"""The report: one page that a pathologist would print, and the same numbers as JSON.
+
+    >>> found = survey(result.table, info.height, info.width, foreground, seam_rows=..., seam_cols=...)
+    >>> report = make_report(info, found, class_name="nucleus", quality=..., run=..., timings=...)
+    >>> write_report(out, report, draw(source, result, found, foreground, support_set, leave_one_out))
+
+``report.html`` is one self-contained file: it asks nothing of any network, and its content policy forbids it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import fsspec
+import jinja2
+import numpy as np
+
+from pipeline.pictures import Picture, Pictures, colour_map, draw, nice
+from pipeline.survey import SeamCheck, Survey, survey
+
+__all__ = ["Quality", "Report", "Sizes", "Timings", "draw", "make_report", "survey", "write_report"]
+
+HISTOGRAM_BINS = 40
+HISTOGRAM_END = 0.98  # quantile of area at which the histograms end; larger objects are counted beside them
+
+
+@dataclass(frozen=True, slots=True)
+class Quality:
+    """How good the masks are likely to be: each support patch predicted from the others."""
+
+    iou_mean: float | None = None
+    iou_interval: tuple[float, float] | None = None
+    iou: tuple[float | None, ...] = ()  # one for each patch
+    threshold: float | None = None  # probability at or above which a pixel is object
+    threshold_source: str = ""
+    method: str = ""  # e.g. "leave-one-out over 5 patches, 95 % bootstrap interval"
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Where the time went. Seconds of wall clock; shares are of the workers' time, 0..1."""
+
+    stages: Mapping[str, float] = field(default_factory=dict)  # in order
+    total_s: float | None = None
+    tiles: int | None = None
+    tiles_per_s: float | None = None
+    model_busy: float | None = None
+    read_wait: float | None = None
+    write_wait: float | None = None
+    started: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Histogram:
+    """Counts between ``edges``; ``beyond`` objects are larger than the last edge."""
+
+    unit: str
+    edges: list[float]
+    counts: list[int]
+    beyond: int
+    median: float
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """Sizes of the instances. ``area_px`` holds quantiles; um when the source has a resolution."""
+
+    area_px: dict[str, float]  # "min", "q05", "q25", "median", "q75", "q95", "max"
+    median_area_um2: float | None
+    median_diameter_um: float | None
+    diameter: Histogram
+    area: Histogram
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Every number of the page, as plain JSON types.
+
+    Areas are of tissue that was analysed, that is without the part that could not be read.
+    """
+
+    title: str
+    class_name: str
+    count: int
+    count_interval: tuple[int, int] | None
+    count_interval_source: str
+    density_per_mm2: float | None
+    density_per_mpx: float | None
+    area_mm2: float | None
+    area_px: float
+    covered_mm2: float | None
+    covered_px: int
+    covered_fraction: float | None
+    unread_px: float
+    unread_fraction: float
+    mpp: float | None
+    sizes: Sizes | None  # None when nothing was found
+    quality: Quality | None
+    seams: SeamCheck | None  # None when there was one unit, hence no seam
+    notes: tuple[str, ...]
+    run: Mapping[str, Any]  # groups of "name: value", shown in this order; "hash" is a single string
+    timings: Timings
+
+    def to_json(self) -> str:
+        """``report.json``: the fields by their names, in order."""
+        return json.dumps(dataclasses.asdict(self), indent=2, allow_nan=False) + "\n"
+
+
+def make_report(
+    info: Any,
+    found: Survey,
+    *,
+    class_name: str,
+    run: Mapping[str, Any],
+    timings: Timings,
+    quality: Quality | None = None,
+    count_interval: tuple[int, int] | None = None,
+    count_interval_source: str = "",
+    unread_px: float = 0.0,
+    notes: Sequence[str] = (),
+) -> Report:
+    """Derive the page's numbers from the survey of the instances.
+
+    Parameters
+    ----------
+    info : connectors.source.SourceInfo
+    found : Survey
+    class_name : str
+        what one instance is, e.g. "nucleus"
+    run : mapping
+        what was run: groups such as ``{"model": {"name": ..., "sha256": ...}, "options": {...},
+        "hash": "..."}``; the group "source" is filled in from `info`
+    count_interval, count_interval_source
+        lowest and highest plausible count, and one sentence on where they come from
+    unread_px : float
+        tissue that could not be read, in working pixels
+    notes : sequence of str
+        what the reader has to know, shown above everything else
+    """
+    tissue_px = found.tissue_px
+    area_px = max(0.0, tissue_px - unread_px)
+    mm2_per_px = info.mpp**2 / 1e6 if info.mpp else None
+    per_mpx = found.count / area_px * 1e6 if area_px else None
+    unread = min(1.0, unread_px / tissue_px) if tissue_px else 0.0
+    said = list(notes)
+    if not info.mpp:
+        said.append("The source states no resolution: areas and lengths are in pixels, not in micrometres.")
+    if unread_px:
+        said.append(f"{percent(unread)} of the tissue could not be read and is not part of any number below.")
+    if found.seams is not None and found.seams.suspicious:
+        said.append("More objects than expected end exactly on a seam between work units; see Checks.")
+    return Report(
+        title=_name(info.uri),
+        class_name=class_name,
+        count=found.count,
+        count_interval=count_interval,
+        count_interval_source=count_interval_source,
+        density_per_mm2=per_mpx / 1e6 / mm2_per_px if per_mpx is not None and mm2_per_px else None,
+        density_per_mpx=per_mpx,
+        area_mm2=area_px * mm2_per_px if mm2_per_px else None,
+        area_px=area_px,
+        covered_mm2=found.covered_px * mm2_per_px if mm2_per_px else None,
+        covered_px=found.covered_px,
+        covered_fraction=found.covered_px / area_px if area_px else None,
+        unread_px=float(unread_px),
+        unread_fraction=unread,
+        mpp=info.mpp,
+        sizes=_sizes(found, info.mpp),
+        quality=quality,
+        seams=found.seams,
+        notes=tuple(said),
+        run={"source": _source_facts(info), **run},
+        timings=timings,
+    )
+
+
+def _name(uri: str) -> str:
+    """File name of a path or URL."""
+    path = unquote(urlsplit(uri).path) if "://" in uri else uri
+    return path.replace("\\", "/").rstrip("/").rsplit("/", 1)[-1] or uri
+
+
+def _source_facts(info: Any) -> dict[str, Any]:
+    facts = {
+        "file": info.uri,
+        "format": info.vendor,
+        "size at full resolution": f"{info.native_width:,} × {info.native_height:,} px",
+        "resolution of the file": f"{info.native_mpp:.4g} µm per px" if info.native_mpp else "not stated",
+        "resolution from": info.mpp_source,
+        "analysed at": f"{info.mpp:.4g} µm per px" if info.mpp else "full resolution",
+        "size as analysed": f"{info.width:,} × {info.height:,} px",
+        "coordinate system": info.crs,
+        "fingerprint": info.fingerprint,
+    }
+    return {name: value for name, value in facts.items() if value}
+
+
+def _sizes(found: Survey, mpp: float | None) -> Sizes | None:
+    if not found.count:
+        return None
+    quantiles = {"min": 0.0, "q05": 0.05, "q25": 0.25, "median": 0.5, "q75": 0.75, "q95": 0.95, "max": 1.0}
+    area_px = {name: found.quantile(q) or 0.0 for name, q in quantiles.items()}
+    scale = mpp or 1.0
+    areas = found.areas * scale**2
+    diameters = 2 * np.sqrt(areas / np.pi)
+    median = area_px["median"] * scale**2
+    end = float(found.quantile(HISTOGRAM_END) or 0.0) * scale**2
+    unit = "µm" if mpp else "px"
+    return Sizes(
+        area_px=area_px,
+        median_area_um2=median if mpp else None,
+        median_diameter_um=2 * math.sqrt(median / math.pi) if mpp else None,
+        diameter=_histogram(
+            diameters, found.n_of_area, 2 * math.sqrt(median / math.pi), 2 * math.sqrt(end / math.pi), unit
+        ),
+        area=_histogram(areas, found.n_of_area, median, end, unit + "²"),
+    )
+
+
+def _histogram(values: Any, counts: Any, median: float, end: float, unit: str) -> Histogram:
+    """Bins of a round width from 0 to just beyond `end`."""
+    width = nice(end / HISTOGRAM_BINS)
+    n_bins = int(end / width) + 1
+    bins = np.floor(values / width).astype(np.int64)
+    inside = bins < n_bins
+    return Histogram(
+        unit=unit,
+        edges=[round(i * width, 9) for i in range(n_bins + 1)],
+        counts=np.bincount(bins[inside], counts[inside], n_bins).astype(int).tolist(),
+        beyond=int(counts[~inside].sum()),
+        median=median,
+    )
+
+
+# The page
+
+
+def write_report(out: str, report: Report, pictures: Pictures) -> str:
+    """Write ``report.html`` and ``report.json`` into `out`, a folder or an fsspec URL; the page's address.
+
+    The JSON is written last and each file appears whole: where there is a ``report.json``, there is a page.
+    """
+    base = out.rstrip("/")
+    # a file name may hold bytes that are no text: shown as question marks, and no reason to lose the report
+    _put(f"{base}/report.html", render(report, pictures).encode("utf-8", "replace"))
+    _put(f"{base}/report.json", report.to_json().encode("ascii"))
+    return f"{base}/report.html"
+
+
+def _put(uri: str, content: bytes) -> None:
+    filesystem, path = fsspec.url_to_fs(uri)
+    if isinstance(filesystem, fsspec.implementations.local.LocalFileSystem):
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        Path(path + ".part").write_bytes(content)
+        os.replace(path + ".part", path)
+    else:
+        filesystem.pipe_file(path, content)  # object stores: one put, whole or not at all
+
+
+def render(report: Report, pictures: Pictures) -> str:
+    """The page as text."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "whole": lambda n: f"{n:,.0f}",
+        "short": short,
+        "percent": percent,
+        "seconds": seconds,
+    }
+    ramp = ["#{:02x}{:02x}{:02x}".format(*colour) for colour in colour_map()[::15].tolist()]
+    return environment.get_template("report.html.j2").render(
+        r=report,
+        p=pictures,
+        show=Measures(report.mpp),
+        ramp=ramp,
+        chart=chart,
+        seam_chart=seam_chart,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Measures:
+    """Pixels in words: micrometres and millimetres where the resolution is known, pixels where not."""
+
+    mpp: float | None
+
+    def length(self, px: float) -> str:
+        if not self.mpp:
+            return f"{short(px)} px"
+        um = px * self.mpp
+        return f"{short(um / 1000)} mm" if um >= 1000 else f"{short(um)} µm"
+
+    def area(self, px: float) -> str:
+        if not self.mpp:
+            return f"{short(px / 1e6)} Mpx" if px >= 1e5 else f"{short(px)} px"
+        um2 = px * self.mpp**2
+        return f"{short(um2 / 1e6)} mm²" if um2 >= 1e5 else f"{short(um2)} µm²"
+
+    def density(self, per_mpx: float) -> str:
+        return short(per_mpx / self.mpp**2) if self.mpp else short(per_mpx)
+
+    @property
+    def density_unit(self) -> str:
+        return "per mm²" if self.mpp else "per megapixel"
+
+    def bar(self, picture: Picture, share: float = 0.22) -> dict[str, Any]:
+        """A scale bar of a round length, at most `share` of the picture's width: label, width in percent."""
+        scale = self.mpp or 1.0
+        aim = picture.span_px * scale * share
+        power = 10.0 ** math.floor(math.log10(aim))
+        length = max(step * power for step in (1, 2, 5) if step * power <= aim)
+        return {
+            "label": self.length(length / scale),
+            "percent": round(100 * length / scale / picture.span_px, 3),
+        }
+
+
+def short(value: float) -> str:
+    """Three significant figures, no exponent, no idle zeros: 0.0123, 1.2, 45.6, 12,345."""
+    if value == 0:
+        return "0"
+    if abs(value) >= 100:
+        return f"{value:,.0f}"
+    digits = max(0, 2 - math.floor(math.log10(abs(value))))
+    text = f"{value:.{digits}f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def percent(share: float) -> str:
+    """A share of 0..1 in percent; what is not nothing is never shown as 0 %."""
+    if 0 < share < 0.0001:
+        return "< 0.01%"
+    return f"{short(share * 100)}%"
+
+
+def seconds(value: float) -> str:
+    """0.4 s, 12 s, 3 min 20 s, 2 h 05 min."""
+    if value < 60:
+        return f"{short(value)} s" if value < 10 else f"{value:.0f} s"
+    minutes, rest = divmod(round(value), 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+# Charts: plain geometry, drawn as SVG by the template
+
+
+def _ticks(top: float, n: int = 5) -> list[float]:
+    """Round numbers from 0 to at most `top`, about `n` of them."""
+    raw = top / n
+    power = 10.0 ** math.floor(math.log10(raw))
+    step = next(s * power for s in (1, 2, 5, 10) if s * power >= raw * (1 - 1e-9))
+    return [round(i * step, 9) for i in range(int(top / step + 1e-9) + 1)]
+
+
+def chart(histogram: Histogram, width: int = 520, height: int = 240) -> dict[str, Any]:
+    """Bars, ticks and the median line of a histogram, in SVG units."""
+    left, right, top, bottom = 52, 12, 22, 42
+    end, highest = histogram.edges[-1], max(1, *histogram.counts)
+
+    def x(value: float) -> float:
+        return round(left + value / end * (width - left - right), 2)
+
+    def y(value: float) -> float:
+        return round(height - bottom - value / highest * (height - top - bottom), 2)
+
+    bars = [
+        (
+            x(a),
+            y(n),
+            round(max(0.4, x(b) - x(a) - 0.8), 2),
+            round(y(0) - y(n), 2),
+            f"{short(a)} to {short(b)}",
+            n,
+        )
+        for a, b, n in zip(histogram.edges[:-1], histogram.edges[1:], histogram.counts, strict=True)
+    ]
+    return {
+        "width": width,
+        "height": height,
+        "left": left,
+        "right": width - right,
+        "base": y(0),
+        "top": top,
+        "bars": bars,
+        "x_ticks": [(x(v), short(v)) for v in _ticks(end)],
+        "y_ticks": [(y(v), f"{v:,.0f}") for v in _ticks(highest, 4) if v == int(v)],
+        "median": x(min(histogram.median, end)),
+    }
+
+
+def seam_chart(seams: SeamCheck, mpp: float | None, width: int = 520, height: int = 200) -> dict[str, Any]:
+    """Density by distance from the nearest seam, in SVG units; points without tissue are left out."""
+    left, right, top, bottom = 52, 12, 16, 42
+    scale = mpp or 1.0
+    end = seams.distance_px[-1] * scale
+    step = seams.distance_px[0] * scale
+    values = [None if d is None else d / scale**2 for d in seams.density_per_mpx]
+    highest = nice(max([v for v in values if v], default=1.0))
+
+    def x(value: float) -> float:
+        return round(left + value / end * (width - left - right), 2)
+
+    def y(value: float) -> float:
+        return round(height - bottom - value / highest * (height - top - bottom), 2)
+
+    points = [(x((i + 0.5) * step), y(v)) for i, v in enumerate(values) if v is not None]
+    return {
+        "width": width,
+        "height": height,
+        "left": left,
+        "right": width - right,
+        "base": y(0),
+        "top": top,
+        "points": points,
+        "line": " ".join(f"{a},{b}" for a, b in points),
+        "x_ticks": [(x(v), short(v)) for v in _ticks(end)],
+        "y_ticks": [(y(v), short(v)) for v in _ticks(highest, 3)],
+        "unit": "µm" if mpp else "px",
+    }
