@@ -1,0 +1,74 @@
+# Fewscope's commands. All of them set up what they need in .venv; the second time that takes no time.
+#   make demo    make test    make help
+# Needs Python 3.11+, make and an internet connection for the packages; no C compiler.
+
+PYTHON ?= python3
+# The build of torch to install: empty takes PyPI's (CUDA on Linux), cpu is much smaller for machines without
+# a GPU, auto looks at the driver (uv's --torch-backend). Only the set-up reads it.
+TORCH_BACKEND ?=
+DEMO_FLAGS ?= --instances split
+
+BIN := .venv/bin
+INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt \
+           $(if $(TORCH_BACKEND),--torch-backend=$(TORCH_BACKEND))
+RUN_READY := .venv/.ready-run
+DEV_READY := .venv/.ready-dev
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint format bench clean
+.DELETE_ON_ERROR:
+
+help:  ## list the commands
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 15
+
+setup: $(DEV_READY)  ## install everything for running and developing into .venv
+
+demo: $(RUN_READY) build/ihc.tif  ## segment and count the nuclei of a demonstration slide
+	$(BIN)/python jobs/segment_wsi.py build/ihc.tif --support examples/ihc_nuclei.geojson --out out/demo \
+	    --overwrite $(DEMO_FLAGS)
+
+test: $(DEV_READY)  ## ruff, mypy and the whole test suite
+	@failed=; \
+	for check in "ruff check ." "ruff format --check ." "mypy connectors model pipeline jobs" "pytest"; do \
+	    echo "== $$check"; \
+	    $(BIN)/$$check || failed="$$failed [$$check]"; \
+	done; \
+	echo; \
+	if [ -n "$$failed" ]; then echo "FAILED:$$failed"; exit 1; fi; \
+	echo "passed: ruff, mypy, pytest"
+
+lint: $(DEV_READY)  ## ruff and mypy only
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy connectors model pipeline jobs
+
+format: $(DEV_READY)  ## let ruff order imports and lay out the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(DEV_READY)  ## the benchmarks, one JSON line per measurement
+	@set -e; for script in benchmarks/bench_*.py; do \
+	    echo "== $$script" >&2; $(BIN)/python $$script; \
+	done
+
+clean:  ## remove the environment, the demo's slide and its result
+	rm -rf .venv build out/demo
+
+build/ihc.tif: examples/make_demo_slide.py connectors/pyramid_tiff.py | $(RUN_READY)
+	$(BIN)/python examples/make_demo_slide.py $@
+
+# A stamp is younger than what it was made from; the environment itself is made once.
+$(BIN)/uv:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	    echo "$(PYTHON) is too old or missing; Fewscope needs Python 3.11 or newer: make PYTHON=python3.12" >&2; \
+	    exit 2; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt uv
+
+$(RUN_READY): pyproject.toml constraints.txt | $(BIN)/uv
+	$(INSTALL) -e .
+	@touch $@
+
+$(DEV_READY): pyproject.toml constraints.txt | $(BIN)/uv
+	$(INSTALL) -e '.[dev,train]'
+	@touch $@ $(RUN_READY)
