@@ -307,7 +307,7 @@ class Measures:
         if not self.mpp:
             return f"{short(px / 1e6)} Mpx" if px >= 1e5 else f"{short(px)} px"
         um2 = px * self.mpp**2
-        return f"{short(um2 / 1e6)} mm²" if um2 >= 1e5 else f"{short(um2)} µm²"
+        return f"{short(um2 / 1e6)} mm²" if um2 >= 1e4 else f"{short(um2)} µm²"
 
     def density(self, per_mpx: float) -> str:
         return short(per_mpx / self.mpp**2) if self.mpp else short(per_mpx)
