@@ -147,9 +147,8 @@ def convert(
             raise SourceError(f"{picture}: not a picture that can be converted ({error})") from error
         with opened as source:
             if len(source.subdatasets) > 1:
-                raise SourceError(
-                    f"{picture}: holds {len(source.subdatasets)} pictures; save the one you want as a single file"
-                )
+                n_pictures = len(source.subdatasets)
+                raise SourceError(f"{picture}: holds {n_pictures} pictures; save the one you want by itself")
             if source.count == 0 or set(source.dtypes) != {"uint8"}:
                 kinds = ", ".join(sorted(set(source.dtypes))) or "no pixels"
                 raise SourceError(

@@ -1,0 +1,377 @@
+"""Slides through OpenSlide: levels, microns and broken places end here.
+
+The working grid is cut from the coarsest level that is fine enough and resampled to the resolution asked for.
+Level pixels are always fetched in whole blocks of one global grid, so that which block is bad, too, does not
+depend on the window that was asked for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import shlex
+import threading
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import openslide
+import rasterio
+from affine import Affine
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.windows import Window
+
+from connectors.local_copy import local_copy
+from connectors.resample import resample, taps
+from connectors.resolution import SAME_RESOLUTION, resolve_mpp, working_scale
+from connectors.source import Pixels, SourceError, SourceInfo, window_bounds
+
+log = logging.getLogger(__name__)
+
+BLOCK = 256  # level px; what is lost around a place that does not decode
+CHUNK = 2048  # level px read at once, a multiple of BLOCK: 16 MB of RGBA
+STRIP_PIXELS = 16 * 2**20  # level px held while resampling: bounds the memory of any read
+DARK_LEVEL = 64  # median grey of 255 below which a slide is fluorescence and its background black
+HEAD_BYTES = 2**16  # of the file's head and tail, in the fingerprint
+
+
+@dataclass(frozen=True, slots=True)
+class _Level:
+    index: int
+    height: int
+    width: int
+    row_step: float  # level-0 px per level px
+    col_step: float
+    reported_step: float  # OpenSlide's own, which maps the locations it is given
+
+    @property
+    def is_aligned(self) -> bool:
+        """Level pixels lie on whole level-0 pixels, so any location reads the same pixels."""
+        return self.reported_step == round(self.reported_step)
+
+
+class OpenSlideSource:
+    """A slide on its working grid. Made by `OpenSlideSource.open`; see `connectors.source.Source`."""
+
+    def __init__(self, info: SourceInfo, slide: openslide.OpenSlide | None = None) -> None:
+        """Reopen what ``info`` describes; SourceError if the file is another one now."""
+        self._info = info
+        self._path = local_copy(info.uri)
+        self._slide: openslide.OpenSlide | None = slide or _open(self._path, info.uri)
+        self._levels = _levels(self._slide)
+        self._lock = threading.Lock()
+        self._closed = False
+        if slide is None and (found := _fingerprint(self._slide, self._path)) != info.fingerprint:
+            raise SourceError(
+                f"{info.uri}: changed since it was first opened (fingerprint {found[:12]}, expected "
+                f"{info.fingerprint[:12]}); start the run again"
+            )
+
+    @classmethod
+    def open(cls, uri: str, *, mpp: float | None = None, slide_mpp: float | None = None) -> OpenSlideSource:
+        """Open a slide at a working resolution; parameters and errors as in `source.open_source`."""
+        path = local_copy(uri)
+        slide = _open(path, uri)
+        properties = dict(slide.properties)
+        vendor = properties.get(openslide.PROPERTY_NAME_VENDOR, "unknown")
+        if vendor == "generic-tiff" and (crs := _raster_crs(path)):
+            raise SourceError(
+                f"{uri}: is a georeferenced raster ({crs}), which this version does not read yet; "
+                "give a microscopy slide"
+            )
+        native_mpp, mpp_source = resolve_mpp(uri, properties, mpp, slide_mpp)
+        steps = [level.row_step for level in _levels(slide) if level.row_step == level.col_step]
+        scale, working_mpp = working_scale(uri, native_mpp, mpp, steps)
+        width, height = slide.dimensions
+        info = SourceInfo(
+            uri=uri,
+            kind="slide",
+            height=max(1, int(height / scale + 0.5)),
+            width=max(1, int(width / scale + 0.5)),
+            transform=Affine.scale(scale),
+            mpp=working_mpp,
+            mpp_source=mpp_source,
+            native_mpp=native_mpp,
+            native_height=height,
+            native_width=width,
+            vendor=vendor,
+            crs=None,
+            background=_stated_background(properties) or (255, 255, 255),
+            fingerprint=_fingerprint(slide, path),
+        )
+        source = cls(info, slide)
+        if _stated_background(properties) is None and source._is_dark():
+            source._info = replace(info, background=(0, 0, 0))
+        log.info(
+            "%s: %s, %d x %d px at %.4g um per px (%s), working on %d x %d px at %.4g",
+            uri, vendor, width, height, native_mpp, mpp_source, info.width, info.height, info.mpp,
+        )  # fmt: skip
+        return source
+
+    @property
+    def info(self) -> SourceInfo:
+        """What is known without reading pixels."""
+        return self._info
+
+    def __reduce__(self) -> tuple[type[OpenSlideSource], tuple[SourceInfo]]:
+        return type(self), (self._info,)
+
+    def close(self) -> None:
+        """Give the file back; reading afterwards is an error."""
+        with self._lock:
+            self._closed = True
+            self._slide = None  # closed by OpenSlide when the last reader lets go of it
+
+    def read(self, window: Window) -> Pixels:
+        """See `connectors.source.Source.read`."""
+        scale = self._info.transform
+        return self._render(window_bounds(window), (self._info.height, self._info.width), (scale.e, scale.a))
+
+    def overview(self, max_side: int) -> Pixels:
+        """See `connectors.source.Source.overview`; read from the coarsest level that is fine enough."""
+        if max_side < 1:
+            raise ValueError(f"max_side {max_side} is not at least 1")
+        info = self._info
+        shrink = max(1.0, max(info.height, info.width) / max_side)
+        height, width = max(1, round(info.height / shrink)), max(1, round(info.width / shrink))
+        steps = (info.transform.e * info.height / height, info.transform.a * info.width / width)
+        return self._render((0, height, 0, width), (height, width), steps)
+
+    def _render(
+        self, bounds: tuple[int, int, int, int], grid: tuple[int, int], steps: tuple[float, float]
+    ) -> Pixels:
+        """Window ``bounds`` of a ``grid`` whose pixels are ``steps`` (row, col) level-0 px large."""
+        row_start, row_stop, col_start, col_stop = bounds
+        image = np.empty((row_stop - row_start, col_stop - col_start, 3), np.uint8)
+        image[:] = self._info.background
+        valid = np.zeros(image.shape[:2], np.bool_)
+        top, bottom = max(row_start, 0), min(row_stop, grid[0])
+        left, right = max(col_start, 0), min(col_stop, grid[1])
+        if top >= bottom or left >= right:
+            return image, valid
+
+        level = _best_level(self._levels, min(steps))
+        row_scale, col_scale = steps[0] / level.row_step, steps[1] / level.col_step
+        cols = taps(left, right, col_scale, level.width)
+        span = cols.span
+        n_level_cols = span[1] - span[0] + 2 * BLOCK
+        strip = max(1, int(max(BLOCK, STRIP_PIXELS // n_level_cols) / max(row_scale, 1e-9)))
+        for row in range(top, bottom, strip):
+            stop = min(row + strip, bottom)
+            rows = taps(row, stop, row_scale, level.height)
+            piece, real = self._read_level(level, *rows.span, *span)
+            if row_scale != 1 or col_scale != 1 or piece.shape[:2] != (stop - row, right - left):
+                piece, real = resample(
+                    piece, real, rows, cols, (rows.span[0], span[0]), self._info.background
+                )
+            target = (slice(row - row_start, stop - row_start), slice(left - col_start, right - col_start))
+            image[target], valid[target] = piece, real
+        return image, valid
+
+    def _read_level(self, level: _Level, top: int, bottom: int, left: int, right: int) -> Pixels:
+        """Pixels of a level: uint8 (h, w, 3), bool (h, w). Whole blocks are read, whatever is asked for."""
+        image = np.empty((bottom - top, right - left, 3), np.uint8)
+        valid = np.empty(image.shape[:2], np.bool_)
+        chunk = CHUNK if level.is_aligned else BLOCK
+        for block in _blocks(top, bottom, left, right, level, chunk):
+            pixels, real = self._read_chunk(level, *block)
+            inner_top, inner_left = max(block[0], top), max(block[2], left)
+            inner_bottom, inner_right = min(block[1], bottom), min(block[3], right)
+            target = (
+                slice(inner_top - top, inner_bottom - top),
+                slice(inner_left - left, inner_right - left),
+            )
+            origin = (
+                slice(inner_top - block[0], inner_bottom - block[0]),
+                slice(inner_left - block[2], inner_right - block[2]),
+            )
+            image[target], valid[target] = pixels[origin], real[origin]
+        return image, valid
+
+    def _read_chunk(self, level: _Level, top: int, bottom: int, left: int, right: int) -> Pixels:
+        slide = self._slide
+        if slide is None:
+            raise ValueError(f"{self._info.uri}: is closed")
+        try:
+            return self._decode(slide, level, top, bottom, left, right)
+        except openslide.OpenSlideError as error:
+            log.debug("%s: level %d at (%d, %d): %s", self._info.uri, level.index, top, left, error)
+        # A failed read leaves the handle failing for good (openslide issue 689): the threads get a fresh one,
+        # and the blocks of this chunk are tried one by one on a handle of our own, so that a good block of
+        # another thread cannot fail because of our bad one.
+        with self._lock:
+            if self._slide is slide and not self._closed:
+                self._slide = _open(self._path, self._info.uri)
+        return self._salvage(level, top, bottom, left, right)
+
+    def _salvage(self, level: _Level, top: int, bottom: int, left: int, right: int) -> Pixels:
+        """Read block by block; those that fail are background and not valid."""
+        image = np.empty((bottom - top, right - left, 3), np.uint8)
+        image[:] = self._info.background
+        valid = np.zeros(image.shape[:2], np.bool_)
+        slide: openslide.OpenSlide | None = None
+        for block in _blocks(top, bottom, left, right, level, BLOCK):
+            slide = slide or _open(self._path, self._info.uri)
+            target = (slice(block[0] - top, block[1] - top), slice(block[2] - left, block[3] - left))
+            try:
+                image[target], valid[target] = self._decode(slide, level, *block)
+            except openslide.OpenSlideError:
+                slide.close()
+                slide = None
+        if slide is not None:
+            slide.close()
+        return image, valid
+
+    def _decode(
+        self, slide: openslide.OpenSlide, level: _Level, top: int, bottom: int, left: int, right: int
+    ) -> Pixels:
+        location = (round(left * level.reported_step), round(top * level.reported_step))
+        rgba = np.asarray(slide.read_region(location, level.index, (right - left, bottom - top)))
+        image = np.ascontiguousarray(rgba[..., :3])
+        alpha = rgba[..., 3]
+        if (alpha == 255).all():
+            return image, np.ones(alpha.shape, np.bool_)
+        weight = alpha[..., None].astype(np.uint16)
+        background = np.asarray(self._info.background, np.uint16)
+        image = ((image * weight + background * (255 - weight) + 127) // 255).astype(np.uint8)
+        return image, alpha > 0
+
+    def _is_dark(self) -> bool:
+        """Whether this is a fluorescence slide, by the median of nine places of its coarsest level."""
+        level = self._levels[-1]
+        greys = []
+        for row in np.linspace(0, max(0, level.height - BLOCK), 3).astype(int):
+            for col in np.linspace(0, max(0, level.width - BLOCK), 3).astype(int):
+                bounds = (row, min(row + BLOCK, level.height), col, min(col + BLOCK, level.width))
+                image, valid = self._read_level(level, *bounds)
+                greys.append(image[valid].mean(1))
+        grey = np.concatenate(greys)
+        return bool(grey.size) and float(np.median(grey)) < DARK_LEVEL
+
+
+def _blocks(
+    top: int, bottom: int, left: int, right: int, level: _Level, chunk: int
+) -> Iterator[tuple[int, int, int, int]]:
+    """Cover a rectangle by chunks of whole blocks of the level's block grid, clipped at the level's edge."""
+    top, left = top // BLOCK * BLOCK, left // BLOCK * BLOCK
+    bottom = min(-(-bottom // BLOCK) * BLOCK, level.height)
+    right = min(-(-right // BLOCK) * BLOCK, level.width)
+    for row in range(top, bottom, chunk):
+        for col in range(left, right, chunk):
+            yield row, min(row + chunk, bottom), col, min(col + chunk, right)
+
+
+def _levels(slide: openslide.OpenSlide) -> tuple[_Level, ...]:
+    """Usable levels, finest first. Levels whose aspect is not the slide's are left out."""
+    width, height = slide.level_dimensions[0]
+    levels = []
+    for index, (size, reported) in enumerate(
+        zip(slide.level_dimensions, slide.level_downsamples, strict=True)
+    ):
+        steps = (height / size[1], width / size[0])
+        whole = round(reported)
+        # Writers round the size of a level up or down: 4443 px shrunk by 2 are 2221 or 2222 px.
+        if abs(height / whole - size[1]) < 1 and abs(width / whole - size[0]) < 1:
+            steps = (float(whole), float(whole))
+        if index == 0 or max(steps) / min(steps) < 1.02:
+            levels.append(_Level(index, size[1], size[0], *steps, reported_step=float(reported)))
+    return tuple(levels)
+
+
+def _best_level(levels: tuple[_Level, ...], step: float) -> _Level:
+    """Coarsest level whose pixels are not larger than ``step`` level-0 px."""
+    fine_enough = [
+        level for level in levels if max(level.row_step, level.col_step) <= step * (1 + SAME_RESOLUTION)
+    ]
+    return max(fine_enough, key=lambda level: level.row_step, default=levels[0])
+
+
+def _stated_background(properties: Mapping[str, str]) -> tuple[int, int, int] | None:
+    stated = properties.get(openslide.PROPERTY_NAME_BACKGROUND_COLOR, "").lstrip("#")
+    if len(stated) != 6:
+        return None
+    try:
+        red, green, blue = bytes.fromhex(stated)
+    except ValueError:
+        return None
+    return red, green, blue
+
+
+def _fingerprint(slide: openslide.OpenSlide, path: str) -> str:
+    """Hash of OpenSlide's own identity, the size, and the head and tail of the file."""
+    digest = hashlib.sha256(slide.properties.get(openslide.PROPERTY_NAME_QUICKHASH1, "").encode())
+    size = os.path.getsize(path)
+    digest.update(str(size).encode())
+    with open(path, "rb") as file:
+        digest.update(file.read(HEAD_BYTES))
+        file.seek(max(0, size - HEAD_BYTES))
+        digest.update(file.read(HEAD_BYTES))
+    return digest.hexdigest()
+
+
+def _open(path: str, uri: str) -> openslide.OpenSlide:
+    """OpenSlide's handle, or a SourceError that says what the file is instead."""
+    try:
+        if os.path.isdir(path):
+            raise SourceError(
+                f"{uri}: is a folder, expected one slide file; give a file in it (.mrxs, .dcm, ...)"
+            )
+        if os.path.getsize(path) == 0:
+            raise SourceError(f"{uri}: is empty (0 bytes); copy it again from where it came")
+        with open(path, "rb"):
+            pass
+    except FileNotFoundError as error:
+        raise SourceError(f"{uri}: no such file; check the path") from error
+    except OSError as error:
+        raise SourceError(f"{uri}: cannot be read ({error.strerror}); check its permissions") from error
+    try:
+        return openslide.OpenSlide(path)
+    except openslide.OpenSlideUnsupportedFormatError as error:
+        raise SourceError(f"{uri}: {_what_instead(path, uri)}") from error
+    except openslide.OpenSlideError as error:
+        reason = " ".join(str(error).replace(path, "the file").split())
+        raise SourceError(
+            f"{uri}: OpenSlide cannot open it ({reason}); it is damaged, cut short or of a kind that is "
+            "not read: copy it again, or convert it with `vips tiffsave --tile --pyramid`"
+        ) from error
+
+
+def _what_instead(path: str, uri: str) -> str:
+    """What a file that is not a slide is, and the cure."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        try:
+            with rasterio.open(path) as picture:
+                driver, size = picture.driver, f"{picture.width} x {picture.height} px"
+                n_pictures, crs = len(picture.subdatasets), picture.crs
+        except RasterioError:
+            return (
+                "is not a slide that OpenSlide knows (.svs, .ndpi, .mrxs, .scn, .bif, .dcm, tiled TIFF), nor "
+                "a picture; it may be damaged or cut short: copy it again, or check that it is the right file"
+            )
+    if crs:
+        return f"is a georeferenced raster ({crs}), which this version does not read yet; give a slide"
+    if n_pictures > 1:
+        return (
+            f"is a file of {n_pictures} pictures of {size}, not a slide that OpenSlide knows; export the one "
+            "to segment as an RGB pyramid, for example as OME-TIFF (RGB) from QuPath"
+        )
+    kind = "plain TIFF" if driver == "GTiff" else driver
+    return (
+        f"is a {kind} picture of {size}, not a tiled slide; make it one with "
+        f"`python -m connectors.pyramid_tiff {shlex.quote(uri)} OUT.tif --mpp UM_PER_PX`, or with "
+        "`vips tiffsave --tile --pyramid`"
+    )
+
+
+def _raster_crs(path: str) -> str | None:
+    """CRS of a georeferenced TIFF, None for any other."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        try:
+            with rasterio.open(path) as raster:
+                return raster.crs.to_string() if raster.crs else None
+        except RasterioError:
+            return None
