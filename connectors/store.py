@@ -435,7 +435,7 @@ def _image_metadata(spec: StoreSpec, name: str) -> dict[str, Any]:
         metadata["omero"] = {"channels": [channel], "rdefs": {"model": "greyscale"}}
         return metadata
     # Instances are too many for colours of their own: an empty list leaves the palette to the viewer, where
-    # a short one hides the others in napari. (ome-zarr-models 1.6 fails where there is no list; 1.7 does not.)
+    # a short one hides the others in napari. (None at all makes ome-zarr-models 1.6 fail.)
     metadata["image-label"] = {"version": "0.5", "source": {"image": "../../"}, "colors": []}
     if name == "semantic":  # colours and properties must name the same values
         metadata["image-label"]["colors"] = [{"label-value": 1, "rgba": list(OBJECT_COLOUR)}]
