@@ -6,7 +6,7 @@ PYTHON ?= python3
 # The build of torch to install: empty takes PyPI's (CUDA on Linux), cpu is much smaller for machines without
 # a GPU, auto looks at the driver (uv's --torch-backend). Only the set-up reads it.
 TORCH_BACKEND ?=
-DEMO_FLAGS ?= --instances split
+DEMO_FLAGS ?=
 
 BIN := .venv/bin
 INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt \

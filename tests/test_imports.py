@@ -1,0 +1,158 @@
+"""The arrows of the house, and what no module may do. Read from the syntax trees: nothing is imported."""
+
+import ast
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = ("connectors", "model", "pipeline", "jobs")
+MAY_IMPORT = {
+    "connectors": {"connectors"},
+    "model": {"model"},
+    "pipeline": {"pipeline", "connectors", "model"},
+    "jobs": {"jobs", "pipeline", "connectors", "model"},
+}
+"""jobs -> pipeline -> {connectors, model}. Jobs may name the leaves' errors and trainers directly."""
+
+ONLY_IN = {
+    "torch": ("model/",),
+    "torchvision": ("model/",),
+    "ray": ("pipeline/pool.py",),
+    "openslide": ("connectors/",),
+    "rasterio.features": ("connectors/",),
+    "zarr": ("connectors/",),
+    "tifffile": ("connectors/",),
+}
+IMPORT_NAMES = {  # of distributions whose module has another name
+    "cc3d": "connected-components-3d",
+    "skimage": "scikit-image",
+    "sklearn": "scikit-learn",
+    "PIL": "pillow",
+    "yaml": "pyyaml",
+    "jinja2": "jinja2",
+    "openslide": "openslide-python",
+    "ome_zarr_models": "ome-zarr-models",
+    "dask_image": "dask-image",
+}
+
+
+def modules(*folders: str) -> list[Path]:
+    return sorted(path for folder in folders for path in (ROOT / folder).rglob("*.py"))
+
+
+def imports(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """(line, dotted name) of everything imported, at any depth; ``from a import b`` gives a and a.b."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"line {node.lineno}: relative import"
+            yield node.lineno, str(node.module)
+            yield from ((node.lineno, f"{node.module}.{alias.name}") for alias in node.names)
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) in {
+            "importlib.import_module",
+            "__import__",
+        }:
+            assert isinstance(node.args[0], ast.Constant), f"line {node.lineno}: imports what a variable says"
+            yield node.lineno, str(node.args[0].value)
+
+
+def parse(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"), str(path))
+
+
+def breaches(path: str, tree: ast.AST) -> list[str]:
+    """What a module at ``path`` (relative to the root) imports and may not."""
+    found = []
+    package = path.split("/")[0]
+    for line, name in imports(tree):
+        top = name.split(".")[0]
+        if top in PACKAGES and top not in MAY_IMPORT[package]:
+            found.append(f"{path}:{line}: {package} must not know {top}")
+        for library, places in ONLY_IN.items():
+            inside = name == library or name.startswith(library + ".")
+            if inside and not any(path.startswith(place) for place in places):
+                found.append(f"{path}:{line}: {library} belongs in {' or '.join(places)}")
+    return found
+
+
+def test_the_house_has_its_four_packages():
+    for package in PACKAGES:
+        assert (ROOT / package / "__init__.py").is_file()
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_imports_follow_the_arrows(package):
+    found = [
+        breach for path in modules(package) for breach in breaches(str(path.relative_to(ROOT)), parse(path))
+    ]
+    assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize(
+    ("path", "code", "breach"),
+    [
+        ("connectors/slide.py", "from model import segmenter", "connectors must not know model"),
+        ("model/train.py", "import connectors.support", "model must not know connectors"),
+        ("connectors/store.py", "from pipeline.grid import Unit", "connectors must not know pipeline"),
+        ("pipeline/run.py", "def f():\n    import torch", "torch belongs in model/"),
+        ("pipeline/run.py", "from ray import remote", "ray belongs in pipeline/pool.py"),
+        ("pipeline/run.py", "import importlib\nimportlib.import_module('ray.util')", "ray belongs in"),
+    ],
+)
+def test_a_breach_of_the_arrows_is_seen(path, code, breach):
+    assert any(breach in found for found in breaches(path, ast.parse(code)))
+
+
+def test_no_pickled_weights_no_eval_no_shell():
+    """Weights are safetensors; strings from outside are never run.
+
+    Training checkpoints may be read with ``torch.load(..., weights_only=True)``: it unpickles tensors only.
+    """
+    forbidden = {
+        "eval", "exec", "compile", "os.system", "os.popen", "pickle.load", "pickle.loads", "joblib.load",
+        "torch.jit.load", "torch.hub.load", "subprocess.getoutput",
+    }  # fmt: skip
+    found = []
+    for path in modules(*PACKAGES, "examples", "benchmarks"):
+        for node in ast.walk(parse(path)):
+            if not isinstance(node, ast.Call):
+                continue
+            where = f"{path.relative_to(ROOT)}:{node.lineno}: {ast.unparse(node.func)}"
+            options = {
+                keyword.arg: keyword.value.value
+                for keyword in node.keywords
+                if isinstance(keyword.value, ast.Constant)
+            }
+            if ast.unparse(node.func) in forbidden:
+                found.append(where)
+            if ast.unparse(node.func) == "torch.load" and options.get("weights_only") is not True:
+                found.append(f"{where} without weights_only=True")
+            found += [f"{where}({name}=True)" for name in ("shell", "allow_pickle") if options.get(name)]
+    assert not found, "\n".join(found)
+
+
+def test_every_library_imported_is_a_declared_dependency():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+    def names(requirements: list[str]) -> set[str]:
+        return {requirement.split("[")[0].split(">")[0].split("=")[0].strip() for requirement in requirements}
+
+    run = names(project["dependencies"])
+    extras = set().union(*map(names, project["optional-dependencies"].values()))
+    missing = []
+    for folders, allowed in (((*PACKAGES, "examples"), run), (("tests", "benchmarks"), run | extras)):
+        for path in modules(*folders):
+            own = {sibling.stem for sibling in path.parent.glob("*.py")}
+            guarded = allowed | names(project["optional-dependencies"]["train"])
+            for line, name in imports(parse(path)):
+                top = name.split(".")[0]
+                if top in sys.stdlib_module_names or top in {*PACKAGES, "tests", "benchmarks"} or top in own:
+                    continue
+                if IMPORT_NAMES.get(top, top) not in guarded:
+                    missing.append(f"{path.relative_to(ROOT)}:{line}: {top} is not in pyproject.toml")
+    assert not missing, "\n".join(missing)
