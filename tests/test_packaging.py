@@ -65,7 +65,7 @@ def test_every_dependency_is_pinned_to_a_version_it_allows():
 def test_no_path_of_one_machine_and_no_registry_address():
     patterns = {
         "a path of one machine": r"(?<![\w.~:/-])/(?:work|root|Users|mnt/[a-z]+|private)/\w",
-        "somebody's home": r"(?<![\w.~:/-])/home/(?!ubuntu/|ray/)\w",
+        "somebody's home": r"(?<![\w.~:/-])/home/(?!(?:ubuntu|ray)\b)\w",
         "a temporary folder": r"(?<![\w.~:/$-])/(?:tmp|var/tmp)/\w",
         "a registry's address": r"https?://(?:[\w.-]*pypi[\w.-]*|[\w.-]*pythonhosted[\w.-]*)\b"
         r"|--(?:extra-)?index-url|--find-links",
