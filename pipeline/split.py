@@ -151,10 +151,14 @@ def split_core(
         of_block, links = _split_block(mask[with_halo], mirrored[with_halo], rule)
         labels[rows, cols] = of_block
         down[:, cols], across[:, rows] = links  # the last line of blocks stays: that of the core
-        values, places = np.unique(of_block, return_index=True)
-        row, col = np.divmod(places[values > 0], block.core.width)
-        first.append((rows.start + row) * core.width + cols.start + col)
-        borders.append(Borders.of(of_block, *links) if len(row) else None)
+        row, col = np.nonzero(of_block)
+        of_pixels = of_block[row, col]
+        pixel = np.zeros(int(of_pixels.max(initial=0)), np.int64)
+        pixel[of_pixels[::-1] - 1] = ((rows.start + row) * core.width + cols.start + col)[
+            ::-1
+        ]  # the last one stays
+        first.append(pixel)
+        borders.append(Borders.of(of_block, *links) if len(pixel) else None)
 
     # The blocks of a unit are merged as the units of a source are.
     n_labels = [len(pixels) for pixels in first]
@@ -250,30 +254,30 @@ def _split_block(
 def _heights(mask: np.ndarray, rule: SplitRule) -> np.ndarray:
     """Smoothed distance to the background, int32 in 1/64 px, without the outer ``reach + smoothings`` px."""
     reach = rule.reach
-    far = reach + 1
-    # Distance along the columns, up to far: steps since the last background, from above and from below.
-    straight = np.empty(mask.shape, np.uint16)
-    for row_order in (range(len(mask)), range(len(mask) - 1, -1, -1)):
-        steps = np.full(mask.shape[1], far, np.uint16)
-        for row in row_order:
-            steps = np.minimum(steps + 1, far) * mask[row]
-            straight[row] = steps if row_order.step == 1 else np.minimum(straight[row], steps)
-    # Then along the rows: the smallest of straight^2 + offset^2, below 2^16 as the radius is bounded.
-    squares = straight[reach:-reach] ** 2
-    width = mask.shape[1] - 2 * reach
-    nearest = squares[:, reach : reach + width].copy()
-    for offset in range(1, reach + 1):
-        sides = np.minimum(
-            squares[:, reach - offset : reach - offset + width],
-            squares[:, reach + offset : reach + offset + width],
-        )
-        np.minimum(nearest, sides + np.uint16(offset * offset), out=nearest)
-    np.minimum(nearest, reach * reach, out=nearest)
-    height = np.rint(_SCALE * np.sqrt(np.arange(reach * reach + 1))).astype(np.int32)[nearest]
+    # Squared distance, at most that of reach + 1, one axis after the other: the smallest of what pixels up to
+    # reach away have, plus the square of how far away they are. Below 2^16, as the radius is bounded.
+    square = np.where(mask, np.uint16((reach + 1) ** 2), np.uint16(0))
+    for axis in (0, 1):
+        length = square.shape[axis] - 2 * reach
+        nearest = _cut(square, axis, reach, length).copy()
+        for offset in range(1, reach + 1):
+            before, after = (
+                _cut(square, axis, reach - offset, length),
+                _cut(square, axis, reach + offset, length),
+            )
+            np.minimum(nearest, np.minimum(before, after) + np.uint16(offset * offset), out=nearest)
+        square = nearest
+    np.minimum(square, reach * reach, out=square)
+    height = np.rint(_SCALE * np.sqrt(np.arange(reach * reach + 1))).astype(np.int32)[square]
     for _ in range(rule.smoothings):
         height = height[:-2] + 2 * height[1:-1] + height[2:]
         height = (height[:, :-2] + 2 * height[:, 1:-1] + height[:, 2:] + 8) >> 4
     return height
+
+
+def _cut(array: np.ndarray, axis: int, start: int, length: int) -> np.ndarray:
+    """``length`` rows (axis 0) or columns (axis 1) from ``start`` on."""
+    return array[start : start + length] if axis == 0 else array[:, start : start + length]
 
 
 def _uphill(height: np.ndarray, connectivity: int) -> np.ndarray:
