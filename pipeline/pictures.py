@@ -28,12 +28,14 @@ RGB = npt.NDArray[np.uint8]
 Canvas = npt.NDArray[np.float32]
 Colour = tuple[int, int, int]
 
-OVERVIEW_PX = 1600  # 180 mm of paper at 225 dots per inch
+OVERVIEW_PX = 1400  # 180 mm of paper at 200 dots per inch
 CROP_PX = 1024  # no window of the source larger than this is read
 GALLERY_PX = 176  # pixels of a gallery picture
+MAX_PATCHES = 10  # support patches shown: the page stays below 5 MB
 IGNORE = 255  # "not labelled" in a support label
 FOUND: Colour = (255, 214, 0)
 CASING: Colour = (20, 20, 40)
+EDGE: Colour = (110, 120, 135)  # of the tissue: seen on white and on black
 AGREES, MISSED, EXTRA = (0, 114, 178), (213, 94, 0), (240, 228, 66)  # of Okabe and Ito's palette
 
 
@@ -93,13 +95,14 @@ class DensityMap:
 
 @dataclass(frozen=True, slots=True)
 class Pictures:
-    """All pictures of a report."""
+    """All pictures of a report; `patches` are the first ten of `n_patches`."""
 
     overview: Picture
     density: DensityMap | None
     fields: tuple[Field, ...]
     gallery: tuple[Portrait, ...]
     patches: tuple[Patch, ...]
+    n_patches: int
 
 
 def draw(
@@ -138,6 +141,7 @@ def draw(
         fields=tuple(_fields(source, result.instances[0], survey)),
         gallery=tuple(_portrait(source, result.instances[0], row) for row in survey.samples),
         patches=tuple(_patches(support, leave_one_out, threshold)),
+        n_patches=len(support.names),
     )
 
 
@@ -167,8 +171,8 @@ def _overview(image: RGB, covered: Floats, tissue: Mask, span_px: float) -> Pict
     canvas = _tint(canvas, FOUND, 0.6 * np.sqrt(covered))
     if span_px / image.shape[1] <= 4:  # below that an outline would be thinner than a pixel
         canvas = _stroke(canvas, find_contours(np.pad(covered, 1), 0.5), 1, 1.0, FOUND, 0.9)
-    canvas = _stroke(canvas, find_contours(np.pad(tissue.astype(float), 1), 0.5), 1, 1.6, (60, 70, 90), 0.55)
-    return picture(canvas, span_px)
+    canvas = _stroke(canvas, find_contours(np.pad(tissue.astype(float), 1), 0.5), 1, 1.6, EDGE, 0.8)
+    return picture(canvas, span_px, lines=True)
 
 
 def _density(image: RGB, tissue: Mask, survey: Survey, span_px: float, mpp: float) -> DensityMap | None:
@@ -255,7 +259,7 @@ def _fields(source: Any, instances: Any, survey: Survey) -> list[Field]:
             count=int(counts.flat[i]),
             mean_probability=float(mean.flat[i]) if probability.flat[i] else None,
             plain=picture(image, window.width),
-            outlined=picture(outlined(image, labels, 2, pen=2.6), window.width),
+            outlined=picture(outlined(image, labels, 1.5, pen=2), window.width, lines=True),
         )
     return list(fields.values())
 
@@ -276,7 +280,7 @@ def _portrait(source: Any, instances: Any, sample: dict[str, Any]) -> Portrait:
         col=float(sample["centroid_col"]),
         area_px=int(sample["area_px"]),
         whole=longest <= side,
-        picture=picture(drawn, side),
+        picture=picture(drawn, side, lines=True),
     )
 
 
@@ -296,7 +300,8 @@ def _crop(source: Any, instances: Any, window: Window) -> tuple[RGB, npt.NDArray
 
 def _patches(support: Any, leave_one_out: npt.NDArray[Any] | None, threshold: float) -> list[Patch]:
     patches = []
-    for k, (image, label, name) in enumerate(zip(support.images, support.labels, support.names, strict=True)):
+    for k, name in enumerate(support.names[:MAX_PATCHES]):
+        image, label = support.images[k], support.labels[k]
         predicted = None
         if leave_one_out is not None:
             probability = np.asarray(leave_one_out[k])
@@ -305,7 +310,12 @@ def _patches(support: Any, leave_one_out: npt.NDArray[Any] | None, threshold: fl
         objects = label == 1 if support.instances is None else support.instances[k]
         labelled = _hatch(outlined(image, objects, 2), label == IGNORE)
         patches.append(
-            Patch(str(name), picture(image, image.shape[1]), picture(labelled, image.shape[1]), predicted)
+            Patch(
+                str(name),
+                picture(image, image.shape[1]),
+                picture(labelled, image.shape[1], lines=True),
+                predicted,
+            )
         )
     return patches
 
@@ -366,7 +376,7 @@ def _stroke(
     pen = ImageDraw.Draw(stencil)
     for contour in contours:
         points = (contour[:, ::-1] - 0.5) * (2 * scale)  # centre of padded pixel 1 = 0.5 px from the edge
-        pen.line([tuple(p) for p in points.tolist()], fill=255, width=round(2 * width), joint="curve")
+        pen.line([tuple(p) for p in points.tolist()], fill=255, width=round(2 * width))
     mask = np.asarray(stencil.resize((wide, height), Image.Resampling.BOX), np.float32) / 255
     return _tint(canvas, colour, alpha * mask)
 
@@ -380,9 +390,10 @@ def _bytes(canvas: npt.NDArray[Any]) -> RGB:
     return np.clip(np.round(canvas), 0, 255).astype(np.uint8)
 
 
-def picture(canvas: npt.NDArray[Any], span_px: float) -> Picture:
-    """Pack an image (H, W, 3) as a JPEG data URI."""
+def picture(canvas: npt.NDArray[Any], span_px: float, lines: bool = False) -> Picture:
+    """Pack an image (H, W, 3) as a JPEG data URI; `lines`: colour at full resolution keeps their hue."""
     buffer = io.BytesIO()
-    Image.fromarray(_bytes(canvas)).save(buffer, "JPEG", quality=85, optimize=True)
+    # not optimize=True: its output buffer is too small for noisy images ("broken data stream")
+    Image.fromarray(_bytes(canvas)).save(buffer, "JPEG", quality=85, subsampling=0 if lines else 2)
     uri = "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
     return Picture(uri, canvas.shape[1], canvas.shape[0], float(span_px))

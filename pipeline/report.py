@@ -43,6 +43,13 @@ class Quality:
     threshold_source: str = ""
     method: str = ""  # e.g. "leave-one-out over 5 patches, 95 % bootstrap interval"
 
+    def __post_init__(self) -> None:
+        # NaN is no estimate, and JSON does not know it: a finished run must not fail to be reported
+        object.__setattr__(self, "iou_mean", _finite(self.iou_mean))
+        object.__setattr__(self, "iou", tuple(_finite(value) for value in self.iou))
+        if self.iou_interval is not None and not all(math.isfinite(end) for end in self.iou_interval):
+            object.__setattr__(self, "iou_interval", None)
+
 
 @dataclass(frozen=True, slots=True)
 class Timings:
@@ -112,6 +119,10 @@ class Report:
     def to_json(self) -> str:
         """``report.json``: the fields by their names, in order."""
         return json.dumps(dataclasses.asdict(self), indent=2, allow_nan=False) + "\n"
+
+
+def _finite(value: float | None) -> float | None:
+    return float(value) if value is not None and math.isfinite(value) else None
 
 
 def make_report(

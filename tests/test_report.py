@@ -26,7 +26,7 @@ from pipeline import pictures as drawing
 from pipeline.report import Measures, Quality, Timings, draw, make_report, render, short, survey, write_report
 from pipeline.survey import area_mean
 
-HEIGHT, WIDTH = 620, 900
+HEIGHT, WIDTH = 310, 450
 
 
 class FakeSource:
@@ -130,9 +130,9 @@ def run_report(labels=None, *, k=2, uri="slides/a.svs", mpp=0.5, quality=None, l
     labels = discs() if labels is None else labels
     source = FakeSource(labels, uri, mpp)
     result = SimpleNamespace(semantic=pyramid((labels > 0).astype(np.uint8)), instances=pyramid(labels))
-    foreground = np.ones((62, 90), bool)
+    foreground = np.ones((31, 45), bool)
     table = ds.dataset(table_of(labels))
-    found = survey(table, *labels.shape, foreground, seam_rows=[256, 512], seam_cols=[256, 512, 768])
+    found = survey(table, *labels.shape, foreground, seam_rows=[128, 256], seam_cols=[128, 256, 384])
     told = {"class_name": "nucleus", "run": {"hash": "abc"}, "timings": Timings()} | told
     report = make_report(source.info, found, quality=quality, **told)
     return report, draw(source, result, found, foreground, support_of(k), leave_one_out)
@@ -173,10 +173,10 @@ def test_sizes_and_samples_are_those_of_the_sorted_table(areas, n_samples, q):
 
 def test_how_the_table_is_cut_into_batches_does_not_matter(monkeypatch):
     table = table_of(discs())
-    whole = survey(table, HEIGHT, WIDTH, np.ones((62, 90), bool), seam_rows=[256])
+    whole = survey(table, HEIGHT, WIDTH, np.ones((31, 45), bool), seam_rows=[256])
     monkeypatch.setattr("pipeline.survey.BATCH_ROWS", 7)
     for cut in (table, ds.dataset(table)):
-        again = survey(cut, HEIGHT, WIDTH, np.ones((62, 90), bool), seam_rows=[256])
+        again = survey(cut, HEIGHT, WIDTH, np.ones((31, 45), bool), seam_rows=[256])
         assert again.samples == whole.samples
         assert again.seams == whole.seams
         np.testing.assert_array_equal(again.grid, whole.grid)
@@ -184,21 +184,21 @@ def test_how_the_table_is_cut_into_batches_does_not_matter(monkeypatch):
 
 
 def test_every_object_is_in_one_density_cell():
-    found = survey(table_of(discs()), HEIGHT, WIDTH, np.ones((62, 90), bool))
+    found = survey(table_of(discs()), HEIGHT, WIDTH, np.ones((31, 45), bool))
     assert found.grid.sum() == found.count == discs().max()
 
 
 def test_areas_and_densities_by_hand():
-    foreground = np.zeros((62, 90), bool)
+    foreground = np.zeros((31, 90), bool)
     foreground[:, :45] = True  # the left half is tissue
     found = survey(table_of(discs()), HEIGHT, WIDTH, foreground)
     info = FakeSource(discs()).info
-    report = make_report(info, found, class_name="n", run={}, timings=Timings(), unread_px=79_000)
-    assert report.area_px == pytest.approx(HEIGHT * WIDTH / 2 - 79_000)
+    report = make_report(info, found, class_name="n", run={}, timings=Timings(), unread_px=9_750)
+    assert report.area_px == pytest.approx(HEIGHT * WIDTH / 2 - 9_750)
     assert report.area_mm2 == pytest.approx(report.area_px * 0.25e-6)
     assert report.density_per_mm2 == pytest.approx(report.count / report.area_mm2)
-    assert report.unread_fraction == pytest.approx(79_000 / 279_000)
-    assert report.covered_fraction == pytest.approx((discs() > 0).sum() / 200_000)
+    assert report.unread_fraction == pytest.approx(9_750 / 69_750)
+    assert report.covered_fraction == pytest.approx((discs() > 0).sum() / 60_000)
     assert report.sizes.median_area_um2 == pytest.approx(np.median(np.bincount(discs().ravel())[1:]) / 4)
 
 
@@ -281,11 +281,11 @@ def test_touching_objects_are_outlined_one_by_one():
 
 
 def test_the_overview_is_tinted_where_objects_are():
-    labels = np.zeros((600, 800), np.uint32)
-    labels[100:300, 200:500] = 1
+    labels = np.zeros((300, 400), np.uint32)
+    labels[50:150, 100:250] = 1
     _, pictures = run_report(labels)
     overview = decoded(pictures.overview)
-    assert overview[200, 350, 2] < 80 < overview[450, 650, 2]  # yellow has no blue
+    assert overview[100, 175, 2] < 80 < overview[225, 325, 2]  # yellow has no blue
 
 
 def test_agreement_colours():
@@ -303,18 +303,26 @@ def test_agreement_colours():
 
 
 def test_only_bounded_pieces_are_read():
-    labels = np.zeros((1700, 2100), np.uint32)
-    labels[5:1650, 5:2000] = 1  # one object nearly as large as the source
-    labels[1660:1670, 30:40] = 2
+    labels = np.zeros((1200, 1400), np.uint32)
+    labels[5:1150, 5:1300] = 1  # one object nearly as large as the source
+    labels[1160:1170, 30:40] = 2
     source = FakeSource(labels)
     result = SimpleNamespace(semantic=pyramid((labels > 0).astype(np.uint8)), instances=pyramid(labels))
-    foreground = np.ones((34, 42), bool)
-    found = survey(table_of(labels), 1700, 2100, foreground)
+    foreground = np.ones((24, 28), bool)
+    found = survey(table_of(labels), 1200, 1400, foreground)
     drawn = draw(source, result, found, foreground, support_of(1))
     assert source.largest <= drawing.CROP_PX
     assert result.instances[0].largest <= drawing.CROP_PX**2
-    assert max(level.largest for level in result.semantic) <= drawing.CROP_PX * 2100
+    assert max(level.largest for level in result.semantic) <= drawing.CROP_PX * 1400
     assert [portrait.whole for portrait in drawn.gallery] == [True, False]
+
+
+def test_of_many_support_patches_ten_are_shown_and_all_are_counted():
+    report, pictures = run_report(k=12)
+    assert len(pictures.patches) == 10
+    text = Links(render(report, pictures)).text
+    assert "learned from 12 labelled patches" in text
+    assert "first 10 of 12" in text
 
 
 @pytest.mark.parametrize("mpp", [0.25, 0.5, None])
@@ -364,7 +372,7 @@ PAGES = {
     "with quality": {
         "quality": Quality(0.71, (0.6, 0.8), (0.7, None), 0.42, "best overlap", "leave-one-out"),
         "leave_one_out": np.full((2, 224, 224), 0.5),
-        "count_interval": (300, 400),
+        "count_interval": (60, 90),
         "count_interval_source": "from the left-out patches",
         "timings": Timings({"plan": 1.0, "segment": 75.0}, 76.0, 100, 1.3, 0.9, 0.05, 0.0, "2025-01-01"),
     },
@@ -420,16 +428,22 @@ def test_strings_from_outside_are_text():
     assert links.text.count("alert(1)") >= 10
 
 
-def test_a_file_name_that_is_no_text_still_gets_its_report(tmp_path):
-    report, pictures = run_report(uri="slides/\udcff.svs")
+def test_a_file_name_that_is_no_text_still_gets_its_report(tmp_path, plain):
+    name = "\udcff.svs"
+    report, pictures = replace(plain[0], title=name, run={"source": {"file": name}}), plain[1]
     page = write_report(str(tmp_path), report, pictures)
     assert "?.svs" in Path(page).read_text("utf-8")
 
 
+@pytest.fixture(scope="module")
+def full():
+    return run_report(**PAGES["with quality"])
+
+
 @pytest.mark.parametrize("remote", [False, True])
-def test_page_and_json_hold_the_same_numbers(tmp_path, remote):
+def test_page_and_json_hold_the_same_numbers(tmp_path, remote, full):
     out = "memory://report-test/out" if remote else str(tmp_path / "new" / "folder")
-    report, pictures = run_report(**PAGES["with quality"])
+    report, pictures = full
     address = write_report(out + "/", report, pictures)
     assert address == f"{out}/report.html"
     with fsspec.open(f"{out}/report.json", "rt") as file:
@@ -438,12 +452,12 @@ def test_page_and_json_hold_the_same_numbers(tmp_path, remote):
         text = Links(file.read()).text
     assert list(numbers)[:3] == ["title", "class_name", "count"]
     assert numbers["count"] == report.count == discs().max()
-    assert numbers["count_interval"] == [300, 400]
+    assert numbers["count_interval"] == [60, 90]
     assert numbers["quality"]["iou"] == [0.7, None]
     assert numbers["timings"]["stages"] == {"plan": 1.0, "segment": 75.0}
     for shown in (
         f"{numbers['count']:,}",
-        "300 to 400",
+        "60 to 90",
         "0.71",
         short(numbers["density_per_mm2"]),
         "1 min 15 s",
@@ -451,6 +465,13 @@ def test_page_and_json_hold_the_same_numbers(tmp_path, remote):
         assert shown in text
 
 
+def test_an_estimate_that_is_not_a_number_is_none(plain):
+    nan = float("nan")
+    report = replace(plain[0], quality=Quality(nan, (nan, 0.5), (nan, 0.5)))
+    assert json.loads(report.to_json())["quality"]["iou"] == [None, 0.5]
+    assert "not estimated" in Links(render(report, plain[1])).text
+
+
 def test_the_page_stays_small():
-    report, pictures = run_report(discs(1024, 1024, 20, 7))
+    report, pictures = run_report(discs(600, 600, 20, 7))
     assert len(render(report, pictures)) < 5e6
