@@ -44,17 +44,14 @@ READABLE = [
 ]
 
 
+@pytest.fixture(scope="module", params=READABLE, ids=lambda case: f"{case[0]}-{case[1].get('mpp')}")
+def source(request):
+    source = open_source(str(SLIDES / request.param[0]), **request.param[1])
+    yield source
+    source.close()
+
+
 class TestRealSlide(SourceConformance):
-    @pytest.fixture(scope="class", params=READABLE, ids=lambda case: f"{case[0]}-{case[1].get('mpp')}")
-    def source(self, request):
-        source = open_source(str(SLIDES / request.param[0]), **request.param[1])
-        yield source
-        source.close()
-
-    @pytest.fixture(scope="class")
-    def whole(self, source):
-        return source.read(Window(0, 0, source.info.width, source.info.height))
-
     def test_everything_but_the_unreadable_is_valid(self, source, whole):
         readable = "unreadable" not in source.info.uri
         assert whole[1].all() == readable
