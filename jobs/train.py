@@ -13,8 +13,6 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import torch
-
 from model.episodes import load_corpus
 from model.train import TrainConfig, train
 from model.weights import save_weights
@@ -46,7 +44,6 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    torch.set_num_threads(args.threads)
     corpus = []
     if args.data is not None:
         corpus = load_corpus(args.data, args.split, shippable_only=args.shippable)
@@ -58,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
         learning_rate=args.learning_rate,
         seed=args.seed,
     )
-    net = train(config, corpus, args.out)
+    net = train(config, corpus, args.out, threads=args.threads)
     save_weights(net, args.out / "weights.safetensors", {"recipe": str(config)})
     print(args.out / "weights.safetensors")
     return 0

@@ -145,6 +145,9 @@ class CompactNet(nn.Module):
     size : "S" (about 1.5 M parameters) or "L" (about 6 M)
     """
 
+    fourier: Tensor
+    phase: Tensor
+
     def __init__(self, size: str = "S") -> None:
         super().__init__()
         if size not in WIDTHS:

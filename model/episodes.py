@@ -11,6 +11,7 @@ import csv
 import logging
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -146,7 +147,7 @@ class EpisodeSampler:
         pseudo-class of one real image ("appearance")
     """
 
-    MIX = {"micro": 0.33, "sat": 0.22, "natural": 0.08, "synthetic": 0.22, "appearance": 0.15}
+    MIX: ClassVar[dict[str, float]] = {"micro": 0.33, "sat": 0.22, "natural": 0.08, "synthetic": 0.22, "appearance": 0.15}
 
     def __init__(
         self,
@@ -293,7 +294,7 @@ def vary_task(images: Tensor, masks: Tensor, g: Generator) -> tuple[Tensor, Tens
     Task: colours mixed, inverted or drained, contrast, the object inverted or grown. Picture: brightness, contrast,
     white balance, a slow illumination gradient, blur, noise.
     """
-    n, _, h, w = images.shape
+    n, _, h, _ = images.shape
     p = uniform(g, 0, 1)
     if p < 0.25:  # another stain: mix the channels about the mean colour
         mix = torch.eye(3) + 0.35 * torch.randn(3, 3, generator=g)

@@ -43,7 +43,8 @@ class RelationPack:
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> RelationPack:
         """The same pack on another device, or in another dtype."""
         return RelationPack(
-            self.deepest.to(device=device, dtype=dtype), tuple(s.to(device=device, dtype=dtype) for s in self.skips)
+            self.deepest.to(device=device, dtype=dtype),
+            tuple(s.to(device=device, dtype=dtype) for s in self.skips),
         )
 
 

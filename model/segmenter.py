@@ -73,7 +73,7 @@ class Segmenter:
         # the support set is compiled in float32: closed-form solutions want the digits, and it happens once
         self._exact = network.eval().to(self.device)
         self._fast = fold_batch_norm(copy.deepcopy(network)).eval()
-        self._fast = self._fast.to(device=self.device, dtype=self.dtype, memory_format=torch.channels_last)
+        self._fast.to(device=self.device, dtype=self.dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @torch.inference_mode()
     def encode(self, images: np.ndarray, labels: np.ndarray) -> SupportFeatures:
@@ -85,7 +85,9 @@ class Segmenter:
         labels : (K, 224, 224) uint8; 0 background, 1 object, 255 not labelled
         """
         if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8:
-            raise ValueError(f"support images are {images.dtype} {images.shape}; expected uint8 (K, 224, 224, 3)")
+            raise ValueError(
+                f"support images are {images.dtype} {images.shape}; expected uint8 (K, 224, 224, 3)"
+            )
         if labels.shape != images.shape[:3]:
             raise ValueError(f"support labels are {labels.shape}; expected {images.shape[:3]}, one per image")
         x = self._tensor(images).float() / 255
@@ -179,7 +181,9 @@ def load_segmenter(model: str = "compact", weights: str | None = None, **options
         raise WeightsError(f"model {model!r} is not one of {', '.join(MODELS)}")
     path = Path(weights) if weights is not None else SHIPPED / f"{model}.safetensors"
     if weights is None and not path.exists():
-        raise WeightsError(f"no weights ship for model {model!r}; give --weights FILE, or use --model compact")
+        raise WeightsError(
+            f"no weights ship for model {model!r}; give --weights FILE, or use --model compact"
+        )
     state = load_weights(path)
     network: nn.Module
     if model == "compact":
@@ -190,5 +194,7 @@ def load_segmenter(model: str = "compact", weights: str | None = None, **options
     try:
         network.load_state_dict(state)
     except RuntimeError as e:
-        raise WeightsError(f"{path}: weights of another network than {model!r}: {str(e).splitlines()[0]}") from e
+        raise WeightsError(
+            f"{path}: weights of another network than {model!r}: {str(e).splitlines()[0]}"
+        ) from e
     return Segmenter(network, model, checksum(path), **options)

@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -92,15 +92,19 @@ def train(
     initial: dict[str, Tensor] | None = None,
     loader_workers: int = 1,
     report_every: int = 50,
+    threads: int = 1,
+    on_step: Callable[[int], None] | None = None,
 ) -> CompactNet:
     """Train, and return the network with averaged weights, in eval mode.
 
     Writes ``log.jsonl`` and ``checkpoint.pt`` (atomically, every report) to `out`; called again with the same arguments
-    it goes on from the checkpoint. Step i sees the same episodes in either case.
+    it goes on from the checkpoint. Step i sees the same episodes in either case. `threads` are torch's: two processes
+    of one thread train more than one of two. `on_step` is called before each step.
     """
     out.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(threads)
     torch.manual_seed(config.seed)
-    net = CompactNet(config.size).to(memory_format=torch.channels_last)
+    net = CompactNet(config.size).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if initial is not None:
         net.load_state_dict(initial)
     mean = torch.optim.swa_utils.AveragedModel(
@@ -135,6 +139,8 @@ def train(
     began, sums, n = time.perf_counter(), torch.zeros(2), 0
     with (out / "log.jsonl").open("a") as journal:
         for step, episodes in enumerate(_stream(sampler, config, start, loader_workers), start=start):
+            if on_step is not None:
+                on_step(step)
             with torch.autocast("cpu", dtype=torch.bfloat16, enabled=config.bf16):
                 loss, iou = episode_losses(net, episodes)
             optimiser.zero_grad(set_to_none=True)

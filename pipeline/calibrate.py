@@ -105,7 +105,10 @@ def masked_iou(prediction: np.ndarray, labels: np.ndarray) -> float:
 def best_threshold(probabilities: np.ndarray, labels: np.ndarray) -> float:
     """The threshold of the best mean IoU; among equals (`EQUAL_IOU`) the one nearest to 0.5."""
     means = np.array(
-        [np.nanmean([masked_iou(p >= t, y) for p, y in zip(probabilities, labels, strict=True)]) for t in THRESHOLDS]
+        [
+            np.nanmean([masked_iou(p >= t, y) for p, y in zip(probabilities, labels, strict=True)])
+            for t in THRESHOLDS
+        ]
     )
     equal = THRESHOLDS[means >= means.max() - EQUAL_IOU]
     return round(float(equal[np.argmin(np.abs(equal - 0.5))]), 2)
@@ -120,16 +123,13 @@ def mean_interval(values: np.ndarray, low: float, high: float) -> tuple[float, f
     return max(low, float(known.mean() - half)), min(high, float(known.mean() + half))
 
 
-def count_factor_interval(
+def count_errors(
     probabilities: np.ndarray,
     labels: np.ndarray,
     instances: np.ndarray,
-    threshold: float,
     count: Callable[[np.ndarray], int],
-) -> tuple[float, float] | None:
-    """By what factor a count has to be multiplied, as a 95 % interval.
-
-    The log of (true + 1) / (counted + 1) over the left-out patches, Student's t. The 1 keeps empty patches finite.
+) -> np.ndarray:
+    """How far a count is off on each left-out patch: log((true + 1) / (counted + 1)), (K,). The 1 keeps it finite.
 
     Parameters
     ----------
@@ -143,5 +143,12 @@ def count_factor_interval(
         true = len(np.unique(objects[known & (objects > 0)]))
         found = count(np.where(known, p, 0).astype(np.float32))
         logs.append(np.log((true + 1) / (found + 1)))
-    interval = mean_interval(np.array(logs), -np.inf, np.inf)
-    return None if interval is None else (float(np.exp(interval[0])), float(np.exp(interval[1])))
+    return np.array(logs)
+
+
+def count_interval(count: int, errors: np.ndarray | None) -> tuple[int, int] | None:
+    """95 % interval of a count, were it off as it is on the left-out patches (Student's t on `count_errors`)."""
+    interval = None if errors is None else mean_interval(errors, -np.inf, np.inf)
+    if interval is None:
+        return None
+    return int(np.floor(count * np.exp(interval[0]))), int(np.ceil(count * np.exp(interval[1])))

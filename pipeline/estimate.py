@@ -1,0 +1,71 @@
+"""What a job will take, before it is started: tiles, time, memory, disk."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipeline.calibrate import Model
+from pipeline.plan import SegmentConfig, prepare
+
+BYTES_PER_FOREGROUND_PX = 0.6
+"""Of all arrays with their pyramids, tables and outlines; the demo and three real slides took 0.2 to 0.6."""
+
+MODEL_BYTES = 700e6  # a worker with torch loaded and nothing read, resident
+BYTES_PER_UNIT_PX = 24.0
+"""Most held at once per pixel of a unit: image and valid 4, blending 8 and 5, labels 4 and what finds them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What `estimate` found; ``str()`` of it is for people."""
+
+    source: str
+    width: int
+    height: int
+    mpp: float | None
+    n_tiles: int
+    n_tiles_with_tissue: int
+    n_units: int
+    seconds_per_tile: float
+    worker_memory_gb: float
+    disk_gb: float
+
+    def __str__(self) -> str:
+        hours = self.n_tiles_with_tissue * self.seconds_per_tile / 3600
+        took = f"{hours:.1f} h" if hours >= 1 else f"{hours * 60:.1f} min"
+        at = f" at {self.mpp:.4g} um per px" if self.mpp else ""
+        return (
+            f"{self.source}: {self.width:,} x {self.height:,} px{at}\n"
+            f"  {self.n_tiles_with_tissue:,} of {self.n_tiles:,} tiles have tissue, in {self.n_units} units\n"
+            f"  {self.seconds_per_tile * 1000:.0f} ms per tile here: about {took} with one such worker, "
+            "less in proportion with more\n"
+            f"  memory: up to {self.worker_memory_gb:.1f} GB per worker, at any slide size\n"
+            f"  disk: about {self.disk_gb:.2g} GB"
+        )
+
+
+def estimate(config: SegmentConfig, model: Model) -> Estimate:
+    """Look at a source without segmenting it: reads an overview, predicts one batch of blank tiles."""
+    plan = prepare(config, model)
+    tiles = np.full((16, plan.grid.tile, plan.grid.tile, 3), 200, np.uint8)
+    model.predict(tiles, plan.features)
+    began = time.perf_counter()
+    model.predict(tiles, plan.features)
+    seconds = (time.perf_counter() - began) / len(tiles)
+    unit_px = max(u.core.height * u.core.width for u in plan.units)
+    foreground_px = plan.foreground.mask.mean() * plan.grid.height * plan.grid.width
+    return Estimate(
+        source=config.source,
+        width=plan.grid.width,
+        height=plan.grid.height,
+        mpp=plan.source.info.mpp,
+        n_tiles=plan.grid.n_tiles,
+        n_tiles_with_tissue=plan.n_tiles,
+        n_units=len(plan.units),
+        seconds_per_tile=seconds,
+        worker_memory_gb=(MODEL_BYTES + 2 * unit_px * BYTES_PER_UNIT_PX) / 1e9,
+        disk_gb=foreground_px * BYTES_PER_FOREGROUND_PX / 1e9,
+    )

@@ -1,0 +1,176 @@
+"""Outlines of all instances as GeoJSON, traced unit by unit and merged into one file in the order of the ids.
+
+An instance is traced by the unit that holds the upper left corner of its bounding box, from the finished label array,
+so an outline is whole however many units the instance lies in. Instances too large for that are traced on a level of
+the pyramid where they fit. The texts travel through the working folder, one line of units after the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import shapely
+from affine import Affine
+from rasterio.windows import Window
+
+from connectors.store import ResultStore
+from connectors.vectors import (
+    FeatureStyle,
+    GeoJsonWriter,
+    feature_texts,
+    footprints,
+    fragment_text,
+    merge_sorted,
+    read_fragment,
+)
+from pipeline.grid import Unit, clip
+from pipeline.worker import Job
+
+POINTS_ABOVE = 1_000_000
+"""Instances from which on centroids are written instead of outlines: viewers open a million polygons in minutes."""
+
+MAX_TRACED_PX = 2**24
+"""Pixels of a label window traced at once (64 MB as uint32)."""
+
+MAX_OBJECT_PX = 2**22
+"""Pixels of the bounding box from which on an instance is traced by itself, on a coarser level where it must be."""
+
+COLUMNS = (
+    "id",
+    "x",
+    "y",
+    "area_px",
+    "area_um2",
+    "bbox_row0",
+    "bbox_col0",
+    "bbox_row1",
+    "bbox_col1",
+    "eccentricity",
+    "equivalent_diameter_um",
+    "mean_probability",
+)
+
+
+def outline_unit(
+    job: Job, unit: Unit, table: pa.Table, style: FeatureStyle, simplify_px: float | None
+) -> int:
+    """Keep the features of the instances in `table` as a text of the working folder; returns how many.
+
+    Parameters
+    ----------
+    table : rows of ``instances.parquet`` whose bounding box begins in the unit
+    simplify_px : None for points instead of outlines
+    """
+    columns = {name: table[name].to_numpy() for name in COLUMNS}
+    ids = columns["id"].astype(np.int64)
+    if simplify_px is None:
+        geometries = shapely.points(columns["x"], columns["y"])
+    else:
+        found = dict(_trace(job, columns, simplify_px))
+        geometries = np.array([found[int(i)] for i in ids], dtype=object)
+    measurements = {
+        "Area µm^2": columns["area_um2"],
+        "Area px": columns["area_px"],
+        "Equivalent diameter µm": columns["equivalent_diameter_um"],
+        "Eccentricity": columns["eccentricity"],
+        "Mean probability": columns["mean_probability"],
+        "Id": columns["id"],
+    }
+    measurements = {name: np.asarray(v, np.float64) for name, v in measurements.items()}
+    texts = feature_texts(ids, geometries, style, measurements)
+    job.work.save_text(f"outline_{unit.name}", fragment_text(ids.tolist(), texts))
+    return len(texts)
+
+
+def _trace(job: Job, columns: Mapping[str, Any], simplify_px: float) -> Iterator[tuple[int, Any]]:
+    """(id, geometry) of every instance, in any order."""
+    top, left = columns["bbox_row0"], columns["bbox_col0"]
+    bottom, right = columns["bbox_row1"], columns["bbox_col1"]
+    ids = columns["id"].astype(np.int64)
+    large = (bottom - top) * (right - left) > MAX_OBJECT_PX
+    transform = job.source.info.transform
+    for i in np.flatnonzero(large):
+        box = Window(int(left[i]), int(top[i]), int(right[i] - left[i]), int(bottom[i] - top[i]))
+        yield from _trace_large(job.store, int(ids[i]), box, transform, simplify_px)
+    small = np.flatnonzero(~large)
+    # strips of the unit: an instance belongs to the strip in which its box begins
+    while len(small):
+        first = int(top[small].min())
+        n_rows = max(64, int(MAX_TRACED_PX // max(1, int(right[small].max() - left[small].min()))) // 2)
+        here = small[top[small] < first + n_rows]
+        small = small[top[small] >= first + n_rows]
+        window = Window(
+            int(left[here].min()),
+            first,
+            int(right[here].max() - left[here].min()),
+            int(bottom[here].max() - first),
+        )
+        labels = _read(job.store, 0, window)
+        yield from footprints(labels, (first, window.col_off), transform, ids[here], simplify_px)
+
+
+def _trace_large(
+    store: ResultStore, instance: int, box: Window, transform: Affine, simplify_px: float
+) -> Iterator[tuple[int, Any]]:
+    """One large instance, on the finest level where its box has at most `MAX_TRACED_PX` pixels."""
+    level = 0
+    while box.height * box.width > MAX_TRACED_PX * 4**level and level + 1 < store.spec.levels:
+        level += 1
+    step = 2**level
+    height, width = store.spec.shape(level)
+    window = clip(
+        Window(
+            box.col_off // step - 1,
+            box.row_off // step - 1,
+            box.width // step + 3,
+            box.height // step + 3,
+        ),
+        height,
+        width,
+    )
+    labels = _read(store, level, window)
+    at_level = store.spec.labels_transform(transform, level) if level else transform
+    found = list(footprints(labels, (window.row_off, window.col_off), at_level, [instance], simplify_px))
+    if found:
+        yield from found
+    else:  # so thin that no pixel of the coarse level fell on it: its box
+        corners = [
+            transform @ (box.col_off, box.row_off),
+            transform @ (box.col_off + box.width, box.row_off + box.height),
+        ]
+        yield instance, shapely.box(*corners[0], *corners[1])
+
+
+def _read(store: ResultStore, level: int, window: Window) -> np.ndarray:
+    rows = slice(window.row_off, window.row_off + window.height)
+    cols = slice(window.col_off, window.col_off + window.width)
+    return np.asarray(store.array("instances", level)[rows, cols])
+
+
+def by_unit(units: list[Unit], table: pa.Table) -> dict[Unit, tuple[pa.Table]]:
+    """The rows of one line's table, by the unit in which their box begins."""
+    rows = {u.grid_row: u.core for u in units}
+    first_row = int(table["bbox_row0"][0].as_py())
+    line = next(row for row, core in rows.items() if core.row_off <= first_row < core.row_off + core.height)
+    selected = table.select(COLUMNS)
+    col0 = table["bbox_col0"].to_numpy()
+    found: dict[Unit, tuple[pa.Table]] = {}
+    for unit in units:
+        if unit.grid_row == line:
+            here = (col0 >= unit.core.col_off) & (col0 < unit.core.col_off + unit.core.width)
+            if here.any():
+                found[unit] = (selected.filter(pa.array(here)),)
+    return found
+
+
+def write_fragments(uri: str, job: Job, lines: list[list[Unit]]) -> int:
+    """Merge the units' texts into one GeoJSON file, line by line; returns the number of features."""
+    with GeoJsonWriter(uri) as writer:
+        for line in lines:
+            texts = [read_fragment(job.work.load_text(f"outline_{unit.name}")) for unit in line]
+            for _, text in merge_sorted(texts):
+                writer.write(text)
+        return writer.n_features

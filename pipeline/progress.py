@@ -1,0 +1,74 @@
+"""Progress for people: a bar on a terminal, a line now and then in a log (``ray job logs``)."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any
+
+from tqdm import tqdm
+
+log = logging.getLogger(__name__)
+
+LINE_EVERY_S = 10.0
+
+
+class Progress:
+    """Tiles done of `n_tiles`: how fast, how long still, and how busy the models are.
+
+    Parameters
+    ----------
+    name : what is being done
+    n_tiles : tiles to do
+    n_workers : among whom the model's seconds are divided
+    """
+
+    def __init__(self, name: str, n_tiles: int, n_workers: int) -> None:
+        self.name, self.n_tiles, self.n_workers = name, n_tiles, n_workers
+        self.done = 0
+        self.model_s = 0.0
+        self.began = self.said = time.perf_counter()
+        self._bar: tqdm[Any] | None = None
+        if sys.stderr.isatty():
+            self._bar = tqdm(total=n_tiles, desc=name, unit="tile", smoothing=0.1, dynamic_ncols=True)
+
+    def advance(self, n_tiles: int, row: Mapping[str, Any]) -> None:
+        """A unit of so many tiles is done; `row` is its row."""
+        self.done += n_tiles
+        self.model_s += row["model_s"]
+        if self._bar is not None:
+            self._bar.set_postfix_str(f"model busy {self.busy:.0%}", refresh=False)
+            self._bar.update(n_tiles)
+        elif time.perf_counter() - self.said >= LINE_EVERY_S or self.done >= self.n_tiles:
+            self.said = time.perf_counter()
+            log.info("%s", self.line())
+
+    @property
+    def busy(self) -> float:
+        """Part of the workers' time so far that their models worked."""
+        wall = (time.perf_counter() - self.began) * self.n_workers
+        return min(1.0, self.model_s / wall) if wall else 0.0
+
+    def line(self) -> str:
+        """The state in one line."""
+        seconds = time.perf_counter() - self.began
+        speed = self.done / seconds if seconds else 0.0
+        left = (self.n_tiles - self.done) / speed if speed else float("inf")
+        part = self.done / self.n_tiles if self.n_tiles else 1.0
+        eta = f"{left:.0f} s left" if left < 90 else f"{left / 60:.0f} min left"
+        return (
+            f"{self.name}: {self.done} of {self.n_tiles} tiles ({part:.0%}), {speed:.1f} tiles/s, {eta}, "
+            f"model busy {self.busy:.0%}"
+        )
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.close()

@@ -1,0 +1,347 @@
+"""The journey, from a source and a support set to counted instances. Start reading here.
+
+`segment` reads top to bottom: plan, run the units, merge what meets at seams, number the instances, write tables and
+pictures. What is decided before the first tile is in ``plan.py``; what is done per unit, in ``worker.py``; who does
+it, Ray or this process, in ``pool.py``.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from connectors.store import ResultStore, StoreSpec, open_result
+from connectors.vectors import FeatureStyle, InstanceTableWriter
+from connectors.workdir import WorkDir
+from model.segmenter import load_segmenter
+from pipeline import calibrate
+from pipeline.grid import Unit
+from pipeline.instances import Borders, Merge, merge_labels, seam_pairs
+from pipeline.measure import INSTANCE_SCHEMA, final_tables
+from pipeline.outline import POINTS_ABOVE, by_unit, outline_unit, write_fragments
+from pipeline.pictures import draw
+from pipeline.plan import Plan, SegmentConfig, manifest, model_loader, prepare, threshold_level
+from pipeline.pool import Pool, RayPool
+from pipeline.progress import Progress
+from pipeline.pyramid import build_pyramids
+from pipeline.report import Quality, Timings, make_report, write_report
+from pipeline.survey import survey
+from pipeline.worker import Job, relabel_unit
+
+log = logging.getLogger(__name__)
+
+COUNT_INTERVAL_SOURCE = (
+    "95 % interval of the count's error on the support patches, each predicted and counted without itself"
+)
+
+
+class UnreadError(RuntimeError):
+    """More of the source could not be read than ``max_unread`` allows. The report was written all the same."""
+
+
+@dataclass(slots=True)
+class Clock:
+    """Seconds spent in each stage, in order."""
+
+    stages: dict[str, float] = field(default_factory=dict)
+    began: float = field(default_factory=time.perf_counter)
+    started: str = field(default_factory=lambda: time.strftime("%Y-%m-%d %H:%M:%S %z"))
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time a stage, and say so in the log."""
+        then = time.perf_counter()
+        yield
+        self.stages[name] = time.perf_counter() - then
+        log.info("%s: %.1f s", name, self.stages[name])
+
+    @property
+    def total(self) -> float:
+        """Seconds since the clock was made."""
+        return time.perf_counter() - self.began
+
+
+def segment(
+    config: SegmentConfig, pool: Pool | None = None, model: calibrate.Model | None = None
+) -> dict[str, Any]:
+    """Segment one source and count what is in it.
+
+    Parameters
+    ----------
+    config : what to do
+    pool : workers to use, perhaps for other sources too; None: Ray actors, started and stopped here
+    model : to encode the support set with, the same that the pool's workers load
+
+    Returns
+    -------
+    The report, as ``report.json`` has it.
+
+    Raises
+    ------
+    SourceError, SupportError, WeightsError, ValueError
+        Bad input; nothing was written.
+    RunMismatch, OutputError
+        The output folder belongs to another run, or cannot be written.
+    UnreadError
+        More than ``config.max_unread`` could not be read; the report is there.
+    """
+    if pool is None:
+        with RayPool(model_loader(config)) as started:
+            return segment(config, started, model)
+    clock = Clock()
+    with clock.stage("prepare"):
+        plan = prepare(config, model or load_segmenter(config.model, config.weights))
+        work = WorkDir(config.out)
+        state = work.claim(manifest(plan), overwrite=config.overwrite)
+    if state == "finished":
+        log.info("%s: finished already; --overwrite runs it again", config.out)
+        return open_result(config.out).report
+    store = ResultStore(config.out)
+    store.create(store_spec(plan), attributes={"run": work.run_hash, "manifest": manifest(plan)})
+    job = Job(
+        key=f"{config.out}:{work.run_hash}",
+        source=plan.source,
+        store=store,
+        work=work,
+        grid=plan.grid,
+        foreground=plan.foreground,
+        features=plan.features,
+        threshold=threshold_level(plan.threshold),
+        connectivity=config.connectivity,
+        rule=plan.rule,
+    )
+    with clock.stage("segment"):
+        rows, fresh = run_units(pool, job, plan)
+    with clock.stage("number instances"):
+        merge = number_instances(work, plan, rows)
+        relabel = {u: (merge.lookup(u.index),) for u in plan.units if rows[u.name]["labels"]}
+        for _ in pool.map(relabel_unit, job, relabel):
+            pass
+    with clock.stage("pyramids"):
+        build_pyramids(config.out, scheduler=pool.dask_scheduler)
+    with clock.stage("tables"):
+        write_tables(pool, job, plan, merge, rows)
+    with clock.stage("pictures"):
+        result = open_result(config.out)
+        found = survey(
+            result.table,
+            plan.grid.height,
+            plan.grid.width,
+            plan.foreground.mask,
+            seam_rows=sorted({u.core.row_off for u in plan.units} - {0}),
+            seam_cols=sorted({u.core.col_off for u in plan.units} - {0}),
+        )
+        pictures = draw(
+            plan.source,
+            result,
+            found,
+            plan.foreground.mask,
+            plan.support,
+            None if plan.loo is None else plan.loo.probabilities,
+            plan.threshold,
+        )
+    report = make_report(
+        plan.source.info,
+        found,
+        class_name=plan.support.class_name,
+        run=facts(plan, work, pool),
+        timings=timings(clock, fresh, pool),
+        quality=quality(plan),
+        count_interval=calibrate.count_interval(found.count, plan.count_errors),
+        count_interval_source="" if plan.count_errors is None else COUNT_INTERVAL_SOURCE,
+        unread_px=sum(row["unread_px"] for row in rows.values()),
+        notes=notes(plan),
+    )
+    write_report(config.out, report, pictures)
+    work.finish()
+    if report.unread_fraction > config.max_unread:
+        raise UnreadError(
+            f"{config.source}: {report.unread_fraction:.0%} of the tissue could not be read, more than --max-unread "
+            f"{config.max_unread:.0%}; the rest is in {config.out}: copy the slide again, or raise the limit"
+        )
+    return open_result(config.out).report
+
+
+def store_spec(plan: Plan) -> StoreSpec:
+    """Geometry of the result store."""
+    mpp = plan.source.info.mpp
+    return StoreSpec(
+        height=plan.grid.height,
+        width=plan.grid.width,
+        shard=plan.shard,
+        chunk=min(512, plan.shard),
+        scale=(mpp, mpp) if mpp else (1.0, 1.0),
+        scale_unit="micrometer" if mpp else None,
+        name="probability",
+        class_name=plan.support.class_name,
+    )
+
+
+def run_units(pool: Pool, job: Job, plan: Plan) -> tuple[dict[str, dict[str, Any]], list[dict[str, Any]]]:
+    """Do the units that are not done: all rows by unit name, and those of this run."""
+    rows = {
+        name: row for name, row in job.work.read_markers().items() if name in {u.name for u in plan.units}
+    }
+    todo = [unit for unit in plan.units if unit.name not in rows]
+    if rows:
+        log.info("%d of %d units are done already", len(rows), len(plan.units))
+    # units with much to do first: the last ones to finish are then short, and no worker waits long for them
+    n_tiles = {u.name: plan.foreground.count(job.grid.tiles_touching(u.core)) for u in todo}
+    todo.sort(key=lambda u: -n_tiles[u.name])
+    fresh = []
+    with Progress(config_name(plan), sum(n_tiles.values()), pool.n_workers) as progress:
+        for unit, row in pool.run(job, todo):
+            rows[unit.name] = row
+            fresh.append(row)
+            progress.advance(n_tiles[unit.name], row)
+    return rows, fresh
+
+
+def config_name(plan: Plan) -> str:
+    """The source's short name, for people."""
+    return plan.config.source.rstrip("/").rsplit("/", 1)[-1]
+
+
+def number_instances(work: WorkDir, plan: Plan, rows: Mapping[str, Mapping[str, Any]]) -> Merge:
+    """Which labels of which units are one instance, and its number. Reads border strips and two columns a unit."""
+    units = plan.units
+    n_labels = [int(rows[u.name]["labels"]) for u in units]
+    borders = [
+        Borders(**work.load_arrays(u.name)) if n else None for u, n in zip(units, n_labels, strict=True)
+    ]
+    pairs = seam_pairs(units, borders, n_labels, plan.config.connectivity)
+    del borders
+    first, area = [], []
+    for unit, n in zip(units, n_labels, strict=True):
+        table = work.load_table(unit.name, ["first", "area"]) if n else None
+        first.append(np.zeros(0, np.int64) if table is None else table["first"].to_numpy())
+        area.append(np.zeros(0, np.int64) if table is None else table["area"].to_numpy())
+    merge = merge_labels(n_labels, pairs, first, area, plan.min_area_px)
+    log.info(
+        "%d labels, %d contacts across seams, %d instances", sum(n_labels), len(pairs), merge.n_instances
+    )
+    return merge
+
+
+def write_tables(
+    pool: Pool, job: Job, plan: Plan, merge: Merge, rows: Mapping[str, Mapping[str, Any]]
+) -> None:
+    """``instances.parquet`` and ``instances.geojson.gz``, streamed in the order of the ids."""
+    info, out = plan.source.info, plan.config.out.rstrip("/")
+
+    def load(unit: Unit) -> Any:
+        return job.work.load_table(unit.name) if rows[unit.name]["labels"] else None
+
+    choice = plan.config.outlines
+    if choice == "auto":
+        choice = "points" if merge.n_instances > POINTS_ABOVE else "polygons"
+    style = FeatureStyle(job.work.run_hash or "", plan.support.class_name)
+    simplify_px = plan.config.simplify_px if choice == "polygons" else None
+    lines: list[list[Unit]] = []
+    with InstanceTableWriter(f"{out}/instances.parquet", INSTANCE_SCHEMA) as writer:
+        for table in final_tables(plan.units, load, merge, info.transform, info.mpp):
+            writer.write(table)
+            if choice != "none":
+                items = {u: (t, style, simplify_px) for u, (t,) in by_unit(plan.units, table).items()}
+                lines.append(sorted(items, key=lambda u: u.index))
+                for _ in pool.map(outline_unit, job, items):
+                    pass
+    if choice != "none":
+        write_fragments(f"{out}/instances.geojson.gz", job, lines)
+
+
+# -- what the report says of the run ---------------------------------------------------------------------------------
+
+
+def facts(plan: Plan, work: WorkDir, pool: Pool) -> dict[str, Any]:
+    """What was run on what, in groups, as the report shows it."""
+    config = plan.config
+    determined = manifest(plan)
+    return {
+        "support set": {
+            "from": config.support,
+            "patches": len(plan.support.images),
+            "class": plan.support.class_name,
+            "digest": determined["support"],
+        },
+        "model": {
+            "name": config.model,
+            "weights": config.weights or "shipped",
+            "digest": determined["features"],
+        },
+        "options": {
+            "tile": plan.grid.tile,
+            "overlap": plan.grid.overlap,
+            "threshold": plan.threshold,
+            "instances": determined["instances"],
+            "connectivity": config.connectivity,
+            "min_area_um2": config.min_area_um2,
+            "foreground": config.foreground,
+        },
+        "work": {
+            "units": len(plan.units),
+            "workers": pool.n_workers,
+            "tiles of the grid": plan.grid.n_tiles,
+            "tiles with tissue": plan.n_tiles,
+        },
+        "versions": {"fewscope": determined["version"]},
+        "hash": work.run_hash,
+    }
+
+
+def timings(clock: Clock, fresh: list[dict[str, Any]], pool: Pool) -> Timings:
+    """Stages, speed, and what the workers' time went into while units ran."""
+    wall = clock.stages["segment"] * pool.n_workers
+    n_tiles = sum(row["tiles"] for row in fresh)
+
+    def share(name: str) -> float | None:
+        return min(1.0, sum(row[name] for row in fresh) / wall) if fresh and wall else None
+
+    return Timings(
+        stages=dict(clock.stages),
+        total_s=clock.total,
+        tiles=n_tiles,
+        tiles_per_s=n_tiles / clock.stages["segment"] if n_tiles else None,
+        model_busy=share("model_s"),
+        read_wait=share("read_s"),
+        write_wait=share("post_s"),
+        started=clock.started,
+    )
+
+
+def quality(plan: Plan) -> Quality | None:
+    """The leave-one-out estimate, for the report."""
+    loo = plan.loo
+    if loo is None or not np.isfinite(loo.iou).any():
+        return None
+    return Quality(
+        iou_mean=loo.mean_iou,
+        iou_interval=loo.interval,
+        iou=tuple(float(v) if np.isfinite(v) else None for v in loo.iou),
+        threshold=plan.threshold,
+        threshold_source="given" if plan.config.threshold is not None else "the best on left-out patches",
+        method=f"leave-one-out over {len(loo.iou)} patches, 95 % interval of the mean (Student's t)",
+    )
+
+
+def notes(plan: Plan) -> list[str]:
+    """What the reader has to know before any number."""
+    said = []
+    if plan.loo is None:
+        said.append(
+            "The support set is too small to estimate the quality of this result (two patches with objects are needed)."
+        )
+    elif np.isfinite(plan.loo.iou).any() and plan.loo.mean_iou < 0.4:
+        said.append(
+            f"Left out one at a time, the support patches are segmented with an IoU of only {plan.loo.mean_iou:.2f}: "
+            "do not trust the numbers below. More patches, or another --mpp, may help."
+        )
+    if plan.foreground.is_everything and plan.config.foreground == "auto":
+        said.append("Tissue and background could not be told apart: everything was analysed.")
+    return said

@@ -1,0 +1,180 @@
+"""What one worker does: read a unit, predict its tiles, blend, threshold, label, write. No Ray here.
+
+A `UnitWorker` holds a model and does one unit at a time per thread; two threads share one worker, so that one unit is
+read and another one written while the model works on a third. Everything it writes is a function of the job and the
+unit alone: a unit that is done twice gives the same bytes twice.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from rasterio.windows import Window
+
+from connectors.source import Source
+from connectors.store import ResultStore
+from connectors.workdir import WorkDir
+from pipeline.blend import Blender, to_uint8, weights
+from pipeline.calibrate import Model
+from pipeline.coverage import Foreground
+from pipeline.grid import TileGrid, Unit, grow
+from pipeline.instances import Borders, label_core
+from pipeline.measure import measure_unit
+from pipeline.split import SplitRule, split_core
+
+TILES_AT_ONCE = 64
+"""Tiles handed to the model in one call: bounds the copy of them (10 MB), and is a whole number of its batches."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Job:
+    """One source to segment: all that is the same for its units. Picklable; sent to each worker once.
+
+    Attributes
+    ----------
+    key : name of the job among those of a pool
+    threshold : uint8, the stored probability from which on a pixel is object
+    rule : how touching objects are told apart, or None for plain connected components
+    """
+
+    key: str
+    source: Source
+    store: ResultStore
+    work: WorkDir
+    grid: TileGrid
+    foreground: Foreground
+    features: Any
+    threshold: int
+    connectivity: int
+    rule: SplitRule | None
+
+
+class UnitWorker:
+    """A model and what it does to units.
+
+    Parameters
+    ----------
+    load_model : makes the model; called once, in the worker's process
+    """
+
+    def __init__(self, load_model: Callable[[], Model]) -> None:
+        self._model = load_model()
+        self._turn = threading.Lock()  # one unit at a time has the model: the others read or write meanwhile
+
+    def __call__(self, job: Job, unit: Unit) -> dict[str, Any]:
+        """Do one unit and mark it as done.
+
+        Returns
+        -------
+        The row that is also in the done-marker: numbers of tiles, labels and unread pixels, and seconds spent.
+        """
+        began = time.perf_counter()
+        halo = 0 if job.rule is None else job.rule.halo
+        around = grow(unit.core, halo, job.grid.height, job.grid.width)
+        tiles = [t for t in job.grid.tiles_touching(around) if job.foreground.touches(t)]
+        row: dict[str, Any] = {"tiles": len(tiles), "labels": 0, "unread_px": 0, "foreground_px": 0}
+        row |= {"read_s": 0.0, "wait_s": 0.0, "model_s": 0.0, "post_s": 0.0}
+        if tiles:
+            probability = self._predict(job, unit, around, tiles, row)
+        else:
+            probability = np.zeros((around.height, around.width), np.uint8)
+        then = time.perf_counter()
+        self._finish(job, unit, around, probability, row)
+        row["post_s"] = time.perf_counter() - then
+        row["total_s"] = time.perf_counter() - began
+        job.work.write_marker(unit.name, row)
+        return row
+
+    def _predict(
+        self, job: Job, unit: Unit, around: Window, tiles: list[Window], row: dict[str, Any]
+    ) -> np.ndarray:
+        """Stored probability (uint8) of the window `around`."""
+        began = time.perf_counter()
+        window = _bounds(tiles)
+        image, valid = job.source.read(window)
+        row["read_s"] = time.perf_counter() - began
+
+        blender = Blender(around, weights(job.grid.tile, job.grid.overlap))
+        with self._turn:
+            row["wait_s"] = time.perf_counter() - began - row["read_s"]
+            for start in range(0, len(tiles), TILES_AT_ONCE):
+                some = tiles[start : start + TILES_AT_ONCE]
+                batch = np.stack([_cut(image, window, t) for t in some])
+                then = time.perf_counter()
+                predicted = self._model.predict(batch, job.features)
+                row["model_s"] += time.perf_counter() - then
+                for tile, p in zip(some, predicted, strict=True):
+                    blender.add(tile, p)
+        del image
+        blended, covered = blender.result()
+        probability = to_uint8(blended)
+        real = np.zeros(probability.shape, bool)
+        inside = _overlap(window, around)
+        real[_slices(inside, around)] = valid[_slices(inside, window)]
+        probability[~real] = 0
+        core = _slices(unit.core, around)
+        row["unread_px"] = int((covered[core] & ~real[core]).sum())
+        row["foreground_px"] = int((covered[core] & real[core]).sum())
+        return probability
+
+    def _finish(
+        self, job: Job, unit: Unit, around: Window, probability: np.ndarray, row: dict[str, Any]
+    ) -> None:
+        """Threshold, label, measure; write the shards, then the small files."""
+        core = unit.core
+        mine = np.ascontiguousarray(probability[_slices(core, around)])
+        mask = mine >= job.threshold
+        if job.rule is None:
+            labels, n = label_core(mask, job.connectivity)
+            borders = Borders.of(labels)
+        else:
+            shape = job.grid.height, job.grid.width
+            labels, n, borders = split_core(probability >= job.threshold, around, core, shape, job.rule)
+        job.store.write("probability", 0, core, mine)
+        job.store.write("semantic", 0, core, mask.astype(np.uint8))
+        job.store.write("scratch", 0, core, labels)
+        row["labels"] = n
+        if n:
+            job.work.save_table(
+                unit.name, measure_unit(labels, mine, core, (job.grid.height, job.grid.width))
+            )
+            job.work.save_arrays(unit.name, **borders.arrays())
+
+
+def relabel_unit(job: Job, unit: Unit, lookup: np.ndarray) -> int:
+    """Write the unit's shards of final ids: ``lookup[labels]``, with `lookup` (n + 1,) uint32. Number of pixels."""
+    core = unit.core
+    labels = np.asarray(job.store.array("scratch", 0)[_slices(core, Window(0, 0, 0, 0))])
+    ids = lookup[labels]
+    job.store.write("instances", 0, core, ids)
+    return int(np.count_nonzero(ids))
+
+
+def _cut(image: np.ndarray, window: Window, tile: Window) -> np.ndarray:
+    return image[_slices(tile, window)]
+
+
+def _bounds(tiles: list[Window]) -> Window:
+    """The smallest window that holds all `tiles`."""
+    top, left = min(t.row_off for t in tiles), min(t.col_off for t in tiles)
+    bottom = max(t.row_off + t.height for t in tiles)
+    right = max(t.col_off + t.width for t in tiles)
+    return Window(left, top, right - left, bottom - top)
+
+
+def _overlap(one: Window, other: Window) -> Window:
+    top, left = max(one.row_off, other.row_off), max(one.col_off, other.col_off)
+    bottom = min(one.row_off + one.height, other.row_off + other.height)
+    right = min(one.col_off + one.width, other.col_off + other.width)
+    return Window(left, top, max(0, right - left), max(0, bottom - top))
+
+
+def _slices(window: Window, frame: Window) -> tuple[slice, slice]:
+    """Where `window` lies in an array that shows `frame`."""
+    top, left = window.row_off - frame.row_off, window.col_off - frame.col_off
+    return slice(top, top + window.height), slice(left, left + window.width)

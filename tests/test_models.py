@@ -1,0 +1,210 @@
+"""Networks: the FSS-1000 anchors, what is computed once, and independence of batch mates."""
+
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from model import matching
+from model.compact import CompactNet
+from model.relation import RelationNet
+from model.segmenter import Segmenter, SupportFeatures, load_segmenter
+from model.weights import WeightsError, save_weights
+
+
+def n_parameters(module: torch.nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+def gflop(run: object) -> float:
+    with FlopCounterMode(display=False) as counter:
+        run()  # type: ignore[operator]
+    return counter.get_total_flops() / 1e9
+
+
+def patches(n: int, seed: int = 0, side: int = 224) -> tuple[np.ndarray, np.ndarray]:
+    """Dark discs on a light ground with noise, and their masks."""
+    rng = np.random.default_rng(seed)
+    rows, cols = np.mgrid[:side, :side]
+    images, labels = [], []
+    for _ in range(n):
+        mask = np.zeros((side, side), bool)
+        for _ in range(12):
+            r, c, radius = rng.uniform(0, side), rng.uniform(0, side), rng.uniform(8, 18)
+            mask |= (rows - r) ** 2 + (cols - c) ** 2 < radius**2
+        image = np.where(mask[..., None], [90, 60, 140], [225, 200, 215]) + rng.normal(0, 12, (side, side, 3))
+        images.append(np.clip(image, 0, 255).astype(np.uint8))
+        labels.append(mask.astype(np.uint8))
+    return np.stack(images), np.stack(labels)
+
+
+@pytest.fixture(scope="module")
+def released() -> RelationNet:
+    torch.manual_seed(0)
+    return RelationNet("released").eval()
+
+
+def test_released_vgg16_has_the_published_number_of_parameters(released: RelationNet) -> None:
+    assert n_parameters(released.encoder) == 14_723_712
+    assert n_parameters(released) - n_parameters(released.encoder) == 18_109_313
+
+
+def test_released_vgg16_costs_what_the_published_code_costs(released: RelationNet) -> None:
+    image, mask = torch.rand(1, 3, 224, 224), torch.ones(1, 1, 224, 224)
+    with torch.inference_mode():
+        deepest, taps = released.encoder(torch.cat([image, mask], 1))
+        pack = released.compile_support(image, mask, 1 - mask)
+        encoder = gflop(lambda: released.encoder(torch.cat([image, mask], 1)))
+        decoder = gflop(lambda: released.decode(deepest, taps, pack))
+    assert encoder == pytest.approx(30.75, abs=0.01)
+    assert decoder == pytest.approx(24.75, abs=0.01)
+    assert encoder + decoder == pytest.approx(55.50, abs=0.01)  # a tile, with the support encoded once
+    assert 6 * encoder + decoder == pytest.approx(
+        209.25, abs=0.05
+    )  # as the authors do: 5 supports for every query
+
+
+def test_variants_differ_where_paper_and_code_differ(released: RelationNet) -> None:
+    paper = RelationNet("paper").eval()
+    images, masks = torch.rand(3, 3, 64, 64), torch.ones(3, 1, 64, 64)
+    with torch.inference_mode():
+        mean = paper.encoder(torch.cat([images, masks], 1))[0].mean(0, keepdim=True)
+        torch.testing.assert_close(paper.compile_support(images, masks, 1 - masks).deepest, mean)
+        five = released.encoder(torch.cat([images, masks], 1))[0].mean(0, keepdim=True) * 5
+        pack = released.compile_support(images, masks, 1 - masks)
+        torch.testing.assert_close(pack.deepest, five)  # a sum over 5 shots, kept for other K
+        assert not pack.skips
+        assert len(paper.compile_support(images, masks, 1 - masks).skips) == 5
+        assert paper(images, paper.compile_support(images, masks, 1 - masks)).shape == (3, 1, 64, 64)
+    assert paper.relation[0].kernel_size == (1, 1)
+    assert released.relation[0].kernel_size == (3, 3)
+
+
+def test_compact_is_small() -> None:
+    net = CompactNet("S").eval()
+    assert n_parameters(net) < 2_000_000
+    images, labels = patches(5)
+    x = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
+    y = torch.from_numpy(labels)[:, None].float()
+    with torch.inference_mode():
+        pack = net.compile_support(x, y, 1 - y)
+        assert gflop(lambda: net(x[:1], pack)) < 5.0
+        # the pack does not grow with the number of shots beyond what it keeps of them
+        sizes = [
+            sum(t.numel() for t in net.compile_support(x[:k], y[:k], 1 - y[:k]).keys.values()) for k in (2, 5)
+        ]
+    assert sizes[0] == sizes[1]
+
+
+@pytest.fixture(scope="module")
+def segmenter() -> Segmenter:
+    return load_segmenter("compact", batch_size=4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_tile_does_not_depend_on_its_batch(dtype: torch.dtype) -> None:
+    segmenter = load_segmenter("compact", dtype=dtype, batch_size=4)
+    images, labels = patches(9)
+    features = segmenter.encode(images[:3], labels[:3])
+    together = segmenter.predict(images, features)
+    alone = np.concatenate([segmenter.predict(images[i : i + 1], features) for i in range(9)])
+    np.testing.assert_array_equal(together, alone)
+    np.testing.assert_array_equal(segmenter.predict(images[::-1], features)[::-1], together)
+
+
+def test_features_travel(segmenter: Segmenter) -> None:
+    images, labels = patches(3)
+    features = segmenter.encode(images, labels)
+    arrived: SupportFeatures = pickle.loads(pickle.dumps(features))
+    assert arrived.digest == features.digest
+    np.testing.assert_array_equal(segmenter.predict(images, arrived), segmenter.predict(images, features))
+
+
+def test_digest_changes_with_the_support_set(segmenter: Segmenter) -> None:
+    images, labels = patches(3)
+    other = labels.copy()
+    other[0, 0, 0] ^= 1
+    assert segmenter.encode(images, labels).digest != segmenter.encode(images, other).digest
+
+
+def test_shipped_weights_segment_dark_discs_and_the_inverse(segmenter: Segmenter) -> None:
+    """The support set decides what is found: the same query, the object and then all but the object."""
+    images, labels = patches(6)
+    for wanted in (labels, 1 - labels):
+        features = segmenter.encode(images[:5], wanted[:5])
+        found = segmenter.predict(images[5:], features)[0] >= 0.5
+        truth = wanted[5] == 1
+        assert (found & truth).sum() / (found | truth).sum() > 0.85
+
+
+def test_unlabelled_pixels_have_no_say(segmenter: Segmenter) -> None:
+    images, labels = patches(3)
+    partly = labels.copy()
+    partly[:, :, 112:] = 255
+    other = np.where(partly == 255, np.random.default_rng(1).integers(0, 255, partly.shape), 255)
+    painted = np.where((partly == 255)[..., None], other[..., None].astype(np.uint8), images)
+    query = images[:1]
+    a = segmenter.predict(query, segmenter.encode(images, partly))
+    b = segmenter.predict(query, segmenter.encode(painted.astype(np.uint8), partly))
+    # only through the receptive field of labelled pixels near the border
+    assert np.abs(a - b).mean() < 0.05
+
+
+def test_ridge_is_the_closed_form_solution() -> None:
+    """Against the normal equations solved by numpy in float64."""
+    rng = np.random.default_rng(0)
+    x, y, w = rng.normal(size=(200, 6)), np.sign(rng.normal(size=200)), rng.uniform(size=200)
+    w /= w.sum()
+    design = np.c_[x, np.ones(200)]
+    expected = np.linalg.solve(design.T @ (design * w[:, None]) + 0.1 * np.eye(7), design.T @ (w * y))
+    found = matching.solve_ridge(
+        *(torch.tensor(a, dtype=torch.float32) for a in (x, y, w)), torch.tensor(0.1)
+    )
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_keys_are_taken_from_both_sides_evenly() -> None:
+    foreground = torch.zeros(1000)
+    foreground[100:130] = 1
+    background = 1 - foreground
+    background[500:] = 0  # not labelled
+    kept = matching.select_keys(foreground, background, 100)
+    assert len(kept) == 100
+    assert len(set(kept.tolist())) == 100
+    assert (
+        int((foreground[kept] == 1).sum()) == 30
+    )  # all there are; the rest of the room goes to the background
+    assert int(kept.max()) < 500
+
+
+def test_damaged_and_foreign_weights_are_refused(tmp_path: object) -> None:
+    from pathlib import Path
+
+    folder = Path(str(tmp_path))
+    with pytest.raises(WeightsError, match="no such weights file"):
+        load_segmenter("compact", str(folder / "missing.safetensors"))
+    (folder / "damaged.safetensors").write_bytes(b"\x00" * 64)
+    with pytest.raises(WeightsError, match="not a safetensors file"):
+        load_segmenter("compact", str(folder / "damaged.safetensors"))
+    save_weights(torch.nn.Linear(2, 2), folder / "other.safetensors", {})
+    with pytest.raises(WeightsError, match="another network"):
+        load_segmenter("compact", str(folder / "other.safetensors"))
+    with pytest.raises(WeightsError, match="no weights ship"):
+        load_segmenter("vgg16-paper")
+    with pytest.raises(WeightsError, match="not one of"):
+        load_segmenter("unet")
+
+
+def test_relation_network_runs_behind_the_segmenter(tmp_path: object) -> None:
+    from pathlib import Path
+
+    path = Path(str(tmp_path)) / "vgg.safetensors"
+    torch.manual_seed(1)
+    save_weights(RelationNet("paper"), path, {})
+    segmenter = load_segmenter("vgg16-paper", str(path), dtype=torch.float32, batch_size=2)
+    images, labels = patches(2)
+    p = segmenter.predict(images[:, :64, :64], segmenter.encode(images[:, :64, :64], labels[:, :64, :64]))
+    assert p.shape == (2, 64, 64)
+    assert ((p >= 0) & (p <= 1)).all()

@@ -1,0 +1,132 @@
+"""Episodes and training: reproducible, resumable, licensed."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from model.compact import CompactNet
+from model.episodes import EpisodeSampler, allowed_for_shipping, load_corpus, read_pair
+from model.synthetic import Blobs, LabelField, Rivers, random_task
+from model.train import TrainConfig, train
+
+
+def make_corpus(root: Path, classes: int = 2, n: int = 3) -> None:
+    rng = np.random.default_rng(0)
+    for c in range(classes):
+        folder = root / f"class's {c}"
+        folder.mkdir(parents=True)
+        for k in range(1, n + 1):
+            mask = np.zeros((224, 224), np.uint8)
+            mask[50 : 120 + 5 * k, 60:150] = 255
+            image = rng.integers(0, 90, (224, 224, 3), dtype=np.uint8) + (mask // 2)[..., None]
+            Image.fromarray(image).save(folder / f"{k}.jpg")
+            Image.fromarray(mask).save(folder / f"{k}.png")
+
+
+def test_corpus_survives_the_known_defects_of_fss1000(tmp_path: Path) -> None:
+    make_corpus(tmp_path)
+    folder = tmp_path / "class's 0"
+    Image.new("RGB", (224, 224)).save(folder / "10.jpeg")  # an extra image without a mask
+    Image.new("RGB", (224, 224)).save(folder / "9.jpg")
+    Image.open(folder / "1.png").convert("RGB").save(folder / "1.png")  # a colour image stored as a mask
+    Image.open(folder / "2.jpg").resize((300, 200)).save(folder / "2.jpg")  # not 224 x 224
+    Image.open(folder / "2.png").resize((300, 200)).save(folder / "2.png")
+    Image.new("L", (224, 224)).save(folder / "3.inst.png")
+    corpus = load_corpus(tmp_path)
+    assert [c.name for c in corpus] == ["class's 0", "class's 1"]
+    assert corpus[0].images.shape == (3, 3, 224, 224)
+    assert corpus[0].masks.any((1, 2)).all()
+
+
+def test_masks_of_0_and_1_and_of_0_and_255_mean_the_same(tmp_path: Path) -> None:
+    make_corpus(tmp_path, 1)
+    image = next(tmp_path.iterdir()) / "1.jpg"
+    first = read_pair(image)
+    mask = image.with_suffix(".png")
+    Image.fromarray(np.asarray(Image.open(mask)) // 255).save(mask)
+    again = read_pair(image)
+    assert first is not None
+    assert again is not None
+    np.testing.assert_array_equal(first[1], again[1])
+
+
+@pytest.mark.parametrize(
+    ("licence", "allowed"),
+    [
+        ("CC0", True),
+        ("CC BY 4.0", True),
+        ("CC BY-SA", True),
+        ('not stated (Kaggle "Satellite Images of Water Bodies")', True),
+        ("CC BY-NC-SA 4.0", False),
+        ("CC BY-ND", False),
+        ("CC BY-NC-ND", False),
+        ("DRIVE, research use", False),
+        ("unknown", False),
+    ],
+)
+def test_which_licences_weights_may_ship_with(licence: str, allowed: bool) -> None:
+    assert allowed_for_shipping(licence) is allowed
+
+
+def test_episode_i_is_the_same_in_every_run(tmp_path: Path) -> None:
+    make_corpus(tmp_path)
+    corpus = load_corpus(tmp_path)
+    for i in range(6):
+        a, b = EpisodeSampler(corpus, size=64, seed=5)[i], EpisodeSampler(corpus, size=64, seed=5)[i]
+        assert torch.equal(a.images, b.images)
+        assert torch.equal(a.masks, b.masks)
+        assert 1 <= a.shots <= 5
+        assert a.images.shape == (8, 3, 64, 64)
+        assert 0 <= a.images.min() <= a.images.max() <= 1
+        assert set(a.masks.unique().tolist()) <= {0.0, 1.0}
+    c = EpisodeSampler(corpus, size=64, seed=6)[0]
+    assert not torch.equal(c.images, EpisodeSampler(corpus, size=64, seed=5)[0].images)
+
+
+@pytest.mark.parametrize("kind", [Blobs, LabelField, Rivers])
+def test_synthetic_tasks_share_their_look_and_differ_in_shape(kind: type) -> None:
+    generator = torch.Generator().manual_seed(2)
+    task = kind(generator)
+    (image, mask), (_, other) = task.draw(96, generator), task.draw(96, generator)
+    assert image.shape == (3, 96, 96)
+    assert mask.dtype == torch.bool
+    assert not torch.equal(mask, other)
+    assert 0 < mask.float().mean() < 1
+
+
+def test_all_generators_are_drawn() -> None:
+    generator = torch.Generator().manual_seed(0)
+    assert {type(random_task(generator)) for _ in range(40)} == {Blobs, LabelField, Rivers}
+
+
+def test_training_learns_and_goes_on_after_a_kill_as_if_nothing_had_happened(tmp_path: Path) -> None:
+    config = TrainConfig(steps=6, episodes_per_step=1, crop=48, warmup=2, bf16=False, learning_rate=1e-3)
+    whole = train(config, [], tmp_path / "whole", loader_workers=0, report_every=3)
+
+    class Killed(Exception):
+        pass
+
+    def die(step: int) -> None:
+        if step == 4:
+            raise Killed
+
+    with pytest.raises(Killed):
+        train(config, [], tmp_path / "twice", loader_workers=0, report_every=3, on_step=die)
+    again = train(config, [], tmp_path / "twice", loader_workers=0, report_every=3)
+    for (name, a), b in zip(whole.state_dict().items(), again.state_dict().values(), strict=True):
+        assert torch.equal(a, b), name
+    rows = [json.loads(line) for line in (tmp_path / "twice" / "log.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [3, 6]
+    start = CompactNet("S").state_dict()["encoder.blocks.0.0.weight"]
+    assert not torch.equal(start, whole.state_dict()["encoder.blocks.0.0.weight"])
+
+
+def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
+    config = TrainConfig(steps=1, episodes_per_step=1, crop=32, warmup=1, bf16=False)
+    train(config, [], tmp_path, loader_workers=0)
+    with pytest.raises(ValueError, match="another run"):
+        train(TrainConfig(steps=2, episodes_per_step=1, crop=32, bf16=False), [], tmp_path, loader_workers=0)
