@@ -73,14 +73,18 @@ def load_annotations(uri: str, source: Source | None, class_name: str | None) ->
     windows = _windows(uri, regions, info.transform)
     tree = shapely.STRtree([drawn.geometry for drawn in chosen])
     images, labels, instances, names = [], [], [], []
-    for title, window in windows:
+    labelled: list[tuple[Window, NDArray[np.bool_]]] = []
+    for title, region, window in windows:
         image, valid = source.read(window)
         x, y = _apply(info.transform, window.col_off, window.row_off)
         to_world = Affine(info.transform.a, info.transform.b, x, info.transform.d, info.transform.e, y)
-        inside = _burn([region.geometry for region in regions], to_world) > 0
+        inside = _burn([region.geometry], to_world) > 0
         inside &= valid
+        for earlier, taken in labelled:  # a pixel has one patch: left out, it must be left out everywhere
+            _remove(inside, window, taken, earlier)
         if not inside.any():
             continue
+        labelled.append((window, inside))
         near = np.sort(tree.query(shapely.box(x, y, *_apply(to_world, PATCH, PATCH))))
         ids = _burn([chosen[index].geometry for index in near], to_world)
         ids[~inside] = 0
@@ -221,9 +225,18 @@ def _choose_class(uri: str, objects: list[_Drawn], class_name: str | None) -> tu
     return class_name, chosen
 
 
-def _windows(uri: str, regions: list[_Drawn], transform: Affine) -> list[tuple[str, Window]]:
-    """224 px windows of the working grid that cover each region, centred on it, no two overlapping."""
-    windows: dict[tuple[int, int], str] = {}
+def _remove(mask: NDArray[np.bool_], window: Window, other: NDArray[np.bool_], other_window: Window) -> None:
+    """Clear, in the mask of one patch, what is set in that of another; both (224, 224)."""
+    down, right = other_window.row_off - window.row_off, other_window.col_off - window.col_off
+    if abs(down) < PATCH and abs(right) < PATCH:
+        here = slice(max(0, down), PATCH + min(0, down)), slice(max(0, right), PATCH + min(0, right))
+        there = slice(max(0, -down), PATCH + min(0, -down)), slice(max(0, -right), PATCH + min(0, -right))
+        mask[here] &= ~other[there]
+
+
+def _windows(uri: str, regions: list[_Drawn], transform: Affine) -> list[tuple[str, _Drawn, Window]]:
+    """224 px windows of the working grid that cover each region, centred on it: (title, region, window)."""
+    windows: list[tuple[str, _Drawn, Window]] = []
     for region in regions:
         left, top, right, bottom = region.geometry.bounds
         first_col, first_row = _apply(~transform, left, top)
@@ -238,8 +251,8 @@ def _windows(uri: str, regions: list[_Drawn], transform: Affine) -> list[tuple[s
         for row in rows:
             for col in cols:
                 part = "" if len(rows) * len(cols) == 1 else f" at ({row}, {col})"
-                windows.setdefault((row, col), region.title + part)
-    return [(title, Window(col, row, PATCH, PATCH)) for (row, col), title in windows.items()]
+                windows.append((region.title + part, region, Window(col, row, PATCH, PATCH)))
+    return windows
 
 
 def _apply(transform: Affine, x: float, y: float) -> tuple[float, float]:

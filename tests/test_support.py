@@ -445,3 +445,17 @@ def test_gzip_lists_and_single_files(tmp_path, slide):
     assert "not GeoJSON" in refusal(path, source=slide)
     assert "source" in refusal(path)
     assert "no such file" in refusal(tmp_path / "none.geojson", source=slide)
+
+
+def test_no_pixel_is_labelled_in_two_patches(load):
+    """Two regions 30 px apart, and one over both: each patch shows the others' pixels, and labels its own."""
+    support = load(
+        box(200, 200, 300, 300, name="region"),
+        box(360, 200, 460, 300, name="region"),
+        box(280, 180, 480, 320, name="region"),
+        box(220, 220, 240, 240, name="a"),
+        box(380, 220, 400, 240, name="a"),
+        box(470, 200, 476, 240, name="a"),
+    )
+    n_labelled = [int((labels != IGNORE).sum()) for labels in support.labels]
+    assert n_labelled == [50 * 50, 50 * 50, 100 * 70 - 10 * 50 - 50 * 50]  # working px are 2 x 2 of the slide
