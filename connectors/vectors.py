@@ -5,6 +5,7 @@ the order of the ids and writes (`merge_sorted`, `GeoJsonWriter`).
 """
 
 import gzip
+import hashlib
 import heapq
 import json
 import os
@@ -31,6 +32,7 @@ from shapely.geometry.base import BaseGeometry
 from connectors.workdir import atomic_path, is_local, open_filesystem, output_errors
 
 ROW_GROUP = 65_536  # rows; a reader that filters skips whole groups
+MEASUREMENT_DECIMALS = 4
 _FLUSH = 1 << 18  # characters gathered before they are compressed
 _NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "fewscope/instance")
 _MAX_INT32 = 2**31 - 1
@@ -148,7 +150,7 @@ class FeatureStyle:
     object_type : {"detection", "annotation"}
         QuPath draws a million detections, but not a million annotations.
     decimals : int
-        Coordinates and measurements are rounded to this.
+        Coordinates are rounded to this.
     """
 
     run_hash: str
@@ -159,8 +161,18 @@ class FeatureStyle:
 
 
 def feature_uuid(run_hash: str, instance: int) -> str:
-    """The UUID (version 5) of an instance of a run."""
-    return str(uuid.uuid5(_NAMESPACE, f"{run_hash}/{instance}"))
+    """The UUID (version 5) of an instance of a run.
+
+    >>> feature_uuid("run", 7) == str(uuid.uuid5(_NAMESPACE, "run/7"))
+    True
+    """
+    # By hand (RFC 9562, 5.5): `uuid.uuid5` takes three times as long, and there are millions.
+    name = _NAMESPACE.bytes + f"{run_hash}/{instance}".encode()
+    value = bytearray(hashlib.sha1(name, usedforsecurity=False).digest()[:16])
+    value[6] = value[6] & 0x0F | 0x50
+    value[8] = value[8] & 0x3F | 0x80
+    text = value.hex()
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
 
 
 def feature_texts(
@@ -179,10 +191,7 @@ def feature_texts(
     measurements : mapping of str to (N,) float, optional
         Names may hold a unit, "Area µm^2". Values that are not finite are left out.
     """
-    array = np.asarray(geometries, dtype=object)
-    # The sum turns -0.0 into 0.0.
-    array = shapely.transform(array, lambda xy: np.round(xy, style.decimals) + 0.0)
-    texts = [_shorten(text) for text in shapely.to_geojson(array)]
+    texts = geometry_texts(geometries, style.decimals)
     constant = json.dumps(
         {
             "objectType": style.object_type,
@@ -192,7 +201,10 @@ def feature_texts(
         separators=(",", ":"),
     )[:-1]
     columns = [
-        (json.dumps(name, ensure_ascii=False), np.round(np.asarray(values, np.float64), style.decimals) + 0.0)
+        (
+            json.dumps(name, ensure_ascii=False),
+            np.round(np.asarray(values, np.float64), MEASUREMENT_DECIMALS) + 0.0,
+        )
         for name, values in (measurements or {}).items()
     ]
     columns_text = [
@@ -223,9 +235,34 @@ def feature_text(
     return feature_texts([instance], [geometry], style, columns)[0]
 
 
-def _shorten(geometry: str) -> str:
-    """Whole-numbered coordinates without their ``.0``; nothing else in a geometry looks like that."""
-    return geometry.replace(".0,", ",").replace(".0]", "]")
+def geometry_texts(geometries: Sequence[BaseGeometry] | Geometries, decimals: int) -> list[str]:
+    """GeoJSON of points, polygons and multipolygons, not empty, coordinates rounded.
+
+    GEOS writes WKT three times as fast as GeoJSON, and a few replacements make the one from the other.
+
+    >>> geometry_texts([shapely.Polygon([(0, 0), (2.505, 0), (0, 1)])], 1)
+    ['{"type":"Polygon","coordinates":[[[0,0],[2.5,0],[0,1],[0,0]]]}']
+    """
+    array = np.asarray(geometries, dtype=object)
+    # The sum turns -0.0 into 0.0.
+    array = shapely.transform(array, lambda xy: np.round(xy, decimals) + 0.0)
+    return [_wkt_to_geojson(text) for text in shapely.to_wkt(array, rounding_precision=decimals)]
+
+
+_TYPES = {"POINT": "Point", "POLYGON": "Polygon", "MULTIPOLYGON": "MultiPolygon"}
+
+
+def _wkt_to_geojson(wkt: str) -> str:
+    kind, _, body = wkt.partition(" ")
+    depth = len(body) - len(body.lstrip("("))  # 1 for a point, 2 for a polygon, 3 for a multipolygon
+    if kind not in _TYPES or not depth:
+        raise ValueError(f"cannot write {wkt[:40]} as a feature; give points, polygons or multipolygons")
+    inner = body[depth:-depth]
+    for wkt_token, json_token in ((")), ((", "]]],[[["), ("), (", "]],[["), (", ", "],["), (" ", ",")):
+        inner = inner.replace(wkt_token, json_token)
+    # A position has brackets of its own in GeoJSON, but for points WKT has them too.
+    brackets = depth if kind == "POINT" else depth + 1
+    return f'{{"type":"{_TYPES[kind]}","coordinates":{"[" * brackets}{inner}{"]" * brackets}}}'
 
 
 def fragment_text(ids: Iterable[int], texts: Iterable[str]) -> str:

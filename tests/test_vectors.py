@@ -30,6 +30,7 @@ from connectors.vectors import (
     feature_uuid,
     footprints,
     fragment_text,
+    geometry_texts,
     merge_sorted,
     read_fragment,
 )
@@ -129,7 +130,7 @@ def test_simplified_outlines_are_never_lost_nor_invalid(labels: np.ndarray, tole
 
 def test_a_feature_is_what_qupath_reads() -> None:
     outline = shapely.Polygon([(0.004, 0), (3.123456, 0), (3, 2.5), (-0.001, 2)])
-    text = feature_text(12, outline, STYLE, {"Area µm^2": 7.346, "Circularity": float("nan")})
+    text = feature_text(12, outline, STYLE, {"Area µm^2": 7.34567, "Circularity": float("nan")})
     assert "\n" not in text
     feature = json.loads(text)
     assert feature.keys() == {"type", "id", "geometry", "properties"}
@@ -142,10 +143,36 @@ def test_a_feature_is_what_qupath_reads() -> None:
     assert feature["properties"] == {
         "objectType": "detection",
         "classification": {"name": "nucleus", "color": [0, 128, 255]},
-        "measurements": {"Area µm^2": 7.35},
+        "measurements": {"Area µm^2": 7.3457},
     }
     assert "-0" not in text.partition("geometry")[2]
     assert ".0]" not in text
+
+
+@settings(max_examples=40, deadline=None)
+@given(LABELS, st.integers(0, 4), st.floats(0.05, 1e5))
+def test_geometries_are_written_as_shapely_writes_them(
+    labels: np.ndarray, decimals: int, scale: float
+) -> None:
+    transform = Affine.rotation(20) @ Affine.scale(scale)
+    outlines = [outline for _, outline in footprints(labels, (3, 5), transform)]
+    for outline, text in zip(outlines, geometry_texts(outlines, decimals), strict=True):
+        expected = json.loads(shapely.to_geojson(outline))
+        assert json.loads(text) == rounded(expected, decimals)
+
+
+def rounded(value: Any, decimals: int) -> Any:
+    if isinstance(value, dict):
+        return {key: rounded(item, decimals) for key, item in value.items()}
+    if isinstance(value, list):
+        return [rounded(item, decimals) for item in value]
+    return float(np.round(value, decimals)) if isinstance(value, float) else value
+
+
+@pytest.mark.parametrize("wkt", ["POLYGON EMPTY", "LINESTRING (0 0, 1 1)", "GEOMETRYCOLLECTION EMPTY"])
+def test_what_qupath_cannot_show_is_an_error(wkt: str) -> None:
+    with pytest.raises(ValueError, match="give points, polygons or multipolygons"):
+        feature_text(1, shapely.from_wkt(wkt), STYLE)
 
 
 def test_ids_are_unique_and_stay() -> None:
