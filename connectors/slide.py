@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import os
 import shlex
 import threading
@@ -63,6 +64,7 @@ class OpenSlideSource:
         self._levels = _levels(self._slide)
         self._lock = threading.Lock()
         self._closed = False
+        self._failed: set[tuple[_Level, int, int, int, int]] = set()  # blocks: top, bottom, left, right
         if slide is None and (found := _fingerprint(self._slide, self._path)) != info.fingerprint:
             raise SourceError(
                 f"{info.uri}: changed since it was first opened (fingerprint {found[:12]}, expected "
@@ -131,13 +133,40 @@ class OpenSlideSource:
 
     def overview(self, max_side: int) -> Pixels:
         """See `connectors.source.Source.overview`; read from the coarsest level that is fine enough."""
+        (height, width), steps = self._overview_grid(max_side)
+        return self._render((0, height, 0, width), (height, width), steps)
+
+    def _overview_grid(self, max_side: int) -> tuple[tuple[int, int], tuple[float, float]]:
+        """Size of the overview, and the step of its pixels in level-0 px."""
         if max_side < 1:
             raise ValueError(f"max_side {max_side} is not at least 1")
         info = self._info
         shrink = max(1.0, max(info.height, info.width) / max_side)
         height, width = max(1, round(info.height / shrink)), max(1, round(info.width / shrink))
         steps = (info.transform.e * info.height / height, info.transform.a * info.width / width)
-        return self._render((0, height, 0, width), (height, width), steps)
+        return (height, width), steps
+
+    def unreadable(self, max_side: int | None = None) -> tuple[Window, ...]:
+        """See `connectors.source.Source.unreadable`: the bad blocks of the level that was read."""
+        info = self._info
+        down, right = info.transform.e, info.transform.a
+        level = _best_level(
+            self._levels, min(self._overview_grid(max_side)[1] if max_side else (down, right))
+        )
+        with self._lock:
+            blocks = sorted(block[1:] for block in self._failed if block[0] == level)
+        windows = []
+        for block in blocks:
+            row, stop = (
+                math.floor(block[0] * level.row_step / down),
+                math.ceil(block[1] * level.row_step / down),
+            )
+            col, end = (
+                math.floor(block[2] * level.col_step / right),
+                math.ceil(block[3] * level.col_step / right),
+            )
+            windows.append(Window(col, row, min(end, info.width) - col, min(stop, info.height) - row))
+        return tuple(windows)
 
     def _render(
         self, bounds: tuple[int, int, int, int], grid: tuple[int, int], steps: tuple[float, float]
@@ -220,6 +249,8 @@ class OpenSlideSource:
             except openslide.OpenSlideError:
                 slide.close()
                 slide = None
+                with self._lock:
+                    self._failed.add((level, *block))
         if slide is not None:
             slide.close()
         return image, valid

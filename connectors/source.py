@@ -120,6 +120,14 @@ class Source(Protocol):
         """Read the whole source, shrunk so that its longer side is at most ``max_side``; never enlarged."""
         ...
 
+    def unreadable(self, max_side: int | None = None) -> tuple[Window, ...]:
+        """Windows of the working grid that failed to decode in any ``read`` so far (or ``overview(max_side)``).
+
+        What `read` calls not valid for another reason (outside the scan, transparent) is not in it. A window
+        that was read is known in full, whatever else was read.
+        """
+        ...
+
     def close(self) -> None:
         """Give back files and memory; reading afterwards is an error. Closing twice is fine."""
         ...

@@ -35,7 +35,7 @@ MAX_PAIRS = 512  # 150 KB each once decoded
 IMAGE_FOLDERS = ("image", "images")
 LABEL_FOLDERS = ("label", "labels")
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
-__all__ = ["IGNORE", "PATCH", "SupportError", "SupportSet", "load_support"]
+__all__ = ["IGNORE", "PATCH", "SupportError", "SupportSet", "is_drawn", "load_support"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -102,6 +102,11 @@ class SupportSet:
         return digest.hexdigest()
 
 
+def is_drawn(uri: str) -> bool:
+    """Whether a support set is annotations drawn on a slide, by its name; else it is a folder of pairs."""
+    return uri.lower().removesuffix(".gz").endswith((".geojson", ".json"))
+
+
 def load_support(uri: str, *, source: Source | None = None, class_name: str | None = None) -> SupportSet:
     """Read a support set.
 
@@ -122,8 +127,7 @@ def load_support(uri: str, *, source: Source | None = None, class_name: str | No
     SupportError
         One line: the file, what is wrong, and what to do.
     """
-    lower = uri.lower().removesuffix(".gz")
-    if lower.endswith((".geojson", ".json")):
+    if is_drawn(uri):
         from connectors.annotations import load_annotations  # here, because it needs the types above
 
         return load_annotations(uri, source, class_name)

@@ -25,10 +25,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from pipeline.estimate import estimate
 from pipeline.plan import MODELS, SegmentConfig, model_loader
-from pipeline.pool import LocalPool, Pool, RayPool
+from pipeline.pool import LocalPool, RayPool, WorkerError
 from pipeline.run import UnreadError, segment
 
 BAD_INPUT = 2
+STOPPED = 130  # as shells say it of a program stopped by Ctrl-C
+EXPECTED = (ValueError, OSError, UnreadError, WorkerError)
+NOISY = ("PIL", "fsspec", "asyncio", "botocore", "aiobotocore", "s3fs", "rasterio", "numcodecs", "filelock")
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -131,32 +134,32 @@ def configs(args: argparse.Namespace) -> list[SegmentConfig]:
 def run(args: argparse.Namespace) -> int:
     """All slides over one pool of workers; a slide that fails does not stop the others."""
     todo = configs(args)
-    model = model_loader(todo[0])()
+    load = model_loader(todo[0])
+    model = load()
     if args.estimate:
         for config in todo:
             print(estimate(config, model))
         return 0
-    failed = 0
-    pool: Pool | None = None
-    try:
+    failed = False
+    with (
+        LocalPool(lambda: model) if args.local else RayPool(load, args.workers, args.gpus_per_worker) as pool
+    ):
         for config in todo:
             try:
-                if pool is None:
-                    load = model_loader(config)
-                    pool = (
-                        LocalPool(load) if args.local else RayPool(load, args.workers, args.gpus_per_worker)
-                    )
                 report = segment(config, pool, model)
-                print(f"{config.source}: {summary(report)}\n  {config.out.rstrip('/')}/report.html")
-            except (ValueError, OSError, UnreadError) as error:
-                failed += 1
-                print(f"error: {error}", file=sys.stderr)
-                if args.verbose:
-                    logging.getLogger().exception("details")
-    finally:
-        if pool is not None:
-            pool.__exit__(None, None, None)
+                print(
+                    f"{config.source}: {summary(report)}\n  {config.out.rstrip('/')}/report.html", flush=True
+                )
+            except EXPECTED as error:
+                failed = True
+                complain(error)
     return BAD_INPUT if failed else 0
+
+
+def complain(error: BaseException) -> None:
+    """One line on stderr; with -v the traceback, in the log."""
+    print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+    logging.getLogger(__name__).debug("details", exc_info=error)
 
 
 def summary(report: dict[str, Any]) -> str:
@@ -173,19 +176,21 @@ def summary(report: dict[str, Any]) -> str:
 def main(argv: list[str] | None = None) -> int:
     """Parse, call, print. 0: reports written; 2: bad input, one line for each on stderr."""
     args = parse(argv)
-    logging.basicConfig(
+    logging.basicConfig(  # stdout: stderr is for errors alone
         level=logging.DEBUG if args.verbose else logging.INFO,
         format="%(asctime)s %(message)s",
         datefmt="%H:%M:%S",
+        stream=sys.stdout,
     )
-    for noisy in ("PIL", "fsspec", "asyncio", "botocore", "aiobotocore", "s3fs", "rasterio", "numcodecs"):
+    for noisy in NOISY:
         logging.getLogger(noisy).setLevel(logging.WARNING)
     try:
         return run(args)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        if args.verbose:
-            raise
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from here", file=sys.stderr)
+        return STOPPED
+    except EXPECTED as error:
+        complain(error)
         return BAD_INPUT
 
 

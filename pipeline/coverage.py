@@ -1,10 +1,11 @@
 """Which tiles are worth computing: the foreground of a source, asked tile by tile."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from rasterio.windows import Window
+from scipy import ndimage
 
 from pipeline.foreground import foreground, touches_foreground
 
@@ -31,13 +32,41 @@ class Foreground:
         """Whether any foreground lies under a tile, however little."""
         return touches_foreground(self.mask, tile, self.shape)
 
+    def on(self, window: Window) -> np.ndarray:
+        """The mask on a window inside the source, (h, w) bool at the working resolution."""
+        rows = (np.arange(window.row_off, window.row_off + window.height) + 0.5) * self.mask.shape[0]
+        cols = (np.arange(window.col_off, window.col_off + window.width) + 0.5) * self.mask.shape[1]
+        on: np.ndarray = self.mask[
+            np.ix_((rows // self.shape[0]).astype(int), (cols // self.shape[1]).astype(int))
+        ]
+        return on
+
     def count(self, tiles: Iterable[Window]) -> int:
         """How many of the tiles touch the foreground."""
         return sum(map(self.touches, tiles))
 
 
 def find_foreground(
-    overview: np.ndarray, valid: np.ndarray, shape: tuple[int, int], choice: str, kind: str = "slide"
+    overview: np.ndarray,
+    valid: np.ndarray,
+    unreadable: Sequence[Window],
+    shape: tuple[int, int],
+    choice: str,
+    kind: str = "slide",
 ) -> Foreground:
-    """The foreground of a source of `shape` (height, width), from its overview; ``choice`` "all" skips nothing."""
-    return Foreground(np.ones_like(valid) if choice == "all" else foreground(overview, valid, kind), shape)
+    """The foreground of a source of `shape` (height, width), from its overview (h, w, 3) and what is valid there.
+
+    Places that did not decode may be tissue: they count as such, and the units will find out. ``choice`` "all" skips
+    only what lies outside the scan.
+    """
+    failed = np.zeros_like(valid)
+    for window in unreadable:
+        rows, cols = window.toslices()
+        failed[
+            rows.start * len(valid) // shape[0] : -(-rows.stop * len(valid) // shape[0]),
+            cols.start * valid.shape[1] // shape[1] : -(-cols.stop * valid.shape[1] // shape[1]),
+        ] = True
+    failed &= ~valid
+    if choice == "all":
+        return Foreground(ndimage.binary_dilation(valid | failed), shape)
+    return Foreground(foreground(overview, valid, kind) | failed, shape)

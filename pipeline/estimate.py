@@ -49,11 +49,12 @@ class Estimate:
 
 def estimate(config: SegmentConfig, model: Model) -> Estimate:
     """Look at a source without segmenting it: reads an overview, predicts one batch of blank tiles."""
-    plan = prepare(config, model)
+    plan = prepare(config)
+    features = model.encode(plan.support.images, plan.support.labels)
     tiles = np.full((16, plan.grid.tile, plan.grid.tile, 3), 200, np.uint8)
-    model.predict(tiles, plan.features)
+    model.predict(tiles, features)
     began = time.perf_counter()
-    model.predict(tiles, plan.features)
+    model.predict(tiles, features)
     seconds = (time.perf_counter() - began) / len(tiles)
     unit_px = max(u.core.height * u.core.width for u in plan.units)
     foreground_px = plan.foreground.mask.mean() * plan.grid.height * plan.grid.width

@@ -1,6 +1,6 @@
 """What is to be done, before any tile is predicted: options checked, source and support set read, units laid out.
 
-Nothing is written here. Everything that determines the result is in a `Plan`, and `manifest` puts it in a form that
+Nothing is written here, and no model is needed. `manifest` puts everything that determines the result in a form that
 can be hashed and compared.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import importlib.metadata
 import logging
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -17,14 +18,12 @@ import numpy as np
 from rasterio.windows import Window
 
 from connectors.source import Source, SourceError, open_source
-from connectors.support import SupportSet, load_support
+from connectors.support import SupportSet, is_drawn, load_support
 from model.segmenter import MODELS, Segmenter, load_segmenter
 from pipeline import calibrate
-from pipeline.blend import to_uint8
 from pipeline.coverage import Foreground, find_foreground
 from pipeline.grid import TILE, TileGrid, Unit, default_shard, plan_units
-from pipeline.instances import label_core
-from pipeline.split import SplitRule, split_core
+from pipeline.split import SplitRule
 
 __all__ = ["MODELS", "Plan", "SegmentConfig", "manifest", "model_loader", "prepare"]
 
@@ -32,6 +31,9 @@ log = logging.getLogger(__name__)
 
 OVERVIEW_PX = 2048
 """Longer side of the overview that tissue is looked for in: 50 px of a 100,000 px slide to a pixel, a quarter tile."""
+
+CHUNK_PX = 512
+"""Side of a storage chunk, where the shard is a multiple of it: what a viewer reads at once."""
 
 Instances = Literal["auto", "components", "split"]
 
@@ -82,7 +84,13 @@ class SegmentConfig:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Plan:
-    """What is known before any tile is predicted."""
+    """What is known before any tile is predicted.
+
+    Attributes
+    ----------
+    shard, chunk : sides of the result's files and of what is read of them at once, px
+    rules : the ways to tell objects apart that may be chosen from; None is plain connected components
+    """
 
     config: SegmentConfig
     source: Source
@@ -90,19 +98,16 @@ class Plan:
     grid: TileGrid
     units: list[Unit]
     shard: int
+    chunk: int
     foreground: Foreground
-    features: Any
-    loo: calibrate.LeaveOneOut | None
-    threshold: float
-    rule: SplitRule | None
-    count_errors: np.ndarray | None
+    rules: tuple[SplitRule | None, ...]
     min_area_px: int
 
     @property
     def n_tiles(self) -> int:
         """Tiles with foreground, each counted once."""
         whole = Window(0, 0, self.grid.width, self.grid.height)
-        return sum(self.foreground.touches(t) for t in self.grid.tiles_touching(whole))
+        return self.foreground.count(self.grid.tiles_touching(whole))
 
 
 def model_loader(config: SegmentConfig) -> Callable[[], Segmenter]:
@@ -110,47 +115,48 @@ def model_loader(config: SegmentConfig) -> Callable[[], Segmenter]:
     return functools.partial(load_segmenter, config.model, config.weights)
 
 
-def prepare(config: SegmentConfig, model: calibrate.Model) -> Plan:
-    """Open, check, encode, plan. Reads the support set and an overview; writes nothing."""
+def prepare(config: SegmentConfig) -> Plan:
+    """Open, check, lay out. Reads the support set and an overview; writes nothing."""
     check(config)
     source = open_source(config.source, mpp=config.mpp, slide_mpp=config.slide_mpp)
-    drawn_on = source
-    if config.support_slide not in (None, config.source):
-        drawn_on = open_source(config.support_slide, mpp=source.info.mpp, slide_mpp=None)
-    support = load_support(config.support, source=drawn_on, class_name=config.class_name)
     info = source.info
+    drawn_on = source
+    if is_drawn(config.support) and config.support_slide not in (None, config.source):
+        drawn_on = open_source(config.support_slide or config.source, mpp=info.mpp)
+    support = load_support(config.support, source=drawn_on, class_name=config.class_name)
     if support.mpp and info.mpp and not 0.9 < support.mpp / info.mpp < 1.1:
         raise SourceError(
             f"{config.source}: would be segmented at {info.mpp:.4g} um per px, but the support set {config.support} is "
             f"at {support.mpp:.4g}; give --mpp {support.mpp:.4g}"
         )
+    min_area_px = 0
+    if config.min_area_um2 > 0:
+        if not info.mpp:
+            raise ValueError("--min-area-um2 needs a source with a resolution; give --slide-mpp")
+        min_area_px = math.ceil(config.min_area_um2 / info.mpp**2)
+    rules = possible_rules(config, support, info.mpp)
+    shard = config.shard or default_shard(info.height, info.width)
+    units = plan_units(info.height, info.width, config.unit or shard)
     overview, valid = source.overview(OVERVIEW_PX)
     if not valid.any():
         raise SourceError(
             f"{config.source}: no pixel of it could be read; copy the file again from where it came"
         )
-    foreground = find_foreground(overview, valid, (info.height, info.width), config.foreground)
-
-    features = model.encode(support.images, support.labels)
-    loo = calibrate.leave_one_out(model, support.images, support.labels, config.threshold)
-    threshold = config.threshold if config.threshold is not None else loo.threshold if loo else 0.5
-    rule, errors = choose_instances(config, support, info.mpp, loo, threshold)
-    grid = TileGrid(info.height, info.width, TILE, config.overlap)
-    shard = config.shard or default_shard(info.height, info.width)
-    unit = config.unit or shard
-    if unit % shard:
-        raise ValueError(
-            f"unit {unit} is not a multiple of the shard {shard}; use {max(1, unit // shard) * shard}"
-        )
-    min_area_px = 0
-    if config.min_area_um2 > 0:
-        if not info.mpp:
-            raise ValueError("--min-area-um2 needs a source with a resolution; give --slide-mpp")
-        min_area_px = int(np.ceil(config.min_area_um2 / info.mpp**2))
+    foreground = find_foreground(
+        overview, valid, source.unreadable(OVERVIEW_PX), (info.height, info.width), config.foreground
+    )
     return Plan(
-        config, source, support, grid, plan_units(info.height, info.width, unit), shard, foreground,
-        features, loo, threshold, rule, errors, min_area_px,
-    )  # fmt: skip
+        config=config,
+        source=source,
+        support=support,
+        grid=TileGrid(info.height, info.width, TILE, config.overlap),
+        units=units,
+        shard=shard,
+        chunk=math.gcd(CHUNK_PX, shard),
+        foreground=foreground,
+        rules=rules,
+        min_area_px=min_area_px,
+    )
 
 
 def check(config: SegmentConfig) -> None:
@@ -167,42 +173,30 @@ def check(config: SegmentConfig) -> None:
         raise ValueError(f"--max-unread {config.max_unread} is not between 0 and 1")
     if not 0 <= config.overlap <= TILE // 2:
         raise ValueError(f"overlap {config.overlap} is not in 0..{TILE // 2} (half a tile); use 32")
+    if config.object_radius_um is not None and not config.object_radius_um > 0:
+        raise ValueError(
+            f"--object-radius-um {config.object_radius_um} is not above 0; give a typical radius"
+        )
+    if config.shard is not None and (config.shard < 16 or config.shard % 16):
+        raise ValueError(f"shard {config.shard} is not a multiple of 16 px; use 1024, 2048 or 4096")
+    if config.unit and (config.shard is None or config.unit % config.shard):
+        raise ValueError(f"unit {config.unit} is not a multiple of the shard {config.shard}; give both")
 
 
-def choose_instances(
-    config: SegmentConfig,
-    support: SupportSet,
-    mpp: float | None,
-    loo: calibrate.LeaveOneOut | None,
-    threshold: float,
-) -> tuple[SplitRule | None, np.ndarray | None]:
-    """How objects are told apart: None for plain components, and the count's errors on the left-out patches.
-
-    Of the ways that ``config.instances`` allows, the one whose counts are nearest to the outlined objects.
-    """
+def possible_rules(
+    config: SegmentConfig, support: SupportSet, mpp: float | None
+) -> tuple[SplitRule | None, ...]:
+    """The ways to tell objects apart that ``config.instances`` allows; None is plain connected components."""
     radius = config.object_radius_um / (mpp or 1.0) if config.object_radius_um else typical_radius(support)
-    rule = SplitRule(float(np.clip(radius, 1, 80)), config.connectivity) if radius else None
-    if config.instances == "split" and rule is None:
+    if config.instances == "components" or (config.instances == "auto" and radius is None):
+        return (None,)
+    if radius is None:
         raise ValueError(
             "--instances split needs to know how large an object is: outline the objects one by one in the support "
             "set, or give --object-radius-um"
         )
-    ways: list[SplitRule | None] = [] if config.instances == "split" else [None]
-    if config.instances != "components" and rule is not None:
-        ways.append(rule)
-    if loo is None or support.instances is None:
-        return ways[0], None
-    errors = [
-        calibrate.count_errors(
-            loo.probabilities,
-            support.labels,
-            support.instances,
-            functools.partial(count_objects, threshold=threshold, rule=way, connectivity=config.connectivity),
-        )
-        for way in ways
-    ]
-    best = int(np.argmin([np.abs(e).mean() for e in errors]))
-    return ways[best], errors[best]
+    rule = SplitRule(float(np.clip(radius, 1, 80)), config.connectivity)
+    return (rule,) if config.instances == "split" else (None, rule)
 
 
 def typical_radius(support: SupportSet) -> float | None:
@@ -219,26 +213,10 @@ def typical_radius(support: SupportSet) -> float | None:
     return float(np.sqrt(np.median(areas) / np.pi)) if areas else None
 
 
-def count_objects(
-    probability: np.ndarray, threshold: float, rule: SplitRule | None, connectivity: int
-) -> int:
-    """Number of objects in a probability map (H, W), told apart as a unit's are."""
-    mask = to_uint8(probability) >= threshold_level(threshold)
-    if rule is None:
-        return label_core(mask, connectivity)[1]
-    whole = Window(0, 0, mask.shape[1], mask.shape[0])
-    return split_core(mask, whole, whole, mask.shape, rule)[1]
-
-
-def threshold_level(threshold: float) -> int:
-    """The least stored probability (uint8) that is object: the mask follows from what is stored."""
-    return max(1, int(np.ceil(threshold * 255 - 1e-9)))
-
-
-def manifest(plan: Plan) -> dict[str, Any]:
+def manifest(plan: Plan, model: calibrate.Model) -> dict[str, Any]:
     """Everything that determines the result, as JSON values: what a resumed run must agree on.
 
-    Not in it: workers, unit size, batch size, which do not.
+    Not in it: workers, unit size, batch size, which do not. What the support set decides follows from it.
     """
     config, info = plan.config, plan.source.info
     return {
@@ -247,13 +225,15 @@ def manifest(plan: Plan) -> dict[str, Any]:
         "size": [info.height, info.width],
         "mpp": info.mpp,
         "support": plan.support.digest(),
-        "model": config.model,
-        "features": plan.features.digest,
+        "class": plan.support.class_name,
+        "model": model.name,
+        "weights": getattr(model, "weights_digest", ""),
         "tile": plan.grid.tile,
         "overlap": plan.grid.overlap,
-        "threshold": plan.threshold,
+        "threshold": "chosen" if config.threshold is None else config.threshold,
         "connectivity": config.connectivity,
-        "instances": "components" if plan.rule is None else f"split, radius {plan.rule.radius:.3f} px",
+        "instances": config.instances,
+        "object_radius_px": max((rule.radius for rule in plan.rules if rule), default=None),
         "min_area_px": plan.min_area_px,
         "foreground": config.foreground,
         "shard": plan.shard,

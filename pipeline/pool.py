@@ -6,6 +6,7 @@ small rows.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import threading
@@ -15,7 +16,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
 
+import dask.local
 import ray
+from ray.exceptions import RayError, RayTaskError
 
 from pipeline.calibrate import Model
 from pipeline.grid import Unit
@@ -29,14 +32,25 @@ UNITS_IN_FLIGHT = 2
 RETRIES = 3
 """Times that a unit is done again after its worker died, before the job gives up."""
 
+SAY_EVERY_S = 30.0
+"""While Ray has started no worker yet."""
+
 Row = dict[str, Any]
 Task = Callable[..., Any]
+
+
+class WorkerError(RuntimeError):
+    """Workers cannot be started, or die again and again. Finished units are kept."""
 
 
 class Pool(Protocol):
     """Something that does units (with a model) and tasks (without one), in any order, each at least once."""
 
     n_workers: int
+
+    def start(self) -> None:
+        """Get the workers going, without waiting for them. Starting twice is fine."""
+        ...
 
     def run(self, job: Job, units: Iterable[Unit]) -> Iterator[tuple[Unit, Row]]:
         """Do units; yields each with its row when it is done."""
@@ -63,10 +77,16 @@ class LocalPool:
 
     def __init__(self, load_model: Callable[[], Model]) -> None:
         self.n_workers = 1
-        self._worker = UnitWorker(load_model)
+        self._load_model = load_model
+        self._worker: UnitWorker | None = None
         self._threads = ThreadPoolExecutor(UNITS_IN_FLIGHT, thread_name_prefix="unit")
 
+    def start(self) -> None:
+        if self._worker is None:
+            self._worker = UnitWorker(self._load_model)
+
     def run(self, job: Job, units: Iterable[Unit]) -> Iterator[tuple[Unit, Row]]:
+        self.start()
         return self._each((unit, (self._worker, job, unit)) for unit in units)
 
     def map(self, task: Task, job: Job, items: Mapping[Unit, tuple[Any, ...]]) -> Iterator[tuple[Unit, Any]]:
@@ -85,6 +105,7 @@ class LocalPool:
         finally:
             for future in running:
                 future.cancel()
+            wait(running)  # none may go on writing when another run takes the folder
 
     @property
     def dask_scheduler(self) -> Any:
@@ -107,13 +128,21 @@ class _Actor:
     """A `UnitWorker` on a node of the cluster. Threads: `UNITS_IN_FLIGHT` units at once."""
 
     def __init__(self, load_model: Callable[[], Model]) -> None:
-        self._worker = UnitWorker(load_model)
+        self._load_model = load_model
+        self._worker: UnitWorker | None = None
         self._job: Job | None = None
         self._loading = threading.Lock()
 
-    def ready(self) -> str:
-        """The node's address: returns when the model is loaded."""
-        return ray.util.get_node_ip_address()
+    def ready(self) -> UnitWorker:
+        """Load the model, here and not above: an error of it then reaches the driver as it is."""
+        with self._loading:
+            if self._worker is None:
+                self._worker = UnitWorker(self._load_model)
+            return self._worker
+
+    def is_ready(self) -> bool:
+        """Returns when the model is loaded."""
+        return self.ready() is not None
 
     def _get(self, key: str, job: list[ray.ObjectRef]) -> Job:
         with self._loading:  # fetched once per actor and job (and again after a restart), not once per unit
@@ -123,13 +152,17 @@ class _Actor:
 
     def run(self, key: str, job: list[ray.ObjectRef], unit: Unit) -> Row:
         """Do one unit."""
-        return self._worker(self._get(key, job), unit)
+        return self.ready()(self._get(key, job), unit)
 
     def task(
-        self, key: str, job: list[ray.ObjectRef], task: Task, unit: Unit, arguments: tuple[Any, ...]
+        self, key: str, job: list[ray.ObjectRef], unit: Unit, task: Task, arguments: tuple[Any, ...]
     ) -> Any:
         """Do one task."""
         return task(self._get(key, job), unit, *arguments)
+
+    def call(self, function: Task, *arguments: Any) -> Any:
+        """Do one task of a dask graph."""
+        return function(*arguments)
 
 
 class RayPool:
@@ -141,6 +174,11 @@ class RayPool:
     workers : number of actors; None for one per GPU of the cluster, or one per CPU where there is no GPU
     gpus_per_worker : GPUs that an actor asks for (a fraction puts several on one); None for 1 where there is a GPU.
         On a cluster whose GPU nodes scale from zero, give both.
+
+    Raises
+    ------
+    WorkerError
+        From any method: Ray cannot be reached, or a unit's worker died `RETRIES` times over.
     """
 
     def __init__(
@@ -149,70 +187,90 @@ class RayPool:
         workers: int | None = None,
         gpus_per_worker: float | None = None,
     ) -> None:
+        self.n_workers = workers or 1  # until `start` has asked Ray
+        self._load_model, self._workers, self._gpus = load_model, workers, gpus_per_worker
+        self._actors: list[Any] = []
+        self._shared: tuple[str, list[ray.ObjectRef]] | None = None
+        self._started_here = False
+
+    def start(self) -> None:
+        if self._actors:
+            return
         self._started_here = not ray.is_initialized()
         if self._started_here:
             _start_ray()
         resources = ray.cluster_resources()
-        n_gpus = int(resources.get("GPU", 0))
-        if gpus_per_worker is None:
-            gpus_per_worker = 1.0 if n_gpus else 0.0
-        if workers is None:
-            on_gpus = int(n_gpus / gpus_per_worker) if gpus_per_worker else 0
-            workers = on_gpus or int(resources.get("CPU", 1))
-        self.n_workers = max(1, workers)
-        n_cpus = 0 if self.n_workers > resources.get("CPU", 1) and not gpus_per_worker else 1
+        n_cpus, n_gpus = resources.get("CPU", 1.0), resources.get("GPU", 0.0)
+        gpus = self._gpus if self._gpus is not None else float(n_gpus >= 1)
+        on_gpus = int(n_gpus / gpus) if gpus else 0
+        self.n_workers = max(1, self._workers or on_gpus or int(n_cpus))
+        crowded = not gpus and self.n_workers > n_cpus  # more workers than CPUs: a part of one each
         actor = ray.remote(_Actor).options(
-            num_cpus=n_cpus,
-            num_gpus=gpus_per_worker,
-            max_concurrency=UNITS_IN_FLIGHT + 1,  # and `ready`
-            max_restarts=RETRIES,
+            num_cpus=int(1000 * n_cpus / self.n_workers) / 1000 if crowded else 1,
+            num_gpus=gpus,
+            max_concurrency=UNITS_IN_FLIGHT + 1,  # and `is_ready`
+            max_restarts=-1,  # a long job on machines that come and go: what ends it is one unit's retries
             max_task_retries=RETRIES,
         )
-        self._actors: list[Any] = [actor.remote(load_model) for _ in range(self.n_workers)]
-        log.info("%d workers asked of Ray (%s)", self.n_workers, "GPU" if gpus_per_worker else "CPU")
+        self._actors = [actor.remote(self._load_model) for _ in range(self.n_workers)]
+        log.info("%d workers asked of Ray (%s)", self.n_workers, f"{gpus:g} GPU each" if gpus else "CPU")
 
     def run(self, job: Job, units: Iterable[Unit]) -> Iterator[tuple[Unit, Row]]:
-        shared = [ray.put(job)]  # in a list: actors fetch it once, not with every call
-        return self._each((unit, ("run", job.key, shared, unit)) for unit in units)
+        return self._each(job, ((unit, "run", ()) for unit in units))
 
     def map(self, task: Task, job: Job, items: Mapping[Unit, tuple[Any, ...]]) -> Iterator[tuple[Unit, Any]]:
-        shared = [ray.put(job)]
-        return self._each(
-            (unit, ("task", job.key, shared, task, unit, arguments)) for unit, arguments in items.items()
-        )
+        return self._each(job, ((unit, "task", (task, arguments)) for unit, arguments in items.items()))
 
-    def _each(self, calls: Iterator[tuple[Unit, tuple[Any, ...]]]) -> Iterator[tuple[Unit, Any]]:
+    def _each(
+        self, job: Job, calls: Iterator[tuple[Unit, str, tuple[Any, ...]]]
+    ) -> Iterator[tuple[Unit, Any]]:
         """Calls go to actors that are ready, at most `UNITS_IN_FLIGHT` to each; results as they come."""
-        starting = {actor.ready.remote(): actor for actor in self._actors}
+        self.start()
+        if self._shared is None or self._shared[0] != job.key:
+            self._shared = job.key, [ray.put(job)]  # in a list: actors fetch it once, not with every call
+        starting = {actor.is_ready.remote(): actor for actor in self._actors}
         running: dict[ray.ObjectRef, tuple[Unit, Any]] = {}
         room: list[Any] = []
-        left = True
-        while left or running:
-            while left and room:
-                call = next(calls, None)
-                if call is None:
-                    left = False
-                    break
-                unit, (method, *arguments) = call
+        waiting = next(calls, None)
+        while waiting is not None or running:
+            while waiting is not None and room:
+                unit, method, arguments = waiting
                 actor = room.pop(0)
-                running[getattr(actor, method).remote(*arguments)] = (unit, actor)
-            if not left and not running:
-                break
-            done, _ = ray.wait([*running, *starting], num_returns=1)
+                running[getattr(actor, method).remote(*self._shared, unit, *arguments)] = (unit, actor)
+                waiting = next(calls, None)
+            done, _ = ray.wait([*running, *starting], num_returns=1, timeout=SAY_EVERY_S)
+            if not done and len(starting) == self.n_workers:
+                log.info("waiting for Ray to start a worker: it may have to start a machine first")
             for ref in done:
                 if ref in starting:
-                    ray.get(ref)  # raises here what the model's loading raised there
+                    _result(ref)
                     room += [starting.pop(ref)] * UNITS_IN_FLIGHT
                 else:
                     unit, actor = running.pop(ref)
                     room.append(actor)
-                    yield unit, ray.get(ref)
+                    yield unit, _result(ref)
 
     @property
     def dask_scheduler(self) -> Any:
-        from ray.util.dask import ray_dask_get
+        """Tasks of dask graphs go to the actors too.
 
-        return ray_dask_get
+        `ray.util.dask.ray_dask_get` makes Ray tasks of them, which would wait for ever for the CPUs that the actors
+        hold, or without asking for CPUs start a process for every shard at once.
+        """
+        self.start()
+        turn = itertools.cycle(self._actors)
+
+        def submit(function: Task, *arguments: Any) -> Future[Any]:
+            future: Future[Any] = next(turn).call.remote(function, *arguments).future()
+            return future
+
+        def get(graph: Any, keys: Any, **options: Any) -> Any:
+            try:
+                return dask.local.get_async(submit, self.n_workers, graph, keys, **options)
+            except RayError as error:
+                raise _explained(error) from error
+
+        return get
 
     def __enter__(self) -> RayPool:
         return self
@@ -220,21 +278,49 @@ class RayPool:
     def __exit__(self, *_: object) -> None:
         for actor in self._actors:
             ray.kill(actor)
+        self._actors, self._shared = [], None
         if self._started_here:
             ray.shutdown()
 
 
-def _start_ray() -> None:
-    """Connect to the cluster of ``RAY_ADDRESS`` or of the running job; start Ray on this machine if there is none."""
-    if os.environ.get("RAY_ADDRESS") or os.environ.get("RAY_JOB_ID"):
-        ray.init(address="auto", log_to_driver=False)
-        return
-    # workers must find these packages whether or not they are installed, and one thread per actor is fastest on CPUs
-    root = str(Path(__file__).resolve().parents[1])
-    paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
-    ray.init(
-        address="local",
-        include_dashboard=False,
-        log_to_driver=False,
-        runtime_env={"env_vars": {"PYTHONPATH": os.pathsep.join(paths)}},
+def _result(ref: ray.ObjectRef) -> Any:
+    """What the call returned; raises what it raised."""
+    try:
+        return ray.get(ref)
+    except RayError as error:
+        raise _explained(error) from error
+
+
+def _explained(error: RayError) -> Exception:
+    """The exception of the worker's code, or one line about the worker's death."""
+    if isinstance(error, RayTaskError):
+        cause: Exception = error.cause
+        return cause
+    reason = str(error).strip().partition("\n")[0]
+    return WorkerError(
+        f"a worker died {RETRIES + 1} times ({reason}); its machine may be short of memory: try fewer --workers. The "
+        "same command goes on where this one stopped"
     )
+
+
+def _start_ray() -> None:
+    """Connect to the cluster of ``RAY_ADDRESS`` (a job has it); start Ray on this machine if there is none."""
+    # of ours, no line in the log: what Ray will do one day with actors that have no GPU
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    try:
+        if os.environ.get("RAY_ADDRESS"):
+            ray.init(address="auto", log_to_driver=False, logging_level=logging.WARNING)
+            return
+        # workers must find these packages whether or not they are installed
+        root = str(Path(__file__).resolve().parents[1])
+        paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
+        ray.init(
+            address="local",
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.WARNING,
+            runtime_env={"env_vars": {"PYTHONPATH": os.pathsep.join(paths)}},
+        )
+    except (ConnectionError, RuntimeError, TimeoutError) as error:
+        reason = " ".join(str(error).split())
+        raise WorkerError(f"Ray cannot be started or reached ({reason}); --local works without it") from error

@@ -53,15 +53,15 @@ class Quality:
 
 @dataclass(frozen=True, slots=True)
 class Timings:
-    """Where the time went. Seconds of wall clock; shares are of the workers' time, 0..1."""
+    """Where the time went. Seconds of wall clock; shares are of the workers' time, 0..1, and may overlap."""
 
     stages: Mapping[str, float] = field(default_factory=dict)  # in order
     total_s: float | None = None
     tiles: int | None = None
     tiles_per_s: float | None = None
     model_busy: float | None = None
-    read_wait: float | None = None
-    write_wait: float | None = None
+    reading: float | None = None
+    finishing: float | None = None  # labelling, measuring, writing
     started: str = ""
 
 

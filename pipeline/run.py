@@ -1,18 +1,20 @@
 """The journey, from a source and a support set to counted instances. Start reading here.
 
-`segment` reads top to bottom: plan, run the units, merge what meets at seams, number the instances, write tables and
-pictures. What is decided before the first tile is in ``plan.py``; what is done per unit, in ``worker.py``; who does
-it, Ray or this process, in ``pool.py``.
+`segment` reads top to bottom: plan, decide, run the units, merge what meets at seams, number the instances, write
+tables and pictures. What is laid out before the first tile is in ``plan.py``, what the support set decides in
+``decision.py``; what is done per unit, in ``worker.py``; who does it, Ray or this process, in ``pool.py``.
 """
 
 from __future__ import annotations
 
+import importlib.metadata
 import logging
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, Literal
 
 import numpy as np
 
@@ -21,16 +23,17 @@ from connectors.vectors import FeatureStyle, InstanceTableWriter
 from connectors.workdir import WorkDir
 from model.segmenter import load_segmenter
 from pipeline import calibrate
+from pipeline.decision import Decision, decide, threshold_level
 from pipeline.grid import Unit
 from pipeline.instances import Borders, Merge, merge_labels, seam_pairs
 from pipeline.measure import INSTANCE_SCHEMA, final_tables
 from pipeline.outline import POINTS_ABOVE, by_unit, outline_unit, write_fragments
 from pipeline.pictures import draw
-from pipeline.plan import Plan, SegmentConfig, manifest, model_loader, prepare, threshold_level
+from pipeline.plan import Plan, SegmentConfig, manifest, model_loader, prepare
 from pipeline.pool import Pool, RayPool
 from pipeline.progress import Progress
 from pipeline.pyramid import build_pyramids
-from pipeline.report import Quality, Timings, make_report, write_report
+from pipeline.report import Quality, Report, Timings, make_report, write_report
 from pipeline.survey import survey
 from pipeline.worker import Job, relabel_unit
 
@@ -39,6 +42,9 @@ log = logging.getLogger(__name__)
 COUNT_INTERVAL_SOURCE = (
     "95 % interval of the count's error on the support patches, each predicted and counted without itself"
 )
+
+
+VERSIONS_OF = ("fewscope", "torch", "ray", "zarr", "openslide-python", "openslide-bin", "numpy", "scipy")
 
 
 class UnreadError(RuntimeError):
@@ -96,14 +102,19 @@ def segment(
             return segment(config, started, model)
     clock = Clock()
     with clock.stage("prepare"):
-        plan = prepare(config, model or load_segmenter(config.model, config.weights))
+        plan = prepare(config)
+        model = model or load_segmenter(config.model, config.weights)
         work = WorkDir(config.out)
-        state = work.claim(manifest(plan), overwrite=config.overwrite)
+        determined = manifest(plan, model)
+        state = work.claim(determined, overwrite=config.overwrite)
     if state == "finished":
         log.info("%s: finished already; --overwrite runs it again", config.out)
-        return open_result(config.out).report
-    store = ResultStore(config.out)
-    store.create(store_spec(plan), attributes={"run": work.run_hash, "manifest": manifest(plan)})
+        return finished_report(config)
+    pool.start()
+    with clock.stage("decide"):
+        decision = decide(plan, model, work)
+        store = ResultStore(config.out)
+        store.create(store_spec(plan), attributes={"run": work.run_hash, "manifest": determined})
     job = Job(
         key=f"{config.out}:{work.run_hash}",
         source=plan.source,
@@ -111,61 +122,36 @@ def segment(
         work=work,
         grid=plan.grid,
         foreground=plan.foreground,
-        features=plan.features,
-        threshold=threshold_level(plan.threshold),
+        features=decision.features,
+        threshold=threshold_level(decision.threshold),
         connectivity=config.connectivity,
-        rule=plan.rule,
+        rule=decision.rule,
     )
     with clock.stage("segment"):
         rows, fresh = run_units(pool, job, plan)
     with clock.stage("number instances"):
         merge = number_instances(work, plan, rows)
-        relabel = {u: (merge.lookup(u.index),) for u in plan.units if rows[u.name]["labels"]}
-        for _ in pool.map(relabel_unit, job, relabel):
+        lookups = {u: (merge.lookup(u.index),) for u in plan.units if rows[u.name]["labels"]}
+        for _ in pool.map(relabel_unit, job, lookups):
             pass
     with clock.stage("pyramids"):
         build_pyramids(config.out, scheduler=pool.dask_scheduler)
     with clock.stage("tables"):
         write_tables(pool, job, plan, merge, rows)
-    with clock.stage("pictures"):
-        result = open_result(config.out)
-        found = survey(
-            result.table,
-            plan.grid.height,
-            plan.grid.width,
-            plan.foreground.mask,
-            seam_rows=sorted({u.core.row_off for u in plan.units} - {0}),
-            seam_cols=sorted({u.core.col_off for u in plan.units} - {0}),
-        )
-        pictures = draw(
-            plan.source,
-            result,
-            found,
-            plan.foreground.mask,
-            plan.support,
-            None if plan.loo is None else plan.loo.probabilities,
-            plan.threshold,
-        )
-    report = make_report(
-        plan.source.info,
-        found,
-        class_name=plan.support.class_name,
-        run=facts(plan, work, pool),
-        timings=timings(clock, fresh, pool),
-        quality=quality(plan),
-        count_interval=calibrate.count_interval(found.count, plan.count_errors),
-        count_interval_source="" if plan.count_errors is None else COUNT_INTERVAL_SOURCE,
-        unread_px=sum(row["unread_px"] for row in rows.values()),
-        notes=notes(plan),
-    )
-    write_report(config.out, report, pictures)
+    write_page(clock, pool, plan, decision, work, rows, fresh)
     work.finish()
-    if report.unread_fraction > config.max_unread:
+    return finished_report(config)
+
+
+def finished_report(config: SegmentConfig) -> dict[str, Any]:
+    """``report.json`` of a finished run. UnreadError if too much could not be read."""
+    report = open_result(config.out).report
+    if report["unread_fraction"] > config.max_unread:
         raise UnreadError(
-            f"{config.source}: {report.unread_fraction:.0%} of the tissue could not be read, more than --max-unread "
-            f"{config.max_unread:.0%}; the rest is in {config.out}: copy the slide again, or raise the limit"
+            f"{config.source}: {report['unread_fraction']:.1%} of the tissue could not be read, more than --max-unread "
+            f"{config.max_unread:.1%}; the rest is in {config.out}: copy the slide again, or raise the limit"
         )
-    return open_result(config.out).report
+    return report
 
 
 def store_spec(plan: Plan) -> StoreSpec:
@@ -175,7 +161,7 @@ def store_spec(plan: Plan) -> StoreSpec:
         height=plan.grid.height,
         width=plan.grid.width,
         shard=plan.shard,
-        chunk=min(512, plan.shard),
+        chunk=plan.chunk,
         scale=(mpp, mpp) if mpp else (1.0, 1.0),
         scale_unit="micrometer" if mpp else None,
         name="probability",
@@ -185,9 +171,8 @@ def store_spec(plan: Plan) -> StoreSpec:
 
 def run_units(pool: Pool, job: Job, plan: Plan) -> tuple[dict[str, dict[str, Any]], list[dict[str, Any]]]:
     """Do the units that are not done: all rows by unit name, and those of this run."""
-    rows = {
-        name: row for name, row in job.work.read_markers().items() if name in {u.name for u in plan.units}
-    }
+    names = {unit.name for unit in plan.units}
+    rows = {name: row for name, row in job.work.read_markers().items() if name in names}
     todo = [unit for unit in plan.units if unit.name not in rows]
     if rows:
         log.info("%d of %d units are done already", len(rows), len(plan.units))
@@ -195,17 +180,14 @@ def run_units(pool: Pool, job: Job, plan: Plan) -> tuple[dict[str, dict[str, Any
     n_tiles = {u.name: plan.foreground.count(job.grid.tiles_touching(u.core)) for u in todo}
     todo.sort(key=lambda u: -n_tiles[u.name])
     fresh = []
-    with Progress(config_name(plan), sum(n_tiles.values()), pool.n_workers) as progress:
+    with Progress(
+        plan.config.source.rstrip("/").rsplit("/", 1)[-1], sum(n_tiles.values()), pool.n_workers
+    ) as progress:
         for unit, row in pool.run(job, todo):
             rows[unit.name] = row
             fresh.append(row)
             progress.advance(n_tiles[unit.name], row)
     return rows, fresh
-
-
-def config_name(plan: Plan) -> str:
-    """The source's short name, for people."""
-    return plan.config.source.rstrip("/").rsplit("/", 1)[-1]
 
 
 def number_instances(work: WorkDir, plan: Plan, rows: Mapping[str, Mapping[str, Any]]) -> Merge:
@@ -259,10 +241,60 @@ def write_tables(
 # -- what the report says of the run ---------------------------------------------------------------------------------
 
 
-def facts(plan: Plan, work: WorkDir, pool: Pool) -> dict[str, Any]:
+def write_page(
+    clock: Clock,
+    pool: Pool,
+    plan: Plan,
+    decision: Decision,
+    work: WorkDir,
+    rows: Mapping[str, Mapping[str, Any]],
+    fresh: list[dict[str, Any]],
+) -> Report:
+    """``report.html`` and ``report.json``."""
+    with clock.stage("pictures"):
+        found = survey(
+            open_result(plan.config.out).table,
+            plan.grid.height,
+            plan.grid.width,
+            plan.foreground.mask,
+            seam_rows=sorted({u.core.row_off for u in plan.units} - {0}),
+            seam_cols=sorted({u.core.col_off for u in plan.units} - {0}),
+        )
+        store, loo = ResultStore(plan.config.out), decision.loo
+        pictures = draw(
+            plan.source,
+            # the arrays as they are: of them a crop decodes its chunks, of dask's whole shards
+            SimpleNamespace(semantic=_levels(store, "semantic"), instances=_levels(store, "instances")),
+            found,
+            plan.foreground.mask,
+            plan.support,
+            None if loo is None else loo.probabilities,
+            decision.threshold,
+        )
+    report = make_report(
+        plan.source.info,
+        found,
+        class_name=plan.support.class_name,
+        run=facts(plan, decision, work, pool),
+        timings=timings(clock, fresh, pool),
+        quality=quality(plan, decision),
+        count_interval=calibrate.count_interval(found.count, decision.count_errors),
+        count_interval_source="" if decision.count_errors is None else COUNT_INTERVAL_SOURCE,
+        unread_px=sum(row["unread_px"] for row in rows.values()),
+        notes=notes(plan, decision),
+    )
+    write_report(plan.config.out, report, pictures)
+    return report
+
+
+def _levels(store: ResultStore, name: Literal["semantic", "instances"]) -> list[Any]:
+    return [store.array(name, level) for level in range(store.spec.levels)]
+
+
+def facts(plan: Plan, decision: Decision, work: WorkDir, pool: Pool) -> dict[str, Any]:
     """What was run on what, in groups, as the report shows it."""
     config = plan.config
-    determined = manifest(plan)
+    determined = ResultStore(config.out).attributes["manifest"]
     return {
         "support set": {
             "from": config.support,
@@ -271,15 +303,15 @@ def facts(plan: Plan, work: WorkDir, pool: Pool) -> dict[str, Any]:
             "digest": determined["support"],
         },
         "model": {
-            "name": config.model,
+            "name": determined["model"],
             "weights": config.weights or "shipped",
-            "digest": determined["features"],
+            "SHA-256 of the weights": determined["weights"],
         },
         "options": {
             "tile": plan.grid.tile,
             "overlap": plan.grid.overlap,
-            "threshold": plan.threshold,
-            "instances": determined["instances"],
+            "threshold": decision.threshold,
+            "instances": decision.instances,
             "connectivity": config.connectivity,
             "min_area_um2": config.min_area_um2,
             "foreground": config.foreground,
@@ -290,7 +322,7 @@ def facts(plan: Plan, work: WorkDir, pool: Pool) -> dict[str, Any]:
             "tiles of the grid": plan.grid.n_tiles,
             "tiles with tissue": plan.n_tiles,
         },
-        "versions": {"fewscope": determined["version"]},
+        "versions": {name: importlib.metadata.version(name) for name in VERSIONS_OF},
         "hash": work.run_hash,
     }
 
@@ -309,37 +341,38 @@ def timings(clock: Clock, fresh: list[dict[str, Any]], pool: Pool) -> Timings:
         tiles=n_tiles,
         tiles_per_s=n_tiles / clock.stages["segment"] if n_tiles else None,
         model_busy=share("model_s"),
-        read_wait=share("read_s"),
-        write_wait=share("post_s"),
+        reading=share("read_s"),
+        finishing=share("post_s"),
         started=clock.started,
     )
 
 
-def quality(plan: Plan) -> Quality | None:
+def quality(plan: Plan, decision: Decision) -> Quality | None:
     """The leave-one-out estimate, for the report."""
-    loo = plan.loo
+    loo = decision.loo
     if loo is None or not np.isfinite(loo.iou).any():
         return None
     return Quality(
         iou_mean=loo.mean_iou,
         iou_interval=loo.interval,
         iou=tuple(float(v) if np.isfinite(v) else None for v in loo.iou),
-        threshold=plan.threshold,
+        threshold=decision.threshold,
         threshold_source="given" if plan.config.threshold is not None else "the best on left-out patches",
         method=f"leave-one-out over {len(loo.iou)} patches, 95 % interval of the mean (Student's t)",
     )
 
 
-def notes(plan: Plan) -> list[str]:
+def notes(plan: Plan, decision: Decision) -> list[str]:
     """What the reader has to know before any number."""
     said = []
-    if plan.loo is None:
+    loo = decision.loo
+    if loo is None:
         said.append(
             "The support set is too small to estimate the quality of this result (two patches with objects are needed)."
         )
-    elif np.isfinite(plan.loo.iou).any() and plan.loo.mean_iou < 0.4:
+    elif np.isfinite(loo.iou).any() and loo.mean_iou < 0.4:
         said.append(
-            f"Left out one at a time, the support patches are segmented with an IoU of only {plan.loo.mean_iou:.2f}: "
+            f"Left out one at a time, the support patches are segmented with an IoU of only {loo.mean_iou:.2f}: "
             "do not trust the numbers below. More patches, or another --mpp, may help."
         )
     if plan.foreground.is_everything and plan.config.foreground == "auto":

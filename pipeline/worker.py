@@ -77,7 +77,7 @@ class UnitWorker:
         halo = 0 if job.rule is None else job.rule.halo
         around = grow(unit.core, halo, job.grid.height, job.grid.width)
         tiles = [t for t in job.grid.tiles_touching(around) if job.foreground.touches(t)]
-        row: dict[str, Any] = {"tiles": len(tiles), "labels": 0, "unread_px": 0, "foreground_px": 0}
+        row: dict[str, Any] = {"tiles": len(tiles), "labels": 0, "unread_px": 0}
         row |= {"read_s": 0.0, "wait_s": 0.0, "model_s": 0.0, "post_s": 0.0}
         if tiles:
             probability = self._predict(job, unit, around, tiles, row)
@@ -97,6 +97,8 @@ class UnitWorker:
         began = time.perf_counter()
         window = _bounds(tiles)
         image, valid = job.source.read(window)
+        tiles = [t for t in tiles if valid[_slices(t, window)].any()]  # the others would be wiped out below
+        row["tiles"] = len(tiles)
         row["read_s"] = time.perf_counter() - began
 
         blender = Blender(around, weights(job.grid.tile, job.grid.overlap))
@@ -111,15 +113,13 @@ class UnitWorker:
                 for tile, p in zip(some, predicted, strict=True):
                     blender.add(tile, p)
         del image
-        blended, covered = blender.result()
+        blended, _ = blender.result()
         probability = to_uint8(blended)
         real = np.zeros(probability.shape, bool)
         inside = _overlap(window, around)
         real[_slices(inside, around)] = valid[_slices(inside, window)]
         probability[~real] = 0
-        core = _slices(unit.core, around)
-        row["unread_px"] = int((covered[core] & ~real[core]).sum())
-        row["foreground_px"] = int((covered[core] & real[core]).sum())
+        row["unread_px"] = _unread(job, _overlap(inside, unit.core), real, around)
         return probability
 
     def _finish(
@@ -144,6 +144,20 @@ class UnitWorker:
                 unit.name, measure_unit(labels, mine, core, (job.grid.height, job.grid.width))
             )
             job.work.save_arrays(unit.name, **borders.arrays())
+
+
+def _unread(job: Job, window: Window, real: np.ndarray, around: Window) -> int:
+    """Pixels of the foreground in `window` that failed to decode; not those outside the scan.
+
+    A sum over the units does not depend on them: a unit that owns a pixel of the foreground has read it.
+    """
+    missing = ~real[_slices(window, around)]
+    failed = np.zeros_like(missing)
+    if missing.any():
+        for bad in job.source.unreadable():
+            failed[_slices(_overlap(bad, window), window)] = True
+        failed &= missing & job.foreground.on(window)
+    return int(np.count_nonzero(failed))
 
 
 def relabel_unit(job: Job, unit: Unit, lookup: np.ndarray) -> int:

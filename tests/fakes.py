@@ -1,0 +1,180 @@
+"""Stand-ins for the model: small, exact, picklable, importable by Ray's workers. And a slide and a support set.
+
+Run as a program, this segments a slide with one of them, as a job would: what the tests of resuming kill.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import os
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from connectors.pyramid_tiff import write_pyramid
+from pipeline.plan import SegmentConfig
+from pipeline.pool import LocalPool, RayPool
+from pipeline.run import segment
+
+MPP = 0.5
+HEIGHT, WIDTH = 500, 600
+
+
+@dataclass(frozen=True)
+class Features:
+    digest: str
+
+
+class ByColour:
+    """Object where the picture is redder than blue, the more the surer: each pixel by itself."""
+
+    name = "by-colour"
+    weights_digest = "none"
+
+    def encode(self, images: np.ndarray, labels: np.ndarray) -> Features:
+        return Features(f"{images.sum()} {labels.sum()}")
+
+    def predict(self, tiles: np.ndarray, features: Features) -> np.ndarray:
+        return colour_probability(tiles)
+
+
+def colour_probability(image: np.ndarray) -> np.ndarray:
+    """(..., 3) uint8 -> float32 in [0, 1]; the stored byte is half of 255 plus red minus blue."""
+    difference = image[..., 0].astype(np.float32) - image[..., 2].astype(np.float32)
+    return (difference + 255) / np.float32(510)
+
+
+class Certain(ByColour):
+    """Says 1 everywhere."""
+
+    name = "certain"
+
+    def predict(self, tiles: np.ndarray, features: Features) -> np.ndarray:
+        return np.ones(tiles.shape[:3], np.float32)
+
+
+class ByPlace(ByColour):
+    """Depends on where a pixel lies in its tile, so that blending shows: what overlap is for."""
+
+    name = "by-place"
+
+    def predict(self, tiles: np.ndarray, features: Features) -> np.ndarray:
+        rows, cols = np.indices(tiles.shape[1:3], np.float32) / tiles.shape[1]
+        return np.clip(colour_probability(tiles) + 0.2 * (rows - cols), 0, 1).astype(np.float32)
+
+
+class Slow(ByColour):
+    """Takes its time, and writes down every batch: ``process tiles`` a line of the file `log`."""
+
+    def __init__(self, log: str, seconds_per_batch: float) -> None:
+        self.log, self.seconds = log, seconds_per_batch
+
+    def predict(self, tiles: np.ndarray, features: Features) -> np.ndarray:
+        time.sleep(self.seconds)
+        with open(self.log, "a") as file:
+            file.write(f"{os.getpid()} {len(tiles)}\n")
+        return colour_probability(tiles)
+
+
+class DiesOnce(ByColour):
+    """Takes its process with it in the first batch of all, as a machine that is taken away."""
+
+    def __init__(self, flag: str) -> None:
+        self.flag = Path(flag)
+
+    def predict(self, tiles: np.ndarray, features: Features) -> np.ndarray:
+        if len(tiles) > 1 and not self.flag.exists():
+            self.flag.write_text(str(os.getpid()))
+            os._exit(1)
+        return colour_probability(tiles)
+
+
+class DiesAlways(ByColour):
+    """Takes its process with it whenever it has work to do."""
+
+    def predict(self, tiles: np.ndarray, features: Features) -> np.ndarray:
+        os._exit(1)
+
+
+def cannot_load() -> ByColour:
+    """A loader whose weights are missing on the worker's machine."""
+    raise ValueError("weights.safetensors: no such file; copy it to every machine")
+
+
+def crashes_loading() -> ByColour:
+    """A loader that takes its process with it."""
+    os._exit(1)
+
+
+def picture(height: int = HEIGHT, width: int = WIDTH, seed: int = 0) -> np.ndarray:
+    """Red blobs of all sizes on blue, some over many units; uint8 (height, width, 3)."""
+    rng = np.random.default_rng(seed)
+    noise = rng.standard_normal((height // 8 + 2, width // 8 + 2))
+    smooth = np.kron(noise, np.ones((8, 8)))[:height, :width]
+    fine = np.kron(rng.standard_normal((height // 2 + 1, width // 2 + 1)), np.ones((2, 2)))[:height, :width]
+    red = np.clip(128 + 50 * smooth + 30 * fine, 0, 200)
+    red[height // 2 : height // 2 + 5] = 200  # one object from edge to edge, and one that crosses it
+    red[:, width // 3 : width // 3 + 3] = 200
+    return np.stack([red, np.full_like(red, 60), 200 - red], axis=-1).astype(np.uint8)
+
+
+def write_slide(path: Path, image: np.ndarray | None = None, mpp: float | None = MPP) -> str:
+    """Write a slide that keeps every pixel; its path."""
+    write_pyramid(path, picture() if image is None else image, mpp, tile=128)
+    return str(path)
+
+
+def write_support(folder: Path, image: np.ndarray | None = None, mpp: float = MPP) -> str:
+    """A support set of three 224 px patches of `image`, labelled as `ByColour` would; its path."""
+    from PIL import Image
+
+    image = picture() if image is None else image
+    for name in ("image", "label"):
+        (folder / name).mkdir(parents=True)
+    for k, (row, col) in enumerate([(0, 0), (100, 200), (250, 300)]):
+        patch = image[row : row + 224, col : col + 224]
+        Image.fromarray(patch).save(folder / "image" / f"{k}.png")
+        label = (colour_probability(patch) >= 0.5).astype(np.uint8) * 255
+        Image.fromarray(label).save(folder / "label" / f"{k}.png")
+    (folder / "support.json").write_text(json.dumps({"mpp": mpp, "class": "blob"}))
+    return str(folder)
+
+
+def outputs(out: Path) -> dict[str, bytes]:
+    """The bytes that must not depend on who did the work: every file of the store, the tables, the outlines."""
+    files = [path for path in (out / "result.zarr").rglob("*") if path.is_file()]
+    files += [out / "instances.parquet", out / "instances.geojson.gz"]
+    found = {str(path.relative_to(out)): path.read_bytes() for path in files}
+    report = json.loads((out / "report.json").read_text())
+    for name in ("timings", "seams"):  # seams between units are where the units say
+        del report[name]
+    del report["run"]["work"], report["run"]["source"]["file"]
+    found["report.json"] = json.dumps(report).encode()
+    return found
+
+
+def main() -> None:
+    """Segment with a slow model: ``fakes.py CONFIG.json {local,ray} LOG SECONDS``."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("config")
+    parser.add_argument("pool", choices=("local", "ray"))
+    parser.add_argument("log")
+    parser.add_argument("seconds", type=float)
+    args = parser.parse_args()
+    config = SegmentConfig(**json.loads(Path(args.config).read_text()))
+    load = functools.partial(Slow, args.log, args.seconds)
+    with LocalPool(load) if args.pool == "local" else RayPool(load, 2) as pool:
+        segment(config, pool, ByColour())
+
+
+if __name__ == "__main__":
+    import fakes  # so that what travels to workers is called fakes.Slow there, not __main__.Slow
+
+    fakes.main()
