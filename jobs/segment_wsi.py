@@ -69,7 +69,11 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         default=2,
         help="2: pixels that share a corner are one object",
     )
-    add("--min-area-um2", type=float, default=0.0, help="drop smaller objects (default 0: none)")
+    add(
+        "--min-area-um2",
+        type=float,
+        help="drop smaller objects (default: a tenth of the support's typical object; 0 keeps all)",
+    )
     add("--foreground", choices=("auto", "all"), default="auto", help="all: do not skip glass")
     add(
         "--outlines",
@@ -97,7 +101,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         help="say how many tiles, how long, how much memory and disk; run nothing",
     )
     add("-v", "--verbose", action="store_true", help="log more; tracebacks of errors")
-    return parser.parse_args(argv)
+    return parser.parse_intermixed_args(argv)  # options may stand between slides
 
 
 def expand(slides: list[str]) -> list[str]:

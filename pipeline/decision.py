@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 from rasterio.windows import Window
 
-from connectors.support import SupportSet
 from connectors.workdir import WorkDir
 from pipeline import calibrate
 from pipeline.blend import to_uint8
@@ -57,7 +56,7 @@ def decide(plan: Plan, model: calibrate.Model, work: WorkDir | None = None) -> D
         return kept
     loo = calibrate.leave_one_out(model, support.images, support.labels, config.threshold)
     threshold = config.threshold if config.threshold is not None else loo.threshold if loo else 0.5
-    rule, errors = _choose(plan.rules, support, loo, threshold, config.connectivity)
+    rule, errors = _choose(plan, loo, threshold)
     decision = Decision(features, loo, threshold, rule, errors)
     if work is not None:
         _save(decision, plan, work)
@@ -65,13 +64,10 @@ def decide(plan: Plan, model: calibrate.Model, work: WorkDir | None = None) -> D
 
 
 def _choose(
-    rules: tuple[SplitRule | None, ...],
-    support: SupportSet,
-    loo: calibrate.LeaveOneOut | None,
-    threshold: float,
-    connectivity: int,
+    plan: Plan, loo: calibrate.LeaveOneOut | None, threshold: float
 ) -> tuple[SplitRule | None, np.ndarray | None]:
     """The rule whose counts are nearest to the outlined objects of the left-out patches, and its errors there."""
+    rules, support = plan.rules, plan.support
     if loo is None or support.instances is None:
         return rules[0], None
     errors = [
@@ -79,7 +75,13 @@ def _choose(
             loo.probabilities,
             support.labels,
             support.instances,
-            functools.partial(count_objects, threshold=threshold, rule=rule, connectivity=connectivity),
+            functools.partial(
+                count_objects,
+                threshold=threshold,
+                rule=rule,
+                connectivity=plan.config.connectivity,
+                min_area=plan.min_area_px,
+            ),
         )
         for rule in rules
     ]
@@ -88,14 +90,16 @@ def _choose(
 
 
 def count_objects(
-    probability: np.ndarray, threshold: float, rule: SplitRule | None, connectivity: int
+    probability: np.ndarray, threshold: float, rule: SplitRule | None, connectivity: int, min_area: int = 0
 ) -> int:
-    """Number of objects in a probability map (H, W), told apart as a unit's are."""
+    """Number of objects in a probability map (H, W), told apart and dropped as those of a slide are."""
     mask = to_uint8(probability) >= threshold_level(threshold)
     if rule is None:
-        return label_core(mask, connectivity)[1]
-    whole = Window(0, 0, mask.shape[1], mask.shape[0])
-    return split_core(mask, whole, whole, mask.shape, rule)[1]
+        labels, _ = label_core(mask, connectivity)
+    else:
+        whole = Window(0, 0, mask.shape[1], mask.shape[0])
+        labels, _, _ = split_core(mask, whole, whole, mask.shape, rule)
+    return int((np.bincount(labels.ravel())[1:] >= min_area).sum())
 
 
 def threshold_level(threshold: float) -> int:

@@ -32,6 +32,9 @@ log = logging.getLogger(__name__)
 OVERVIEW_PX = 2048
 """Longer side of the overview that tissue is looked for in: 50 px of a 100,000 px slide to a pixel, a quarter tile."""
 
+SPECK = 0.1
+"""Part of the typical object's area below which an object is not counted, unless the user says which area."""
+
 CHUNK_PX = 512
 """Side of a storage chunk, where the shard is a multiple of it: what a viewer reads at once."""
 
@@ -72,7 +75,7 @@ class SegmentConfig:
     connectivity: int = 2
     instances: Instances = "auto"
     object_radius_um: float | None = None
-    min_area_um2: float = 0.0
+    min_area_um2: float | None = None
     foreground: Literal["auto", "all"] = "auto"
     unit: int | None = None
     shard: int | None = None
@@ -129,11 +132,7 @@ def prepare(config: SegmentConfig) -> Plan:
             f"{config.source}: would be segmented at {info.mpp:.4g} um per px, but the support set {config.support} is "
             f"at {support.mpp:.4g}; give --mpp {support.mpp:.4g}"
         )
-    min_area_px = 0
-    if config.min_area_um2 > 0:
-        if not info.mpp:
-            raise ValueError("--min-area-um2 needs a source with a resolution; give --slide-mpp")
-        min_area_px = math.ceil(config.min_area_um2 / info.mpp**2)
+    min_area_px = smallest_object(config, support, info.mpp)
     rules = possible_rules(config, support, info.mpp)
     shard = config.shard or default_shard(info.height, info.width)
     units = plan_units(info.height, info.width, config.unit or shard)
@@ -159,13 +158,23 @@ def prepare(config: SegmentConfig) -> Plan:
     )
 
 
+def smallest_object(config: SegmentConfig, support: SupportSet, mpp: float | None) -> int:
+    """Area in px below which an object is a speck and is dropped."""
+    if config.min_area_um2 is None:
+        radius = typical_radius(support)
+        return 0 if radius is None else math.ceil(SPECK * math.pi * radius**2)
+    if config.min_area_um2 > 0 and not mpp:
+        raise ValueError("--min-area-um2 needs a source with a resolution; give --slide-mpp")
+    return math.ceil(config.min_area_um2 / mpp**2) if mpp else 0
+
+
 def check(config: SegmentConfig) -> None:
     """Refuse options that make no sense, before anything is read."""
     if config.threshold is not None and not 0 < config.threshold < 1:
         raise ValueError(
             f"threshold {config.threshold} is not between 0 and 1; leave it out to have it chosen"
         )
-    if config.min_area_um2 < 0:
+    if config.min_area_um2 is not None and config.min_area_um2 < 0:
         raise ValueError(
             f"--min-area-um2 {config.min_area_um2} is negative; give an area, or 0 to keep everything"
         )

@@ -313,7 +313,7 @@ def facts(plan: Plan, decision: Decision, work: WorkDir, pool: Pool) -> dict[str
             "threshold": decision.threshold,
             "instances": decision.instances,
             "connectivity": config.connectivity,
-            "min_area_um2": config.min_area_um2,
+            "smallest object (px)": plan.min_area_px,
             "foreground": config.foreground,
         },
         "work": {
