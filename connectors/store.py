@@ -434,9 +434,9 @@ def _image_metadata(spec: StoreSpec, name: str) -> dict[str, Any]:
         channel = {"label": "probability", "color": "FFFFFF", "active": True, "window": window}
         metadata["omero"] = {"channels": [channel], "rdefs": {"model": "greyscale"}}
         return metadata
-    # Instances are too many for colours of their own: an empty list leaves the palette to the viewer, where
-    # a short one hides the others in napari. (None at all makes ome-zarr-models 1.6 fail.)
-    metadata["image-label"] = {"version": "0.5", "source": {"image": "../../"}, "colors": []}
+    # Instances are too many for colours of their own: without a list viewers use a palette, where a short one
+    # hides the others in napari.
+    metadata["image-label"] = {"version": "0.5", "source": {"image": "../../"}}
     if name == "semantic":  # colours and properties must name the same values
         metadata["image-label"]["colors"] = [{"label-value": 1, "rgba": list(OBJECT_COLOUR)}]
         metadata["image-label"]["properties"] = [{"label-value": 1, "class": spec.class_name}]
