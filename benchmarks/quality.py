@@ -7,7 +7,8 @@
 All methods learn from the same hand-drawn patches (`examples/`) and are held to the same protocol, that of
 `pipeline.calibrate`: each patch is predicted from the others, and patches that no method has seen (`*_check.geojson`)
 from all of them. All may choose their threshold of probability on the patches left out, and all count with the rule,
-components or split, that suits their own masks there. IoU is over the labelled pixels of a patch, then the mean.
+components or split, that suits their own masks there, without specks, as a run does. IoU is over the labelled pixels of
+a patch, then the mean.
 
 - threshold: the channel (red, green, blue, grey, saturation, haematoxylin), the smoothing (none, 1 px, 2 px), the level
   and the side of it with the best mean IoU on the labelled pixels. It is fitted on the labels: no user does it so well.
@@ -49,8 +50,7 @@ from connectors.support import SupportSet, load_support
 from model.segmenter import MODELS, load_segmenter
 from pipeline import calibrate
 from pipeline.decision import count_objects
-from pipeline.plan import SegmentConfig, possible_rules
-from pipeline.split import SplitRule
+from pipeline.plan import SegmentConfig, possible_rules, smallest_object
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED_DATA = Path(os.environ.get("FEWSCOPE_SHARED_DATA") or ROOT.parent / "shared" / "data")
@@ -200,9 +200,18 @@ def judge(model: calibrate.Model, support: SupportSet, check: SupportSet | None)
     loo = calibrate.leave_one_out(model, support.images, support.labels)
     if loo is None:
         raise ValueError("the support set is too small to leave a patch out; label objects in two patches")
-    rules = possible_rules(SegmentConfig("", "", ""), support, None)
-    rule = min(rules, key=lambda r: _count_error(support, loo.probabilities, _counter(loo.threshold, r)))
-    count = _counter(loo.threshold, rule)
+    as_run = SegmentConfig("", "", "")  # what a run does by itself
+    rules = possible_rules(as_run, support, support.mpp)
+    counts = functools.partial(
+        count_objects,
+        threshold=loo.threshold,
+        connectivity=as_run.connectivity,
+        min_area=smallest_object(as_run, support, support.mpp),
+    )
+    rule = min(
+        rules, key=lambda r: _count_error(support, loo.probabilities, functools.partial(counts, rule=r))
+    )
+    count = functools.partial(counts, rule=rule)
     found: dict[str, Any] = {
         "leave_one_out": _measures(support, loo.probabilities, loo.threshold, count),
         "check": None,
@@ -214,10 +223,6 @@ def judge(model: calibrate.Model, support: SupportSet, check: SupportSet | None)
     found["counted_by"] = "components" if rule is None else f"split, radius {rule.radius:.1f} px"
     found["seconds"] = time.perf_counter() - began
     return found
-
-
-def _counter(threshold: float, rule: SplitRule | None) -> Callable[[np.ndarray], int]:
-    return functools.partial(count_objects, threshold=threshold, rule=rule, connectivity=2)
 
 
 def _count_error(support: SupportSet, probabilities: np.ndarray, count: Callable[[np.ndarray], int]) -> float:
