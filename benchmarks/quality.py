@@ -1,7 +1,7 @@
 """How good the masks are: Fewscope, the best colour threshold, Otsu, and a random forest of pixels, on real slides.
 
     python benchmarks/quality.py --help
-    python benchmarks/quality.py --slides demo CMU-1-Small-Region
+    python benchmarks/quality.py --slides demo CMU-1-Small-Region --rivals threshold
     FEWSCOPE_SHARED_DATA=~/data python benchmarks/quality.py > quality.jsonl
 
 All methods learn from the same hand-drawn patches (`examples/`) and are held to the same protocol, that of
@@ -54,6 +54,7 @@ from pipeline.plan import SegmentConfig, possible_rules, smallest_object
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED_DATA = Path(os.environ.get("FEWSCOPE_SHARED_DATA") or ROOT.parent / "shared" / "data")
+RIVALS = ("threshold", "otsu", "forest")
 CHANNELS = ("red", "green", "blue", "grey", "saturation", "haematoxylin")
 SMOOTHINGS = (0.0, 1.0, 2.0)  # px
 LEVELS = 256
@@ -310,6 +311,13 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     names = [case.name for case in CASES]
     parser.add_argument("--slides", nargs="+", choices=names, default=names, help="which (default: all)")
+    parser.add_argument(
+        "--rivals",
+        nargs="*",
+        choices=RIVALS,
+        default=RIVALS,
+        help="which (default: all; the forest takes minutes)",
+    )
     parser.add_argument("--model", choices=MODELS, default="compact", help="Fewscope's network (%(default)s)")
     parser.add_argument("--weights", help="weights instead of the shipped ones (.safetensors)")
     return parser.parse_args(argv)
@@ -318,9 +326,13 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Print a line per slide and method; 0, or 1 where no slide was there."""
     args = parse(argv)
-    models: list[calibrate.Model] = [
-        load_segmenter(args.model, args.weights), ColourThreshold(), ColourThreshold(otsu=True), PixelForest(),
-    ]  # fmt: skip
+    rivals: dict[str, calibrate.Model] = {
+        "threshold": ColourThreshold(),
+        "otsu": ColourThreshold(otsu=True),
+        "forest": PixelForest(),
+    }
+    models: list[calibrate.Model] = [load_segmenter(args.model, args.weights)]
+    models += [rivals[name] for name in args.rivals]
     n = 0
     for slide, method, measures in compare([case for case in CASES if case.name in args.slides], models):
         emit("quality", {"slide": slide, "method": method} | measures)
