@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+from scipy import sparse
 from scipy.stats import poisson
 
 Floats = npt.NDArray[np.float64]
@@ -208,10 +209,18 @@ def area_mean(array: npt.NDArray[Any], row_edges: Floats, col_edges: Floats) -> 
 
 def _mean_rows(array: npt.NDArray[Any], edges: Floats) -> Floats:
     """Mean over rows between successive edges: (H, W) -> (len(edges) - 1, W)."""
-    total = np.concatenate([np.zeros((1, array.shape[1])), np.cumsum(array, axis=0, dtype=np.float64)])
-    whole = np.clip(np.floor(edges).astype(np.int64), 0, array.shape[0] - 1)
-    integral: Floats = total[whole] + (edges - whole)[:, None] * array[whole]
-    return np.diff(integral, axis=0) / np.diff(edges)[:, None]
+    means: Floats = _shares(np.clip(edges, 0, len(array)), len(array)) @ array.astype(np.float64)
+    return means
+
+
+def _shares(edges: Floats, n: int) -> sparse.csr_array:
+    """What part of each box between successive edges each of `n` pixels is: (len(edges) - 1, n), a few per box."""
+    cuts = np.unique(np.concatenate([edges, np.arange(np.ceil(edges[0]), edges[-1])]))
+    start, length = cuts[:-1], np.diff(cuts)
+    box = np.searchsorted(edges, start, side="right") - 1
+    return sparse.csr_array(
+        (length / np.diff(edges)[box], (box, start.astype(np.int64))), shape=(len(edges) - 1, n)
+    )
 
 
 def _spread(table: Any, areas: Ints, n_of_area: Ints, n_samples: int) -> list[dict[str, Any]]:
