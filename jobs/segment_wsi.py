@@ -81,7 +81,11 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         default="auto",
         help="what the GeoJSON holds",
     )
-    add("--workers", type=int, help="Ray actors (default: one per GPU, or per CPU)")
+    add(
+        "--workers",
+        type=int,
+        help="Ray actors (default: one per GPU; without, one per CPU as far as memory goes)",
+    )
     add(
         "--gpus-per-worker",
         type=float,

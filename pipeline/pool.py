@@ -29,6 +29,9 @@ log = logging.getLogger(__name__)
 UNITS_IN_FLIGHT = 2
 """Per worker: one has the model, the other is read or written meanwhile. More would only take memory."""
 
+WORKER_BYTES = 2e9
+"""Memory that a CPU worker is given: torch and a model 0.7 GB, and two units of 4096 px in flight."""
+
 RETRIES = 3
 """Times that a unit is done again after its worker died, before the job gives up."""
 
@@ -171,7 +174,8 @@ class RayPool:
     Parameters
     ----------
     load_model : makes the model, in each actor
-    workers : number of actors; None for one per GPU of the cluster, or one per CPU where there is no GPU
+    workers : number of actors; None for one per GPU of the cluster, or, where there is no GPU, one per CPU as far as
+        memory goes
     gpus_per_worker : GPUs that an actor asks for (a fraction puts several on one); None for 1 where there is a GPU.
         On a cluster whose GPU nodes scale from zero, give both.
 
@@ -203,7 +207,8 @@ class RayPool:
         n_cpus, n_gpus = resources.get("CPU", 1.0), resources.get("GPU", 0.0)
         gpus = self._gpus if self._gpus is not None else float(n_gpus >= 1)
         on_gpus = int(n_gpus / gpus) if gpus else 0
-        self.n_workers = max(1, self._workers or on_gpus or int(n_cpus))
+        in_memory = int(resources.get("memory", n_cpus * WORKER_BYTES) / WORKER_BYTES)
+        self.n_workers = max(1, self._workers or on_gpus or min(int(n_cpus), in_memory))
         crowded = not gpus and self.n_workers > n_cpus  # more workers than CPUs: a part of one each
         actor = ray.remote(_Actor).options(
             num_cpus=int(1000 * n_cpus / self.n_workers) / 1000 if crowded else 1,
@@ -307,6 +312,7 @@ def _start_ray() -> None:
     """Connect to the cluster of ``RAY_ADDRESS`` (a job has it); start Ray on this machine if there is none."""
     # of ours, no line in the log: what Ray will do one day with actors that have no GPU
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_agent_register_timeout_ms", "120000")  # a busy machine starts slowly
     try:
         if os.environ.get("RAY_ADDRESS"):
             ray.init(address="auto", log_to_driver=False, logging_level=logging.WARNING)
