@@ -312,7 +312,6 @@ def _start_ray() -> None:
     """Connect to the cluster of ``RAY_ADDRESS`` (a job has it); start Ray on this machine if there is none."""
     # of ours, no line in the log: what Ray will do one day with actors that have no GPU
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    os.environ.setdefault("RAY_agent_register_timeout_ms", "120000")  # a busy machine starts slowly
     try:
         if os.environ.get("RAY_ADDRESS"):
             ray.init(address="auto", log_to_driver=False, logging_level=logging.WARNING)

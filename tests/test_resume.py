@@ -1,0 +1,122 @@
+"""Killed at any moment, the same command goes on; the bytes are those of a run that was never stopped."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import fakes
+import pytest
+
+import pipeline.run
+from pipeline.pool import LocalPool
+from pipeline.run import segment
+
+FAKES = Path(fakes.__file__)
+
+
+def markers(out: str) -> dict[str, tuple[int, int]]:
+    """Units that are done, with what changes when a marker is written again."""
+    found = (Path(out) / ".fewscope/markers").glob("r*.json")
+    return {path.name: (path.stat().st_mtime_ns, path.stat().st_ino) for path in found}
+
+
+def start(config, pool: str, log: Path, seconds: float) -> subprocess.Popen:
+    """The job as a program of its own, with a model that takes `seconds` a batch."""
+    path = Path(f"{log}.config.json")
+    path.write_text(json.dumps(dataclasses.asdict(config)))
+    return subprocess.Popen(
+        [sys.executable, FAKES, path, pool, log, str(seconds)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        text=True,
+    )
+
+
+@pytest.fixture
+def uninterrupted(config, tmp_path, no_pictures) -> dict[str, bytes]:
+    """What a run that nobody stops leaves."""
+    out = tmp_path / "uninterrupted"
+    with LocalPool(fakes.ByColour) as pool:
+        segment(dataclasses.replace(config, out=str(out)), pool, fakes.ByColour())
+    return fakes.outputs(out)
+
+
+@pytest.mark.parametrize("pool", ["local", "ray"])
+def test_kill_9_of_the_driver(config, tmp_path, uninterrupted, pool):
+    log = tmp_path / "log"
+    job = start(config, pool, log, 1.5)
+    limit = time.monotonic() + 120
+    while len(markers(config.out)) < 2:
+        assert job.poll() is None, job.stderr.read()
+        assert time.monotonic() < limit
+        time.sleep(0.05)
+    os.kill(job.pid, signal.SIGKILL)
+    job.wait()
+    job.stderr.close()
+    if pool == "ray":  # its workers notice that their driver is gone, and may finish a unit until then
+        done = {}
+        while done != (done := markers(config.out)):
+            time.sleep(2)
+    before = markers(config.out)
+    assert 2 <= len(before) < 6
+    n_batches = len(log.read_text().splitlines())
+
+    # Ray's workers of the killed run may be about to write a marker still: none of its is one we wait for
+    with LocalPool(fakes.functools.partial(fakes.Slow, str(log), 0)) as again:
+        segment(config, again, fakes.ByColour())
+    after = markers(config.out)
+    assert {name: after[name] for name in before} == before, "a finished unit was done again"
+    assert len(after) == 6
+    assert len(log.read_text().splitlines()) - n_batches == 6 - len(before)  # a unit here is one batch
+    assert fakes.outputs(Path(config.out)) == uninterrupted
+
+
+STAGES = ["number_instances", "relabel_unit", "build_pyramids", "write_tables", "outline_unit", "write_fragments",
+          "survey", "write_report"]  # fmt: skip
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_stopped_in_a_later_stage(config, monkeypatch, uninterrupted, stage):
+    """A stage that does half of its work and fails: the same command goes on, and asks the model nothing."""
+    wanted = getattr(pipeline.run, stage)
+    calls = []
+
+    def half(*args, **options):
+        calls.append(1)
+        if stage not in ("relabel_unit", "outline_unit") or len(calls) > 1:
+            raise KeyboardInterrupt
+        return wanted(*args, **options)
+
+    with monkeypatch.context() as faulty:
+        faulty.setattr(pipeline.run, stage, half)
+        with LocalPool(fakes.ByColour) as pool, pytest.raises(KeyboardInterrupt):
+            segment(config, pool, fakes.ByColour())
+    before = markers(config.out)
+    assert len(before) == 6
+    monkeypatch.setattr(fakes.ByColour, "predict", None)
+    with LocalPool(fakes.ByColour) as pool:
+        segment(config, pool, fakes.ByColour())
+    assert markers(config.out) == before
+    assert fakes.outputs(Path(config.out)) == uninterrupted
+
+
+def test_what_was_decided_stays_decided(config, no_pictures, monkeypatch):
+    """A run resumed where leaving one out would choose otherwise keeps its threshold."""
+    config = dataclasses.replace(config, threshold=None)
+    with monkeypatch.context() as faulty:
+        faulty.setattr(pipeline.run, "run_units", None)
+        with LocalPool(fakes.ByColour) as pool, pytest.raises(TypeError):
+            segment(config, pool, fakes.ByColour())
+    monkeypatch.setattr(pipeline.run.calibrate, "leave_one_out", None)
+    with LocalPool(fakes.ByColour) as pool:
+        report = segment(config, pool, fakes.ByColour())
+    assert report["run"]["options"]["threshold"] == report["quality"]["threshold"]
+    assert report["quality"]["iou_mean"] == 1.0
