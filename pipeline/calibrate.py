@@ -15,7 +15,7 @@ import numpy as np
 from scipy import stats
 
 IGNORE = 255
-THRESHOLDS = np.arange(0.20, 0.81, 0.05)
+THRESHOLDS = np.arange(0.10, 0.91, 0.05)
 EQUAL_IOU = 0.005
 """Mean IoUs closer than this are called equal, and the threshold nearest to 0.5 is taken: five patches tell no more."""
 

@@ -8,6 +8,10 @@ from rasterio.windows import Window
 from scipy import ndimage
 
 from pipeline.foreground import foreground, touches_foreground
+from pipeline.grid import TILE
+
+HOLE_TILES = 4
+"""Holes in the tissue of fewer tiles than this are not left out."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -69,4 +73,10 @@ def find_foreground(
     failed &= ~valid
     if choice == "all":
         return Foreground(ndimage.binary_dilation(valid | failed), shape)
-    return Foreground(foreground(overview, valid, kind) | failed, shape)
+    found = foreground(overview, valid, kind) | failed
+    # a hole smaller than a few tiles is run through anyway, and may be the very thing that is looked for: a vacuole, a
+    # vessel, white as glass
+    hole_px = HOLE_TILES * TILE**2 * found.size / (shape[0] * shape[1])
+    holes, _ = ndimage.label(~found)
+    area = np.bincount(holes.ravel())
+    return Foreground(found | ((area[holes] < hole_px) & (holes > 0) & valid), shape)

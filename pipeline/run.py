@@ -40,7 +40,8 @@ from pipeline.worker import Job, relabel_unit
 log = logging.getLogger(__name__)
 
 COUNT_INTERVAL_SOURCE = (
-    "95 % interval of the count's error on the support patches, each predicted and counted without itself"
+    "95 % interval of the true number: the count, corrected by how far counts of the support patches were off, each "
+    "predicted without itself. Where these were all off in one direction, the count may lie outside."
 )
 
 

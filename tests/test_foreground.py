@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rasterio.windows import Window
 
+from pipeline.coverage import find_foreground
 from pipeline.foreground import foreground, touches_foreground
 
 SIDE = 200
@@ -125,3 +126,17 @@ def test_arguments_that_do_not_fit_are_refused() -> None:
         foreground(np.zeros((4, 4, 3), np.uint8), np.ones((3, 3), bool))
     with pytest.raises(ValueError, match='kind "scan"'):
         foreground(np.zeros((4, 4, 3), np.uint8), np.ones((4, 4), bool), "scan")
+
+
+def test_a_white_vacuole_in_tissue_is_not_left_out_and_glass_is() -> None:
+    """2000 x 2000 px shrunk tenfold: a hole of one tile is filled, one of twenty tiles and the glass around are not."""
+    overview = np.full((200, 200, 3), 245, np.uint8)
+    overview[20:180, 20:180] = (170, 90, 150)
+    overview[40:62, 40:62] = 245  # 220 px
+    overview[80:180, 80:170] = 245  # 1000 px, open to nothing
+    overview[178:180] = (170, 90, 150)
+    valid = np.ones((200, 200), bool)
+    found = find_foreground(overview, valid, [], (2000, 2000), "auto").mask
+    assert found[40:62, 40:62].all()
+    assert not found[120:140, 115:135].any()
+    assert not found[:5].any()
