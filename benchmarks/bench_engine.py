@@ -9,6 +9,7 @@ fake that burns a stated processor time per tile (25 ms: the compact network on 
 
 Three pairs: "local" is one loop and one --local job on all cores; "local, one core" the same on a single core, where
 nothing can hide behind the model; "ray" is N processes with a static split, and N Ray workers, N the number of cores.
+`cpu_ratio` (local only) is of processor seconds: what the ratio would be on one core that nobody else uses.
 Tiles count once in both; those that the job runs twice, at the borders of units, are in its time and not in its count.
 """
 
@@ -99,17 +100,18 @@ def _pin(cores: set[int]) -> None:
         os.sched_setaffinity(int(thread), cores)
 
 
-def job(config: SegmentConfig, pool: Pool) -> tuple[float, dict[str, Any]]:
-    """Seconds of one job, and its report."""
-    began = time.perf_counter()
+def job(config: SegmentConfig, pool: Pool) -> tuple[float, float, dict[str, Any]]:
+    """Seconds of one job, processor seconds of this process, and its report."""
+    began, cpu = time.perf_counter(), time.process_time()
     report = segment(config, pool, synthetic.FakeModel())
-    return time.perf_counter() - began, report
+    return time.perf_counter() - began, time.process_time() - cpu, report
 
 
 def measure(engine: str, slide: Path, config: SegmentConfig, tile_ms: float) -> dict[str, Any]:
     """One pair, the plain loop first."""
     load = functools.partial(synthetic.FakeModel, tile_ms)
     startup = plain_startup = 0.0
+    cpu_ratio = None
     workers = 1
     if engine == "ray":
         workers = n_cores()
@@ -120,20 +122,22 @@ def measure(engine: str, slide: Path, config: SegmentConfig, tile_ms: float) -> 
             pool.start()
             ray.get([actor.is_ready.remote() for actor in pool._actors])
             startup = time.perf_counter() - began
-            seconds, report = job(config, pool)
+            seconds, _, report = job(config, pool)
     else:
         with one_core() if engine == "local, one core" else _as_it_is():
-            began = time.perf_counter()
+            began, plain_cpu = time.perf_counter(), time.process_time()
             plain_loop(str(slide), tile_ms)
-            plain = time.perf_counter() - began
+            plain, plain_cpu = time.perf_counter() - began, time.process_time() - plain_cpu
             with LocalPool(load) as pool:
-                seconds, report = job(config, pool)
+                seconds, cpu, report = job(config, pool)
+            cpu_ratio = plain_cpu / cpu
     work, timings = report["run"]["work"], report["timings"]
     n_tiles = work["tiles of the grid"]
     return {
         "ratio": plain / seconds,
         "target": TARGETS[engine],
         "ratio_with_startup": (plain + plain_startup) / (seconds + startup),
+        "cpu_ratio": cpu_ratio,
         "ratio_per_tile_run": plain / seconds * timings["tiles"] / n_tiles,
         "workers": workers,
         "tiles": n_tiles,

@@ -94,7 +94,9 @@ def same(one: np.ndarray, other: np.ndarray, n: int) -> bool:
     names = np.divmod(np.unique(keys[changes]), base)
     background = bool(((one > 0) == (other > 0)).all())
     return (
-        background and all(len(np.unique(side)) == len(side) for side in names) and n == (names[0] > 0).sum()
+        background
+        and all(len(np.unique(side)) == len(side) for side in names)
+        and n == int(np.count_nonzero(names[0]))
     )
 
 
