@@ -9,7 +9,7 @@ TORCH_BACKEND ?=
 DEMO_FLAGS ?=
 
 BIN := .venv/bin
-INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt \
+INSTALL := $(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python -c constraints.txt \
            $(if $(TORCH_BACKEND),--torch-backend=$(TORCH_BACKEND))
 RUN_READY := .venv/.ready-run
 DEV_READY := .venv/.ready-dev

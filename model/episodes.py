@@ -147,7 +147,13 @@ class EpisodeSampler:
         pseudo-class of one real image ("appearance")
     """
 
-    MIX: ClassVar[dict[str, float]] = {"micro": 0.33, "sat": 0.22, "natural": 0.08, "synthetic": 0.22, "appearance": 0.15}
+    MIX: ClassVar[dict[str, float]] = {
+        "micro": 0.33,
+        "sat": 0.22,
+        "natural": 0.08,
+        "synthetic": 0.22,
+        "appearance": 0.15,
+    }
 
     def __init__(
         self,

@@ -35,7 +35,7 @@ TAPS = (64, 128, 256, 512, 512)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RelationPack:
-    """Encoded support set: the aggregated deepest map (1, 512, H/32, W/32), and the skips where the decoder has them."""
+    """Encoded support set: the aggregated deepest map (1, 512, H/32, W/32), and the skips if the decoder has them."""
 
     deepest: Tensor
     skips: tuple[Tensor, ...]
