@@ -1,5 +1,7 @@
 """What several test modules share: one small slide with its support set, one Ray for the whole session."""
 
+# ruff: noqa: E402  (what Ray reads when it is imported has to be set before)
+
 from __future__ import annotations
 
 import os
@@ -15,6 +17,13 @@ import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+# Ray reads these when it is imported: the tests' own token, whatever this machine has.
+TOKEN = Path(tempfile.mkdtemp(prefix="fewscope-token-")) / "token"
+TOKEN.write_text(secrets.token_hex(32))
+os.environ.update(
+    RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=str(TOKEN), RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO="0"
+)
 
 import fakes
 import pytest
@@ -56,17 +65,6 @@ class Head:
 
     address: str
     dashboard: str
-    token_path: str
-
-    @property
-    def environment(self) -> dict[str, str]:
-        """What a client needs."""
-        return {
-            "RAY_AUTH_MODE": "token",
-            "RAY_AUTH_TOKEN_PATH": self.token_path,
-            "RAY_ADDRESS": self.address,
-            "RAY_API_SERVER_ADDRESS": self.dashboard,
-        }
 
 
 def free_ports(n: int) -> list[int]:
@@ -82,9 +80,8 @@ def free_ports(n: int) -> list[int]:
 def ray_head() -> Iterator[Head]:
     """One Ray for the whole session: two CPUs, token authentication, and these tests importable by its workers."""
     folder = Path(tempfile.mkdtemp(prefix="fewscope-ray-"))  # short: Ray keeps sockets in it
-    (folder / "token").write_text(secrets.token_hex(32))
     names = ["port", "dashboard-port", "ray-client-server-port", "node-manager-port", "object-manager-port"]
-    # where these are told, Ray does not wait 15 s for the agents to choose theirs, which a busy machine exceeds
+    # where these are told, Ray waits for fewer of its agents, each at most 15 s, which a busy machine exceeds
     names += [
         "metrics-export-port",
         "dashboard-agent-listen-port",
@@ -92,9 +89,7 @@ def ray_head() -> Iterator[Head]:
         "runtime-env-agent-port",
     ]
     ports = dict(zip(names, free_ports(len(names)), strict=True))
-    head = Head(
-        f"127.0.0.1:{ports['port']}", f"http://127.0.0.1:{ports['dashboard-port']}", str(folder / "token")
-    )
+    head = Head(f"127.0.0.1:{ports['port']}", f"http://127.0.0.1:{ports['dashboard-port']}")
     started = subprocess.Popen(
         [
             *(sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--num-cpus=2"),
@@ -103,26 +98,23 @@ def ray_head() -> Iterator[Head]:
             *(f"--{name}={port}" for name, port in ports.items()),
         ],
         env=os.environ
-        | head.environment
         | {
-            "RAY_ADDRESS": "",
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",  # what a job calls python
             "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}",
-            "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # no FutureWarning about GPUs
         },
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
     try:
-        limit = time.monotonic() + 120
+        limit = time.monotonic() + 240
         while not _answers(head.dashboard):
             assert started.poll() is None, f"ray start ended with {started.returncode}"
-            assert time.monotonic() < limit, "no Ray after 120 s"
+            assert time.monotonic() < limit, "no Ray after 240 s"
             time.sleep(0.2)
         yield head
     finally:
         started.terminate()  # and --block makes it take its own processes along
-        started.wait(60)
+        started.wait(120)
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -139,7 +131,6 @@ def _answers(url: str) -> bool:
 @pytest.fixture
 def ray_here(ray_head, monkeypatch) -> Iterator[None]:
     """This process is connected to Ray."""
-    for name, value in ray_head.environment.items():
-        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("RAY_ADDRESS", ray_head.address)
     yield
     ray.shutdown()

@@ -28,7 +28,7 @@ def markers(out: str) -> dict[str, tuple[int, int]]:
 
 
 def start(config, pool: str, log: Path, seconds: float) -> subprocess.Popen:
-    """The job as a program of its own, with a model that takes `seconds` a batch."""
+    """The job as a program of its own, with a model that takes `seconds` a batch; Ray is that of ``RAY_ADDRESS``."""
     path = Path(f"{log}.config.json")
     path.write_text(json.dumps(dataclasses.asdict(config)))
     return subprocess.Popen(
@@ -50,7 +50,9 @@ def uninterrupted(config, tmp_path, no_pictures) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("pool", ["local", "ray"])
-def test_kill_9_of_the_driver(config, tmp_path, uninterrupted, pool):
+def test_kill_9_of_the_driver(config, tmp_path, uninterrupted, pool, request, monkeypatch):
+    if pool == "ray":
+        monkeypatch.setenv("RAY_ADDRESS", request.getfixturevalue("ray_head").address)
     log = tmp_path / "log"
     job = start(config, pool, log, 1.5)
     limit = time.monotonic() + 120
@@ -69,7 +71,6 @@ def test_kill_9_of_the_driver(config, tmp_path, uninterrupted, pool):
     assert 2 <= len(before) < 6
     n_batches = len(log.read_text().splitlines())
 
-    # Ray's workers of the killed run may be about to write a marker still: none of its is one we wait for
     with LocalPool(fakes.functools.partial(fakes.Slow, str(log), 0)) as again:
         segment(config, again, fakes.ByColour())
     after = markers(config.out)
