@@ -11,6 +11,7 @@ import json
 import os
 import tempfile
 import uuid
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
+import rasterio.errors
 import rasterio.features
 import shapely
 from affine import Affine
@@ -30,6 +32,9 @@ from shapely.geometry import MultiPolygon, Polygon
 from shapely.geometry.base import BaseGeometry
 
 from connectors.workdir import atomic_path, is_local, open_filesystem, output_errors
+
+# rasterio.features.shapes silences this itself, but in a way that is not safe in threads
+warnings.filterwarnings("ignore", category=rasterio.errors.NotGeoreferencedWarning)
 
 ROW_GROUP = 65_536  # rows; a reader that filters skips whole groups
 MEASUREMENT_DECIMALS = 4

@@ -1,6 +1,5 @@
 """The benchmarks run, at tiny sizes, and say what they found as JSON lines. No times are judged here."""
 
-import importlib
 import json
 import subprocess
 import sys
@@ -31,7 +30,7 @@ def lines(text: str) -> list[dict]:
 
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_help_shows_a_command(script, capsys):
-    module = importlib.import_module(f"benchmarks.{script.removesuffix('.py')}")
+    module = sys.modules[f"benchmarks.{script.removesuffix('.py')}"]  # imported above
     with pytest.raises(SystemExit) as stopped:
         module.main(["--help"])
     assert stopped.value.code == 0
@@ -77,8 +76,8 @@ def test_same_sees_joined_and_parted_labels():
 def jobs_in_this_process(monkeypatch):
     """A program of its own takes seconds to start; what the benchmarks do with what it tells is the same."""
 
-    def watch(*job):
-        told = bench_memory.job(*job)
+    def watch(engine, options, workers, model="fake"):
+        told = bench_memory.job(engine, options, workers, model)
         seen = Process(
             1, 0, "python", 150.0, [(told["start"]["clock"], 100.0), (told["stages"][-1][1], 150.0)]
         )
