@@ -128,10 +128,9 @@ def configs(args: argparse.Namespace) -> list[SegmentConfig]:
     given["support_slide"] = args.support_slide or slides[0]
     if len(slides) == 1:
         return [SegmentConfig(source=slides[0], **given)]
-    names = [Path(slide).stem for slide in slides]
-    for i, name in enumerate(names):  # two slides of one name, from different folders
-        if names.count(name) > 1:
-            names[i] = f"{name}-{i + 1}"
+    stems = [Path(slide).stem for slide in slides]
+    # two slides of one name, from different folders
+    names = [f"{stem}-{i}" if stems.count(stem) > 1 else stem for i, stem in enumerate(stems, start=1)]
     base = args.out.rstrip("/")
     return [
         SegmentConfig(source=slide, **(given | {"out": f"{base}/{name}"}))
