@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import secrets
 import shutil
@@ -21,6 +22,7 @@ from pathlib import Path
 # Ray reads these when it is imported: the tests' own token, whatever this machine has.
 TOKEN = Path(tempfile.mkdtemp(prefix="fewscope-token-")) / "token"
 TOKEN.write_text(secrets.token_hex(32))
+atexit.register(shutil.rmtree, TOKEN.parent, ignore_errors=True)
 os.environ.update(
     RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=str(TOKEN), RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO="0"
 )
