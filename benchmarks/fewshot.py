@@ -18,7 +18,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from model.episodes import Category, load_corpus
+from model.corpus import Category, load_corpus
 from model.segmenter import Segmenter, load_segmenter
 from pipeline.calibrate import leave_one_out, masked_iou
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from model.episodes import load_corpus
+from model.corpus import load_corpus
 from model.train import TrainConfig, train
 from model.weights import save_weights
 

@@ -9,7 +9,8 @@ import torch
 from PIL import Image
 
 from model.compact import CompactNet
-from model.episodes import EpisodeSampler, allowed_for_shipping, load_corpus, read_pair
+from model.corpus import allowed_for_shipping, load_corpus, read_pair
+from model.episodes import EpisodeSampler
 from model.synthetic import Blobs, LabelField, Rivers, random_task
 from model.train import TrainConfig, train
 
