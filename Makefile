@@ -70,5 +70,5 @@ $(RUN_READY): pyproject.toml constraints.txt | $(BIN)/uv
 	@touch $@
 
 $(DEV_READY): pyproject.toml constraints.txt | $(BIN)/uv
-	$(INSTALL) -e '.[dev,train]'
+	$(INSTALL) -e '.[dev,train,eval]'
 	@touch $@ $(RUN_READY)

@@ -10,10 +10,7 @@ from all of them. All may choose their threshold of probability on the patches l
 components or split, that suits their own masks there, without specks, as a run does. IoU is over the labelled pixels of
 a patch, then the mean.
 
-- threshold: the channel (red, green, blue, grey, saturation, haematoxylin), the smoothing (none, 1 px, 2 px), the level
-  and the side of it with the best mean IoU on the labelled pixels. It is fitted on the labels: no user does it so well.
-- otsu: Otsu's level of each picture, on the channel, smoothing and side that `threshold` chose.
-- forest: 50 trees on scikit-image's multiscale intensities, edges and textures, as in its trainable segmentation.
+The rivals are those of `pipeline.rivals`.
 
 Slides are looked for in ../shared/data/slides beside the repository, or in $FEWSCOPE_SHARED_DATA/slides; those that are
 not there are named and left out. The demo needs none. One JSON line per slide and method, differences first.
@@ -36,12 +33,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
-import skimage.color
 import skimage.data
-import skimage.feature
-import skimage.filters
-from scipy import ndimage
-from sklearn.ensemble import RandomForestClassifier
 
 from benchmarks.records import emit
 from connectors.pyramid_tiff import write_pyramid
@@ -51,16 +43,11 @@ from model.segmenter import MODELS, load_segmenter
 from pipeline import calibrate
 from pipeline.decision import count_objects
 from pipeline.plan import SegmentConfig, possible_rules, smallest_object
+from pipeline.rivals import load_rival
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED_DATA = Path(os.environ.get("FEWSCOPE_SHARED_DATA") or ROOT.parent / "shared" / "data")
-RIVALS = ("threshold", "otsu", "forest")
-CHANNELS = ("red", "green", "blue", "grey", "saturation", "haematoxylin")
-SMOOTHINGS = (0.0, 1.0, 2.0)  # px
-LEVELS = 256
-HAEMATOXYLIN_MAX = (
-    0.5  # optical density of skimage's rgb2hed that the scale ends at; dark nuclei have 0.2 to 0.4
-)
+RIVALS = ("threshold", "otsu", "forest")  # GrabCut needs one object in a box, and slides have many
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,108 +75,6 @@ CASES = (
     Case("TCGA-CR-7395", "TCGA-CR-7395-01A-01-TS1.svs", mpp=0.5, slide_mpp=1.0),
     Case("wsi2dcm-jpeg", "wsi2dcm-jpeg.dcm"),
 )
-
-
-@functools.lru_cache(maxsize=64)
-def _planes(shape: tuple[int, int, int], content: bytes) -> dict[tuple[str, float], np.ndarray]:
-    image = np.frombuffer(content, np.uint8).reshape(shape)
-    part = image / 255.0
-    planes = [*np.moveaxis(part, 2, 0), skimage.color.rgb2gray(part), skimage.color.rgb2hsv(part)[..., 1]]
-    planes.append(skimage.color.rgb2hed(image)[..., 0] / HAEMATOXYLIN_MAX)
-    return {
-        (name, sigma): np.rint(
-            (LEVELS - 1) * np.clip(ndimage.gaussian_filter(plane, sigma) if sigma else plane, 0, 1)
-        ).astype(np.uint8)
-        for name, plane in zip(CHANNELS, planes, strict=True)
-        for sigma in SMOOTHINGS
-    }
-
-
-def planes(image: np.ndarray) -> dict[tuple[str, float], np.ndarray]:
-    """(H, W, 3) uint8 -> every channel at every smoothing, (H, W) uint8."""
-    return _planes(image.shape, image.tobytes())
-
-
-def ious_of_levels(plane: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """IoU of ``plane >= level`` and of ``plane < level`` with the labelled object, for levels 0..255: (2, 256)."""
-    objects = np.bincount(plane[labels == 1], minlength=LEVELS)
-    others = np.bincount(plane[labels == 0], minlength=LEVELS)
-    below = np.stack([np.cumsum(x) - x for x in (objects, others)])  # of each, how many are below the level
-    total = np.array([objects.sum(), others.sum()])[:, None]
-    above = total - below
-    return np.stack([above[0] / (total[0] + above[1]), below[0] / (total[0] + below[1])])
-
-
-@dataclass(frozen=True, slots=True)
-class Cut:
-    """A level of a channel. Object is what is at or above it (``bright``), or below it."""
-
-    channel: str
-    smoothing: float
-    bright: bool
-    level: int
-
-
-class ColourThreshold:
-    """The threshold that fits the labels best; with `otsu`, only its channel and side, and Otsu's level."""
-
-    def __init__(self, otsu: bool = False) -> None:
-        self.name = "otsu" if otsu else "threshold"
-        self.otsu = otsu
-
-    def encode(self, images: np.ndarray, labels: np.ndarray) -> Cut:
-        """The best of all cuts on these patches."""
-        with_object = [k for k in range(len(labels)) if (labels[k] == 1).any()]
-        best = (-1.0, Cut("grey", 0.0, False, 0))
-        for channel, smoothing in planes(images[0]):
-            means = np.mean(
-                [ious_of_levels(planes(images[k])[channel, smoothing], labels[k]) for k in with_object],
-                axis=0,
-            )
-            side, level = np.unravel_index(int(means.argmax()), means.shape)
-            if means.max() > best[0]:
-                best = (float(means.max()), Cut(channel, smoothing, side == 0, int(level)))
-        return best[1]
-
-    def predict(self, tiles: np.ndarray, features: Cut) -> np.ndarray:
-        """(N, H, W) float32 of 0 and 1."""
-        found = []
-        for tile in tiles:
-            plane = planes(tile)[features.channel, features.smoothing]
-            level = features.level
-            if self.otsu and plane.min() < plane.max():
-                level = int(skimage.filters.threshold_otsu(plane)) + 1
-            found.append((plane >= level) == features.bright)
-        return np.stack(found).astype(np.float32)
-
-
-@functools.lru_cache(maxsize=64)
-def _textures(shape: tuple[int, int, int], content: bytes) -> np.ndarray:
-    image = np.frombuffer(content, np.uint8).reshape(shape)
-    features: np.ndarray = skimage.feature.multiscale_basic_features(image, channel_axis=-1)
-    return features.astype(np.float32)
-
-
-class PixelForest:
-    """Random forest of pixels, with the settings of scikit-image's example of trainable segmentation."""
-
-    name = "forest"
-
-    def encode(self, images: np.ndarray, labels: np.ndarray) -> RandomForestClassifier:
-        """Fit on the labelled pixels."""
-        x = np.concatenate(
-            [_textures(i.shape, i.tobytes())[y != 255] for i, y in zip(images, labels, strict=True)]
-        )
-        forest = RandomForestClassifier(50, max_depth=10, max_samples=0.05, n_jobs=1, random_state=0)
-        return forest.fit(x, labels[labels != 255])
-
-    def predict(self, tiles: np.ndarray, features: RandomForestClassifier) -> np.ndarray:
-        """(N, H, W) float32."""
-        found = [
-            features.predict_proba(_textures(t.shape, t.tobytes()).reshape(t.shape[0] * t.shape[1], -1))[:, 1]
-            for t in tiles
-        ]
-        return np.stack(found).reshape(tiles.shape[:3]).astype(np.float32)
 
 
 def judge(model: calibrate.Model, support: SupportSet, check: SupportSet | None) -> dict[str, Any]:
@@ -326,13 +211,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Print a line per slide and method; 0, or 1 where no slide was there."""
     args = parse(argv)
-    rivals: dict[str, calibrate.Model] = {
-        "threshold": ColourThreshold(),
-        "otsu": ColourThreshold(otsu=True),
-        "forest": PixelForest(),
-    }
     models: list[calibrate.Model] = [load_segmenter(args.model, args.weights)]
-    models += [rivals[name] for name in args.rivals]
+    models += [load_rival(name) for name in args.rivals]
     n = 0
     for slide, method, measures in compare([case for case in CASES if case.name in args.slides], models):
         emit("quality", {"slide": slide, "method": method} | measures)

@@ -204,3 +204,16 @@ if __name__ == "__main__":
     import fakes  # so that what travels to workers is called fakes.Slow there, not __main__.Slow
 
     fakes.main()
+
+
+def low_red_dots(rng, k=3, side=48, leak=0):
+    """(K, side, side, 3) grey noise with squares whose red is low; `leak` lowers red outside the labelled middle."""
+    images = rng.integers(150, 220, (k, side, side, 1), np.uint8).repeat(3, axis=3)
+    labels = np.full((k, side, side), 255, np.uint8)
+    labels[:, 8:-8, 8:-8] = 0
+    for i in range(k):
+        row, col = rng.integers(12, side - 24, 2)
+        images[i, row : row + 10, col : col + 10, 0] = 90
+        labels[i, row : row + 10, col : col + 10] = 1
+    images[:, :8, :, 0] -= leak
+    return images, labels

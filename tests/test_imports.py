@@ -37,6 +37,7 @@ IMPORT_NAMES = {  # of distributions whose module has another name
     "openslide": "openslide-python",
     "ome_zarr_models": "ome-zarr-models",
     "dask_image": "dask-image",
+    "cv2": "opencv-python-headless",
 }
 
 
@@ -148,7 +149,7 @@ def test_every_library_imported_is_a_declared_dependency():
     for folders, allowed in (((*PACKAGES, "examples"), run), (("tests", "benchmarks"), run | extras)):
         for path in modules(*folders):
             own = {sibling.stem for sibling in path.parent.glob("*.py")}
-            guarded = allowed | names(project["optional-dependencies"]["train"])
+            guarded = allowed.union(*(names(project["optional-dependencies"][e]) for e in ("train", "eval")))
             for line, name in imports(parse(path)):
                 top = name.split(".")[0]
                 if top in sys.stdlib_module_names or top in {*PACKAGES, "tests", "benchmarks"} or top in own:
