@@ -41,7 +41,7 @@ from connectors.source import open_source
 from connectors.support import SupportSet, load_support
 from model.segmenter import MODELS, load_segmenter
 from pipeline import calibrate
-from pipeline.decision import count_objects
+from pipeline.decision import choose_rule, count_objects
 from pipeline.plan import SegmentConfig, possible_rules, smallest_object
 from pipeline.rivals import load_rival
 
@@ -88,16 +88,14 @@ def judge(model: calibrate.Model, support: SupportSet, check: SupportSet | None)
         raise ValueError("the support set is too small to leave a patch out; label objects in two patches")
     as_run = SegmentConfig("", "", "")  # what a run does by itself
     rules = possible_rules(as_run, support, support.mpp)
-    counts = functools.partial(
-        count_objects,
-        threshold=loo.threshold,
-        connectivity=as_run.connectivity,
-        min_area=smallest_object(as_run, support, support.mpp),
-    )
-    rule = min(
-        rules, key=lambda r: _count_error(support, loo.probabilities, functools.partial(counts, rule=r))
-    )
-    count = functools.partial(counts, rule=rule)
+    how: dict[str, Any] = {
+        "connectivity": as_run.connectivity,
+        "min_area": smallest_object(as_run, support, support.mpp),
+    }
+    rule = rules[0]
+    if support.instances is not None:
+        rule, _ = choose_rule(support, loo.probabilities, loo.threshold, rules, **how)
+    count = functools.partial(count_objects, threshold=loo.threshold, rule=rule, **how)
     found: dict[str, Any] = {
         "leave_one_out": _measures(support, loo.probabilities, loo.threshold, count),
         "check": None,
@@ -109,13 +107,6 @@ def judge(model: calibrate.Model, support: SupportSet, check: SupportSet | None)
     found["counted_by"] = "components" if rule is None else f"split, radius {rule.radius:.1f} px"
     found["seconds"] = time.perf_counter() - began
     return found
-
-
-def _count_error(support: SupportSet, probabilities: np.ndarray, count: Callable[[np.ndarray], int]) -> float:
-    if support.instances is None:
-        return 0.0
-    errors = calibrate.count_errors(probabilities, support.labels, support.instances, count)
-    return float(np.abs(errors).mean())
 
 
 def _measures(

@@ -66,6 +66,14 @@ class Category:
     instances: Tensor | None = None
     keys: tuple[str, ...] = ()
 
+    def arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+        """Pictures (N, 224, 224, 3) uint8, labels (N, 224, 224) uint8 of 0 and 1, objects: for `Segmenter`."""
+        return (
+            np.ascontiguousarray(self.images.permute(0, 2, 3, 1).numpy()),
+            self.masks.numpy().astype(np.uint8),
+            None if self.instances is None else self.instances.numpy(),
+        )
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Pair:

@@ -7,12 +7,14 @@ processor it is resumed.
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from rasterio.windows import Window
 
+from connectors.support import SupportSet
 from connectors.workdir import WorkDir
 from pipeline import calibrate
 from pipeline.blend import to_uint8
@@ -67,20 +69,42 @@ def _choose(
     plan: Plan, loo: calibrate.LeaveOneOut | None, threshold: float
 ) -> tuple[SplitRule | None, np.ndarray | None]:
     """The rule whose counts are nearest to the outlined objects of the left-out patches, and its errors there."""
-    rules, support = plan.rules, plan.support
-    if loo is None or support.instances is None:
-        return rules[0], None
+    if loo is None or plan.support.instances is None:
+        return plan.rules[0], None
+    return choose_rule(
+        plan.support,
+        loo.probabilities,
+        threshold,
+        plan.rules,
+        connectivity=plan.config.connectivity,
+        min_area=plan.min_area_px,
+    )
+
+
+def choose_rule(
+    support: SupportSet,
+    probabilities: np.ndarray,
+    threshold: float,
+    rules: Sequence[SplitRule | None],
+    *,
+    connectivity: int,
+    min_area: int,
+) -> tuple[SplitRule | None, np.ndarray]:
+    """Of some rules the one whose counts are nearest to the outlined objects, and its `calibrate.count_errors`.
+
+    Parameters
+    ----------
+    support : with outlined objects
+    probabilities : (K, H, W), each patch predicted from the others
+    """
+    assert support.instances is not None
     errors = [
         calibrate.count_errors(
-            loo.probabilities,
+            probabilities,
             support.labels,
             support.instances,
             functools.partial(
-                count_objects,
-                threshold=threshold,
-                rule=rule,
-                connectivity=plan.config.connectivity,
-                min_area=plan.min_area_px,
+                count_objects, threshold=threshold, rule=rule, connectivity=connectivity, min_area=min_area
             ),
         )
         for rule in rules
@@ -93,13 +117,22 @@ def count_objects(
     probability: np.ndarray, threshold: float, rule: SplitRule | None, connectivity: int, min_area: int = 0
 ) -> int:
     """Number of objects in a probability map (H, W), told apart and dropped as those of a slide are."""
+    labels = label_objects(probability, threshold, rule, connectivity, min_area)
+    return len(np.unique(labels[labels > 0]))
+
+
+def label_objects(
+    probability: np.ndarray, threshold: float, rule: SplitRule | None, connectivity: int, min_area: int = 0
+) -> np.ndarray:
+    """Label image (H, W) uint32 of a probability map, its objects told apart and dropped as those of a slide are."""
     mask = to_uint8(probability) >= threshold_level(threshold)
     if rule is None:
         labels, _ = label_core(mask, connectivity)
     else:
         whole = Window(0, 0, mask.shape[1], mask.shape[0])
         labels, _, _ = split_core(mask, whole, whole, mask.shape, rule)
-    return int((np.bincount(labels.ravel())[1:] >= min_area).sum())
+    kept = np.bincount(labels.ravel()) >= min_area
+    return np.where(kept[labels], labels, np.uint32(0))
 
 
 def threshold_level(threshold: float) -> int:
