@@ -83,7 +83,7 @@ def _encoder(segmenter: Segmenter, images: np.ndarray, labels: np.ndarray) -> Ca
         nonlocal n_calls
         n_calls += 1
         pack: Any = segmenter._fast.compile_support(x, foreground, background)  # type: ignore[operator]
-        return SupportFeatures(pack, len(images), f"call {n_calls}")
+        return SupportFeatures((pack,), len(images), f"call {n_calls}")
 
     return encode
 

@@ -37,7 +37,7 @@ def evaluate(
         features = model.encode(images[support], labels[support])
         loo = leave_one_out(model, images[support], labels[support])
         assert loo is not None
-        probability = model.predict(images[query], features)
+        probability = model.predict(images[query], features)[:, 0]
         fixed += [masked_iou(p >= 0.5, y) for p, y in zip(probability, labels[query], strict=True)]
         chosen += [masked_iou(p >= loo.threshold, y) for p, y in zip(probability, labels[query], strict=True)]
         promised.append(loo.mean_iou)

@@ -101,7 +101,7 @@ def judge(model: calibrate.Model, support: SupportSet, check: SupportSet | None)
         "check": None,
     }
     if check is not None:
-        probabilities = model.predict(check.images, model.encode(support.images, support.labels))
+        probabilities = model.predict(check.images, model.encode(support.images, support.labels))[:, 0]
         found["check"] = _measures(check, probabilities, loo.threshold, count)
     found["threshold"] = loo.threshold
     found["counted_by"] = "components" if rule is None else f"split, radius {rule.radius:.1f} px"

@@ -121,13 +121,13 @@ class FakeModel:
         return FakeFeatures()
 
     def predict(self, tiles: np.ndarray, features: Any) -> np.ndarray:
-        """(N, H, W, 3) uint8 -> (N, H, W) float32."""
+        """(N, H, W, 3) uint8 -> (N, 1, H, W) float32."""
         until = time.thread_time() + len(tiles) * self.tile_ms / 1000
         probability = _PROBABILITY[tiles[..., 0]]
         out = np.empty_like(self._ballast)
         while time.thread_time() < until:
             np.tanh(self._ballast, out=out)
-        return probability
+        return probability[:, None]
 
 
 def config_options(slide: Path | str, support: Path | str, out: Path | str, **more: Any) -> Mapping[str, Any]:

@@ -240,7 +240,15 @@ class CompactNet(nn.Module):
 
     def forward(self, images: Tensor, pack: CompactPack) -> Tensor:
         """Logits (N, 1, H, W) of queries (N, 3, H, W) in [0, 1]; H and W multiples of 16."""
-        maps = self.encoder(images)
+        return self.answer(self.encode_queries(images), pack)
+
+    def encode_queries(self, images: Tensor) -> tuple[Tensor, dict[int, Tensor]]:
+        """What of the queries does not depend on the support: once per batch, for any number of packs."""
+        return images, self.encoder(images)
+
+    def answer(self, queries: tuple[Tensor, dict[int, Tensor]], pack: CompactPack) -> Tensor:
+        """Logits of encoded queries, as `forward` has them."""
+        images, maps = queries
         return self.decode(maps, self.consult(images, maps, pack))
 
     def consult(self, images: Tensor, maps: dict[int, Tensor], pack: CompactPack) -> dict[int, Tensor]:

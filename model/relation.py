@@ -107,9 +107,17 @@ class RelationNet(nn.Module):
 
     def forward(self, images: Tensor, pack: RelationPack) -> Tensor:
         """Logits (N, 1, H, W) of queries (N, 3, H, W) in [0, 1]."""
+        return self.answer(self.encode_queries(images), pack)
+
+    def encode_queries(self, images: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """What of the queries does not depend on the support: once per batch, for any number of packs."""
         zeros = images.new_zeros(len(images), 1, *images.shape[2:])
-        deepest, taps = self.encoder(torch.cat([images, zeros], dim=1))
-        return self.decode(deepest, taps, pack)
+        encoded: tuple[Tensor, tuple[Tensor, ...]] = self.encoder(torch.cat([images, zeros], dim=1))
+        return encoded
+
+    def answer(self, queries: tuple[Tensor, tuple[Tensor, ...]], pack: RelationPack) -> Tensor:
+        """Logits of encoded queries, as `forward` has them."""
+        return self.decode(*queries, pack)
 
     def decode(self, deepest: Tensor, taps: tuple[Tensor, ...], pack: RelationPack) -> Tensor:
         """Logits from an encoded query: relation module and decoder."""

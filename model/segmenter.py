@@ -31,14 +31,19 @@ class SupportFeatures:
 
     Attributes
     ----------
-    pack : what the network needs of the support set, in float32
+    packs : what the network needs of the support set, in float32, for each class
     shots : K
     digest : hash of the support set and of the weights that encoded it
     """
 
-    pack: Any
+    packs: tuple[Any, ...]
     shots: int
     digest: str
+
+    @property
+    def n_classes(self) -> int:
+        """C."""
+        return len(self.packs)
 
 
 class Segmenter:
@@ -82,25 +87,29 @@ class Segmenter:
         Parameters
         ----------
         images : (K, 224, 224, 3) uint8
-        labels : (K, 224, 224) uint8; 0 background, 1 object, 255 not labelled
+        labels : (K, 224, 224) uint8: 0 background, 1..C the object's class, 255 not labelled. Or, where a patch is not
+            labelled for all classes, (C, K, 224, 224): for each class 0 not of it, 1 of it, 255 not known.
         """
         if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8:
             raise ValueError(
                 f"support images are {images.dtype} {images.shape}; expected uint8 (K, 224, 224, 3)"
             )
-        if labels.shape != images.shape[:3]:
+        if labels.shape[-3:] != images.shape[:3] or labels.ndim not in (3, 4):
             raise ValueError(f"support labels are {labels.shape}; expected {images.shape[:3]}, one per image")
         x = self._tensor(images).float() / 255
-        y = torch.from_numpy(np.ascontiguousarray(labels))[:, None].to(self.device)
-        pack = self._exact.compile_support(x, (y == 1).float(), (y == 0).float())  # type: ignore[operator]
+        packs = []
+        for of_class in labels_by_class(labels):
+            y = torch.from_numpy(np.ascontiguousarray(of_class))[:, None].to(self.device)
+            pack = self._exact.compile_support(x, (y == 1).float(), (y == 0).float())  # type: ignore[operator]
+            packs.append(pack.to(device="cpu"))
         digest = hashlib.sha256(self.weights_digest.encode())
         for array in (images, labels):
             digest.update(np.ascontiguousarray(array).tobytes())
-        return SupportFeatures(pack.to(device="cpu"), len(images), digest.hexdigest())
+        return SupportFeatures(tuple(packs), len(images), digest.hexdigest())
 
     @torch.inference_mode()
     def predict(self, tiles: np.ndarray, features: SupportFeatures) -> np.ndarray:
-        """Probability of the object.
+        """Probability of each class, by itself: they need not add up to 1. A tile is encoded once for all classes.
 
         Parameters
         ----------
@@ -108,36 +117,57 @@ class Segmenter:
 
         Returns
         -------
-        (N, H, W) float32 in [0, 1]
+        (N, C, H, W) float32 in [0, 1]
         """
         n, h, w, _ = tiles.shape
         if h % 32 or w % 32:
             raise ValueError(f"tile size {h}x{w} is not a multiple of 32; use 192 or 224")
-        pack = self._pack(features)
-        out = np.empty((n, h, w), np.float32)
+        packs = self._packs(features)
+        out = np.empty((n, len(packs), h, w), np.float32)
         for start in range(0, n, self.batch_size):
             batch = tiles[start : start + self.batch_size]
             real = len(batch)
             if real < self.batch_size:
                 batch = np.concatenate([batch, np.zeros((self.batch_size - real, h, w, 3), np.uint8)])
             x = self._tensor(batch).to(self.dtype) / 255
-            logits = self._fast(x, pack)[:real, 0]
-            out[start : start + real] = torch.sigmoid(logits.float()).cpu().numpy()
+            queries = self._fast.encode_queries(x)  # type: ignore[operator]
+            for c, pack in enumerate(packs):
+                logits = self._fast.answer(queries, pack)[:real, 0]  # type: ignore[operator]
+                out[start : start + real, c] = torch.sigmoid(logits.float()).cpu().numpy()
         return out
 
     def _tensor(self, images: np.ndarray) -> Tensor:
         """(N, H, W, 3) uint8 -> (N, 3, H, W) uint8 on the device, in channels-last memory: no copy on a CPU."""
         return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).to(self.device)
 
-    def _pack(self, features: SupportFeatures) -> Any:
+    def _packs(self, features: SupportFeatures) -> tuple[Any, ...]:
         cached = getattr(self, "_packed", None)
         if cached is None or cached[0] != features.digest:
-            cached = (features.digest, self._cast(features.pack))
+            packs = tuple(pack.to(device=self.device, dtype=self.dtype) for pack in features.packs)
+            cached = (features.digest, packs)
             self._packed = cached
         return cached[1]
 
-    def _cast(self, pack: Any) -> Any:
-        return pack.to(device=self.device, dtype=self.dtype)
+
+def labels_by_class(labels: np.ndarray) -> np.ndarray:
+    """What is known of each class.
+
+    Parameters
+    ----------
+    labels : (K, H, W) or (C, K, H, W) uint8, as `Segmenter.encode` takes them
+
+    Returns
+    -------
+    (C, K, H, W) uint8: 0 not of the class, 1 of it, 255 not known
+
+    >>> labels_by_class(np.array([[[0, 1, 2, 255]]], np.uint8)).tolist()
+    [[[[0, 1, 0, 255]]], [[[0, 0, 1, 255]]]]
+    """
+    if labels.ndim == 4:
+        return labels
+    n_classes = max(1, int(labels[labels != IGNORE].max(initial=0)))
+    classes = np.arange(1, n_classes + 1, dtype=np.uint8)[:, None, None, None]
+    return np.where(labels == IGNORE, np.uint8(IGNORE), (labels == classes).astype(np.uint8))
 
 
 def _computes_bfloat16(device: torch.device) -> bool:

@@ -26,11 +26,11 @@ class Model(Protocol):
     name: str
 
     def encode(self, images: np.ndarray, labels: np.ndarray) -> Any:
-        """Compile a support set: (K, H, W, 3) uint8 and (K, H, W) uint8 with 255 = not labelled."""
+        """Compile a support set: (K, H, W, 3) uint8 and labels as `model.segmenter.Segmenter.encode` takes them."""
         ...
 
     def predict(self, tiles: np.ndarray, features: Any) -> np.ndarray:
-        """(N, H, W, 3) uint8 -> (N, H, W) float32 in [0, 1]."""
+        """(N, H, W, 3) uint8 -> (N, C, H, W) float32 in [0, 1]: each class by itself."""
         ...
 
 
@@ -82,7 +82,7 @@ def leave_one_out(
         [
             model.predict(
                 images[i : i + 1], model.encode(np.delete(images, i, axis=0), np.delete(labels, i, axis=0))
-            )
+            )[:, 0]
             for i in range(k)
         ]
     )

@@ -101,7 +101,7 @@ class ColourThreshold:
         return best[1]
 
     def predict(self, tiles: np.ndarray, features: Cut) -> np.ndarray:
-        """(N, H, W) float32 of 0 and 1."""
+        """(N, 1, H, W) float32 of 0 and 1."""
         found = []
         for tile in tiles:
             plane = planes(tile)[features.channel, features.smoothing]
@@ -109,7 +109,7 @@ class ColourThreshold:
             if self.otsu and plane.min() < plane.max():
                 level = int(skimage.filters.threshold_otsu(plane)) + 1
             found.append((plane >= level) == features.bright)
-        return np.stack(found).astype(np.float32)
+        return np.stack(found)[:, None].astype(np.float32)
 
 
 @functools.lru_cache(maxsize=64)
@@ -140,12 +140,12 @@ class PixelForest:
         return forest.fit(x, labels[labels != 255])
 
     def predict(self, tiles: np.ndarray, features: RandomForestClassifier) -> np.ndarray:
-        """(N, H, W) float32."""
+        """(N, 1, H, W) float32."""
         found = [
             features.predict_proba(_textures(t.shape, t.tobytes()).reshape(t.shape[0] * t.shape[1], -1))[:, 1]
             for t in tiles
         ]
-        return np.stack(found).reshape(tiles.shape[:3]).astype(np.float32)
+        return np.stack(found).reshape(len(tiles), 1, *tiles.shape[1:3]).astype(np.float32)
 
 
 class GrabCut:

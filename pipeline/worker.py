@@ -111,7 +111,7 @@ class UnitWorker:
                 predicted = self._model.predict(batch, job.features)
                 row["model_s"] += time.perf_counter() - then
                 for tile, p in zip(some, predicted, strict=True):
-                    blender.add(tile, p)
+                    blender.add(tile, p[0])
         del image
         blended, _ = blender.result()
         probability = to_uint8(blended)

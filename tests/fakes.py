@@ -45,7 +45,7 @@ class ByColour:
         return Features(f"{images.sum()} {labels.sum()}")
 
     def predict(self, tiles: np.ndarray, features: Features) -> np.ndarray:
-        return colour_probability(tiles)
+        return colour_probability(tiles)[:, None]
 
 
 def colour_probability(image: np.ndarray) -> np.ndarray:
@@ -60,7 +60,7 @@ class Certain(ByColour):
     name = "certain"
 
     def predict(self, tiles: np.ndarray, features: Features) -> np.ndarray:
-        return np.ones(tiles.shape[:3], np.float32)
+        return np.ones((len(tiles), 1, *tiles.shape[1:3]), np.float32)
 
 
 class ByPlace(ByColour):
@@ -70,7 +70,8 @@ class ByPlace(ByColour):
 
     def predict(self, tiles: np.ndarray, features: Features) -> np.ndarray:
         rows, cols = np.indices(tiles.shape[1:3], np.float32) / tiles.shape[1]
-        return np.clip(colour_probability(tiles) + 0.2 * (rows - cols), 0, 1).astype(np.float32)
+        shifted = np.clip(colour_probability(tiles) + 0.2 * (rows - cols), 0, 1)
+        return shifted[:, None].astype(np.float32)
 
 
 class Slow(ByColour):
@@ -83,7 +84,7 @@ class Slow(ByColour):
         time.sleep(self.seconds)
         with open(self.log, "a") as file:
             file.write(f"{os.getpid()} {len(tiles)}\n")
-        return colour_probability(tiles)
+        return colour_probability(tiles)[:, None]
 
 
 class DiesOnce(ByColour):
@@ -96,7 +97,7 @@ class DiesOnce(ByColour):
         if len(tiles) > 1 and not self.flag.exists():
             self.flag.write_text(str(os.getpid()))
             os._exit(1)
-        return colour_probability(tiles)
+        return colour_probability(tiles)[:, None]
 
 
 class DiesAlways(ByColour):

@@ -142,7 +142,7 @@ def test_made_up_slides_repeat_exactly(tmp_path):
 def test_the_fake_model_is_the_colour_rule():
     picture = synthetic.tissue(256)
     model = synthetic.FakeModel()
-    probability = model.predict(picture[None, :224, :224], None)[0]
+    probability = model.predict(picture[None, :224, :224], None)[0, 0]
     np.testing.assert_array_equal(probability >= 0.5, synthetic.is_object(picture)[:224, :224])
     stored = probability * np.float32(255)
     np.testing.assert_array_equal(stored, np.rint(stored))

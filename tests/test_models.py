@@ -134,9 +134,40 @@ def test_shipped_weights_segment_dark_discs_and_the_inverse(segmenter: Segmenter
     images, labels = patches(6)
     for wanted in (labels, 1 - labels):
         features = segmenter.encode(images[:5], wanted[:5])
-        found = segmenter.predict(images[5:], features)[0] >= 0.5
+        found = segmenter.predict(images[5:], features)[0, 0] >= 0.5
         truth = wanted[5] == 1
         assert (found & truth).sum() / (found | truth).sum() > 0.85
+
+
+def test_three_classes_are_three_runs_over_one_encoding(segmenter: Segmenter) -> None:
+    """C classes give, to the bit, what C runs of one class each give, and every tile is encoded once for all."""
+    images, labels = patches(5)
+    rows = np.indices(labels.shape)[1]
+    classes = np.where(labels == 0, 0, 1 + rows * 3 // 224).astype(np.uint8)
+    classes[:, :, 200:] = 255
+    features = segmenter.encode(images, classes)
+    assert features.n_classes == 3
+    encoded = []
+    with segmenter._fast.encoder.register_forward_pre_hook(lambda _, x: encoded.append(len(x[0]))):  # type: ignore[union-attr]
+        together = segmenter.predict(images, features)
+    assert together.shape == (5, 3, 224, 224)
+    assert encoded == [4, 4]  # 5 tiles in batches of 4
+    for c in (1, 2, 3):
+        binary = np.where(classes == 255, 255, classes == c).astype(np.uint8)
+        alone = segmenter.predict(images, segmenter.encode(images, binary))
+        np.testing.assert_array_equal(together[:, c - 1 : c], alone)
+
+
+def test_a_patch_may_be_labelled_for_some_classes_only(segmenter: Segmenter) -> None:
+    """Labels by class: what is not known of a class has no say in it."""
+    images, labels = patches(4)
+    known = np.stack([labels, np.full_like(labels, 255)])
+    known[1, :2] = 1 - labels[:2]
+    features = segmenter.encode(images, known)
+    np.testing.assert_array_equal(
+        segmenter.predict(images, features)[:, 1],
+        segmenter.predict(images, segmenter.encode(images, known[1]))[:, 0],
+    )
 
 
 def test_unlabelled_pixels_have_no_say(segmenter: Segmenter) -> None:
@@ -206,5 +237,5 @@ def test_relation_network_runs_behind_the_segmenter(tmp_path: object) -> None:
     segmenter = load_segmenter("vgg16-paper", str(path), dtype=torch.float32, batch_size=2)
     images, labels = patches(2)
     p = segmenter.predict(images[:, :64, :64], segmenter.encode(images[:, :64, :64], labels[:, :64, :64]))
-    assert p.shape == (2, 64, 64)
+    assert p.shape == (2, 1, 64, 64)
     assert ((p >= 0) & (p <= 1)).all()

@@ -30,7 +30,7 @@ def test_the_threshold_finds_what_one_channel_tells_and_ignores_what_nobody_labe
     model = rivals.ColourThreshold()
     cut = model.encode(images[:2], labels[:2])
     assert model.predict(images[2:], cut).dtype == np.float32
-    assert calibrate.masked_iou(model.predict(images[2:], cut)[0] >= 0.5, labels[2]) == 1
+    assert calibrate.masked_iou(model.predict(images[2:], cut)[0, 0] >= 0.5, labels[2]) == 1
 
 
 def test_otsu_takes_its_level_from_the_picture_alone(rng):
@@ -38,7 +38,7 @@ def test_otsu_takes_its_level_from_the_picture_alone(rng):
     images[images > 100] = 200  # dots are 4 % of the picture: Otsu would rather halve a broad noise
     model = rivals.ColourThreshold(otsu=True)
     cut = rivals.Cut("red", 0.0, False, 3)  # the level is that of the labels: not Otsu's
-    found = model.predict(images, cut) >= 0.5
+    found = model.predict(images, cut)[:, 0] >= 0.5
     assert [calibrate.masked_iou(f, y) for f, y in zip(found, labels, strict=True)] == [1, 1, 1]
 
 
@@ -48,7 +48,7 @@ def test_the_forest_learns_from_labelled_pixels_only(rng):
     forest = model.encode(images[:2], labels[:2])
     assert forest.n_features_in_ == rivals._textures(images[0].shape, images[0].tobytes()).shape[2]
     assert set(forest.classes_) == {0, 1}
-    assert calibrate.masked_iou(model.predict(images[2:], forest)[0] >= 0.5, labels[2]) > 0.9
+    assert calibrate.masked_iou(model.predict(images[2:], forest)[0, 0] >= 0.5, labels[2]) > 0.9
 
 
 def test_grabcut_sees_nothing_of_the_truth_but_its_box(rng):
