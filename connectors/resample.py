@@ -29,23 +29,24 @@ class Taps:
         return int(self.index.min()), int(self.index.max()) + 1
 
 
-def taps(start: int, stop: int, scale: float, size: int) -> Taps:
+def taps(start: int, stop: int, scale: float, size: int, offset: float = 0.0) -> Taps:
     """Taps of working pixels ``start..stop-1`` on an axis of ``size`` px, ``scale`` px per working pixel.
 
-    Indices are clamped to the axis: a working pixel that reaches past the edge repeats the edge.
+    Working pixel 0 begins at ``offset``. Indices are clamped to the axis: a working pixel that reaches past the
+    edge repeats it.
 
     >>> taps(0, 2, 2.0, 4).weight.tolist()
     [[0.5, 0.5], [0.5, 0.5]]
     """
     pixel = np.arange(start, stop, dtype=np.int64)
     if scale >= 1:
-        low = pixel * scale
+        low = pixel * scale + offset
         first = np.floor(low).astype(np.int64)
         index = first[:, None] + np.arange(int(np.ceil(scale)) + 1)
         shared = np.minimum((low + scale)[:, None], index + 1) - np.maximum(low[:, None], index)
         weight = np.maximum(shared, 0) / scale
     else:
-        centre = (pixel + 0.5) * scale - 0.5
+        centre = (pixel + 0.5) * scale - 0.5 + offset
         first = np.floor(centre).astype(np.int64)
         index = first[:, None] + np.arange(2)
         right = centre - first

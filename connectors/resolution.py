@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 
 import openslide
 
+from connectors.levels import SAME_RESOLUTION
 from connectors.source import DEFAULT_MPP, PLAUSIBLE_MPP, SourceError
 
-SAME_RESOLUTION = 1e-3  # resolutions closer than this are the same: no interpolation
 NEAR_DEFAULT = 0.02  # how far from DEFAULT_MPP a whole multiple of the slide's own may be
 ANISOTROPY = 0.01  # how far apart the resolutions across and down may be
 FINEST_ENLARGEMENT = 8.0  # working grids finer than this times the slide show nothing but interpolation

@@ -1,20 +1,18 @@
 """Slides through OpenSlide: levels, microns and broken places end here.
 
-The working grid is cut from the coarsest level that is fine enough and resampled to the resolution asked for.
-Level pixels are always fetched in whole blocks of one global grid, so that which block is bad, too, does not
-depend on the window that was asked for.
+The working grid is cut from the coarsest level that is fine enough and resampled to the resolution asked for; see
+`connectors.levels`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import logging
-import math
 import os
 import shlex
 import threading
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -24,27 +22,30 @@ from affine import Affine
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.windows import Window
 
+from connectors.levels import (
+    Block,
+    Level,
+    assemble,
+    best_level,
+    block_window,
+    overview_shape,
+    render,
+    whole_blocks,
+)
 from connectors.local_copy import local_copy
-from connectors.resample import resample, taps
-from connectors.resolution import SAME_RESOLUTION, resolve_mpp, working_scale
+from connectors.resolution import resolve_mpp, working_scale
 from connectors.source import Pixels, SourceError, SourceInfo, window_bounds
 
 log = logging.getLogger(__name__)
 
 BLOCK = 256  # level px; what is lost around a place that does not decode
 CHUNK = 2048  # level px read at once, a multiple of BLOCK: 16 MB of RGBA
-STRIP_PIXELS = 16 * 2**20  # level px held while resampling: bounds the memory of any read
 DARK_LEVEL = 64  # median grey of 255 below which a slide is fluorescence and its background black
 HEAD_BYTES = 2**16  # of the file's head and tail, in the fingerprint
 
 
 @dataclass(frozen=True, slots=True)
-class _Level:
-    index: int
-    height: int
-    width: int
-    row_step: float  # level-0 px per level px
-    col_step: float
+class _Level(Level):
     reported_step: float  # OpenSlide's own, which maps the locations it is given
 
     @property
@@ -64,7 +65,7 @@ class OpenSlideSource:
         self._levels = _levels(self._slide)
         self._lock = threading.Lock()
         self._closed = False
-        self._failed: set[tuple[_Level, int, int, int, int]] = set()  # blocks: top, bottom, left, right
+        self._failed: set[tuple[_Level, Block]] = set()
         if slide is None and (found := _fingerprint(self._slide, self._path)) != info.fingerprint:
             raise SourceError(
                 f"{info.uri}: changed since it was first opened (fingerprint {found[:12]}, expected "
@@ -80,8 +81,7 @@ class OpenSlideSource:
         vendor = properties.get(openslide.PROPERTY_NAME_VENDOR, "unknown")
         if vendor == "generic-tiff" and (crs := _raster_crs(path)):
             raise SourceError(
-                f"{uri}: is a georeferenced raster ({crs}), which this version does not read yet; "
-                "give a microscopy slide"
+                f"{uri}: is a georeferenced raster ({crs}), not a slide; segment it with jobs/segment_raster.py"
             )
         native_mpp, mpp_source = resolve_mpp(uri, properties, mpp, slide_mpp)
         steps = [level.row_step for level in _levels(slide) if level.row_step == level.col_step]
@@ -138,86 +138,30 @@ class OpenSlideSource:
 
     def _overview_grid(self, max_side: int) -> tuple[tuple[int, int], tuple[float, float]]:
         """Size of the overview, and the step of its pixels in level-0 px."""
-        if max_side < 1:
-            raise ValueError(f"max_side {max_side} is not at least 1")
         info = self._info
-        shrink = max(1.0, max(info.height, info.width) / max_side)
-        height, width = max(1, round(info.height / shrink)), max(1, round(info.width / shrink))
+        height, width = overview_shape(info.height, info.width, max_side)
         steps = (info.transform.e * info.height / height, info.transform.a * info.width / width)
         return (height, width), steps
 
     def unreadable(self, max_side: int | None = None) -> tuple[Window, ...]:
         """See `connectors.source.Source.unreadable`: the bad blocks of the level that was read."""
         info = self._info
-        down, right = info.transform.e, info.transform.a
-        level = _best_level(
-            self._levels, min(self._overview_grid(max_side)[1] if max_side else (down, right))
-        )
+        steps = info.transform.e, info.transform.a
+        level = best_level(self._levels, min(self._overview_grid(max_side)[1] if max_side else steps))
         with self._lock:
-            blocks = sorted(block[1:] for block in self._failed if block[0] == level)
-        windows = []
-        for block in blocks:
-            row, stop = (
-                math.floor(block[0] * level.row_step / down),
-                math.ceil(block[1] * level.row_step / down),
-            )
-            col, end = (
-                math.floor(block[2] * level.col_step / right),
-                math.ceil(block[3] * level.col_step / right),
-            )
-            windows.append(Window(col, row, min(end, info.width) - col, min(stop, info.height) - row))
-        return tuple(windows)
+            blocks = sorted(block for failed_level, block in self._failed if failed_level == level)
+        return tuple(block_window(block, level, steps, (info.height, info.width)) for block in blocks)
 
-    def _render(
-        self, bounds: tuple[int, int, int, int], grid: tuple[int, int], steps: tuple[float, float]
-    ) -> Pixels:
+    def _render(self, bounds: Block, grid: tuple[int, int], steps: tuple[float, float]) -> Pixels:
         """Window ``bounds`` of a ``grid`` whose pixels are ``steps`` (row, col) level-0 px large."""
-        row_start, row_stop, col_start, col_stop = bounds
-        image = np.empty((row_stop - row_start, col_stop - col_start, 3), np.uint8)
-        image[:] = self._info.background
-        valid = np.zeros(image.shape[:2], np.bool_)
-        top, bottom = max(row_start, 0), min(row_stop, grid[0])
-        left, right = max(col_start, 0), min(col_stop, grid[1])
-        if top >= bottom or left >= right:
-            return image, valid
+        level = best_level(self._levels, min(steps))
+        return render(bounds, grid, steps, level, self._read_level, self._info.background)
 
-        level = _best_level(self._levels, min(steps))
-        row_scale, col_scale = steps[0] / level.row_step, steps[1] / level.col_step
-        cols = taps(left, right, col_scale, level.width)
-        span = cols.span
-        n_level_cols = span[1] - span[0] + 2 * BLOCK
-        strip = max(1, int(max(BLOCK, STRIP_PIXELS // n_level_cols) / max(row_scale, 1e-9)))
-        for row in range(top, bottom, strip):
-            stop = min(row + strip, bottom)
-            rows = taps(row, stop, row_scale, level.height)
-            piece, real = self._read_level(level, *rows.span, *span)
-            if row_scale != 1 or col_scale != 1 or piece.shape[:2] != (stop - row, right - left):
-                piece, real = resample(
-                    piece, real, rows, cols, (rows.span[0], span[0]), self._info.background
-                )
-            target = (slice(row - row_start, stop - row_start), slice(left - col_start, right - col_start))
-            image[target], valid[target] = piece, real
-        return image, valid
-
-    def _read_level(self, level: _Level, top: int, bottom: int, left: int, right: int) -> Pixels:
+    def _read_level(self, level: _Level, bounds: Block) -> Pixels:
         """Pixels of a level: uint8 (h, w, 3), bool (h, w). Whole blocks are read, whatever is asked for."""
-        image = np.empty((bottom - top, right - left, 3), np.uint8)
-        valid = np.empty(image.shape[:2], np.bool_)
         chunk = CHUNK if level.is_aligned else BLOCK
-        for block in _blocks(top, bottom, left, right, level, chunk):
-            pixels, real = self._read_chunk(level, *block)
-            inner_top, inner_left = max(block[0], top), max(block[2], left)
-            inner_bottom, inner_right = min(block[1], bottom), min(block[3], right)
-            target = (
-                slice(inner_top - top, inner_bottom - top),
-                slice(inner_left - left, inner_right - left),
-            )
-            origin = (
-                slice(inner_top - block[0], inner_bottom - block[0]),
-                slice(inner_left - block[2], inner_right - block[2]),
-            )
-            image[target], valid[target] = pixels[origin], real[origin]
-        return image, valid
+        blocks = whole_blocks(*bounds, level, (BLOCK, BLOCK), (chunk, chunk))
+        return assemble(bounds, blocks, lambda block: self._read_chunk(level, *block))
 
     def _read_chunk(self, level: _Level, top: int, bottom: int, left: int, right: int) -> Pixels:
         slide = self._slide
@@ -241,7 +185,7 @@ class OpenSlideSource:
         image[:] = self._info.background
         valid = np.zeros(image.shape[:2], np.bool_)
         slide: openslide.OpenSlide | None = None
-        for block in _blocks(top, bottom, left, right, level, BLOCK):
+        for block in whole_blocks(top, bottom, left, right, level, (BLOCK, BLOCK), (BLOCK, BLOCK)):
             slide = slide or _open(self._path, self._info.uri)
             target = (slice(block[0] - top, block[1] - top), slice(block[2] - left, block[3] - left))
             try:
@@ -250,7 +194,7 @@ class OpenSlideSource:
                 slide.close()
                 slide = None
                 with self._lock:
-                    self._failed.add((level, *block))
+                    self._failed.add((level, block))
         if slide is not None:
             slide.close()
         return image, valid
@@ -276,22 +220,10 @@ class OpenSlideSource:
         for row in np.linspace(0, max(0, level.height - BLOCK), 3).astype(int):
             for col in np.linspace(0, max(0, level.width - BLOCK), 3).astype(int):
                 bounds = (row, min(row + BLOCK, level.height), col, min(col + BLOCK, level.width))
-                image, valid = self._read_level(level, *bounds)
+                image, valid = self._read_level(level, bounds)
                 greys.append(image[valid].mean(1))
         grey = np.concatenate(greys)
         return bool(grey.size) and float(np.median(grey)) < DARK_LEVEL
-
-
-def _blocks(
-    top: int, bottom: int, left: int, right: int, level: _Level, chunk: int
-) -> Iterator[tuple[int, int, int, int]]:
-    """Cover a rectangle by chunks of whole blocks of the level's block grid, clipped at the level's edge."""
-    top, left = top // BLOCK * BLOCK, left // BLOCK * BLOCK
-    bottom = min(-(-bottom // BLOCK) * BLOCK, level.height)
-    right = min(-(-right // BLOCK) * BLOCK, level.width)
-    for row in range(top, bottom, chunk):
-        for col in range(left, right, chunk):
-            yield row, min(row + chunk, bottom), col, min(col + chunk, right)
 
 
 def _levels(slide: openslide.OpenSlide) -> tuple[_Level, ...]:
@@ -309,14 +241,6 @@ def _levels(slide: openslide.OpenSlide) -> tuple[_Level, ...]:
         if index == 0 or max(steps) / min(steps) < 1.02:
             levels.append(_Level(index, size[1], size[0], *steps, reported_step=float(reported)))
     return tuple(levels)
-
-
-def _best_level(levels: tuple[_Level, ...], step: float) -> _Level:
-    """Coarsest level whose pixels are not larger than ``step`` level-0 px."""
-    fine_enough = [
-        level for level in levels if max(level.row_step, level.col_step) <= step * (1 + SAME_RESOLUTION)
-    ]
-    return max(fine_enough, key=lambda level: level.row_step, default=levels[0])
 
 
 def _stated_background(properties: Mapping[str, str]) -> tuple[int, int, int] | None:
@@ -383,7 +307,7 @@ def _what_instead(path: str, uri: str) -> str:
                 "a picture; it may be damaged or cut short: copy it again, or check that it is the right file"
             )
     if crs:
-        return f"is a georeferenced raster ({crs}), which this version does not read yet; give a slide"
+        return f"is a georeferenced raster ({crs}), not a slide; segment it with jobs/segment_raster.py"
     if n_pictures > 1:
         return (
             f"is a file of {n_pictures} pictures of {size}, not a slide that OpenSlide knows; export the one "

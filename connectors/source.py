@@ -7,7 +7,6 @@ working grid and gets an image and a map of which of its pixels are real.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
@@ -57,6 +56,10 @@ class SourceInfo:
         RGB that fills what lies outside the source or could not be read.
     fingerprint
         Identity of the content, cheap to compute; the same for a renamed or copied file.
+    bands
+        Which bands of a raster are shown, and how, in words.
+    notes
+        What a reader of the result has to know of the source, one sentence each.
     """
 
     uri: str
@@ -73,6 +76,8 @@ class SourceInfo:
     crs: str | None
     background: tuple[int, int, int]
     fingerprint: str
+    bands: str = ""
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if min(self.height, self.width, self.native_height, self.native_width) < 1:
@@ -84,6 +89,60 @@ class SourceInfo:
             raise ValueError(f"{self.uri}: mpp {self.mpp} is not positive")
         if len(self.background) != 3 or not all(0 <= level <= 255 for level in self.background):
             raise ValueError(f"{self.uri}: background {self.background} is not three values of 0..255")
+
+
+@dataclass(frozen=True, slots=True)
+class RasterOptions:
+    """How a raster, or several as one, is to be seen.
+
+    Attributes
+    ----------
+    bands
+        1-based: three for red, green and blue, or one for grey. Empty: by the file's colour interpretation, else the
+        first three, else the first.
+    scale
+        Band values that become 0 and 255. None: 2nd to 98th percentile of each band, of the whole source.
+    res
+        Side of a working pixel in units of the CRS; None: the file's.
+    crs
+        CRS to work in, in any notation that GDAL reads; None: the first file's.
+    aoi
+        File of polygons (GeoJSON, GPKG, shapefile; any CRS); what lies outside all of them is not valid.
+    bbox
+        West, south, east, north in degrees (in the raster's own units where it states no CRS); likewise.
+    scenes
+        Further rasters to see as one with the first: paths, patterns, STAC item collections.
+    assets
+        Keys of the STAC assets to read: one with all bands, or one for each band.
+    pick
+        Where scenes overlap: the first that has the pixel, or the one that it lies deepest inside of.
+    """
+
+    bands: tuple[int, ...] = ()
+    scale: tuple[float, float] | None = None
+    res: float | None = None
+    crs: str | None = None
+    aoi: str | None = None
+    bbox: tuple[float, float, float, float] | None = None
+    scenes: tuple[str, ...] = ()
+    assets: tuple[str, ...] = ()
+    pick: Literal["first", "best"] = "first"
+
+    def __post_init__(self) -> None:
+        if len(self.bands) not in (0, 1, 3):
+            raise ValueError(
+                f"{len(self.bands)} bands {self.bands}; give three (red, green, blue) or one (grey)"
+            )
+        if self.scale is not None and not self.scale[0] < self.scale[1]:
+            raise ValueError(
+                f"--scale {self.scale[0]:g} {self.scale[1]:g}: the first must be below the second"
+            )
+        if self.res is not None and not 0 < self.res < float("inf"):
+            raise ValueError(
+                f"--res {self.res:g} is not above 0; give the side of a pixel in units of the CRS"
+            )
+        if self.bbox is not None and not (self.bbox[0] != self.bbox[2] and self.bbox[1] < self.bbox[3]):
+            raise ValueError(f"--bbox {self.bbox} has no area; give west, south, east, north")
 
 
 @runtime_checkable
@@ -147,33 +206,35 @@ def open_source(
     *,
     mpp: float | None = None,
     slide_mpp: float | None = None,
-    bands: Sequence[int] | None = None,
+    raster: RasterOptions | None = None,
 ) -> Source:
-    """Open a slide for reading at a working resolution.
+    """Open a slide, or a raster, for reading at a working resolution.
 
     Parameters
     ----------
     uri
-        Path, or an fsspec URL, of which a copy is kept in a local cache.
+        Path or address. Slides: an fsspec URL, of which a copy is kept in a local cache. Rasters: also GDAL's
+        ``/vsi...``, a pattern, or a STAC item collection; remote files are read in ranges.
     mpp
-        Working resolution in um per px. None: `DEFAULT_MPP` for finer slides (or the whole multiple of the
-        slide's own that is within 2 % of it, which needs no interpolation), else the slide's own. A slide
+        Working resolution of a slide in um per px. None: `DEFAULT_MPP` for finer slides (or the whole multiple of
+        the slide's own that is within 2 % of it, which needs no interpolation), else the slide's own. A slide
         that does not state its resolution is taken to have this one at level 0.
     slide_mpp
         Resolution of level 0 in um per px; overrides what the file says.
-    bands
-        Bands of a raster; rasters are not read by this version.
+    raster
+        Open it as a raster, and how; None: it is a slide.
 
     Raises
     ------
     SourceError
         One line: the file, what is wrong with it, and what to do.
     """
-    if bands is not None:
-        raise SourceError(
-            f"{uri}: bands={list(bands)} asks for a satellite raster, which this version does not read yet; "
-            "leave out the bands if the file is a slide"
-        )
-    from connectors.slide import OpenSlideSource  # here, because slide.py needs the types above
+    if raster is not None:
+        if mpp is not None or slide_mpp is not None:
+            raise SourceError(f"{uri}: mpp is of slides; give the resolution of a raster with res")
+        from connectors.raster import RasterSource  # here, because these need the types above
+
+        return RasterSource.open(uri, raster)
+    from connectors.slide import OpenSlideSource
 
     return OpenSlideSource.open(uri, mpp=mpp, slide_mpp=slide_mpp)

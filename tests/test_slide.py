@@ -19,7 +19,7 @@ from connectors.pyramid_tiff import main as convert_main
 from connectors.pyramid_tiff import write_pyramid
 from connectors.resample import resample, taps
 from connectors.resolution import resolve_mpp, working_scale
-from connectors.source import DEFAULT_MPP, SourceError, open_source
+from connectors.source import DEFAULT_MPP, RasterOptions, SourceError, open_source
 
 
 def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
@@ -349,9 +349,9 @@ def test_what_is_not_a_slide_is_refused_in_one_line(tmp_path, make, words):
         assert word in one_line(error)
 
 
-def test_rasters_are_not_read_yet_and_say_so(slide_path):
-    with pytest.raises(SourceError, match="raster"):
-        open_source(slide_path, bands=[1, 2, 3])
+def test_resolutions_of_slides_are_not_those_of_rasters(slide_path):
+    with pytest.raises(SourceError, match="with res"):
+        open_source(slide_path, mpp=0.5, raster=RasterOptions())
 
 
 def test_names_of_any_alphabet(slide_path, tmp_path):
