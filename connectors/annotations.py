@@ -1,7 +1,9 @@
 """Support sets drawn on a slide: QuPath's GeoJSON of regions and of the objects in them.
 
-A region says "everything of the class in here is drawn": inside it what is not object is background, outside
-nothing is known. Coordinates are level-0 pixels; a pixel is object if its centre is.
+A region says "everything of the class in here is drawn": inside it what is not object is background, outside and
+under areas of class Ignore* nothing is known. Objects of the other classes are background. Where objects of two
+classes overlap, the smaller one counts: a nucleus in a gland. Coordinates are level-0 pixels; a pixel is object if
+its centre is.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import json
 import logging
 import math
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +30,7 @@ from shapely.geometry.base import BaseGeometry
 
 from connectors.patches import IGNORE, PATCH, SupportError, read_bytes
 from connectors.source import Source
-from connectors.support import SupportSet
+from connectors.support import SupportSet, choose_classes
 
 log = logging.getLogger(__name__)
 
@@ -48,18 +51,18 @@ class _Drawn:
     title: str  # for people
 
 
-def load_annotations(uri: str, source: Source | None, class_name: str | None) -> SupportSet:
+def load_annotations(uri: str, source: Source | None, class_names: Sequence[str]) -> SupportSet:
     """Support set from annotations on ``source``; see `connectors.support.load_support`."""
     if source is None:
         raise SupportError(f"{uri}: annotations need the slide they were drawn on; give it as the source")
-    regions, objects = _parse(uri)
+    regions, objects, ignored = _parse(uri)
     if not regions:
         raise SupportError(f"{uri}: holds no region to learn from; {HOW_TO}")
     if not objects:
         raise SupportError(
             f"{uri}: holds {len(regions)} regions but no object; draw the objects in the regions too"
         )
-    chosen_name, chosen = _choose_class(uri, objects, class_name)
+    chosen_names, values, chosen = _choose_objects(uri, objects, class_names)
     info = source.info
     for region in regions:
         left, top, right, bottom = region.geometry.bounds
@@ -79,7 +82,7 @@ def load_annotations(uri: str, source: Source | None, class_name: str | None) ->
         x, y = _apply(info.transform, window.col_off, window.row_off)
         to_world = Affine(info.transform.a, info.transform.b, x, info.transform.d, info.transform.e, y)
         inside = _burn([region.geometry], to_world) > 0
-        inside &= valid
+        inside &= valid & (_burn([drawn.geometry for drawn in ignored], to_world) == 0)
         for earlier, taken in labelled:  # a pixel has one patch: left out, it must be left out everywhere
             _remove(inside, window, taken, earlier)
         if not inside.any():
@@ -88,10 +91,11 @@ def load_annotations(uri: str, source: Source | None, class_name: str | None) ->
         near = np.sort(tree.query(shapely.box(x, y, *_apply(to_world, PATCH, PATCH))))
         ids = _burn([chosen[index].geometry for index in near], to_world)
         ids[~inside] = 0
+        of_class = np.concatenate([[0], values[near]]).astype(np.uint8)[ids]
         _, compact = np.unique(ids, return_inverse=True)  # 1..n in the order drawn
         ids = (compact.reshape(ids.shape) + (ids.min() > 0)).astype(np.int32)
         images.append(image)
-        labels.append(np.where(inside, (ids > 0).astype(np.uint8), np.uint8(IGNORE)))
+        labels.append(np.where(inside, of_class, np.uint8(IGNORE)))
         instances.append(ids)
         names.append(title)
     if not images:
@@ -103,7 +107,7 @@ def load_annotations(uri: str, source: Source | None, class_name: str | None) ->
         uri,
         len(regions),
         len(chosen),
-        chosen_name,
+        ", ".join(chosen_names),
         len(images),
     )
     try:
@@ -113,16 +117,15 @@ def load_annotations(uri: str, source: Source | None, class_name: str | None) ->
             instances=np.stack(instances),
             names=tuple(names),
             mpp=info.mpp,
-            class_name=chosen_name,
+            class_names=chosen_names,
         )
     except SupportError as error:
         raise SupportError(f"{uri}: {error}") from error
 
 
-def _parse(uri: str) -> tuple[list[_Drawn], list[_Drawn]]:
-    """Regions and objects of a file, in its order."""
-    regions: list[_Drawn] = []
-    objects: list[_Drawn] = []
+def _parse(uri: str) -> tuple[list[_Drawn], list[_Drawn], list[_Drawn]]:
+    """Regions, objects, and areas of QuPath's class Ignore* of a file, in its order."""
+    found: dict[str, list[_Drawn]] = {"region": [], "object": [], "ignored area": []}
     for number, feature in enumerate(_features(uri), start=1):
         if not isinstance(feature, dict) or feature.get("type") != "Feature":
             raise SupportError(f"{uri}: entry {number} is not a GeoJSON Feature; export it again")
@@ -133,12 +136,12 @@ def _parse(uri: str) -> tuple[list[_Drawn], list[_Drawn]]:
             classification = classification.get("name") or (": ".join(names) if names else None)
         own_name = properties.get("name")
         name = str(classification or own_name or UNNAMED)
-        is_region = name.lower().startswith("region") or name.lower().rstrip("*") == "roi"
-        kind = "region" if is_region else "object"
+        plain = name.lower().rstrip("*")
+        is_region = plain.startswith("region") or plain == "roi"
+        kind = "region" if is_region else "ignored area" if plain == "ignore" else "object"
         title = f"{kind} {own_name!r} (feature {number})" if own_name else f"{kind} (feature {number})"
-        drawn = _Drawn(_area(uri, title, feature.get("geometry")), name, title)
-        (regions if is_region else objects).append(drawn)
-    return regions, objects
+        found[kind].append(_Drawn(_area(uri, title, feature.get("geometry")), name, title))
+    return found["region"], found["object"], found["ignored area"]
 
 
 def _features(uri: str) -> list[Any]:
@@ -208,21 +211,19 @@ def _area(uri: str, title: str, geometry: Any) -> BaseGeometry:
     return polygons[0] if len(polygons) == 1 else MultiPolygon(polygons)
 
 
-def _choose_class(uri: str, objects: list[_Drawn], class_name: str | None) -> tuple[str, list[_Drawn]]:
-    """The class to look for and its objects; objects of other classes are background."""
-    classes = sorted({drawn.name for drawn in objects})
-    if classes == [UNNAMED]:
-        return class_name or UNNAMED, objects
-    if class_name is None:
-        if len(classes) > 1:
-            raise SupportError(
-                f"{uri}: holds objects of {len(classes)} classes ({', '.join(classes)}); name the one to find"
-            )
-        return classes[0], objects
-    chosen = [drawn for drawn in objects if drawn.name.lower() == class_name.lower()]
-    if not chosen:
-        raise SupportError(f"{uri}: holds no object of class {class_name!r}, only {', '.join(classes)}")
-    return class_name, chosen
+def _choose_objects(
+    uri: str, objects: list[_Drawn], class_names: Sequence[str]
+) -> tuple[tuple[str, ...], NDArray[np.int64], list[_Drawn]]:
+    """The classes to look for, and their objects with the place 1..C of each one's class, in the order to draw in."""
+    found = sorted({drawn.name for drawn in objects})
+    if found == [UNNAMED] and len(class_names) <= 1:
+        return tuple(class_names) or (UNNAMED,), np.ones(len(objects), np.int64), objects
+    names = [found[i] for i in choose_classes(uri, found, class_names)]
+    chosen = [drawn for drawn in objects if drawn.name in names]
+    if len(names) > 1:  # of one class, the later object wins; of several, the smaller one
+        chosen.sort(key=lambda drawn: -drawn.geometry.area)
+    values = np.array([names.index(drawn.name) + 1 for drawn in chosen], np.int64)
+    return tuple(class_names) or tuple(names), values, chosen
 
 
 def _remove(mask: NDArray[np.bool_], window: Window, other: NDArray[np.bool_], other_window: Window) -> None:

@@ -120,8 +120,23 @@ def decode_mask(filesystem: Any, path: str) -> NDArray[np.uint8]:
     if picture.format == "JPEG":
         cure += ", as PNG: JPEG smears the values"
     elif found[0] == 0:
-        cure += ", and object numbers as NAME.inst.png beside it"
+        cure += ", and object numbers as NAME.inst.png beside it; or name the classes in support.json"
     raise SupportError(f"{path}: is a mask of {len(found)} values ({shown}), expected 2; {cure}")
+
+
+def decode_classes(filesystem: Any, path: str, n_classes: int) -> NDArray[np.uint8]:
+    """uint8 (H, W): 0 background, 1..n_classes the classes, 255 not labelled; a palette's numbers count."""
+    picture = _without_alpha(_open_picture(filesystem, path), path)
+    values = np.asarray(picture) if picture.mode == "P" else _whole_numbers(picture, path)
+    if values.ndim == 3 and (values == values[..., :1]).all():
+        values = values[..., 0]
+    if values.ndim == 3 or not np.isin(values, (*range(n_classes + 1), IGNORE)).all():
+        what = "colours" if values.ndim == 3 else ", ".join(map(str, np.unique(values)[:6]))
+        raise SupportError(
+            f"{path}: is a mask of {what}, expected 0 for background, 1 to {n_classes} for the classes of "
+            f"support.json, and {IGNORE} where nothing is labelled"
+        )
+    return values.astype(np.uint8)
 
 
 def _decode_palette(picture: Image.Image, path: str) -> NDArray[np.uint8]:
@@ -156,17 +171,18 @@ def _whole_numbers(picture: Image.Image, path: str) -> NDArray[Any]:
 
 
 def decode_instances(filesystem: Any, path: str, label: NDArray[np.uint8]) -> NDArray[np.int32]:
-    """int32 (H, W), 0 background, as the mask has it."""
+    """int32 (H, W), 0 where the mask has no object (of any class)."""
     picture = _open_picture(filesystem, path)
     values = _whole_numbers(picture, path)
     if values.shape != label.shape:
         raise SupportError(
             f"{path}: is {size_text(values)}, its mask is {size_text(label)}; they must be the same"
         )
-    if values.min() < 0 or not np.array_equal(values > 0, label == 1):
-        differ = int(((values > 0) != (label == 1)).sum())
+    is_object = (label > 0) & (label != IGNORE)
+    if values.min() < 0 or not np.array_equal(values > 0, is_object):
+        differ = int(((values > 0) != is_object).sum())
         raise SupportError(
-            f"{path}: differs from its mask in {differ} px; objects must be where the mask is 1"
+            f"{path}: differs from its mask in {differ} px; objects must be where the mask has one"
         )
     return values.astype(np.int32)
 

@@ -43,7 +43,14 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("slides", nargs="+", metavar="SLIDE", help="slide: path, glob, or fsspec URL (s3://...)")
     add("--support", required=True, help="support set: folder of patches, or GeoJSON drawn on the slide")
     add("--support-slide", help="slide that the GeoJSON was drawn on (default: the first SLIDE)")
-    add("--class", dest="class_name", help="which class of polygons is the object, where there are several")
+    add(
+        "--class",
+        dest="class_names",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="which class of the support set to look for, where there are several; may be given again",
+    )
     add("--out", required=True, help="output folder: path or fsspec URL")
     add("--mpp", type=float, help="working resolution, um per px (default 0.5, or the slide's if coarser)")
     add(
@@ -125,6 +132,7 @@ def configs(args: argparse.Namespace) -> list[SegmentConfig]:
     given = {
         f.name: getattr(args, f.name) for f in dataclasses.fields(SegmentConfig) if hasattr(args, f.name)
     }
+    given["class_names"] = tuple(args.class_names)
     given["support_slide"] = args.support_slide or slides[0]
     if len(slides) == 1:
         return [SegmentConfig(source=slides[0], **given)]

@@ -49,6 +49,7 @@ class SegmentConfig:
     ----------
     source, support, out : paths or fsspec URLs
     support_slide : the slide that annotations were drawn on; None: the source itself
+    class_names : which classes of the support set to look for, in this order; none: all
     mpp, slide_mpp : working resolution, and resolution of level 0 where the file does not say (um per px)
     overlap : px between neighbouring tiles
     threshold : probability from which on a pixel is object; None: chosen by leave-one-out, 0.5 where that cannot be
@@ -65,7 +66,7 @@ class SegmentConfig:
     support: str
     out: str
     support_slide: str | None = None
-    class_name: str | None = None
+    class_names: tuple[str, ...] = ()
     mpp: float | None = None
     slide_mpp: float | None = None
     overlap: int = 32
@@ -126,7 +127,12 @@ def prepare(config: SegmentConfig) -> Plan:
     drawn_on = source
     if is_drawn(config.support) and config.support_slide not in (None, config.source):
         drawn_on = open_source(config.support_slide or config.source, mpp=info.mpp)
-    support = load_support(config.support, source=drawn_on, class_name=config.class_name)
+    support = load_support(config.support, source=drawn_on, class_names=config.class_names)
+    if len(support.class_names) > 1:
+        raise ValueError(
+            f"{config.support}: holds objects of {len(support.class_names)} classes ({support.class_name}); name the "
+            "one to find with --class"
+        )
     if support.mpp and info.mpp and not 0.9 < support.mpp / info.mpp < 1.1:
         raise SourceError(
             f"{config.source}: would be segmented at {info.mpp:.4g} um per px, but the support set {config.support} is "

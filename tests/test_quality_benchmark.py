@@ -26,7 +26,7 @@ def rng():
 
 def test_every_method_is_judged_alike(rng):
     images, labels = low_red_dots(rng, side=224)
-    truth = SupportSet(images, labels, (labels == 1).astype(np.int32), ("a", "b", "c"), 0.5, "dot")
+    truth = SupportSet(images, labels, (labels == 1).astype(np.int32), ("a", "b", "c"), 0.5, ("dot",))
     found = quality.judge(ColourThreshold(), truth, truth)
     assert found["leave_one_out"]["mean_iou"] == found["check"]["mean_iou"] == 1
     assert found["check"]["counted"] == found["check"]["true"] == [1, 1, 1]

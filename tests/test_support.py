@@ -65,7 +65,7 @@ def test_both_layouts_and_urls_hold_the_same(tmp_path):
     assert first.instances is None
     assert first.class_name == "folders"
     fsspec.filesystem("memory").put(str(folders), "/support", recursive=True)
-    assert load_support("memory://support", class_name="folders").digest() == first.digest()
+    assert load_support("memory://support", class_names=["folders"]).digest() == first.digest()
 
 
 def test_support_json_states_resolution_and_class(tmp_path):
@@ -73,7 +73,7 @@ def test_support_json_states_resolution_and_class(tmp_path):
     (tmp_path / "support.json").write_text('{"mpp": 0.5, "class": "nucleus"}')
     support = load_support(str(tmp_path))
     assert (support.mpp, support.class_name) == (0.5, "nucleus")
-    assert load_support(str(tmp_path), class_name="cell").class_name == "cell"
+    assert load_support(str(tmp_path), class_names=["cell"]).class_name == "cell"
     for text in (
         '{"mpp": 500}',
         '{"mpp": "0.5"}',
@@ -237,7 +237,7 @@ def test_instances_come_along_and_must_agree_with_the_mask(tmp_path):
 def support_set(**changes) -> SupportSet:
     arrays = {
         "images": photo()[None], "labels": disc()[None], "instances": disc()[None].astype(np.int32),
-        "names": ("a",), "mpp": 0.5, "class_name": "disc",
+        "names": ("a",), "mpp": 0.5, "class_names": ("disc",),
     }  # fmt: skip
     return SupportSet(**{**arrays, **changes})
 
@@ -265,7 +265,12 @@ def test_a_support_set_is_checked_when_made(changes):
 def test_digest_is_of_what_determines_a_result():
     first = support_set().digest()
     assert support_set(names=("b",)).digest() == first
-    for changes in ({"mpp": 0.25}, {"class_name": "x"}, {"instances": None}, {"images": photo(seed=1)[None]}):
+    for changes in (
+        {"mpp": 0.25},
+        {"class_names": ("x",)},
+        {"instances": None},
+        {"images": photo(seed=1)[None]},
+    ):
         assert support_set(**changes).digest() != first
 
 
@@ -297,10 +302,10 @@ def feature(geometry, name=None, title=None):
 
 @pytest.fixture
 def load(tmp_path, slide):
-    def load(*features, class_name=None, content=None):
+    def load(*features, class_names=(), content=None):
         path = tmp_path / "drawn.geojson"
         path.write_text(content or json.dumps({"type": "FeatureCollection", "features": features}))
-        return load_support(str(path), source=slide, class_name=class_name)
+        return load_support(str(path), source=slide, class_names=class_names)
 
     return load
 
@@ -384,14 +389,38 @@ def test_a_region_at_the_edge_of_the_slide(load):
     assert (support.labels == 1).sum() == 100
 
 
-def test_several_classes_need_a_name_and_the_others_are_background(load):
-    drawn = [box(0, 0, 200, 200, name="Region"), box(10, 10, 30, 30, name="A"), box(50, 50, 90, 90, name="B")]
-    with pytest.raises(SupportError, match=r"2 classes.*A, B"):
-        load(*drawn)
-    support = load(*drawn, class_name="b")
-    assert ((support.labels == 1).sum(), support.labels[0].min()) == (400, 0)
+def test_all_classes_are_used_or_those_that_are_named(load):
+    drawn = [box(0, 0, 200, 200, name="Region"), box(10, 10, 30, 30, name="B"), box(50, 50, 90, 90, name="A")]
+    support = load(*drawn)
+    assert support.class_names == ("A", "B")
+    assert np.bincount(support.labels[support.labels != IGNORE]).tolist() == [10_000 - 500, 400, 100]
+    assert [np.bincount(y[y != IGNORE])[1] for y in support.labels_by_class] == [400, 100]
+    both = load(*drawn, class_names=["b", "A"])
+    assert both.class_names == ("b", "A")
+    assert np.bincount(both.labels[both.labels != IGNORE]).tolist() == [10_000 - 500, 100, 400]
+    one = load(*drawn, class_names=["b"])  # what is of another class is background
+    assert ((one.labels == 1).sum(), (one.labels == 0).sum()) == (100, 10_000 - 100)
+    assert len({s.digest() for s in (support, both, one)}) == 3
     with pytest.raises(SupportError, match=r"'C', only A, B"):
-        load(*drawn, class_name="C")
+        load(*drawn, class_names=["A", "C"])
+
+
+def test_where_two_classes_overlap_the_smaller_object_counts(load):
+    gland, nucleus = box(20, 20, 120, 120, name="Gland"), box(40, 40, 60, 60, name="Nucleus")
+    region = box(0, 0, 200, 200, name="Region")
+    for drawn in ([region, gland, nucleus], [region, nucleus, gland]):
+        support = load(*drawn)
+        assert np.bincount(support.labels[support.labels != IGNORE])[1:].tolist() == [2500 - 100, 100]
+        assert np.bincount(support.instances.ravel())[1:].tolist() in ([2400, 100], [100, 2400])
+
+
+def test_what_is_drawn_as_ignored_is_not_labelled(load):
+    support = load(
+        box(0, 0, 200, 200, name="Region"), box(10, 10, 30, 30, name="A"), box(20, 0, 60, 200, name="Ignore*")
+    )
+    assert support.class_names == ("A",)
+    assert (support.labels == 1).sum() == 5 * 10
+    assert (support.labels != IGNORE).sum() == 100 * 100 - 20 * 100
 
 
 def test_polygons_that_cross_themselves_are_repaired(load):
