@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from model.corpus import load_corpus
 from model.train import TrainConfig, train
-from model.weights import save_weights
+from model.weights import load_weights, save_weights
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -36,6 +36,9 @@ def main(argv: list[str] | None = None) -> int:
         "--shippable", action="store_true", help="leave out pairs whose licence forbids shipping"
     )
     parser.add_argument("--size", choices=("S", "L"), default="S")
+    parser.add_argument(
+        "--initial", type=Path, help="weights to start from (.safetensors), with or without depth"
+    )
     parser.add_argument("--steps", type=int, default=8000)
     parser.add_argument("--crop", type=int, default=112, help="side of the training crops, px (default 112)")
     parser.add_argument("--episodes-per-step", type=int, default=4)
@@ -55,7 +58,8 @@ def main(argv: list[str] | None = None) -> int:
         learning_rate=args.learning_rate,
         seed=args.seed,
     )
-    net = train(config, corpus, args.out, threads=args.threads)
+    initial = None if args.initial is None else load_weights(args.initial)
+    net = train(config, corpus, args.out, initial=initial, threads=args.threads)
     save_weights(net, args.out / "weights.safetensors", {"recipe": str(config)})
     print(args.out / "weights.safetensors")
     return 0

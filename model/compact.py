@@ -143,16 +143,18 @@ class CompactNet(nn.Module):
     Parameters
     ----------
     size : "S" (about 1.5 M parameters) or "L" (about 6 M)
+    depth : whether there is a second output, how deep inside its object a pixel lies (see `decode`)
     """
 
     fourier: Tensor
     phase: Tensor
 
-    def __init__(self, size: str = "S") -> None:
+    def __init__(self, size: str = "S", *, depth: bool = True) -> None:
         super().__init__()
         if size not in WIDTHS:
             raise ValueError(f"size {size!r} is not one of {', '.join(WIDTHS)}")
         self.size = size
+        self.has_depth = depth
         w = WIDTHS[size]
         width = dict(zip((1, 2, 4, 8, 16), w, strict=True))
         self.encoder = CompactEncoder(w)
@@ -180,6 +182,10 @@ class CompactNet(nn.Module):
         )  # at full resolution the skip is added: a concatenation costs more than it says
         self.decode1 = ConvBlock(d1, d1)
         self.head = nn.Conv2d(d1, 1, 1)
+        if depth:
+            self.depth_head = nn.Sequential(
+                nn.Conv2d(d1, 8, 3, padding=1), nn.ReLU(inplace=True), nn.Conv2d(8, 1, 1)
+            )
 
     # -- the support set, once ---------------------------------------------------------------------------------------
 
@@ -239,7 +245,7 @@ class CompactNet(nn.Module):
     # -- a batch of queries ------------------------------------------------------------------------------------------
 
     def forward(self, images: Tensor, pack: CompactPack) -> Tensor:
-        """Logits (N, 1, H, W) of queries (N, 3, H, W) in [0, 1]; H and W multiples of 16."""
+        """Logits of queries (N, 3, H, W) in [0, 1], as `decode` has them; H and W multiples of 16."""
         return self.answer(self.encode_queries(images), pack)
 
     def encode_queries(self, images: Tensor) -> tuple[Tensor, dict[int, Tensor]]:
@@ -279,12 +285,18 @@ class CompactNet(nn.Module):
         )
 
     def decode(self, maps: dict[int, Tensor], told: dict[int, Tensor]) -> Tensor:
-        """Logits (N, 1, H, W) from query features and what the support says of them."""
+        """Logits from query features and what the support says of them.
+
+        Returns
+        -------
+        (N, 1 or 2, H, W): of the object, and with `has_depth` of the depth: how far from the rim of its own object a
+        pixel lies, 0 at the rim and outside, 1 in the middle, whatever the object's size.
+        """
         x = self.decode16(_join([maps[16], told[16]]))
         for stride, block in ((8, self.decode8), (4, self.decode4), (2, self.decode2)):
             x = block(_join([_up(x), maps[stride], told[stride]]))
         x = self.decode1(_up(self.reduce(x)) + maps[1])
-        return self.head(x)
+        return torch.cat([self.head(x), self.depth_head(x)], dim=1) if self.has_depth else self.head(x)
 
 
 def _up(x: Tensor) -> Tensor:

@@ -5,12 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from skimage.segmentation import felzenszwalb
 from torch import Generator, Tensor
 
 from model.corpus import Category
+from model.depth import instance_depth
 from model.synthetic import integer, noise, random_task, uniform
+
+PSEUDO_CLASSES = ("appearance", "superpixel")
+"""Objects that nobody named: what looks alike in one real image, and one part of it."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -20,11 +26,14 @@ class Episode:
     images : (K + Q, 3, S, S) float in [0, 1], support first
     masks : (K + Q, 1, S, S) float, 1 = object
     labelled : (K, 1, S, S) float, 0 where the annotator left the support patch unlabelled
+    depths : (K + Q, 1, S, S) float in [0, 1], how deep inside its object a pixel lies (`instance_depth`); None where
+        objects are not told apart
     """
 
     images: Tensor
     masks: Tensor
     labelled: Tensor
+    depths: Tensor | None
     name: str
 
     @property
@@ -43,8 +52,8 @@ class EpisodeSampler:
     corpus : classes to draw from; empty for synthetic episodes only
     size : side of the training crops in pixels, a multiple of 16
     images_per_episode : K + Q; K is drawn from 1..5
-    mix : probability of a domain's episode ("micro", "sat", "natural"), of a synthetic one ("synthetic") and of a
-        pseudo-class of one real image ("appearance")
+    mix : probability of a domain's episode ("micro", "sat", "natural"), of a synthetic one ("synthetic") and of each of
+        `PSEUDO_CLASSES`
     """
 
     MIX: ClassVar[dict[str, float]] = {
@@ -52,7 +61,8 @@ class EpisodeSampler:
         "sat": 0.22,
         "natural": 0.08,
         "synthetic": 0.22,
-        "appearance": 0.15,
+        "appearance": 0.12,
+        "superpixel": 0.03,
     }
 
     def __init__(
@@ -67,9 +77,14 @@ class EpisodeSampler:
         self.by_domain: dict[str, list[Category]] = {}
         for category in corpus:
             self.by_domain.setdefault(category.domain or "natural", []).append(category)
+        self.depths = {
+            c.name: torch.from_numpy(np.stack([instance_depth(i) for i in c.instances.numpy()]))
+            for c in corpus
+            if c.instances is not None
+        }
         wanted = mix or self.MIX
         self.kinds = [
-            k for k in wanted if k == "synthetic" or k in self.by_domain or (k == "appearance" and corpus)
+            k for k in wanted if k == "synthetic" or k in self.by_domain or (k in PSEUDO_CLASSES and corpus)
         ]
         self.weights = torch.tensor([wanted[k] for k in self.kinds])
         self.size = size
@@ -81,12 +96,15 @@ class EpisodeSampler:
         kind = self.kinds[int(torch.multinomial(self.weights, 1, generator=g))]
         shots = integer(g, 1, 5)
         if kind == "synthetic":
-            images, masks, name = self._synthetic(g)
-        elif kind == "appearance":
-            images, masks, name = self._appearance(g)
+            images, masks, depths, name = self._synthetic(g)
+        elif kind in PSEUDO_CLASSES:
+            (images, masks), depths, name = self._pseudo(kind, g), None, kind
         else:
-            images, masks, name = self._real(kind, g)
+            images, masks, depths, name = self._real(kind, g)
+        before = masks
         images, masks = vary_task(images, masks, g)
+        if not torch.equal(before, masks):  # another object than the one whose depth is known
+            depths = None
         labelled = torch.ones_like(masks[:shots])
         if uniform(g, 0, 1) < 0.15:  # the annotator labelled only a part of each patch
             side = self.size // 2
@@ -95,22 +113,25 @@ class EpisodeSampler:
                 if 0 < masks[i, 0, r : r + side, c : c + side].mean() < 1:
                     labelled[i] = 0
                     labelled[i, 0, r : r + side, c : c + side] = 1
-        return Episode(images, masks, labelled, name)
+        return Episode(images, masks, labelled, depths, name)
 
-    def _synthetic(self, g: Generator) -> tuple[Tensor, Tensor, str]:
+    def _synthetic(self, g: Generator) -> tuple[Tensor, Tensor, Tensor | None, str]:
         task = random_task(g)
-        images, masks = [], []
+        drawings = []
         for _ in range(self.images_per_episode):
-            image, mask = task.draw(self.size, g)
+            drawing = task.draw(self.size, g)
             for _ in range(3):
-                if 0.01 < mask.float().mean() < 0.95:
+                if 0.01 < drawing.mask.float().mean() < 0.95:
                     break
-                image, mask = task.draw(self.size, g)
-            images.append(image)
-            masks.append(mask)
-        return torch.stack(images).clamp(0, 1), torch.stack(masks)[:, None].float(), type(task).__name__
+                drawing = task.draw(self.size, g)
+            drawings.append(drawing)
+        images = torch.stack([d.image for d in drawings]).clamp(0, 1)
+        masks = torch.stack([d.mask for d in drawings])[:, None].float()
+        known = [d.depth for d in drawings if d.depth is not None]
+        depths = torch.stack(known)[:, None] if len(known) == len(drawings) else None
+        return images, masks, depths, type(task).__name__
 
-    def _real(self, domain: str, g: Generator) -> tuple[Tensor, Tensor, str]:
+    def _real(self, domain: str, g: Generator) -> tuple[Tensor, Tensor, Tensor | None, str]:
         categories = self.by_domain[domain]
         category = categories[integer(g, 0, len(categories) - 1)]
         n = len(category.images)
@@ -118,27 +139,54 @@ class EpisodeSampler:
         if uniform(g, 0, 1) < 0.2:  # as in use: all patches come from one or two places of a slide
             pool = pool[:2]
         zoom = 2.0 ** uniform(g, -1.0, 0.9)
-        images, masks = [], []
+        views = []
+        depths_of = self.depths.get(category.name)
         for i in range(self.images_per_episode):
             k = int(pool[i % len(pool)])
+            depth = depths_of[k].float() / 255 if depths_of is not None else None
             image, mask = category.images[k].float() / 255, category.masks[k].float()
-            crop = random_crop(image, mask, self.size, zoom * 2.0 ** uniform(g, -0.2, 0.2), g)
-            images.append(crop[0])
-            masks.append(crop[1])
-        return torch.stack(images), torch.stack(masks)[:, None], category.name
+            views.append(random_view(image, mask, depth, self.size, zoom * 2.0 ** uniform(g, -0.2, 0.2), g))
+        images, masks, depths = _stack(views)
+        return images, masks, depths, category.name
 
-    def _appearance(self, g: Generator) -> tuple[Tensor, Tensor, str]:
-        """Pseudo-class: the pixels of one real image that look alike (k-means on smoothed colour and roughness)."""
+    def _pseudo(self, kind: str, g: Generator) -> tuple[Tensor, Tensor]:
+        """Views of one real image, whose object is a part of it that nobody named."""
         categories = self.by_domain[list(self.by_domain)[integer(g, 0, len(self.by_domain) - 1)]]
         category = categories[integer(g, 0, len(categories) - 1)]
         image = category.images[integer(g, 0, len(category.images) - 1)].float() / 255
-        mask = similar_pixels(
-            image, n_clusters=integer(g, 2, 6), smooth=2 * integer(g, 1, 3) + 1, generator=g
-        )
+        if kind == "appearance":
+            smooth = 2 * integer(g, 1, 3) + 1
+            mask = similar_pixels(image, n_clusters=integer(g, 2, 6), smooth=smooth, generator=g)
+        else:
+            mask = one_superpixel(image, g)
         zoom = 2.0 ** uniform(g, -0.3, 1.0)
-        crops = [random_crop(image, mask, self.size, zoom, g) for _ in range(self.images_per_episode)]
-        images = torch.stack([c[0] for c in crops])
-        return images, torch.stack([c[1] for c in crops])[:, None], "appearance"
+        images, masks, _ = _stack(
+            [random_view(image, mask, None, self.size, zoom, g) for _ in range(self.images_per_episode)]
+        )
+        return images, masks
+
+
+def _stack(views: list[tuple[Tensor, Tensor, Tensor | None]]) -> tuple[Tensor, Tensor, Tensor | None]:
+    known = [depth for _, _, depth in views if depth is not None]
+    return (
+        torch.stack([image for image, _, _ in views]),
+        torch.stack([mask for _, mask, _ in views])[:, None],
+        torch.stack(known)[:, None] if len(known) == len(views) else None,
+    )
+
+
+def one_superpixel(image: Tensor, generator: Generator) -> Tensor:
+    """A superpixel of (3, H, W) of at least 2 % of its area, as a float mask (H, W): ALPNet's pseudo-label [1]_.
+
+    References
+    ----------
+    .. [1] Ouyang et al., Self-supervision with superpixels, ECCV 2020.
+    """
+    scale = 2.0 ** uniform(generator, 5.5, 8.5)
+    labels = torch.from_numpy(
+        felzenszwalb(image.permute(1, 2, 0).numpy(), scale=scale, sigma=0.8, min_size=image[0].numel() // 50)
+    )
+    return (labels == integer(generator, 0, int(labels.max()))).float()
 
 
 def similar_pixels(image: Tensor, n_clusters: int, smooth: int, generator: Generator) -> Tensor:
@@ -162,10 +210,20 @@ def similar_pixels(image: Tensor, n_clusters: int, smooth: int, generator: Gener
     return (labels == integer(generator, 0, n_clusters - 1)).float()
 
 
-def random_crop(image: Tensor, mask: Tensor, size: int, zoom: float, g: Generator) -> tuple[Tensor, Tensor]:
+def random_view(
+    image: Tensor, mask: Tensor, depth: Tensor | None, size: int, zoom: float, g: Generator
+) -> tuple[Tensor, Tensor, Tensor | None]:
     """A size x size view of a pair at a zoom (2 = objects twice as large), turned, shifted and mirrored.
 
     Tries a few times for a view that shows some object and some background.
+
+    Parameters
+    ----------
+    image, mask, depth : (3, H, W), (H, W) and (H, W) or None
+
+    Returns
+    -------
+    The same of (size, size).
     """
     side = image.shape[1]
     zoom = max(zoom, size / side)
@@ -184,14 +242,15 @@ def random_crop(image: Tensor, mask: Tensor, size: int, zoom: float, g: Generato
             [torch.stack([cos * flip, -sin, centre[0]]), torch.stack([sin * flip, cos, centre[1]])]
         )
         grid = F.affine_grid(theta[None], [1, 1, size, size], align_corners=False)
-        cut = F.grid_sample(
-            mask[None, None], grid, mode="bilinear", padding_mode="reflection", align_corners=False
-        )
-        cut = (cut > 0.5).float()
+        cut = (_sample(mask[None, None], grid) > 0.5).float()
         if 0.015 < cut.mean() < 0.95:
             break
-    view = F.grid_sample(image[None], grid, mode="bilinear", padding_mode="reflection", align_corners=False)
-    return view[0], cut[0, 0]
+    view = _sample(image[None], grid)
+    return view[0], cut[0, 0], None if depth is None else _sample(depth[None, None], grid)[0, 0]
+
+
+def _sample(maps: Tensor, grid: Tensor) -> Tensor:
+    return F.grid_sample(maps, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
 
 
 def vary_task(images: Tensor, masks: Tensor, g: Generator) -> tuple[Tensor, Tensor]:

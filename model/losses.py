@@ -27,3 +27,8 @@ def readout_loss(scores: Tensor, target: Tensor) -> Tensor:
     """Cross-entropy of a ridge read-out's score (about -1..1) against the target averaged to its stride (scalar)."""
     stride = target.shape[-1] // scores.shape[-1]
     return F.binary_cross_entropy_with_logits(4.0 * scores.float(), F.avg_pool2d(target, stride))
+
+
+def depth_loss(logits: Tensor, target: Tensor) -> Tensor:
+    """Cross-entropy of the depth (N, 1, H, W) against the true one in [0, 1] (scalar)."""
+    return F.binary_cross_entropy_with_logits(logits.float(), target)

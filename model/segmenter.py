@@ -218,7 +218,8 @@ def load_segmenter(model: str = "compact", weights: str | None = None, **options
     network: nn.Module
     if model == "compact":
         wide = state.get("encoder.blocks.0.0.weight")
-        network = CompactNet("L" if wide is not None and len(wide) == 32 else "S")
+        size = "L" if wide is not None and len(wide) == 32 else "S"
+        network = CompactNet(size, depth="depth_head.0.weight" in state)
     else:
         network = RelationNet("paper" if model.endswith("paper") else "released")
     try:

@@ -4,7 +4,8 @@ Three generators make a picture with a label map; what is shared by an episode (
 object) is drawn once, what changes from picture to picture (shapes, positions, jitter, noise) every time.
 
 - `LabelField`: smooth noise fields compete for every pixel; one label is the object (the recipe of UniverSeg [1]_).
-- `Blobs`: touching round objects on a jittered grid, among objects of other looks (the idea of AnyStar [2]_).
+- `Blobs`: touching round objects on a jittered grid, among objects of other looks, told apart one by one (the idea of
+  AnyStar [2]_).
 - `Rivers`: winding bands of varying width, with islands and side arms (the idea of VessShape [3]_).
 
 References
@@ -24,11 +25,28 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Drawing:
+    """A picture and what is in it.
+
+    Attributes
+    ----------
+    image : (3, size, size) float, about 0..1
+    mask : (size, size) bool, the object
+    depth : (size, size) float, 0 at the rim of each object and outside, 1 in its middle; None where objects are not
+        told apart
+    """
+
+    image: Tensor
+    mask: Tensor
+    depth: Tensor | None = None
+
+
 class Task(Protocol):
     """One synthetic task: every call draws another picture of it."""
 
-    def draw(self, size: int, generator: Generator) -> tuple[Tensor, Tensor]:
-        """An image (3, size, size) in [0, 1] and its mask (size, size), bool."""
+    def draw(self, size: int, generator: Generator) -> Drawing:
+        """A picture of size x size px."""
         ...
 
 
@@ -98,7 +116,7 @@ class LabelField:
         self.roughness = uniform(generator, 0.0, 0.5)
         self.objects = {0} if n < 5 or uniform(generator, 0, 1) < 0.7 else {0, 1}
 
-    def draw(self, size: int, generator: Generator) -> tuple[Tensor, Tensor]:
+    def draw(self, size: int, generator: Generator) -> Drawing:
         n = len(self.materials)
         fields = noise(n, size, self.scale, generator)
         fields = fields + self.roughness * noise(n, size, self.scale / 4, generator)
@@ -109,7 +127,7 @@ class LabelField:
         mask = torch.zeros(size, size, dtype=torch.bool)
         for i in self.objects:
             mask |= labels == i
-        return image, mask
+        return Drawing(image, mask)
 
 
 class Blobs:
@@ -130,27 +148,33 @@ class Blobs:
         self.density = [uniform(generator, 0.25, 0.95) for _ in range(n_kinds)]
         self.spacing = [uniform(generator, 1.6, 3.2) for _ in range(n_kinds)]
         self.rim = uniform(generator, -0.12, 0.12) if uniform(generator, 0, 1) < 0.4 else 0.0
+        self.crease = (
+            uniform(generator, -0.1, 0.1) if uniform(generator, 0, 1) < 0.5 else 0.0
+        )  # where objects touch
         self.wobble = uniform(generator, 0.0, 0.35)
 
-    def draw(self, size: int, generator: Generator) -> tuple[Tensor, Tensor]:
+    def draw(self, size: int, generator: Generator) -> Drawing:
         image = self.background[0].paint(size, generator)
         if len(self.background) > 1:
             fields = noise(len(self.background), size, size / 4, generator)
             labels = fields.argmax(0)
             for i, material in enumerate(self.background[1:], start=1):
                 image = torch.where(labels == i, material.paint(size, generator), image)
-        mask = torch.zeros(size, size, dtype=torch.bool)
         for kind in reversed(range(len(self.kinds))):  # kind 0, the object, is painted last
-            distance = self._distance(kind, size, generator)
+            distance, depth = self._distance(kind, size, generator)
             inside = distance < 1
             sheet = self.kinds[kind].paint(size, generator)
-            sheet = sheet + self.rim * (distance > 0.7).float()
+            sheet = (
+                sheet + self.rim * (distance > 0.7).float() + self.crease * ((depth < 0.12) & inside).float()
+            )
             image = torch.where(inside, sheet, image)
-            mask = inside if kind == 0 else mask & ~inside
-        return image, mask
+        return Drawing(image, inside, depth)
 
-    def _distance(self, kind: int, size: int, generator: Generator) -> Tensor:
-        """Distance to the nearest object's centre in units of its radius, (size, size)."""
+    def _distance(self, kind: int, size: int, generator: Generator) -> tuple[Tensor, Tensor]:
+        """Distance to the nearest object's centre in units of its radius, and the depth in that object: (size, size).
+
+        Depth falls to 0 at the rim, and where another object is as near.
+        """
         radius = self.radii[kind]
         step = max(3.0, radius * self.spacing[kind])
         at = torch.arange(-step, size + step, step)
@@ -161,7 +185,7 @@ class Blobs:
         centres = centres[kept][:900]
         best = torch.full((size, size), 9.0)
         if len(centres) == 0:
-            return best
+            return best, torch.zeros(size, size)
         angle = torch.rand(len(centres), generator=generator) * torch.pi
         r = radius * (0.6 + 0.6 * torch.rand(len(centres), generator=generator))
         long = self.elongation[kind] ** (0.5 + 0.5 * torch.rand(len(centres), generator=generator))
@@ -177,11 +201,16 @@ class Blobs:
         rows_at = (origin[:, 0:1] + dy.flatten()[None]).long()
         cols_at = (origin[:, 1:2] + dx.flatten()[None]).long()
         inside = (rows_at >= 0) & (rows_at < size) & (cols_at >= 0) & (cols_at < size)
-        flat = best.flatten().scatter_reduce(
-            0, (rows_at * size + cols_at)[inside], d[inside], reduce="amin", include_self=True
+        at_pixel, d = (rows_at * size + cols_at)[inside], d[inside]
+        nearest = best.flatten().scatter_reduce(0, at_pixel, d, reduce="amin", include_self=True)
+        others = d > nearest[at_pixel]  # of an object that is not the nearest
+        second = best.flatten().scatter_reduce(
+            0, at_pixel[others], d[others], reduce="amin", include_self=True
         )
         wobble = self.wobble * noise(1, size, max(2.0, radius), generator)[0].clamp(-1.5, 1.5)
-        return flat.reshape(size, size) * (1 + 0.4 * wobble)
+        distance = nearest.reshape(size, size) * (1 + 0.4 * wobble)
+        lead = (second - nearest).reshape(size, size)
+        return distance, torch.minimum(1 - distance, lead).clamp(0, 1)
 
 
 class Rivers:
@@ -195,7 +224,7 @@ class Rivers:
         self.wander = uniform(generator, 0.15, 0.6)
         self.islands = uniform(generator, 0.0, 1.0)
 
-    def draw(self, size: int, generator: Generator) -> tuple[Tensor, Tensor]:
+    def draw(self, size: int, generator: Generator) -> Drawing:
         fields = noise(len(self.land), size, size / 3.5, generator)
         labels = fields.argmax(0)
         image = torch.zeros(3, size, size)
@@ -223,7 +252,7 @@ class Rivers:
             mask |= (across + warp).abs() < width
         if self.islands > 0.5:
             mask &= noise(1, size, max(4.0, self.width), generator)[0] < 1.6
-        return torch.where(mask, self.water.paint(size, generator), image), mask
+        return Drawing(torch.where(mask, self.water.paint(size, generator), image), mask)
 
 
 def random_task(generator: Generator) -> Task:

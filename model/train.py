@@ -15,7 +15,7 @@ from torch import Tensor
 
 from model.compact import CompactNet
 from model.episodes import Category, Episode, EpisodeSampler
-from model.losses import readout_loss, segmentation_loss
+from model.losses import depth_loss, readout_loss, segmentation_loss
 from model.metrics import mean_image_iou
 
 log = logging.getLogger(__name__)
@@ -80,8 +80,16 @@ def episode_losses(net: CompactNet, episodes: list[Episode]) -> tuple[Tensor, Te
     )
     target = torch.cat([e.masks[e.shots :] for e in episodes])
     with torch.no_grad():
-        iou = mean_image_iou(logits.float() > 0, target > 0.5)
-    return segmentation_loss(logits, target) + extra / len(episodes), iou
+        iou = mean_image_iou(logits[:, :1].float() > 0, target > 0.5)
+    loss = segmentation_loss(logits[:, :1], target) + extra / len(episodes)
+    if net.has_depth:
+        shares = logits[:, 1:].split(sizes[1::2])
+        told_apart = [
+            (d, e.depths[e.shots :]) for d, e in zip(shares, episodes, strict=True) if e.depths is not None
+        ]
+        for depth, true in told_apart:
+            loss = loss + depth_loss(depth, true) / len(episodes)
+    return loss, iou
 
 
 def train(
@@ -106,7 +114,12 @@ def train(
     torch.manual_seed(config.seed)
     net = CompactNet(config.size).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if initial is not None:
-        net.load_state_dict(initial)
+        missing, unexpected = net.load_state_dict(initial, strict=False)
+        wrong = [*unexpected, *(name for name in missing if not name.startswith("depth_head."))]
+        if wrong:
+            raise ValueError(
+                f"the initial weights are of another network than compact {config.size}: {wrong[:3]}"
+            )
     mean = torch.optim.swa_utils.AveragedModel(
         net, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(config.average), use_buffers=True
     )

@@ -47,11 +47,11 @@ def test_episode_i_is_the_same_in_every_run(tmp_path: Path) -> None:
 def test_synthetic_tasks_share_their_look_and_differ_in_shape(kind: type) -> None:
     generator = torch.Generator().manual_seed(2)
     task = kind(generator)
-    (image, mask), (_, other) = task.draw(96, generator), task.draw(96, generator)
-    assert image.shape == (3, 96, 96)
-    assert mask.dtype == torch.bool
-    assert not torch.equal(mask, other)
-    assert 0 < mask.float().mean() < 1
+    one, other = task.draw(96, generator), task.draw(96, generator)
+    assert one.image.shape == (3, 96, 96)
+    assert one.mask.dtype == torch.bool
+    assert not torch.equal(one.mask, other.mask)
+    assert 0 < one.mask.float().mean() < 1
 
 
 def test_all_generators_are_drawn() -> None:
