@@ -45,11 +45,12 @@ def read_features(uri: str, crs: CRS | None) -> list[Feature]:
     if "://" not in uri and not uri.startswith("/vsi") and not os.path.exists(uri):
         raise SourceError(f"{uri}: no such file; check the path")
     features: list[Feature] = []
+    path = f"/vsigzip/{uri}" if uri.lower().endswith(".gz") else uri
     try:
-        for layer, kind in pyogrio.list_layers(uri):
+        for layer, kind in pyogrio.list_layers(path):
             if kind is None:  # a table without geometry
                 continue
-            meta, _, shapes, columns = pyogrio.raw.read(uri, layer=layer, force_2d=True)
+            meta, _, shapes, columns = pyogrio.raw.read(path, layer=layer, force_2d=True)
             geometries = shapely.from_wkb(shapes)
             if crs is not None:
                 geometries = _to_crs(uri, geometries, meta["crs"], crs)

@@ -115,7 +115,7 @@ class SupportSet:
 
 def is_drawn(uri: str) -> bool:
     """Whether a support set is annotations drawn on a slide, by its name; else it is a folder of pairs."""
-    return uri.lower().removesuffix(".gz").endswith((".geojson", ".json"))
+    return uri.lower().removesuffix(".gz").endswith((".geojson", ".json", ".gpkg", ".shp", ".fgb"))
 
 
 def load_support(uri: str, *, source: Source | None = None, class_names: Sequence[str] = ()) -> SupportSet:
