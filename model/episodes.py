@@ -225,31 +225,36 @@ def random_view(
     -------
     The same of (size, size).
     """
-    side = image.shape[1]
-    zoom = max(zoom, size / side)
-    if zoom < 0.75:  # bilinear sampling below this would alias
+    grid = random_grid(mask, size, zoom, g)
+    if max(zoom, size / image.shape[1]) < 0.75:  # bilinear sampling below this would alias
         image = F.avg_pool2d(image[None], 2)[0]
+    view = sample_grid(image[None], grid)[0]
+    cut = (sample_grid(mask[None, None], grid)[0, 0] > 0.5).float()
+    return view, cut, None if depth is None else sample_grid(depth[None, None], grid)[0, 0]
+
+
+def random_grid(mask: Tensor, size: int, zoom: float, g: Generator) -> Tensor:
+    """Where `random_view` looks: a sampling grid (1, size, size, 2) for `sample_grid` of maps shaped like `mask`."""
+    side = mask.shape[0]
     angle = uniform(g, -0.3, 0.3) if uniform(g, 0, 1) < 0.3 else 0.0
-    half = size / side / zoom
-    room = max(0.0, 1 - half)
+    half = min(1.0, size / side / zoom)
+    room = 1 - half
     flip = -1.0 if uniform(g, 0, 1) < 0.5 else 1.0
-    quarter = integer(g, 0, 3)
+    turn = torch.tensor(angle + integer(g, 0, 3) * torch.pi / 2)
+    cos, sin = half * torch.cos(turn), half * torch.sin(turn)
     for _ in range(5):
         centre = torch.tensor([uniform(g, -room, room), uniform(g, -room, room)])
-        turn = torch.tensor(angle + quarter * torch.pi / 2)
-        cos, sin = half * torch.cos(turn), half * torch.sin(turn)
         theta = torch.stack(
             [torch.stack([cos * flip, -sin, centre[0]]), torch.stack([sin * flip, cos, centre[1]])]
         )
-        grid = F.affine_grid(theta[None], [1, 1, size, size], align_corners=False)
-        cut = (_sample(mask[None, None], grid) > 0.5).float()
-        if 0.015 < cut.mean() < 0.95:
+        grid = F.affine_grid(theta[None], [1, 1, size, size], align_corners=False).to(mask.device)
+        if 0.015 < (sample_grid(mask[None, None], grid) > 0.5).float().mean() < 0.95:
             break
-    view = _sample(image[None], grid)
-    return view[0], cut[0, 0], None if depth is None else _sample(depth[None, None], grid)[0, 0]
+    return grid
 
 
-def _sample(maps: Tensor, grid: Tensor) -> Tensor:
+def sample_grid(maps: Tensor, grid: Tensor) -> Tensor:
+    """Maps (1, C, H, W) at a grid (1, size, size, 2), bilinear, mirrored at the edges: (1, C, size, size)."""
     return F.grid_sample(maps, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
 
 

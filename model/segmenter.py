@@ -15,7 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from model.adapt import AdaptConfig, adapt
 from model.compact import CompactNet
+from model.depth import instance_depth
 from model.relation import RelationNet
 from model.weights import SHIPPED, WeightsError, checksum, load_weights
 
@@ -33,12 +35,14 @@ class SupportFeatures:
     ----------
     packs : what the network needs of the support set, in float32, for each class
     shots : K
-    digest : hash of the support set and of the weights that encoded it
+    digest : hash of the support set, of the weights that encoded it, and of how they were adapted to it
+    weights : the network's weights, adapted to the support set; None for those that the segmenter has
     """
 
     packs: tuple[Any, ...]
     shots: int
     digest: str
+    weights: dict[str, Tensor] | None = None
 
     @property
     def n_classes(self) -> int:
@@ -77,11 +81,21 @@ class Segmenter:
         self.weights_digest = weights_digest
         # the support set is compiled in float32: closed-form solutions want the digits, and it happens once
         self._exact = network.eval().to(self.device)
-        self._fast = fold_batch_norm(copy.deepcopy(network)).eval()
-        self._fast.to(device=self.device, dtype=self.dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._fast = self._faster(network)
+        self._ready: tuple[str, nn.Module, tuple[Any, ...]] | None = None
 
-    @torch.inference_mode()
-    def encode(self, images: np.ndarray, labels: np.ndarray) -> SupportFeatures:
+    @property
+    def adapts(self) -> bool:
+        """Whether `encode` can fine-tune this network."""
+        return isinstance(self._exact, CompactNet)
+
+    def encode(
+        self,
+        images: np.ndarray,
+        labels: np.ndarray,
+        instances: np.ndarray | None = None,
+        adaptation: AdaptConfig | None = None,
+    ) -> SupportFeatures:
         """Compile a support set.
 
         Parameters
@@ -89,6 +103,8 @@ class Segmenter:
         images : (K, 224, 224, 3) uint8
         labels : (K, 224, 224) uint8: 0 background, 1..C the object's class, 255 not labelled. Or, where a patch is not
             labelled for all classes, (C, K, 224, 224): for each class 0 not of it, 1 of it, 255 not known.
+        instances : (K, 224, 224) int, 0 background: objects that are told apart, for the adaptation of the depth
+        adaptation : fine-tune the network on the support set first; None: take it as it is
         """
         if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8:
             raise ValueError(
@@ -97,15 +113,41 @@ class Segmenter:
         if labels.shape[-3:] != images.shape[:3] or labels.ndim not in (3, 4):
             raise ValueError(f"support labels are {labels.shape}; expected {images.shape[:3]}, one per image")
         x = self._tensor(images).float() / 255
-        packs = []
-        for of_class in labels_by_class(labels):
-            y = torch.from_numpy(np.ascontiguousarray(of_class))[:, None].to(self.device)
-            pack = self._exact.compile_support(x, (y == 1).float(), (y == 0).float())  # type: ignore[operator]
-            packs.append(pack.to(device="cpu"))
+        y = torch.from_numpy(np.ascontiguousarray(labels_by_class(labels))).to(self.device)
+        network, weights = self._exact, None
         digest = hashlib.sha256(self.weights_digest.encode())
         for array in (images, labels):
             digest.update(np.ascontiguousarray(array).tobytes())
-        return SupportFeatures(tuple(packs), len(images), digest.hexdigest())
+        if adaptation is not None:
+            network = self._adapt(x, y, instances, adaptation)
+            weights = {name: tensor.cpu() for name, tensor in network.state_dict().items()}
+            digest.update(repr(adaptation).encode())
+            if instances is not None:
+                digest.update(np.ascontiguousarray(instances).tobytes())
+        with torch.inference_mode():
+            packs = [
+                network.compile_support(x, (of_class == 1).float(), (of_class == 0).float())  # type: ignore[operator]
+                for of_class in y[:, :, None]
+            ]
+        return SupportFeatures(
+            tuple(pack.to(device="cpu") for pack in packs), len(images), digest.hexdigest(), weights
+        )
+
+    def _adapt(
+        self, images: Tensor, labels: Tensor, instances: np.ndarray | None, adaptation: AdaptConfig
+    ) -> CompactNet:
+        if not isinstance(self._exact, CompactNet):
+            raise ValueError(f"model {self.name!r} is not adapted; leave the adaptation out, or use compact")
+        depths = None
+        if instances is not None:
+            depths = torch.from_numpy(np.stack([instance_depth(i) for i in instances])).to(self.device) / 255
+        bf16 = self.dtype == torch.bfloat16
+        return adapt(self._exact, images, labels, depths, adaptation, bf16=bf16)
+
+    def _faster(self, network: nn.Module) -> nn.Module:
+        """A copy that predicts: batch norms merged, in the dtype and layout that the device likes."""
+        fast = fold_batch_norm(copy.deepcopy(network)).eval()
+        return fast.to(device=self.device, dtype=self.dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @torch.inference_mode()
     def predict(self, tiles: np.ndarray, features: SupportFeatures) -> np.ndarray:
@@ -122,7 +164,7 @@ class Segmenter:
         n, h, w, _ = tiles.shape
         if h % 32 or w % 32:
             raise ValueError(f"tile size {h}x{w} is not a multiple of 32; use 192 or 224")
-        packs = self._packs(features)
+        network, packs = self._prepared(features)
         out = np.empty((n, len(packs), h, w), np.float32)
         for start in range(0, n, self.batch_size):
             batch = tiles[start : start + self.batch_size]
@@ -130,9 +172,9 @@ class Segmenter:
             if real < self.batch_size:
                 batch = np.concatenate([batch, np.zeros((self.batch_size - real, h, w, 3), np.uint8)])
             x = self._tensor(batch).to(self.dtype) / 255
-            queries = self._fast.encode_queries(x)  # type: ignore[operator]
+            queries = network.encode_queries(x)  # type: ignore[operator]
             for c, pack in enumerate(packs):
-                logits = self._fast.answer(queries, pack)[:real, 0]  # type: ignore[operator]
+                logits = network.answer(queries, pack)[:real, 0]  # type: ignore[operator]
                 out[start : start + real, c] = torch.sigmoid(logits.float()).cpu().numpy()
         return out
 
@@ -140,13 +182,18 @@ class Segmenter:
         """(N, H, W, 3) uint8 -> (N, 3, H, W) uint8 on the device, in channels-last memory: no copy on a CPU."""
         return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).to(self.device)
 
-    def _packs(self, features: SupportFeatures) -> tuple[Any, ...]:
-        cached = getattr(self, "_packed", None)
-        if cached is None or cached[0] != features.digest:
+    def _prepared(self, features: SupportFeatures) -> tuple[nn.Module, tuple[Any, ...]]:
+        """Network and packs as the device likes them; kept for the next call. Threads may ask at once."""
+        ready = self._ready
+        if ready is None or ready[0] != features.digest:
+            network = self._fast
+            if features.weights is not None:
+                exact = copy.deepcopy(self._exact)
+                exact.load_state_dict(features.weights)
+                network = self._faster(exact)
             packs = tuple(pack.to(device=self.device, dtype=self.dtype) for pack in features.packs)
-            cached = (features.digest, packs)
-            self._packed = cached
-        return cached[1]
+            self._ready = ready = (features.digest, network, packs)
+        return ready[1:]
 
 
 def labels_by_class(labels: np.ndarray) -> np.ndarray:

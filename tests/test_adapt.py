@@ -1,0 +1,96 @@
+"""Adaptation: a network fine-tuned on the support set learns what it was shown, repeatably, and travels with it."""
+
+from __future__ import annotations
+
+import pickle
+
+import numpy as np
+import pytest
+import torch
+
+from model.adapt import MOST_STEPS, AdaptConfig, adapt, steps_within
+from model.compact import CompactNet
+from model.losses import segmentation_loss
+from model.metrics import mean_image_iou
+from model.segmenter import load_segmenter
+from model.synthetic import Blobs
+
+QUICK = AdaptConfig(steps=12, views=2, size=64)
+
+
+def patches(n: int, size: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """(n, 3, size, size) pictures of one synthetic task, and (n, size, size) uint8 labels."""
+    generator = torch.Generator().manual_seed(seed)
+    task = Blobs(generator)
+    drawings = [task.draw(size, generator) for _ in range(n)]
+    return (
+        torch.stack([d.image for d in drawings]).clamp(0, 1),
+        torch.stack([d.mask for d in drawings]).to(torch.uint8),
+    )
+
+
+def shipped() -> CompactNet:
+    network = load_segmenter(device="cpu")._exact
+    assert isinstance(network, CompactNet)
+    return network
+
+
+def test_an_adapted_network_segments_other_patches_of_the_task_better() -> None:
+    before, after = [], []
+    for seed in (3, 8):
+        images, labels = patches(6, 64, seed)
+        network = shipped()
+        config = AdaptConfig(steps=25, views=2, size=64)
+        adapted = adapt(network, images[:3], labels[None, :3], None, config, bf16=False)
+        for net, ious in ((network, before), (adapted, after)):
+            truth = labels[:3, None].float()
+            with torch.inference_mode():
+                pack = net.compile_support(images[:3], truth, 1 - truth)
+                found = net(images[3:], pack)[:, :1] > 0
+            ious.append(float(mean_image_iou(found, labels[3:, None] > 0)))
+    assert np.mean(after) > np.mean(before), (before, after)
+
+
+def test_adaptation_repeats_itself_and_leaves_the_network_alone() -> None:
+    images, labels = patches(3, 64, 1)
+    network = shipped()
+    original = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    one, two = (adapt(network, images, labels[None], None, QUICK, bf16=False) for _ in range(2))
+    for name, tensor in one.state_dict().items():
+        assert torch.equal(tensor, two.state_dict()[name]), name
+    assert any(not torch.equal(tensor, original[name]) for name, tensor in one.state_dict().items())
+    assert all(torch.equal(tensor, original[name]) for name, tensor in network.state_dict().items())
+
+
+def test_what_is_not_labelled_costs_nothing() -> None:
+    logits = torch.randn(2, 1, 8, 8)
+    target = (torch.rand(2, 1, 8, 8) > 0.5).float()
+    known = torch.zeros_like(target)
+    known[:, :, :4] = 1
+    other = torch.where(known > 0, logits, -logits)
+    loss = segmentation_loss(logits, target * known, known)
+    assert torch.equal(loss, segmentation_loss(other, target * known, known))
+    everywhere = torch.ones_like(known)
+    assert torch.allclose(segmentation_loss(logits, target), segmentation_loss(logits, target, everywhere))
+
+
+def test_adapted_weights_travel_with_the_support_set() -> None:
+    images, labels = patches(3, 224, 5)
+    pictures = (images.permute(0, 2, 3, 1).numpy() * 255).astype(np.uint8)
+    here, there = load_segmenter(device="cpu"), load_segmenter(device="cpu")
+    features = here.encode(pictures, labels.numpy(), adaptation=QUICK)
+    plain = here.encode(pictures, labels.numpy())
+    assert features.digest != plain.digest
+    tiles = pictures[:, :64, :64]
+    expected = here.predict(tiles, features)
+    assert np.array_equal(there.predict(tiles, pickle.loads(pickle.dumps(features))), expected)
+    assert not np.array_equal(here.predict(tiles, plain), expected)
+    assert np.array_equal(here.predict(tiles, features), expected)  # and back again
+
+
+def test_seconds_become_steps_by_arithmetic_alone() -> None:
+    assert steps_within(120, 6) == 80
+    assert steps_within(10_000, 6) == MOST_STEPS
+    assert steps_within(3, 6) == 0
+    with pytest.raises(ValueError, match="asks for nothing"):
+        AdaptConfig(steps=0)
