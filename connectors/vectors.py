@@ -8,12 +8,10 @@ import gzip
 import hashlib
 import heapq
 import json
-import os
-import tempfile
 import uuid
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from itertools import chain
 from types import TracebackType
@@ -27,11 +25,10 @@ import rasterio.errors
 import rasterio.features
 import shapely
 from affine import Affine
-from fsspec import AbstractFileSystem
 from shapely.geometry import MultiPolygon, Polygon
 from shapely.geometry.base import BaseGeometry
 
-from connectors.workdir import atomic_path, is_local, open_filesystem, output_errors
+from connectors.workdir import output_errors, output_path
 
 # rasterio.features.shapes silences this itself, but in a way that is not safe in threads
 warnings.filterwarnings("ignore", category=rasterio.errors.NotGeoreferencedWarning)
@@ -85,19 +82,36 @@ def footprints(
     if not len(found):
         return
     geometries = shapely.normalize(geometries)
-    if simplify_px > 0:
-        simple = shapely.simplify(geometries, simplify_px, preserve_topology=True)
-        kept = shapely.is_valid(simple) & ~shapely.is_empty(simple)
-        geometries = np.where(kept, simple, geometries)
-    # Element by element, from whole-numbered global pixels: the window cannot show in the last bit.
+    yield from zip(found.tolist(), to_world(simplify(geometries, simplify_px), transform), strict=True)
+
+
+def simplify(geometries: Geometries, tolerance: float) -> Geometries:
+    """Outlines with fewer points, off by at most ``tolerance``; one that would not stay valid is left as it is."""
+    if tolerance <= 0:
+        return geometries
+    simple = shapely.simplify(geometries, tolerance, preserve_topology=True)
+    kept = shapely.is_valid(simple) & ~shapely.is_empty(simple)
+    return np.where(kept, simple, geometries)
+
+
+def to_world(geometries: Geometries, transform: Affine) -> Geometries:
+    """Geometries in pixels (x = col, y = row) taken to the world, normalised.
+
+    Element by element: from whole-numbered global pixels, the window of a trace cannot show in the last bit.
+    """
+    world: Geometries = shapely.transform(geometries, lambda points: place_points(points, transform))
+    return shapely.normalize(world)
+
+
+def place_points(points: npt.NDArray[np.float64], transform: Affine) -> npt.NDArray[np.float64]:
+    """World x, y of points (n, 2) given as col, row from the corner of the first pixel.
+
+    >>> place_points(np.array([[1.0, 2.0]]), Affine.translation(100, 200) @ Affine.scale(10, -10)).tolist()
+    [[110.0, 180.0]]
+    """
     a, b, c, d, e, f = transform[:6]
-
-    def to_world(xy: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        x, y = xy[:, 0], xy[:, 1]
-        return np.stack([a * x + b * y + c, d * x + e * y + f], axis=1)
-
-    geometries = shapely.normalize(shapely.transform(geometries, to_world))
-    yield from zip(found.tolist(), geometries, strict=True)
+    col, row = points[:, 0], points[:, 1]
+    return np.stack([a * col + b * row + c, d * col + e * row + f], axis=1)
 
 
 def _trace(
@@ -307,21 +321,6 @@ def merge_sorted(fragments: Iterable[Iterable[tuple[int, str]]]) -> Iterator[tup
         yield instance, text
 
 
-@contextmanager
-def _local_file(path: str) -> Iterator[IO[bytes]]:
-    with atomic_path(path) as temporary, open(temporary, "wb") as file:
-        yield file
-
-
-@contextmanager
-def _remote_file(fs: AbstractFileSystem, path: str) -> Iterator[IO[bytes]]:
-    with tempfile.TemporaryDirectory(prefix="fewscope-") as folder:  # then one upload, whole or not at all
-        temporary = os.path.join(folder, "output")
-        with open(temporary, "wb") as file:
-            yield file
-        fs.put_file(temporary, path)
-
-
 class _Output:
     """A binary file that appears under its name when the block succeeds, and not otherwise."""
 
@@ -329,10 +328,9 @@ class _Output:
         self.uri = uri
 
     def _open(self) -> IO[bytes]:
-        fs, path = open_filesystem(self.uri)
         self._stack = ExitStack()
         with output_errors(self.uri):
-            return self._stack.enter_context(_local_file(path) if is_local(fs) else _remote_file(fs, path))
+            return self._stack.enter_context(open(self._stack.enter_context(output_path(self.uri)), "wb"))
 
     def _finish(self) -> None:
         """Write what is left, before the file is closed."""

@@ -14,6 +14,7 @@ import json
 import os
 import re
 import secrets
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -35,7 +36,10 @@ OUTPUTS = (
     "instances.parquet",
     "instances.geojson.gz",
     "mask.tif",
+    "probability.tif",
     "features.gpkg",
+    "features.parquet",
+    "centreline.parquet",
     "report.html",
     "report.json",
 )
@@ -104,16 +108,42 @@ def atomic_path(path: str) -> Iterator[str]:
     try:
         os.makedirs(folder, exist_ok=True)
         yield temporary
-        descriptor = os.open(temporary, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)  # a rename may reach the disk before the bytes do
-        finally:
-            os.close(descriptor)
+        _sync(temporary)
         os.replace(temporary, path)
     except BaseException:
         with suppress(OSError):
             os.unlink(temporary)
         raise
+
+
+@contextmanager
+def output_path(uri: str) -> Iterator[str]:
+    """A temporary local name with the same ending, for libraries that write files of their own.
+
+    When the block succeeds, the file is renamed to ``uri`` or uploaded by one put; else it is removed. Sidecar
+    files that a library leaves beside it (SQLite's journal) are removed too.
+    """
+    fs, path = open_filesystem(uri)
+    folder, name = os.path.split(path)
+    if is_local(fs):
+        os.makedirs(folder, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".fewscope-", dir=folder if is_local(fs) else None) as scratch:
+        temporary = os.path.join(scratch, name)
+        yield temporary
+        if is_local(fs):
+            _sync(temporary)
+            os.replace(temporary, path)
+        else:
+            fs.put_file(temporary, path)
+
+
+def _sync(path: str) -> None:
+    """Have the disk hold a file: a rename may reach it before the bytes do."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_atomic(fs: AbstractFileSystem, path: str, data: bytes) -> None:

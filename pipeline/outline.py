@@ -7,7 +7,7 @@ the pyramid where they fit. The texts travel through the working folder, one lin
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -69,7 +69,7 @@ def outline_unit(
     if simplify_px is None:
         geometries = shapely.points(columns["x"], columns["y"])
     else:
-        found = dict(_trace(job, columns, simplify_px))
+        found = dict(trace(job.store, job.source.info.transform, columns, simplify_px, trace_coarsely))
         geometries = np.array([found[int(i)] for i in ids], dtype=object)
     measurements = {
         "Area µm^2": columns["area_um2"],
@@ -85,16 +85,25 @@ def outline_unit(
     return len(texts)
 
 
-def _trace(job: Job, columns: Mapping[str, Any], simplify_px: float) -> Iterator[tuple[int, Any]]:
-    """(id, geometry) of every instance, in any order."""
+TraceLarge = Callable[[ResultStore, int, Window, Affine, float], Iterator[tuple[int, Any]]]
+"""How an instance is traced whose bounding box is large: (store, id, box, transform, simplify_px)."""
+
+
+def trace(
+    store: ResultStore,
+    transform: Affine,
+    columns: Mapping[str, Any],
+    simplify_px: float,
+    trace_large: TraceLarge,
+) -> Iterator[tuple[int, Any]]:
+    """(id, geometry) of every instance in `columns` (ids and bounding boxes), in any order."""
     top, left = columns["bbox_row0"], columns["bbox_col0"]
     bottom, right = columns["bbox_row1"], columns["bbox_col1"]
     ids = columns["id"].astype(np.int64)
     large = (bottom - top) * (right - left) > MAX_OBJECT_PX
-    transform = job.source.info.transform
     for i in np.flatnonzero(large):
         box = Window(int(left[i]), int(top[i]), int(right[i] - left[i]), int(bottom[i] - top[i]))
-        yield from _trace_large(job.store, int(ids[i]), box, transform, simplify_px)
+        yield from trace_large(store, int(ids[i]), box, transform, simplify_px)
     small = np.flatnonzero(~large)
     # strips of the unit: an instance belongs to the strip in which its box begins
     while len(small):
@@ -108,11 +117,11 @@ def _trace(job: Job, columns: Mapping[str, Any], simplify_px: float) -> Iterator
             int(right[here].max() - left[here].min()),
             int(bottom[here].max() - first),
         )
-        labels = _read(job.store, 0, window)
+        labels = read_instances(store, 0, window)
         yield from footprints(labels, (first, window.col_off), transform, ids[here], simplify_px)
 
 
-def _trace_large(
+def trace_coarsely(
     store: ResultStore, instance: int, box: Window, transform: Affine, simplify_px: float
 ) -> Iterator[tuple[int, Any]]:
     """One large instance, on the finest level where its box has at most `MAX_TRACED_PX` pixels."""
@@ -131,7 +140,7 @@ def _trace_large(
         height,
         width,
     )
-    labels = _read(store, level, window)
+    labels = read_instances(store, level, window)
     at_level = store.spec.labels_transform(transform, level) if level else transform
     found = list(footprints(labels, (window.row_off, window.col_off), at_level, [instance], simplify_px))
     if found:
@@ -144,7 +153,8 @@ def _trace_large(
         yield instance, shapely.box(*corners[0], *corners[1])
 
 
-def _read(store: ResultStore, level: int, window: Window) -> np.ndarray:
+def read_instances(store: ResultStore, level: int, window: Window) -> np.ndarray:
+    """Instance ids of a window of a level, (h, w) uint32."""
     rows = slice(window.row_off, window.row_off + window.height)
     cols = slice(window.col_off, window.col_off + window.width)
     return np.asarray(store.array("instances", level)[rows, cols])

@@ -1,0 +1,177 @@
+"""Metres on the ground: lengths and areas of what is drawn in a coordinate reference system.
+
+A geographic CRS, and a projection that distorts areas where the raster lies (Web Mercator), is measured on the
+ellipsoid; any other projection in its plane, in metres whatever its unit.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pyproj
+import shapely
+from affine import Affine
+from pyproj.exceptions import CRSError
+
+from connectors.source import SourceError
+from connectors.vectors import Geometries, place_points
+
+PLANE_ERROR = 0.01
+"""Error of areas from which on a projection's plane is not measured in: UTM stays below 0.2 % within its zone."""
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Ground:
+    """How to measure in one CRS. Made by `Ground.of`; picklable.
+
+    Attributes
+    ----------
+    crs
+        WKT, or anything PROJ knows a CRS by; None where the raster states none.
+    method
+        ``"plane"``, ``"ellipsoid"``, or ``"pixels"``: without a CRS nothing is known in metres.
+    metres_per_unit
+        Of the CRS's axes, for ``"plane"``; 1 otherwise.
+
+    Examples
+    --------
+    >>> ground = Ground.of("EPSG:32618", Affine.translation(500_000, 4_000_000) @ Affine.scale(10, -10), 100, 100)
+    >>> ground.method, float(ground.area_m2(np.array([shapely.box(0, 0, 30, 20)]))[0])
+    ('plane', 600.0)
+    """
+
+    crs: str | None
+    method: Literal["plane", "ellipsoid", "pixels"]
+    metres_per_unit: float = 1.0
+
+    @classmethod
+    def of(cls, crs: str | None, transform: Affine, height: int, width: int) -> Ground:
+        """How to measure in a raster of (height, width) px whose corners ``transform`` takes to ``crs``.
+
+        Raises
+        ------
+        SourceError
+            PROJ does not know the CRS.
+        """
+        if not crs:
+            return cls(None, "pixels")
+        try:
+            known = pyproj.CRS.from_user_input(crs)
+        except CRSError as error:
+            raise SourceError(
+                f"CRS {crs[:60]!r} is not one that PROJ knows; give the raster one, e.g. gdal_edit.py -a_srs EPSG:32618"
+            ) from error
+        if known.is_geographic:
+            return cls(crs, "ellipsoid")
+        if not known.is_projected:  # a local engineering CRS has metres and no place on Earth
+            unit = known.axis_info[0].unit_conversion_factor if known.axis_info else 0.0
+            return cls(crs, "plane", unit) if unit > 0 else cls(crs, "pixels")
+        centre = transform @ (width / 2, height / 2)
+        if abs(_areal_scale(known, centre) - 1) > PLANE_ERROR:
+            return cls(crs, "ellipsoid")
+        return cls(crs, "plane", known.axis_info[0].unit_conversion_factor)
+
+    @property
+    def in_words(self) -> str:
+        """For reports."""
+        return {
+            "plane": "in the plane of the raster's projection",
+            "ellipsoid": "on the ellipsoid",
+            "pixels": "in pixels: the raster has no coordinate reference system",
+        }[self.method]
+
+    def area_m2(self, geometries: Geometries) -> Floats:
+        """Areas of polygons (n,), m2; NaN without a CRS.
+
+        On the ellipsoid, of the polygons whose edges are straight in longitude and latitude, as pixels' are: after
+        the equal-area cylindrical projection, which keeps meridians and parallels straight.
+        """
+        if self.method == "pixels":
+            return np.full(len(geometries), np.nan)
+        if self.method == "plane":
+            return np.asarray(shapely.area(geometries)) * self.metres_per_unit**2
+        return np.asarray(shapely.area(shapely.transform(geometries, self._equal_area)))
+
+    def length_m(self, geometries: Geometries) -> Floats:
+        """Lengths of lines, or perimeters of polygons with their holes' (n,), m; NaN without a CRS."""
+        if self.method == "pixels":
+            return np.full(len(geometries), np.nan)
+        if self.method == "plane":
+            return np.asarray(shapely.length(geometries)) * self.metres_per_unit
+        parts, owner = shapely.get_parts(geometries, return_index=True)
+        rings, of_part = shapely.get_rings(parts, return_index=True)
+        is_line = shapely.get_dimensions(parts) == 1
+        lines = np.concatenate([rings, parts[is_line]])
+        owner = np.concatenate([owner[of_part], owner[is_line]])
+        points, line = shapely.get_coordinates(lines, return_index=True)
+        lengths = np.zeros(len(geometries))
+        if len(points) > 1:
+            same = line[1:] == line[:-1]
+            np.add.at(lengths, owner[line[1:][same]], self.steps_m(points)[same])
+        return lengths
+
+    def steps_m(self, points: Floats) -> Floats:
+        """Distances between successive points (n, 2) of the CRS: (n - 1,), m; NaN without a CRS."""
+        if self.method == "pixels":
+            return np.full(max(0, len(points) - 1), np.nan)
+        if self.method == "plane":
+            return np.hypot(*np.diff(points, axis=0).T) * self.metres_per_unit
+        degrees = self._degrees(points)
+        _, _, distance = self._geod.inv(*degrees[:-1].T, *degrees[1:].T)
+        return np.asarray(distance)
+
+    def row_areas_m2(self, transform: Affine, height: int, width: int) -> Floats:
+        """Area of a pixel of each row (height,), m2, taken in the middle of the row; NaN without a CRS."""
+        left, rows = width / 2 - 0.5, np.arange(height)
+        pixels = shapely.box(left, rows, left + 1, rows + 1)
+        return self.area_m2(shapely.transform(pixels, lambda points: place_points(points, transform)))
+
+    def pixel_m(self, transform: Affine, row: float, col: float) -> tuple[float, float]:
+        """(height, width) of the pixel at (row, col), m; NaN without a CRS."""
+        corners = np.array([(col, row + 1), (col, row), (col + 1, row)])
+        down, across = self.steps_m(place_points(corners, transform)).tolist()
+        return down, across
+
+    @cached_property
+    def _known(self) -> pyproj.CRS:
+        return pyproj.CRS.from_user_input(self.crs)
+
+    @cached_property
+    def _geod(self) -> pyproj.Geod:
+        geod = self._known.get_geod()
+        assert geod is not None, "a geographic or projected CRS has an ellipsoid"
+        return geod
+
+    def _degrees(self, points: Floats) -> Floats:
+        """Longitude and latitude in degrees, (n, 2)."""
+        if self._known.is_geographic:
+            return points * np.degrees(self._known.axis_info[0].unit_conversion_factor)
+        transformer = pyproj.Transformer.from_crs(self._known, self._known.geodetic_crs, always_xy=True)
+        return np.stack(transformer.transform(points[:, 0], points[:, 1]), axis=-1)
+
+    def _equal_area(self, points: Floats) -> Floats:
+        """x, y in m of the equal-area cylindrical projection; longitudes are not wrapped at the date line."""
+        degrees, geod = self._degrees(points), self._geod
+        project = pyproj.Proj(proj="cea", a=geod.a, b=geod.b)
+        _, y = project(np.zeros(len(degrees)), degrees[:, 1])
+        return np.stack([geod.a * np.radians(degrees[:, 0]), y], axis=-1)
+
+
+def _areal_scale(crs: pyproj.CRS, place: tuple[float, float]) -> float:
+    """Area in the projection's plane over area on the ellipsoid, at a place given in the CRS."""
+    to_degrees = pyproj.Transformer.from_crs(crs, crs.geodetic_crs, always_xy=True)
+    longitude, latitude = to_degrees.transform(*place)
+    if not np.isfinite([longitude, latitude]).all():
+        return 1.0  # outside what the projection covers: nothing better is known than its plane
+    return float(pyproj.Proj(crs).get_factors(longitude, latitude).areal_scale)
+
+
+def projjson(crs: str | None) -> dict[str, Any] | None:
+    """The CRS as PROJJSON, which GeoParquet and GeoZarr keep; None without one."""
+    return pyproj.CRS.from_user_input(crs).to_json_dict() if crs else None

@@ -1,0 +1,141 @@
+"""Polygons of a raster's instances in its CRS, with areas in m2: along the pixel edges, exact, however large.
+
+An instance is traced by the unit that its bounding box begins in. One too large for one window is traced window by
+window and put together: what is in memory is its outline, never its pixels. Tables travel through the working folder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import shapely
+from affine import Affine
+from rasterio.windows import Window
+
+from connectors.features import encode, geometry_field, to_multi
+from connectors.ground import Ground
+from connectors.store import ResultStore
+from connectors.vectors import Geometries, footprints, simplify, to_world
+from connectors.workdir import open_filesystem
+from pipeline.grid import Unit, clip
+from pipeline.outline import MAX_TRACED_PX, read_instances, trace
+from pipeline.pool import Pool
+from pipeline.worker import Job
+
+AT_ONCE = 16_384
+"""Instances whose polygons are in memory at once: about 30 MB of outlines of lakes."""
+
+BOXES = ("bbox_row0", "bbox_col0", "bbox_row1", "bbox_col1")
+
+POLYGON_SCHEMA = pa.schema(
+    [
+        ("id", pa.int64()),
+        ("class", pa.string()),
+        ("area_m2", pa.float64()),
+        ("perimeter_m", pa.float64()),
+        ("area_px", pa.int64()),
+        ("mean_probability", pa.float64()),
+        ("touches_edge", pa.bool_()),
+        geometry_field(),
+    ]
+)
+"""One row per instance, in the order of the ids. area_m2 is that of the mask; perimeter_m that of the outline as
+drawn, of holes too: along pixel edges it is longer than a smooth line would be. Both are null without a CRS."""
+
+
+@dataclass(frozen=True, slots=True)
+class PolygonStyle:
+    """What all polygons have in common: the class, how they are measured, and how far they may be simplified (px)."""
+
+    class_name: str
+    ground: Ground
+    simplify_px: float = 0.0
+
+
+def polygon_tables(
+    pool: Pool, job: Job, units: Sequence[Unit], out: str, style: PolygonStyle
+) -> Iterator[pa.Table]:
+    """All instances as tables of `POLYGON_SCHEMA`, ids ascending; reads ``instances.parquet`` and the store."""
+    fs, root = open_filesystem(out)
+    columns = ["id", "area_px", "mean_probability", "touches_edge", *BOXES]
+    with fs.open(f"{root}/instances.parquet", "rb") as file:
+        for batch in pq.ParquetFile(file).iter_batches(AT_ONCE, columns=columns):
+            items = {unit: (table, style) for unit, table in _by_unit(units, pa.Table.from_batches([batch]))}
+            if not items:
+                continue
+            for _ in pool.map(trace_unit, job, items):
+                pass
+            parts = [job.work.load_table(_name(unit)) for unit in items]
+            yield pa.concat_tables(parts).sort_by("id").cast(POLYGON_SCHEMA)
+
+
+def trace_unit(job: Job, unit: Unit, table: pa.Table, style: PolygonStyle) -> int:
+    """Keep the polygons of the instances in `table` in the working folder; how many. A task of the workers."""
+    columns = {name: table[name].to_numpy() for name in ("id", *BOXES)}
+    pixels = dict(trace(job.store, Affine.identity(), columns, 0.0, trace_exactly))
+    outlines = np.array([pixels[int(i)] for i in columns["id"]], dtype=object)
+    transform = job.source.info.transform
+    drawn = to_world(simplify(outlines, style.simplify_px), transform)
+    measures = {
+        "area_m2": style.ground.area_m2(to_world(outlines, transform)),
+        "perimeter_m": style.ground.length_m(drawn),
+    }
+    found: dict[str, Any] = {
+        "id": table["id"].cast(pa.int64()),
+        "class": pa.array([style.class_name] * table.num_rows, pa.string()),
+        **{name: pa.array(values, from_pandas=True) for name, values in measures.items()},  # NaN becomes null
+        **{name: table[name].combine_chunks() for name in ("area_px", "mean_probability", "touches_edge")},
+        "geometry": encode(to_multi(drawn)),
+    }
+    job.work.save_table(
+        _name(unit), pa.table([found[name] for name in POLYGON_SCHEMA.names], schema=POLYGON_SCHEMA)
+    )
+    return table.num_rows
+
+
+def trace_exactly(
+    store: ResultStore, instance: int, box: Window, transform: Affine, simplify_px: float
+) -> Iterator[tuple[int, Any]]:
+    """One large instance from windows of `MAX_TRACED_PX` pixels: the outline that the whole would have.
+
+    Pieces are joined on whole pixels, where the union is exact, and the corners that a seam left on a straight edge are
+    taken out again.
+    """
+    pieces = []
+    side = int(MAX_TRACED_PX**0.5)
+    for row in range(box.row_off, box.row_off + box.height, side):
+        for col in range(box.col_off, box.col_off + box.width, side):
+            window = clip(Window(col, row, side, side), box.row_off + box.height, box.col_off + box.width)
+            labels = read_instances(store, 0, window)
+            found = footprints(labels, (row, col), Affine.identity(), [instance])
+            pieces += [outline for _, outline in found]
+    yield instance, to_world(simplify(joined(pieces), simplify_px), transform)[0]
+
+
+def joined(pieces: Sequence[Any]) -> Geometries:
+    """Pieces of one outline, cut along pixel edges and in whole pixels, as one outline, (1,)."""
+    whole = shapely.normalize(shapely.union_all(pieces))
+    return np.array([shapely.normalize(shapely.simplify(whole, 0, preserve_topology=False))], dtype=object)
+
+
+def _by_unit(units: Sequence[Unit], table: pa.Table) -> Iterator[tuple[Unit, pa.Table]]:
+    """The rows of a table, by the unit in which their box begins."""
+    row0, col0 = table["bbox_row0"].to_numpy(), table["bbox_col0"].to_numpy()
+    top, bottom = int(row0.min()), int(row0.max())
+    for unit in units:
+        core = unit.core
+        if core.row_off > bottom or core.row_off + core.height <= top:
+            continue
+        here = (row0 >= core.row_off) & (row0 < core.row_off + core.height)
+        here &= (col0 >= core.col_off) & (col0 < core.col_off + core.width)
+        if here.any():
+            yield unit, table.filter(pa.array(here))
+
+
+def _name(unit: Unit) -> str:
+    return f"polygons_{unit.name}"
