@@ -306,7 +306,7 @@ def _patches(support: Any, leave_one_out: npt.NDArray[Any] | None, threshold: fl
         if leave_one_out is not None:
             probability = np.asarray(leave_one_out[k])
             scale = 255 if probability.dtype == np.uint8 else 1
-            predicted = picture(_agreement(image, label, probability >= threshold * scale), image.shape[1])
+            predicted = picture(agreement(image, label, probability >= threshold * scale), image.shape[1])
         objects = label == 1 if support.instances is None else support.instances[k]
         labelled = _hatch(outlined(image, objects, 2), label == IGNORE)
         patches.append(
@@ -320,7 +320,7 @@ def _patches(support: Any, leave_one_out: npt.NDArray[Any] | None, threshold: fl
     return patches
 
 
-def _agreement(image: RGB, label: npt.NDArray[Any], predicted: Mask) -> RGB:
+def agreement(image: RGB, label: npt.NDArray[Any], predicted: Mask) -> RGB:
     """Label and prediction compared on the patch in grey: both, label only, prediction only."""
     grey = np.asarray(Image.fromarray(image).convert("L"), np.float32)
     canvas = np.repeat((255 - (255 - grey) * 0.7)[..., None], 3, axis=2)

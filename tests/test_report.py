@@ -294,7 +294,7 @@ def test_agreement_colours():
     label[200:] = 255
     predicted = np.zeros((224, 224), bool)
     predicted[:100] = True
-    shown = drawing._agreement(np.full((224, 224, 3), 100, np.uint8), label, predicted).astype(int)
+    shown = drawing.agreement(np.full((224, 224, 3), 100, np.uint8), label, predicted).astype(int)
     agrees, extra, missed, neither = shown[100, 350], shown[100, 100], shown[300, 350], shown[300, 100]
     assert agrees[2] > agrees[0] + 60  # blue
     assert missed[0] > missed[2] + 60  # orange red

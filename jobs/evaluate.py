@@ -1,0 +1,118 @@
+"""Evaluate a few-shot network on classes it has not been trained on, beside what a user has without it.
+
+    python jobs/evaluate.py --data ~/fewshot_data --split test --shots 1 5 --out out/fss1000
+    python jobs/evaluate.py --data ~/mine --split val --episodes 3 --rivals forest --calibration --out out/mine
+
+The first line is the FSS-1000 benchmark: every picture of the 240 test classes is asked once (2,400 queries), with
+supports fixed by a seed. Data has FSS-1000's layout; docs/protocol.md says how it is asked and how to convert others.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import platform
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from tqdm import tqdm
+
+from model.corpus import FSS1000_TEST, class_names, fingerprint, iter_corpus
+from model.protocol import SEED
+from model.segmenter import MODELS, load_segmenter
+from pipeline.evaluate import EvaluationConfig, Method, examine
+from pipeline.evaluation_page import Evaluation
+from pipeline.rivals import RIVALS, load_rival
+
+log = logging.getLogger("fewscope.evaluate")
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--data", type=Path, required=True, help="folder of class folders with <k>.jpg and <k>.png"
+    )
+    parser.add_argument(
+        "--split", help="train, val, test or NAME of splits/NAME.txt (default: all class folders)"
+    )
+    parser.add_argument("--domains", nargs="+", default=[], help="only these domains or super-categories")
+    parser.add_argument("--shots", type=int, nargs="+", default=[5], help="support pictures (default 5)")
+    parser.add_argument("--episodes", type=int, help="per class (default: every picture is a query once)")
+    parser.add_argument("--queries", type=int, default=5, help="per episode, with --episodes (default 5)")
+    parser.add_argument("--seed", type=int, default=SEED, help="of the episodes (default %(default)s)")
+    parser.add_argument("--model", choices=MODELS, default="compact", help="(default %(default)s)")
+    parser.add_argument("--weights", help="weights instead of the shipped ones (.safetensors)")
+    parser.add_argument(
+        "--rivals", nargs="*", choices=RIVALS, default=[], help="the forest takes seconds a query"
+    )
+    parser.add_argument(
+        "--calibration",
+        action="store_true",
+        help="leave one support picture out at a time, as jobs do: chosen thresholds, promised IoU against true",
+    )
+    parser.add_argument("--out", type=Path, required=True, help="folder for evaluation.html, .txt and .json")
+    parser.add_argument("-v", "--verbose", action="store_true", help="tracebacks of errors")
+    return parser.parse_args(argv)
+
+
+def run(args: argparse.Namespace) -> Evaluation:
+    """Ask every class, and write what was found."""
+    config = EvaluationConfig(
+        tuple(dict.fromkeys(args.shots)), args.episodes, args.queries, args.seed, args.calibration
+    )
+    official = fingerprint(class_names(args.data, args.split)) == FSS1000_TEST
+    batch = 1 if args.episodes is None else min(8, args.queries)
+    model = load_segmenter(args.model, args.weights, batch_size=batch)
+    methods: list[Method] = [model, *(load_rival(name) for name in args.rivals)]
+    categories = iter_corpus(args.data, args.split, domains=args.domains)
+    began, findings, left_out = time.perf_counter(), [], []
+    for category in tqdm(categories, unit="class", disable=not sys.stderr.isatty()):
+        if len(category.images) <= max(config.shots):
+            log.warning("%s has %d pictures only: left out", category.name, len(category.images))
+            left_out.append(category.name)
+            continue
+        findings.append(examine(category, methods, config))
+        log.info("%s: %.0f s so far", category.name, time.perf_counter() - began)
+    what = {
+        "data": f"{args.data}, split {args.split or 'none: all classes'}",
+        "benchmark": "the 240 test classes of FSS-1000"
+        if official and not args.domains
+        else "not FSS-1000's 240 test classes: no number here is an FSS-1000 score",
+        "model": f"{args.model}, weights {args.weights or 'shipped'} ({model.weights_digest[:12]})",
+        "episodes": f"{args.episodes} per class with up to {args.queries} queries"
+        if args.episodes
+        else "every picture is a query once",
+        "seed": str(args.seed),
+        "left out": ", ".join(left_out) or "no class",
+        "machine": f"{os.cpu_count()} cores, {platform.machine()}, {time.perf_counter() - began:.0f} s in all",
+    }
+    evaluation = Evaluation.of(what, [m.name for m in methods], config.shots, findings)
+    evaluation.write(args.out)
+    return evaluation
+
+
+def main(argv: list[str] | None = None) -> int:
+    """0: written; 2: bad input, with one line on stderr."""
+    args = parse(argv)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    try:
+        evaluation = run(args)
+    except (ValueError, OSError, ImportError) as e:
+        if args.verbose:
+            raise
+        print(f"error: {e}", file=sys.stderr)
+        return 2
+    print(evaluation.as_text())
+    print(f"\n{args.out / 'evaluation.html'}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

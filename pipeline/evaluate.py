@@ -1,0 +1,311 @@
+"""Few-shot classes put to the test: every method learns from the same supports and answers the same queries.
+
+One class after the other, so that memory holds one class: `examine` gives what was answered, `pipeline.standings` makes
+figures of it, `pipeline.evaluation_page` a page.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from connectors.support import SupportSet
+from model.corpus import Category
+from model.protocol import SEED, Draw, every_picture, some_episodes
+from pipeline import calibrate
+from pipeline.decision import choose_rule, label_objects
+from pipeline.pictures import Picture, agreement, outlined, picture
+from pipeline.plan import SegmentConfig, possible_rules, smallest_object
+from pipeline.rivals import GrabCut
+from pipeline.scores import Objects, Pixels, compare_masks, compare_objects
+from pipeline.split import SplitRule
+
+log = logging.getLogger(__name__)
+
+Method = calibrate.Model | GrabCut
+AS_RUN = SegmentConfig("", "", "")  # how a job that is told nothing tells objects apart
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationConfig:
+    """Which questions are asked.
+
+    Attributes
+    ----------
+    shots : numbers of support pictures, each asked by itself
+    episodes : per class; None: every picture of a class is the query of one episode
+    queries : per episode, where `episodes` is given
+    calibration : also leave out one support picture at a time, as a job does: the threshold, the estimate of the IoU
+        and its interval, and how objects are told apart
+    """
+
+    shots: tuple[int, ...] = (5,)
+    episodes: int | None = None
+    queries: int = 5
+    seed: int = SEED
+    calibration: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.shots or min(self.shots) < 1:
+            raise ValueError(f"shots {self.shots} must be 1 or more; usual are 1, 3, 5 and 7")
+        for name, value in (("episodes", self.episodes), ("queries", self.queries)):
+            if value is not None and value < 1:
+                raise ValueError(f"{name} {value} is not above 0; leave it out for every picture")
+
+    def draws(self, category: str, n_pictures: int, shots: int) -> Iterator[Draw]:
+        """The episodes of a class."""
+        if self.episodes is None:
+            return every_picture(category, n_pictures, shots, self.seed)
+        return some_episodes(category, n_pictures, shots, self.episodes, self.queries, self.seed)
+
+
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """What a method made of one support set.
+
+    Attributes
+    ----------
+    encode_s : seconds to encode it, leave-one-out not included
+    threshold : chosen by leave-one-out; None where that was not asked for or cannot be
+    estimate, interval : of the IoU, by leave-one-out
+    rule : how objects are told apart, in words; "" where there are none to tell
+    """
+
+    method: str
+    category: str
+    domain: str
+    shots: int
+    episode: int
+    encode_s: float
+    threshold: float | None
+    estimate: float | None
+    interval: tuple[float, float] | None
+    rule: str
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a method said of one query.
+
+    Attributes
+    ----------
+    at_half : pixels at the threshold 0.5
+    at_chosen : pixels at the threshold chosen by leave-one-out, None without
+    components, told_apart : objects as connected components, and as the rule chosen by leave-one-out tells them apart,
+        at the chosen threshold; None where objects are not known, or not chosen
+    tile_s : seconds to predict
+    """
+
+    method: str
+    category: str
+    domain: str
+    shots: int
+    episode: int
+    query: str
+    at_half: Pixels
+    at_chosen: Pixels | None
+    components: Objects | None
+    told_apart: Objects | None
+    tile_s: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Example:
+    """One query in pictures: "best", "median" or "worst" of its class by the first method."""
+
+    category: str
+    rank: str
+    query: str
+    support: tuple[Picture, ...]
+    seen: Picture
+    truth: Picture
+    found: tuple[tuple[str, float, Picture], ...]  # method, IoU, picture
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Findings:
+    """All that was asked and answered of one class."""
+
+    category: str
+    domain: str
+    lessons: tuple[Lesson, ...]
+    answers: tuple[Answer, ...]
+    examples: tuple[Example, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Learned:
+    features: Any
+    encode_s: float
+    loo: calibrate.LeaveOneOut | None
+    rule: SplitRule | None
+    min_area: int
+
+    @property
+    def threshold(self) -> float:
+        return 0.5 if self.loo is None else self.loo.threshold
+
+
+def examine(category: Category, methods: Sequence[Method], config: EvaluationConfig) -> Findings:
+    """Put one class to all methods.
+
+    Raises
+    ------
+    ValueError
+        The class has too few pictures for the shots that are asked for.
+    """
+    images, labels, instances = category.arrays()
+    lessons: list[Lesson] = []
+    answers: list[Answer] = []
+    shown: dict[tuple[int, str], list[np.ndarray]] = {}  # (episode, query): masks of the methods at 0.5
+    drawn: dict[tuple[int, str], Draw] = {}
+    for shots in config.shots:
+        for episode, draw in enumerate(config.draws(category.name, len(images), shots)):
+            support = _support(category, draw, images, labels, instances)
+            query = list(draw.query)
+            for method in methods:
+                learned = learn(method, support, config.calibration)
+                lessons.append(_lesson(method, category, shots, episode, learned, instances is not None))
+                began = time.perf_counter()
+                found = predict(method, images[query], learned.features, labels[query])
+                tile_s = (time.perf_counter() - began) / len(query)
+                for position, probability in zip(query, found, strict=True):
+                    key = category.keys[position]
+                    true = labels[position] == 1
+                    objects = None if instances is None else instances[position]
+                    answers.append(
+                        Answer(
+                            method.name,
+                            category.name,
+                            category.domain,
+                            shots,
+                            episode,
+                            key,
+                            compare_masks(probability >= 0.5, true),
+                            compare_masks(probability >= learned.threshold, true) if learned.loo else None,
+                            *_objects(probability, objects, learned),
+                            tile_s,
+                        )
+                    )
+                    if shots == max(config.shots):
+                        shown.setdefault((episode, key), []).append(probability >= 0.5)
+                        drawn[episode, key] = draw
+    examples = _examples(category, methods, config, answers, shown, drawn)
+    return Findings(category.name, category.domain, tuple(lessons), tuple(answers), examples)
+
+
+def learn(method: Method, support: SupportSet, calibration: bool) -> _Learned:
+    """Encode a support set, and ask it by leave-one-out what a job asks."""
+    if isinstance(method, GrabCut):
+        return _Learned(None, 0.0, None, None, 0)
+    began = time.perf_counter()
+    features = method.encode(support.images, support.labels)
+    encode_s = time.perf_counter() - began
+    loo = calibrate.leave_one_out(method, support.images, support.labels) if calibration else None
+    min_area = smallest_object(AS_RUN, support, None)
+    rule = None
+    if loo is not None and support.instances is not None:
+        rule, _ = choose_rule(
+            support,
+            loo.probabilities,
+            loo.threshold,
+            possible_rules(AS_RUN, support, None),
+            connectivity=AS_RUN.connectivity,
+            min_area=min_area,
+        )
+    return _Learned(features, encode_s, loo, rule, min_area)
+
+
+def predict(method: Method, tiles: np.ndarray, features: Any, labels: np.ndarray) -> np.ndarray:
+    """Probability of the object, (N, H, W) float32; the truth is for GrabCut, which looks at its box."""
+    if isinstance(method, GrabCut):
+        return method.predict_in_boxes(tiles, labels)
+    return method.predict(tiles, features)[:, 0]
+
+
+def _support(
+    category: Category, draw: Draw, images: np.ndarray, labels: np.ndarray, instances: np.ndarray | None
+) -> SupportSet:
+    chosen = list(draw.support)
+    return SupportSet(
+        images[chosen],
+        labels[chosen],
+        None if instances is None else instances[chosen],
+        tuple(category.keys[i] for i in chosen),
+        None,
+        (category.name,),
+    )
+
+
+def _lesson(
+    method: Method, category: Category, shots: int, episode: int, learned: _Learned, has_objects: bool
+) -> Lesson:
+    loo = learned.loo
+    rule = "" if not has_objects or loo is None else "components" if learned.rule is None else "split"
+    return Lesson(
+        method.name,
+        category.name,
+        category.domain,
+        shots,
+        episode,
+        learned.encode_s,
+        loo.threshold if loo else None,
+        loo.mean_iou if loo else None,
+        loo.interval if loo else None,
+        rule,
+    )
+
+
+def _objects(
+    probability: np.ndarray, true: np.ndarray | None, learned: _Learned
+) -> tuple[Objects | None, Objects | None]:
+    """Components and objects told apart, compared with the truth."""
+    if true is None:
+        return None, None
+    how = learned.threshold, AS_RUN.connectivity, learned.min_area
+    components = compare_objects(label_objects(probability, how[0], None, *how[1:]), true)
+    if learned.loo is None:
+        return components, None
+    if learned.rule is None:
+        return components, components
+    return components, compare_objects(label_objects(probability, how[0], learned.rule, *how[1:]), true)
+
+
+def _examples(
+    category: Category,
+    methods: Sequence[Method],
+    config: EvaluationConfig,
+    answers: Sequence[Answer],
+    shown: dict[tuple[int, str], list[np.ndarray]],
+    drawn: dict[tuple[int, str], Draw],
+) -> tuple[Example, ...]:
+    """The queries that the first method answered best, in the middle and worst."""
+    images, labels, _ = category.arrays()
+    most = [a for a in answers if a.shots == max(config.shots)]
+    iou = {(a.method, a.episode, a.query): a.at_half.iou for a in most}
+    ranked = sorted(shown, key=lambda asked: iou[methods[0].name, *asked])
+    chosen = {"best": ranked[-1], "median": ranked[len(ranked) // 2], "worst": ranked[0]}
+    examples = []
+    for rank, (episode, key) in chosen.items():
+        position = category.keys.index(key)
+        image, label = images[position], labels[position]
+        support = tuple(_small(outlined(images[i], labels[i], 1), 72) for i in drawn[episode, key].support)
+        found = tuple(
+            (method.name, iou[method.name, episode, key], _small(agreement(image, label, mask)))
+            for method, mask in zip(methods, shown[episode, key], strict=True)
+        )
+        truth = _small(outlined(image, label, 1))
+        examples.append(Example(category.name, rank, key, support, _small(image), truth, found))
+    return tuple(examples)
+
+
+def _small(canvas: np.ndarray, side: int = 152) -> Picture:
+    """A patch small enough that the page of 240 classes opens."""
+    shrunk = Image.fromarray(canvas).resize((side, side), Image.Resampling.LANCZOS)
+    return picture(np.asarray(shrunk), 224, lines=True)
