@@ -37,6 +37,7 @@ IMPORT_NAMES = {  # of distributions whose module has another name
     "openslide": "openslide-python",
     "ome_zarr_models": "ome-zarr-models",
     "dask_image": "dask-image",
+    "rio_cogeo": "rio-cogeo",
     "cv2": "opencv-python-headless",
 }
 
