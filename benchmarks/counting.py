@@ -1,0 +1,217 @@
+"""How far a count is off: pictures whose objects are all known, counted by a job from five regions of each.
+
+    python benchmarks/counting.py --data ../shared/data/counting/dsb2018
+    python benchmarks/counting.py --data ../shared/data/counting/dsb2018 --weights runs/l/weights.safetensors
+
+`DATA` holds ``<id>.png`` and ``<id>.inst.png`` (0 = background, 1..n = one object each). A user is played for each
+picture: five square regions with objects in them, a fifth of the area together and at most 224 px wide, are labelled,
+every object in them outlined, and handed to a job with its defaults as a QuPath file. The count of the rest is judged:
+objects that lie for the most part in a labelled region count on neither side, so nothing that was shown is asked.
+
+Beside it: the same mask counted as plain connected components. A picture is crowded where the true objects touch so
+much that a perfect mask has at least a tenth fewer components. One JSON line per picture, then a summary, ratio first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np
+import shapely
+from affine import Affine
+from PIL import Image
+
+from benchmarks.records import emit
+from connectors.pyramid_tiff import write_pyramid
+from connectors.source import open_source
+from connectors.store import open_result
+from connectors.support import load_support
+from connectors.vectors import footprints
+from model.segmenter import MODELS, load_segmenter
+from pipeline.calibrate import Model
+from pipeline.instances import label_core
+from pipeline.plan import SegmentConfig, smallest_object
+from pipeline.pool import LocalPool
+from pipeline.run import segment
+
+MPP = 0.5  # that of a job's working grid: pictures are taken as they are
+N_REGIONS = 5
+SHARE = 0.2
+"""Part of a picture that is labelled."""
+CROWDED = 0.9
+"""Components over objects of the true mask, up to which a picture is crowded."""
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """A labelled square, px."""
+
+    row: int
+    col: int
+    side: int
+
+    @property
+    def pixels(self) -> tuple[slice, slice]:
+        """Where it is in an array (H, W)."""
+        return slice(self.row, self.row + self.side), slice(self.col, self.col + self.side)
+
+
+def choose_regions(objects: np.ndarray, seed: int) -> list[Region]:
+    """Up to five squares about an object each, apart from one another, drawn with a seed."""
+    height, width = objects.shape
+    side = int(min(224, np.sqrt(SHARE * objects.size / N_REGIONS), height, width))
+    rng = np.random.default_rng(seed)
+    ids = np.unique(objects[objects > 0])
+    taken = np.zeros(objects.shape, bool)
+    regions: list[Region] = []
+    for _ in range(40):
+        for one in rng.permutation(ids):
+            rows, cols = np.nonzero(objects == one)
+            shift = rng.integers(-side // 4, side // 4 + 1, 2)
+            corner = np.array([rows.mean(), cols.mean()]) - side / 2 + shift
+            row, col = (int(v) for v in np.clip(np.rint(corner), 0, [height - side, width - side]))
+            region = Region(row, col, side)
+            if not taken[region.pixels].any():
+                taken[region.pixels] = True
+                regions.append(region)
+            if len(regions) == N_REGIONS:
+                return regions
+    return regions
+
+
+def annotations(objects: np.ndarray, regions: Sequence[Region]) -> dict[str, Any]:
+    """What the user draws, as QuPath exports it: the regions, and every object that touches one, whole."""
+    shapes = [(shapely.box(r.col, r.row, r.col + r.side, r.row + r.side), "Region*") for r in regions]
+    touched = np.unique(np.concatenate([objects[r.pixels].ravel() for r in regions]))
+    shapes += [
+        (outline, "object")
+        for _, outline in footprints(objects, (0, 0), Affine.identity(), ids=touched[touched > 0])
+    ]
+    features = [
+        {
+            "type": "Feature",
+            "geometry": shapely.geometry.mapping(geometry),
+            "properties": {"objectType": "annotation", "classification": {"name": name}},
+        }
+        for geometry, name in shapes
+    ]
+    return {"type": "FeatureCollection", "features": features}
+
+
+def outside(labels: np.ndarray, regions: Sequence[Region]) -> int:
+    """Number of objects that lie at least by half outside the regions."""
+    shown = np.zeros(labels.shape, bool)
+    for region in regions:
+        shown[region.pixels] = True
+    areas = np.bincount(labels.ravel())
+    inside = np.bincount(labels[shown].ravel(), minlength=len(areas))
+    return int(((areas > 0) & (2 * inside <= areas))[1:].sum())
+
+
+def count(picture: np.ndarray, objects: np.ndarray, model: Model, folder: Path, seed: int) -> dict[str, Any]:
+    """Label five regions, run a job, and count the rest in three ways: true, as the job does, components."""
+    regions = choose_regions(objects, seed)
+    slide, drawn, out = folder / "picture.tif", folder / "regions.geojson", folder / "out"
+    write_pyramid(slide, picture, MPP)
+    drawn.write_text(json.dumps(annotations(objects, regions)))
+    config = SegmentConfig(str(slide), str(drawn), str(out), mpp=MPP, outlines="none", overwrite=True)
+    began = time.perf_counter()
+    report = segment(config, LocalPool(lambda: model), model)
+    seconds = time.perf_counter() - began
+    result = open_result(str(out))
+    source = open_source(str(slide), mpp=MPP)
+    support = load_support(str(drawn), source=source)
+    source.close()
+    assert support.instances is not None
+    components, _ = label_core(np.asarray(result.semantic[0]) > 0, config.connectivity)
+    areas = np.bincount(components.ravel())
+    components[areas[components] < smallest_object(config, support, MPP)] = 0
+    true = outside(objects, regions)
+    true_components, _ = label_core(objects > 0, config.connectivity)
+    found = {
+        "true": true,
+        "counted": outside(np.asarray(result.instances[0]), regions),
+        "components": outside(components, regions),
+    }
+    crowded = int(true_components.max()) <= CROWDED * len(np.unique(objects[objects > 0]))
+    return found | {
+        "crowded": crowded,
+        "regions": len(regions),
+        "region_px": regions[0].side,
+        "objects_shown": sum(len(np.unique(i[i > 0])) for i in support.instances),
+        "promised_iou": report["quality"]["iou_mean"] if report["quality"] else None,
+        "seconds": seconds,
+    }
+
+
+def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Median absolute relative errors over all pictures and over the crowded ones; the ratio to components first."""
+
+    def median(rows: Sequence[dict[str, Any]], how: str) -> float | None:
+        errors = [abs(row[how] - row["true"]) / row["true"] for row in rows if row["true"]]
+        return float(np.median(errors)) if errors else None
+
+    crowded = [row for row in rows if row["crowded"]]
+    ours, plain = median(crowded, "counted"), median(crowded, "components")
+    true = sum(row["true"] for row in rows)
+    return {
+        "crowded_error_over_components": ours / plain if ours is not None and plain else None,
+        "median_error": median(rows, "counted"),
+        "median_error_components": median(rows, "components"),
+        "median_error_crowded": ours,
+        "median_error_crowded_components": plain,
+        "bias": sum(row["counted"] for row in rows) / true - 1,
+        "bias_components": sum(row["components"] for row in rows) / true - 1,
+        "pictures": len(rows),
+        "crowded": len(crowded),
+    }
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, required=True, help="folder of <id>.png and <id>.inst.png")
+    parser.add_argument("--model", choices=MODELS, default="compact", help="(default %(default)s)")
+    parser.add_argument("--weights", help="weights instead of the shipped ones (.safetensors)")
+    parser.add_argument("--seed", type=int, default=0, help="of the regions (default 0)")
+    parser.add_argument("--most", type=int, help="pictures, the first ones by name (default: all)")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """A line per picture, and the summary."""
+    args = parse(argv)
+    maps = sorted(args.data.glob("*.inst.png"))[: args.most]
+    if not maps:
+        raise SystemExit(f"{args.data} holds no <id>.inst.png; give the folder of labelled pictures")
+    model = load_segmenter(args.model, args.weights)
+    rows = []
+    for path in maps:
+        name = path.name.removesuffix(".inst.png")
+        with Image.open(path) as file:
+            objects = np.asarray(file).astype(np.int32)
+        with Image.open(path.with_name(f"{name}.png")) as file:
+            picture = np.asarray(file.convert("RGB"))
+        with tempfile.TemporaryDirectory(prefix="fewscope-count-") as folder:
+            rows.append(count(picture, objects, model, Path(folder), args.seed))
+        emit("counting", {"picture": name} | rows[-1])
+    emit("counting", {"picture": "all"} | summary(rows))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
