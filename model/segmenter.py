@@ -13,10 +13,12 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.adapt import AdaptConfig, adapt
 from model.compact import CompactNet
+from model.corpus import PATCH
 from model.depth import instance_depth
 from model.relation import RelationNet
 from model.weights import SHIPPED, WeightsError, checksum, load_weights
@@ -37,12 +39,14 @@ class SupportFeatures:
     shots : K
     digest : hash of the support set, of the weights that encoded it, and of how they were adapted to it
     weights : the network's weights, adapted to the support set; None for those that the segmenter has
+    side : what the network is shown a tile of 224 px as, px; more than 224: objects enlarged
     """
 
     packs: tuple[Any, ...]
     shots: int
     digest: str
     weights: dict[str, Tensor] | None = None
+    side: int = PATCH
 
     @property
     def n_classes(self) -> int:
@@ -95,6 +99,7 @@ class Segmenter:
         labels: np.ndarray,
         instances: np.ndarray | None = None,
         adaptation: AdaptConfig | None = None,
+        side: int = PATCH,
     ) -> SupportFeatures:
         """Compile a support set.
 
@@ -105,6 +110,7 @@ class Segmenter:
             labelled for all classes, (C, K, 224, 224): for each class 0 not of it, 1 of it, 255 not known.
         instances : (K, 224, 224) int, 0 background: objects that are told apart, for the adaptation of the depth
         adaptation : fine-tune the network on the support set first; None: take it as it is
+        side : multiple of 32; patches and tiles are shrunk or enlarged to it from 224 px before the network sees them
         """
         if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8:
             raise ValueError(
@@ -112,10 +118,13 @@ class Segmenter:
             )
         if labels.shape[-3:] != images.shape[:3] or labels.ndim not in (3, 4):
             raise ValueError(f"support labels are {labels.shape}; expected {images.shape[:3]}, one per image")
-        x = self._tensor(images).float() / 255
+        if side % 32:
+            raise ValueError(f"side {side} is not a multiple of 32; use 160, 224 or 320")
+        x = _scaled(self._tensor(images).float() / 255, side)
         y = torch.from_numpy(np.ascontiguousarray(labels_by_class(labels))).to(self.device)
+        y = F.interpolate(y, size=x.shape[-2:], mode="nearest-exact")
         network, weights = self._exact, None
-        digest = hashlib.sha256(self.weights_digest.encode())
+        digest = hashlib.sha256(f"{self.weights_digest} {side}".encode())
         for array in (images, labels):
             digest.update(np.ascontiguousarray(array).tobytes())
         if adaptation is not None:
@@ -130,7 +139,7 @@ class Segmenter:
                 for of_class in y[:, :, None]
             ]
         return SupportFeatures(
-            tuple(pack.to(device="cpu") for pack in packs), len(images), digest.hexdigest(), weights
+            tuple(pack.to(device="cpu") for pack in packs), len(images), digest.hexdigest(), weights, side
         )
 
     def _adapt(
@@ -141,6 +150,7 @@ class Segmenter:
         depths = None
         if instances is not None:
             depths = torch.from_numpy(np.stack([instance_depth(i) for i in instances])).to(self.device) / 255
+            depths = F.interpolate(depths[None], size=labels.shape[-2:], mode="bilinear")[0]
         bf16 = self.dtype == torch.bfloat16
         return adapt(self._exact, images, labels, depths, adaptation, bf16=bf16)
 
@@ -171,11 +181,12 @@ class Segmenter:
             real = len(batch)
             if real < self.batch_size:
                 batch = np.concatenate([batch, np.zeros((self.batch_size - real, h, w, 3), np.uint8)])
-            x = self._tensor(batch).to(self.dtype) / 255
+            x = _scaled(self._tensor(batch).to(self.dtype) / 255, features.side)
             queries = network.encode_queries(x)  # type: ignore[operator]
             for c, pack in enumerate(packs):
-                logits = network.answer(queries, pack)[:real, 0]  # type: ignore[operator]
-                out[start : start + real, c] = torch.sigmoid(logits.float()).cpu().numpy()
+                logits = network.answer(queries, pack)[:real, :1].float()  # type: ignore[operator]
+                logits = F.interpolate(logits, size=(h, w), mode="bilinear")  # of the same size: a copy
+                out[start : start + real, c] = torch.sigmoid(logits[:, 0]).cpu().numpy()
         return out
 
     def _tensor(self, images: np.ndarray) -> Tensor:
@@ -194,6 +205,15 @@ class Segmenter:
             packs = tuple(pack.to(device=self.device, dtype=self.dtype) for pack in features.packs)
             self._ready = ready = (features.digest, network, packs)
         return ready[1:]
+
+
+def _scaled(images: Tensor, side: int) -> Tensor:
+    """Images (N, 3, H, W), where 224 px become `side`, to a multiple of 32."""
+    if side == PATCH:
+        return images
+    size = [max(1, round(n * side / PATCH / 32)) * 32 for n in images.shape[-2:]]
+    scaled = F.interpolate(images.float(), size=size, mode="bilinear", antialias=True)
+    return scaled.to(images.dtype).contiguous(memory_format=torch.channels_last)
 
 
 def labels_by_class(labels: np.ndarray) -> np.ndarray:

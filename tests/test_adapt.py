@@ -7,6 +7,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from model.adapt import MOST_STEPS, AdaptConfig, adapt, steps_within
 from model.compact import CompactNet
@@ -94,3 +95,21 @@ def test_seconds_become_steps_by_arithmetic_alone() -> None:
     assert steps_within(3, 6) == 0
     with pytest.raises(ValueError, match="asks for nothing"):
         AdaptConfig(steps=0)
+
+
+def test_a_tile_may_be_shown_to_the_network_larger_or_smaller() -> None:
+    images, labels = patches(3, 224, 5)
+    pictures = (images.permute(0, 2, 3, 1).numpy() * 255).astype(np.uint8)
+    segmenter = load_segmenter(device="cpu", dtype=torch.float32)
+    by_hand = F.interpolate(images[:1], size=(320, 320), mode="bilinear", antialias=True)
+    shown = []
+    segmenter._fast.encoder.register_forward_pre_hook(lambda _, inputs: shown.append(inputs[0]))
+    features = segmenter.encode(pictures, labels.numpy(), side=320)
+    found = segmenter.predict(pictures[:1], features)
+    assert found.shape == (1, 1, 224, 224)
+    assert shown[-1].shape[-2:] == (320, 320)
+    assert torch.allclose(shown[-1][:1], by_hand, atol=1 / 255)
+    truth = labels[0].numpy() > 0
+    assert ((found[0, 0] > 0.5) & truth).sum() / ((found[0, 0] > 0.5) | truth).sum() > 0.5
+    with pytest.raises(ValueError, match="multiple of 32"):
+        segmenter.encode(pictures, labels.numpy(), side=300)
