@@ -3,6 +3,7 @@
 ::
 
     result.zarr/0, 1, 2...                    probability, uint8, 0..255 = 0..1; each level half the last
+    result.zarr/classes/1/0, 1, 2...          probability of class 1, 2... as an image of its own, on request
     result.zarr/labels/semantic/0, 1, 2...    class map, uint8
     result.zarr/labels/instances/0, 1, 2...   instance ids, uint32
     .fewscope/scratch.zarr                    labels of each unit before they are joined, uint32; temporary
@@ -15,7 +16,7 @@ import json
 import os
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import dask.array as da
 import numpy as np
@@ -27,6 +28,7 @@ from rasterio.windows import Window
 from zarr.abc.store import Store
 from zarr.codecs import BloscCodec, ZstdCodec
 
+from connectors.colours import class_colour
 from connectors.workdir import (
     FOLDER,
     RunMismatch,
@@ -37,7 +39,8 @@ from connectors.workdir import (
     remove,
 )
 
-Name = Literal["probability", "semantic", "instances", "scratch"]
+Name = str
+"""Of an array: "probability", "semantic", "instances", "scratch", or one of `StoreSpec.class_arrays`."""
 
 STORE = "result.zarr"
 SCRATCH = f"{FOLDER}/scratch.zarr"
@@ -60,7 +63,6 @@ _CODECS: dict[str, Any] = {
     "instances": _PLAIN_CODEC,
     "scratch": _FAST_CODEC,
 }
-OBJECT_COLOUR = (230, 85, 13, 255)  # RGBA of the object class in `labels/semantic`
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +81,10 @@ class StoreSpec:
         A UDUNITS-2 name such as "micrometer"; None if the size is not known.
     name : str
         Name of the image, shown by viewers.
-    class_name : str
-        What value 1 of the class map is called.
+    class_names : tuple of str
+        What the values 1, 2... of the class map are called.
+    class_probabilities : bool
+        Whether there are arrays with the probability of each class.
 
     Examples
     --------
@@ -96,7 +100,8 @@ class StoreSpec:
     scale: tuple[float, float] = (1.0, 1.0)
     scale_unit: str | None = None
     name: str = "fewscope"
-    class_name: str = "object"
+    class_names: tuple[str, ...] = ("object",)
+    class_probabilities: bool = False
 
     def __post_init__(self) -> None:
         if self.height < 1 or self.width < 1:
@@ -121,6 +126,12 @@ class StoreSpec:
     def shape(self, level: int) -> tuple[int, int]:
         """(height, width) at ``level``: halves, rounded up."""
         return -(-self.height // 2**level), -(-self.width // 2**level)
+
+    @property
+    def class_arrays(self) -> tuple[str, ...]:
+        """Names of the arrays with the probability of each class: none unless there are to be some."""
+        values = range(1, len(self.class_names) + 1) if self.class_probabilities else ()
+        return tuple(f"classes/{value}" for value in values)
 
     def labels_transform(self, transform: Affine, level: int) -> Affine:
         """The transform of a label level, given that of level 0, for tracing large objects on it.
@@ -191,7 +202,8 @@ class ResultStore:
         with output_errors(f"{self.out}/{STORE}"):
             _create_array(zarr.create_group(self._open(SCRATCH), zarr_format=3), "0", spec, "scratch", 0)
             root = zarr.create_group(self._open(STORE), zarr_format=3)
-            for name, path in _PATHS.items():
+            for name in (*_PATHS, *spec.class_arrays):
+                path = _PATHS.get(name, name)
                 group = root.require_group(path) if path else root
                 for level in range(spec.levels):
                     _create_array(group, str(level), spec, name, level)
@@ -231,7 +243,8 @@ class ResultStore:
         """The store's geometry. FileNotFoundError if there is no store."""
         if self._spec is None:
             record = self.attributes["store"]
-            self._spec = StoreSpec(**record | {"scale": tuple(record["scale"])})
+            lists = {name: tuple(record[name]) for name in ("scale", "class_names")}
+            self._spec = StoreSpec(**record | lists)
         return self._spec
 
     def array(self, name: Name, level: int = 0) -> "zarr.Array[Any]":
@@ -245,7 +258,8 @@ class ResultStore:
         key = (name, level)
         if key not in self._arrays:
             store = self._open(SCRATCH if name == "scratch" else STORE)
-            path = f"{_PATHS.get(name, '')}/{level}".lstrip("/")
+            folder = "" if name == "scratch" else _PATHS.get(name, name)
+            path = f"{folder}/{level}".lstrip("/")
             config = {"write_empty_chunks": False}
             self._arrays[key] = zarr.open_array(store, path=path, mode="r+", zarr_format=3, config=config)
         return self._arrays[key]
@@ -286,7 +300,7 @@ class ResultStore:
     def _write_shard(
         self, array: "zarr.Array[Any]", name: Name, level: int, top: int, left: int, part: npt.NDArray[Any]
     ) -> None:
-        folder = SCRATCH if name == "scratch" else f"{STORE}/{_PATHS[name]}".rstrip("/")
+        folder = SCRATCH if name == "scratch" else f"{STORE}/{_PATHS.get(name, name)}".rstrip("/")
         side = self.spec.shard
         path = f"{self._root}/{folder}/{level}/c/{top // side}/{left // side}"
         with output_errors(path):
@@ -318,6 +332,8 @@ class Result:
         Size, pixel size, storage.
     probability, semantic, instances : tuple of dask.array.Array
         (height, width) uint8, uint8, uint32: one per pyramid level, full resolution first, by shards.
+    class_probabilities : tuple of tuple of dask.array.Array
+        The same of the probability of each class, where it was asked for.
     """
 
     out: str
@@ -325,6 +341,7 @@ class Result:
     probability: tuple[da.Array, ...]
     semantic: tuple[da.Array, ...]
     instances: tuple[da.Array, ...]
+    class_probabilities: tuple[tuple[da.Array, ...], ...] = ()
 
     @property
     def table(self) -> pyarrow.dataset.Dataset:
@@ -364,7 +381,8 @@ def open_result(out: str) -> Result:
         arrays = [store.array(name, level) for level in range(spec.levels)]
         return tuple(da.from_zarr(array, chunks=array.shards, inline_array=True) for array in arrays)
 
-    return Result(out, spec, levels("probability"), levels("semantic"), levels("instances"))
+    by_class = tuple(levels(name) for name in spec.class_arrays)
+    return Result(out, spec, levels("probability"), levels("semantic"), levels("instances"), by_class)
 
 
 def _flush(path: str) -> None:
@@ -381,10 +399,10 @@ def _create_array(group: zarr.Group, path: str, spec: StoreSpec, name: str, leve
     group.create_array(
         path,
         shape=spec.shape(level),
-        dtype=_DTYPES[name],
+        dtype=_DTYPES.get(name, "uint8"),
         chunks=(spec.chunk, spec.chunk),
         shards=(spec.shard, spec.shard),
-        compressors=_CODECS[name],
+        compressors=_CODECS.get(name, _PLAIN_CODEC),
         fill_value=0,
         dimension_names=("y", "x"),
     )
@@ -400,13 +418,15 @@ def _spec_record(spec: StoreSpec) -> dict[str, Any]:
         "scale": list(spec.scale),
         "scale_unit": spec.scale_unit,
         "name": spec.name,
-        "class_name": spec.class_name,
+        "class_names": list(spec.class_names),
+        "class_probabilities": spec.class_probabilities,
     }
 
 
 def _image_metadata(spec: StoreSpec, name: str) -> dict[str, Any]:
     """The ``ome`` attributes of an image or label group (OME-Zarr 0.5)."""
     unit = {"unit": spec.scale_unit} if spec.scale_unit else {}
+    is_label = name in ("semantic", "instances")
     datasets = []
     for level in range(spec.levels):
         transformations: list[dict[str, Any]] = [
@@ -414,30 +434,40 @@ def _image_metadata(spec: StoreSpec, name: str) -> dict[str, Any]:
         ]
         # Coordinates are those of pixel centres. A mean of 2**k x 2**k pixels lies in their middle; a label
         # is that of the block's first pixel and lies there.
-        if level and name == "probability":
+        if level and not is_label:
             shift = [0.5 * (2**level - 1) * value for value in spec.scale]
             transformations.append({"type": "translation", "translation": shift})
         datasets.append({"path": str(level), "coordinateTransformations": transformations})
+    shown, colour = {"probability": spec.name}.get(name, name), "FFFFFF"
+    if name in spec.class_arrays:
+        value = spec.class_arrays.index(name) + 1
+        shown, colour = spec.class_names[value - 1], "{:02X}{:02X}{:02X}".format(*class_colour(value))
     metadata: dict[str, Any] = {
         "version": "0.5",
         "multiscales": [
             {
-                "name": spec.name if name == "probability" else name,
+                "name": shown,
                 "axes": [{"name": axis, "type": "space"} | unit for axis in "yx"],
                 "datasets": datasets,
-                "type": "mean" if name == "probability" else "nearest",
+                "type": "nearest" if is_label else "mean",
             }
         ],
     }
-    if name == "probability":
+    if not is_label:
         window = {"min": 0, "max": 255, "start": 0, "end": 255}
-        channel = {"label": "probability", "color": "FFFFFF", "active": True, "window": window}
-        metadata["omero"] = {"channels": [channel], "rdefs": {"model": "greyscale"}}
+        channel = {"label": "probability", "color": colour, "active": True, "window": window}
+        model = "greyscale" if name == "probability" else "color"
+        metadata["omero"] = {"channels": [channel], "rdefs": {"model": model}}
         return metadata
     # Instances are too many for colours of their own: without a list viewers use a palette, where a short one
     # hides the others in napari.
     metadata["image-label"] = {"version": "0.5", "source": {"image": "../../"}}
     if name == "semantic":  # colours and properties must name the same values
-        metadata["image-label"]["colors"] = [{"label-value": 1, "rgba": list(OBJECT_COLOUR)}]
-        metadata["image-label"]["properties"] = [{"label-value": 1, "class": spec.class_name}]
+        values = range(1, len(spec.class_names) + 1)
+        metadata["image-label"]["colors"] = [
+            {"label-value": value, "rgba": [*class_colour(value), 255]} for value in values
+        ]
+        metadata["image-label"]["properties"] = [
+            {"label-value": value, "class": spec.class_names[value - 1]} for value in values
+        ]
     return metadata

@@ -104,6 +104,21 @@ class SupportSet:
             known[(self.labels == 0) & ~self.complete.T[..., None, None]] = IGNORE
         return known
 
+    def of_class(self, value: int) -> SupportSet:
+        """The support set of one class, 1..C, as if there were no other: the patches that say something of it."""
+        if len(self.class_names) == 1:
+            return self
+        labels = self.labels_by_class[value - 1]
+        objects = self.instances
+        return SupportSet(
+            images=self.images,
+            labels=labels,
+            instances=None if objects is None else np.where(labels == 1, objects, 0).astype(np.int32),
+            names=self.names,
+            mpp=self.mpp,
+            class_names=(self.class_names[value - 1],),
+        )
+
     def digest(self) -> str:
         """Hash of everything that can change a result: pixels, labels, instances, mpp and classes."""
         digest = hashlib.sha256(repr((self.mpp, self.class_names, self.instances is not None)).encode())

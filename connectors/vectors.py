@@ -28,6 +28,7 @@ from affine import Affine
 from shapely.geometry import MultiPolygon, Polygon
 from shapely.geometry.base import BaseGeometry
 
+from connectors.colours import OBJECT_COLOUR, Colour
 from connectors.workdir import output_errors, output_path
 
 # rasterio.features.shapes silences this itself, but in a way that is not safe in threads
@@ -174,7 +175,7 @@ class FeatureStyle:
 
     run_hash: str
     class_name: str = "object"
-    colour: tuple[int, int, int] = (230, 85, 13)
+    colour: Colour = OBJECT_COLOUR
     object_type: Literal["detection", "annotation"] = "detection"
     decimals: int = 2
 

@@ -89,6 +89,11 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         help="what the GeoJSON holds",
     )
     add(
+        "--class-probabilities",
+        action="store_true",
+        help="keep the probability of each class too, as result.zarr/classes/1, 2...",
+    )
+    add(
         "--workers",
         type=int,
         help="Ray actors (default: one per GPU; without, one per CPU as far as memory goes)",
@@ -179,6 +184,9 @@ def complain(error: BaseException) -> None:
 
 def summary(report: dict[str, Any]) -> str:
     """The count in words."""
+    if "classes" in report:
+        counts = ", ".join(f"{c['count']:,} {c['name']}" for c in report["classes"])
+        return f"{report['count']:,} objects: {counts}"
     text = f"{report['count']:,} {report['class_name']}"
     if report["count_interval"]:
         low, high = report["count_interval"]

@@ -34,7 +34,7 @@ def weights(tile: int, overlap: int) -> np.ndarray:
 
 
 class Blender:
-    """The tiles of one window, laid over each other. Memory: two float32 arrays of the window.
+    """The tiles of one window, laid over each other. Memory: a float32 array of the window per map, and one more.
 
     Tiles are cut to the window. They are to be added in raster order (as ``TileGrid.tiles_touching`` lists
     them; some may be left out), because float additions in another order would give other bytes.
@@ -45,12 +45,15 @@ class Blender:
         What is wanted, px of the working grid.
     weights : (tile, tile) float32
         From `weights`.
+    n_maps : int or None
+        Maps that each tile has; None for one without an axis of its own.
     """
 
-    def __init__(self, window: Window, weights: np.ndarray) -> None:
+    def __init__(self, window: Window, weights: np.ndarray, n_maps: int | None = None) -> None:
         self.window = window
         self.weights = weights
-        self._weighted = np.zeros((window.height, window.width), np.float32)
+        maps = () if n_maps is None else (n_maps,)
+        self._weighted = np.zeros((*maps, window.height, window.width), np.float32)
         self._weight = np.zeros((window.height, window.width), np.float32)
         self._last: tuple[int, int] | None = None
 
@@ -61,7 +64,7 @@ class Blender:
         ----------
         tile : Window
             Where the tile lies, px of the working grid; it may reach beyond the window.
-        probability : (tile, tile) float32
+        probability : (tile, tile) or (n_maps, tile, tile) float32
             0..1.
 
         Raises
@@ -69,9 +72,10 @@ class Blender:
         ValueError
             The array has another shape than the weights, or the tile comes before one that was added.
         """
-        if probability.shape != self.weights.shape:
+        expected = (*self._weighted.shape[:-2], *self.weights.shape)
+        if probability.shape != expected:
             raise ValueError(
-                f"the tile is {probability.shape}, the weights are {self.weights.shape}; give both one size"
+                f"the tile is {probability.shape}, the weights are {self.weights.shape}; give {expected}"
             )
         place = (tile.row_off, tile.col_off)
         if self._last is not None and place <= self._last:
@@ -86,7 +90,7 @@ class Blender:
             return
         of_tile = (slice(rows.start - top, rows.stop - top), slice(cols.start - left, cols.stop - left))
         weight = self.weights[of_tile]
-        self._weighted[rows, cols] += weight * probability[of_tile]
+        self._weighted[..., rows, cols] += weight * probability[..., *of_tile]
         self._weight[rows, cols] += weight
 
     def result(self) -> tuple[np.ndarray, np.ndarray]:
@@ -94,7 +98,7 @@ class Blender:
 
         Returns
         -------
-        probability : (h, w) float32
+        probability : (h, w) or (n_maps, h, w) float32
             0..1; 0 where no tile was laid.
         covered : (h, w) bool
             True where a tile was laid.

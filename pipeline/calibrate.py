@@ -71,23 +71,51 @@ def leave_one_out(
     -------
     None when fewer than two patches would each be left with object and background to learn from.
     """
-    k = len(images)
-    if k < 2:
+    (probabilities,) = predict_left_out(model, images, labels[None])
+    if probabilities is None:
         return None
-    for i in range(k):
-        others = np.delete(labels, i, axis=0)
-        if not (others == 1).any() or not (others == 0).any():
-            return None
-    probabilities = np.concatenate(
-        [
-            model.predict(
-                images[i : i + 1], model.encode(np.delete(images, i, axis=0), np.delete(labels, i, axis=0))
-            )[:, 0]
-            for i in range(k)
-        ]
-    )
     if threshold is None:
         threshold = best_threshold(probabilities, labels)
+    return judge(probabilities, labels, threshold)
+
+
+def predict_left_out(model: Model, images: np.ndarray, labels: np.ndarray) -> list[np.ndarray | None]:
+    """Predict every patch with the others as support, all classes at once.
+
+    Parameters
+    ----------
+    images, labels : (K, H, W, 3) uint8 and (C, K, H, W) uint8: for each class 0 not of it, 1 of it, 255 not known
+
+    Returns
+    -------
+    For each class (K, H, W) float32; None where fewer than two patches would each be left with object and background to
+    learn from.
+    """
+    k = len(images)
+    found: list[np.ndarray | None] = [None] * len(labels)
+    others = [np.delete(labels, i, axis=1) for i in range(k)]
+    usable = [
+        c
+        for c in range(len(labels))
+        if k > 1 and all((o[c] == 1).any() and (o[c] == 0).any() for o in others)
+    ]
+    if usable:
+        predicted = []
+        for i in range(k):
+            features = model.encode(np.delete(images, i, axis=0), told(others[i][usable]))
+            predicted.append(model.predict(images[i : i + 1], features)[0])
+        for c, of_class in zip(usable, np.stack(predicted, axis=1), strict=True):
+            found[c] = of_class
+    return found
+
+
+def told(labels: np.ndarray) -> np.ndarray:
+    """Labels by class (C, K, H, W) as a model takes them: without the first axis where there is but one class."""
+    return labels[0] if len(labels) == 1 else labels
+
+
+def judge(probabilities: np.ndarray, labels: np.ndarray, threshold: float) -> LeaveOneOut:
+    """How good left-out predictions (K, H, W) of a class are at a threshold, by its labels (K, H, W)."""
     iou = tuple(masked_iou(p >= threshold, y) for p, y in zip(probabilities, labels, strict=True))
     return LeaveOneOut(probabilities, threshold, iou, mean_interval(np.array(iou), 0.0, 1.0))
 

@@ -1,4 +1,5 @@
-"""What the support set decides: its features, the threshold, how objects are told apart, how far a count is off.
+"""What the support set decides: its features, and for each class the threshold, how objects are told apart, and how
+far a count is off.
 
 Decided once per run and kept in its working folder, so that a resumed run goes on with the same numbers, on whatever
 processor it is resumed.
@@ -18,27 +19,27 @@ from connectors.support import SupportSet
 from connectors.workdir import WorkDir
 from pipeline import calibrate
 from pipeline.blend import to_uint8
+from pipeline.classes import settle
 from pipeline.instances import label_core
-from pipeline.plan import Plan
+from pipeline.plan import ClassPlan, Plan
 from pipeline.split import SplitRule, split_core
 
 KEPT_AS = "decision"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Decision:
-    """How to go about this source.
+class ClassDecision:
+    """How to go about one class.
 
     Attributes
     ----------
-    features : the encoded support set
-    loo : what leaving out one patch at a time has shown; None where the support set is too small
-    threshold : probability from which on a pixel is object
+    loo : what leaving out one patch at a time has shown; None where the support set is too small. With several classes,
+        its probabilities are 0 where another class has the pixel.
+    threshold : probability from which on a pixel may be of the class
     rule : how touching objects are told apart; None for plain connected components
     count_errors : (K,) logs of true over counted on the left-out patches; None without outlined objects
     """
 
-    features: Any
     loo: calibrate.LeaveOneOut | None
     threshold: float
     rule: SplitRule | None
@@ -50,35 +51,92 @@ class Decision:
         return "components" if self.rule is None else f"split, radius {self.rule.radius:.3f} px"
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Decision:
+    """How to go about this source.
+
+    Attributes
+    ----------
+    features : the encoded support set
+    classes : of each class
+    """
+
+    features: Any
+    classes: tuple[ClassDecision, ...]
+
+    @property
+    def left_out(self) -> np.ndarray | None:
+        """The class of every pixel of the patches, each predicted from the others, (K, H, W) uint8.
+
+        Classes that cannot be left out are not in it; None where there is no other.
+        """
+        known = [(value, d) for value, d in enumerate(self.classes, start=1) if d.loo is not None]
+        if not known:
+            return None
+        maps = np.stack([to_uint8(d.loo.probabilities) for _, d in known if d.loo is not None])
+        values = np.array([0, *(value for value, _ in known)], np.uint8)
+        found: np.ndarray = values[settle(maps, [threshold_level(d.threshold) for _, d in known])]
+        return found
+
+
 def decide(plan: Plan, model: calibrate.Model, work: WorkDir | None = None) -> Decision:
     """Encode the support set, predict each patch from the others, choose. Taken from `work` when it is there."""
     support, config = plan.support, plan.config
-    features = model.encode(support.images, support.labels)
+    features = model.encode(support.images, calibrate.told(support.labels_by_class))
     if work is not None and (kept := _load(plan, features, work)) is not None:
         return kept
-    loo = calibrate.leave_one_out(model, support.images, support.labels, config.threshold)
-    threshold = config.threshold if config.threshold is not None else loo.threshold if loo else 0.5
-    rule, errors = _choose(plan, loo, threshold)
-    decision = Decision(features, loo, threshold, rule, errors)
+    left_out = calibrate.predict_left_out(model, support.images, support.labels_by_class)
+    thresholds = []
+    for probabilities, labels in zip(left_out, support.labels_by_class, strict=True):
+        if config.threshold is None and probabilities is not None:
+            thresholds.append(calibrate.best_threshold(probabilities, labels))
+        else:
+            thresholds.append(0.5 if config.threshold is None else config.threshold)
+    decided = [
+        _decide_class(of_class, probabilities, threshold, config.connectivity)
+        for of_class, probabilities, threshold in zip(
+            plan.classes, _settled(left_out, thresholds), thresholds, strict=True
+        )
+    ]
+    decision = Decision(features, tuple(decided))
     if work is not None:
         _save(decision, plan, work)
     return decision
 
 
-def _choose(
-    plan: Plan, loo: calibrate.LeaveOneOut | None, threshold: float
-) -> tuple[SplitRule | None, np.ndarray | None]:
+def _settled(left_out: Sequence[np.ndarray | None], thresholds: Sequence[float]) -> list[np.ndarray | None]:
+    """The probabilities of each class, 0 where another has the pixel: what is judged is what a slide would show."""
+    known = [c for c, probabilities in enumerate(left_out) if probabilities is not None]
+    if len(known) < 2:
+        return list(left_out)
+    maps = np.stack([to_uint8(p) for p in left_out if p is not None])
+    winner = settle(maps, [threshold_level(thresholds[c]) for c in known])
+    settled: list[np.ndarray | None] = [None] * len(left_out)
+    for value, c in enumerate(known, start=1):
+        probabilities = left_out[c]
+        assert probabilities is not None
+        settled[c] = np.where((winner == value) | (winner == 0), probabilities, np.float32(0))
+    return settled
+
+
+def _decide_class(
+    plan: ClassPlan, probabilities: np.ndarray | None, threshold: float, connectivity: int
+) -> ClassDecision:
     """The rule whose counts are nearest to the outlined objects of the left-out patches, and its errors there."""
-    if loo is None or plan.support.instances is None:
-        return plan.rules[0], None
-    return choose_rule(
+    if probabilities is None:
+        return ClassDecision(None, threshold, plan.rules[0], None)
+    loo = calibrate.judge(probabilities, plan.support.labels, threshold)
+    if plan.support.instances is None:
+        return ClassDecision(loo, threshold, plan.rules[0], None)
+    rule, errors = choose_rule(
         plan.support,
-        loo.probabilities,
+        probabilities,
         threshold,
         plan.rules,
-        connectivity=plan.config.connectivity,
+        connectivity=connectivity,
         min_area=plan.min_area_px,
     )
+    return ClassDecision(loo, threshold, rule, errors)
 
 
 def choose_rule(
@@ -141,28 +199,37 @@ def threshold_level(threshold: float) -> int:
 
 
 def _save(decision: Decision, plan: Plan, work: WorkDir) -> None:
-    arrays = {
-        "threshold": np.array(decision.threshold),
-        "rule": np.array(plan.rules.index(decision.rule)),
-    }
-    if decision.count_errors is not None:
-        arrays["count_errors"] = decision.count_errors
-    if decision.loo is not None:
-        arrays["probabilities"] = decision.loo.probabilities
-        arrays["iou"] = np.array(decision.loo.iou)
-        arrays["interval"] = np.array(decision.loo.interval or ())
+    arrays: dict[str, np.ndarray] = {}
+    for value, (decided, of_class) in enumerate(zip(decision.classes, plan.classes, strict=True), start=1):
+        kept = {
+            "threshold": np.array(decided.threshold),
+            "rule": np.array(of_class.rules.index(decided.rule)),
+        }
+        if decided.count_errors is not None:
+            kept["count_errors"] = decided.count_errors
+        if decided.loo is not None:
+            kept["probabilities"] = decided.loo.probabilities
+            kept["iou"] = np.array(decided.loo.iou)
+            kept["interval"] = np.array(decided.loo.interval or ())
+        arrays |= {f"{name}_{value}": array for name, array in kept.items()}
     work.save_arrays(KEPT_AS, **arrays)
 
 
 def _load(plan: Plan, features: Any, work: WorkDir) -> Decision | None:
     try:
-        kept = work.load_arrays(KEPT_AS)
+        arrays = work.load_arrays(KEPT_AS)
     except FileNotFoundError:
         return None
-    threshold, loo = float(kept["threshold"]), None
-    if "probabilities" in kept:
-        interval = tuple(kept["interval"].tolist())
-        loo = calibrate.LeaveOneOut(
-            kept["probabilities"], threshold, tuple(kept["iou"].tolist()), interval if interval else None
-        )
-    return Decision(features, loo, threshold, plan.rules[int(kept["rule"])], kept.get("count_errors"))
+    classes = []
+    for value, of_class in enumerate(plan.classes, start=1):
+        ending = f"_{value}"
+        kept = {name.removesuffix(ending): a for name, a in arrays.items() if name.endswith(ending)}
+        threshold, loo = float(kept["threshold"]), None
+        if "probabilities" in kept:
+            interval = tuple(kept["interval"].tolist())
+            loo = calibrate.LeaveOneOut(
+                kept["probabilities"], threshold, tuple(kept["iou"].tolist()), interval if interval else None
+            )
+        rule = of_class.rules[int(kept["rule"])]
+        classes.append(ClassDecision(loo, threshold, rule, kept.get("count_errors")))
+    return Decision(features, tuple(classes))

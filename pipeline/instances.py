@@ -163,7 +163,7 @@ def merge_labels(
     pairs: np.ndarray,
     first: Iterable[np.ndarray],
     area: Iterable[np.ndarray],
-    min_area: int = 0,
+    min_area: int | np.ndarray = 0,
 ) -> Merge:
     """Join the labels that are one object, drop what is too small, number the rest in raster order.
 
@@ -177,8 +177,8 @@ def merge_labels(
         For each unit, in label order: the first pixel of each label, ``row * width + col`` in the source.
     area : iterable of (n_labels[u],) int64
         Likewise the area, px.
-    min_area : int
-        Objects of fewer pixels, taken over all units, are dropped.
+    min_area : int or (n_labels of all units,) int64
+        Objects of fewer pixels, taken over all units, are dropped; one for all, or one for each label.
 
     Raises
     ------

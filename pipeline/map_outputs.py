@@ -20,11 +20,12 @@ from affine import Affine
 from rasterio.windows import Window
 
 from connectors.cog import CogSpec, cog_writer
+from connectors.colours import class_colour
 from connectors.features import Layer, encode, geometry_field, geoparquet_schema, write_geopackage
 from connectors.geozarr import write_georeference
 from connectors.ground import Ground
 from connectors.source import Source
-from connectors.store import OBJECT_COLOUR, ResultStore
+from connectors.store import ResultStore
 from connectors.vectors import InstanceTableWriter
 from pipeline.channel import Mask
 from pipeline.grid import Unit, clip
@@ -141,7 +142,10 @@ def write_rasters(
         nodata=NOT_VALID,
         description="class",
         is_categories=True,
-        colours=((0, (0, 0, 0, 0)), (1, OBJECT_COLOUR)),
+        colours=(
+            (0, (0, 0, 0, 0)),
+            *((value, (*class_colour(value), 255)) for value in range(1, len(class_names) + 1)),
+        ),
     )
     probability = dataclasses.replace(
         mask, dtype="float32", nodata=math.nan, description="probability", is_categories=False, colours=()

@@ -24,6 +24,7 @@ UNIT_SCHEMA = pa.schema(
     [
         ("label", pa.uint32()),
         ("first", pa.int64()),
+        ("class", pa.uint8()),
         ("area", pa.int64()),
         *((name, pa.int64()) for name in _BOUNDS),
         *((name, pa.int64()) for name in _MOMENTS),
@@ -31,8 +32,8 @@ UNIT_SCHEMA = pa.schema(
         ("touches_edge", pa.bool_()),
     ]
 )
-"""One row per label of a unit. ``first`` = row * width + col of its first pixel in the source; bounds are of
-the source and half open; sums are over its pixels' distances from (row0, col0)."""
+"""One row per label of a unit. ``class`` = 1..C; ``first`` = row * width + col of its first pixel in the source; bounds
+are of the source and half open; sums are over its pixels' distances from (row0, col0)."""
 
 INSTANCE_SCHEMA = pa.schema(
     [
@@ -60,8 +61,19 @@ may go on beyond the source. area_um2 and equivalent_diameter_um are null withou
 Columns = dict[str, np.ndarray]
 
 
+def instance_schema(class_names: Sequence[str] = ("object",)) -> pa.Schema:
+    """`INSTANCE_SCHEMA`, and with several classes the class of each object, as a dictionary of their names."""
+    if len(class_names) == 1:
+        return INSTANCE_SCHEMA
+    return INSTANCE_SCHEMA.append(pa.field("class", pa.dictionary(pa.int8(), pa.string())))
+
+
 def measure_unit(
-    labels: np.ndarray, probability: np.ndarray, core: Window, shape: tuple[int, int]
+    labels: np.ndarray,
+    probability: np.ndarray,
+    core: Window,
+    shape: tuple[int, int],
+    n_labels: Sequence[int] | None = None,
 ) -> pa.Table:
     """Measure every label of a unit.
 
@@ -75,6 +87,8 @@ def measure_unit(
         Where the unit lies in the source.
     shape : (height, width)
         The source's working grid.
+    n_labels : C int, optional
+        How many of the labels are of each class, as `pipeline.classes.label_classes` numbers them; None: all of one.
 
     Returns
     -------
@@ -95,6 +109,8 @@ def measure_unit(
     n = int(index.max(initial=-1)) + 1
     length = stop - start
     table: Columns = {"label": np.arange(1, n + 1, dtype=np.uint32)}
+    n_labels = [n] if n_labels is None else n_labels
+    table["class"] = np.repeat(np.arange(1, len(n_labels) + 1, dtype=np.uint8), n_labels)
     table["area"] = _add(n, index, length)
     table["row0"], table["row1"] = _lowest(n, index, row), -_lowest(n, index, -row - 1)
     table["col0"], table["col1"] = _lowest(n, index, start), -_lowest(n, index, -stop)
@@ -129,6 +145,7 @@ def final_tables(
     merge: Merge,
     transform: Affine,
     um_per_px: float | None,
+    class_names: Sequence[str] = ("object",),
 ) -> Iterator[pa.Table]:
     """The table of all objects in the order of their ids, one piece per line of units.
 
@@ -145,10 +162,12 @@ def final_tables(
         Working pixel corner (col, row) -> world (x, y), as in ``SourceInfo.transform``.
     um_per_px : float or None
         Side of a working pixel.
+    class_names : C str
+        Names of the classes 1..C.
 
     Yields
     ------
-    pa.Table of `INSTANCE_SCHEMA`, never empty, ids ascending within and from one to the next.
+    pa.Table of `instance_schema`, never empty, ids ascending within and from one to the next.
     """
     shared_parts = [_select(unit, load_table, merge, shared=True) for unit in units]
     shared_ids, shared = _join_parts(*_concatenate(shared_parts))
@@ -164,7 +183,7 @@ def final_tables(
         if len(ids):
             order = np.argsort(ids)
             columns = {name: column[order] for name, column in columns.items()}
-            yield _describe(ids[order], columns, transform, um_per_px)
+            yield _describe(ids[order], columns, transform, um_per_px, class_names)
 
 
 def _runs(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -239,6 +258,7 @@ def _join_parts(ids: np.ndarray, parts: Columns) -> tuple[np.ndarray, Columns]:
     ids, index = np.unique(ids, return_inverse=True)
     n = len(ids)
     whole: Columns = {name: _add(n, index, parts[name]) for name in ("area", "sum_probability")}
+    whole["class"] = _lowest(n, index, parts["class"])  # the same in all parts
     whole["touches_edge"] = _add(n, index, parts["touches_edge"].astype(np.int64)) > 0
     for name in _BOUNDS[:2]:
         whole[name] = _lowest(n, index, parts[name])
@@ -275,7 +295,13 @@ def _is_small(columns: Columns) -> np.ndarray:
     return columns["area"].astype(float) * longer < 2.0**31
 
 
-def _describe(ids: np.ndarray, columns: Columns, transform: Affine, um_per_px: float | None) -> pa.Table:
+def _describe(
+    ids: np.ndarray,
+    columns: Columns,
+    transform: Affine,
+    um_per_px: float | None,
+    class_names: Sequence[str],
+) -> pa.Table:
     """From sums to what people read. Each value is computed from the whole object's integers alone."""
     row, col = np.empty(len(ids)), np.empty(len(ids))
     eccentricity = np.empty(len(ids))
@@ -312,8 +338,12 @@ def _describe(ids: np.ndarray, columns: Columns, transform: Affine, um_per_px: f
         "equivalent_diameter_um": unknown if um_per_px is None else diameter * um_per_px,
         "mean_probability": columns["sum_probability"] / (255 * area),
         "touches_edge": columns["touches_edge"],
+        "class": pa.DictionaryArray.from_arrays(
+            pa.array(columns["class"].astype(np.int8) - 1, pa.int8()), list(class_names)
+        ),
     }
-    return pa.table([described[name] for name in INSTANCE_SCHEMA.names], schema=INSTANCE_SCHEMA)
+    schema = instance_schema(class_names)
+    return pa.table([described[name] for name in schema.names], schema=schema)
 
 
 def _eccentricity(rr: np.ndarray, rc: np.ndarray, cc: np.ndarray) -> np.ndarray:

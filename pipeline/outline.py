@@ -7,7 +7,7 @@ the pyramid where they fit. The texts travel through the working folder, one lin
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -55,13 +55,14 @@ COLUMNS = (
 
 
 def outline_unit(
-    job: Job, unit: Unit, table: pa.Table, style: FeatureStyle, simplify_px: float | None
+    job: Job, unit: Unit, table: pa.Table, styles: Sequence[FeatureStyle], simplify_px: float | None
 ) -> int:
     """Keep the features of the instances in `table` as a text of the working folder; returns how many.
 
     Parameters
     ----------
     table : rows of ``instances.parquet`` whose bounding box begins in the unit
+    styles : of each class
     simplify_px : None for points instead of outlines
     """
     columns = {name: table[name].to_numpy() for name in COLUMNS}
@@ -80,9 +81,26 @@ def outline_unit(
         "Id": columns["id"],
     }
     measurements = {name: np.asarray(v, np.float64) for name, v in measurements.items()}
-    texts = feature_texts(ids, geometries, style, measurements)
-    job.work.save_text(f"outline_{unit.name}", fragment_text(ids.tolist(), texts))
+    of_class = _class_of_rows(table)
+    all_ids: list[int] = []
+    texts: list[str] = []
+    for value, style in enumerate(styles):
+        here = of_class == value
+        all_ids += ids[here].tolist()
+        texts += feature_texts(
+            ids[here], geometries[here], style, {name: v[here] for name, v in measurements.items()}
+        )
+    job.work.save_text(f"outline_{unit.name}", fragment_text(all_ids, texts))
     return len(texts)
+
+
+def _class_of_rows(table: pa.Table) -> np.ndarray:
+    """Place of each row's class among the classes, 0 where there is but one."""
+    if "class" not in table.schema.names:
+        return np.zeros(table.num_rows, np.int64)
+    column = table["class"].combine_chunks()
+    indices: np.ndarray = column.indices.to_numpy()
+    return indices
 
 
 TraceLarge = Callable[[ResultStore, int, Window, Affine, float], Iterator[tuple[int, Any]]]
@@ -165,7 +183,7 @@ def by_unit(units: list[Unit], table: pa.Table) -> dict[Unit, tuple[pa.Table]]:
     rows = {u.grid_row: u.core for u in units}
     first_row = int(table["bbox_row0"][0].as_py())
     line = next(row for row, core in rows.items() if core.row_off <= first_row < core.row_off + core.height)
-    selected = table.select(COLUMNS)
+    selected = table.select([name for name in (*COLUMNS, "class") if name in table.schema.names])
     col0 = table["bbox_col0"].to_numpy()
     found: dict[Unit, tuple[pa.Table]] = {}
     for unit in units:

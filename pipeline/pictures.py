@@ -22,18 +22,18 @@ from scipy.ndimage import find_objects, gaussian_filter
 from skimage.color import lab2rgb
 from skimage.measure import find_contours
 
+from connectors.colours import Colour, class_colour
 from pipeline.survey import FIELD_PX, Floats, Mask, Survey, area_mean
 
 RGB = npt.NDArray[np.uint8]
 Canvas = npt.NDArray[np.float32]
-Colour = tuple[int, int, int]
 
 OVERVIEW_PX = 1400  # 180 mm of paper at 200 dots per inch
 CROP_PX = 1024  # no window of the source larger than this is read
 GALLERY_PX = 176  # pixels of a gallery picture
 MAX_PATCHES = 10  # support patches shown: the page stays below 5 MB
 IGNORE = 255  # "not labelled" in a support label
-FOUND: Colour = (255, 214, 0)
+FOUND: Colour = (255, 214, 0)  # where there is one class; several have their own
 CASING: Colour = (20, 20, 40)
 EDGE: Colour = (110, 120, 135)  # of the tissue: seen on white and on black
 AGREES, MISSED, EXTRA = (0, 114, 178), (213, 94, 0), (240, 228, 66)  # of Okabe and Ito's palette
@@ -71,6 +71,7 @@ class Portrait:
     col: float
     area_px: int
     whole: bool
+    class_name: str | None  # where there are several
     picture: Picture
 
 
@@ -111,8 +112,7 @@ def draw(
     survey: Survey,
     foreground: Mask,
     support: Any,
-    leave_one_out: npt.NDArray[Any] | None = None,
-    threshold: float = 0.5,
+    left_out: npt.NDArray[np.uint8] | None = None,
 ) -> Pictures:
     """Draw every picture of the report.
 
@@ -126,23 +126,27 @@ def draw(
     foreground : (h, w) bool
         tissue, on any grid that spans the source
     support : connectors.support.SupportSet
-    leave_one_out : (K, 224, 224) float in 0..1 or uint8
-        each patch predicted from the others; None when there is no such estimate
-    threshold : float
-        at or above which a probability of 0..1 means object
+    left_out : (K, 224, 224) uint8
+        class of every pixel of each patch, predicted from the others; None when there is no such estimate
     """
     image, _ = source.overview(OVERVIEW_PX)
     info = source.info
     tissue = area_mean(foreground, *_onto(foreground.shape, image.shape[:2])) >= 0.5
-    covered = _coverage(result.semantic, image.shape[:2])
+    colours = colours_of(len(support.class_names))
+    covered = _coverage(result.semantic, image.shape[:2], len(colours))
     return Pictures(
-        overview=_overview(image, covered, tissue, info.width),
+        overview=_overview(image, covered, tissue, info.width, colours),
         density=_density(image, tissue, survey, info.width, info.mpp or 1.0),
-        fields=tuple(_fields(source, result.instances[0], survey)),
-        gallery=tuple(_portrait(source, result.instances[0], row) for row in survey.samples),
-        patches=tuple(_patches(support, leave_one_out, threshold)),
+        fields=tuple(_fields(source, result, survey, colours)),
+        gallery=tuple(_portrait(source, result, row, colours) for row in survey.samples),
+        patches=tuple(_patches(support, left_out, colours)),
         n_patches=len(support.names),
     )
+
+
+def colours_of(n_classes: int) -> tuple[Colour, ...]:
+    """What objects of each class are drawn in."""
+    return (FOUND,) if n_classes == 1 else tuple(class_colour(value) for value in range(1, n_classes + 1))
 
 
 # The whole source
@@ -153,24 +157,30 @@ def _onto(shape: tuple[int, ...], target: tuple[int, ...]) -> tuple[Floats, Floa
     return np.linspace(0, shape[0], target[0] + 1), np.linspace(0, shape[1], target[1] + 1)
 
 
-def _coverage(levels: Sequence[Any], shape: tuple[int, int]) -> Floats:
-    """Share of each overview pixel that is object, from the coarsest level three times as fine, in strips."""
+def _coverage(levels: Sequence[Any], shape: tuple[int, int], n_classes: int) -> Floats:
+    """Share of each overview pixel that is of each class, (C, h, w), from a coarse level thrice as fine, in strips."""
     fine = [level for level in levels if min(level.shape[0] / shape[0], level.shape[1] / shape[1]) >= 3]
     level = fine[-1] if fine else levels[0]
     row_edges, col_edges = _onto(level.shape, shape)
-    columns = np.empty((level.shape[0], shape[1]), np.float32)
+    columns = np.empty((n_classes, level.shape[0], shape[1]), np.float32)
     for top in range(0, level.shape[0], CROP_PX):
-        strip = np.asarray(level[top : top + CROP_PX, :]) > 0
-        columns[top : top + CROP_PX] = area_mean(strip, np.arange(len(strip) + 1.0), col_edges)
-    return area_mean(columns, row_edges, np.arange(shape[1] + 1.0))
+        strip = np.asarray(level[top : top + CROP_PX, :])
+        for c in range(n_classes):
+            columns[c, top : top + CROP_PX] = area_mean(
+                strip == c + 1, np.arange(len(strip) + 1.0), col_edges
+            )
+    return np.stack([area_mean(of_class, row_edges, np.arange(shape[1] + 1.0)) for of_class in columns])
 
 
-def _overview(image: RGB, covered: Floats, tissue: Mask, span_px: float) -> Picture:
-    """The slide with what was found in yellow; the edge of the tissue as a faint line."""
+def _overview(
+    image: RGB, covered: Floats, tissue: Mask, span_px: float, colours: Sequence[Colour]
+) -> Picture:
+    """The slide with what was found in the colours of the classes; the edge of the tissue as a faint line."""
     canvas = image.astype(np.float32)
-    canvas = _tint(canvas, FOUND, 0.6 * np.sqrt(covered))
-    if span_px / image.shape[1] <= 4:  # below that an outline would be thinner than a pixel
-        canvas = _stroke(canvas, find_contours(np.pad(covered, 1), 0.5), 1, 1.0, FOUND, 0.9)
+    for of_class, colour in zip(covered, colours, strict=True):
+        canvas = _tint(canvas, colour, 0.6 * np.sqrt(of_class))
+        if span_px / image.shape[1] <= 4:  # below that an outline would be thinner than a pixel
+            canvas = _stroke(canvas, find_contours(np.pad(of_class, 1), 0.5), 1, 1.0, colour, 0.9)
     canvas = _stroke(canvas, find_contours(np.pad(tissue.astype(float), 1), 0.5), 1, 1.6, EDGE, 0.8)
     return picture(canvas, span_px, lines=True)
 
@@ -225,7 +235,7 @@ def nice(value: float) -> float:
 # Fields of view and single instances
 
 
-def _fields(source: Any, instances: Any, survey: Survey) -> list[Field]:
+def _fields(source: Any, result: Any, survey: Survey, colours: Sequence[Colour]) -> list[Field]:
     """The densest, the median and a sparse field of tissue, and the one with the least certain objects."""
     counts, probability = survey.field_counts, survey.field_probability
     order = np.argsort(counts, axis=None, kind="stable")
@@ -251,7 +261,7 @@ def _fields(source: Any, instances: Any, survey: Survey) -> list[Field]:
             continue
         row, col = (int(k) * FIELD_PX for k in np.unravel_index(i, counts.shape))
         window = Window(col, row, min(FIELD_PX, survey.width - col), min(FIELD_PX, survey.height - row))
-        image, labels = _crop(source, instances, window)
+        image, labels, classes = _crop(source, result, window)
         fields[i] = Field(
             title=title,
             row=row,
@@ -259,19 +269,19 @@ def _fields(source: Any, instances: Any, survey: Survey) -> list[Field]:
             count=int(counts.flat[i]),
             mean_probability=float(mean.flat[i]) if probability.flat[i] else None,
             plain=picture(image, window.width),
-            outlined=picture(outlined(image, labels, 1.5, pen=2), window.width, lines=True),
+            outlined=picture(outlined(image, labels, 1.5, 2, classes, colours), window.width, lines=True),
         )
     return list(fields.values())
 
 
-def _portrait(source: Any, instances: Any, sample: dict[str, Any]) -> Portrait:
+def _portrait(source: Any, result: Any, sample: dict[str, Any], colours: Sequence[Colour]) -> Portrait:
     """One instance, outlined, in the middle of a square of at least 64 px with room around it."""
     top, left, bottom, right = (int(sample[f"bbox_{side}"]) for side in ("row0", "col0", "row1", "col1"))
     longest = max(bottom - top, right - left)
     side = int(np.clip(64 * np.ceil((longest * 1.5) / 64), 64, CROP_PX))
     window = Window((left + right - side) // 2, (top + bottom - side) // 2, side, side)
-    image, labels = _crop(source, instances, window)
-    drawn = outlined(image, labels == sample["id"], max(1, GALLERY_PX / side))
+    image, labels, classes = _crop(source, result, window)
+    drawn = outlined(image, labels == sample["id"], max(1, GALLERY_PX / side), 1.8, classes, colours)
     if side > GALLERY_PX:
         drawn = np.asarray(Image.fromarray(drawn).resize((GALLERY_PX, GALLERY_PX), Image.Resampling.LANCZOS))
     return Portrait(
@@ -280,14 +290,17 @@ def _portrait(source: Any, instances: Any, sample: dict[str, Any]) -> Portrait:
         col=float(sample["centroid_col"]),
         area_px=int(sample["area_px"]),
         whole=longest <= side,
+        class_name=sample.get("class"),
         picture=picture(drawn, side, lines=True),
     )
 
 
-def _crop(source: Any, instances: Any, window: Window) -> tuple[RGB, npt.NDArray[Any]]:
-    """Image and labels of a window that may reach beyond the source (labels 0 there)."""
+def _crop(source: Any, result: Any, window: Window) -> tuple[RGB, npt.NDArray[Any], npt.NDArray[np.uint8]]:
+    """Image, labels and classes of a window that may reach beyond the source (0 there)."""
     image, _ = source.read(window)
+    instances, semantic = result.instances[0], result.semantic[0]
     labels = np.zeros((window.height, window.width), instances.dtype)
+    classes = np.zeros((window.height, window.width), np.uint8)
     top, left = max(0, window.row_off), max(0, window.col_off)
     bottom = min(instances.shape[0], window.row_off + window.height)
     right = min(instances.shape[1], window.col_off + window.width)
@@ -295,20 +308,21 @@ def _crop(source: Any, instances: Any, window: Window) -> tuple[RGB, npt.NDArray
         top - window.row_off : bottom - window.row_off, left - window.col_off : right - window.col_off
     ]
     labels[inside] = np.asarray(instances[top:bottom, left:right])
-    return image, labels
+    classes[inside] = np.asarray(semantic[top:bottom, left:right])
+    return image, labels, classes
 
 
-def _patches(support: Any, leave_one_out: npt.NDArray[Any] | None, threshold: float) -> list[Patch]:
+def _patches(support: Any, left_out: npt.NDArray[np.uint8] | None, colours: Sequence[Colour]) -> list[Patch]:
     patches = []
     for k, name in enumerate(support.names[:MAX_PATCHES]):
         image, label = support.images[k], support.labels[k]
         predicted = None
-        if leave_one_out is not None:
-            probability = np.asarray(leave_one_out[k])
-            scale = 255 if probability.dtype == np.uint8 else 1
-            predicted = picture(agreement(image, label, probability >= threshold * scale), image.shape[1])
-        objects = label == 1 if support.instances is None else support.instances[k]
-        labelled = _hatch(outlined(image, objects, 2), label == IGNORE)
+        if left_out is not None:
+            known = None if support.complete is None else support.complete[k]
+            predicted = picture(agreement(image, label, left_out[k], known), image.shape[1])
+        classes = np.where(label == IGNORE, 0, label)
+        objects = classes if support.instances is None else support.instances[k]
+        labelled = _hatch(outlined(image, objects, 2, 1.8, classes, colours), label == IGNORE)
         patches.append(
             Patch(
                 str(name),
@@ -320,14 +334,21 @@ def _patches(support: Any, leave_one_out: npt.NDArray[Any] | None, threshold: fl
     return patches
 
 
-def agreement(image: RGB, label: npt.NDArray[Any], predicted: Mask) -> RGB:
-    """Label and prediction compared on the patch in grey: both, label only, prediction only."""
+def agreement(
+    image: RGB, label: npt.NDArray[Any], predicted: npt.NDArray[Any], complete: Mask | None = None
+) -> RGB:
+    """Label and prediction (classes, 0 for none) compared on the patch in grey: both, label only, prediction only.
+
+    A prediction of a class that the patch is not labelled for (`complete`, of each class) is neither right nor wrong.
+    """
+    known = np.ones(label.shape, bool) if complete is None else np.append(True, complete)[predicted * 1]
+    is_object = (label > 0) & (label != IGNORE)
     grey = np.asarray(Image.fromarray(image).convert("L"), np.float32)
     canvas = np.repeat((255 - (255 - grey) * 0.7)[..., None], 3, axis=2)
     for colour, where in (
-        (AGREES, (label == 1) & predicted),
-        (MISSED, (label == 1) & ~predicted),
-        (EXTRA, (label == 0) & predicted),
+        (AGREES, is_object & (label == predicted)),
+        (MISSED, is_object & (label != predicted)),
+        (EXTRA, (label == 0) & (predicted > 0) & known),
     ):
         canvas = _tint(canvas, colour, 0.65 * where)
     doubled = np.repeat(np.repeat(canvas, 2, axis=0), 2, axis=1)
@@ -345,11 +366,18 @@ def _hatch(image: RGB, where: Mask) -> RGB:
 # Brushes
 
 
-def outlined(image: RGB, labels: npt.NDArray[Any], scale: float, pen: float = 1.8) -> RGB:
+def outlined(
+    image: RGB,
+    labels: npt.NDArray[Any],
+    scale: float,
+    pen: float = 1.8,
+    classes: npt.NDArray[Any] | None = None,
+    colours: Sequence[Colour] = (FOUND,),
+) -> RGB:
     """`image` enlarged by `scale`, each label's outline drawn on it with a dark casing.
 
     Labels are (H, W), 0 = background; touching ones are outlined one by one. `pen`: width of the line, in
-    pixels of the result.
+    pixels of the result. `classes` (H, W): the class 1..C of each label's pixels, for its one of the C colours.
     """
     size = round(image.shape[1] * scale), round(image.shape[0] * scale)
     canvas = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC), np.float32)
@@ -358,13 +386,18 @@ def outlined(image: RGB, labels: npt.NDArray[Any], scale: float, pen: float = 1.
     dense = np.pad(
         dense, 1, mode="edge"
     )  # the outline of a cut object leaves the picture, and does not follow its edge
-    contours = []
+    of_pixels = np.ones(labels.shape, int) if classes is None else classes
+    of_pixels = np.pad(of_pixels, 1, mode="edge")
+    contours: list[list[Floats]] = [[] for _ in colours]
     for i, box in enumerate(find_objects(dense), start=1):
-        one = np.pad((dense[box] == i).astype(np.float64), 1)
+        inside = dense[box] == i
         offset = np.array([box[0].start - 1, box[1].start - 1])
-        contours += [contour + offset for contour in find_contours(one, 0.5)]
-    canvas = _stroke(canvas, contours, scale, 2 * pen, CASING, 0.5)
-    return _bytes(_stroke(canvas, contours, scale, pen, FOUND, 1.0))
+        of_class = contours[int(of_pixels[box][inside].max()) - 1]
+        of_class += [contour + offset for contour in find_contours(np.pad(inside.astype(float), 1), 0.5)]
+    canvas = _stroke(canvas, [c for of_class in contours for c in of_class], scale, 2 * pen, CASING, 0.5)
+    for of_class, colour in zip(contours, colours, strict=True):
+        canvas = _stroke(canvas, of_class, scale, pen, colour, 1.0)
+    return _bytes(canvas)
 
 
 def _stroke(

@@ -10,7 +10,7 @@ import functools
 import importlib.metadata
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -60,6 +60,7 @@ class SegmentConfig:
     max_unread : largest part of the foreground that may be unreadable
     outlines : what instances.geojson.gz holds; "auto": polygons up to a million instances, points above
     simplify_px : outlines may differ from the mask by so much; 0 follows every pixel
+    class_probabilities : keep the probability of each class too, not only that of the class which has the pixel
     """
 
     source: str
@@ -84,6 +85,23 @@ class SegmentConfig:
     overwrite: bool = False
     outlines: Literal["auto", "polygons", "points", "none"] = "auto"
     simplify_px: float = 0.5
+    class_probabilities: bool = False
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ClassPlan:
+    """What is known of one class before any tile is predicted.
+
+    Attributes
+    ----------
+    support : what the support set says of this class
+    rules : the ways to tell objects apart that may be chosen from; None is plain connected components
+    min_area_px : smaller objects are dropped
+    """
+
+    support: SupportSet
+    rules: tuple[SplitRule | None, ...]
+    min_area_px: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -93,7 +111,7 @@ class Plan:
     Attributes
     ----------
     shard, chunk : sides of the result's files and of what is read of them at once, px
-    rules : the ways to tell objects apart that may be chosen from; None is plain connected components
+    classes : of each class
     """
 
     config: SegmentConfig
@@ -104,8 +122,7 @@ class Plan:
     shard: int
     chunk: int
     foreground: Foreground
-    rules: tuple[SplitRule | None, ...]
-    min_area_px: int
+    classes: tuple[ClassPlan, ...]
 
     @property
     def n_tiles(self) -> int:
@@ -128,18 +145,16 @@ def prepare(config: SegmentConfig) -> Plan:
     if is_drawn(config.support) and config.support_slide not in (None, config.source):
         drawn_on = open_source(config.support_slide or config.source, mpp=info.mpp)
     support = load_support(config.support, source=drawn_on, class_names=config.class_names)
-    if len(support.class_names) > 1:
-        raise ValueError(
-            f"{config.support}: holds objects of {len(support.class_names)} classes ({support.class_name}); name the "
-            "one to find with --class"
-        )
     if support.mpp and info.mpp and not 0.9 < support.mpp / info.mpp < 1.1:
         raise SourceError(
             f"{config.source}: would be segmented at {info.mpp:.4g} um per px, but the support set {config.support} is "
             f"at {support.mpp:.4g}; give --mpp {support.mpp:.4g}"
         )
-    min_area_px = smallest_object(config, support, info.mpp)
-    rules = possible_rules(config, support, info.mpp)
+    views = [support.of_class(value) for value in range(1, len(support.class_names) + 1)]
+    classes = [
+        ClassPlan(view, possible_rules(config, view, info.mpp), smallest_object(config, view, info.mpp))
+        for view in views
+    ]
     shard = config.shard or default_shard(info.height, info.width)
     units = plan_units(info.height, info.width, config.unit or shard)
     overview, valid = source.overview(OVERVIEW_PX)
@@ -159,8 +174,7 @@ def prepare(config: SegmentConfig) -> Plan:
         shard=shard,
         chunk=math.gcd(CHUNK_PX, shard),
         foreground=foreground,
-        rules=rules,
-        min_area_px=min_area_px,
+        classes=tuple(classes),
     )
 
 
@@ -234,13 +248,15 @@ def manifest(plan: Plan, model: calibrate.Model) -> dict[str, Any]:
     Not in it: workers, unit size, batch size, which do not. What the support set decides follows from it.
     """
     config, info = plan.config, plan.source.info
-    return {
+    radii = [max((rule.radius for rule in c.rules if rule), default=None) for c in plan.classes]
+    several = {"class_probabilities": True} if config.class_probabilities else {}
+    return several | {
         "version": importlib.metadata.version("fewscope"),
         "source": info.fingerprint,
         "size": [info.height, info.width],
         "mpp": info.mpp,
         "support": plan.support.digest(),
-        "class": plan.support.class_name,
+        "class": _one_or_list(plan.support.class_names),
         "model": model.name,
         "weights": getattr(model, "weights_digest", ""),
         "tile": plan.grid.tile,
@@ -248,10 +264,14 @@ def manifest(plan: Plan, model: calibrate.Model) -> dict[str, Any]:
         "threshold": "chosen" if config.threshold is None else config.threshold,
         "connectivity": config.connectivity,
         "instances": config.instances,
-        "object_radius_px": max((rule.radius for rule in plan.rules if rule), default=None),
-        "min_area_px": plan.min_area_px,
+        "object_radius_px": _one_or_list(radii),
+        "min_area_px": _one_or_list([c.min_area_px for c in plan.classes]),
         "foreground": config.foreground,
         "shard": plan.shard,
         "outlines": config.outlines,
         "simplify_px": config.simplify_px,
     }
+
+
+def _one_or_list(values: Sequence[Any]) -> Any:
+    return values[0] if len(values) == 1 else list(values)

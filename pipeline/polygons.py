@@ -50,7 +50,8 @@ drawn, of holes too: along pixel edges it is longer than a smooth line would be.
 
 @dataclass(frozen=True, slots=True)
 class PolygonStyle:
-    """What all polygons have in common: the class, how they are measured, and how far they may be simplified (px)."""
+    """What all polygons have in common: how they are measured, how far they may be simplified (px), and the class where
+    ``instances.parquet`` names none."""
 
     class_name: str
     ground: Ground
@@ -64,7 +65,9 @@ def polygon_tables(
     fs, root = open_filesystem(out)
     columns = ["id", "area_px", "mean_probability", "touches_edge", *BOXES]
     with fs.open(f"{root}/instances.parquet", "rb") as file:
-        for batch in pq.ParquetFile(file).iter_batches(AT_ONCE, columns=columns):
+        instances = pq.ParquetFile(file)
+        columns += [name for name in ("class",) if name in instances.schema_arrow.names]
+        for batch in instances.iter_batches(AT_ONCE, columns=columns):
             items = {unit: (table, style) for unit, table in _by_unit(units, pa.Table.from_batches([batch]))}
             if not items:
                 continue
@@ -87,7 +90,9 @@ def trace_unit(job: Job, unit: Unit, table: pa.Table, style: PolygonStyle) -> in
     }
     found: dict[str, Any] = {
         "id": table["id"].cast(pa.int64()),
-        "class": pa.array([style.class_name] * table.num_rows, pa.string()),
+        "class": table["class"].cast(pa.string())
+        if "class" in table.schema.names
+        else pa.array([style.class_name] * table.num_rows, pa.string()),
         **{name: pa.array(values, from_pandas=True) for name, values in measures.items()},  # NaN becomes null
         **{name: table[name].combine_chunks() for name in ("area_px", "mean_probability", "touches_edge")},
         "geometry": encode(to_multi(drawn)),

@@ -5,7 +5,7 @@ once and twice. Pixels stay in the tasks; only task names travel.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import dask
 import numpy as np
@@ -13,9 +13,8 @@ import numpy.typing as npt
 from dask.delayed import Delayed
 from rasterio.windows import Window
 
-from connectors.store import ResultStore
+from connectors.store import Name, ResultStore
 
-Name = Literal["probability", "semantic", "instances"]
 Scheduler = str | Callable[..., Any] | None
 
 NAMES: tuple[Name, ...] = ("probability", "semantic", "instances")
@@ -48,14 +47,15 @@ def halve_labels(image: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return image[::2, ::2]
 
 
-def build_pyramids(out: str, names: Sequence[Name] = NAMES, scheduler: Scheduler = "threads") -> int:
+def build_pyramids(out: str, names: Sequence[Name] | None = None, scheduler: Scheduler = "threads") -> int:
     """Fill the levels above the full resolution, which must be written.
 
     Parameters
     ----------
     out : str
         Output folder of the run.
-    names : sequence of {"probability", "semantic", "instances"}
+    names : sequence of str
+        Of arrays; all that the store has when None.
     scheduler : str or callable
         A dask scheduler: "threads", "synchronous", or a ``get`` function such as Ray's ``ray_dask_get``. The
         bytes do not depend on it.
@@ -70,7 +70,8 @@ def build_pyramids(out: str, names: Sequence[Name] = NAMES, scheduler: Scheduler
     A task holds one shard of the coarser level and a strip of the finer one, two shards wide and one chunk
     high: 64 MiB + 16 MiB for labels at shard 4096, chunk 512.
     """
-    graph = pyramid_graph(ResultStore(out), names)
+    store = ResultStore(out)
+    graph = pyramid_graph(store, names or (*NAMES, *store.spec.class_arrays))
     dask.compute(*graph, scheduler=scheduler, optimize_graph=False)
     return len(graph)
 
@@ -104,7 +105,7 @@ def make_shard(out: str, name: Name, level: int, row: int, col: int, *waits: obj
     top, left = row * spec.shard, col * spec.shard
     shape = min(spec.shard, height - top), min(spec.shard, width - left)
     finer = store.array(name, level - 1)
-    halve = halve_mean if name == "probability" else halve_labels
+    halve = halve_labels if name in ("semantic", "instances") else halve_mean
     shard = np.zeros(shape, finer.dtype)
     for start in range(0, shape[0], spec.chunk // 2):  # a strip is one row of chunks, each read once
         rows = slice(2 * (top + start), 2 * (top + start) + spec.chunk)

@@ -21,15 +21,24 @@ from urllib.parse import unquote, urlsplit
 
 import fsspec
 import jinja2
-import numpy as np
 
-from pipeline.pictures import Picture, Pictures, colour_map, draw, nice
+from connectors.colours import class_colour
+from pipeline.charts import chart, seam_chart, short
+from pipeline.pictures import Picture, Pictures, colour_map, draw
+from pipeline.sizes import Sizes, sizes_of
 from pipeline.survey import SeamCheck, Survey, survey
 
-__all__ = ["Quality", "Report", "Sizes", "Timings", "draw", "make_report", "survey", "write_report"]
-
-HISTOGRAM_BINS = 40
-HISTOGRAM_END = 0.98  # quantile of area at which the histograms end; larger objects are counted beside them
+__all__ = [
+    "ClassFindings",
+    "Quality",
+    "Report",
+    "Timings",
+    "draw",
+    "make_report",
+    "short",
+    "survey",
+    "write_report",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,26 +74,32 @@ class Timings:
     started: str = ""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class ClassFindings:
+    """What was found of one class of several: the survey of its instances, and how far to trust it."""
+
+    name: str
+    found: Survey
+    quality: Quality | None
+    count_interval: tuple[int, int] | None
+
+
 @dataclass(frozen=True, slots=True)
-class Histogram:
-    """Counts between ``edges``; ``beyond`` objects are larger than the last edge."""
+class ClassReport:
+    """The numbers of one class of several, as `Report` has them of all; shares and densities are of all tissue."""
 
-    unit: str
-    edges: list[float]
-    counts: list[int]
-    beyond: int
-    median: float
-
-
-@dataclass(frozen=True, slots=True)
-class Sizes:
-    """Sizes of the instances. ``area_px`` holds quantiles; um when the source has a resolution."""
-
-    area_px: dict[str, float]  # "min", "q05", "q25", "median", "q75", "q95", "max"
-    median_area_um2: float | None
-    median_diameter_um: float | None
-    diameter: Histogram
-    area: Histogram
+    name: str
+    value: int  # in the class map
+    colour: str  # "#rrggbb"
+    count: int
+    count_interval: tuple[int, int] | None
+    density_per_mm2: float | None
+    density_per_mpx: float | None
+    covered_mm2: float | None
+    covered_px: int
+    covered_fraction: float | None
+    sizes: Sizes | None
+    quality: Quality | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,14 +126,18 @@ class Report:
     mpp: float | None
     sizes: Sizes | None  # None when nothing was found
     quality: Quality | None
+    classes: tuple[ClassReport, ...]  # of each class, where there are several
     seams: SeamCheck | None  # None when there was one unit, hence no seam
     notes: tuple[str, ...]
     run: Mapping[str, Any]  # groups of "name: value", shown in this order; "hash" is a single string
     timings: Timings
 
     def to_json(self) -> str:
-        """``report.json``: the fields by their names, in order."""
-        return json.dumps(dataclasses.asdict(self), indent=2, allow_nan=False) + "\n"
+        """``report.json``: the fields by their names, in order; ``classes`` only where there are several."""
+        numbers = dataclasses.asdict(self)
+        if not self.classes:
+            del numbers["classes"]
+        return json.dumps(numbers, indent=2, allow_nan=False) + "\n"
 
 
 def _finite(value: float | None) -> float | None:
@@ -137,6 +156,7 @@ def make_report(
     count_interval_source: str = "",
     unread_px: float = 0.0,
     notes: Sequence[str] = (),
+    classes: Sequence[ClassFindings] = (),
 ) -> Report:
     """Derive the page's numbers from the survey of the instances.
 
@@ -155,11 +175,10 @@ def make_report(
         tissue that could not be read, in working pixels
     notes : sequence of str
         what the reader has to know, shown above everything else
+    classes : of the classes 1, 2..., where there are several
     """
     tissue_px = found.tissue_px
     area_px = max(0.0, tissue_px - unread_px)
-    mm2_per_px = info.mpp**2 / 1e6 if info.mpp else None
-    per_mpx = found.count / area_px * 1e6 if area_px else None
     unread = min(1.0, unread_px / tissue_px) if tissue_px else 0.0
     said = list(notes)
     if not info.mpp:
@@ -171,26 +190,46 @@ def make_report(
     return Report(
         title=_name(info.uri),
         class_name=class_name,
-        count=found.count,
         count_interval=count_interval,
         count_interval_source=count_interval_source,
-        density_per_mm2=per_mpx / 1e6 / mm2_per_px if per_mpx is not None and mm2_per_px else None,
-        density_per_mpx=per_mpx,
-        area_mm2=area_px * mm2_per_px if mm2_per_px else None,
+        area_mm2=area_px * info.mpp**2 / 1e6 if info.mpp else None,
         area_px=area_px,
-        covered_mm2=found.covered_px * mm2_per_px if mm2_per_px else None,
-        covered_px=found.covered_px,
-        covered_fraction=found.covered_px / area_px if area_px else None,
         unread_px=float(unread_px),
         unread_fraction=unread,
         mpp=info.mpp,
-        sizes=_sizes(found, info.mpp),
+        **_measures(found, area_px, info.mpp),
         quality=quality,
+        classes=tuple(
+            ClassReport(
+                name=one.name,
+                value=value,
+                colour="#{:02x}{:02x}{:02x}".format(*class_colour(value)),
+                count_interval=one.count_interval,
+                **_measures(one.found, area_px, info.mpp),
+                quality=one.quality,
+            )
+            for value, one in enumerate(classes, start=1)
+        ),
         seams=found.seams,
         notes=tuple(said),
         run={"source": _source_facts(info), **run},
         timings=timings,
     )
+
+
+def _measures(found: Survey, area_px: float, mpp: float | None) -> dict[str, Any]:
+    """Count, density, cover and sizes of a survey, over so much tissue."""
+    mm2_per_px = mpp**2 / 1e6 if mpp else None
+    per_mpx = found.count / area_px * 1e6 if area_px else None
+    return {
+        "count": found.count,
+        "density_per_mm2": per_mpx / 1e6 / mm2_per_px if per_mpx is not None and mm2_per_px else None,
+        "density_per_mpx": per_mpx,
+        "covered_mm2": found.covered_px * mm2_per_px if mm2_per_px else None,
+        "covered_px": found.covered_px,
+        "covered_fraction": found.covered_px / area_px if area_px else None,
+        "sizes": sizes_of(found, mpp),
+    }
 
 
 def _name(uri: str) -> str:
@@ -212,43 +251,6 @@ def _source_facts(info: Any) -> dict[str, Any]:
         "fingerprint": info.fingerprint,
     }
     return {name: value for name, value in facts.items() if value}
-
-
-def _sizes(found: Survey, mpp: float | None) -> Sizes | None:
-    if not found.count:
-        return None
-    quantiles = {"min": 0.0, "q05": 0.05, "q25": 0.25, "median": 0.5, "q75": 0.75, "q95": 0.95, "max": 1.0}
-    area_px = {name: found.quantile(q) or 0.0 for name, q in quantiles.items()}
-    scale = mpp or 1.0
-    areas = found.areas * scale**2
-    diameters = 2 * np.sqrt(areas / np.pi)
-    median = area_px["median"] * scale**2
-    end = float(found.quantile(HISTOGRAM_END) or 0.0) * scale**2
-    unit = "µm" if mpp else "px"
-    return Sizes(
-        area_px=area_px,
-        median_area_um2=median if mpp else None,
-        median_diameter_um=2 * math.sqrt(median / math.pi) if mpp else None,
-        diameter=_histogram(
-            diameters, found.n_of_area, 2 * math.sqrt(median / math.pi), 2 * math.sqrt(end / math.pi), unit
-        ),
-        area=_histogram(areas, found.n_of_area, median, end, unit + "²"),
-    )
-
-
-def _histogram(values: Any, counts: Any, median: float, end: float, unit: str) -> Histogram:
-    """Bins of a round width from 0 to just beyond `end`."""
-    width = nice(end / HISTOGRAM_BINS)
-    n_bins = int(end / width) + 1
-    bins = np.floor(values / width).astype(np.int64)
-    inside = bins < n_bins
-    return Histogram(
-        unit=unit,
-        edges=[round(i * width, 9) for i in range(n_bins + 1)],
-        counts=np.bincount(bins[inside], counts[inside], n_bins).astype(int).tolist(),
-        beyond=int(counts[~inside].sum()),
-        median=median,
-    )
 
 
 # The page
@@ -339,17 +341,6 @@ class Measures:
         }
 
 
-def short(value: float) -> str:
-    """Three significant figures, no exponent, no idle zeros: 0.0123, 1.2, 45.6, 12,345."""
-    if value == 0:
-        return "0"
-    if abs(value) >= 100:
-        return f"{value:,.0f}"
-    digits = max(0, 2 - math.floor(math.log10(abs(value))))
-    text = f"{value:.{digits}f}"
-    return text.rstrip("0").rstrip(".") if "." in text else text
-
-
 def percent(share: float) -> str:
     """A share of 0..1 in percent; what is not nothing is never shown as 0 %."""
     if 0 < share < 0.0001:
@@ -363,81 +354,3 @@ def seconds(value: float) -> str:
         return f"{short(value)} s" if value < 10 else f"{value:.0f} s"
     minutes, rest = divmod(round(value), 60)
     return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
-
-
-# Charts: plain geometry, drawn as SVG by the template
-
-
-def _ticks(top: float, n: int = 5) -> list[float]:
-    """Round numbers from 0 to at most `top`, about `n` of them."""
-    raw = top / n
-    power = 10.0 ** math.floor(math.log10(raw))
-    step = next(s * power for s in (1, 2, 5, 10) if s * power >= raw * (1 - 1e-9))
-    return [round(i * step, 9) for i in range(int(top / step + 1e-9) + 1)]
-
-
-def chart(histogram: Histogram, width: int = 520, height: int = 240) -> dict[str, Any]:
-    """Bars, ticks and the median line of a histogram, in SVG units."""
-    left, right, top, bottom = 52, 12, 22, 42
-    end, highest = histogram.edges[-1], max(1, *histogram.counts)
-
-    def x(value: float) -> float:
-        return round(left + value / end * (width - left - right), 2)
-
-    def y(value: float) -> float:
-        return round(height - bottom - value / highest * (height - top - bottom), 2)
-
-    bars = [
-        (
-            x(a),
-            y(n),
-            round(max(0.4, x(b) - x(a) - 0.8), 2),
-            round(y(0) - y(n), 2),
-            f"{short(a)} to {short(b)}",
-            n,
-        )
-        for a, b, n in zip(histogram.edges[:-1], histogram.edges[1:], histogram.counts, strict=True)
-    ]
-    return {
-        "width": width,
-        "height": height,
-        "left": left,
-        "right": width - right,
-        "base": y(0),
-        "top": top,
-        "bars": bars,
-        "x_ticks": [(x(v), short(v)) for v in _ticks(end)],
-        "y_ticks": [(y(v), f"{v:,.0f}") for v in _ticks(highest, 4) if v == int(v)],
-        "median": x(min(histogram.median, end)),
-    }
-
-
-def seam_chart(seams: SeamCheck, mpp: float | None, width: int = 520, height: int = 200) -> dict[str, Any]:
-    """Density by distance from the nearest seam, in SVG units; points without tissue are left out."""
-    left, right, top, bottom = 52, 12, 16, 42
-    scale = mpp or 1.0
-    end = seams.distance_px[-1] * scale
-    step = seams.distance_px[0] * scale
-    values = [None if d is None else d / scale**2 for d in seams.density_per_mpx]
-    highest = nice(max([v for v in values if v], default=1.0))
-
-    def x(value: float) -> float:
-        return round(left + value / end * (width - left - right), 2)
-
-    def y(value: float) -> float:
-        return round(height - bottom - value / highest * (height - top - bottom), 2)
-
-    points = [(x((i + 0.5) * step), y(v)) for i, v in enumerate(values) if v is not None]
-    return {
-        "width": width,
-        "height": height,
-        "left": left,
-        "right": width - right,
-        "base": y(0),
-        "top": top,
-        "points": points,
-        "line": " ".join(f"{a},{b}" for a, b in points),
-        "x_ticks": [(x(v), short(v)) for v in _ticks(end)],
-        "y_ticks": [(y(v), short(v)) for v in _ticks(highest, 3)],
-        "unit": "µm" if mpp else "px",
-    }

@@ -7,6 +7,7 @@ tables and pictures. What is laid out before the first tile is in ``plan.py``, w
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import logging
 import time
@@ -17,23 +18,25 @@ from types import SimpleNamespace
 from typing import Any, Literal
 
 import numpy as np
+import pyarrow.compute as pc
 
+from connectors.colours import class_colour
 from connectors.store import ResultStore, StoreSpec, open_result
 from connectors.vectors import FeatureStyle, InstanceTableWriter
 from connectors.workdir import WorkDir
 from model.segmenter import load_segmenter
 from pipeline import calibrate
-from pipeline.decision import Decision, decide, threshold_level
+from pipeline.decision import ClassDecision, Decision, decide, threshold_level
 from pipeline.grid import Unit
 from pipeline.instances import Borders, Merge, merge_labels, seam_pairs
-from pipeline.measure import INSTANCE_SCHEMA, final_tables
+from pipeline.measure import final_tables, instance_schema
 from pipeline.outline import POINTS_ABOVE, by_unit, outline_unit, write_fragments
 from pipeline.pictures import draw
 from pipeline.plan import Plan, SegmentConfig, manifest, model_loader, prepare
 from pipeline.pool import Pool, RayPool
 from pipeline.progress import Progress
 from pipeline.pyramid import build_pyramids
-from pipeline.report import Quality, Report, Timings, make_report, write_report
+from pipeline.report import ClassFindings, Quality, Report, Timings, make_report, write_report
 from pipeline.survey import survey
 from pipeline.worker import Job, relabel_unit
 
@@ -44,6 +47,7 @@ COUNT_INTERVAL_SOURCE = (
     "predicted without itself. Where these were all off in one direction, the count may lie outside."
 )
 
+COUNT_INTERVALS_SOURCE = "Each class has an interval of its own, below; there is none of their sum."
 
 VERSIONS_OF = ("fewscope", "torch", "ray", "zarr", "openslide-python", "openslide-bin", "numpy", "scipy")
 
@@ -124,9 +128,9 @@ def segment(
         grid=plan.grid,
         foreground=plan.foreground,
         features=decision.features,
-        threshold=threshold_level(decision.threshold),
+        thresholds=tuple(threshold_level(c.threshold) for c in decision.classes),
         connectivity=config.connectivity,
-        rule=decision.rule,
+        rules=tuple(c.rule for c in decision.classes),
     )
     with clock.stage("segment"):
         rows, fresh = run_units(pool, job, plan)
@@ -166,7 +170,8 @@ def store_spec(plan: Plan) -> StoreSpec:
         scale=(mpp, mpp) if mpp else (1.0, 1.0),
         scale_unit="micrometer" if mpp else None,
         name="probability",
-        class_name=plan.support.class_name,
+        class_names=plan.support.class_names,
+        class_probabilities=plan.config.class_probabilities,
     )
 
 
@@ -200,12 +205,15 @@ def number_instances(work: WorkDir, plan: Plan, rows: Mapping[str, Mapping[str, 
     ]
     pairs = seam_pairs(units, borders, n_labels, plan.config.connectivity)
     del borders
-    first, area = [], []
+    columns: dict[str, list[np.ndarray]] = {"first": [], "area": [], "class": []}
     for unit, n in zip(units, n_labels, strict=True):
-        table = work.load_table(unit.name, ["first", "area"]) if n else None
-        first.append(np.zeros(0, np.int64) if table is None else table["first"].to_numpy())
-        area.append(np.zeros(0, np.int64) if table is None else table["area"].to_numpy())
-    merge = merge_labels(n_labels, pairs, first, area, plan.min_area_px)
+        table = work.load_table(unit.name, list(columns)) if n else None
+        for name, of_units in columns.items():
+            of_units.append(np.zeros(0, np.int64) if table is None else table[name].to_numpy())
+    of_class = np.concatenate(columns["class"]).astype(np.int64)
+    pairs = pairs[of_class[pairs[:, 0]] == of_class[pairs[:, 1]]]  # touching objects of two classes stay two
+    min_area = np.array([0, *(c.min_area_px for c in plan.classes)])[of_class]
+    merge = merge_labels(n_labels, pairs, columns["first"], columns["area"], min_area)
     log.info(
         "%d labels, %d contacts across seams, %d instances", sum(n_labels), len(pairs), merge.n_instances
     )
@@ -224,14 +232,18 @@ def write_tables(
     choice = plan.config.outlines
     if choice == "auto":
         choice = "points" if merge.n_instances > POINTS_ABOVE else "polygons"
-    style = FeatureStyle(job.work.run_hash or "", plan.support.class_name)
+    names = plan.support.class_names
+    styles = [
+        FeatureStyle(job.work.run_hash or "", name, class_colour(value))
+        for value, name in enumerate(names, start=1)
+    ]
     simplify_px = plan.config.simplify_px if choice == "polygons" else None
     lines: list[list[Unit]] = []
-    with InstanceTableWriter(f"{out}/instances.parquet", INSTANCE_SCHEMA) as writer:
-        for table in final_tables(plan.units, load, merge, info.transform, info.mpp):
+    with InstanceTableWriter(f"{out}/instances.parquet", instance_schema(names)) as writer:
+        for table in final_tables(plan.units, load, merge, info.transform, info.mpp, names):
             writer.write(table)
             if choice != "none":
-                items = {u: (t, style, simplify_px) for u, (t,) in by_unit(plan.units, table).items()}
+                items = {u: (t, styles, simplify_px) for u, (t,) in by_unit(plan.units, table).items()}
                 lines.append(sorted(items, key=lambda u: u.index))
                 for _ in pool.map(outline_unit, job, items):
                     pass
@@ -252,16 +264,21 @@ def write_page(
     fresh: list[dict[str, Any]],
 ) -> Report:
     """``report.html`` and ``report.json``."""
+    names = plan.support.class_names
     with clock.stage("pictures"):
-        found = survey(
-            open_result(plan.config.out).table,
-            plan.grid.height,
-            plan.grid.width,
-            plan.foreground.mask,
+        table = open_result(plan.config.out).table
+        look = functools.partial(
+            survey,
+            height=plan.grid.height,
+            width=plan.grid.width,
+            foreground=plan.foreground.mask,
             seam_rows=sorted({u.core.row_off for u in plan.units} - {0}),
             seam_cols=sorted({u.core.col_off for u in plan.units} - {0}),
         )
-        store, loo = ResultStore(plan.config.out), decision.loo
+        found = look(table)
+        several = names if len(names) > 1 else ()
+        of_classes = [look(table.filter(pc.field("class") == name), n_samples=0) for name in several]
+        store = ResultStore(plan.config.out)
         pictures = draw(
             plan.source,
             # the arrays as they are: of them a crop decodes its chunks, of dask's whole shards
@@ -269,23 +286,38 @@ def write_page(
             found,
             plan.foreground.mask,
             plan.support,
-            None if loo is None else loo.probabilities,
-            decision.threshold,
+            decision.left_out,
         )
+    intervals = [
+        calibrate.count_interval(one.count, decided.count_errors)
+        for one, decided in zip(of_classes or [found], decision.classes, strict=True)
+    ]
+    qualities = [quality(plan, decided) for decided in decision.classes]
     report = make_report(
         plan.source.info,
         found,
         class_name=plan.support.class_name,
         run=facts(plan, decision, work, pool),
         timings=timings(clock, fresh, pool),
-        quality=quality(plan, decision),
-        count_interval=calibrate.count_interval(found.count, decision.count_errors),
-        count_interval_source="" if decision.count_errors is None else COUNT_INTERVAL_SOURCE,
+        quality=mean_quality(qualities),
+        count_interval=None if of_classes else intervals[0],
+        count_interval_source=count_interval_source(decision),
         unread_px=sum(row["unread_px"] for row in rows.values()),
         notes=notes(plan, decision),
+        classes=[
+            ClassFindings(*of_class)
+            for of_class in zip(several, of_classes, qualities, intervals, strict=False)
+        ],
     )
     write_report(plan.config.out, report, pictures)
     return report
+
+
+def count_interval_source(decision: Decision) -> str:
+    """One sentence on where the interval of the count comes from."""
+    if all(c.count_errors is None for c in decision.classes):
+        return ""
+    return COUNT_INTERVAL_SOURCE if len(decision.classes) == 1 else COUNT_INTERVALS_SOURCE
 
 
 def _levels(store: ResultStore, name: Literal["semantic", "instances"]) -> list[Any]:
@@ -294,13 +326,18 @@ def _levels(store: ResultStore, name: Literal["semantic", "instances"]) -> list[
 
 def facts(plan: Plan, decision: Decision, work: WorkDir, pool: Pool) -> dict[str, Any]:
     """What was run on what, in groups, as the report shows it."""
-    config = plan.config
+    config, names = plan.config, plan.support.class_names
     determined = ResultStore(config.out).attributes["manifest"]
+    decided = [
+        {"threshold": c.threshold, "instances": c.instances, "smallest object (px)": of_class.min_area_px}
+        for c, of_class in zip(decision.classes, plan.classes, strict=True)
+    ]
+    how = decided[0] if len(names) == 1 else {}
     return {
         "support set": {
             "from": config.support,
             "patches": len(plan.support.images),
-            "class": plan.support.class_name,
+            "class" if len(names) == 1 else "classes": plan.support.class_name,
             "digest": determined["support"],
         },
         "model": {
@@ -311,12 +348,11 @@ def facts(plan: Plan, decision: Decision, work: WorkDir, pool: Pool) -> dict[str
         "options": {
             "tile": plan.grid.tile,
             "overlap": plan.grid.overlap,
-            "threshold": decision.threshold,
-            "instances": decision.instances,
+            **how,
             "connectivity": config.connectivity,
-            "smallest object (px)": plan.min_area_px,
             "foreground": config.foreground,
         },
+        **({f"class {n}": of for n, of in zip(names, decided, strict=True)} if len(names) > 1 else {}),
         "work": {
             "units": len(plan.units),
             "workers": pool.n_workers,
@@ -348,34 +384,49 @@ def timings(clock: Clock, fresh: list[dict[str, Any]], pool: Pool) -> Timings:
     )
 
 
-def quality(plan: Plan, decision: Decision) -> Quality | None:
-    """The leave-one-out estimate, for the report."""
+def quality(plan: Plan, decision: ClassDecision) -> Quality | None:
+    """The leave-one-out estimate of one class, for the report."""
     loo = decision.loo
     if loo is None or not np.isfinite(loo.iou).any():
         return None
+    n_patches = int(np.isfinite(loo.iou).sum()) if len(plan.classes) > 1 else len(loo.iou)
     return Quality(
         iou_mean=loo.mean_iou,
         iou_interval=loo.interval,
         iou=tuple(float(v) if np.isfinite(v) else None for v in loo.iou),
         threshold=decision.threshold,
         threshold_source="given" if plan.config.threshold is not None else "the best on left-out patches",
-        method=f"leave-one-out over {len(loo.iou)} patches, 95 % interval of the mean (Student's t)",
+        method=f"leave-one-out over {n_patches} patches, 95 % interval of the mean (Student's t)",
+    )
+
+
+def mean_quality(qualities: list[Quality | None]) -> Quality | None:
+    """Of one class its own; of several their mean IoU, where each has one."""
+    if len(qualities) == 1:
+        return qualities[0]
+    means = [q.iou_mean for q in qualities if q is not None and q.iou_mean is not None]
+    if len(means) < len(qualities):
+        return None
+    return Quality(
+        iou_mean=float(np.mean(means)), method=f"mean of {len(means)} classes, each by leave-one-out"
     )
 
 
 def notes(plan: Plan, decision: Decision) -> list[str]:
     """What the reader has to know before any number."""
     said = []
-    loo = decision.loo
-    if loo is None:
-        said.append(
-            "The support set is too small to estimate the quality of this result (two patches with objects are needed)."
-        )
-    elif np.isfinite(loo.iou).any() and loo.mean_iou < 0.4:
-        said.append(
-            f"Left out one at a time, the support patches are segmented with an IoU of only {loo.mean_iou:.2f}: "
-            "do not trust the numbers below. More patches, or another --mpp, may help."
-        )
+    for name, decided in zip(plan.support.class_names, decision.classes, strict=True):
+        loo, of = decided.loo, f"Class {name}: " if len(decision.classes) > 1 else ""
+        if loo is None:
+            said.append(
+                f"{of}The support set is too small to estimate the quality of this result (two patches with objects "
+                "are needed)."
+            )
+        elif np.isfinite(loo.iou).any() and loo.mean_iou < 0.4:
+            said.append(
+                f"{of}Left out one at a time, the support patches are segmented with an IoU of only "
+                f"{loo.mean_iou:.2f}: do not trust the numbers below. More patches, or another --mpp, may help."
+            )
     if plan.foreground.is_everything and plan.config.foreground == "auto":
         said.append("Tissue and background could not be told apart: everything was analysed.")
     return said

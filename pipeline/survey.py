@@ -237,13 +237,16 @@ def _spread(table: Any, areas: Ints, n_of_area: Ints, n_samples: int) -> list[di
         wanted.setdefault(int(areas[i]), {})[int(rank - (below[i] - n_of_area[i]))] = sample
     seen = dict.fromkeys(wanted, 0)
     found: list[dict[str, Any]] = [{} for _ in range(n)]
-    for batch in _batches(table, COLUMNS):
+    for batch in _batches(table, (*COLUMNS, "class")):
         for area, places in wanted.items():
             positions = np.flatnonzero(batch["area_px"] == area)
             for place in places:
                 if seen[area] <= place < seen[area] + len(positions):
                     position = positions[place - seen[area]]
-                    found[places[place]] = {name: column[position].item() for name, column in batch.items()}
+                    values = {name: column[position] for name, column in batch.items()}
+                    found[places[place]] = {
+                        name: v if isinstance(v, str) else v.item() for name, v in values.items()
+                    }
             seen[area] += len(positions)
     return found
 

@@ -21,11 +21,11 @@ from connectors.store import ResultStore
 from connectors.workdir import WorkDir
 from pipeline.blend import Blender, to_uint8, weights
 from pipeline.calibrate import Model
+from pipeline.classes import label_classes, settle, winning_probability
 from pipeline.coverage import Foreground
 from pipeline.grid import TileGrid, Unit, grow
-from pipeline.instances import Borders, label_core
 from pipeline.measure import measure_unit
-from pipeline.split import SplitRule, split_core
+from pipeline.split import SplitRule
 
 TILES_AT_ONCE = 64
 """Tiles handed to the model in one call: bounds the copy of them (10 MB), and is a whole number of its batches."""
@@ -38,8 +38,8 @@ class Job:
     Attributes
     ----------
     key : name of the job among those of a pool
-    threshold : uint8, the stored probability from which on a pixel is object
-    rule : how touching objects are told apart, or None for plain connected components
+    thresholds : of each class, uint8: the stored probability from which on a pixel may be of it
+    rules : of each class, how touching objects are told apart, or None for plain connected components
     """
 
     key: str
@@ -49,9 +49,14 @@ class Job:
     grid: TileGrid
     foreground: Foreground
     features: Any
-    threshold: int
+    thresholds: tuple[int, ...]
     connectivity: int
-    rule: SplitRule | None
+    rules: tuple[SplitRule | None, ...]
+
+    @property
+    def halo(self) -> int:
+        """Pixels around a unit that its objects depend on."""
+        return max((rule.halo for rule in self.rules if rule), default=0)
 
 
 class UnitWorker:
@@ -74,15 +79,14 @@ class UnitWorker:
         The row that is also in the done-marker: numbers of tiles, labels and unread pixels, and seconds spent.
         """
         began = time.perf_counter()
-        halo = 0 if job.rule is None else job.rule.halo
-        around = grow(unit.core, halo, job.grid.height, job.grid.width)
+        around = grow(unit.core, job.halo, job.grid.height, job.grid.width)
         tiles = [t for t in job.grid.tiles_touching(around) if job.foreground.touches(t)]
         row: dict[str, Any] = {"tiles": len(tiles), "labels": 0, "unread_px": 0}
         row |= {"read_s": 0.0, "wait_s": 0.0, "model_s": 0.0, "post_s": 0.0}
         if tiles:
             probability = self._predict(job, unit, around, tiles, row)
         else:
-            probability = np.zeros((around.height, around.width), np.uint8)
+            probability = np.zeros((len(job.rules), around.height, around.width), np.uint8)
         then = time.perf_counter()
         self._finish(job, unit, around, probability, row)
         row["post_s"] = time.perf_counter() - then
@@ -93,7 +97,7 @@ class UnitWorker:
     def _predict(
         self, job: Job, unit: Unit, around: Window, tiles: list[Window], row: dict[str, Any]
     ) -> np.ndarray:
-        """Stored probability (uint8) of the window `around`."""
+        """Stored probability of each class on the window `around`: (C, h, w) uint8."""
         began = time.perf_counter()
         window = _bounds(tiles)
         image, valid = job.source.read(window)
@@ -101,7 +105,7 @@ class UnitWorker:
         row["tiles"] = len(tiles)
         row["read_s"] = time.perf_counter() - began
 
-        blender = Blender(around, weights(job.grid.tile, job.grid.overlap))
+        blender = Blender(around, weights(job.grid.tile, job.grid.overlap), len(job.rules))
         with self._turn:
             row["wait_s"] = time.perf_counter() - began - row["read_s"]
             for start in range(0, len(tiles), TILES_AT_ONCE):
@@ -111,38 +115,35 @@ class UnitWorker:
                 predicted = self._model.predict(batch, job.features)
                 row["model_s"] += time.perf_counter() - then
                 for tile, p in zip(some, predicted, strict=True):
-                    blender.add(tile, p[0])
+                    blender.add(tile, p)
         del image
         blended, _ = blender.result()
         probability = to_uint8(blended)
-        real = np.zeros(probability.shape, bool)
+        real = np.zeros((around.height, around.width), bool)
         inside = _overlap(window, around)
         real[_slices(inside, around)] = valid[_slices(inside, window)]
-        probability[~real] = 0
+        probability[:, ~real] = 0
         row["unread_px"] = _unread(job, _overlap(inside, unit.core), real, around)
         return probability
 
     def _finish(
         self, job: Job, unit: Unit, around: Window, probability: np.ndarray, row: dict[str, Any]
     ) -> None:
-        """Threshold, label, measure; write the shards, then the small files."""
-        core = unit.core
-        mine = np.ascontiguousarray(probability[_slices(core, around)])
-        mask = mine >= job.threshold
-        if job.rule is None:
-            labels, n = label_core(mask, job.connectivity)
-            borders = Borders.of(labels)
-        else:
-            shape = job.grid.height, job.grid.width
-            labels, n, borders = split_core(probability >= job.threshold, around, core, shape, job.rule)
-        job.store.write("probability", 0, core, mine)
-        job.store.write("semantic", 0, core, mask.astype(np.uint8))
+        """Settle the classes, label, measure; write the shards, then the small files."""
+        core, shape = unit.core, (job.grid.height, job.grid.width)
+        classes = settle(probability, job.thresholds)
+        labels, n_labels, borders = label_classes(classes, around, core, shape, job.rules, job.connectivity)
+        mine = probability[:, *_slices(core, around)]
+        classes = np.ascontiguousarray(classes[_slices(core, around)])
+        winning = winning_probability(mine, classes)
+        job.store.write("probability", 0, core, winning)
+        for name, of_class in zip(job.store.spec.class_arrays, mine, strict=False):
+            job.store.write(name, 0, core, np.ascontiguousarray(of_class))
+        job.store.write("semantic", 0, core, classes)
         job.store.write("scratch", 0, core, labels)
-        row["labels"] = n
-        if n:
-            job.work.save_table(
-                unit.name, measure_unit(labels, mine, core, (job.grid.height, job.grid.width))
-            )
+        row["labels"] = sum(n_labels)
+        if row["labels"]:
+            job.work.save_table(unit.name, measure_unit(labels, winning, core, shape, n_labels))
             job.work.save_arrays(unit.name, **borders.arrays())
 
 

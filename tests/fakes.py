@@ -74,6 +74,18 @@ class ByPlace(ByColour):
         return shifted[:, None].astype(np.float32)
 
 
+class ByChannel(ByColour):
+    """Class 1 is what is red, class 2 green, class 3 blue: as many as the support set has. Each pixel by itself."""
+
+    name = "by-channel"
+
+    def encode(self, images: np.ndarray, labels: np.ndarray) -> int:
+        return len(labels) if labels.ndim == 4 else 1
+
+    def predict(self, tiles: np.ndarray, features: int) -> np.ndarray:
+        return np.moveaxis(tiles[..., :features], 3, 1).astype(np.float32) / np.float32(255)
+
+
 class Slow(ByColour):
     """Takes its time, and writes down every batch: ``process tiles`` a line of the file `log`."""
 
@@ -151,8 +163,10 @@ def write_damaged_slide(path: Path) -> str:
     return str(path)
 
 
-def write_support(folder: Path, image: np.ndarray | None = None, mpp: float = MPP) -> str:
-    """A support set of three 224 px patches of `image`, labelled as `ByColour` would; its path."""
+def write_support(
+    folder: Path, image: np.ndarray | None = None, mpp: float = MPP, invert: bool = False
+) -> str:
+    """A support set of three 224 px patches of `image`, labelled as `ByColour` would, or inversely; its path."""
     from PIL import Image
 
     image = picture() if image is None else image
@@ -161,9 +175,53 @@ def write_support(folder: Path, image: np.ndarray | None = None, mpp: float = MP
     for k, (row, col) in enumerate([(0, 0), (100, 200), (250, 300)]):
         patch = image[row : row + 224, col : col + 224]
         Image.fromarray(patch).save(folder / "image" / f"{k}.png")
-        label = (colour_probability(patch) >= 0.5).astype(np.uint8) * 255
+        label = ((colour_probability(patch) >= 0.5) ^ invert).astype(np.uint8) * 255
         Image.fromarray(label).save(folder / "label" / f"{k}.png")
     (folder / "support.json").write_text(json.dumps({"mpp": mpp, "class": "blob"}))
+    return str(folder)
+
+
+CLASSES = ("red", "green", "blue")
+
+
+def class_picture(height: int = HEIGHT, width: int = WIDTH) -> np.ndarray:
+    """Patches of three colours that meet and overlap, one of each from edge to edge; uint8 (height, width, 3)."""
+    rng = np.random.default_rng(3)
+    channels = []
+    for c in range(3):
+        coarse = np.kron(rng.standard_normal((height // 9 + 1, width // 9 + 1)), np.ones((9, 9)))
+        fine = np.kron(rng.standard_normal((height // 3 + 1, width // 3 + 1)), np.ones((3, 3)))
+        channel = np.clip(105 + 40 * coarse[:height, :width] + 6 * fine[:height, :width], 0, 240)
+        channel[c * height // 3 + 20 : c * height // 3 + 24] = 241 + c
+        channel[:, c * width // 3 + 20 : c * width // 3 + 23] = 250 - c
+        channels.append(channel)
+    return np.stack(channels, axis=-1).astype(np.uint8)
+
+
+def class_map(image: np.ndarray) -> np.ndarray:
+    """What `ByChannel` sees in a picture at a threshold of 0.5: 0 nothing, 1..3 the class; uint8 (H, W)."""
+    return np.where(image.max(axis=2) >= 128, image.argmax(axis=2) + 1, 0).astype(np.uint8)
+
+
+def write_class_support(folder: Path, image: np.ndarray | None = None) -> str:
+    """A support set of three classes in one mask, with outlined objects, labelled as `ByChannel` would; its path."""
+    from PIL import Image
+    from scipy import ndimage
+
+    image = class_picture() if image is None else image
+    for name in ("image", "label"):
+        (folder / name).mkdir(parents=True)
+    for k, (row, col) in enumerate([(0, 0), (100, 200), (250, 300)]):
+        patch = image[row : row + 224, col : col + 224]
+        classes = class_map(patch)
+        objects = np.zeros(classes.shape, np.uint16)
+        for value in (1, 2, 3):
+            found, _ = ndimage.label(classes == value, np.ones((3, 3)))
+            objects[found > 0] = found[found > 0]  # the same numbers in each class
+        Image.fromarray(patch).save(folder / "image" / f"{k}.png")
+        Image.fromarray(classes).save(folder / "label" / f"{k}.png")
+        Image.fromarray(objects).save(folder / "label" / f"{k}.inst.png")
+    (folder / "support.json").write_text(json.dumps({"mpp": MPP, "classes": list(CLASSES)}))
     return str(folder)
 
 

@@ -14,15 +14,19 @@ from connectors.vectors import InstanceTableWriter
 from connectors.workdir import WorkDir
 from pipeline.grid import plan_units
 from pipeline.instances import merge_labels
-from pipeline.measure import INSTANCE_SCHEMA, final_tables, measure_unit
+from pipeline.measure import final_tables, instance_schema, measure_unit
 from pipeline.worker import Job
 
 SIDE = 64
 PROBABILITY = 204
 
 
-def finished(out: Path, labels: np.ndarray, source: Any) -> Job:
-    """Fill an output folder as if a run had found `labels` (H, W) uint32 in `source`; the run's job."""
+def finished(out: Path, labels: np.ndarray, source: Any, n_labels: dict[str, int] | None = None) -> Job:
+    """Fill an output folder as if a run had found `labels` (H, W) uint32 in `source`; the run's job.
+
+    `n_labels`: how many of the labels are of each class, by its name; all are of one when None.
+    """
+    names = ("object",) if n_labels is None else tuple(n_labels)
     work = WorkDir(str(out))
     work.claim({"made": "by a test"}, overwrite=False)
     height, width = labels.shape
@@ -35,12 +39,13 @@ def finished(out: Path, labels: np.ndarray, source: Any) -> Job:
         store.write("semantic", 0, core, found)
         store.write("probability", 0, core, found * np.uint8(PROBABILITY))
     certain = np.full(labels.shape, PROBABILITY, np.uint8)
-    whole = measure_unit(labels, certain, Window(0, 0, width, height), labels.shape)
+    n_of_class = None if n_labels is None else list(n_labels.values())
+    whole = measure_unit(labels, certain, Window(0, 0, width, height), labels.shape, n_of_class)
     first, area = whole["first"].to_numpy(), whole["area"].to_numpy()
     merge = merge_labels([int(labels.max())], np.zeros((0, 2), np.int64), [first], [area], 0)
     one_unit = plan_units(height, width, max(height, width))
     transform: Affine = source.info.transform
-    with InstanceTableWriter(str(out / "instances.parquet"), INSTANCE_SCHEMA) as writer:
-        for table in final_tables(one_unit, lambda _: whole, merge, transform, None):
+    with InstanceTableWriter(str(out / "instances.parquet"), instance_schema(names)) as writer:
+        for table in final_tables(one_unit, lambda _: whole, merge, transform, None, names):
             writer.write(table)
-    return Job("k", source, store, work, None, None, None, 128, 2, None)  # type: ignore[arg-type]
+    return Job("k", source, store, work, None, None, None, (128,), 2, (None,))  # type: ignore[arg-type]

@@ -80,6 +80,29 @@ def test_help_shows_commands_that_parse():
         assert segment_wsi.parse(line.split()).support
 
 
+def test_two_classes_are_counted_in_one_run(slide, tmp_path):
+    """A folder of support sets, one for each class; and one class of it by name."""
+    for name, invert in (("blob", False), ("ground", True)):
+        fakes.write_support(tmp_path / "support" / name, invert=invert)
+        (tmp_path / "support" / name / "support.json").write_text('{"mpp": 0.5}')
+    both = call(*command(slide, tmp_path / "support", tmp_path / "both", "--local", "--class-probabilities"))
+    assert (both.returncode, both.stderr) == (0, "")
+    report = json.loads((tmp_path / "both/report.json").read_text())
+    blob, ground = report["classes"]
+    assert (blob["name"], ground["name"]) == ("blob", "ground")
+    assert blob["covered_px"] + ground["covered_px"] > 0.9 * 500 * 600
+    assert f"{report['count']:,} objects: {blob['count']:,} blob, {ground['count']:,} ground" in both.stdout
+    assert (tmp_path / "both/result.zarr/classes/2/zarr.json").exists()
+
+    one = ["--class", "ground", "--local", "--outlines", "none"]
+    only = call(*command(slide, tmp_path / "support", tmp_path / "one", *one))
+    assert (only.returncode, only.stderr) == (0, "")
+    assert json.loads((tmp_path / "one/report.json").read_text())["class_name"] == "ground"
+    refused = call(*command(slide, tmp_path / "support", tmp_path / "none", "--class", "sky", "--local"))
+    assert refused.returncode == 2
+    assert "'sky', only blob, ground" in refused.stderr
+
+
 def test_slides_of_one_name_get_folders_of_their_own():
     args = segment_wsi.parse(["a/x.svs", "b/x.svs", "c/y.svs", "--support", "s", "--out", "o/"])
     assert [config.out for config in segment_wsi.configs(args)] == ["o/x-1", "o/x-2", "o/y"]

@@ -126,6 +126,7 @@ def test_a_drawn_unit_by_hand() -> None:
     one, two = table.to_pylist()
     assert one == {
         "label": 1,
+        "class": 1,
         "first": 10 * 200 + 101,
         "area": 3,
         "row0": 10,

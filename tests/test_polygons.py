@@ -48,6 +48,19 @@ def polygons(out: Path, labels: np.ndarray, style: PolygonStyle, transform: Affi
     return pa.concat_tables(polygon_tables(pool, job, units, str(out), style))
 
 
+def test_polygons_have_the_class_of_their_instance(tmp_path):
+    labels = np.zeros((80, 100), np.uint32)
+    for number, col in enumerate(
+        (10, 60, 40), start=1
+    ):  # the second label of class 1 is the third from the left
+        labels[20:30, col : col + 8] = number
+    source = SimpleNamespace(info=SimpleNamespace(transform=UTM, crs=CRS))
+    job = finished(tmp_path, labels, source, {"lake": 2, "river": 1})
+    pool = LocalPool(lambda: None)  # type: ignore[arg-type, return-value]
+    tables = polygon_tables(pool, job, plan_units(*labels.shape, SIDE), str(tmp_path), in_utm())
+    assert pa.concat_tables(tables)["class"].to_pylist() == ["lake", "river", "lake"]
+
+
 def in_utm(simplify_px: float = 0.0) -> PolygonStyle:
     return PolygonStyle("water", Ground.of(CRS, UTM, 200, 200), simplify_px)
 

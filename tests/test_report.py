@@ -122,11 +122,13 @@ def support_of(k=2, names=None):
         images=images,
         labels=labels,
         instances=None,
+        complete=None,
+        class_names=("nucleus",),
         names=names or tuple(f"{i}.jpg" for i in range(1, k + 1)),
     )
 
 
-def run_report(labels=None, *, k=2, uri="slides/a.svs", mpp=0.5, quality=None, leave_one_out=None, **told):
+def run_report(labels=None, *, k=2, uri="slides/a.svs", mpp=0.5, quality=None, left_out=None, **told):
     labels = discs() if labels is None else labels
     source = FakeSource(labels, uri, mpp)
     result = SimpleNamespace(semantic=pyramid((labels > 0).astype(np.uint8)), instances=pyramid(labels))
@@ -135,7 +137,7 @@ def run_report(labels=None, *, k=2, uri="slides/a.svs", mpp=0.5, quality=None, l
     found = survey(table, *labels.shape, foreground, seam_rows=[128, 256], seam_cols=[128, 256, 384])
     told = {"class_name": "nucleus", "run": {"hash": "abc"}, "timings": Timings()} | told
     report = make_report(source.info, found, quality=quality, **told)
-    return report, draw(source, result, found, foreground, support_of(k), leave_one_out)
+    return report, draw(source, result, found, foreground, support_of(k), left_out)
 
 
 @pytest.fixture(scope="module")
@@ -371,7 +373,7 @@ PAGES = {
     "one patch, no quality": {"k": 1},
     "with quality": {
         "quality": Quality(0.71, (0.6, 0.8), (0.7, None), 0.42, "best overlap", "leave-one-out"),
-        "leave_one_out": np.full((2, 224, 224), 0.5),
+        "left_out": np.ones((2, 224, 224), np.uint8),
         "count_interval": (60, 90),
         "count_interval_source": "from the left-out patches",
         "timings": Timings({"plan": 1.0, "segment": 75.0}, 76.0, 100, 1.3, 0.9, 0.05, 0.0, "2025-01-01"),

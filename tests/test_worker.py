@@ -37,9 +37,9 @@ def job(slide, tmp_path) -> Job:
         grid=TileGrid(HEIGHT, WIDTH),
         foreground=everything,
         features=None,
-        threshold=128,
+        thresholds=(128,),
         connectivity=2,
-        rule=None,
+        rules=(None,),
     )
 
 
@@ -113,7 +113,7 @@ def test_a_unit_of_glass_writes_nothing_and_is_done(job):
 def test_what_a_unit_computes_does_not_depend_on_its_size(job, tmp_path, rule):
     """Probability of small units = of one unit for all; so are masks, and the number of object pixels."""
     whole = Unit(0, 0, 0, Window(0, 0, WIDTH, HEIGHT))
-    job = dataclasses.replace(job, rule=rule)
+    job = dataclasses.replace(job, rules=(rule,))
     worker = UnitWorker(fakes.ByPlace)
     worker(job, whole)
     expected = job.store.array("probability")[:]
@@ -122,7 +122,7 @@ def test_what_a_unit_computes_does_not_depend_on_its_size(job, tmp_path, rule):
         worker(other, unit)
     assert np.array_equal(other.store.array("probability")[:], expected)
     labelled = other.store.array("scratch")[:] > 0
-    assert np.array_equal(labelled, expected >= job.threshold)
+    assert np.array_equal(labelled, expected >= job.thresholds[0])
 
 
 def test_tiled_is_whole(job):
