@@ -21,12 +21,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from tqdm import tqdm
 
-from model.corpus import FSS1000_TEST, class_names, fingerprint, iter_corpus
+from model.corpus import FSS1000_TEST, Category, class_names, fingerprint, iter_corpus
 from model.protocol import SEED
 from model.segmenter import MODELS, load_segmenter
-from pipeline.evaluate import EvaluationConfig, Method, examine
+from pipeline.evaluate import Adapted, EvaluationConfig, Method, examine
 from pipeline.evaluation_page import Evaluation
 from pipeline.rivals import RIVALS, load_rival
+from pipeline.ways import examine_ways
 
 log = logging.getLogger("fewscope.evaluate")
 
@@ -57,6 +58,15 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         action="store_true",
         help="leave one support picture out at a time, as jobs do: chosen thresholds, promised IoU against true",
     )
+    parser.add_argument(
+        "--adapt",
+        type=float,
+        metavar="SECONDS",
+        help="also fine-tuned on each support set, for so long on one core",
+    )
+    parser.add_argument(
+        "--way", type=int, default=1, help="also ask with so many classes shown at once (C-way)"
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder for evaluation.html, .txt and .json")
     parser.add_argument("-v", "--verbose", action="store_true", help="tracebacks of errors")
     return parser.parse_args(argv)
@@ -70,16 +80,20 @@ def run(args: argparse.Namespace) -> Evaluation:
     official = fingerprint(class_names(args.data, args.split)) == FSS1000_TEST
     batch = 1 if args.episodes is None else min(8, args.queries)
     model = load_segmenter(args.model, args.weights, batch_size=batch)
-    methods: list[Method] = [model, *(load_rival(name) for name in args.rivals)]
+    methods: list[Method] = [Adapted(model, args.adapt)] if args.adapt is not None else []
+    methods += [model, *(load_rival(name) for name in args.rivals)]
     categories = iter_corpus(args.data, args.split, domains=args.domains)
     began, findings, left_out = time.perf_counter(), [], []
+    kept: list[Category] = []  # C-way episodes need all classes at once
     for category in tqdm(categories, unit="class", disable=not sys.stderr.isatty()):
         if len(category.images) <= max(config.shots):
             log.warning("%s has %d pictures only: left out", category.name, len(category.images))
             left_out.append(category.name)
             continue
         findings.append(examine(category, methods, config))
+        kept += [category] if args.way > 1 else []
         log.info("%s: %.0f s so far", category.name, time.perf_counter() - began)
+    ways = [examine_ways(kept, m, config, args.way, k) for k in config.shots for m in methods if args.way > 1]
     what = {
         "data": f"{args.data}, split {args.split or 'none: all classes'}",
         "benchmark": "the 240 test classes of FSS-1000"
@@ -93,7 +107,9 @@ def run(args: argparse.Namespace) -> Evaluation:
         "left out": ", ".join(left_out) or "no class",
         "machine": f"{os.cpu_count()} cores, {platform.machine()}, {time.perf_counter() - began:.0f} s in all",
     }
-    evaluation = Evaluation.of(what, [m.name for m in methods], config.shots, findings)
+    evaluation = Evaluation.of(
+        what, [m.name for m in methods], config.shots, findings, [w for w in ways if w]
+    )
     evaluation.write(args.out)
     return evaluation
 

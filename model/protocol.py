@@ -14,7 +14,7 @@ long as the class has pictures enough, so that numbers of shots are compared on 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -79,3 +79,20 @@ def _check(name: str, n_pictures: int, shots: int, queries: int) -> None:
 
 def _generator(name: str, n_pictures: int, seed: int, episode: int) -> np.random.Generator:
     return np.random.default_rng([seed, zlib.crc32(name.encode()), n_pictures, episode])
+
+
+def companions(name: str, others: Sequence[str], way: int, episode: int, seed: int = SEED) -> tuple[str, ...]:
+    """The other ``way - 1`` classes of a C-way episode that asks `name`, distinct and drawn from `others`.
+
+    Raises
+    ------
+    ValueError
+        There are too few others.
+    """
+    pool = sorted(set(others) - {name})
+    if way < 2 or len(pool) < way - 1:
+        raise ValueError(
+            f"{name}: {len(pool)} other classes of its domain; expected at least {way - 1} for {way}-way"
+        )
+    drawn = _generator(name, len(pool), seed, episode).permutation(len(pool))[: way - 1]
+    return tuple(pool[i] for i in drawn)

@@ -16,8 +16,10 @@ import numpy as np
 from PIL import Image
 
 from connectors.support import SupportSet
+from model.adapt import AdaptConfig, steps_within
 from model.corpus import Category
 from model.protocol import SEED, Draw, every_picture, some_episodes
+from model.segmenter import Segmenter, SupportFeatures
 from pipeline import calibrate
 from pipeline.decision import choose_rule, label_objects
 from pipeline.pictures import Picture, agreement, outlined, picture
@@ -30,6 +32,33 @@ log = logging.getLogger(__name__)
 
 Method = calibrate.Model | GrabCut
 AS_RUN = SegmentConfig("", "", "")  # how a job that is told nothing tells objects apart
+
+
+class Adapted:
+    """A segmenter that is fine-tuned on every support set, and on every one that leaves a picture out.
+
+    Parameters
+    ----------
+    model : one that adapts
+    seconds : of one core, for the support set and all that leave one of five out, about
+    """
+
+    def __init__(self, model: Segmenter, seconds: float) -> None:
+        if not model.adapts:
+            raise ValueError(f"model {model.name!r} is not adapted; leave --adapt out, or use compact")
+        steps = steps_within(seconds, n_runs=6)
+        if not steps:
+            raise ValueError(f"--adapt {seconds:g} s are too few for a step that helps; give 30 or more")
+        self.name = f"{model.name}, adapted"
+        self._model, self._how = model, AdaptConfig(steps=steps)
+
+    def encode(self, images: np.ndarray, labels: np.ndarray) -> SupportFeatures:
+        """Fine-tune and compile."""
+        return self._model.encode(images, labels, adaptation=self._how)
+
+    def predict(self, tiles: np.ndarray, features: SupportFeatures) -> np.ndarray:
+        """As `Segmenter.predict`, with the adapted weights."""
+        return self._model.predict(tiles, features)
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +196,7 @@ def examine(category: Category, methods: Sequence[Method], config: EvaluationCon
     drawn: dict[tuple[int, str], Draw] = {}
     for shots in config.shots:
         for episode, draw in enumerate(config.draws(category.name, len(images), shots)):
-            support = _support(category, draw, images, labels, instances)
+            support = support_set(category, draw.support)
             query = list(draw.query)
             for method in methods:
                 learned = learn(method, support, config.calibration)
@@ -229,15 +258,15 @@ def predict(method: Method, tiles: np.ndarray, features: Any, labels: np.ndarray
     return method.predict(tiles, features)[:, 0]
 
 
-def _support(
-    category: Category, draw: Draw, images: np.ndarray, labels: np.ndarray, instances: np.ndarray | None
-) -> SupportSet:
-    chosen = list(draw.support)
+def support_set(category: Category, chosen: Sequence[int]) -> SupportSet:
+    """Some pairs of a class as a support set."""
+    images, labels, instances = category.arrays()
+    places = list(chosen)
     return SupportSet(
-        images[chosen],
-        labels[chosen],
-        None if instances is None else instances[chosen],
-        tuple(category.keys[i] for i in chosen),
+        images[places],
+        labels[places],
+        None if instances is None else instances[places],
+        tuple(category.keys[i] for i in places),
         None,
         (category.name,),
     )

@@ -25,6 +25,7 @@ from pipeline.standings import (
     figures_of_classes,
     standings,
 )
+from pipeline.ways import WayStanding
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +67,16 @@ class Evaluation:
     lessons: list[Lesson]
     answers: list[Answer]
     examples: list[Example]
+    ways: tuple[WayStanding, ...]
 
     @classmethod
     def of(
-        cls, what: dict[str, str], methods: Sequence[str], shots: Sequence[int], findings: Sequence[Findings]
+        cls,
+        what: dict[str, str],
+        methods: Sequence[str],
+        shots: Sequence[int],
+        findings: Sequence[Findings],
+        ways: Sequence[WayStanding] = (),
     ) -> Evaluation:
         """Figures of what was found, at least one class.
 
@@ -97,6 +104,7 @@ class Evaluation:
             lessons,
             answers,
             [example for f in findings for example in f.examples],
+            tuple(ways),
         )
 
     def tables(self) -> list[Table]:
@@ -109,6 +117,8 @@ class Evaluation:
             tables.append(_objects(self.standings))
         if self.calibrations:
             tables.append(_calibrations(self.calibrations))
+        if self.ways:
+            tables.append(_ways(self.ways))
         return tables
 
     def as_text(self) -> str:
@@ -142,6 +152,7 @@ class Evaluation:
             "standings": [dataclasses.asdict(s) for s in self.standings],
             "differences": [dataclasses.asdict(d) for d in self.differences],
             "calibration": [dataclasses.asdict(c) for c in self.calibrations],
+            "ways": [dataclasses.asdict(w) for w in self.ways],
             "classes": classes,
             "lessons": [dataclasses.asdict(lesson) for lesson in self.lessons],
             "answers": answers,
@@ -296,6 +307,28 @@ def _calibrations(rows: Sequence[Calibration]) -> Table:
         "and the mean of promise minus truth."
     )
     return Table("Is the promise kept?", note, columns, cells)
+
+
+def _ways(rows: Sequence[WayStanding]) -> Table:
+    cells = tuple(
+        (
+            w.method,
+            str(w.way),
+            str(w.shots),
+            str(w.n_queries),
+            *_mean(w.class_iou),
+            _figure(w.fb_iou),
+            f"{1000 * w.tile_s:.0f}",
+        )
+        for w in rows
+    )
+    columns = ("method", "ways", "shots", "queries", "(b) mIoU", "95 % interval", "FB-IoU", "ms per query")
+    note = (
+        "Several classes shown at once: every pixel is of the one with the largest probability, or of none. Pixels are "
+        "pooled per class, with those wrongly taken for it in queries of other classes. Time: encoding the support "
+        "included."
+    )
+    return Table("Several classes at once", note, columns, cells)
 
 
 def _figure(value: float | None) -> str:

@@ -13,10 +13,11 @@ from PIL import Image
 
 from jobs import evaluate as job
 from model.corpus import Category
-from pipeline.evaluate import Answer, EvaluationConfig, Lesson, examine
+from pipeline.evaluate import Adapted, Answer, EvaluationConfig, Lesson, examine
 from pipeline.rivals import load_rival
 from pipeline.scores import Pixels
 from pipeline.standings import calibration, differences, figures_of_classes, standings
+from pipeline.ways import examine_ways
 
 ONCE = EvaluationConfig(shots=(2,), episodes=1, queries=2)
 
@@ -232,3 +233,81 @@ def test_bad_input_is_one_line_and_exit_code_2(corpus, tmp_path, by_colour, caps
     assert error.startswith("error: ")
     assert message in error
     assert not out.exists()
+
+
+def stripes(name, colour, n=4) -> Category:
+    """Pictures with one square of a colour on grey; each picture has another place."""
+    images = np.full((n, 224, 224, 3), 60, np.uint8)
+    masks = np.zeros((n, 224, 224), bool)
+    for i in range(n):
+        masks[i, 20 * i : 20 * i + 80, 30:150] = True
+    images[masks] = colour
+    pictures = torch.from_numpy(images).permute(0, 3, 1, 2)
+    return Category(name, "", pictures, torch.from_numpy(masks), None, tuple("1234"[:n]))
+
+
+class ByMeanColour(ByColour):
+    """Object where a pixel is nearer to the support's object colour than to its background's."""
+
+    def encode(self, images, labels):
+        return [images[labels == value].mean(0) for value in (0, 1)]
+
+    def predict(self, tiles, features):
+        other, own = (np.abs(tiles - colour).sum(-1) for colour in features)
+        return (other / (own + other + 1e-6))[:, None].astype(np.float32)
+
+
+def test_of_several_classes_every_pixel_is_of_the_likeliest():
+    corpus = [stripes("red", (250, 0, 0)), stripes("green", (0, 250, 0)), stripes("rust", (200, 60, 0))]
+    config = EvaluationConfig((2,), 1, 2)
+    found = examine_ways(corpus, ByMeanColour(), config, way=3, shots=2)
+    assert found.n_queries == 6
+    assert dict(found.by_class) == {"red": 1, "green": 1, "rust": 1}
+    # certain of everything, the first class wins: of a query's three classes, its own is first
+    blind = examine_ways(corpus, Certain(), config, way=3, shots=2)
+    part = float(corpus[0].masks[0].float().mean())
+    assert dict(blind.by_class) == pytest.approx({"red": part, "green": part, "rust": part})
+    with pytest.raises(ValueError, match="2 other classes of its domain; expected at least 3"):
+        examine_ways(corpus, Certain(), config, way=4, shots=2)
+
+
+def test_a_picture_that_is_asked_is_not_shown_for_another_class():
+    """Classes share pictures, as cells and membranes do."""
+    cells, red = stripes("cell", (250, 0, 0)), stripes("red", (0, 250, 0))
+    membranes = Category("membrane", "", cells.images, ~cells.masks, None, cells.keys)
+    shown = Recorder("recorder")
+    examine_ways([cells, membranes, red], shown, EvaluationConfig((2,)), way=2, shots=2)
+    size = 224 * 224 * 3
+    for asked, taught in zip(shown.asked, shown.taught, strict=True):
+        pictures = [taught[i * size : (i + 1) * size] for i in range(4)]  # two of each class
+        assert len(set(pictures)) == 4
+        assert asked not in pictures
+
+
+class Adapts(ByColour):
+    """Looks at red against blue the other way round once it was adapted."""
+
+    adapts = True
+
+    def encode(self, images, labels, instances=None, adaptation=None):
+        return adaptation
+
+    def predict(self, tiles, features):
+        return super().predict(tiles if features is None else tiles[..., ::-1], features)
+
+
+def test_an_adapted_network_is_a_method_of_its_own():
+    model = Adapts()
+    adapted = Adapted(model, seconds=60)
+    found = examine(red_disks(n=3), [adapted, model], EvaluationConfig((2,), 1, 1))
+    iou = {answer.method: answer.at_half.iou for answer in found.answers}
+    assert iou["by-colour"] == 1
+    assert iou["by-colour, adapted"] == 0
+    assert (
+        adapted.encode(None, None).steps == 40
+    )  # 60 s of a quarter of a second, for the set and five left out
+    with pytest.raises(ValueError, match="too few"):
+        Adapted(model, seconds=1)
+    model.adapts = False
+    with pytest.raises(ValueError, match="leave --adapt out"):
+        Adapted(model, seconds=60)
