@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -41,6 +41,24 @@ class Episode:
         """K, the number of support pairs."""
         return len(self.labelled)
 
+    def to(self, device: torch.device) -> Episode:
+        """The same on another device."""
+        if device.type == "cpu":
+            return self
+        depths = None if self.depths is None else self.depths.to(device, non_blocking=True)
+        images, masks, labelled = (
+            t.to(device, non_blocking=True) for t in (self.images, self.masks, self.labelled)
+        )
+        return Episode(images, masks, labelled, depths, self.name)
+
+
+class EpisodeSource(Protocol):
+    """Endless episodes by number."""
+
+    def __getitem__(self, index: int) -> Episode:
+        """Episode `index`, always the same."""
+        ...
+
 
 class EpisodeSampler:
     """An endless source of training episodes, the same for the same seed.
@@ -74,19 +92,27 @@ class EpisodeSampler:
         seed: int = 0,
         mix: dict[str, float] | None = None,
     ) -> None:
+        wanted = mix or self.MIX
         self.by_domain: dict[str, list[Category]] = {}
-        for category in corpus:
-            self.by_domain.setdefault(category.domain or "natural", []).append(category)
+        for category in corpus:  # the super-categories of FSS-1000 are natural all of them
+            self.by_domain.setdefault(category.domain if category.domain in wanted else "natural", []).append(
+                category
+            )
         self.depths = {
             c.name: torch.from_numpy(np.stack([instance_depth(i) for i in c.instances.numpy()]))
             for c in corpus
             if c.instances is not None
         }
-        wanted = mix or self.MIX
         self.kinds = [
             k for k in wanted if k == "synthetic" or k in self.by_domain or (k in PSEUDO_CLASSES and corpus)
         ]
-        self.weights = torch.tensor([wanted[k] for k in self.kinds])
+        generated = {"synthetic", *PSEUDO_CLASSES}
+        # domains that are not there leave their part to the others, not to what is generated
+        real = sum(share for k, share in wanted.items() if k not in generated)
+        there = sum(wanted[k] for k in self.kinds if k not in generated)
+        self.weights = torch.tensor(
+            [wanted[k] if k in generated else wanted[k] * (real / there) for k in self.kinds]
+        )
         self.size = size
         self.images_per_episode = images_per_episode
         self.seed = seed
@@ -96,7 +122,7 @@ class EpisodeSampler:
         kind = self.kinds[int(torch.multinomial(self.weights, 1, generator=g))]
         shots = integer(g, 1, 5)
         if kind == "synthetic":
-            images, masks, depths, name = self._synthetic(g)
+            images, masks, depths, name = synthetic_pictures(self.images_per_episode, self.size, g)
         elif kind in PSEUDO_CLASSES:
             (images, masks), depths, name = self._pseudo(kind, g), None, kind
         else:
@@ -114,22 +140,6 @@ class EpisodeSampler:
                     labelled[i] = 0
                     labelled[i, 0, r : r + side, c : c + side] = 1
         return Episode(images, masks, labelled, depths, name)
-
-    def _synthetic(self, g: Generator) -> tuple[Tensor, Tensor, Tensor | None, str]:
-        task = random_task(g)
-        drawings = []
-        for _ in range(self.images_per_episode):
-            drawing = task.draw(self.size, g)
-            for _ in range(3):
-                if 0.01 < drawing.mask.float().mean() < 0.95:
-                    break
-                drawing = task.draw(self.size, g)
-            drawings.append(drawing)
-        images = torch.stack([d.image for d in drawings]).clamp(0, 1)
-        masks = torch.stack([d.mask for d in drawings])[:, None].float()
-        known = [d.depth for d in drawings if d.depth is not None]
-        depths = torch.stack(known)[:, None] if len(known) == len(drawings) else None
-        return images, masks, depths, type(task).__name__
 
     def _real(self, domain: str, g: Generator) -> tuple[Tensor, Tensor, Tensor | None, str]:
         categories = self.by_domain[domain]
@@ -164,6 +174,24 @@ class EpisodeSampler:
             [random_view(image, mask, None, self.size, zoom, g) for _ in range(self.images_per_episode)]
         )
         return images, masks
+
+
+def synthetic_pictures(n: int, size: int, g: Generator) -> tuple[Tensor, Tensor, Tensor | None, str]:
+    """Pictures (n, 3, size, size), masks and depths (n, 1, size, size) of one synthetic task, and its kind."""
+    task = random_task(g)
+    drawings = []
+    for _ in range(n):
+        drawing = task.draw(size, g)
+        for _ in range(3):
+            if 0.01 < drawing.mask.float().mean() < 0.95:
+                break
+            drawing = task.draw(size, g)
+        drawings.append(drawing)
+    images = torch.stack([d.image for d in drawings]).clamp(0, 1)
+    masks = torch.stack([d.mask for d in drawings])[:, None].float()
+    known = [d.depth for d in drawings if d.depth is not None]
+    depths = torch.stack(known)[:, None] if len(known) == len(drawings) else None
+    return images, masks, depths, type(task).__name__
 
 
 def _stack(views: list[tuple[Tensor, Tensor, Tensor | None]]) -> tuple[Tensor, Tensor, Tensor | None]:

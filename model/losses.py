@@ -27,6 +27,11 @@ def cross_entropy(logits: Tensor, target: Tensor, known: Tensor | None = None) -
     return (each * known).sum() / known.sum().clamp_min(1)
 
 
+def squared_error(logits: Tensor, target: Tensor) -> Tensor:
+    """Mean squared error of the probabilities (scalar): the loss of FSS-1000's published code."""
+    return F.mse_loss(torch.sigmoid(logits.float()), target)
+
+
 def segmentation_loss(logits: Tensor, target: Tensor, known: Tensor | None = None) -> Tensor:
     """Binary cross-entropy plus soft Dice (scalar); `target` is 0 where nothing is known."""
     return cross_entropy(logits, target, known) + 0.5 * soft_dice(logits, target, known)

@@ -20,13 +20,14 @@ from model.adapt import AdaptConfig, adapt
 from model.compact import CompactNet
 from model.corpus import PATCH
 from model.depth import instance_depth
-from model.relation import RelationNet
+from model.devices import computes_bfloat16, default_device
+from model.networks import RELATION, build_network
 from model.weights import SHIPPED, WeightsError, checksum, load_weights
 
 IGNORE = 255
 """Value of a label image where nothing is labelled."""
 
-MODELS = ("compact", "vgg16-released", "vgg16-paper")
+MODELS = ("compact", *RELATION)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -78,8 +79,8 @@ class Segmenter:
         dtype: torch.dtype | None = None,
         batch_size: int | None = None,
     ) -> None:
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        self.dtype = dtype or (torch.bfloat16 if _computes_bfloat16(self.device) else torch.float32)
+        self.device = torch.device(device) if device else default_device()
+        self.dtype = dtype or (torch.bfloat16 if computes_bfloat16(self.device) else torch.float32)
         self.batch_size = batch_size or (8 if self.device.type == "cpu" else 64)
         self.name = name
         self.weights_digest = weights_digest
@@ -237,12 +238,6 @@ def labels_by_class(labels: np.ndarray) -> np.ndarray:
     return np.where(labels == IGNORE, np.uint8(IGNORE), (labels == classes).astype(np.uint8))
 
 
-def _computes_bfloat16(device: torch.device) -> bool:
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
-
-
 def fold_batch_norm(module: nn.Module) -> nn.Module:
     """Merge every batch norm that follows a convolution in a `Sequential` into it. The module must be in eval mode."""
     for name, child in module.named_children():
@@ -282,13 +277,12 @@ def load_segmenter(model: str = "compact", weights: str | None = None, **options
             f"no weights ship for model {model!r}; give --weights FILE, or use --model compact"
         )
     state = load_weights(path)
-    network: nn.Module
     if model == "compact":
         wide = state.get("encoder.blocks.0.0.weight")
         size = "L" if wide is not None and len(wide) == 32 else "S"
-        network = CompactNet(size, depth="depth_head.0.weight" in state)
+        network = build_network(f"compact-{size}", depth="depth_head.0.weight" in state)
     else:
-        network = RelationNet("paper" if model.endswith("paper") else "released")
+        network = build_network(model)
     try:
         network.load_state_dict(state)
     except RuntimeError as e:

@@ -1,95 +1,116 @@
-"""Training of `CompactNet` on episodes: one loop, resumable, its log one JSON line per report."""
+"""The training loop: one for all networks, resumable, on one device or on many ranks at once."""
 
 from __future__ import annotations
 
-import json
+import contextlib
 import logging
+import math
 import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from model import ranks
 from model.compact import CompactNet
-from model.episodes import Category, Episode, EpisodeSampler
-from model.losses import depth_loss, readout_loss, segmentation_loss
-from model.metrics import mean_image_iou
+from model.corpus import Category
+from model.devices import computes_bfloat16, default_device
+from model.episodes import Episode, EpisodeSource
+from model.journal import Journal
+from model.networks import build_network, start_from
+from model.objectives import objective_of
+from model.recipes import TrainConfig, clip_gradients, episode_source, optimiser_of, schedule_of
+from model.relation import RelationNet
+from model.validation import Examination, Unjudged, ValidationClasses, picture_of
+from model.weights import save_weights
 
 log = logging.getLogger(__name__)
 
+VALIDATION_SIDE = 224
+"""Side of validation pictures, px: what jobs segment in."""
+
 
 @dataclass(frozen=True, slots=True)
-class TrainConfig:
-    """What determines a training run, together with the corpus."""
+class RunOptions:
+    """How a run goes along; nothing of it changes the weights that come out.
 
-    size: str = "S"
-    steps: int = 8000
-    episodes_per_step: int = 4
-    crop: int = 112
-    learning_rate: float = 2e-3
-    weight_decay: float = 1e-3
-    warmup: int = 100
-    average: float = 0.998  # decay of the running average of the weights, which is what is kept
-    seed: int = 0
-    bf16: bool = True
+    Attributes
+    ----------
+    report_every : steps; a row of the log and a checkpoint
+    examine_every : steps, a multiple of `report_every`; the validation score and the picture
+    loader_workers : processes that make episodes
+    threads : of torch. Two processes of one thread train more than one of two.
+    """
 
+    report_every: int = 50
+    examine_every: int = 500
+    loader_workers: int = 1
+    threads: int = 1
 
-def micro_colour_weighted(corpus: list[Category]) -> list[Category]:
-    """The corpus with every coloured microscopy class three times: grey fluorescence is most of what there is."""
-    weighted = []
-    for category in corpus:
-        sample = category.images[:10].float() / 255
-        colourful = float((sample.amax(1) - sample.amin(1)).mean()) > 0.05
-        weighted += [category] * (3 if category.domain == "micro" and colourful else 1)
-    return weighted
+    def __post_init__(self) -> None:
+        if self.report_every < 1 or self.examine_every % self.report_every:
+            raise ValueError(
+                f"examine_every {self.examine_every} is not a multiple of report_every {self.report_every}"
+            )
 
 
-class _Episodes(torch.utils.data.Dataset[list[Episode]]):
-    def __init__(self, sampler: EpisodeSampler, per_step: int) -> None:
-        self.sampler, self.per_step = sampler, per_step
+_PARTS = ("net", "mean", "optimiser", "schedule")
+
+
+@dataclass(slots=True)
+class _State:
+    """What a checkpoint holds besides the config. `mean` is the network itself where no average is kept."""
+
+    net: CompactNet | RelationNet
+    mean: torch.optim.swa_utils.AveragedModel | None
+    optimiser: torch.optim.Optimizer
+    schedule: torch.optim.lr_scheduler.LRScheduler
+    step: int = 0
+    best: float = -math.inf
+
+    @property
+    def kept(self) -> CompactNet | RelationNet:
+        """The network that is judged and kept."""
+        if self.mean is None:
+            return self.net
+        averaged = self.mean.module
+        assert isinstance(averaged, CompactNet | RelationNet)
+        return averaged
+
+    def save(self, path: Path, run: dict[str, Any]) -> None:
+        """Write a checkpoint, atomically."""
+        state = {name: getattr(self, name) for name in _PARTS}
+        saved = {name: part.state_dict() for name, part in state.items() if part is not None}
+        temporary = path.with_suffix(".tmp")
+        torch.save({"run": run, "step": self.step, "best": self.best, **saved}, temporary)
+        os.replace(temporary, path)
+
+    def load(self, path: Path, run: dict[str, Any], device: torch.device) -> None:
+        """Go on from a checkpoint of the same run."""
+        saved = torch.load(path, weights_only=True, map_location=device)
+        if saved.get("run") != run:
+            theirs = saved.get("run") or {}
+            differ = [f"{k}: {theirs.get(k)} there, {v} now" for k, v in run.items() if theirs.get(k) != v]
+            raise ValueError(f"{path} is of another run ({'; '.join(differ)}); use another --out")
+        for name in _PARTS:
+            if getattr(self, name) is not None:
+                getattr(self, name).load_state_dict(saved[name])
+        self.step, self.best = saved["step"], saved["best"]
+
+
+class _Steps(torch.utils.data.Dataset[list[Episode]]):
+    """The episodes of each step that are this rank's."""
+
+    def __init__(self, source: EpisodeSource, per_step: int, rank: int, n_ranks: int) -> None:
+        self.source, self.per_step = source, per_step
+        self.own = range(rank, per_step, n_ranks)
 
     def __getitem__(self, step: int) -> list[Episode]:
-        return [self.sampler[step * self.per_step + i] for i in range(self.per_step)]
-
-
-def episode_losses(net: CompactNet, episodes: list[Episode]) -> tuple[Tensor, Tensor]:
-    """Loss of a step (scalar), and the mean IoU of its queries; all episodes are encoded as one batch."""
-    images = torch.cat([e.images for e in episodes]).to(memory_format=torch.channels_last)
-    sizes = [n for e in episodes for n in (e.shots, len(e.images) - e.shots)]
-    maps = {
-        s: m.split(sizes) for s, m in net.encoder(images).items()
-    }  # views; their gradient is one concatenation
-    views = images.split(sizes)
-    told: list[dict[int, Tensor]] = []
-    extra = images.new_zeros(())
-    for i, e in enumerate(episodes):
-        sides = e.masks[: e.shots] * e.labelled, (1 - e.masks[: e.shots]) * e.labelled
-        pack = net.compile_maps(views[2 * i], {s: m[2 * i] for s, m in maps.items()}, *sides)
-        said = net.consult(views[2 * i + 1], {s: m[2 * i + 1] for s, m in maps.items()}, pack)
-        target = e.masks[e.shots :]
-        for s in (4, 8, 16):
-            extra = extra + 0.05 * readout_loss(said[s][:, -3:-2], target)
-        extra = extra + 0.1 * readout_loss(said[2][:, :1], target)
-        told.append(said)
-    logits = net.decode(
-        {s: torch.cat(m[1::2]) for s, m in maps.items()},
-        {s: torch.cat([t[s] for t in told]) for s in told[0]},
-    )
-    target = torch.cat([e.masks[e.shots :] for e in episodes])
-    with torch.no_grad():
-        iou = mean_image_iou(logits[:, :1].float() > 0, target > 0.5)
-    loss = segmentation_loss(logits[:, :1], target) + extra / len(episodes)
-    if net.has_depth:
-        shares = logits[:, 1:].split(sizes[1::2])
-        told_apart = [
-            (d, e.depths[e.shots :]) for d, e in zip(shares, episodes, strict=True) if e.depths is not None
-        ]
-        for depth, true in told_apart:
-            loss = loss + depth_loss(depth, true) / len(episodes)
-    return loss, iou
+        return [self.source[step * self.per_step + i] for i in self.own]
 
 
 def train(
@@ -98,114 +119,143 @@ def train(
     out: Path,
     *,
     initial: dict[str, Tensor] | None = None,
-    loader_workers: int = 1,
-    report_every: int = 50,
-    threads: int = 1,
+    validation: list[Category] | None = None,
+    options: RunOptions | None = None,
+    device: torch.device | None = None,
     on_step: Callable[[int], None] | None = None,
-) -> CompactNet:
-    """Train, and return the network with averaged weights, in eval mode.
+) -> CompactNet | RelationNet:
+    """Train, and return the network that is kept, in eval mode.
 
-    Writes ``log.jsonl`` and ``checkpoint.pt`` (atomically, every report) to `out`; called again with the same arguments
-    it goes on from the checkpoint. Step i sees the same episodes in either case. `threads` are torch's: two processes
-    of one thread train more than one of two. `on_step` is called before each step.
+    Writes ``log.jsonl``, ``predictions.png``, ``tensorboard/`` and ``checkpoint.pt`` to `out`, and with `validation`
+    classes the best weights by them, ``weights-best.safetensors``. Called again with the same config and corpus it goes
+    on from the checkpoint; step i sees the same episodes in either case. Where ``torch.distributed`` is started, its
+    ranks share the episodes of a step, and rank 0 writes.
+
+    Parameters
+    ----------
+    initial : weights to start from
+    device : None for CUDA when there is one
+    on_step : called before each step
+
+    Raises
+    ------
+    ValueError
+        The checkpoint is of another run, the initial weights of another network, or episodes cannot be shared evenly.
+    FloatingPointError
+        The loss is not a number any more. The last checkpoint is from before.
     """
+    options = options or RunOptions()
+    device = device or default_device()
+    if config.episodes_per_step % ranks.n_ranks():
+        raise ValueError(
+            f"{config.episodes_per_step} episodes a step cannot be shared evenly by {ranks.n_ranks()} workers; "
+            f"give --episodes-per-step {ranks.n_ranks() * math.ceil(config.episodes_per_step / ranks.n_ranks())}"
+        )
     out.mkdir(parents=True, exist_ok=True)
-    torch.set_num_threads(threads)
-    torch.manual_seed(config.seed)
-    net = CompactNet(config.size).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    if initial is not None:
-        missing, unexpected = net.load_state_dict(initial, strict=False)
-        wrong = [*unexpected, *(name for name in missing if not name.startswith("depth_head."))]
-        if wrong:
-            raise ValueError(
-                f"the initial weights are of another network than compact {config.size}: {wrong[:3]}"
-            )
-    mean = torch.optim.swa_utils.AveragedModel(
-        net, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(config.average), use_buffers=True
-    )
-    decay = [p for p in net.parameters() if p.ndim > 1]
-    plain = [p for p in net.parameters() if p.ndim <= 1]
-    optimiser = torch.optim.AdamW(
-        [{"params": decay, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}],
-        lr=config.learning_rate,
-    )
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser,
-        config.learning_rate,
-        total_steps=config.steps,
-        pct_start=min(0.3, config.warmup / config.steps),
-    )
+    torch.set_num_threads(options.threads)
+    state = _start(config, initial, device)
+    run = asdict(config) | {"corpus": {c.name: len(c.images) for c in corpus}}
     checkpoint = out / "checkpoint.pt"
-    start = 0
     if checkpoint.exists():
-        saved = torch.load(checkpoint, weights_only=True)
-        if saved["config"] != asdict(config):
-            raise ValueError(f"{checkpoint} is of another run: {saved['config']}; use another --out")
-        net.load_state_dict(saved["net"])
-        mean.load_state_dict(saved["mean"])
-        optimiser.load_state_dict(saved["optimiser"])
-        schedule.load_state_dict(saved["schedule"])
-        start = saved["step"]
-        log.info("resumed at step %d", start)
-    sampler = EpisodeSampler(micro_colour_weighted(corpus), size=config.crop, seed=config.seed)
-    net.train()
-    began, sums, n = time.perf_counter(), torch.zeros(2), 0
-    with (out / "log.jsonl").open("a") as journal:
-        for step, episodes in enumerate(_stream(sampler, config, start, loader_workers), start=start):
+        state.load(checkpoint, run, device)
+        log.info("goes on from step %d of %d", state.step, config.steps)
+    source = episode_source(config, corpus, config.seed)
+    examination: Examination = (
+        ValidationClasses(validation, VALIDATION_SIDE)
+        if validation
+        else Unjudged(episode_source(config, corpus, config.seed + 1))
+    )
+    bf16 = computes_bfloat16(device) if config.bf16 is None else config.bf16
+    has_depth = isinstance(state.net, CompactNet) and state.net.has_depth
+    objective = ranks.in_parallel(objective_of(state.net, config.loss), some_unused=has_depth)
+    with contextlib.ExitStack() as stack:
+        journal = None
+        if ranks.rank() == 0:
+            journal = stack.enter_context(Journal(out, state.step, config.steps))
+        began, sums, n = time.perf_counter(), torch.zeros(3, device=device), 0
+        state.net.train()
+        for episodes in _episodes(source, config, state.step, options):
             if on_step is not None:
-                on_step(step)
-            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=config.bf16):
-                loss, iou = episode_losses(net, episodes)
-            optimiser.zero_grad(set_to_none=True)
+                on_step(state.step)
+            with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
+                loss, iou = objective([e.to(device) for e in episodes])
+            state.optimiser.zero_grad(set_to_none=True)
             loss.backward()
-            torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
-            optimiser.step()
-            schedule.step()
-            mean.update_parameters(net)
-            sums += torch.stack([loss.detach().float(), iou.float()])
+            norm = clip_gradients(config, state.net)
+            state.optimiser.step()
+            state.schedule.step()
+            ranks.average_statistics(state.net)
+            if state.mean is not None:
+                state.mean.update_parameters(state.net)
+            sums += torch.stack([loss.detach().float(), iou.float(), norm.float()])
             n += 1
-            if (step + 1) % report_every == 0 or step + 1 == config.steps:
-                seconds = (time.perf_counter() - began) / n
-                row = {
-                    "step": step + 1,
-                    "loss": float(sums[0] / n),
-                    "iou": float(sums[1] / n),
-                    "s_per_step": seconds,
-                }
-                journal.write(json.dumps(row) + "\n")
-                journal.flush()
-                log.info("step %(step)d loss %(loss).4f iou %(iou).3f %(s_per_step).2f s/step", row)
-                _save(
-                    checkpoint,
-                    {
-                        "config": asdict(config),
-                        "step": step + 1,
-                        "net": net.state_dict(),
-                        "mean": mean.state_dict(),
-                        "optimiser": optimiser.state_dict(),
-                        "schedule": schedule.state_dict(),
-                    },
-                )
-                began, sums, n = time.perf_counter(), torch.zeros(2), 0
-    averaged = mean.module
-    assert isinstance(averaged, CompactNet)
-    return averaged.eval()
+            state.step += 1
+            if journal is not None:
+                journal.advance()
+            last = state.step == config.steps
+            if last or state.step % options.report_every == 0:
+                means = ranks.mean_over_ranks(sums / n).tolist()
+                row = dict(zip(("loss", "iou", "gradient_norm"), means, strict=True))
+                if not math.isfinite(row["loss"]):
+                    raise FloatingPointError(
+                        f"the loss is {row['loss']} at step {state.step}; give a smaller --learning-rate"
+                    )
+                row["learning_rate"] = state.schedule.get_last_lr()[0]
+                row["s_per_step"] = (time.perf_counter() - began) / n
+                if journal is not None:
+                    if last or state.step % options.examine_every == 0:
+                        row |= _examine(state, config, examination, journal, out, device, bf16)
+                    journal.write({"step": state.step, **row})
+                    state.save(checkpoint, run)
+                began, n = time.perf_counter(), 0
+                sums.zero_()
+    return state.kept.eval()
 
 
-def _stream(
-    sampler: EpisodeSampler, config: TrainConfig, start: int, workers: int
+def _start(config: TrainConfig, initial: dict[str, Tensor] | None, device: torch.device) -> _State:
+    torch.manual_seed(config.seed)
+    net = build_network(config.network)
+    if initial is not None:
+        start_from(net, initial, config.network)
+    net = net.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    mean = None
+    if config.average is not None:
+        average = torch.optim.swa_utils.get_ema_multi_avg_fn(config.average)
+        mean = torch.optim.swa_utils.AveragedModel(net, multi_avg_fn=average, use_buffers=True)
+        mean.eval()
+    optimiser = optimiser_of(config, net)
+    return _State(net, mean, optimiser, schedule_of(config, optimiser))
+
+
+def _examine(
+    state: _State,
+    config: TrainConfig,
+    examination: Examination,
+    journal: Journal,
+    out: Path,
+    device: torch.device,
+    bf16: bool,
+) -> dict[str, float]:
+    """Judge and draw the network that is kept; keep the best one. Returns what the row should say of it."""
+    state.kept.eval()
+    score = examination.score(state.kept, device, bf16=bf16)
+    journal.show(state.step, picture_of(state.kept, examination.shown(), device, bf16=bf16))
+    if score is not None and score > state.best:
+        state.best = score
+        facts = {"recipe": str(config), "step": str(state.step), "validation_iou": f"{score:.4f}"}
+        save_weights(state.kept, out / "weights-best.safetensors", facts)
+    state.net.train()
+    return {} if score is None else {"validation_iou": score}
+
+
+def _episodes(
+    source: EpisodeSource, config: TrainConfig, start: int, options: RunOptions
 ) -> Iterator[list[Episode]]:
     loader = torch.utils.data.DataLoader(
-        _Episodes(sampler, config.episodes_per_step),
+        _Steps(source, config.episodes_per_step, ranks.rank(), ranks.n_ranks()),
         batch_size=None,
         sampler=range(start, config.steps),
-        num_workers=workers,
-        prefetch_factor=4 if workers else None,
+        num_workers=options.loader_workers,
+        prefetch_factor=4 if options.loader_workers else None,
     )
     return iter(loader)
-
-
-def _save(path: Path, state: dict[str, object]) -> None:
-    temporary = path.with_suffix(".tmp")
-    torch.save(state, temporary)
-    os.replace(temporary, path)

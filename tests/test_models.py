@@ -9,6 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from model import matching
 from model.compact import CompactNet
+from model.networks import build_network
 from model.relation import RelationNet
 from model.segmenter import Segmenter, SupportFeatures, load_segmenter
 from model.weights import WeightsError, save_weights
@@ -80,6 +81,26 @@ def test_variants_differ_where_paper_and_code_differ(released: RelationNet) -> N
         assert paper(images, paper.compile_support(images, masks, 1 - masks)).shape == (3, 1, 64, 64)
     assert paper.relation[0].kernel_size == (1, 1)
     assert released.relation[0].kernel_size == (3, 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "taps", "deepest", "n_encoder"),
+    [  # of the paper's other two encoders; parameters are torchvision's without classifier, and a fourth input channel
+        ("resnet101-paper", [(64, 112), (256, 56), (512, 28), (1024, 14)], (2048, 7), 42_500_160 + 64 * 49),
+        ("inception-paper", [(64, 109), (192, 52), (288, 25), (768, 12)], (2048, 5), 21_785_568 + 32 * 9),
+    ],
+)
+def test_other_encoders_have_the_maps_of_their_papers(
+    name: str, taps: list[tuple[int, int]], deepest: tuple[int, int], n_encoder: int
+) -> None:
+    net = build_network(name).eval()
+    assert n_parameters(net.encoder) == n_encoder
+    image, mask = torch.rand(1, 3, 224, 224), torch.ones(1, 1, 224, 224)
+    with torch.inference_mode():
+        last, maps = net.encoder(torch.cat([image, mask], 1))
+        assert (last.shape[1], last.shape[2]) == deepest
+        assert [(m.shape[1], m.shape[2]) for m in maps] == [(0, 224), *taps]
+        assert net(image, net.compile_support(image, mask, 1 - mask)).shape == (1, 1, 224, 224)
 
 
 def test_compact_is_small() -> None:

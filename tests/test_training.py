@@ -1,6 +1,8 @@
 """Episodes and training: reproducible, resumable, licensed."""
 
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,11 +10,19 @@ import pytest
 import torch
 from PIL import Image
 
-from model.compact import CompactNet
-from model.corpus import load_corpus
+import jobs.train
+import model.train
+from model.corpus import Category, load_corpus
+from model.encoders import Encoder
 from model.episodes import EpisodeSampler
+from model.networks import COMPACT, RELATION, build_network
+from model.objectives import RelationObjective
+from model.paper_episodes import PaperEpisodes
+from model.recipes import TrainConfig, clip_gradients, optimiser_of, recipe, schedule_of
+from model.relation import RelationNet
+from model.segmenter import load_segmenter
 from model.synthetic import Blobs, LabelField, Rivers, random_task
-from model.train import TrainConfig, train
+from model.train import RunOptions, train
 
 
 def make_corpus(root: Path, classes: int = 2, n: int = 3) -> None:
@@ -59,30 +69,242 @@ def test_all_generators_are_drawn() -> None:
     assert {type(random_task(generator)) for _ in range(40)} == {Blobs, LabelField, Rivers}
 
 
-def test_training_learns_and_goes_on_after_a_kill_as_if_nothing_had_happened(tmp_path: Path) -> None:
-    config = TrainConfig(steps=6, episodes_per_step=1, crop=48, warmup=2, bf16=False, learning_rate=1e-3)
-    whole = train(config, [], tmp_path / "whole", loader_workers=0, report_every=3)
+QUICK = TrainConfig(steps=4, episodes_per_step=1, crop=32, warmup=2, bf16=False, learning_rate=1e-3)
+PAPER = replace(
+    recipe("paper", "vgg16-paper", "mse"), steps=4, images_per_episode=7, crop=32, halve_every=2, bf16=False
+)
 
-    class Killed(Exception):
-        pass
 
-    def die(step: int) -> None:
-        if step == 4:
+class Slim(Encoder):
+    """An encoder that costs nothing."""
+
+    taps = (4, 4, 4, 4, 4)
+    deepest = 4
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = torch.nn.ModuleList(
+            torch.nn.Sequential(torch.nn.Conv2d(4, 4, 3, padding=1), torch.nn.BatchNorm2d(4), torch.nn.ReLU())
+            for _ in range(6)
+        )
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
+        taps = []
+        for block in self.blocks[:-1]:
+            taps.append(block(x))
+            x = torch.nn.functional.max_pool2d(taps[-1], 2)
+        return self.blocks[-1](x), tuple(taps)
+
+
+@pytest.fixture
+def slim_vgg16(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The relation networks have few channels."""
+
+    def build(name: str) -> torch.nn.Module:
+        return build_network(name) if name in COMPACT else RelationNet(RELATION[name][1], Slim(), (4,) * 5)
+
+    monkeypatch.setattr(model.train, "build_network", build)
+
+
+class Killed(Exception):
+    pass
+
+
+def rows_of(folder: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.usefixtures("slim_vgg16")
+@pytest.mark.parametrize("config", [QUICK, PAPER], ids=["compact", "vgg16"])
+def test_training_goes_on_after_a_kill_as_if_nothing_had_happened(
+    tmp_path: Path, config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same weights, and a log of the same rows, each once: also where the kill came between log and checkpoint."""
+    options = RunOptions(report_every=2, examine_every=4, loader_workers=0)
+    whole = train(config, [], tmp_path / "whole", options=options)
+    save, saved = model.train._State.save, []
+
+    def die(state: model.train._State, path: Path, run: dict[str, object]) -> None:
+        saved.append(path)
+        if len(saved) == 2:
             raise Killed
+        save(state, path, run)
 
+    monkeypatch.setattr(model.train._State, "save", die)
     with pytest.raises(Killed):
-        train(config, [], tmp_path / "twice", loader_workers=0, report_every=3, on_step=die)
-    again = train(config, [], tmp_path / "twice", loader_workers=0, report_every=3)
+        train(config, [], tmp_path / "twice", options=options)
+    monkeypatch.setattr(model.train._State, "save", save)
+    assert [row["step"] for row in rows_of(tmp_path / "twice")] == [2, 4]
+    with (tmp_path / "twice" / "log.jsonl").open("a") as f:
+        f.write('{"step": 1')  # and a line cut short
+    again = train(config, [], tmp_path / "twice", options=options)
+
     for (name, a), b in zip(whole.state_dict().items(), again.state_dict().values(), strict=True):
         assert torch.equal(a, b), name
-    rows = [json.loads(line) for line in (tmp_path / "twice" / "log.jsonl").read_text().splitlines()]
-    assert [row["step"] for row in rows] == [3, 6]
-    start = CompactNet("S").state_dict()["encoder.blocks.0.0.weight"]
-    assert not torch.equal(start, whole.state_dict()["encoder.blocks.0.0.weight"])
+    curve, repeated = (
+        [{k: v for k, v in row.items() if k != "s_per_step"} for row in rows_of(tmp_path / folder)]
+        for folder in ("whole", "twice")
+    )
+    assert curve == repeated
+    assert [row["step"] for row in curve] == [2, 4]
 
 
 def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
-    config = TrainConfig(steps=1, episodes_per_step=1, crop=32, warmup=1, bf16=False)
-    train(config, [], tmp_path, loader_workers=0)
-    with pytest.raises(ValueError, match="another run"):
-        train(TrainConfig(steps=2, episodes_per_step=1, crop=32, bf16=False), [], tmp_path, loader_workers=0)
+    options = RunOptions(1, 1, loader_workers=0)
+    config = replace(QUICK, steps=1)
+    train(config, [], tmp_path, options=options)
+    with pytest.raises(ValueError, match=r"another run \(steps: 1 there, 2 now\)"):
+        train(replace(config, steps=2), [], tmp_path, options=options)
+
+
+@pytest.mark.usefixtures("slim_vgg16")
+@pytest.mark.parametrize("loss", ["bce", "mse"])
+def test_a_relation_network_learns_the_papers_way(tmp_path: Path, loss: str) -> None:
+    config = replace(recipe("paper", "vgg16-paper", loss), steps=40, crop=32, bf16=False)
+    train(config, one_class(), tmp_path, options=RunOptions(10, 40, loader_workers=0))
+    rows = rows_of(tmp_path)
+    assert rows[-1]["loss"] < 0.8 * rows[0]["loss"]
+    assert rows[-1]["iou"] > 0.5
+
+
+def one_class() -> list[Category]:
+    """Ten pictures, each of its own grey, with a brighter square."""
+    images = (
+        torch.zeros(10, 3, 224, 224, dtype=torch.uint8)
+        + torch.arange(10, dtype=torch.uint8)[:, None, None, None]
+    )
+    masks = torch.zeros(10, 224, 224, dtype=torch.bool)
+    for i in range(10):
+        masks[i, 20 + 8 * i : 120 + 8 * i, 30:190] = True
+    return [Category("squares", "", images + 150 * masks[:, None].to(torch.uint8), masks)]
+
+
+def test_the_papers_episodes_are_ten_different_pictures_of_one_class_as_they_are() -> None:
+    corpus = one_class()
+    for i in range(3):
+        episode = PaperEpisodes(corpus, seed=1)[i]
+        again = PaperEpisodes(corpus, seed=1)[i]
+        assert torch.equal(episode.images, again.images)
+        assert (episode.shots, len(episode.images)) == (5, 10)
+        shown = (episode.images * 255).round().to(torch.uint8)
+        order = shown[:, 0, 0, 0].long()  # the grey is the number of the picture
+        assert sorted(order.tolist()) == list(range(10))
+        assert torch.equal(shown, corpus[0].images[order])
+        assert torch.equal(episode.masks[:, 0] > 0, corpus[0].masks[order])
+    assert not torch.equal(PaperEpisodes(corpus, seed=1)[0].images, PaperEpisodes(corpus, seed=1)[1].images)
+
+
+def test_real_classes_of_unknown_domains_keep_their_part_of_the_episodes() -> None:
+    """FSS-1000 has no microscopy: its classes take the place of all real ones, whatever its super-categories are."""
+    animals = [replace(one_class()[0], domain="Animals")]
+    sampler = EpisodeSampler(animals, size=32)
+    part = dict(zip(sampler.kinds, (sampler.weights / sampler.weights.sum()).tolist(), strict=True))
+    assert part == pytest.approx({"natural": 0.63, "synthetic": 0.22, "appearance": 0.12, "superpixel": 0.03})
+
+
+@pytest.mark.parametrize("variant", ["paper", "released"])
+def test_loss_of_a_relation_network_is_that_of_its_answers(variant: str) -> None:
+    """An episode at once, as training has it, gives what the network says with a compiled support set."""
+    torch.manual_seed(0)
+    net = RelationNet(variant, Slim(), (4,) * 5).eval()
+    episodes = [EpisodeSampler([], size=64, seed=3)[i] for i in range(3)]
+    loss, _ = RelationObjective(net, "bce")(episodes)
+    losses = []
+    for e in episodes:
+        support = e.masks[: e.shots] * e.labelled
+        pack = net.compile_support(e.images[: e.shots], support, 1 - support)
+        probability = torch.sigmoid(net(e.images[e.shots :], pack))
+        losses.append(torch.nn.functional.binary_cross_entropy(probability, e.masks[e.shots :]))
+    torch.testing.assert_close(loss, torch.stack(losses).mean())
+
+
+def test_the_papers_learning_rate_is_halved_every_50000_episodes() -> None:
+    config = replace(recipe("paper", "vgg16-paper"), episodes_per_step=12_500)
+    net = torch.nn.Linear(2, 2)
+    optimiser = optimiser_of(config, net)
+    schedule = schedule_of(config, optimiser)
+    rates = []
+    for _ in range(9):
+        rates.append(schedule.get_last_lr()[0])
+        optimiser.step()
+        schedule.step()
+    assert rates == [1e-3] * 4 + [5e-4] * 4 + [2.5e-4]
+
+
+def test_encoder_and_decoder_are_clipped_apart_with_the_squared_error_only() -> None:
+    for loss, clipped in (("mse", True), ("bce", False)):
+        net = RelationNet("paper", Slim(), (4,) * 5)
+        for parameter in net.parameters():
+            parameter.grad = torch.ones_like(parameter)
+        n_encoder = sum(p.numel() for p in net.encoder.parameters())
+        n_all = sum(p.numel() for p in net.parameters())
+        norm = clip_gradients(recipe("paper", "vgg16-paper", loss), net)
+        assert float(norm) == pytest.approx(n_all**0.5)  # that of before
+        after = sum(float(p.grad.square().sum()) for p in net.encoder.parameters()) ** 0.5
+        assert after == pytest.approx(0.5 if clipped else n_encoder**0.5, rel=1e-4)
+
+
+def test_weights_to_start_from_are_those_of_the_network(tmp_path: Path) -> None:
+    other = build_network("compact-L").state_dict()
+    with pytest.raises(ValueError, match="another network than compact-S"):
+        train(QUICK, [], tmp_path, initial=other)
+    torch.manual_seed(5)
+    own = {k: v for k, v in build_network("compact-S").state_dict().items() if not k.startswith("depth_head")}
+    config = replace(QUICK, steps=1, learning_rate=1e-30)
+    net = train(config, [], tmp_path, initial=own, options=RunOptions(1, 1, loader_workers=0))
+    assert torch.equal(net.head.weight, own["head.weight"])
+
+
+def test_training_from_nothing_gives_weights_that_segment(
+    tmp_path: Path, capfd: pytest.CaptureFixture
+) -> None:
+    """The command, with no data at all; and once more, which has nothing left to do."""
+    flags = [
+        "--synthetic-only",
+        "--steps",
+        "2",
+        "--crop",
+        "32",
+        "--episodes-per-step",
+        "1",
+        "--report-every",
+        "1",
+    ]
+    flags += ["--examine-every", "2", "--loader-workers", "0", "--out", str(tmp_path)]
+    for _ in range(2):
+        assert jobs.train.main(flags) == 0
+        said = capfd.readouterr()
+        assert said.out.splitlines()[-1] == str(tmp_path / "weights.safetensors")
+        assert [row["step"] for row in rows_of(tmp_path)] == [1, 2]
+    segmenter = load_segmenter("compact", str(tmp_path / "weights.safetensors"), device="cpu")
+    images, labels, _ = one_class()[0].arrays()
+    assert segmenter.predict(images[3:4], segmenter.encode(images[:3], labels[:3])).shape == (1, 1, 224, 224)
+    with Image.open(tmp_path / "predictions.png") as picture:
+        assert picture.size == (6 * (32 + 3) + 3, 6 * (32 + 3) + 3)  # six episodes, six pictures each
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--synthetic-only --crop 100", "crop 100 px is not a multiple of 16"),
+        ("--synthetic-only --validate val", "--validate val needs --data"),
+        ("--data nowhere", "nowhere is not a folder"),
+        ("--synthetic-only --report-every 3 --examine-every 4", "examine_every 4 is not a multiple"),
+        ("--synthetic-only --initial nothing.safetensors", "no such weights file"),
+    ],
+)
+def test_bad_input_is_one_line(
+    flags: str, message: str, tmp_path: Path, capfd: pytest.CaptureFixture
+) -> None:
+    assert jobs.train.main([*flags.split(), "--out", str(tmp_path)]) == 2
+    said = capfd.readouterr().err
+    assert said.startswith("error: ")
+    assert message in said
+    assert said.count("\n") == 1
+
+
+def test_help_shows_commands_that_are_runs() -> None:
+    shown = re.findall(r"^ +python jobs/train\.py (.*)$", str(jobs.train.__doc__), re.M)
+    assert len(shown) >= 3
+    for line in shown:
+        assert jobs.train.job_of(jobs.train.parse(line.split())).config.steps > 0

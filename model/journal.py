@@ -1,0 +1,100 @@
+"""What a training run says: lines of JSON, TensorBoard, a bar on a terminal and lines in a log."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from torch import Tensor
+from torchvision.io import write_png
+from tqdm import tqdm
+
+log = logging.getLogger(__name__)
+
+
+class Journal:
+    """Writes into the run's folder: ``log.jsonl``, ``tensorboard/``, ``predictions.png``.
+
+    Parameters
+    ----------
+    folder : of the run
+    step : where it goes on; rows of later steps are what a killed run wrote after its last checkpoint, and are dropped
+    steps : of the whole run
+    """
+
+    def __init__(self, folder: Path, step: int, steps: int) -> None:
+        self.folder = folder
+        self.steps = steps
+        drop_rows_after(folder / "log.jsonl", step)
+        self._lines = (folder / "log.jsonl").open("a")
+        self._board = _tensorboard(folder / "tensorboard", step)
+        self._bar = tqdm(
+            total=steps, initial=step, unit="step", dynamic_ncols=True, disable=not sys.stderr.isatty()
+        )
+
+    def advance(self) -> None:
+        """A step is done."""
+        self._bar.update()
+
+    def write(self, row: dict[str, Any]) -> None:
+        """A report: a dictionary of numbers with ``step``, ``loss``, ``iou`` and ``s_per_step`` among them."""
+        self._lines.write(json.dumps(row) + "\n")
+        self._lines.flush()
+        os.fsync(self._lines.fileno())
+        if self._board is not None:
+            for name, value in row.items():
+                if name != "step":
+                    self._board.add_scalar(name, value, row["step"])
+            self._board.flush()
+        minutes = (self.steps - row["step"]) * row["s_per_step"] / 60
+        checked = f", validation {row['validation_iou']:.3f}" if "validation_iou" in row else ""
+        log.info(
+            "step %d of %d: loss %.4f, iou %.3f%s, %.2f s/step, %.0f min left",
+            *(row["step"], self.steps, row["loss"], row["iou"], checked, row["s_per_step"], minutes),
+        )
+
+    def show(self, step: int, picture: Tensor) -> None:
+        """A picture of predictions, (3, H, W) uint8."""
+        write_png(picture, str(self.folder / "predictions.png"))
+        if self._board is not None:
+            self._board.add_image("predictions", picture, step)
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.close()
+        self._lines.close()
+        if self._board is not None:
+            self._board.close()
+
+
+def drop_rows_after(path: Path, step: int) -> None:
+    """Keep the rows of a JSON log up to a step; a line that was cut short goes too. Atomic."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text().splitlines(keepends=True):
+        if not line.endswith("\n") or json.loads(line)["step"] > step:
+            break
+        kept.append(line)
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text("".join(kept))
+    os.replace(temporary, path)
+
+
+def _tensorboard(folder: Path, step: int) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ModuleNotFoundError:
+        log.info("no TensorBoard: pip install 'fewscope[train]' adds it; log.jsonl has the same numbers")
+        return None
+    # what a killed run wrote after its last checkpoint is hidden
+    return SummaryWriter(str(folder), purge_step=step + 1 if step else None)

@@ -1,0 +1,64 @@
+"""Data-parallel training: the processes (ranks) of ``torch.distributed``, where somebody has started some.
+
+Every rank takes its part of a step's episodes; gradients are averaged by DistributedDataParallel, the running
+statistics of batch norm here, so that all ranks hold the same network after every step.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parallel import DistributedDataParallel
+
+
+def rank() -> int:
+    """Number of this process among all that train together; 0 where it is alone."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def n_ranks() -> int:
+    """How many processes train together."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def in_parallel(objective: nn.Module, *, some_unused: bool) -> nn.Module:
+    """The objective, with gradients averaged over the ranks.
+
+    `some_unused`: whether there are steps that do not use all parameters.
+    """
+    if n_ranks() == 1:
+        return objective
+    return DistributedDataParallel(objective, broadcast_buffers=False, find_unused_parameters=some_unused)
+
+
+def average_statistics(net: nn.Module) -> None:
+    """Make the running statistics of all batch norms the mean over the ranks."""
+    if n_ranks() == 1:
+        return
+    norms = [m for m in net.modules() if isinstance(m, _BatchNorm)]
+    statistics = [t for m in norms for t in (m.running_mean, m.running_var) if t is not None]
+    together = nn.utils.parameters_to_vector(statistics)
+    nn.utils.vector_to_parameters(mean_over_ranks(together), statistics)
+
+
+def mean_over_ranks(values: Tensor) -> Tensor:
+    """Mean of a tensor over the ranks, in place."""
+    if n_ranks() > 1:
+        dist.all_reduce(values)
+        values /= n_ranks()
+    return values
+
+
+def digests(net: nn.Module) -> list[str]:
+    """SHA-256 of the network's state on every rank, in hex. They are equal, or something is badly wrong."""
+    own = hashlib.sha256()
+    for name, tensor in net.state_dict().items():
+        own.update(name.encode())
+        own.update(tensor.detach().cpu().contiguous().float().numpy().tobytes())
+    found: list[str] = [own.hexdigest()] * n_ranks()
+    if n_ranks() > 1:
+        dist.all_gather_object(found, own.hexdigest())
+    return found
