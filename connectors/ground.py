@@ -126,11 +126,40 @@ class Ground:
         _, _, distance = self._geod.inv(*degrees[:-1].T, *degrees[1:].T)
         return np.asarray(distance)
 
+    def flat_m(self, points: Floats, centre: tuple[float, float]) -> Floats:
+        """Points (n, 2) of the CRS in a plane in metres around a place given in the CRS: for distances between them.
+
+        On the ellipsoid the azimuthal equidistant plane, in which distances are off by less than 0.1 % within 300 km.
+        NaN without a CRS.
+        """
+        if self.method == "pixels":
+            return np.full(points.shape, np.nan)
+        if self.method == "plane":
+            return (points - centre) * self.metres_per_unit
+        longitude, latitude = self._degrees(np.array([centre]))[0]
+        plane = pyproj.Proj(proj="aeqd", lon_0=longitude, lat_0=latitude, a=self._geod.a, b=self._geod.b)
+        return np.stack(plane(*self._degrees(points).T), axis=-1)
+
     def row_areas_m2(self, transform: Affine, height: int, width: int) -> Floats:
         """Area of a pixel of each row (height,), m2, taken in the middle of the row; NaN without a CRS."""
         left, rows = width / 2 - 0.5, np.arange(height)
         pixels = shapely.box(left, rows, left + 1, rows + 1)
         return self.area_m2(shapely.transform(pixels, lambda points: place_points(points, transform)))
+
+    def north(self, transform: Affine, row: float, col: float) -> tuple[float, float] | None:
+        """Which way north is at (row, col): (down, right), of length 1 in pixels; None without a place on Earth."""
+        if self.method == "pixels" or not (self._known.is_geographic or self._known.is_projected):
+            return None
+        place = transform @ (col, row)
+        if self._known.is_geographic:
+            there = place[0], place[1] + 1e-3
+        else:
+            to_degrees = pyproj.Transformer.from_crs(self._known, self._known.geodetic_crs, always_xy=True)
+            longitude, latitude = to_degrees.transform(*place)
+            there = to_degrees.transform(longitude, latitude + 1e-3, direction="INVERSE")
+        right, down = np.subtract(~transform @ there, (col, row)).tolist()
+        length = np.hypot(down, right)
+        return (down / length, right / length) if np.isfinite(length) and length > 0 else None
 
     def pixel_m(self, transform: Affine, row: float, col: float) -> tuple[float, float]:
         """(height, width) of the pixel at (row, col), m; NaN without a CRS."""

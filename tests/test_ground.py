@@ -4,6 +4,7 @@ import math
 import pickle
 
 import numpy as np
+import pyproj
 import pytest
 import shapely
 from affine import Affine
@@ -97,6 +98,45 @@ def test_a_pixel_at_60_degrees_is_half_as_wide_as_high():
     assert width / height == pytest.approx(0.5, abs=0.002)
     rotated = Affine.translation(500_000, 0) @ Affine.rotation(30) @ Affine.scale(3, -5)
     assert ground("EPSG:32618", rotated).pixel_m(rotated, 7, 8) == pytest.approx((5, 3))
+
+
+@pytest.mark.parametrize("crs", ["EPSG:4326", "EPSG:3857"])
+def test_distances_in_the_flat_plane_are_those_on_the_ellipsoid(crs):
+    """100 km at 60 degrees north, to 0.1 %; across the date line too."""
+    centre, transform = (
+        ((179.9, 60.0), DEGREES) if crs == "EPSG:4326" else ((1e6, 8.4e6), Affine(10, 0, 1e6, 0, -10, 8.4e6))
+    )
+    measured = ground(crs, transform)
+    assert measured.method == "ellipsoid"
+    step = (1.0, 0.4) if crs == "EPSG:4326" else (1e5, 5e4)
+    there = np.array([centre, np.add(centre, step)])
+    flat = measured.flat_m(there, centre)
+    assert flat[0].tolist() == pytest.approx([0, 0], abs=1e-6)
+    assert np.hypot(*(flat[1] - flat[0])) == pytest.approx(measured.steps_m(there)[0], rel=1e-3)
+
+
+def test_the_flat_plane_of_a_projection_is_its_own():
+    feet = ground("EPSG:2263", Affine(30, 0, 980_000, 0, -30, 200_000))
+    assert feet.flat_m(np.array([[980_100.0, 200_000.0]]), (980_000, 200_000)).tolist() == [
+        [pytest.approx(100 * FOOT), 0]
+    ]
+
+
+def test_north_is_where_the_meridian_goes():
+    """Up in degrees; left of up east of a UTM zone's middle; down where rows run northward; nowhere without a CRS."""
+    assert ground("EPSG:4326").north(DEGREES, 50, 50) == pytest.approx((-1, 0))
+    upside_down = Affine(0.001, 0, 10, 0, 0.001, 60)
+    assert ground("EPSG:4326", upside_down).north(upside_down, 5, 5) == pytest.approx((1, 0))
+    utm = Affine(10, 0, 700_000, 0, -10, 6_600_000)
+    down, right = ground("EPSG:32632", utm).north(utm, 0, 0)
+    convergence = pyproj.Proj("EPSG:32632").get_factors(
+        *pyproj.Proj("EPSG:32632")(700_000, 6_600_000, inverse=True)
+    )
+    assert math.degrees(math.atan2(right, -down)) == pytest.approx(
+        -convergence.meridian_convergence, abs=0.01
+    )
+    assert convergence.meridian_convergence > 2
+    assert ground(None).north(DEGREES, 0, 0) is None
 
 
 def test_without_a_crs_nothing_is_known_in_metres():
