@@ -90,6 +90,11 @@ class Segmenter:
         self._ready: tuple[str, nn.Module, tuple[Any, ...]] | None = None
 
     @property
+    def has_depth(self) -> bool:
+        """Whether `predict` knows depth: with the weights of a network that was trained with it."""
+        return bool(getattr(self._exact, "has_depth", False))
+
+    @property
     def adapts(self) -> bool:
         """Whether `encode` can fine-tune this network."""
         return isinstance(self._exact, CompactNet)
@@ -161,22 +166,33 @@ class Segmenter:
         return fast.to(device=self.device, dtype=self.dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @torch.inference_mode()
-    def predict(self, tiles: np.ndarray, features: SupportFeatures) -> np.ndarray:
+    def predict(self, tiles: np.ndarray, features: SupportFeatures, depth: bool = False) -> np.ndarray:
         """Probability of each class, by itself: they need not add up to 1. A tile is encoded once for all classes.
 
         Parameters
         ----------
         tiles : (N, H, W, 3) uint8, H and W multiples of 32
+        depth : also how deep in its own object a pixel lies, 0 at the rim and 1 in the middle, if it is of the class
 
         Returns
         -------
-        (N, C, H, W) float32 in [0, 1]
+        (N, C, H, W) float32 in [0, 1]; with `depth` (N, 2C, H, W), the depths after the probabilities
+
+        Raises
+        ------
+        ValueError
+            The tiles are of another size, or the network knows no depth (`has_depth`).
         """
+        if depth and not self.has_depth:
+            raise ValueError(
+                f"the weights of model {self.name!r} know no depth; use others, or --instances split"
+            )
         n, h, w, _ = tiles.shape
         if h % 32 or w % 32:
             raise ValueError(f"tile size {h}x{w} is not a multiple of 32; use 192 or 224")
         network, packs = self._prepared(features)
-        out = np.empty((n, len(packs), h, w), np.float32)
+        n_maps = 2 if depth else 1
+        out = np.empty((n, n_maps * len(packs), h, w), np.float32)
         for start in range(0, n, self.batch_size):
             batch = tiles[start : start + self.batch_size]
             real = len(batch)
@@ -185,9 +201,10 @@ class Segmenter:
             x = _scaled(self._tensor(batch).to(self.dtype) / 255, features.side)
             queries = network.encode_queries(x)  # type: ignore[operator]
             for c, pack in enumerate(packs):
-                logits = network.answer(queries, pack)[:real, :1].float()  # type: ignore[operator]
+                logits = network.answer(queries, pack)[:real, :n_maps].float()  # type: ignore[operator]
                 logits = F.interpolate(logits, size=(h, w), mode="bilinear")  # of the same size: a copy
-                out[start : start + real, c] = torch.sigmoid(logits[:, 0]).cpu().numpy()
+                # place c is the class's probability, place c + C its depth
+                out[start : start + real, c :: len(packs)] = torch.sigmoid(logits).cpu().numpy()
         return out
 
     def _tensor(self, images: np.ndarray) -> Tensor:

@@ -13,7 +13,7 @@ import numpy as np
 from rasterio.windows import Window
 
 from pipeline.instances import Borders, label_core
-from pipeline.split import SplitRule, split_core
+from pipeline.split import Rule, split_core
 
 
 def settle(probability: np.ndarray, thresholds: Sequence[int]) -> np.ndarray:
@@ -54,8 +54,9 @@ def label_classes(
     window: Window,
     core: Window,
     shape: tuple[int, int],
-    rules: Sequence[SplitRule | None],
+    rules: Sequence[Rule | None],
     connectivity: int,
+    depths: Sequence[np.ndarray] = (),
 ) -> tuple[np.ndarray, list[int], Borders]:
     """The objects of a unit's core, class by class.
 
@@ -66,6 +67,7 @@ def label_classes(
         Holds the core and the largest halo of the rules around it, as far as the source goes.
     shape : (height, width) of the source's working grid
     rules : C, how touching objects of a class are told apart; None for connected components
+    depths : of each class (h, w) uint8 on `window`, where a rule is a `DepthRule`
 
     Returns
     -------
@@ -85,7 +87,8 @@ def label_classes(
             of_class, n = label_core(mine == value, connectivity)
             down, across = np.ones((3, core.width), bool), np.ones((3, core.height), bool)
         else:
-            of_class, n, borders = split_core(classes == value, window, core, shape, rule)
+            depth = depths[value - 1] if len(depths) else None
+            of_class, n, borders = split_core(classes == value, window, core, shape, rule, depth)
             assert borders.down is not None
             assert borders.across is not None
             down, across = borders.down, borders.across

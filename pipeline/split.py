@@ -1,26 +1,24 @@
-"""Touching objects told apart by their shape, exactly: any cut into units gives the same objects.
+"""Touching objects told apart by their shape or by learned depth, exactly: any cut into units gives the same objects.
 
-Every pixel of the mask has a height: its distance to the background, smoothed. Walking uphill from pixel to
-pixel ends on a summit. A summit and the slopes that lead to it are one object, unless the pass to the next
-summit is hardly lower than the summits. In full:
+Every pixel of the mask has a height. Walking uphill from pixel to pixel ends on a summit. A summit and the slopes
+that lead to it are one object, unless the pass to the next summit is hardly lower than the summits. In full:
 
-1. height = Euclidean distance to the background, at most ``reach``, smoothed by a binomial filter; in whole
-   numbers (1/64 px), so that no order of additions matters;
+1. height = what the rule says (`pipeline.split_rules`): the distance to the background, or what a network says of how
+   deep in its own object the pixel lies; smoothed by a binomial filter, in whole numbers, so that no order of additions
+   matters;
 2. every pixel of the mask is joined to its highest neighbour in the mask, if that is higher than itself (of
    equal heights, the later in raster order is the higher);
-3. two neighbours p, q in the mask are joined if ``min(up(p), up(q)) - min(height(p), height(q))`` is at most
-   0.4 px or 6% of its first term, where ``up`` is the height after ``climb`` steps of 2: seen from here, the
-   lower of the two sides hardly rises;
+3. two neighbours p, q in the mask are joined if ``min(up(p), up(q)) - min(height(p), height(q))`` is no more than the
+   rule's tolerance, where ``up`` is the height after ``climb`` steps of 2: seen from here, the lower of the two sides
+   hardly rises;
 4. objects are the connected components of these joints.
 
-Whether two pixels are joined is decided by the mask within ``halo`` px of them and by nothing else. So the
-objects are a function of the mask of the whole source, and joints across a seam are all that units have to
+Whether two pixels are joined is decided by mask and depth within ``halo`` px of them and by nothing else. So the
+objects are a function of the maps of the whole source, and joints across a seam are all that units have to
 exchange: the merge of connected components (`pipeline.instances`) does the rest. No seed has to be owned, no
 object has to fit into a halo. Objects are parts of components, every pixel of the mask is in exactly one, and
-no component is lost. At the edges of the source the mask is taken to go on as in a mirror.
+no component is lost. At the edges of the source the maps are taken to go on as in a mirror.
 """
-
-from dataclasses import dataclass
 
 import numpy as np
 from rasterio.windows import Window
@@ -29,74 +27,24 @@ from scipy.sparse.csgraph import connected_components
 
 from pipeline.grid import grow, plan_units
 from pipeline.instances import Borders, merge_labels, seam_pairs
+from pipeline.split_rules import DepthRule, Rule, SplitRule
 
-_SCALE = 64  # heights are whole numbers of 1/64 px
+__all__ = ["DepthRule", "Rule", "SplitRule", "split_core"]
+
 _BLOCK = 512  # px, worked on at a time: the arrays of a block stay in a core's cache
-
-# Rule 3. Chosen on 8,602 nuclei whose outlines people drew (34 sets of images): there the counts of a set are
-# off by 4%, those of components by 16%. From 0.3 px and 5% to 0.75 px and 10% they are off by 3% to 6%; half
-# or twice the radius changes less.
-_TOLERANCE = round(0.4 * _SCALE)
-_TOLERANCE_PERCENT = 6
 
 # A pixel and its neighbours, the later in raster order first, so that the first of equals is the highest.
 _FROM_LAST = ((1, 1), (1, 0), (1, -1), (0, 1), (0, 0), (0, -1), (-1, 1), (-1, 0), (-1, -1))
 _LATER = _FROM_LAST[:4]  # with these, every contact is met once
 
 
-@dataclass(frozen=True, slots=True)
-class SplitRule:
-    """How touching objects are told apart.
-
-    Parameters
-    ----------
-    radius : float
-        Radius of a typical object, px, 1..80: of the support set's objects, ``sqrt(area / pi)``, median.
-    connectivity : int
-        1: pixels that share a side are neighbours; 2: also those that share a corner.
-
-    Raises
-    ------
-    ValueError
-        The radius or the connectivity is out of range.
-    """
-
-    radius: float
-    connectivity: int = 2
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.radius <= 80:
-            raise ValueError(
-                f"object radius {self.radius} px is not in 1..80; choose a coarser mpp or do not split"
-            )
-        if self.connectivity not in (1, 2):
-            raise ValueError(
-                f"connectivity {self.connectivity} is neither 1 (sides) nor 2 (sides and corners)"
-            )
-
-    @property
-    def reach(self) -> int:
-        """Largest distance to the background that is told apart, px: larger objects have a flat top."""
-        return int(np.ceil(2 * self.radius)) + 2
-
-    @property
-    def smoothings(self) -> int:
-        """How often the (1, 2, 1) filter runs: ripples of the outline go, necks stay."""
-        return min(1 + int(self.radius / 6), 6)
-
-    @property
-    def doublings(self) -> int:
-        """``climb`` = 2 ** doublings steps: at least 1.25 radii, from a pass to near the summit."""
-        return int(np.ceil(np.log2(1.25 * self.radius + 1)))
-
-    @property
-    def halo(self) -> int:
-        """Pixels of the mask around a core that have to be known."""
-        return self.reach + self.smoothings + 2**self.doublings + 1
-
-
 def split_core(
-    mask: np.ndarray, window: Window, core: Window, shape: tuple[int, int], rule: SplitRule
+    mask: np.ndarray,
+    window: Window,
+    core: Window,
+    shape: tuple[int, int],
+    rule: Rule,
+    depth: np.ndarray | None = None,
 ) -> tuple[np.ndarray, int, Borders]:
     """Objects of a unit's core, touching ones apart, and what the neighbours need to know.
 
@@ -111,7 +59,9 @@ def split_core(
         What to label.
     shape : (height, width)
         The source's working grid.
-    rule : SplitRule
+    rule : SplitRule or DepthRule
+    depth : (h, w) uint8
+        On ``window`` too, for a DepthRule: 255 in the middle of an object, 0 at its rim.
 
     Returns
     -------
@@ -124,11 +74,15 @@ def split_core(
     Raises
     ------
     ValueError
-        The mask is not of the window's size, or the window is too small.
+        The mask is not of the window's size, the window is too small, or a DepthRule came without depth.
     """
     needed = grow(core, rule.halo, *shape)
     top, left = needed.row_off - window.row_off, needed.col_off - window.col_off
-    mask = mask[max(top, 0) : top + needed.height, max(left, 0) : left + needed.width]
+    here = slice(max(top, 0), top + needed.height), slice(max(left, 0), left + needed.width)
+    relief = mask if isinstance(rule, SplitRule) else depth
+    if relief is None or relief.shape != mask.shape:
+        raise ValueError(f"{rule} needs the depth of the mask's {mask.shape} pixels; have it predicted")
+    mask, relief = mask[here], relief[here]
     if top < 0 or left < 0 or mask.shape != (needed.height, needed.width):
         raise ValueError(
             f"the mask on {window} does not reach {rule.halo} px beyond {core}; give it on {needed}"
@@ -137,7 +91,7 @@ def split_core(
         _beyond(core.row_off, core.height, rule, shape[0]),
         _beyond(core.col_off, core.width, rule, shape[1]),
     ]
-    mirrored = np.pad(mask, beyond, mode="symmetric")
+    relief = np.pad(relief, beyond, mode="symmetric")
     mask = np.pad(mask, beyond)
 
     blocks = plan_units(core.height, core.width, max(_BLOCK, 4 * rule.halo))
@@ -148,7 +102,7 @@ def split_core(
     for block in blocks:
         rows, cols = block.core.toslices()
         with_halo = np.s_[rows.start : rows.stop + 2 * rule.halo, cols.start : cols.stop + 2 * rule.halo]
-        of_block, links = _split_block(mask[with_halo], mirrored[with_halo], rule)
+        of_block, links = _split_block(mask[with_halo], relief[with_halo], rule)
         labels[rows, cols] = of_block
         down[:, cols], across[:, rows] = links  # the last line of blocks stays: that of the core
         row, col = np.nonzero(of_block)
@@ -170,20 +124,22 @@ def split_core(
     return labels, merge.n_instances, Borders.of(labels, down, across)
 
 
-def _beyond(start: int, length: int, rule: SplitRule, end: int) -> tuple[int, int]:
+def _beyond(start: int, length: int, rule: Rule, end: int) -> tuple[int, int]:
     """How many pixels of the halo lie before and after the source, along one axis."""
     return max(rule.halo - start, 0), max(start + length + rule.halo - end, 0)
 
 
 def _split_block(
-    mask: np.ndarray, mirrored: np.ndarray, rule: SplitRule
+    mask: np.ndarray, relief: np.ndarray, rule: Rule
 ) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
     """Objects of a block, as far as it shows them, and the joints over its lower and its right seam.
 
     Parameters
     ----------
-    mask, mirrored : (h + 2 halo, w + 2 halo) bool
-        Beyond the source, the one is empty and the other its mirror image.
+    mask : (h + 2 halo, w + 2 halo) bool
+        Empty beyond the source.
+    relief : (h + 2 halo, w + 2 halo)
+        What the rule makes heights of: mask or depth, beyond the source its mirror image.
 
     Returns
     -------
@@ -204,7 +160,7 @@ def _split_block(
     # From here on pixels are indices into the flattened window.
     window_width = inside.shape[1]
     pixels = np.arange(inside.size).reshape(inside.shape)
-    height = np.where(inside, _heights(mirrored, rule), -1)
+    height = np.where(inside, rule.heights(relief), -1)
     uphill = _uphill(height, rule.connectivity)
     altitude = height.ravel()
     summit = uphill
@@ -218,8 +174,8 @@ def _split_block(
         """Rules 2 and 3 for neighbours p and q."""
         side = np.minimum(up[p], up[q])
         rise = side - np.minimum(altitude[p], altitude[q])
-        shallow = 100 * rise <= np.maximum(100 * _TOLERANCE, _TOLERANCE_PERCENT * side)
-        return (altitude[p] >= 0) & (altitude[q] >= 0) & (shallow | (uphill[p] == q) | (uphill[q] == p))
+        one = rule.is_shallow(rise, side) | (uphill[p] == q) | (uphill[q] == p)
+        return (altitude[p] >= 0) & (altitude[q] >= 0) & one
 
     # Pixels with one summit are one object, even where the way there leaves the block: each step is a joint.
     # What remains is to join summits, over the contacts inside the block.
@@ -249,35 +205,6 @@ def _split_block(
         links[0][1 + shift] = joined(bottom, bottom + window_width + shift)
         links[1][1 + shift] = joined(right, right + shift * window_width + 1)
     return labels, links
-
-
-def _heights(mask: np.ndarray, rule: SplitRule) -> np.ndarray:
-    """Smoothed distance to the background, int32 in 1/64 px, without the outer ``reach + smoothings`` px."""
-    reach = rule.reach
-    # Squared distance, at most that of reach + 1, one axis after the other: the smallest of what pixels up to
-    # reach away have, plus the square of how far away they are. Below 2^16, as the radius is bounded.
-    square = np.where(mask, np.uint16((reach + 1) ** 2), np.uint16(0))
-    for axis in (0, 1):
-        length = square.shape[axis] - 2 * reach
-        nearest = _cut(square, axis, reach, length).copy()
-        for offset in range(1, reach + 1):
-            before, after = (
-                _cut(square, axis, reach - offset, length),
-                _cut(square, axis, reach + offset, length),
-            )
-            np.minimum(nearest, np.minimum(before, after) + np.uint16(offset * offset), out=nearest)
-        square = nearest
-    np.minimum(square, reach * reach, out=square)
-    height = np.rint(_SCALE * np.sqrt(np.arange(reach * reach + 1))).astype(np.int32)[square]
-    for _ in range(rule.smoothings):
-        height = height[:-2] + 2 * height[1:-1] + height[2:]
-        height = (height[:, :-2] + 2 * height[:, 1:-1] + height[:, 2:] + 8) >> 4
-    return height
-
-
-def _cut(array: np.ndarray, axis: int, start: int, length: int) -> np.ndarray:
-    """``length`` rows (axis 0) or columns (axis 1) from ``start`` on."""
-    return array[start : start + length] if axis == 0 else array[:, start : start + length]
 
 
 def _uphill(height: np.ndarray, connectivity: int) -> np.ndarray:

@@ -20,12 +20,12 @@ from connectors.source import Source
 from connectors.store import ResultStore
 from connectors.workdir import WorkDir
 from pipeline.blend import Blender, to_uint8, weights
-from pipeline.calibrate import Model
+from pipeline.calibrate import Model, predict_maps
 from pipeline.classes import label_classes, settle, winning_probability
 from pipeline.coverage import Foreground
 from pipeline.grid import TileGrid, Unit, grow
 from pipeline.measure import measure_unit
-from pipeline.split import SplitRule
+from pipeline.split import DepthRule, Rule
 
 TILES_AT_ONCE = 64
 """Tiles handed to the model in one call: bounds the copy of them (10 MB), and is a whole number of its batches."""
@@ -51,7 +51,17 @@ class Job:
     features: Any
     thresholds: tuple[int, ...]
     connectivity: int
-    rules: tuple[SplitRule | None, ...]
+    rules: tuple[Rule | None, ...]
+
+    @property
+    def needs_depth(self) -> bool:
+        """Whether objects are told apart by what the model says of depth."""
+        return any(isinstance(rule, DepthRule) for rule in self.rules)
+
+    @property
+    def n_maps(self) -> int:
+        """Maps that the model makes of a tile: probabilities of the classes, then, where needed, their depths."""
+        return len(self.rules) * (2 if self.needs_depth else 1)
 
     @property
     def halo(self) -> int:
@@ -84,11 +94,11 @@ class UnitWorker:
         row: dict[str, Any] = {"tiles": len(tiles), "labels": 0, "unread_px": 0}
         row |= {"read_s": 0.0, "wait_s": 0.0, "model_s": 0.0, "post_s": 0.0}
         if tiles:
-            probability = self._predict(job, unit, around, tiles, row)
+            maps = self._predict(job, unit, around, tiles, row)
         else:
-            probability = np.zeros((len(job.rules), around.height, around.width), np.uint8)
+            maps = np.zeros((job.n_maps, around.height, around.width), np.uint8)
         then = time.perf_counter()
-        self._finish(job, unit, around, probability, row)
+        self._finish(job, unit, around, maps, row)
         row["post_s"] = time.perf_counter() - then
         row["total_s"] = time.perf_counter() - began
         job.work.write_marker(unit.name, row)
@@ -97,7 +107,7 @@ class UnitWorker:
     def _predict(
         self, job: Job, unit: Unit, around: Window, tiles: list[Window], row: dict[str, Any]
     ) -> np.ndarray:
-        """Stored probability of each class on the window `around`: (C, h, w) uint8."""
+        """Probability, and depth where it is needed, of each class on the window `around`: (n_maps, h, w) uint8."""
         began = time.perf_counter()
         window = _bounds(tiles)
         image, valid = job.source.read(window)
@@ -105,34 +115,35 @@ class UnitWorker:
         row["tiles"] = len(tiles)
         row["read_s"] = time.perf_counter() - began
 
-        blender = Blender(around, weights(job.grid.tile, job.grid.overlap), len(job.rules))
+        blender = Blender(around, weights(job.grid.tile, job.grid.overlap), job.n_maps)
         with self._turn:
             row["wait_s"] = time.perf_counter() - began - row["read_s"]
             for start in range(0, len(tiles), TILES_AT_ONCE):
                 some = tiles[start : start + TILES_AT_ONCE]
                 batch = np.stack([_cut(image, window, t) for t in some])
                 then = time.perf_counter()
-                predicted = self._model.predict(batch, job.features)
+                predicted = predict_maps(self._model, batch, job.features, job.needs_depth)
                 row["model_s"] += time.perf_counter() - then
                 for tile, p in zip(some, predicted, strict=True):
                     blender.add(tile, p)
         del image
         blended, _ = blender.result()
-        probability = to_uint8(blended)
+        maps = to_uint8(blended)
         real = np.zeros((around.height, around.width), bool)
         inside = _overlap(window, around)
         real[_slices(inside, around)] = valid[_slices(inside, window)]
-        probability[:, ~real] = 0
+        maps[:, ~real] = 0
         row["unread_px"] = _unread(job, _overlap(inside, unit.core), real, around)
-        return probability
+        return maps
 
-    def _finish(
-        self, job: Job, unit: Unit, around: Window, probability: np.ndarray, row: dict[str, Any]
-    ) -> None:
+    def _finish(self, job: Job, unit: Unit, around: Window, maps: np.ndarray, row: dict[str, Any]) -> None:
         """Settle the classes, label, measure; write the shards, then the small files."""
         core, shape = unit.core, (job.grid.height, job.grid.width)
+        probability, depths = maps[: len(job.rules)], maps[len(job.rules) :]
         classes = settle(probability, job.thresholds)
-        labels, n_labels, borders = label_classes(classes, around, core, shape, job.rules, job.connectivity)
+        labels, n_labels, borders = label_classes(
+            classes, around, core, shape, job.rules, job.connectivity, list(depths)
+        )
         mine = probability[:, *_slices(core, around)]
         classes = np.ascontiguousarray(classes[_slices(core, around)])
         winning = winning_probability(mine, classes)

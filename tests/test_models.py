@@ -179,6 +179,24 @@ def test_three_classes_are_three_runs_over_one_encoding(segmenter: Segmenter) ->
         np.testing.assert_array_equal(together[:, c - 1 : c], alone)
 
 
+def test_depth_comes_after_the_probabilities_and_changes_none_of_them(segmenter: Segmenter) -> None:
+    torch.manual_seed(2)
+    with_depth = Segmenter(CompactNet("S"), "compact", dtype=torch.float32, batch_size=2)
+    assert with_depth.has_depth
+    images, labels = patches(3)
+    features = with_depth.encode(images, np.stack([labels, 1 - labels]))
+    both = with_depth.predict(images, features, depth=True)
+    assert both.shape == (3, 4, 224, 224)
+    np.testing.assert_array_equal(both[:, :2], with_depth.predict(images, features))
+    second = with_depth.encode(images, 1 - labels)
+    np.testing.assert_array_equal(both[:, 1::2], with_depth.predict(images, second, depth=True))
+    assert ((both >= 0) & (both <= 1)).all()
+    without = Segmenter(CompactNet("S", depth=False), "compact", dtype=torch.float32)
+    assert not without.has_depth
+    with pytest.raises(ValueError, match="know no depth"):
+        without.predict(images, without.encode(images, labels), depth=True)
+
+
 def test_a_patch_may_be_labelled_for_some_classes_only(segmenter: Segmenter) -> None:
     """Labels by class: what is not known of a class has no say in it."""
     images, labels = patches(4)

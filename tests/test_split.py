@@ -154,7 +154,7 @@ def test_heights_are_the_euclidean_distance() -> None:
     for _ in range(rule.smoothings):
         distance = ndimage.correlate1d(ndimage.correlate1d(distance, kernel, 0), kernel, 1)
     inner = np.s_[around:-around, around:-around]
-    np.testing.assert_allclose(split._heights(mask, rule) / 64, distance[inner], atol=2 / 64)
+    np.testing.assert_allclose(rule.heights(mask) / 64, distance[inner], atol=2 / 64)
 
 
 def test_a_mask_without_its_halo_is_refused() -> None:

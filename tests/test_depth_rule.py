@@ -1,0 +1,132 @@
+"""Touching objects told apart by learned depth: where shape fails, and the same for every cut into units."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rasterio.windows import Window
+from scipy import ndimage
+
+from pipeline import split
+from pipeline.grid import grow, plan_units
+from pipeline.instances import label_core, merge_labels, seam_pairs
+from pipeline.split import DepthRule, SplitRule, split_core
+
+
+def in_units(mask: np.ndarray, depth: np.ndarray, side: int, rule: DepthRule) -> np.ndarray:
+    """Labels of the whole mask, worked through in units that see their core and a halo."""
+    units = plan_units(*mask.shape, side)
+    index = np.arange(mask.size).reshape(mask.shape)
+    labels, borders, n_labels, first, area = [], [], [], [], []
+    for unit in units:
+        window = grow(unit.core, rule.halo, *mask.shape)
+        here = window.toslices()
+        of_unit, n, border = split_core(mask[here], window, unit.core, mask.shape, rule, depth[here])
+        labels.append(of_unit)
+        n_labels.append(n)
+        borders.append(border if n else None)
+        numbers = np.arange(1, n + 1)
+        first.append(np.asarray(ndimage.minimum(index[unit.core.toslices()], of_unit, numbers)).reshape(n))
+        area.append(np.bincount(of_unit.ravel(), minlength=n + 1)[1:])
+    merge = merge_labels(n_labels, seam_pairs(units, borders, n_labels, rule.connectivity), first, area)
+    result = np.zeros(mask.shape, np.int64)
+    for unit in units:
+        result[unit.core.toslices()] = merge.lookup(unit.index)[labels[unit.index]]
+    return result
+
+
+def whole(mask: np.ndarray, rule: DepthRule | SplitRule, depth: np.ndarray | None = None) -> np.ndarray:
+    everything = Window(0, 0, mask.shape[1], mask.shape[0])
+    return split_core(mask, everything, everything, mask.shape, rule, depth)[0].astype(np.int64)
+
+
+@given(
+    height=st.integers(1, 40),
+    width=st.integers(1, 50),
+    smooth=st.sampled_from([0, 1, 2]),
+    density=st.sampled_from([0.3, 0.6, 0.9, 1.0]),
+    side=st.sampled_from([8, 16, 24]),
+    rule=st.sampled_from(
+        [DepthRule(3, 0.1), DepthRule(2, 0.02, connectivity=1), DepthRule(1, 0.3), DepthRule(7, 0.05)]
+    ),
+    block=st.sampled_from([5, 512]),
+    seed=st.integers(0, 2**32 - 1),
+)
+@settings(deadline=None, max_examples=20)
+def test_units_equal_the_whole_image(height, width, smooth, density, side, rule, block, seed):
+    rng = np.random.default_rng(seed)
+    noise = ndimage.gaussian_filter(rng.random((height, width)), smooth)
+    mask = noise <= np.quantile(noise, density)
+    relief = ndimage.gaussian_filter(rng.random((height, width)), smooth)
+    depth = np.rint(255 * (relief - relief.min()) / max(np.ptp(relief), 1e-9)).astype(np.uint8)
+    expected = whole(mask, rule, depth)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(split, "plan_units", lambda height, width, _: plan_units(height, width, block))
+        np.testing.assert_array_equal(in_units(mask, depth, side, rule), expected)
+    # the objects are a partition of the mask, within its components
+    np.testing.assert_array_equal(expected > 0, mask)
+    components, n_components = label_core(mask, rule.connectivity)
+    pairs = np.unique(np.stack([components[mask], expected[mask]]), axis=1)
+    assert len(np.unique(pairs[1])) == pairs.shape[1], "an object lies in two components"
+    assert len(np.unique(pairs[0])) == n_components, "a component was lost"
+
+
+def crowd(seed: int, n: int, radius: float, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Discs with wobbly outlines that overlap by up to half a diameter: labels 1..n, and the depth of each pixel."""
+    rng = np.random.default_rng(seed)
+    rows, cols = np.indices(shape)
+    reach = np.full((n, *shape), np.inf)
+    centres: list[np.ndarray] = []
+    while len(centres) < n:
+        centre = rng.uniform(radius, np.array(shape) - radius)
+        if all(np.hypot(*(centre - other)) > 1.05 * radius for other in centres):
+            angle = np.arctan2(rows - centre[0], cols - centre[1])
+            waves = rng.uniform(0, 0.06, 5), rng.uniform(0, 2 * np.pi, 5)
+            wobble = 1 + sum(
+                a * np.cos(k * angle + p) for k, (a, p) in enumerate(zip(*waves, strict=True), 2)
+            )
+            reach[len(centres)] = np.hypot(rows - centre[0], cols - centre[1]) / (radius * wobble)
+            centres.append(centre)
+    labels = np.where(reach.min(axis=0) <= 1, reach.argmin(axis=0) + 1, 0)
+    depth = np.zeros(shape)
+    for label in range(1, n + 1):
+        distance = ndimage.distance_transform_edt(labels == label)
+        depth += distance / max(distance.max(), 1)
+    return labels, np.rint(255 * np.minimum(depth, 1)).astype(np.uint8)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_depth_counts_a_crowd_that_shape_does_not(seed):
+    n, radius = 60, 8.0
+    labels, depth = crowd(seed, n, radius, (130, 140))
+    true = len(np.unique(labels)) - 1
+    by_shape = whole(labels > 0, SplitRule(radius)).max()
+    by_depth = whole(labels > 0, DepthRule(radius, 0.1), depth)
+    assert abs(by_shape - true) > 0.1 * true  # a hard field for shape
+    assert abs(int(by_depth.max()) - true) <= 0.03 * true
+    overlap = np.array([np.bincount(by_depth[labels == i]).max() for i in np.unique(labels)[1:]])
+    sizes = np.bincount(labels.ravel())[np.unique(labels)[1:]]
+    assert np.median(overlap / sizes) > 0.9
+
+
+def test_a_shallow_dip_within_an_object_does_not_split_it():
+    """Two summits of depth 1 with a pass of 0.85 between: one object at a tolerance of 0.2, two at 0.1."""
+    mask = np.ones((21, 60), bool)
+    across = np.interp(np.arange(60), [0, 15, 30, 45, 59], [0, 1, 0.85, 1, 0])
+    depth = np.rint(255 * np.minimum(across, 1 - np.abs(np.arange(21) - 10)[:, None] / 40)).astype(np.uint8)
+    assert whole(mask, DepthRule(10, 0.2), depth).max() == 1
+    assert whole(mask, DepthRule(10, 0.1), depth).max() == 2
+
+
+def test_depth_that_is_missing_is_asked_for():
+    core = Window(0, 0, 10, 10)
+    with pytest.raises(ValueError, match="needs the depth"):
+        split_core(np.ones((10, 10), bool), core, core, (10, 10), DepthRule(3, 0.1))
+
+
+@pytest.mark.parametrize(("radius", "tolerance"), [(0.5, 0.1), (3, 0.0), (3, 1.0), (float("nan"), 0.1)])
+def test_numbers_out_of_range_are_refused(radius, tolerance):
+    with pytest.raises(ValueError, match=r"not in 1\.\.80|not between 0 and 1"):
+        DepthRule(radius, tolerance)
