@@ -6,6 +6,7 @@ resolution asked for, cut to the area asked for.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import math
 import threading
@@ -13,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import shapely
 from affine import Affine
 from numpy.typing import NDArray
 from rasterio.windows import Window
@@ -85,7 +87,7 @@ class RasterSource:
         stretch = (
             as_is(1, "as they are")
             if shown.is_palette
-            else choose_stretch(sample_values(stack), options.scale, shown.is_picture)
+            else choose_stretch(sample_values(stack), options.scale, shown.is_picture, options.keep_ratios)
         )
         (height, width), transform = resampled(uri, grid, options.res)
         view, notes = View(stretch, palette, (height, width)), notes_on(files, grid)
@@ -115,6 +117,7 @@ class RasterSource:
             background=BACKGROUND,
             fingerprint=fingerprint(files),
             bands=f"{shown.words}; {stretch.words}",
+            appearance=_digest(view, shown.indexes, options.pick),
             notes=tuple(notes),
         )
         log.info(
@@ -226,6 +229,18 @@ def _reopen(info: SourceInfo, stack: Stack, view: View) -> RasterSource:
             f"{info.fingerprint[:12]}); start the run again"
         )
     return RasterSource(info, stack, view)
+
+
+def _digest(view: View, bands: tuple[int, ...], pick: str) -> str:
+    """Hash of all that a view, bands and the choice among scenes do to pixels."""
+    stretch = view.stretch
+    numbers = (bands, pick, stretch.low, stretch.high, view.grid, view.row, view.col)
+    digest = hashlib.sha256(repr(numbers).encode())
+    if view.palette is not None:
+        digest.update(view.palette.tobytes())
+    if view.area is not None:
+        digest.update(shapely.to_wkb(view.area))
+    return digest.hexdigest()
 
 
 def _ratio(own: tuple[float, float], whole: tuple[float, float]) -> float:

@@ -58,6 +58,8 @@ class SourceInfo:
         Identity of the content, cheap to compute; the same for a renamed or copied file.
     bands
         Which bands of a raster are shown, and how, in words.
+    appearance
+        Hash of how a raster's values become pixels: bands, stretch, resolution, area.
     notes
         What a reader of the result has to know of the source, one sentence each.
     """
@@ -77,6 +79,7 @@ class SourceInfo:
     background: tuple[int, int, int]
     fingerprint: str
     bands: str = ""
+    appearance: str = ""
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -102,6 +105,8 @@ class RasterOptions:
         first three, else the first.
     scale
         Band values that become 0 and 255. None: 2nd to 98th percentile of each band, of the whole source.
+    keep_ratios
+        Without ``scale``: 0 stays 0, and all bands share one factor, so that ratios of bands are those of the file.
     res
         Side of a working pixel in units of the CRS; None: the file's.
     crs
@@ -120,6 +125,7 @@ class RasterOptions:
 
     bands: tuple[int, ...] = ()
     scale: tuple[float, float] | None = None
+    keep_ratios: bool = False
     res: float | None = None
     crs: str | None = None
     aoi: str | None = None

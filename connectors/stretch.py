@@ -123,7 +123,10 @@ def as_is(n_bands: int, words: str) -> Stretch:
 
 
 def choose_stretch(
-    sample: NDArray[np.generic], scale: tuple[float, float] | None, is_picture: bool = False
+    sample: NDArray[np.generic],
+    scale: tuple[float, float] | None,
+    is_picture: bool = False,
+    keep_ratios: bool = False,
 ) -> Stretch:
     """The stretch of a source.
 
@@ -136,6 +139,8 @@ def choose_stretch(
         uint8 that is a picture already.
     is_picture
         The file says that its bands are red, green and blue.
+    keep_ratios
+        Without a scale: from 0 to the largest of the bands' 98th percentiles, the same for all.
     """
     n_bands = len(sample)
     if scale is not None:
@@ -145,8 +150,13 @@ def choose_stretch(
     if not sample.size:
         return as_is(n_bands, "nothing to go by")
     values = sample.astype(np.float64)
+    if keep_ratios and sample.dtype != np.uint8:
+        top = max(
+            float(np.percentile(values, PERCENTILES[1], axis=1).max()), float(np.finfo(np.float32).tiny)
+        )
+        return Stretch((0.0,) * n_bands, (top,) * n_bands, f"0 to {top:.4g}")
     if sample.dtype == np.uint8 and (
-        is_picture or np.ptp(np.percentile(values, PERCENTILES)) >= DISPLAY_RANGE
+        is_picture or keep_ratios or np.ptp(np.percentile(values, PERCENTILES)) >= DISPLAY_RANGE
     ):
         return as_is(n_bands, "8 bits as they are")
     ends = np.percentile(values, PERCENTILES, axis=1)

@@ -1,5 +1,6 @@
 """Which tiles are worth computing: the foreground of a source, asked tile by tile."""
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -8,7 +9,7 @@ from rasterio.windows import Window
 from scipy import ndimage
 
 from pipeline.foreground import foreground, touches_foreground
-from pipeline.grid import TILE
+from pipeline.grid import TILE, grow
 
 HOLE_TILES = 4
 """Holes in the tissue of fewer tiles than this are not left out."""
@@ -22,10 +23,12 @@ class Foreground:
     ----------
     mask : (h, w) bool
     shape : (height, width) of the source's working grid, px
+    margin : px beyond the mask that are worth computing too
     """
 
     mask: np.ndarray
     shape: tuple[int, int]
+    margin: int = 0
 
     @property
     def is_everything(self) -> bool:
@@ -34,7 +37,7 @@ class Foreground:
 
     def touches(self, tile: Window) -> bool:
         """Whether any foreground lies under a tile, however little."""
-        return touches_foreground(self.mask, tile, self.shape)
+        return touches_foreground(self.mask, grow(tile, self.margin, *self.shape), self.shape)
 
     def on(self, window: Window) -> np.ndarray:
         """The mask on a window inside the source, (h, w) bool at the working resolution."""
@@ -61,7 +64,8 @@ def find_foreground(
     """The foreground of a source of `shape` (height, width), from its overview (h, w, 3) and what is valid there.
 
     Places that did not decode may be tissue: they count as such, and the units will find out. ``choice`` "all" skips
-    only what lies outside the scan.
+    only what lies outside the scan. Of rasters all that is valid is foreground, and what may be, within a pixel of the
+    overview.
     """
     failed = np.zeros_like(valid)
     for window in unreadable:
@@ -71,6 +75,8 @@ def find_foreground(
             cols.start * valid.shape[1] // shape[1] : -(-cols.stop * valid.shape[1] // shape[1]),
         ] = True
     failed &= ~valid
+    if kind == "raster":
+        return Foreground(valid | failed, shape, math.ceil(max(shape) / max(valid.shape)))
     if choice == "all":
         return Foreground(ndimage.binary_dilation(valid | failed), shape)
     found = foreground(overview, valid, kind) | failed

@@ -6,6 +6,7 @@ can be hashed and compared.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import importlib.metadata
 import logging
@@ -17,12 +18,13 @@ from typing import Any, Literal
 import numpy as np
 from rasterio.windows import Window
 
-from connectors.source import Source, SourceError, open_source
-from connectors.support import SupportSet, is_drawn, load_support
+from connectors.source import Source, SourceError
+from connectors.support import SupportSet, load_support
 from model.segmenter import MODELS, Segmenter, load_segmenter
 from pipeline import calibrate
 from pipeline.coverage import Foreground, find_foreground
 from pipeline.grid import TILE, TileGrid, Unit, default_shard, plan_units
+from pipeline.sources import RasterConfig, open_sources, pixel_m2
 from pipeline.split import SplitRule
 
 __all__ = ["MODELS", "Plan", "SegmentConfig", "manifest", "model_loader", "prepare"]
@@ -34,6 +36,9 @@ OVERVIEW_PX = 2048
 
 SPECK = 0.1
 """Part of the typical object's area below which an object is not counted, unless the user says which area."""
+
+SPECK_PX = 4
+"""The same in a raster, px."""
 
 CHUNK_PX = 512
 """Side of a storage chunk, where the shard is a multiple of it: what a viewer reads at once."""
@@ -57,6 +62,7 @@ class SegmentConfig:
         support's outlined objects better, left out one patch at a time
     object_radius_um : typical radius, for "split"; None: from the support's objects
     unit, shard : px; None: by the size of the source
+    raster : the source is a raster, and what only rasters are asked for; None: it is a slide
     max_unread : largest part of the foreground that may be unreadable
     outlines : what instances.geojson.gz holds; "auto": polygons up to a million instances, points above
     simplify_px : outlines may differ from the mask by so much; 0 follows every pixel
@@ -83,6 +89,7 @@ class SegmentConfig:
     shard: int | None = None
     max_unread: float = 0.1
     overwrite: bool = False
+    raster: RasterConfig | None = None
     outlines: Literal["auto", "polygons", "points", "none"] = "auto"
     simplify_px: float = 0.5
     class_probabilities: bool = False
@@ -139,11 +146,8 @@ def model_loader(config: SegmentConfig) -> Callable[[], Segmenter]:
 def prepare(config: SegmentConfig) -> Plan:
     """Open, check, lay out. Reads the support set and an overview; writes nothing."""
     check(config)
-    source = open_source(config.source, mpp=config.mpp, slide_mpp=config.slide_mpp)
+    source, drawn_on = open_sources(config)
     info = source.info
-    drawn_on = source
-    if is_drawn(config.support) and config.support_slide not in (None, config.source):
-        drawn_on = open_source(config.support_slide or config.source, mpp=info.mpp)
     support = load_support(config.support, source=drawn_on, class_names=config.class_names)
     if support.mpp and info.mpp and not 0.9 < support.mpp / info.mpp < 1.1:
         raise SourceError(
@@ -151,19 +155,25 @@ def prepare(config: SegmentConfig) -> Plan:
             f"at {support.mpp:.4g}; give --mpp {support.mpp:.4g}"
         )
     views = [support.of_class(value) for value in range(1, len(support.class_names) + 1)]
+    pixel = pixel_m2(info)
     classes = [
-        ClassPlan(view, possible_rules(config, view, info.mpp), smallest_object(config, view, info.mpp))
+        ClassPlan(
+            view, possible_rules(config, view, info.mpp), smallest_object(config, view, info.mpp, pixel)
+        )
         for view in views
     ]
     shard = config.shard or default_shard(info.height, info.width)
     units = plan_units(info.height, info.width, config.unit or shard)
     overview, valid = source.overview(OVERVIEW_PX)
     if not valid.any():
-        raise SourceError(
-            f"{config.source}: no pixel of it could be read; copy the file again from where it came"
-        )
+        raise SourceError(f"{config.source}: {nothing_to_see(source)}")
     foreground = find_foreground(
-        overview, valid, source.unreadable(OVERVIEW_PX), (info.height, info.width), config.foreground
+        overview,
+        valid,
+        source.unreadable(OVERVIEW_PX),
+        (info.height, info.width),
+        config.foreground,
+        info.kind,
     )
     return Plan(
         config=config,
@@ -178,14 +188,39 @@ def prepare(config: SegmentConfig) -> Plan:
     )
 
 
-def smallest_object(config: SegmentConfig, support: SupportSet, mpp: float | None) -> int:
-    """Area in px below which an object is a speck and is dropped."""
+def nothing_to_see(source: Source) -> str:
+    """Why no pixel of a source is valid, and the cure."""
+    if source.info.kind == "raster" and not source.unreadable(OVERVIEW_PX):
+        return (
+            "no pixel of it is valid: all are nodata, masked, or outside the area asked for; check its nodata value "
+            "and mask, --aoi and --bbox"
+        )
+    return "no pixel of it could be read; copy the file again from where it came"
+
+
+def smallest_object(
+    config: SegmentConfig, support: SupportSet, mpp: float | None, pixel_m2: float | None = None
+) -> int:
+    """Area in px below which an object is a speck and is dropped; ``pixel_m2``: of a raster's pixel, if known."""
+    if config.raster is not None:
+        return smallest_on_ground(config.raster.min_area_m2, pixel_m2)
     if config.min_area_um2 is None:
         radius = typical_radius(support)
         return 0 if radius is None else math.ceil(SPECK * math.pi * radius**2)
     if config.min_area_um2 > 0 and not mpp:
         raise ValueError("--min-area-um2 needs a source with a resolution; give --slide-mpp")
     return math.ceil(config.min_area_um2 / mpp**2) if mpp else 0
+
+
+def smallest_on_ground(min_area_m2: float | None, pixel_m2: float | None) -> int:
+    """The same of a raster: few pixels have no shape; lakes and rivers have no typical size to compare with."""
+    if min_area_m2 is None:
+        return SPECK_PX
+    if min_area_m2 > 0 and pixel_m2 is None:
+        raise ValueError(
+            "--min-area-m2 needs a raster with a CRS; state it, for example with gdal_edit.py -a_srs"
+        )
+    return math.ceil(min_area_m2 / pixel_m2) if pixel_m2 else 0
 
 
 def check(config: SegmentConfig) -> None:
@@ -248,29 +283,41 @@ def manifest(plan: Plan, model: calibrate.Model) -> dict[str, Any]:
     Not in it: workers, unit size, batch size, which do not. What the support set decides follows from it.
     """
     config, info = plan.config, plan.source.info
+    of_raster = {}
+    if config.raster is not None:
+        bands = config.raster.index_bands
+        of_raster = {
+            "appearance": info.appearance,
+            "transform": list(info.transform)[:6],
+            "index_bands": dataclasses.astuple(bands) if bands else None,
+        }
     radii = [max((rule.radius for rule in c.rules if rule), default=None) for c in plan.classes]
     several = {"class_probabilities": True} if config.class_probabilities else {}
-    return several | {
-        "version": importlib.metadata.version("fewscope"),
-        "source": info.fingerprint,
-        "size": [info.height, info.width],
-        "mpp": info.mpp,
-        "support": plan.support.digest(),
-        "class": _one_or_list(plan.support.class_names),
-        "model": model.name,
-        "weights": getattr(model, "weights_digest", ""),
-        "tile": plan.grid.tile,
-        "overlap": plan.grid.overlap,
-        "threshold": "chosen" if config.threshold is None else config.threshold,
-        "connectivity": config.connectivity,
-        "instances": config.instances,
-        "object_radius_px": _one_or_list(radii),
-        "min_area_px": _one_or_list([c.min_area_px for c in plan.classes]),
-        "foreground": config.foreground,
-        "shard": plan.shard,
-        "outlines": config.outlines,
-        "simplify_px": config.simplify_px,
-    }
+    return (
+        of_raster
+        | several
+        | {
+            "version": importlib.metadata.version("fewscope"),
+            "source": info.fingerprint,
+            "size": [info.height, info.width],
+            "mpp": info.mpp,
+            "support": plan.support.digest(),
+            "class": _one_or_list(plan.support.class_names),
+            "model": model.name,
+            "weights": getattr(model, "weights_digest", ""),
+            "tile": plan.grid.tile,
+            "overlap": plan.grid.overlap,
+            "threshold": "chosen" if config.threshold is None else config.threshold,
+            "connectivity": config.connectivity,
+            "instances": config.instances,
+            "object_radius_px": _one_or_list(radii),
+            "min_area_px": _one_or_list([c.min_area_px for c in plan.classes]),
+            "foreground": config.foreground,
+            "shard": plan.shard,
+            "outlines": config.outlines,
+            "simplify_px": config.simplify_px,
+        }
+    )
 
 
 def _one_or_list(values: Sequence[Any]) -> Any:

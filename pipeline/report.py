@@ -103,6 +103,15 @@ class ClassReport:
 
 
 @dataclass(frozen=True, slots=True)
+class OnGround:
+    """Areas of a raster on the ground, m2: the mean of a pixel, of what was analysed, and of what objects cover."""
+
+    pixel_m2: float
+    analysed_m2: float
+    covered_m2: float
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """Every number of the page, as plain JSON types.
 
@@ -124,6 +133,11 @@ class Report:
     unread_px: float
     unread_fraction: float
     mpp: float | None
+    kind: str  # "slide" or "raster"
+    metres_per_px: float | None  # of rasters, with the areas on the ground
+    area_km2: float | None
+    covered_km2: float | None
+    density_per_km2: float | None
     sizes: Sizes | None  # None when nothing was found
     quality: Quality | None
     classes: tuple[ClassReport, ...]  # of each class, where there are several
@@ -155,6 +169,7 @@ def make_report(
     count_interval: tuple[int, int] | None = None,
     count_interval_source: str = "",
     unread_px: float = 0.0,
+    on_ground: OnGround | None = None,
     notes: Sequence[str] = (),
     classes: Sequence[ClassFindings] = (),
 ) -> Report:
@@ -173,6 +188,8 @@ def make_report(
         lowest and highest plausible count, and one sentence on where they come from
     unread_px : float
         tissue that could not be read, in working pixels
+    on_ground : OnGround, optional
+        of rasters whose place is known
     notes : sequence of str
         what the reader has to know, shown above everything else
     classes : of the classes 1, 2..., where there are several
@@ -180,11 +197,13 @@ def make_report(
     tissue_px = found.tissue_px
     area_px = max(0.0, tissue_px - unread_px)
     unread = min(1.0, unread_px / tissue_px) if tissue_px else 0.0
-    said = list(notes)
-    if not info.mpp:
+    said = [*info.notes, *notes]
+    if info.kind == "slide" and not info.mpp:
         said.append("The source states no resolution: areas and lengths are in pixels, not in micrometres.")
     if unread_px:
-        said.append(f"{percent(unread)} of the tissue could not be read and is not part of any number below.")
+        what = "tissue" if info.kind == "slide" else "raster"
+        said.append(f"{percent(unread)} of the {what} could not be read and is not part of any number below.")
+    metres_per_px = math.sqrt(on_ground.pixel_m2) if on_ground else None
     if found.seams is not None and found.seams.suspicious:
         said.append("More objects than expected end exactly on a seam between work units; see Checks.")
     return Report(
@@ -197,7 +216,14 @@ def make_report(
         unread_px=float(unread_px),
         unread_fraction=unread,
         mpp=info.mpp,
-        **_measures(found, area_px, info.mpp),
+        kind=info.kind,
+        metres_per_px=metres_per_px,
+        area_km2=on_ground.analysed_m2 / 1e6 if on_ground else None,
+        covered_km2=on_ground.covered_m2 / 1e6 if on_ground else None,
+        density_per_km2=found.count / on_ground.analysed_m2 * 1e6
+        if on_ground and on_ground.analysed_m2
+        else None,
+        **_measures(found, area_px, info.mpp, metres_per_px),
         quality=quality,
         classes=tuple(
             ClassReport(
@@ -205,7 +231,7 @@ def make_report(
                 value=value,
                 colour="#{:02x}{:02x}{:02x}".format(*class_colour(value)),
                 count_interval=one.count_interval,
-                **_measures(one.found, area_px, info.mpp),
+                **_measures(one.found, area_px, info.mpp, metres_per_px),
                 quality=one.quality,
             )
             for value, one in enumerate(classes, start=1)
@@ -217,7 +243,9 @@ def make_report(
     )
 
 
-def _measures(found: Survey, area_px: float, mpp: float | None) -> dict[str, Any]:
+def _measures(
+    found: Survey, area_px: float, mpp: float | None, metres_per_px: float | None
+) -> dict[str, Any]:
     """Count, density, cover and sizes of a survey, over so much tissue."""
     mm2_per_px = mpp**2 / 1e6 if mpp else None
     per_mpx = found.count / area_px * 1e6 if area_px else None
@@ -228,7 +256,7 @@ def _measures(found: Survey, area_px: float, mpp: float | None) -> dict[str, Any
         "covered_mm2": found.covered_px * mm2_per_px if mm2_per_px else None,
         "covered_px": found.covered_px,
         "covered_fraction": found.covered_px / area_px if area_px else None,
-        "sizes": sizes_of(found, mpp),
+        "sizes": sizes_of(found, mpp, metres_per_px),
     }
 
 
@@ -242,15 +270,32 @@ def _source_facts(info: Any) -> dict[str, Any]:
     facts = {
         "file": info.uri,
         "format": info.vendor,
+        "bands": info.bands,
         "size at full resolution": f"{info.native_width:,} × {info.native_height:,} px",
-        "resolution of the file": f"{info.native_mpp:.4g} µm per px" if info.native_mpp else "not stated",
+        "resolution of the file": _resolution(info),
         "resolution from": info.mpp_source,
-        "analysed at": f"{info.mpp:.4g} µm per px" if info.mpp else "full resolution",
+        "analysed at": f"{info.mpp:.4g} µm per px" if info.mpp else _pixel_size(info) or "full resolution",
         "size as analysed": f"{info.width:,} × {info.height:,} px",
         "coordinate system": info.crs,
         "fingerprint": info.fingerprint,
     }
     return {name: value for name, value in facts.items() if value}
+
+
+def _resolution(info: Any) -> str | None:
+    """What the file says; nothing of rasters, whose CRS says it."""
+    if info.kind == "raster":
+        return None
+    return f"{info.native_mpp:.4g} µm per px" if info.native_mpp else "not stated"
+
+
+def _pixel_size(info: Any) -> str | None:
+    """Sides of a raster's working pixels."""
+    if info.kind == "slide":
+        return None
+    t = info.transform
+    across, down = math.hypot(t.a, t.d), math.hypot(t.b, t.e)
+    return f"pixels of {across:.6g} × {down:.6g} units of the CRS"
 
 
 # The page
@@ -297,7 +342,8 @@ def render(report: Report, pictures: Pictures) -> str:
     return environment.get_template("report.html.j2").render(
         r=report,
         p=pictures,
-        show=Measures(report.mpp),
+        show=Measures(report.metres_per_px * 1e6 if report.metres_per_px else report.mpp, report.kind),
+        ground="tissue" if report.kind == "slide" else "area",
         ramp=ramp,
         chart=chart,
         seam_chart=seam_chart,
@@ -306,28 +352,36 @@ def render(report: Report, pictures: Pictures) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Measures:
-    """Pixels in words: micrometres and millimetres where the resolution is known, pixels where not."""
+    """Pixels in words: from micrometres to kilometres where the resolution is known, pixels where not."""
 
     mpp: float | None
+    kind: str = "slide"
 
     def length(self, px: float) -> str:
         if not self.mpp:
             return f"{short(px)} px"
         um = px * self.mpp
+        if um >= 1e6:
+            return f"{short(um / 1e9)} km" if um >= 1e9 else f"{short(um / 1e6)} m"
         return f"{short(um / 1000)} mm" if um >= 1000 else f"{short(um)} µm"
 
     def area(self, px: float) -> str:
         if not self.mpp:
             return f"{short(px / 1e6)} Mpx" if px >= 1e5 else f"{short(px)} px"
         um2 = px * self.mpp**2
+        if um2 >= 1e12:
+            return f"{short(um2 / 1e18)} km²" if um2 >= 1e17 else f"{short(um2 / 1e12)} m²"
         return f"{short(um2 / 1e6)} mm²" if um2 >= 1e4 else f"{short(um2)} µm²"
 
     def density(self, per_mpx: float) -> str:
-        return short(per_mpx / self.mpp**2) if self.mpp else short(per_mpx)
+        per_mm2 = per_mpx / self.mpp**2 if self.mpp else per_mpx
+        return short(per_mm2 * 1e12) if self.mpp and self.kind == "raster" else short(per_mm2)
 
     @property
     def density_unit(self) -> str:
-        return "per mm²" if self.mpp else "per megapixel"
+        if not self.mpp:
+            return "per megapixel"
+        return "per mm²" if self.kind == "slide" else "per km²"
 
     def bar(self, picture: Picture, share: float = 0.22) -> dict[str, Any]:
         """A scale bar of a round length, at most `share` of the picture's width: label, width in percent."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import importlib.metadata
 import logging
+import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -29,6 +30,7 @@ from pipeline import calibrate
 from pipeline.decision import ClassDecision, Decision, decide, threshold_level
 from pipeline.grid import Unit
 from pipeline.instances import Borders, Merge, merge_labels, seam_pairs
+from pipeline.maps import MapFindings, make_maps
 from pipeline.measure import final_tables, instance_schema
 from pipeline.outline import POINTS_ABOVE, by_unit, outline_unit, write_fragments
 from pipeline.pictures import draw
@@ -143,7 +145,11 @@ def segment(
         build_pyramids(config.out, scheduler=pool.dask_scheduler)
     with clock.stage("tables"):
         write_tables(pool, job, plan, merge, rows)
-    write_page(clock, pool, plan, decision, work, rows, fresh)
+    on_map = None
+    if plan.source.info.kind == "raster":
+        with clock.stage("map"):
+            on_map = make_maps(pool, job, plan)
+    write_page(clock, pool, plan, decision, work, rows, fresh, on_map)
     work.finish()
     return finished_report(config)
 
@@ -153,22 +159,26 @@ def finished_report(config: SegmentConfig) -> dict[str, Any]:
     report = open_result(config.out).report
     if report["unread_fraction"] > config.max_unread:
         raise UnreadError(
-            f"{config.source}: {report['unread_fraction']:.1%} of the tissue could not be read, more than --max-unread "
-            f"{config.max_unread:.1%}; the rest is in {config.out}: copy the slide again, or raise the limit"
+            f"{config.source}: {report['unread_fraction']:.1%} of it could not be read, more than --max-unread "
+            f"{config.max_unread:.1%}; the rest is in {config.out}: copy the file again, or raise the limit"
         )
     return report
 
 
 def store_spec(plan: Plan) -> StoreSpec:
     """Geometry of the result store."""
-    mpp = plan.source.info.mpp
+    info = plan.source.info
+    sides, unit = ((info.mpp, info.mpp), "micrometer") if info.mpp else ((1.0, 1.0), None)
+    if info.kind == "raster":  # in units of the CRS
+        t = info.transform
+        sides = math.hypot(t.b, t.e), math.hypot(t.a, t.d)
     return StoreSpec(
         height=plan.grid.height,
         width=plan.grid.width,
         shard=plan.shard,
         chunk=plan.chunk,
-        scale=(mpp, mpp) if mpp else (1.0, 1.0),
-        scale_unit="micrometer" if mpp else None,
+        scale=sides,
+        scale_unit=unit,
         name="probability",
         class_names=plan.support.class_names,
         class_probabilities=plan.config.class_probabilities,
@@ -262,8 +272,9 @@ def write_page(
     work: WorkDir,
     rows: Mapping[str, Mapping[str, Any]],
     fresh: list[dict[str, Any]],
+    on_map: MapFindings | None,
 ) -> Report:
-    """``report.html`` and ``report.json``."""
+    """``report.html`` and ``report.json``; `on_map`: of rasters."""
     names = plan.support.class_names
     with clock.stage("pictures"):
         table = open_result(plan.config.out).table
@@ -297,7 +308,8 @@ def write_page(
         plan.source.info,
         found,
         class_name=plan.support.class_name,
-        run=facts(plan, decision, work, pool),
+        run=facts(plan, decision, work, pool) | (on_map.facts if on_map else {}),
+        on_ground=on_map.on_ground if on_map else None,
         timings=timings(clock, fresh, pool),
         quality=mean_quality(qualities),
         count_interval=None if of_classes else intervals[0],
@@ -357,7 +369,7 @@ def facts(plan: Plan, decision: Decision, work: WorkDir, pool: Pool) -> dict[str
             "units": len(plan.units),
             "workers": pool.n_workers,
             "tiles of the grid": plan.grid.n_tiles,
-            "tiles with tissue": plan.n_tiles,
+            "tiles with tissue" if plan.source.info.kind == "slide" else "tiles with pixels": plan.n_tiles,
         },
         "versions": {name: importlib.metadata.version(name) for name in VERSIONS_OF},
         "hash": work.run_hash,

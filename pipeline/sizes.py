@@ -37,18 +37,18 @@ class Sizes:
     area: Histogram
 
 
-def sizes_of(found: Survey, mpp: float | None) -> Sizes | None:
-    """Sizes of the instances of a survey; None where it has none."""
+def sizes_of(found: Survey, mpp: float | None, metres_per_px: float | None = None) -> Sizes | None:
+    """Sizes of the instances of a survey, in um of slides and m of rasters; None where it has none."""
     if not found.count:
         return None
     quantiles = {"min": 0.0, "q05": 0.05, "q25": 0.25, "median": 0.5, "q75": 0.75, "q95": 0.95, "max": 1.0}
     area_px = {name: found.quantile(q) or 0.0 for name, q in quantiles.items()}
-    scale = mpp or 1.0
+    scale = mpp or metres_per_px or 1.0
     areas = found.areas * scale**2
     diameters = 2 * np.sqrt(areas / np.pi)
     median = area_px["median"] * scale**2
     end = float(found.quantile(HISTOGRAM_END) or 0.0) * scale**2
-    unit = "µm" if mpp else "px"
+    unit = "µm" if mpp else "m" if metres_per_px else "px"
     return Sizes(
         area_px=area_px,
         median_area_um2=median if mpp else None,

@@ -13,6 +13,7 @@ import s3fs
 from affine import Affine
 from PIL import Image
 
+import jobs.common
 from jobs import segment_wsi
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
@@ -21,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("no_pictures")
 @pytest.fixture
 def cli(monkeypatch, capfd, tmp_path, slide, support):
     """Run the job with a fake model: ``cli(source=..., support=..., flags)`` -> (exit code, stderr's lines)."""
-    monkeypatch.setattr(segment_wsi, "model_loader", lambda config: fakes.ByColour)
+    monkeypatch.setattr(jobs.common, "model_loader", lambda config: fakes.ByColour)
 
     def call(*flags, source=slide, support=support, out=tmp_path / "out"):
         capfd.readouterr()

@@ -121,10 +121,12 @@ def test_readme_gives_the_two_commands_and_ci_runs_one_of_them():
     ]
 
 
-def segment_options() -> set[str]:
-    tree = ast.parse((ROOT / "jobs" / "segment_wsi.py").read_text())
+def segment_options(job: str) -> set[str]:
+    """The options of a segmenting job, and those that both share."""
+    trees = [ast.parse((ROOT / "jobs" / name).read_text()) for name in (job, "common.py")]
     return {
         argument.value
+        for tree in trees
         for node in ast.walk(tree)
         if isinstance(node, ast.Call) and ast.unparse(node.func) in {"add", "parser.add_argument"}
         for argument in node.args
@@ -137,17 +139,18 @@ def segment_options() -> set[str]:
     [*PAGES, ROOT / "Makefile", ROOT / "examples" / "rayjob.yaml"],
     ids=lambda page: page.name,
 )
-def test_options_of_the_main_job_named_anywhere_exist(page):
+def test_options_of_the_segmenting_jobs_named_anywhere_exist(page):
     text = page.read_text() if page.suffix != ".md" else code_of(page)
     text = text.replace("\\\n", " ")
     if page.suffix == ".yaml":
         text = re.sub(r"\n {4,}(?=--)", " ", text)
     elif page.name == "Makefile":
         text += "".join(f"\njobs/segment_wsi.py {flags}" for flags in re.findall(r"_FLAGS \?= (.*)", text))
-    calls = re.findall(r"jobs/segment_wsi\.py([^\n#|]*)", text)
-    named = {option for call in calls for option in re.findall(r"(?<!\S)--?[a-z][a-z0-9-]*", call)}
-    unknown = named - segment_options()
-    assert not unknown, f"{page.name} names {sorted(unknown)}; the job has {sorted(segment_options())}"
+    for job in ("segment_wsi.py", "segment_raster.py"):
+        calls = re.findall(rf"jobs/{re.escape(job)}([^\n#|]*)", text)
+        named = {option for call in calls for option in re.findall(r"(?<!\S)--?[a-z][a-z0-9-]*", call)}
+        unknown = named - segment_options(job)
+        assert not unknown, f"{page.name} names {sorted(unknown)}; {job} has {sorted(segment_options(job))}"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -48,6 +48,9 @@ class FakeSource:
             vendor="fake",
             crs=None,
             fingerprint="f00",
+            kind="slide",
+            bands="",
+            notes=(),
         )
 
     def overview(self, max_side):

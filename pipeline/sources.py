@@ -1,0 +1,79 @@
+"""What a job reads: the source to segment, and the picture that its support set was drawn on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from connectors.ground import Ground
+from connectors.source import RasterOptions, Source, SourceInfo, open_source
+from connectors.support import is_drawn
+from pipeline.indices import IndexBands
+
+if TYPE_CHECKING:
+    from pipeline.plan import SegmentConfig
+
+
+@dataclass(frozen=True, slots=True)
+class RasterConfig:
+    """What only rasters may be asked for.
+
+    Attributes
+    ----------
+    view : how the raster is to be seen: bands, stretch, resolution, CRS, area, further scenes
+    index_bands : bands of water indices to compare the mask with; None: no comparison
+    min_area_m2 : objects smaller on the ground are dropped; None: those of a few pixels
+    """
+
+    view: RasterOptions = field(default_factory=RasterOptions)
+    index_bands: IndexBands | None = None
+    min_area_m2: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.min_area_m2 is not None and not self.min_area_m2 >= 0:
+            raise ValueError(
+                f"--min-area-m2 {self.min_area_m2:g} is negative; give an area, or 0 to keep everything"
+            )
+
+
+def open_sources(config: SegmentConfig) -> tuple[Source, Source]:
+    """The source, and the picture that the support set was drawn on, which may be the same."""
+    source = _open(config, config.source)
+    if not is_drawn(config.support):
+        return source, source
+    elsewhere = config.support_slide not in (None, config.source)
+    if config.raster is None:
+        if elsewhere:
+            return source, open_source(config.support_slide or config.source, mpp=source.info.mpp)
+        return source, source
+    view = config.raster.view
+    if elsewhere:
+        return source, open_source(
+            config.support_slide or config.source,
+            raster=replace(view, aoi=None, bbox=None, scenes=(), crs=None),
+        )
+    # patches may lie outside the area to segment
+    return source, _open(
+        config, config.source, replace(view, aoi=None, bbox=None)
+    ) if view.aoi or view.bbox else source
+
+
+def ground_of(info: SourceInfo) -> Ground:
+    """How to measure on a raster's ground."""
+    return Ground.of(info.crs, info.transform, info.height, info.width)
+
+
+def pixel_m2(info: SourceInfo) -> float | None:
+    """Mean area of a raster's pixels on the ground; None for slides, and where no CRS is stated."""
+    if info.kind == "slide":
+        return None
+    area = float(np.mean(ground_of(info).row_areas_m2(info.transform, info.height, info.width)))
+    return area if np.isfinite(area) else None
+
+
+def _open(config: SegmentConfig, uri: str, view: RasterOptions | None = None) -> Source:
+    if config.raster is None:
+        return open_source(uri, mpp=config.mpp, slide_mpp=config.slide_mpp)
+    return open_source(uri, raster=view or config.raster.view)
