@@ -45,6 +45,14 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     add("--overlap", type=int, default=32, help="pixels that neighbouring tiles share (default 32)")
     add("--model", choices=MODELS, default="compact", help="network (default compact)")
     add("--weights", help="weights to use instead of the shipped ones (.safetensors)")
+    add(
+        "--adapt",
+        dest="adapt_s",
+        type=float,
+        default=300,
+        metavar="SECONDS",
+        help="of one core, about, for fine-tuning on the support set, kept if it helps (default 300; 0: none)",
+    )
     add("--threshold", type=float, help="probability that is object (default: chosen by leave-one-out)")
     add(
         "--connectivity",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -105,6 +106,8 @@ class Segmenter:
         labels: np.ndarray,
         instances: np.ndarray | None = None,
         adaptation: AdaptConfig | None = None,
+        *,
+        weights: Mapping[str, np.ndarray] | None = None,
         side: int = PATCH,
     ) -> SupportFeatures:
         """Compile a support set.
@@ -116,6 +119,7 @@ class Segmenter:
             labelled for all classes, (C, K, 224, 224): for each class 0 not of it, 1 of it, 255 not known.
         instances : (K, 224, 224) int, 0 background: objects that are told apart, for the adaptation of the depth
         adaptation : fine-tune the network on the support set first; None: take it as it is
+        weights : adapted weights of an earlier call (`SupportFeatures.weights`), to compile with
         side : multiple of 32; patches and tiles are shrunk or enlarged to it from 224 px before the network sees them
         """
         if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8:
@@ -129,23 +133,25 @@ class Segmenter:
         x = _scaled(self._tensor(images).float() / 255, side)
         y = torch.from_numpy(np.ascontiguousarray(labels_by_class(labels))).to(self.device)
         y = F.interpolate(y, size=x.shape[-2:], mode="nearest-exact")
-        network, weights = self._exact, None
-        digest = hashlib.sha256(f"{self.weights_digest} {side}".encode())
-        for array in (images, labels):
-            digest.update(np.ascontiguousarray(array).tobytes())
+        network, adapted = self._exact, None
         if adaptation is not None:
             network = self._adapt(x, y, instances, adaptation)
-            weights = {name: tensor.cpu() for name, tensor in network.state_dict().items()}
-            digest.update(repr(adaptation).encode())
-            if instances is not None:
-                digest.update(np.ascontiguousarray(instances).tobytes())
+        elif weights is not None:
+            network = self._with({name: torch.from_numpy(value) for name, value in weights.items()})
+        digest = hashlib.sha256(f"{self.weights_digest} {side}".encode())
+        if network is not self._exact:
+            adapted = {name: tensor.cpu() for name, tensor in network.state_dict().items()}
+            for tensor in adapted.values():
+                digest.update(tensor.contiguous().numpy().tobytes())
+        for array in (images, labels):
+            digest.update(np.ascontiguousarray(array).tobytes())
         with torch.inference_mode():
             packs = [
                 network.compile_support(x, (of_class == 1).float(), (of_class == 0).float())  # type: ignore[operator]
                 for of_class in y[:, :, None]
             ]
         return SupportFeatures(
-            tuple(pack.to(device="cpu") for pack in packs), len(images), digest.hexdigest(), weights, side
+            tuple(pack.to(device="cpu") for pack in packs), len(images), digest.hexdigest(), adapted, side
         )
 
     def _adapt(
@@ -159,6 +165,12 @@ class Segmenter:
             depths = F.interpolate(depths[None], size=labels.shape[-2:], mode="bilinear")[0]
         bf16 = self.dtype == torch.bfloat16
         return adapt(self._exact, images, labels, depths, adaptation, bf16=bf16)
+
+    def _with(self, weights: Mapping[str, Tensor]) -> nn.Module:
+        """A copy of the network with other weights."""
+        network = copy.deepcopy(self._exact)
+        network.load_state_dict(dict(weights))
+        return network
 
     def _faster(self, network: nn.Module) -> nn.Module:
         """A copy that predicts: batch norms merged, in the dtype and layout that the device likes."""
@@ -217,9 +229,7 @@ class Segmenter:
         if ready is None or ready[0] != features.digest:
             network = self._fast
             if features.weights is not None:
-                exact = copy.deepcopy(self._exact)
-                exact.load_state_dict(features.weights)
-                network = self._faster(exact)
+                network = self._faster(self._with(features.weights))
             packs = tuple(pack.to(device=self.device, dtype=self.dtype) for pack in features.packs)
             self._ready = ready = (features.digest, network, packs)
         return ready[1:]

@@ -7,7 +7,8 @@ predictions: seconds.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -16,6 +17,7 @@ from scipy import stats
 
 IGNORE = 255
 THRESHOLDS = np.arange(0.10, 0.91, 0.05)
+MOST_FOLDS = 6
 EQUAL_IOU = 0.005
 """Mean IoUs closer than this are called equal, and the threshold nearest to 0.5 is taken: five patches tell no more."""
 
@@ -88,6 +90,13 @@ def leave_one_out(
     None when fewer than two patches would each be left with object and background to learn from.
     """
     (probabilities,) = predict_left_out(model, images, labels[None])
+    return judged(probabilities, labels, threshold)
+
+
+def judged(
+    probabilities: np.ndarray | None, labels: np.ndarray, threshold: float | None = None
+) -> LeaveOneOut | None:
+    """Left-out predictions (K, H, W) of a class at the threshold, or the one that suits them; None of None."""
     if probabilities is None:
         return None
     if threshold is None:
@@ -95,12 +104,25 @@ def leave_one_out(
     return judge(probabilities, labels, threshold)
 
 
-def predict_left_out(model: Model, images: np.ndarray, labels: np.ndarray) -> list[np.ndarray | None]:
+def n_folds(n_patches: int) -> int:
+    """Times that patches are left out: each by itself, or with many patches several at once."""
+    return min(n_patches, MOST_FOLDS)
+
+
+def predict_left_out(
+    model: Model,
+    images: np.ndarray,
+    labels: np.ndarray,
+    encode: Callable[[np.ndarray, Sequence[int]], Any] | None = None,
+    n_threads: int = 1,
+) -> list[np.ndarray | None]:
     """Predict every patch with the others as support, all classes at once.
 
     Parameters
     ----------
     images, labels : (K, H, W, 3) uint8 and (C, K, H, W) uint8: for each class 0 not of it, 1 of it, 255 not known
+    encode : makes features of some patches (their indices) and classes; None: the model's, with nothing else
+    n_threads : folds that are done at a time
 
     Returns
     -------
@@ -109,19 +131,29 @@ def predict_left_out(model: Model, images: np.ndarray, labels: np.ndarray) -> li
     """
     k = len(images)
     found: list[np.ndarray | None] = [None] * len(labels)
-    others = [np.delete(labels, i, axis=1) for i in range(k)]
+    folds = [np.arange(i, k, n_folds(k)) for i in range(n_folds(k))]
+    others = [np.setdiff1d(np.arange(k), left_out) for left_out in folds]
     usable = [
         c
         for c in range(len(labels))
-        if k > 1 and all((o[c] == 1).any() and (o[c] == 0).any() for o in others)
+        if k > 1 and all((labels[c, o] == 1).any() and (labels[c, o] == 0).any() for o in others)
     ]
-    if usable:
-        predicted = []
-        for i in range(k):
-            features = model.encode(np.delete(images, i, axis=0), told(others[i][usable]))
-            predicted.append(model.predict(images[i : i + 1], features)[0])
-        for c, of_class in zip(usable, np.stack(predicted, axis=1), strict=True):
-            found[c] = of_class
+    if not usable:
+        return found
+
+    def as_it_is(used: np.ndarray, classes: Sequence[int]) -> Any:
+        return model.encode(images[used], told(labels[classes][:, used]))
+
+    def predict(left_out: np.ndarray, used: np.ndarray) -> np.ndarray:
+        return model.predict(images[left_out], (encode or as_it_is)(used, usable))
+
+    with ThreadPoolExecutor(n_threads) as threads:
+        predicted = list(threads.map(predict, folds, others))
+    for place, c in enumerate(usable):
+        of_class = np.empty((k, *images.shape[1:3]), np.float32)
+        for left_out, maps in zip(folds, predicted, strict=True):
+            of_class[left_out] = maps[:, place]
+        found[c] = of_class
     return found
 
 

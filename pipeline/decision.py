@@ -18,6 +18,7 @@ from rasterio.windows import Window
 from connectors.support import SupportSet
 from connectors.workdir import WorkDir
 from pipeline import calibrate
+from pipeline.adaptation import Fit, fit, from_arrays, to_arrays
 from pipeline.blend import to_uint8
 from pipeline.classes import settle
 from pipeline.instances import label_core
@@ -57,12 +58,17 @@ class Decision:
 
     Attributes
     ----------
-    features : the encoded support set
+    fit : the encoded support set, and how it was encoded
     classes : of each class
     """
 
-    features: Any
+    fit: Fit
     classes: tuple[ClassDecision, ...]
+
+    @property
+    def features(self) -> Any:
+        """The encoded support set."""
+        return self.fit.features
 
     @property
     def left_out(self) -> np.ndarray | None:
@@ -82,11 +88,10 @@ class Decision:
 def decide(plan: Plan, model: calibrate.Model, work: WorkDir | None = None) -> Decision:
     """Encode the support set, predict each patch from the others, choose. Taken from `work` when it is there."""
     support, config = plan.support, plan.config
-    features = model.encode(support.images, calibrate.told(support.labels_by_class))
-    if work is not None and (kept := _load(plan, features, work)) is not None:
+    if work is not None and (kept := _load(plan, model, work)) is not None:
         return kept
-    left_out = calibrate.predict_left_out(model, support.images, support.labels_by_class)
-    thresholds = []
+    fitted = fit(model, support.images, support.labels_by_class, support.instances, config.adapt_s)
+    left_out, thresholds = fitted.left_out, []
     for probabilities, labels in zip(left_out, support.labels_by_class, strict=True):
         if config.threshold is None and probabilities is not None:
             thresholds.append(calibrate.best_threshold(probabilities, labels))
@@ -98,7 +103,7 @@ def decide(plan: Plan, model: calibrate.Model, work: WorkDir | None = None) -> D
             plan.classes, _settled(left_out, thresholds), thresholds, strict=True
         )
     ]
-    decision = Decision(features, tuple(decided))
+    decision = Decision(fitted, tuple(decided))
     if work is not None:
         _save(decision, plan, work)
     return decision
@@ -199,7 +204,7 @@ def threshold_level(threshold: float) -> int:
 
 
 def _save(decision: Decision, plan: Plan, work: WorkDir) -> None:
-    arrays: dict[str, np.ndarray] = {}
+    arrays = to_arrays(decision.fit)
     for value, (decided, of_class) in enumerate(zip(decision.classes, plan.classes, strict=True), start=1):
         kept = {
             "threshold": np.array(decided.threshold),
@@ -215,7 +220,7 @@ def _save(decision: Decision, plan: Plan, work: WorkDir) -> None:
     work.save_arrays(KEPT_AS, **arrays)
 
 
-def _load(plan: Plan, features: Any, work: WorkDir) -> Decision | None:
+def _load(plan: Plan, model: calibrate.Model, work: WorkDir) -> Decision | None:
     try:
         arrays = work.load_arrays(KEPT_AS)
     except FileNotFoundError:
@@ -232,4 +237,5 @@ def _load(plan: Plan, features: Any, work: WorkDir) -> Decision | None:
             )
         rule = of_class.rules[int(kept["rule"])]
         classes.append(ClassDecision(loo, threshold, rule, kept.get("count_errors")))
-    return Decision(features, tuple(classes))
+    fitted = from_arrays(arrays, model, plan.support.images, plan.support.labels_by_class)
+    return Decision(fitted, tuple(classes))

@@ -16,11 +16,13 @@ import numpy as np
 from PIL import Image
 
 from connectors.support import SupportSet
-from model.adapt import AdaptConfig, steps_within
+from model.adapt import steps_within
 from model.corpus import Category
 from model.protocol import SEED, Draw, every_picture, some_episodes
-from model.segmenter import Segmenter, SupportFeatures
+from model.segmenter import Segmenter, SupportFeatures, labels_by_class
 from pipeline import calibrate
+from pipeline.adaptation import Fit, fit
+from pipeline.calibrate import MOST_FOLDS
 from pipeline.decision import choose_rule, label_objects
 from pipeline.pictures import Picture, agreement, outlined, picture
 from pipeline.plan import SegmentConfig, possible_rules, smallest_object
@@ -35,26 +37,32 @@ AS_RUN = SegmentConfig("", "", "")  # how a job that is told nothing tells objec
 
 
 class Adapted:
-    """A segmenter that is fine-tuned on every support set, and on every one that leaves a picture out.
+    """A segmenter that makes of every support set what a job makes of it: another scale, fine-tuning, if they help.
 
     Parameters
     ----------
     model : one that adapts
-    seconds : of one core, for the support set and all that leave one of five out, about
+    seconds : of one core that the fine-tuning may take, about
     """
 
     def __init__(self, model: Segmenter, seconds: float) -> None:
         if not model.adapts:
             raise ValueError(f"model {model.name!r} is not adapted; leave --adapt out, or use compact")
-        steps = steps_within(seconds, n_runs=6)
-        if not steps:
+        if not steps_within(seconds, MOST_FOLDS + 1):
             raise ValueError(f"--adapt {seconds:g} s are too few for a step that helps; give 30 or more")
         self.name = f"{model.name}, adapted"
-        self._model, self._how = model, AdaptConfig(steps=steps)
+        self._model, self._seconds = model, seconds
+
+    def fit(self, support: SupportSet) -> Fit:
+        """As a job does."""
+        return fit(self._model, support.images, support.labels_by_class, support.instances, self._seconds)
 
     def encode(self, images: np.ndarray, labels: np.ndarray) -> SupportFeatures:
-        """Fine-tune and compile."""
-        return self._model.encode(images, labels, adaptation=self._how)
+        """The features of `fit`, without outlined objects."""
+        features: SupportFeatures = fit(
+            self._model, images, labels_by_class(labels), None, self._seconds
+        ).features
+        return features
 
     def predict(self, tiles: np.ndarray, features: SupportFeatures) -> np.ndarray:
         """As `Segmenter.predict`, with the adapted weights."""
@@ -234,9 +242,16 @@ def learn(method: Method, support: SupportSet, calibration: bool) -> _Learned:
     if isinstance(method, GrabCut):
         return _Learned(None, 0.0, None, None, 0)
     began = time.perf_counter()
-    features = method.encode(support.images, support.labels)
+    loo = None
+    if isinstance(method, Adapted):
+        fitted = method.fit(support)
+        features = fitted.features
+        loo = calibrate.judged(fitted.left_out[0], support.labels)
+    else:
+        features = method.encode(support.images, support.labels)
     encode_s = time.perf_counter() - began
-    loo = calibrate.leave_one_out(method, support.images, support.labels) if calibration else None
+    if calibration and not isinstance(method, Adapted):
+        loo = calibrate.leave_one_out(method, support.images, support.labels)
     min_area = smallest_object(AS_RUN, support, None)
     rule = None
     if loo is not None and support.instances is not None:

@@ -57,6 +57,7 @@ class SegmentConfig:
     class_names : which classes of the support set to look for, in this order; none: all
     mpp, slide_mpp : working resolution, and resolution of level 0 where the file does not say (um per px)
     overlap : px between neighbouring tiles
+    adapt_s : seconds of one core, about, that fine-tuning on the support set may take; 0: none
     threshold : probability from which on a pixel is object; None: chosen by leave-one-out, 0.5 where that cannot be
     instances : "components", "split" (touching objects told apart by their shape), or "auto": whichever counts the
         support's outlined objects better, left out one patch at a time
@@ -79,6 +80,7 @@ class SegmentConfig:
     overlap: int = 32
     model: str = "compact"
     weights: str | None = None
+    adapt_s: float = 300.0
     threshold: float | None = None
     connectivity: int = 2
     instances: Instances = "auto"
@@ -229,6 +231,8 @@ def check(config: SegmentConfig) -> None:
         raise ValueError(
             f"threshold {config.threshold} is not between 0 and 1; leave it out to have it chosen"
         )
+    if config.adapt_s < 0:
+        raise ValueError(f"--adapt {config.adapt_s:g} is negative; give seconds, or 0 to leave it out")
     if config.min_area_um2 is not None and config.min_area_um2 < 0:
         raise ValueError(
             f"--min-area-um2 {config.min_area_um2} is negative; give an area, or 0 to keep everything"
@@ -307,6 +311,7 @@ def manifest(plan: Plan, model: calibrate.Model) -> dict[str, Any]:
             "weights": getattr(model, "weights_digest", ""),
             "tile": plan.grid.tile,
             "overlap": plan.grid.overlap,
+            "adapt_s": config.adapt_s,
             "threshold": "chosen" if config.threshold is None else config.threshold,
             "connectivity": config.connectivity,
             "instances": config.instances,

@@ -360,6 +360,7 @@ def facts(plan: Plan, decision: Decision, work: WorkDir, pool: Pool) -> dict[str
         "options": {
             "tile": plan.grid.tile,
             "overlap": plan.grid.overlap,
+            "adaptation": str(decision.fit),
             **how,
             "connectivity": config.connectivity,
             "foreground": config.foreground,

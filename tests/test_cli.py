@@ -28,7 +28,7 @@ def there_are_weights():
 
 
 def command(slide, support, out, *flags) -> list[str]:
-    return [JOB, str(slide), "--support", str(support), "--out", str(out), *flags]
+    return [JOB, str(slide), "--support", str(support), "--out", str(out), "--adapt", "0", *flags]
 
 
 def call(*arguments, **options) -> subprocess.CompletedProcess:
@@ -39,10 +39,12 @@ def call(*arguments, **options) -> subprocess.CompletedProcess:
 
 def test_a_run_its_repetition_and_a_refusal(slide, support, tmp_path):
     """One program call each; nothing on stderr but errors, from anywhere on the disk."""
-    run = command(slide, support, tmp_path / "out", "--local")
+    run = command(slide, support, tmp_path / "out", "--local", "--adapt", "20")
     first = call(*run, cwd=tmp_path)
     assert (first.returncode, first.stderr) == (0, "")
     report = json.loads((tmp_path / "out/report.json").read_text())
+    assert report["run"]["options"]["adaptation"]
+    assert "adaptation=AdaptConfig" in first.stdout
     assert f"{report['count']:,} blob" in first.stdout
     assert str(tmp_path / "out/report.html") in first.stdout
     assert re.search(r"\d+ of \d+ tiles \(100%\), [\d.]+ tiles/s, .*model busy \d+%", first.stdout)

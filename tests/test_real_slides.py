@@ -61,7 +61,8 @@ def job(tmp_path, capfd):
 
     def call(slide: str, support: str, *flags: object) -> tuple[int, list[str]]:
         capfd.readouterr()
-        command = [slide, "--support", support, "--out", str(tmp_path / "out"), "--local", *map(str, flags)]
+        options = ["--local", "--adapt", "0", *map(str, flags)]
+        command = [slide, "--support", support, "--out", str(tmp_path / "out"), *options]
         code = segment_wsi.main(command)
         return code, capfd.readouterr().err.splitlines()
 

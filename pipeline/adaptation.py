@@ -1,0 +1,162 @@
+"""How the support set is encoded: at which scale, and with the network fine-tuned on it or not.
+
+Both are asked of the patches left out: what predicts them better is kept. Nothing here depends on a clock or on the
+number of threads.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from model.adapt import AdaptConfig, one_thread, steps_within
+from model.corpus import PATCH
+from pipeline.calibrate import Model, best_threshold, masked_iou, n_folds, predict_left_out, told
+
+log = logging.getLogger(__name__)
+
+SIDES = (160, 320)
+"""What 224 px may be shown to the network as, besides themselves."""
+
+WORTH_SCALING = 0.015
+"""Gain in mean IoU of left-out patches from which on another scale is taken: five patches tell no less."""
+
+
+@dataclass(frozen=True, slots=True)
+class Approach:
+    """A way to encode a support set.
+
+    Attributes
+    ----------
+    side : what the network is shown 224 px as
+    adaptation : how it is fine-tuned first; None: not at all
+    """
+
+    side: int = PATCH
+    adaptation: AdaptConfig | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Fit:
+    """An encoded support set, and what leaving out its patches has shown.
+
+    Attributes
+    ----------
+    features : what the model predicts with
+    left_out : of each class (K, H, W), every patch predicted without itself, as `calibrate.predict_left_out` gives it
+    side, steps : scale and optimiser steps of the way that was kept; 0: not fine-tuned
+    plain, kept : mean IoU of the left-out patches with the network as it is, and in the way that was kept; None where
+        no patch can be left out
+    """
+
+    features: Any
+    left_out: list[np.ndarray | None]
+    side: int
+    steps: int
+    plain: float | None
+    kept: float | None
+
+    def __str__(self) -> str:
+        ways = [f"{self.steps} steps on the patches"] if self.steps else []
+        ways += [f"tiles seen at {self.side} px for {PATCH}"] if self.side != PATCH else []
+        if not ways or self.plain is None or self.kept is None:
+            return "none: the network as it is"
+        return f"{', '.join(ways)}: IoU of left-out patches {self.plain:.3f} without, {self.kept:.3f} with"
+
+
+def fit(
+    model: Model,
+    images: np.ndarray,
+    labels: np.ndarray,
+    instances: np.ndarray | None,
+    seconds: float,
+) -> Fit:
+    """Encode a support set in the way that predicts left-out patches best.
+
+    Parameters
+    ----------
+    images, labels : (K, H, W, 3) uint8 and (C, K, H, W) uint8: for each class 0 not of it, 1 of it, 255 not known
+    instances : (K, H, W) int32 of outlined objects, or None
+    seconds : of one core, about, that fine-tuning may take; 0 leaves it out
+    """
+
+    def encode(approach: Approach, patches: np.ndarray, classes: Sequence[int]) -> Any:
+        chosen = told(labels[classes][:, patches])
+        if approach == Approach():
+            return model.encode(images[patches], chosen)
+        objects = None if instances is None else instances[patches]
+        return model.encode(images[patches], chosen, objects, approach.adaptation, side=approach.side)  # type: ignore[call-arg]
+
+    def attempt(approach: Approach) -> tuple[list[np.ndarray | None], float]:
+        began = time.perf_counter()
+        found = predict_left_out(
+            model, images, labels, lambda *which: encode(approach, *which), n_threads=os.cpu_count() or 1
+        )
+        iou = mean_iou(found, labels)
+        log.info("patches left out, %s: IoU %.3f, %.1f s", approach, iou, time.perf_counter() - began)
+        return found, iou
+
+    everything = np.arange(len(images)), range(len(labels))
+    with one_thread():
+        approach = Approach()
+        left_out, plain = attempt(approach)
+        if not np.isfinite(plain):
+            return Fit(encode(approach, *everything), left_out, PATCH, 0, None, None)
+        kept = plain
+        steps = steps_within(seconds, n_folds(len(images)) + 1) if getattr(model, "adapts", False) else 0
+        if steps:
+            for side in SIDES:
+                found, iou = attempt(Approach(side))
+                if iou > max(kept, plain + WORTH_SCALING):
+                    approach, left_out, kept = Approach(side), found, iou
+            tuned = replace(approach, adaptation=AdaptConfig(steps))
+            found, iou = attempt(tuned)
+            if iou > kept:
+                approach, left_out, kept = tuned, found, iou
+        features = encode(approach, *everything)
+    steps = approach.adaptation.steps if approach.adaptation else 0
+    return Fit(features, left_out, approach.side, steps, plain, kept)
+
+
+def mean_iou(left_out: Sequence[np.ndarray | None], labels: np.ndarray) -> float:
+    """Mean over the classes of the mean IoU of left-out patches at the best threshold; NaN where there is none."""
+    ious = []
+    for probabilities, of_class in zip(left_out, labels, strict=True):
+        if probabilities is not None:
+            threshold = best_threshold(probabilities, of_class)
+            ious.append(
+                np.nanmean(
+                    [masked_iou(p >= threshold, y) for p, y in zip(probabilities, of_class, strict=True)]
+                )
+            )
+    return float(np.mean(ious)) if ious else float("nan")
+
+
+def to_arrays(found: Fit) -> dict[str, np.ndarray]:
+    """What of a fit cannot be computed again at once, to be kept in a working folder."""
+    scores = [np.nan if score is None else score for score in (found.plain, found.kept)]
+    arrays = {"fit": np.array([found.side, found.steps, *scores])}
+    weights: Mapping[str, Any] = getattr(found.features, "weights", None) or {}
+    return arrays | {f"weight.{name}": np.asarray(value) for name, value in weights.items()}
+
+
+def from_arrays(
+    arrays: Mapping[str, np.ndarray], model: Model, images: np.ndarray, labels: np.ndarray
+) -> Fit:
+    """The fit that `to_arrays` kept, its support set compiled again; without what was left out."""
+    side, steps, plain, kept = arrays["fit"].tolist()
+    weights = {name.removeprefix("weight."): a for name, a in arrays.items() if name.startswith("weight.")}
+    options: dict[str, Any] = {}
+    if weights:
+        options["weights"] = weights
+    if side != PATCH:
+        options["side"] = int(side)
+    features = model.encode(images, told(labels), **options)
+    scores = [None if np.isnan(score) else score for score in (plain, kept)]
+    return Fit(features, [None] * len(labels), int(side), int(steps), *scores)

@@ -1,0 +1,129 @@
+"""How a support set is encoded is decided by the patches left out, and stays decided when a run is resumed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+
+from model.adapt import AdaptConfig
+from model.segmenter import load_segmenter
+from pipeline import adaptation
+from pipeline.adaptation import fit, from_arrays, to_arrays
+from pipeline.calibrate import MOST_FOLDS, predict_left_out
+
+
+@dataclass
+class Taught:
+    """What `Pupil` was taught with."""
+
+    patches: frozenset[int]
+    error: float
+    side: int
+    steps: int
+
+
+class Pupil:
+    """A model that is wrong on a given part of each patch: as it is, at another scale, or fine-tuned."""
+
+    name = "pupil"
+
+    def __init__(
+        self, plain: float = 0.4, tuned: float = 0.4, scaled: float = 0.4, adapts: bool = True
+    ) -> None:
+        self.errors = {"plain": plain, "tuned": tuned, "scaled": scaled}
+        self.adapts = adapts
+
+    def encode(
+        self,
+        images: np.ndarray,
+        labels: np.ndarray,
+        instances: Any = None,
+        how: AdaptConfig | None = None,
+        **options: Any,
+    ) -> Taught:
+        side = options.get("side", 224)
+        way = "tuned" if how else "scaled" if side == 320 else "plain"
+        seen = frozenset(images[:, 0, 0, 0].tolist())
+        return Taught(seen, self.errors[way], side, how.steps if how else 0)
+
+    def predict(self, tiles: np.ndarray, features: Taught) -> np.ndarray:
+        for tile in tiles:
+            assert tile[0, 0, 0] not in features.patches, "a patch was predicted by what it taught"
+        truth = tiles[..., 1] > 0
+        wrong = np.zeros_like(truth)
+        wrong[:, : round(features.error * truth.shape[1])] = True
+        return (truth ^ wrong)[:, None].astype(np.float32)
+
+
+def patches(k: int) -> tuple[np.ndarray, np.ndarray]:
+    """K patches whose red is their number and whose green shows the truth."""
+    labels = (np.random.default_rng(k).random((1, k, 32, 32)) > 0.5).astype(np.uint8)
+    images = np.zeros((k, 32, 32, 3), np.uint8)
+    images[..., 0] = np.arange(k)[:, None, None]
+    images[..., 1] = labels[0] * 255
+    return images, labels
+
+
+@pytest.mark.parametrize("k", [2, 5, 13])
+def test_no_patch_is_predicted_by_itself_however_many_there_are(k: int) -> None:
+    images, labels = patches(k)
+    (found,) = predict_left_out(Pupil(plain=0.0), images, labels, n_threads=3)
+    assert found is not None
+    assert np.array_equal(found > 0.5, labels[0] == 1)
+    assert k <= MOST_FOLDS or k > 2 * MOST_FOLDS  # both ways are tried here
+
+
+@pytest.mark.parametrize(
+    ("errors", "steps", "side"),
+    [
+        ({"tuned": 0.1}, 68, 224),
+        ({"tuned": 0.6}, 0, 224),
+        ({"scaled": 0.1}, 0, 320),
+        ({"scaled": 0.396}, 0, 224),  # hardly better: another scale is not worth it
+        ({"scaled": 0.2, "tuned": 0.1}, 68, 320),
+        ({}, 0, 224),
+    ],
+)
+def test_what_predicts_left_out_patches_better_is_kept(
+    errors: dict[str, float], steps: int, side: int
+) -> None:
+    images, labels = patches(6)
+    found = fit(Pupil(**errors), images, labels, None, seconds=120)
+    assert (found.steps, found.side) == (steps, side)
+    assert (found.features.steps, found.features.side) == (steps, side)
+    assert found.features.patches == frozenset(range(6))
+    assert found.plain is not None
+    assert found.kept is not None
+    assert found.kept >= found.plain
+    assert ("IoU" in str(found)) == bool(steps or side != 224)
+
+
+def test_nothing_is_fine_tuned_where_it_is_not_wanted_or_cannot_be() -> None:
+    images, labels = patches(5)
+    better = {"tuned": 0.0, "scaled": 0.0}
+    assert fit(Pupil(**better), images, labels, None, seconds=0).steps == 0
+    assert fit(Pupil(**better, adapts=False), images, labels, None, seconds=120).steps == 0
+    alone = fit(Pupil(**better), images[:1], labels[:, :1], None, seconds=120)
+    assert (alone.steps, alone.plain, alone.left_out) == (0, None, [None])
+
+
+def test_a_fit_with_the_real_network_repeats_itself_and_can_be_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = np.random.default_rng(0)
+    labels = np.zeros((1, 2, 224, 224), np.uint8)
+    labels[0, :, 60:120, 40:160] = 1
+    images = generator.normal(100, 30, (2, 224, 224, 3))
+    images[labels[0] == 1] += (40, 0, -30)
+    images = images.clip(0, 255).astype(np.uint8)
+    monkeypatch.setattr(adaptation, "SIDES", ())
+    segmenter = load_segmenter(device="cpu")
+    one = fit(segmenter, images, labels, None, seconds=8)
+    monkeypatch.setattr(adaptation.os, "cpu_count", lambda: 1)
+    other = fit(segmenter, images, labels, None, seconds=8)
+    assert one.features.digest == other.features.digest
+    assert np.array_equal(one.left_out[0], other.left_out[0])
+    again = from_arrays(to_arrays(one), load_segmenter(device="cpu"), images, labels)
+    assert (again.features.digest, str(again)) == (one.features.digest, str(one))
+    assert np.array_equal(segmenter.predict(images, again.features), segmenter.predict(images, one.features))
