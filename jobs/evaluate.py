@@ -26,7 +26,8 @@ from model.protocol import SEED
 from model.segmenter import MODELS, load_segmenter
 from pipeline.evaluate import Adapted, EvaluationConfig, Method, examine
 from pipeline.evaluation_page import Evaluation
-from pipeline.rivals import RIVALS, load_rival
+from pipeline.remembered import Remembered
+from pipeline.rivals import RIVALS, PixelForest, load_rival
 from pipeline.ways import examine_ways
 
 log = logging.getLogger("fewscope.evaluate")
@@ -52,6 +53,12 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--weights", help="weights instead of the shipped ones (.safetensors)")
     parser.add_argument(
         "--rivals", nargs="*", choices=RIVALS, default=[], help="the forest takes seconds a query"
+    )
+    parser.add_argument(
+        "--forest-answers",
+        type=Path,
+        metavar="DIR",
+        help="keep what the forest says there, and do not ask it the same twice: for other weights, or after a kill",
     )
     parser.add_argument(
         "--calibration",
@@ -81,7 +88,12 @@ def run(args: argparse.Namespace) -> Evaluation:
     batch = 1 if args.episodes is None else min(8, args.queries)
     model = load_segmenter(args.model, args.weights, batch_size=batch)
     methods: list[Method] = [Adapted(model, args.adapt)] if args.adapt is not None else []
-    methods += [model, *(load_rival(name) for name in args.rivals)]
+    methods.append(model)
+    for name in args.rivals:
+        rival = load_rival(name)
+        if args.forest_answers is not None and isinstance(rival, PixelForest):
+            rival = Remembered(rival, args.forest_answers)
+        methods.append(rival)
     categories = iter_corpus(args.data, args.split, domains=args.domains)
     began, findings, left_out = time.perf_counter(), [], []
     kept: list[Category] = []  # C-way episodes need all classes at once

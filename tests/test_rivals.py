@@ -9,6 +9,7 @@ import pytest
 from fakes import low_red_dots
 
 from pipeline import calibrate, rivals
+from pipeline.remembered import Remembered
 
 
 @pytest.fixture
@@ -85,3 +86,27 @@ def test_a_rival_that_is_not_installed_says_how_to_get_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "cv2", None)
     with pytest.raises(ImportError, match=r"opencv-python-headless.*fewscope\[eval\]"):
         rivals.load_rival("grabcut")
+
+
+def test_kept_answers_are_those_of_the_rival_which_is_not_asked_again(rng, tmp_path):
+    images, labels = low_red_dots(rng)
+    rival = rivals.ColourThreshold()
+    expected = rival.predict(images, rival.encode(images[:2], labels[:2]))
+    kept = Remembered(rival, tmp_path)
+    np.testing.assert_array_equal(kept.predict(images, kept.encode(images[:2], labels[:2])), expected)
+
+    class Gone:
+        name = rival.name
+
+        def encode(self, images, labels):
+            raise AssertionError("asked again")
+
+        predict = encode
+
+    again = Remembered(Gone(), tmp_path)
+    found = again.predict(images[::-1], again.encode(images[:2], labels[:2]))
+    assert found.dtype == expected.dtype
+    np.testing.assert_array_equal(found, expected[::-1])
+    for other in (again.encode(images[:1], labels[:1]), again.encode(images[:2], 1 - labels[:2])):
+        with pytest.raises(AssertionError, match="asked again"):
+            again.predict(images[:1], other)
