@@ -17,7 +17,10 @@ from connectors.support import SupportSet, join_classes
 from model.corpus import Category
 from model.protocol import companions, some_episodes
 from model.segmenter import Segmenter
+from pipeline.blend import to_uint8
 from pipeline.calibrate import Model
+from pipeline.classes import settle
+from pipeline.decision import threshold_level
 from pipeline.evaluate import Adapted, EvaluationConfig, support_set
 from pipeline.rivals import GrabCut
 from pipeline.scores import Mean, Pixels, compare_masks, mean_over_classes
@@ -76,7 +79,8 @@ def examine_ways(
             began = time.perf_counter()
             probability = predict_classes(method, join_classes(shown), images[query])
             times.append((time.perf_counter() - began) / len(query))
-            for found, label in zip(settle(probability), labels[query], strict=True):
+            for maps, label in zip(to_uint8(probability), labels[query], strict=True):
+                found = settle(maps, [threshold_level(0.5)] * way)
                 n_queries += 1
                 of_any += compare_masks(found > 0, label == 1)
                 for value, name in enumerate(names, start=1):
@@ -113,13 +117,3 @@ def predict_classes(method: Model, support: SupportSet, tiles: np.ndarray) -> np
         for labels in support.labels_by_class
     ]
     return np.stack(of_classes, axis=1)
-
-
-def settle(probability: np.ndarray, threshold: float = 0.5) -> np.ndarray:
-    """(N, C, H, W) -> class map (N, H, W) uint8, 0 where no class reaches the threshold; of equals the first.
-
-    >>> settle(np.array([[[[0.4, 0.6, 0.7]], [[0.3, 0.9, 0.7]]]])).tolist()
-    [[[0, 2, 1]]]
-    """
-    best = probability.argmax(axis=1).astype(np.uint8) + 1
-    return np.where(probability.max(axis=1) >= threshold, best, np.uint8(0))
