@@ -88,21 +88,12 @@ def change_picture(
     return picture
 
 
-def with_lines(
-    image: RGB,
-    view: MapView,
-    lines: Sequence[tuple[Floats, Colour]],
-    width: float = 2.0,
-    casing: bool = False,
-) -> RGB:
-    """The image with lines, each (n, 2) x, y in the CRS and a colour; `casing`: with a dark edge."""
+def with_lines(image: RGB, view: MapView, lines: Sequence[tuple[Floats, Colour]], width: float = 2.0) -> RGB:
+    """The image with lines, each (n, 2) x, y in the CRS and a colour."""
     picture = _enlarged(image)
     pen = ImageDraw.Draw(picture)
-    drawn = [([tuple(p) for p in _pixels(line, view)], colour) for line, colour in lines]
-    if casing:
-        for points, _ in drawn:
-            pen.line(points, fill=INK, width=round((width + 1.6) * FINER), joint="curve")
-    for points, colour in drawn:
+    for line, colour in lines:
+        points = [tuple(point) for point in _pixels(line, view)]
         pen.line(points, fill=colour, width=round(width * FINER), joint="curve")
     return _shrunk(picture)
 

@@ -44,16 +44,7 @@ class MapFindings:
     @property
     def facts(self) -> dict[str, dict[str, Any]]:
         """Groups of facts for the report."""
-        networks = self.summary.networks
-        groups: dict[str, dict[str, Any]] = {
-            f"rivers of class {name}": {
-                "reaches": len(network.reaches),
-                "main stem": f"{network.main_length_m / 1000:,.1f} km",
-            }
-            for name, network in networks.items()
-            if network.reaches
-        }
-        groups["areas"] = {"measured": self.summary.ground.in_words}
+        groups: dict[str, dict[str, Any]] = {"areas": {"measured": self.summary.ground.in_words}}
         if self.indices:
             groups["water index"] = self.indices
         return groups

@@ -96,7 +96,7 @@ class DensityMap:
 
 @dataclass(frozen=True, slots=True)
 class Pictures:
-    """All pictures of a report; `patches` are the first ten of `n_patches`."""
+    """All pictures of a report; `patches` are the first ten of `n_patches`, `map` is there for rasters."""
 
     overview: Picture
     density: DensityMap | None
@@ -104,6 +104,7 @@ class Pictures:
     gallery: tuple[Portrait, ...]
     patches: tuple[Patch, ...]
     n_patches: int
+    map: Picture | None = None
 
 
 def draw(

@@ -24,6 +24,7 @@ import jinja2
 
 from connectors.colours import class_colour
 from pipeline.charts import chart, seam_chart, short
+from pipeline.map_page import MapSection
 from pipeline.pictures import Picture, Pictures, colour_map, draw
 from pipeline.sizes import Sizes, sizes_of
 from pipeline.survey import SeamCheck, Survey, survey
@@ -145,12 +146,18 @@ class Report:
     notes: tuple[str, ...]
     run: Mapping[str, Any]  # groups of "name: value", shown in this order; "hash" is a single string
     timings: Timings
+    map: MapSection | None = None  # of rasters
 
     def to_json(self) -> str:
-        """``report.json``: the fields by their names, in order; ``classes`` only where there are several."""
+        """``report.json``: the fields by their names, in order.
+
+        ``classes`` is there only where there are several, ``map`` only for rasters.
+        """
         numbers = dataclasses.asdict(self)
         if not self.classes:
             del numbers["classes"]
+        if self.map is None:
+            del numbers["map"]
         return json.dumps(numbers, indent=2, allow_nan=False) + "\n"
 
 
@@ -170,6 +177,7 @@ def make_report(
     count_interval_source: str = "",
     unread_px: float = 0.0,
     on_ground: OnGround | None = None,
+    on_map: MapSection | None = None,
     notes: Sequence[str] = (),
     classes: Sequence[ClassFindings] = (),
 ) -> Report:
@@ -188,6 +196,8 @@ def make_report(
         lowest and highest plausible count, and one sentence on where they come from
     unread_px : float
         tissue that could not be read, in working pixels
+    on_map : MapSection, optional
+        of rasters
     on_ground : OnGround, optional
         of rasters whose place is known
     notes : sequence of str
@@ -240,6 +250,7 @@ def make_report(
         notes=tuple(said),
         run={"source": _source_facts(info), **run},
         timings=timings,
+        map=on_map,
     )
 
 

@@ -7,6 +7,7 @@ tables and pictures. What is laid out before the first tile is in ``plan.py``, w
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import importlib.metadata
 import logging
@@ -30,6 +31,7 @@ from pipeline import calibrate
 from pipeline.decision import ClassDecision, Decision, decide, threshold_level
 from pipeline.grid import Unit
 from pipeline.instances import Borders, Merge, merge_labels, seam_pairs
+from pipeline.map_page import draw_map, map_section
 from pipeline.maps import MapFindings, make_maps
 from pipeline.measure import final_tables, instance_schema
 from pipeline.outline import POINTS_ABOVE, by_unit, outline_unit, write_fragments
@@ -299,6 +301,9 @@ def write_page(
             plan.support,
             decision.left_out,
         )
+        if on_map is not None:
+            map_picture = draw_map(plan.source, store, on_map.summary)
+            pictures = dataclasses.replace(pictures, map=map_picture)
     intervals = [
         calibrate.count_interval(one.count, decided.count_errors)
         for one, decided in zip(of_classes or [found], decision.classes, strict=True)
@@ -310,6 +315,7 @@ def write_page(
         class_name=plan.support.class_name,
         run=facts(plan, decision, work, pool) | (on_map.facts if on_map else {}),
         on_ground=on_map.on_ground if on_map else None,
+        on_map=map_section(on_map.summary) if on_map else None,
         timings=timings(clock, fresh, pool),
         quality=mean_quality(qualities),
         count_interval=None if of_classes else intervals[0],

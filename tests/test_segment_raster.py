@@ -91,6 +91,9 @@ def test_a_scene_becomes_a_map_with_its_grid_and_its_areas(job, scene, tmp_path)
     assert report["area_km2"] == pytest.approx(HEIGHT * WIDTH * 100 / 1e6, rel=1e-9)
     assert report["class_name"] == "lake"
     assert "red, green, blue by the file" in report["run"]["source"]["bands"]
+    page = (tmp_path / "out/report.html").read_text()
+    assert "<h2>The map</h2>" in page
+    assert report["map"]["measured"] == "in the plane of the raster's projection"
     with rasterio.open(tmp_path / "out/mask.tif") as mask, rasterio.open(scene) as original:
         assert mask.transform == pytest.approx(original.transform, abs=1e-9)
         assert mask.crs == original.crs
