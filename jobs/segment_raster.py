@@ -39,9 +39,9 @@ from pipeline.plan import SegmentConfig
 from pipeline.sources import RasterConfig
 
 
-def parse(argv: list[str] | None) -> argparse.Namespace:
-    """The command line."""
-    parser = parser_of("segment_raster.py", __doc__)
+def options(program: str, description: str | None) -> argparse.ArgumentParser:
+    """The options of a job that segments rasters."""
+    parser = parser_of(program, description)
     add = parser.add_argument
     add(
         "rasters",
@@ -109,6 +109,12 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
             help=f"its band, for {what}: compared with the mask in the report",
         )
     add_run_options(parser, "raster")
+    return parser
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = options("segment_raster.py", __doc__)
     return parser.parse_intermixed_args(argv)  # options may stand between rasters
 
 

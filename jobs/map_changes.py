@@ -1,0 +1,108 @@
+"""Map the same area at several dates with one support set, and say what changed.
+
+    python jobs/map_changes.py 1985.tif 2000.tif 2020.tif --support drawn.gpkg --support-raster 2000.tif --out out/river
+    python jobs/map_changes.py before.tif after.tif --support drawn.gpkg --out out/flood --dates 2024-05-02 2024-06-11
+
+Each raster is segmented as jobs/segment_raster.py does it, into a folder of its own under --out; then water gained and
+lost between dates, and how far the centreline moved, are written there: changes.html (one page to print), changes.csv,
+changes.jpg, centrelines.jpg. Dates come from --dates, or from the names of the files (a year, or year, month and day).
+A job that was stopped goes on where it was when the same command is given again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from connectors.source import open_source
+from jobs import segment_raster
+from jobs.common import call, run_all
+from pipeline.change_report import FIGURE_PX, Comparison, Epoch, write_changes
+from pipeline.changes import date_in
+from pipeline.plan import SegmentConfig
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    """The command line: that of segment_raster.py, and dates."""
+    parser = segment_raster.options("map_changes.py", __doc__)
+    parser.add_argument(
+        "--dates",
+        nargs="+",
+        metavar="DATE",
+        help="of the rasters, in their order: 2020 or 2020-07-02 (default: from the names of the files)",
+    )
+    parser.add_argument("--title", default="Changes between dates", help="heading of the page")
+    return parser.parse_intermixed_args(argv)
+
+
+def epochs(args: argparse.Namespace, configs: list[SegmentConfig]) -> list[Epoch]:
+    """The dates with their folders, the earliest first where all are known, else as they were given.
+
+    Raises
+    ------
+    ValueError
+        There are fewer than two rasters, or not as many dates as rasters, or one is not a date.
+    """
+    if len(configs) < 2:
+        raise ValueError(
+            f"{len(configs)} source has no changes; give the same area at two dates or more"
+            + (" (without --mosaic, which makes one source of all)" if args.mosaic else "")
+        )
+    if args.dates and len(args.dates) != len(configs):
+        raise ValueError(
+            f"{len(args.dates)} --dates for {len(configs)} rasters; give one for each, in their order"
+        )
+    found = []
+    for index, config in enumerate(configs):
+        stem = Path(config.source).stem
+        name = args.dates[index] if args.dates else stem
+        year = date_in(name)
+        if args.dates and year is None:
+            raise ValueError(f"--dates {name} is not a date; write 2020 or 2020-07-02")
+        found.append(Epoch(name, year, config.out))
+    if all(epoch.year is not None for epoch in found):
+        found.sort(key=lambda epoch: epoch.year or 0.0)
+    return found
+
+
+def run(args: argparse.Namespace) -> int:
+    """Segment every date, then compare the maps."""
+    configs = segment_raster.configs(args)
+    dates = epochs(args, configs)
+    failed = run_all(configs, args, segment_raster.summary)
+    if failed or args.estimate:
+        return failed
+    first = next(config for config in configs if config.out == dates[0].out)
+    assert first.raster is not None, "segment_raster.configs makes raster configurations"
+    source = open_source(first.source, raster=first.raster.view)
+    background, _ = source.overview(FIGURE_PX)
+    source.close()
+    out = args.out.rstrip("/")
+    comparison = write_changes(out, dates, background, args.title)
+    print(summary(comparison))
+    print(f"  {out}/changes.html", flush=True)
+    return 0
+
+
+def summary(comparison: Comparison) -> str:
+    """The whole time in words."""
+    change = comparison.overall
+    text = (
+        f"{change.before} to {change.after}: {change.gained_km2:,.4g} km2 of water gained, "
+        f"{change.lost_km2:,.4g} km2 lost, {change.kept_km2:,.4g} km2 kept"
+    )
+    if change.moved_mean_m is not None:
+        text += f"; the centreline moved {change.moved_mean_m:,.0f} m in the mean"
+    return text
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Parse, call, print; the exit code."""
+    return call(run, parse(argv))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
