@@ -1,5 +1,5 @@
 # Fewscope's commands. All of them set up what they need in .venv; the second time that takes no time.
-#   make demo    make test    make help
+#   make demo    make demo-river    make test    make help
 # Needs Python 3.11+, make and an internet connection for the packages; no C compiler.
 
 PYTHON ?= python3
@@ -15,17 +15,22 @@ RUN_READY := .venv/.ready-run
 DEV_READY := .venv/.ready-dev
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format bench clean
+.PHONY: help setup demo demo-river test lint format bench clean
 .DELETE_ON_ERROR:
 
 help:  ## list the commands
-	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 15
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
 
 setup: $(DEV_READY)  ## install everything for running and developing into .venv
 
 demo: $(RUN_READY) build/ihc.tif  ## segment and count the nuclei of a demonstration slide
 	$(BIN)/python jobs/segment_wsi.py build/ihc.tif --support examples/ihc_nuclei.geojson --out out/demo \
 	    --overwrite $(DEMO_FLAGS)
+
+demo-river: $(RUN_READY) build/river/scene.tif  ## map the river of a demonstration scene, beside what is true of it
+	$(BIN)/python jobs/segment_raster.py build/river/scene.tif --support build/river/support.geojson \
+	    --bands 4,3,2 --out out/river --overwrite $(DEMO_FLAGS)
+	$(BIN)/python examples/compare_with_truth.py out/river build/river
 
 test: $(DEV_READY)  ## ruff, mypy and the whole test suite
 	@failed=; \
@@ -51,8 +56,11 @@ bench: $(DEV_READY)  ## the benchmarks, one JSON line per measurement
 	    echo "== $$script" >&2; $(BIN)/python $$script; \
 	done
 
-clean:  ## remove the environment, the demo's slide and its result
-	rm -rf .venv build out/demo
+clean:  ## remove the environment, the demos' pictures and their results
+	rm -rf .venv build out/demo out/river
+
+build/river/scene.tif: examples/make_demo_scene.py | $(RUN_READY)
+	$(BIN)/python examples/make_demo_scene.py build/river
 
 build/ihc.tif: examples/make_demo_slide.py connectors/pyramid_tiff.py | $(RUN_READY)
 	$(BIN)/python examples/make_demo_slide.py $@
