@@ -6,14 +6,12 @@ figures of it, `pipeline.evaluation_page` a page.
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from connectors.support import SupportSet
 from model.adapt import steps_within
@@ -24,13 +22,11 @@ from pipeline import calibrate
 from pipeline.adaptation import Fit, fit
 from pipeline.calibrate import MOST_FOLDS
 from pipeline.decision import choose_rule, label_objects
-from pipeline.pictures import Picture, agreement, outlined, picture
+from pipeline.evaluation_pictures import Example, draw_examples
 from pipeline.plan import SegmentConfig, possible_rules, smallest_object
 from pipeline.rivals import GrabCut
 from pipeline.scores import Objects, Pixels, compare_masks, compare_objects
 from pipeline.split import SplitRule
-
-log = logging.getLogger(__name__)
 
 Method = calibrate.Model | GrabCut
 AS_RUN = SegmentConfig("", "", "")  # how a job that is told nothing tells objects apart
@@ -153,19 +149,6 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Example:
-    """One query in pictures: "best", "median" or "worst" of its class by the first method."""
-
-    category: str
-    rank: str
-    query: str
-    support: tuple[Picture, ...]
-    seen: Picture
-    truth: Picture
-    found: tuple[tuple[str, float, Picture], ...]  # method, IoU, picture
-
-
-@dataclass(frozen=True, slots=True, eq=False)
 class Findings:
     """All that was asked and answered of one class."""
 
@@ -233,7 +216,8 @@ def examine(category: Category, methods: Sequence[Method], config: EvaluationCon
                     if shots == max(config.shots):
                         shown.setdefault((episode, key), []).append(probability >= 0.5)
                         drawn[episode, key] = draw
-    examples = _examples(category, methods, config, answers, shown, drawn)
+    iou = {(a.method, a.episode, a.query): a.at_half.iou for a in answers if a.shots == max(config.shots)}
+    examples = draw_examples(category, [method.name for method in methods], iou, shown, drawn)
     return Findings(category.name, category.domain, tuple(lessons), tuple(answers), examples)
 
 
@@ -319,37 +303,3 @@ def _objects(
     if learned.rule is None:
         return components, components
     return components, compare_objects(label_objects(probability, how[0], learned.rule, *how[1:]), true)
-
-
-def _examples(
-    category: Category,
-    methods: Sequence[Method],
-    config: EvaluationConfig,
-    answers: Sequence[Answer],
-    shown: dict[tuple[int, str], list[np.ndarray]],
-    drawn: dict[tuple[int, str], Draw],
-) -> tuple[Example, ...]:
-    """The queries that the first method answered best, in the middle and worst."""
-    images, labels, _ = category.arrays()
-    most = [a for a in answers if a.shots == max(config.shots)]
-    iou = {(a.method, a.episode, a.query): a.at_half.iou for a in most}
-    ranked = sorted(shown, key=lambda asked: iou[methods[0].name, *asked])
-    chosen = {"best": ranked[-1], "median": ranked[len(ranked) // 2], "worst": ranked[0]}
-    examples = []
-    for rank, (episode, key) in chosen.items():
-        position = category.keys.index(key)
-        image, label = images[position], labels[position]
-        support = tuple(_small(outlined(images[i], labels[i], 1), 72) for i in drawn[episode, key].support)
-        found = tuple(
-            (method.name, iou[method.name, episode, key], _small(agreement(image, label, mask)))
-            for method, mask in zip(methods, shown[episode, key], strict=True)
-        )
-        truth = _small(outlined(image, label, 1))
-        examples.append(Example(category.name, rank, key, support, _small(image), truth, found))
-    return tuple(examples)
-
-
-def _small(canvas: np.ndarray, side: int = 152) -> Picture:
-    """A patch small enough that the page of 240 classes opens."""
-    shrunk = Image.fromarray(canvas).resize((side, side), Image.Resampling.LANCZOS)
-    return picture(np.asarray(shrunk), 224, lines=True)

@@ -13,8 +13,18 @@ from typing import Any
 
 import jinja2
 
-from pipeline.evaluate import Answer, Example, Findings, Lesson
-from pipeline.scores import Mean
+from pipeline.evaluate import Answer, Findings, Lesson
+from pipeline.evaluation_pictures import Example
+from pipeline.evaluation_tables import (
+    Table,
+    calibration_table,
+    class_table,
+    difference_table,
+    figure,
+    object_table,
+    overall_table,
+    way_table,
+)
 from pipeline.standings import (
     Calibration,
     ClassFigures,
@@ -26,25 +36,6 @@ from pipeline.standings import (
     standings,
 )
 from pipeline.ways import WayStanding
-
-
-@dataclass(frozen=True, slots=True)
-class Table:
-    """Cells as text; the first column is words, the others are numbers."""
-
-    title: str
-    note: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-
-    def as_text(self) -> str:
-        """Columns aligned, for a terminal."""
-        widths = [max(len(row[i]) for row in (self.columns, *self.rows)) for i in range(len(self.columns))]
-        lines = [self.title, ""]
-        for row in (self.columns, tuple("-" * w for w in widths), *self.rows):
-            first, *others = zip(row, widths, strict=True)
-            lines.append("  ".join([first[0].ljust(first[1]), *(cell.rjust(w) for cell, w in others)]))
-        return "\n".join([*lines, "", self.note]) if self.note else "\n".join(lines)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -109,16 +100,16 @@ class Evaluation:
 
     def tables(self) -> list[Table]:
         """All figures in words."""
-        tables = [_overall(self.standings)]
+        tables = [overall_table(self.standings)]
         if self.differences:
-            tables.append(_differences(self.differences))
-        tables += [_classes(self.classes, self.methods, k) for k in self.shots]
+            tables.append(difference_table(self.differences))
+        tables += [class_table(self.classes, self.methods, k) for k in self.shots]
         if any(s.components for s in self.standings):
-            tables.append(_objects(self.standings))
+            tables.append(object_table(self.standings))
         if self.calibrations:
-            tables.append(_calibrations(self.calibrations))
+            tables.append(calibration_table(self.calibrations))
         if self.ways:
-            tables.append(_ways(self.ways))
+            tables.append(way_table(self.ways))
         return tables
 
     def as_text(self) -> str:
@@ -172,7 +163,7 @@ class Evaluation:
         for example in self.examples:
             pictures.setdefault(example.category, []).append(example)
         return environment.get_template("evaluation.html.j2").render(
-            e=self, tables=self.tables(), pictures=pictures, iou=_figure
+            e=self, tables=self.tables(), pictures=pictures, iou=figure
         )
 
     def write(self, out: Path) -> None:
@@ -186,173 +177,6 @@ class Evaluation:
             part = out / f"{name}.part"
             part.write_text(content, encoding="utf-8")
             os.replace(part, out / name)
-
-
-def _overall(rows: Sequence[Standing]) -> Table:
-    chosen = any(s.chosen_iou for s in rows)
-    columns = ["classes of", "method", "shots", "classes", "queries", "(a) image IoU", "95 % interval"]
-    columns += ["at chosen threshold", "95 % interval"] if chosen else []
-    columns += ["(b) mIoU", "95 % interval", "FB-IoU", "ms per query"]
-    cells = []
-    for s in rows:
-        row = [s.group, s.method, str(s.shots), str(s.n_classes), str(s.n_queries), *_mean(s.image_iou)]
-        row += (_mean(s.chosen_iou) if s.chosen_iou else ("–", "–")) if chosen else ()
-        cells.append((*row, *_mean(s.class_iou), _figure(s.fb_iou), f"{1000 * s.tile_s:.0f}"))
-    note = (
-        "(a) and (b) are different metrics: never compare one with the other. (a) is that of the FSS-1000 paper, (b) "
-        "that of HSNet and its successors. Intervals: 95 %, bootstrap over classes."
-    )
-    return Table("Mean over classes", note, tuple(columns), tuple(cells))
-
-
-def _differences(rows: Sequence[Difference]) -> Table:
-    cells = tuple(
-        (
-            d.group,
-            f"{d.method} − {d.rival}",
-            str(d.shots),
-            d.by,
-            f"{d.mean.value:+.3f}",
-            _interval(d.mean, "+.3f"),
-            f"{d.ahead} of {d.n_classes}",
-        )
-        for d in rows
-    )
-    columns = ("classes of", "methods", "shots", "threshold", "difference", "95 % interval", "ahead on")
-    note = "Mean image IoU on the same supports and queries, class by class."
-    return Table("Method against method", note, columns, cells)
-
-
-def _classes(figures: Sequence[ClassFigures], methods: Sequence[str], shots: int) -> Table:
-    of = {(f.category, f.method): f for f in figures if f.shots == shots}
-    chosen = {m for m in methods if any(f.chosen_iou is not None for f in of.values() if f.method == m)}
-    columns = ["class", "domain", "queries"]
-    for method in methods:
-        columns += [method, *([f"{method}, chosen"] if method in chosen else [])]
-    columns.append(f"{methods[0]}, (b)")
-    cells = []
-    for category in dict.fromkeys(f.category for f in of.values()):
-        first = of[category, methods[0]]
-        row = [category, first.domain or "–", str(first.n_queries)]
-        for method in methods:
-            f = of[category, method]
-            row.append(_figure(f.image_iou))
-            if method in chosen:
-                row.append(_figure(f.chosen_iou))
-        cells.append((*row, _figure(first.pixels.iou)))
-    note = (
-        "Mean image IoU (a) at the threshold 0.5, and at the one chosen by leave-one-out on the support; (b): pooled "
-        "over the class."
-    )
-    return Table(f"Class by class, {_shots(shots)}", note, tuple(columns), tuple(cells))
-
-
-def _objects(rows: Sequence[Standing]) -> Table:
-    cells = []
-    for s in rows:
-        for how, figures in (("components", s.components), ("told apart", s.told_apart)):
-            if figures is not None:
-                counts = figures.counts
-                cells.append(
-                    (
-                        s.group,
-                        s.method,
-                        str(s.shots),
-                        how,
-                        str(figures.n_pictures),
-                        *map(_figure, (figures.f1, figures.accuracy, figures.pq, figures.aji)),
-                        f"{counts.mean_absolute:.1f}",
-                        _percent(counts.median_relative),
-                        _percent(counts.bias, sign=True),
-                    )
-                )
-    columns = (
-        *("classes of", "method", "shots", "objects are", "queries", "F1", "TP/(TP+FP+FN)", "PQ", "AJI"),
-        *("count off by", "median relative", "bias"),
-    )
-    note = (
-        "Classes whose objects are known one by one. F1, TP/(TP+FP+FN) and PQ at IoU 0.5, pooled over queries. Count: "
-        "mean absolute error in objects, median of the relative error per query, and bias of the total."
-    )
-    return Table("Objects and counts", note, columns, tuple(cells))
-
-
-def _calibrations(rows: Sequence[Calibration]) -> Table:
-    cells = tuple(
-        (
-            c.method,
-            str(c.shots),
-            str(c.n_classes),
-            _signed(c.over_classes),
-            str(c.n_episodes),
-            _signed(c.over_episodes),
-            _percent(c.coverage),
-            _signed(c.bias),
-        )
-        for c in rows
-    )
-    columns = (
-        "method",
-        "shots",
-        "classes",
-        "correlation",
-        "episodes",
-        "correlation",
-        "interval holds",
-        "bias",
-    )
-    note = (
-        "The IoU that leave-one-out on the support promises, against that of the queries at the same threshold: "
-        "Pearson's correlation over classes and over episodes; how often the promised 95 % interval holds the truth; "
-        "and the mean of promise minus truth."
-    )
-    return Table("Is the promise kept?", note, columns, cells)
-
-
-def _ways(rows: Sequence[WayStanding]) -> Table:
-    cells = tuple(
-        (
-            w.method,
-            str(w.way),
-            str(w.shots),
-            str(w.n_queries),
-            *_mean(w.class_iou),
-            _figure(w.fb_iou),
-            f"{1000 * w.tile_s:.0f}",
-        )
-        for w in rows
-    )
-    columns = ("method", "ways", "shots", "queries", "(b) mIoU", "95 % interval", "FB-IoU", "ms per query")
-    note = (
-        "Several classes shown at once: every pixel is of the one with the largest probability, or of none. Pixels are "
-        "pooled per class, with those wrongly taken for it in queries of other classes. Time: encoding the support "
-        "included."
-    )
-    return Table("Several classes at once", note, columns, cells)
-
-
-def _figure(value: float | None) -> str:
-    return "–" if value is None or math.isnan(value) else f"{value:.3f}"
-
-
-def _signed(value: float) -> str:
-    return "–" if math.isnan(value) else f"{value:+.2f}"
-
-
-def _percent(value: float, sign: bool = False) -> str:
-    return "–" if math.isnan(value) else f"{100 * value:{'+' if sign else ''}.0f} %"
-
-
-def _mean(mean: Mean) -> tuple[str, str]:
-    return _figure(mean.value), _interval(mean, ".3f")
-
-
-def _interval(mean: Mean, form: str) -> str:
-    return "–" if mean.interval is None else f"{mean.interval[0]:{form}} to {mean.interval[1]:{form}}"
-
-
-def _shots(shots: int) -> str:
-    return f"{shots} shot{'' if shots == 1 else 's'}"
 
 
 def _finite(value: Any) -> Any:
