@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
+import boto3
 import numpy as np
 import pytest
 import rasterio
+import s3fs
 from affine import Affine
+from conftest import free_ports
 from rasterio.enums import ColorInterp
 from rasterio.windows import Window
 from rasters import ORIGIN, break_tile, north_up, waves, write_raster
@@ -353,3 +361,51 @@ def test_what_cannot_be_is_refused_in_one_line(tmp_path, make, options, words):
 def test_options_that_make_no_sense_are_refused(options, words):
     with pytest.raises(ValueError, match=words):
         RasterOptions(**options)
+
+
+# -- where they may be
+
+
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[tuple[str, str]]:
+    """(address, name) of a bucket that anybody may read, on this machine's loopback."""
+    port = free_ports(1)[0]
+    address = f"http://127.0.0.1:{port}"
+    # a process of its own: GDAL holds the interpreter while it waits for an answer
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    limit = time.monotonic() + 60
+    while time.monotonic() < limit and server.poll() is None:
+        try:
+            urllib.request.urlopen(address, timeout=5).close()
+            break
+        except OSError:
+            time.sleep(0.1)
+    client = boto3.client(
+        "s3", endpoint_url=address, aws_access_key_id="a", aws_secret_access_key="b", region_name="us-east-1"
+    )
+    client.create_bucket(Bucket="scenes", ACL="public-read")
+    yield address, "scenes"
+    server.terminate()
+    server.wait(30)
+
+
+def test_remote_rasters_are_read_in_place(tmp_path, bucket, monkeypatch):
+    address, name = bucket
+    local = write_raster(tmp_path / "a.tif", waves(300, 400).astype(np.uint8), north_up())
+    for variable, value in {
+        "AWS_ACCESS_KEY_ID": "a",
+        "AWS_SECRET_ACCESS_KEY": "b",
+        "AWS_REGION": "us-east-1",
+        "AWS_ENDPOINT_URL": address,
+        "no_proxy": "127.0.0.1",
+    }.items():
+        monkeypatch.setenv(variable, value)
+    s3fs.S3FileSystem(skip_instance_cache=True).put(local, f"{name}/a.tif", ACL="public-read")
+    expected = read_all(local)
+    for uri in (f"s3://{name}/a.tif", f"/vsis3/{name}/a.tif", f"{address}/{name}/a.tif"):
+        image, valid = read_all(uri)
+        assert np.array_equal(image, expected[0]), uri
+        assert np.array_equal(valid, expected[1]), uri
+    with pytest.raises(SourceError, match=r"none\.tif"):
+        open_source(f"s3://{name}/none.tif", raster=RasterOptions())
