@@ -85,8 +85,8 @@ def run(args: argparse.Namespace) -> Evaluation:
         tuple(dict.fromkeys(args.shots)), args.episodes, args.queries, args.seed, args.calibration
     )
     official = fingerprint(class_names(args.data, args.split)) == FSS1000_TEST
-    batch = 1 if args.episodes is None else min(8, args.queries)
-    model = load_segmenter(args.model, args.weights, batch_size=batch)
+    # one tile at a time: leave-one-out asks for single ones, and a shorter batch would be filled up
+    model = load_segmenter(args.model, args.weights, batch_size=1)
     methods: list[Method] = [Adapted(model, args.adapt)] if args.adapt is not None else []
     methods.append(model)
     for name in args.rivals:

@@ -43,7 +43,7 @@ def overall_table(rows: Sequence[Standing]) -> Table:
         cells.append((*row, *_mean(s.class_iou), figure(s.fb_iou), f"{1000 * s.tile_s:.0f}"))
     note = (
         "(a) and (b) are different metrics: never compare one with the other. (a) is that of the FSS-1000 paper, (b) "
-        "that of HSNet and its successors. Intervals: 95 %, bootstrap over classes."
+        "that of HSNet and its successors. Intervals: 95 %, bootstrap over classes. Times: one tile at a time."
     )
     return Table("Mean over classes", note, tuple(columns), tuple(cells))
 
