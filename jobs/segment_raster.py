@@ -97,9 +97,10 @@ def options(program: str, description: str | None) -> argparse.ArgumentParser:
     )
     add(
         "--instances",
-        choices=("components", "split", "auto"),
+        choices=("components", "split", "learned", "auto"),
         default="components",
-        help="how objects are told apart: connected components, split by shape, or what counts the support best",
+        help="how objects are told apart: connected components, split by shape or by learned depth, or what counts the "
+        "support best",
     )
     for colour, what in (("green", "both indices"), ("nir", "NDWI"), ("swir", "MNDWI")):
         add(

@@ -49,9 +49,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     )
     add(
         "--instances",
-        choices=("auto", "components", "split"),
+        choices=("auto", "components", "split", "learned"),
         default="auto",
-        help="how objects are told apart: connected components, split by shape, or what counts the support best",
+        help="how objects are told apart: connected components, split by shape or by learned depth, or (default) what "
+        "counts the support best",
     )
     add("--object-radius-um", type=float, help="typical object radius, for split (default: from the support)")
     add(

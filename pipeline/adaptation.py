@@ -50,6 +50,7 @@ class Fit:
     ----------
     features : what the model predicts with
     left_out : of each class (K, H, W), every patch predicted without itself, as `calibrate.predict_left_out` gives it
+    depths : likewise how deep in its object each pixel is; None where that was not asked
     side, steps : scale and optimiser steps of the way that was kept; 0: not fine-tuned
     plain, kept : mean IoU of the left-out patches with the network as it is, and in the way that was kept; None where
         no patch can be left out
@@ -57,6 +58,7 @@ class Fit:
 
     features: Any
     left_out: list[np.ndarray | None]
+    depths: list[np.ndarray | None]
     side: int
     steps: int
     plain: float | None
@@ -76,6 +78,8 @@ def fit(
     labels: np.ndarray,
     instances: np.ndarray | None,
     seconds: float,
+    *,
+    depth: bool = False,
 ) -> Fit:
     """Encode a support set in the way that predicts left-out patches best.
 
@@ -84,7 +88,9 @@ def fit(
     images, labels : (K, H, W, 3) uint8 and (C, K, H, W) uint8: for each class 0 not of it, 1 of it, 255 not known
     instances : (K, H, W) int32 of outlined objects, or None
     seconds : of one core, about, that fine-tuning may take; 0 leaves it out
+    depth : also ask how deep in its object each pixel is
     """
+    n_classes = len(labels)
 
     def encode(approach: Approach, patches: np.ndarray, classes: Sequence[int]) -> Any:
         chosen = told(labels[classes][:, patches])
@@ -96,9 +102,14 @@ def fit(
     def attempt(approach: Approach) -> tuple[list[np.ndarray | None], float]:
         began = time.perf_counter()
         found = predict_left_out(
-            model, images, labels, lambda *which: encode(approach, *which), n_threads=os.cpu_count() or 1
+            model,
+            images,
+            labels,
+            lambda *which: encode(approach, *which),
+            n_threads=os.cpu_count() or 1,
+            depth=depth,
         )
-        iou = mean_iou(found, labels)
+        iou = mean_iou(found[:n_classes], labels)
         log.info("patches left out, %s: IoU %.3f, %.1f s", approach, iou, time.perf_counter() - began)
         return found, iou
 
@@ -107,7 +118,8 @@ def fit(
         approach = Approach()
         left_out, plain = attempt(approach)
         if not np.isfinite(plain):
-            return Fit(encode(approach, *everything), left_out, PATCH, 0, None, None)
+            nothing: list[np.ndarray | None] = [None] * n_classes
+            return Fit(encode(approach, *everything), nothing, nothing, PATCH, 0, None, None)
         kept = plain
         steps = steps_within(seconds, n_folds(len(images)) + 1) if getattr(model, "adapts", False) else 0
         if steps:
@@ -121,7 +133,8 @@ def fit(
                 approach, left_out, kept = tuned, found, iou
         features = encode(approach, *everything)
     steps = approach.adaptation.steps if approach.adaptation else 0
-    return Fit(features, left_out, approach.side, steps, plain, kept)
+    depths: list[np.ndarray | None] = left_out[n_classes:] if depth else [None] * n_classes
+    return Fit(features, left_out[:n_classes], depths, approach.side, steps, plain, kept)
 
 
 def mean_iou(left_out: Sequence[np.ndarray | None], labels: np.ndarray) -> float:
@@ -159,4 +172,5 @@ def from_arrays(
         options["side"] = int(side)
     features = model.encode(images, told(labels), **options)
     scores = [None if np.isnan(score) else score for score in (plain, kept)]
-    return Fit(features, [None] * len(labels), int(side), int(steps), *scores)
+    nothing: list[np.ndarray | None] = [None] * len(labels)
+    return Fit(features, nothing, nothing, int(side), int(steps), *scores)

@@ -115,6 +115,7 @@ def predict_left_out(
     labels: np.ndarray,
     encode: Callable[[np.ndarray, Sequence[int]], Any] | None = None,
     n_threads: int = 1,
+    depth: bool = False,
 ) -> list[np.ndarray | None]:
     """Predict every patch with the others as support, all classes at once.
 
@@ -123,19 +124,20 @@ def predict_left_out(
     images, labels : (K, H, W, 3) uint8 and (C, K, H, W) uint8: for each class 0 not of it, 1 of it, 255 not known
     encode : makes features of some patches (their indices) and classes; None: the model's, with nothing else
     n_threads : folds that are done at a time
+    depth : also how deep in its object each pixel is
 
     Returns
     -------
-    For each class (K, H, W) float32; None where fewer than two patches would each be left with object and background to
-    learn from.
+    For each class (K, H, W) float32, and with `depth` then the depth of each likewise; None where fewer than two
+    patches would each be left with object and background to learn from.
     """
-    k = len(images)
-    found: list[np.ndarray | None] = [None] * len(labels)
+    k, n_classes = len(images), len(labels)
+    found: list[np.ndarray | None] = [None] * (2 * n_classes if depth else n_classes)
     folds = [np.arange(i, k, n_folds(k)) for i in range(n_folds(k))]
     others = [np.setdiff1d(np.arange(k), left_out) for left_out in folds]
     usable = [
         c
-        for c in range(len(labels))
+        for c in range(n_classes)
         if k > 1 and all((labels[c, o] == 1).any() and (labels[c, o] == 0).any() for o in others)
     ]
     if not usable:
@@ -145,15 +147,16 @@ def predict_left_out(
         return model.encode(images[used], told(labels[classes][:, used]))
 
     def predict(left_out: np.ndarray, used: np.ndarray) -> np.ndarray:
-        return model.predict(images[left_out], (encode or as_it_is)(used, usable))
+        return predict_maps(model, images[left_out], (encode or as_it_is)(used, usable), depth)
 
     with ThreadPoolExecutor(n_threads) as threads:
         predicted = list(threads.map(predict, folds, others))
-    for place, c in enumerate(usable):
+    places = [*usable, *(n_classes + c for c in usable if depth)]
+    for i, place in enumerate(places):
         of_class = np.empty((k, *images.shape[1:3]), np.float32)
         for left_out, maps in zip(folds, predicted, strict=True):
-            of_class[left_out] = maps[:, place]
-        found[c] = of_class
+            of_class[left_out] = maps[:, i]
+        found[place] = of_class
     return found
 
 
@@ -199,27 +202,16 @@ def mean_interval(values: np.ndarray, low: float, high: float) -> tuple[float, f
     return max(low, float(known.mean() - half)), min(high, float(known.mean() + half))
 
 
-def count_errors(
-    probabilities: np.ndarray,
-    labels: np.ndarray,
-    instances: np.ndarray,
-    count: Callable[[np.ndarray], int],
-) -> np.ndarray:
+def count_errors(counted: Sequence[int], labels: np.ndarray, instances: np.ndarray) -> np.ndarray:
     """How far a count is off on each left-out patch: log((true + 1) / (counted + 1)), (K,). The 1 keeps it finite.
 
     Parameters
     ----------
-    probabilities : (K, H, W), from `LeaveOneOut`
-    instances : (K, H, W) int, 0 = background: the outlined objects
-    count : number of objects in a probability map (H, W) whose unlabelled pixels are 0
+    counted : K numbers of objects, found in the labelled pixels of each patch
+    labels, instances : (K, H, W); the outlined objects, 0 = background
     """
-    logs = []
-    for p, y, objects in zip(probabilities, labels, instances, strict=True):
-        known = y != IGNORE
-        true = len(np.unique(objects[known & (objects > 0)]))
-        found = count(np.where(known, p, 0).astype(np.float32))
-        logs.append(np.log((true + 1) / (found + 1)))
-    return np.array(logs)
+    true = [len(np.unique(i[(y != IGNORE) & (i > 0)])) for y, i in zip(labels, instances, strict=True)]
+    return np.log((np.array(true) + 1) / (np.array(counted) + 1))
 
 
 def count_interval(count: int, errors: np.ndarray | None) -> tuple[int, int] | None:

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.calibrate import Model
+from pipeline.calibrate import Model, has_depth, told
 from pipeline.plan import SegmentConfig, prepare
+from pipeline.split import DepthRule
 
 BYTES_PER_FOREGROUND_PX = 0.6
 """Of all arrays with their pyramids, tables and outlines; the demo and three real slides took 0.2 to 0.6."""
@@ -16,6 +17,9 @@ BYTES_PER_FOREGROUND_PX = 0.6
 MODEL_BYTES = 700e6  # a worker with torch loaded and nothing read, resident
 BYTES_PER_UNIT_PX = 24.0
 """Most held at once per pixel of a unit: image and valid 4, blending 8 and 5, labels 4 and what finds them."""
+
+BYTES_PER_MORE_MAPS_PX = 9.0
+"""For each map of a unit but the first (probabilities of more classes, depths): blending 4 and 4, and 1 as stored."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,14 +53,17 @@ class Estimate:
 
 def estimate(config: SegmentConfig, model: Model) -> Estimate:
     """Look at a source without segmenting it: reads an overview, predicts one batch of blank tiles."""
-    plan = prepare(config)
-    features = model.encode(plan.support.images, plan.support.labels)
+    plan = prepare(config, has_depth(model))
+    features = model.encode(plan.support.images, told(plan.support.labels_by_class))
     tiles = np.full((16, plan.grid.tile, plan.grid.tile, 3), 200, np.uint8)
     model.predict(tiles, features)
     began = time.perf_counter()
     model.predict(tiles, features)
     seconds = (time.perf_counter() - began) / len(tiles)
     unit_px = max(u.core.height * u.core.width for u in plan.units)
+    may_need_depth = any(isinstance(rule, DepthRule) for c in plan.classes for rule in c.rules)
+    n_maps = len(plan.classes) * (2 if may_need_depth else 1)
+    per_px = BYTES_PER_UNIT_PX + (n_maps - 1) * BYTES_PER_MORE_MAPS_PX
     foreground_px = plan.foreground.mask.mean() * plan.grid.height * plan.grid.width
     return Estimate(
         source=config.source,
@@ -67,6 +74,6 @@ def estimate(config: SegmentConfig, model: Model) -> Estimate:
         n_tiles_with_tissue=plan.n_tiles,
         n_units=len(plan.units),
         seconds_per_tile=seconds,
-        worker_memory_gb=(MODEL_BYTES + 2 * unit_px * BYTES_PER_UNIT_PX) / 1e9,
+        worker_memory_gb=(MODEL_BYTES + 2 * unit_px * per_px) / 1e9,
         disk_gb=foreground_px * BYTES_PER_FOREGROUND_PX / 1e9,
     )

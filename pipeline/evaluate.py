@@ -26,7 +26,7 @@ from pipeline.evaluation_pictures import Example, draw_examples
 from pipeline.plan import SegmentConfig, possible_rules, smallest_object
 from pipeline.rivals import GrabCut
 from pipeline.scores import Objects, Pixels, compare_masks, compare_objects
-from pipeline.split import SplitRule
+from pipeline.split import Rule
 
 Method = calibrate.Model | GrabCut
 AS_RUN = SegmentConfig("", "", "")  # how a job that is told nothing tells objects apart
@@ -164,7 +164,7 @@ class _Learned:
     features: Any
     encode_s: float
     loo: calibrate.LeaveOneOut | None
-    rule: SplitRule | None
+    rule: Rule | None
     min_area: int
 
     @property

@@ -25,7 +25,7 @@ from pipeline import calibrate
 from pipeline.coverage import Foreground, find_foreground
 from pipeline.grid import TILE, TileGrid, Unit, default_shard, plan_units
 from pipeline.sources import RasterConfig, open_sources, pixel_m2
-from pipeline.split import SplitRule
+from pipeline.split import DepthRule, Rule, SplitRule
 
 __all__ = ["MODELS", "Plan", "SegmentConfig", "manifest", "model_loader", "prepare"]
 
@@ -43,7 +43,10 @@ SPECK_PX = 4
 CHUNK_PX = 512
 """Side of a storage chunk, where the shard is a multiple of it: what a viewer reads at once."""
 
-Instances = Literal["auto", "components", "split"]
+DEPTH_TOLERANCES = (0.1, 0.05, 0.2)
+"""Depths that a pass may lie below its summits within one object: leave-one-out chooses, the first where it cannot."""
+
+Instances = Literal["auto", "components", "split", "learned"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +62,9 @@ class SegmentConfig:
     overlap : px between neighbouring tiles
     adapt_s : seconds of one core, about, that fine-tuning on the support set may take; 0: none
     threshold : probability from which on a pixel is object; None: chosen by leave-one-out, 0.5 where that cannot be
-    instances : "components", "split" (touching objects told apart by their shape), or "auto": whichever counts the
-        support's outlined objects better, left out one patch at a time
-    object_radius_um : typical radius, for "split"; None: from the support's objects
+    instances : "components", "split" (touching objects told apart by their shape), "learned" (by what the network says
+        of depth), or "auto": whichever counts the support's outlined objects better, left out one patch at a time
+    object_radius_um : typical radius, for "split" and "learned"; None: from the support's objects
     unit, shard : px; None: by the size of the source
     raster : the source is a raster, and what only rasters are asked for; None: it is a slide
     max_unread : largest part of the foreground that may be unreadable
@@ -109,7 +112,7 @@ class ClassPlan:
     """
 
     support: SupportSet
-    rules: tuple[SplitRule | None, ...]
+    rules: tuple[Rule | None, ...]
     min_area_px: int
 
 
@@ -145,8 +148,11 @@ def model_loader(config: SegmentConfig) -> Callable[[], Segmenter]:
     return functools.partial(load_segmenter, config.model, config.weights)
 
 
-def prepare(config: SegmentConfig) -> Plan:
-    """Open, check, lay out. Reads the support set and an overview; writes nothing."""
+def prepare(config: SegmentConfig, has_depth: bool = False) -> Plan:
+    """Open, check, lay out. Reads the support set and an overview; writes nothing.
+
+    `has_depth`: the model tells how deep in its object a pixel is, so that touching objects may be told apart by it.
+    """
     check(config)
     source, drawn_on = open_sources(config)
     info = source.info
@@ -160,7 +166,9 @@ def prepare(config: SegmentConfig) -> Plan:
     pixel = pixel_m2(info)
     classes = [
         ClassPlan(
-            view, possible_rules(config, view, info.mpp), smallest_object(config, view, info.mpp, pixel)
+            view,
+            possible_rules(config, view, info.mpp, has_depth),
+            smallest_object(config, view, info.mpp, pixel),
         )
         for view in views
     ]
@@ -252,19 +260,33 @@ def check(config: SegmentConfig) -> None:
 
 
 def possible_rules(
-    config: SegmentConfig, support: SupportSet, mpp: float | None
-) -> tuple[SplitRule | None, ...]:
-    """The ways to tell objects apart that ``config.instances`` allows; None is plain connected components."""
+    config: SegmentConfig, support: SupportSet, mpp: float | None, has_depth: bool = False
+) -> tuple[Rule | None, ...]:
+    """The ways to tell objects apart that ``config.instances`` allows; None is plain connected components.
+
+    `has_depth`: there is a model that tells how deep in its object a pixel is.
+    """
+    if config.instances == "learned" and not has_depth:
+        raise ValueError(
+            f"--instances learned needs weights that know how deep in its object a pixel is; those of {config.model!r} "
+            "do not: give --weights, or --instances split"
+        )
     radius = config.object_radius_um / (mpp or 1.0) if config.object_radius_um else typical_radius(support)
     if config.instances == "components" or (config.instances == "auto" and radius is None):
         return (None,)
     if radius is None:
         raise ValueError(
-            "--instances split needs to know how large an object is: outline the objects one by one in the support "
-            "set, or give --object-radius-um"
+            f"--instances {config.instances} needs to know how large an object is: outline the objects one by one in "
+            "the support set, or give --object-radius-um"
         )
-    rule = SplitRule(float(np.clip(radius, 1, 80)), config.connectivity)
-    return (rule,) if config.instances == "split" else (None, rule)
+    radius = float(np.clip(radius, 1, 80))
+    by_shape = SplitRule(radius, config.connectivity)
+    if config.instances == "split":
+        return (by_shape,)
+    by_depth = tuple(DepthRule(radius, t, config.connectivity) for t in DEPTH_TOLERANCES)
+    if config.instances == "learned":
+        return by_depth
+    return (None, by_shape, *by_depth) if has_depth else (None, by_shape)
 
 
 def typical_radius(support: SupportSet) -> float | None:

@@ -111,8 +111,8 @@ def segment(
             return segment(config, started, model)
     clock = Clock()
     with clock.stage("prepare"):
-        plan = prepare(config)
         model = model or load_segmenter(config.model, config.weights)
+        plan = prepare(config, calibrate.has_depth(model))
         work = WorkDir(config.out)
         determined = manifest(plan, model)
         state = work.claim(determined, overwrite=config.overwrite)

@@ -74,6 +74,19 @@ class ByPlace(ByColour):
         return shifted[:, None].astype(np.float32)
 
 
+class ByDepth(ByColour):
+    """`ByColour`, and depth where it is green: each pixel by itself."""
+
+    name = "by-depth"
+    has_depth = True
+
+    def predict(self, tiles: np.ndarray, features: Features, depth: bool = False) -> np.ndarray:
+        maps = [colour_probability(tiles)]
+        if depth:
+            maps.append(tiles[..., 1].astype(np.float32) / np.float32(255))
+        return np.stack(maps, axis=1)
+
+
 class ByChannel(ByColour):
     """Class 1 is what is red, class 2 green, class 3 blue: as many as the support set has. Each pixel by itself."""
 
