@@ -13,6 +13,8 @@ from PIL import Image
 from test_depth_rule import crowd
 from test_journey import same_objects
 
+import pipeline.decision
+import pipeline.run
 from connectors.store import open_result
 from pipeline.plan import SegmentConfig
 from pipeline.pool import LocalPool
@@ -112,11 +114,10 @@ def test_a_model_without_depth_offers_none(config):
 
 
 def test_what_was_decided_stays_decided(config, monkeypatch):
-    import pipeline.run
 
     with monkeypatch.context() as faulty:
         faulty.setattr(pipeline.run, "run_units", None)
         with pytest.raises(TypeError):
             run(config)
-    monkeypatch.setattr(pipeline.run.calibrate, "predict_left_out", None)
+    monkeypatch.setattr(pipeline.decision, "fit", None)
     assert "learned depth" in run(config)["run"]["options"]["instances"]
