@@ -95,7 +95,7 @@ def load_annotations(uri: str, source: Source | None, class_names: Sequence[str]
         return SupportSet(
             images=np.stack(images),
             labels=np.stack(labels),
-            instances=np.stack(instances),
+            instances=np.stack(instances) if info.kind == "slide" or _are_whole(regions, chosen) else None,
             names=tuple(names),
             mpp=info.mpp,
             class_names=chosen_names,
@@ -126,6 +126,16 @@ def _remove(mask: NDArray[np.bool_], window: Window, other: NDArray[np.bool_], o
         here = slice(max(0, down), PATCH + min(0, down)), slice(max(0, right), PATCH + min(0, right))
         there = slice(max(0, -down), PATCH + min(0, -down)), slice(max(0, -right), PATCH + min(0, -right))
         mask[here] &= ~other[there]
+
+
+def _are_whole(regions: list[Drawn], objects: list[Drawn]) -> bool:
+    """Whether no region cuts an object: parts of rivers and lakes are no sample of how many there are."""
+    tree = shapely.STRtree([drawn.geometry for drawn in objects])
+    return all(
+        region.geometry.covers(objects[index].geometry)
+        for region in regions
+        for index in tree.query(region.geometry, predicate="intersects")
+    )
 
 
 def _onto_grid(drawn: list[Drawn], transform: Affine) -> list[Drawn]:

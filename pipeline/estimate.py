@@ -43,7 +43,7 @@ class Estimate:
         at = f" at {self.mpp:.4g} um per px" if self.mpp else ""
         return (
             f"{self.source}: {self.width:,} x {self.height:,} px{at}\n"
-            f"  {self.n_tiles_with_tissue:,} of {self.n_tiles:,} tiles have tissue, in {self.n_units} units\n"
+            f"  {self.n_tiles_with_tissue:,} of {self.n_tiles:,} tiles have something to see, in {self.n_units} units\n"
             f"  {self.seconds_per_tile * 1000:.0f} ms per tile here: about {took} with one such worker, "
             "less in proportion with more\n"
             f"  memory: up to {self.worker_memory_gb:.1f} GB per worker, at any slide size\n"

@@ -446,6 +446,7 @@ def notes(plan: Plan, decision: Decision) -> list[str]:
                 f"{of}Left out one at a time, the support patches are segmented with an IoU of only "
                 f"{loo.mean_iou:.2f}: do not trust the numbers below. More patches, or another --mpp, may help."
             )
-    if plan.foreground.is_everything and plan.config.foreground == "auto":
+    is_slide = plan.source.info.kind == "slide"  # of a raster everything is analysed, always
+    if is_slide and plan.foreground.is_everything and plan.config.foreground == "auto":
         said.append("Tissue and background could not be told apart: everything was analysed.")
     return said

@@ -70,7 +70,7 @@ def test_estimate_writes_nothing(slide, support, tmp_path, capfd):
     said = capfd.readouterr().out
     assert code == 0
     assert "600 x 500 px" in said
-    assert re.search(r"9 of 9 tiles have tissue", said)
+    assert re.search(r"9 of 9 tiles have something to see", said)
     assert not (tmp_path / "out").exists()
 
 

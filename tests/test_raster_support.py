@@ -84,6 +84,7 @@ def expected_patch() -> np.ndarray:
 def test_polygons_of_any_format_and_crs_are_burnt_where_they_are(tmp_path, source, name, crs):
     support = load_support(write_vectors(tmp_path / name, DRAWN, crs), source=source)
     assert support.class_names == ("water",)
+    assert support.instances is None  # a river that leaves its region is no sample of how many there are
     assert support.labels.shape == (1, 224, 224)
     differing = support.labels[0] != expected_patch()
     assert differing.sum() <= (0 if crs == UTM18 else 2)  # centres within centimetres of an edge
@@ -98,6 +99,7 @@ def test_a_polygon_burnt_and_traced_back_is_the_same_polygon(tmp_path, source):
     to_world = north_up(x=X + 680, y=Y - 280)
     traced = [shape(geometry) for geometry, value in trace(label, transform=to_world) if value == 1]
     assert len(traced) == 1
+    assert load_support(path, source=source).instances is not None  # a whole lake counts as one
     assert traced[0].symmetric_difference(lake).area == 0
 
 
