@@ -34,7 +34,7 @@ from pipeline.pictures import Picture, colour_map, picture
 
 FIGURE_PX = 1400  # longer side of the two large figures
 SMALL_PX = 640  # of those of each interval
-PALEST = 0.78  # of the colour map that lines are drawn with: its last yellow is lost on paper
+PALEST = 0.88  # of the colour map that lines are drawn with: its last yellow is lost on paper
 
 COLUMNS = (
     "from",

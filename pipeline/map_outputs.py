@@ -40,7 +40,7 @@ WINDOW = 2048
 """Side of what is read at once, px: whole chunks of the store, whole tiles of the COGs."""
 
 MAX_RIVER_PX = 32 * 2**20
-"""Pixels of the mask that rivers are looked for in: 0.9 GB with the 25 bytes per pixel that it takes."""
+"""Pixels of the mask that rivers are looked for in: 0.7 GB with the 20 bytes per pixel that it takes."""
 
 NOT_VALID = 255
 """Value of ``mask.tif`` where the source has no pixels; 0 background, 1..C the classes."""

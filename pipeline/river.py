@@ -115,7 +115,7 @@ class Network:
 
 
 def trace_network(water: Mask, transform: Affine, ground: Ground) -> Network:
-    """Find the rivers in a water mask and measure them. Holds about 25 bytes per pixel.
+    """Find the rivers in a water mask and measure them. Holds about 20 bytes per pixel.
 
     Parameters
     ----------
