@@ -102,13 +102,10 @@ def options(program: str, description: str | None) -> argparse.ArgumentParser:
         help="how objects are told apart: connected components, split by shape or by learned depth, or what counts the "
         "support best",
     )
-    for colour, what in (("green", "both indices"), ("nir", "NDWI"), ("swir", "MNDWI")):
-        add(
-            f"--{colour}",
-            type=int,
-            metavar="BAND",
-            help=f"its band, for {what}: compared with the mask in the report",
-        )
+    compared = "compared with the mask in the report"
+    add("--green", type=int, metavar="BAND", help=f"its band, for both water indices: {compared}")
+    add("--nir", type=int, metavar="BAND", help=f"its band, for NDWI: {compared}")
+    add("--swir", type=int, metavar="BAND", help=f"its band, for MNDWI: {compared}")
     add_run_options(parser, "raster")
     return parser
 
