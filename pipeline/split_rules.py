@@ -114,7 +114,7 @@ class DepthRule:
     def __post_init__(self) -> None:
         _check(self.radius, self.connectivity)
         if not 0 < self.tolerance < 1:
-            raise ValueError(f"tolerance {self.tolerance} of depth is not between 0 and 1; use 0.1")
+            raise ValueError(f"tolerance {self.tolerance} of depth is not between 0 and 1; use 0.02")
 
     def __str__(self) -> str:
         return f"learned depth, radius {self.radius:.3f} px, tolerance {self.tolerance:g}"
