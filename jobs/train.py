@@ -26,6 +26,8 @@ from model.objectives import LOSSES
 from model.recipes import RECIPES, recipe
 from model.train import RunOptions
 from model.training_job import WEIGHTS, TrainingJob
+from pipeline.pool import WorkerError
+from pipeline.training import train_on_ray
 
 log = logging.getLogger("fewscope.train")
 
@@ -51,10 +53,12 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--episodes-per-step", type=int, help="(modern: 4, paper: 1)")
     add("--learning-rate", type=float, help="(modern: 2e-3 for compact, else 1e-3; paper: 1e-3)")
     add("--seed", type=int, help="of weights and episodes (default 0)")
+    add("--imagenet", action="store_true", help="ImageNet encoder, downloaded (not for compact)")
     add("--initial", type=Path, metavar="FILE", help="weights to start from (.safetensors)")
     add("--report-every", type=int, default=50, metavar="STEPS", help="log and checkpoint (default 50)")
     add("--examine-every", type=int, default=500, metavar="STEPS", help="score and picture (default 500)")
     add("--threads", type=int, default=1, help="of each worker; two runs of 1 beat one of 2 (default 1)")
+    add("--workers", type=int, metavar="N", help="data-parallel on Ray, on GPUs where there are N")
     add("--loader-workers", type=int, default=1, help="processes that make episodes (default 1)")
     add("-v", "--verbose", action="store_true", help="tracebacks of errors")
     return parser.parse_args(argv)
@@ -68,7 +72,7 @@ def job_of(args: argparse.Namespace) -> TrainingJob:
         if getattr(args, name) is not None
     }
     return TrainingJob(
-        config=replace(recipe(args.recipe, args.network, args.loss), **asked),
+        config=replace(recipe(args.recipe, args.network, args.loss), imagenet=args.imagenet, **asked),
         out=args.out.resolve(),
         data=None if args.data is None else args.data.resolve(),
         split=args.split,
@@ -86,8 +90,11 @@ def main(argv: list[str] | None = None) -> int:
     try:
         with logging_redirect_tqdm():
             job = job_of(args)
-            job.run()
-    except (ValueError, OSError, ArithmeticError) as error:
+            if args.workers is None:
+                job.run()
+            else:
+                train_on_ray(job, args.workers)
+    except (ValueError, OSError, ArithmeticError, WorkerError) as error:
         print(f"error: {error}", file=sys.stderr)
         if args.verbose:
             log.exception("where it came from")

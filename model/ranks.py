@@ -52,6 +52,25 @@ def mean_over_ranks(values: Tensor) -> Tensor:
     return values
 
 
+def same_step(step: int) -> None:
+    """Make sure that all ranks start from the same checkpoint.
+
+    Raises
+    ------
+    ValueError
+        They do not: the run's folder is not the same for all.
+    """
+    if n_ranks() == 1:
+        return
+    steps: list[int] = [step] * n_ranks()
+    dist.all_gather_object(steps, step)
+    if len(set(steps)) > 1:
+        raise ValueError(
+            f"workers would start from the steps {sorted(set(steps))}: they do not see the same --out; give a folder "
+            "that all machines share"
+        )
+
+
 def digests(net: nn.Module) -> list[str]:
     """SHA-256 of the network's state on every rank, in hex. They are equal, or something is badly wrong."""
     own = hashlib.sha256()

@@ -38,6 +38,7 @@ class TrainConfig:
     clip : largest norm of the gradient; None for any
     clip_parts : clip encoder and the rest each by themselves, as the published code does
     average : decay of the running average of the weights, which is what is kept; None keeps the last weights
+    imagenet : the encoder of a relation network starts from ImageNet weights (`model.imagenet`)
     bf16 : compute in bfloat16; None where the device does so natively
     """
 
@@ -56,6 +57,7 @@ class TrainConfig:
     clip_parts: bool = False
     average: float | None = 0.998
     seed: int = 0
+    imagenet: bool = False
     bf16: bool | None = None
 
     def __post_init__(self) -> None:
@@ -63,6 +65,8 @@ class TrainConfig:
             raise ValueError(f"network {self.network!r} is not one of {', '.join(NETWORKS)}")
         if self.loss not in LOSSES:
             raise ValueError(f"loss {self.loss!r} is not one of {', '.join(LOSSES)}")
+        if self.imagenet and self.network in COMPACT:
+            raise ValueError(f"there are no ImageNet weights for {self.network}; leave --imagenet out")
         if self.steps < 1 or self.episodes_per_step < 1:
             raise ValueError(
                 f"{self.steps} steps of {self.episodes_per_step} episodes train nothing; give 1 or more"
@@ -72,6 +76,22 @@ class TrainConfig:
             raise ValueError(
                 f"crop {self.crop} px is not a multiple of {multiple}, which {self.network} needs; use 128 or 224"
             )
+
+    def share(self, n_ranks: int) -> int:
+        """Episodes of a step that each of so many ranks takes.
+
+        Raises
+        ------
+        ValueError
+            They cannot be shared evenly.
+        """
+        share, rest = divmod(self.episodes_per_step, n_ranks)
+        if rest:
+            raise ValueError(
+                f"{self.episodes_per_step} episodes a step cannot be shared evenly by {n_ranks} workers; give "
+                f"--episodes-per-step {n_ranks * (share + 1)}"
+            )
+        return share
 
 
 def recipe(name: str, network: str, loss: str | None = None) -> TrainConfig:

@@ -20,8 +20,9 @@ from model.compact import CompactNet
 from model.corpus import Category
 from model.devices import computes_bfloat16, default_device
 from model.episodes import Episode, EpisodeSource
+from model.imagenet import load_imagenet
 from model.journal import Journal
-from model.networks import build_network, start_from
+from model.networks import RELATION, build_network, start_from
 from model.objectives import objective_of
 from model.recipes import TrainConfig, clip_gradients, episode_source, optimiser_of, schedule_of
 from model.relation import RelationNet
@@ -146,19 +147,17 @@ def train(
     """
     options = options or RunOptions()
     device = device or default_device()
-    if config.episodes_per_step % ranks.n_ranks():
-        raise ValueError(
-            f"{config.episodes_per_step} episodes a step cannot be shared evenly by {ranks.n_ranks()} workers; "
-            f"give --episodes-per-step {ranks.n_ranks() * math.ceil(config.episodes_per_step / ranks.n_ranks())}"
-        )
+    config.share(ranks.n_ranks())
     out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(options.threads)
-    state = _start(config, initial, device)
     run = asdict(config) | {"corpus": {c.name: len(c.images) for c in corpus}}
     checkpoint = out / "checkpoint.pt"
-    if checkpoint.exists():
+    fresh = not checkpoint.exists()
+    state = _start(config, initial, device, fresh=fresh)
+    if not fresh:
         state.load(checkpoint, run, device)
         log.info("goes on from step %d of %d", state.step, config.steps)
+    ranks.same_step(state.step)
     source = episode_source(config, corpus, config.seed)
     examination: Examination = (
         ValidationClasses(validation, VALIDATION_SIDE)
@@ -212,9 +211,15 @@ def train(
     return state.kept.eval()
 
 
-def _start(config: TrainConfig, initial: dict[str, Tensor] | None, device: torch.device) -> _State:
+def _start(
+    config: TrainConfig, initial: dict[str, Tensor] | None, device: torch.device, *, fresh: bool
+) -> _State:
+    """The state of step 0; where a checkpoint follows (not `fresh`), without a download."""
     torch.manual_seed(config.seed)
     net = build_network(config.network)
+    if config.imagenet and fresh:
+        assert isinstance(net, RelationNet)
+        load_imagenet(net.encoder, RELATION[config.network][0])
     if initial is not None:
         start_from(net, initial, config.network)
     net = net.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -1,7 +1,7 @@
 """Workers: Ray actors, or threads of this process. The same units, the same bytes.
 
-The only file that imports Ray. Pixels never pass through here: what travels is units (coordinates), lookup tables and
-small rows.
+The only file that imports Ray, beside that of training. Pixels never pass through here: what travels is units
+(coordinates), lookup tables and small rows.
 """
 
 from __future__ import annotations
@@ -202,7 +202,7 @@ class RayPool:
             return
         self._started_here = not ray.is_initialized()
         if self._started_here:
-            _start_ray()
+            start_ray()
         resources = ray.cluster_resources()
         n_cpus, n_gpus = resources.get("CPU", 1.0), resources.get("GPU", 0.0)
         gpus = self._gpus if self._gpus is not None else float(n_gpus >= 1)
@@ -308,13 +308,21 @@ def _explained(error: RayError) -> Exception:
     )
 
 
-def _start_ray() -> None:
-    """Connect to the cluster of ``RAY_ADDRESS`` (a job has it); start Ray on this machine if there is none."""
+def start_ray(*, worker_logs: bool = False) -> None:
+    """Connect to the cluster of ``RAY_ADDRESS`` (a job has it); start Ray on this machine if there is none.
+
+    `worker_logs`: whether what workers print is printed here, too.
+
+    Raises
+    ------
+    WorkerError
+        Neither can be done.
+    """
     # of ours, no line in the log: what Ray will do one day with actors that have no GPU
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     try:
         if os.environ.get("RAY_ADDRESS"):
-            ray.init(address="auto", log_to_driver=False, logging_level=logging.WARNING)
+            ray.init(address="auto", log_to_driver=worker_logs, logging_level=logging.WARNING)
             return
         # workers must find these packages whether or not they are installed
         root = str(Path(__file__).resolve().parents[1])
@@ -322,7 +330,7 @@ def _start_ray() -> None:
         ray.init(
             address="local",
             include_dashboard=False,
-            log_to_driver=False,
+            log_to_driver=worker_logs,
             logging_level=logging.WARNING,
             runtime_env={"env_vars": {"PYTHONPATH": os.pathsep.join(paths)}},
         )

@@ -4,25 +4,33 @@ import json
 import re
 from dataclasses import replace
 from pathlib import Path
+from urllib.error import URLError
 
 import numpy as np
 import pytest
+import slim
 import torch
+import torchvision
 from PIL import Image
 
 import jobs.train
 import model.train
+from model import imagenet
 from model.corpus import Category, load_corpus
-from model.encoders import Encoder
+from model.encoders import ENCODERS
 from model.episodes import EpisodeSampler
-from model.networks import COMPACT, RELATION, build_network
+from model.networks import build_network
 from model.objectives import RelationObjective
 from model.paper_episodes import PaperEpisodes
+from model.protocol import some_episodes
 from model.recipes import TrainConfig, clip_gradients, optimiser_of, recipe, schedule_of
-from model.relation import RelationNet
 from model.segmenter import load_segmenter
 from model.synthetic import Blobs, LabelField, Rivers, random_task
 from model.train import RunOptions, train
+from model.training_job import TrainingJob
+from model.validation import ValidationClasses
+from model.weights import load_weights
+from pipeline.training import train_on_ray
 
 
 def make_corpus(root: Path, classes: int = 2, n: int = 3) -> None:
@@ -75,35 +83,10 @@ PAPER = replace(
 )
 
 
-class Slim(Encoder):
-    """An encoder that costs nothing."""
-
-    taps = (4, 4, 4, 4, 4)
-    deepest = 4
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.blocks = torch.nn.ModuleList(
-            torch.nn.Sequential(torch.nn.Conv2d(4, 4, 3, padding=1), torch.nn.BatchNorm2d(4), torch.nn.ReLU())
-            for _ in range(6)
-        )
-
-    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
-        taps = []
-        for block in self.blocks[:-1]:
-            taps.append(block(x))
-            x = torch.nn.functional.max_pool2d(taps[-1], 2)
-        return self.blocks[-1](x), tuple(taps)
-
-
 @pytest.fixture
 def slim_vgg16(monkeypatch: pytest.MonkeyPatch) -> None:
     """The relation networks have few channels."""
-
-    def build(name: str) -> torch.nn.Module:
-        return build_network(name) if name in COMPACT else RelationNet(RELATION[name][1], Slim(), (4,) * 5)
-
-    monkeypatch.setattr(model.train, "build_network", build)
+    monkeypatch.setattr(model.train, "build_network", slim.build_network)
 
 
 class Killed(Exception):
@@ -147,6 +130,40 @@ def test_training_goes_on_after_a_kill_as_if_nothing_had_happened(
     )
     assert curve == repeated
     assert [row["step"] for row in curve] == [2, 4]
+
+
+@pytest.mark.timeout(
+    600
+)  # Ray starts six processes that import torch or Ray, which a busy machine takes long for
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.data")  # of its own making
+@pytest.mark.usefixtures("ray_here", "slim_vgg16")
+def test_two_workers_go_on_where_one_process_stopped_and_do_the_same(tmp_path: Path) -> None:
+    """Gradients are averaged, episodes shared without loss, and both workers end with the same network."""
+    config = replace(PAPER, loss="bce", episodes_per_step=4)
+    options = RunOptions(report_every=1, examine_every=4, loader_workers=0)
+    train(config, [], tmp_path / "one", options=options)
+
+    def stop(step: int) -> None:
+        if step == 2:
+            raise Killed
+
+    with pytest.raises(Killed):
+        train(config, [], tmp_path / "two", options=options, on_step=stop)
+    digests = train_on_ray(slim.SlimJob(config, tmp_path / "two", options=options), 2)
+    assert len(digests) == 2
+    assert len(set(digests)) == 1
+
+    one, two = rows_of(tmp_path / "one"), rows_of(tmp_path / "two")
+    assert [row["step"] for row in two] == [1, 2, 3, 4]
+    for name, same in (("loss", 1e-5), ("gradient_norm", 1e-4)):  # step 3 starts from the same weights
+        assert two[2][name] == pytest.approx(one[2][name], rel=same), name
+    assert two[3]["loss"] == pytest.approx(one[3]["loss"], rel=1e-2)  # Adam makes steps of rounding errors
+    assert (tmp_path / "two" / "weights.safetensors").exists()
+
+
+def test_episodes_that_cannot_be_shared_evenly_are_refused_before_ray_starts(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="give --episodes-per-step 6"):
+        train_on_ray(TrainingJob(replace(QUICK, episodes_per_step=4), tmp_path), 3)
 
 
 def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
@@ -206,7 +223,7 @@ def test_real_classes_of_unknown_domains_keep_their_part_of_the_episodes() -> No
 def test_loss_of_a_relation_network_is_that_of_its_answers(variant: str) -> None:
     """An episode at once, as training has it, gives what the network says with a compiled support set."""
     torch.manual_seed(0)
-    net = RelationNet(variant, Slim(), (4,) * 5).eval()
+    net = slim.relation_network(variant).eval()
     episodes = [EpisodeSampler([], size=64, seed=3)[i] for i in range(3)]
     loss, _ = RelationObjective(net, "bce")(episodes)
     losses = []
@@ -233,7 +250,7 @@ def test_the_papers_learning_rate_is_halved_every_50000_episodes() -> None:
 
 def test_encoder_and_decoder_are_clipped_apart_with_the_squared_error_only() -> None:
     for loss, clipped in (("mse", True), ("bce", False)):
-        net = RelationNet("paper", Slim(), (4,) * 5)
+        net = slim.relation_network("paper")
         for parameter in net.parameters():
             parameter.grad = torch.ones_like(parameter)
         n_encoder = sum(p.numel() for p in net.encoder.parameters())
@@ -242,6 +259,85 @@ def test_encoder_and_decoder_are_clipped_apart_with_the_squared_error_only() -> 
         assert float(norm) == pytest.approx(n_all**0.5)  # that of before
         after = sum(float(p.grad.square().sum()) for p in net.encoder.parameters()) ** 0.5
         assert after == pytest.approx(0.5 if clipped else n_encoder**0.5, rel=1e-4)
+
+
+@pytest.mark.parametrize("name", ["vgg16", "resnet101", "inception"])
+def test_imagenet_weights_see_what_they_were_trained_on(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Our [0, 1] pictures, whatever the mask, give the maps that torchvision's network has of standardised ones."""
+    torch.manual_seed(0)
+    built = {
+        "vgg16": lambda: torchvision.models.vgg16_bn(weights=None),
+        "resnet101": lambda: torchvision.models.resnet101(weights=None),
+        "inception": lambda: torchvision.models.inception_v3(
+            weights=None, init_weights=False, transform_input=True
+        ),
+    }
+    original = built[name]().eval()
+    weights = original.state_dict()
+    for key, tensor in weights.items():
+        if key.endswith("running_mean"):
+            tensor.normal_(0, 0.1)
+    monkeypatch.setattr(imagenet.WeightsEnum, "get_state_dict", lambda self, **_: weights)
+    encoder = ENCODERS[name]().eval()
+    imagenet.load_imagenet(encoder, name)
+
+    image, mask = torch.rand(1, 3, 80, 80), torch.rand(1, 1, 80, 80)
+    standardised = torchvision.transforms.functional.normalize(image, imagenet.MEAN, imagenet.STD)
+    first = {  # the part of torchvision's network that makes our first tap
+        "vgg16": lambda x: original.features[:6](x),
+        "resnet101": lambda x: original.relu(original.bn1(original.conv1(x))),
+        "inception": lambda x: original.Conv2d_2b_3x3(
+            original.Conv2d_2a_3x3(original.Conv2d_1a_3x3(original._transform_input(x)))
+        ),
+    }
+    with torch.inference_mode():
+        tap = next(t for t in encoder(torch.cat([image, mask], 1))[1] if t.shape[1])
+        inside = (
+            ...,
+            slice(4, -4),
+            slice(4, -4),
+        )  # at the rim, our padding is black and theirs the mean colour
+        torch.testing.assert_close(tap[inside], first[name](standardised)[inside], rtol=1e-4, atol=1e-4)
+
+
+def test_imagenet_weights_without_a_network_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def offline(self: object, **_: object) -> None:
+        raise URLError("no route")
+
+    monkeypatch.setattr(imagenet.WeightsEnum, "get_state_dict", offline)
+    with pytest.raises(OSError, match=r"vgg16 cannot be downloaded.*without --imagenet, or put vgg16_bn-"):
+        imagenet.load_imagenet(ENCODERS["vgg16"](), "vgg16")
+
+
+def test_validation_scores_as_evaluation_does_and_keeps_the_best_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of three examinations the second was the best: its weights are in weights-best, and give its score again."""
+    classes = one_class()
+    scores = iter([0.2, 0.6, 0.4])
+    kept = []
+
+    def score(self: ValidationClasses, net: torch.nn.Module, *_: object, **__: object) -> float:
+        kept.append(net.head.weight.clone())
+        return next(scores)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ValidationClasses, "score", score)
+        config = replace(QUICK, steps=3, average=None)
+        train(config, [], tmp_path, validation=classes, options=RunOptions(1, 1, loader_workers=0))
+    assert [row["validation_iou"] for row in rows_of(tmp_path)] == [0.2, 0.6, 0.4]
+    assert torch.equal(load_weights(tmp_path / "weights-best.safetensors")["head.weight"], kept[1])
+    assert not torch.equal(kept[1], kept[2])
+
+    segmenter = load_segmenter(device="cpu", dtype=torch.float32)
+    (draw,) = some_episodes("squares", 10, 5, 1, 5)
+    images, labels, _ = classes[0].arrays()
+    support, query = list(draw.support), list(draw.query)
+    found = segmenter.predict(images[query], segmenter.encode(images[support], labels[support]))[:, 0] >= 0.5
+    truth = labels[query] > 0
+    ious = [(f & t).sum() / (f | t).sum() for f, t in zip(found, truth, strict=True)]
+    judged = ValidationClasses(classes, 224).score(segmenter._exact, torch.device("cpu"), bf16=False)
+    assert judged == pytest.approx(np.mean(ious), abs=1e-3)
 
 
 def test_weights_to_start_from_are_those_of_the_network(tmp_path: Path) -> None:
@@ -288,6 +384,7 @@ def test_training_from_nothing_gives_weights_that_segment(
     [
         ("--synthetic-only --crop 100", "crop 100 px is not a multiple of 16"),
         ("--synthetic-only --validate val", "--validate val needs --data"),
+        ("--synthetic-only --imagenet", "no ImageNet weights for compact-S"),
         ("--data nowhere", "nowhere is not a folder"),
         ("--synthetic-only --report-every 3 --examine-every 4", "examine_every 4 is not a multiple"),
         ("--synthetic-only --initial nothing.safetensors", "no such weights file"),
