@@ -15,6 +15,7 @@ from PIL import Image
 
 import jobs.train
 import model.train
+from benchmarks import training_speed
 from model import imagenet
 from model.corpus import Category, load_corpus
 from model.encoders import ENCODERS
@@ -400,8 +401,27 @@ def test_bad_input_is_one_line(
     assert said.count("\n") == 1
 
 
-def test_help_shows_commands_that_are_runs() -> None:
-    shown = re.findall(r"^ +python jobs/train\.py (.*)$", str(jobs.train.__doc__), re.M)
-    assert len(shown) >= 3
+def test_commands_in_help_and_pages_are_runs() -> None:
+    root = Path(__file__).resolve().parents[1]
+    pages = [
+        str(jobs.train.__doc__),
+        *((root / "docs" / f"{n}.md").read_text() for n in ("training", "model-card")),
+    ]
+    shown = [
+        line
+        for page in pages
+        for line in re.findall(r"python jobs/train\.py (.*)", page.replace("\\\n", " "))
+    ]
+    assert len(shown) >= 10
     for line in shown:
-        assert jobs.train.job_of(jobs.train.parse(line.split())).config.steps > 0
+        assert jobs.train.job_of(jobs.train.parse(line.split())).config.steps > 0, line
+
+
+def test_the_speed_of_training_is_measured_beside_a_baseline(capsys: pytest.CaptureFixture) -> None:
+    assert (
+        training_speed.main(["--minutes", "10", "--steps", "1", "--networks", "compact-S", "compact-S"]) == 0
+    )
+    first, second = map(json.loads, capsys.readouterr().out.splitlines())
+    assert first["ratio"] == 1
+    assert second["ratio"] == pytest.approx(second["s_per_step"] / first["s_per_step"], rel=1e-2)
+    assert first["steps_in_the_time"] == pytest.approx(600 / first["s_per_step"], rel=1e-2, abs=1)
