@@ -42,6 +42,7 @@ from connectors.support import SupportSet, load_support
 from model.segmenter import MODELS, load_segmenter
 from pipeline import calibrate
 from pipeline.decision import choose_rule, count_objects
+from pipeline.evaluate import Adapted
 from pipeline.plan import SegmentConfig, possible_rules, smallest_object
 from pipeline.rivals import load_rival
 
@@ -83,7 +84,12 @@ def judge(model: calibrate.Model, support: SupportSet, check: SupportSet | None)
     Counts are of objects in the labelled area, parts that its border cuts off included, on both sides.
     """
     began = time.perf_counter()
-    loo = calibrate.leave_one_out(model, support.images, support.labels)
+    if isinstance(model, Adapted):  # as a job does
+        fitted = model.fit(support)
+        features, loo = fitted.features, calibrate.judged(fitted.left_out[0], support.labels)
+    else:
+        features = model.encode(support.images, support.labels)
+        loo = calibrate.leave_one_out(model, support.images, support.labels)
     if loo is None:
         raise ValueError("the support set is too small to leave a patch out; label objects in two patches")
     as_run = SegmentConfig("", "", "")  # what a run does by itself
@@ -101,7 +107,7 @@ def judge(model: calibrate.Model, support: SupportSet, check: SupportSet | None)
         "check": None,
     }
     if check is not None:
-        probabilities = model.predict(check.images, model.encode(support.images, support.labels))[:, 0]
+        probabilities = model.predict(check.images, features)[:, 0]
         found["check"] = _measures(check, probabilities, loo.threshold, count)
     found["threshold"] = loo.threshold
     found["counted_by"] = "components" if rule is None else f"split, radius {rule.radius:.1f} px"
@@ -195,6 +201,12 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help="which (default: all; the forest takes minutes)",
     )
     parser.add_argument("--model", choices=MODELS, default="compact", help="Fewscope's network (%(default)s)")
+    parser.add_argument(
+        "--adapt",
+        type=float,
+        metavar="SECONDS",
+        help="also fine-tuned on each support set as a job does, for so long on one core (a job: 300)",
+    )
     parser.add_argument("--weights", help="weights instead of the shipped ones (.safetensors)")
     return parser.parse_args(argv)
 
@@ -202,7 +214,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Print a line per slide and method; 0, or 1 where no slide was there."""
     args = parse(argv)
-    models: list[calibrate.Model] = [load_segmenter(args.model, args.weights)]
+    network = load_segmenter(args.model, args.weights)
+    models: list[calibrate.Model] = [Adapted(network, args.adapt)] if args.adapt is not None else []
+    models.append(network)
     models += [load_rival(name) for name in args.rivals]
     n = 0
     for slide, method, measures in compare([case for case in CASES if case.name in args.slides], models):
