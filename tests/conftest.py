@@ -19,6 +19,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+# Torch's threads wait for each other at every small operation: on busy cores, for minutes. Read when it is imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # Ray reads these when it is imported: the tests' own token, whatever this machine has.
 TOKEN = Path(tempfile.mkdtemp(prefix="fewscope-token-")) / "token"
 TOKEN.write_text(secrets.token_hex(32))
