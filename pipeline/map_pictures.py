@@ -163,7 +163,8 @@ def _scale_bar(
     thick = max(12, margin // 3)
     pen.rectangle((left - 3, bottom - thick - 3, left + pixels + 3, bottom + 3), fill=PAPER)
     pen.rectangle((left, bottom - thick, left + pixels, bottom), fill=INK)
-    pen.rectangle((left + pixels / 2, bottom - thick + 4, left + pixels - 4, bottom - 4), fill=PAPER)
+    if pixels > 16:  # of a map of a few pixels the bar is too short for a white half
+        pen.rectangle((left + pixels / 2, bottom - thick + 4, left + pixels - 4, bottom - 4), fill=PAPER)
     _label(pen, (left, bottom - thick - font.size * 1.5), text, font)
 
 

@@ -203,3 +203,11 @@ def test_without_a_crs_a_map_has_neither_scale_nor_north():
     view = MapView(300, 1000, Affine.scale(1, -1), Ground(None, "pixels"))
     bare = np.full((300, 1000, 3), 200, np.uint8)
     np.testing.assert_array_equal(furnished(bare, view), bare)
+
+
+@pytest.mark.parametrize("side", [16, 40])
+def test_a_map_of_a_few_pixels_is_drawn_too(side):
+    view = MapView(side, side, Affine(20, 0, 500_000, 0, -20, 9_000_000), Ground("EPSG:32618", "plane"))
+    drawn = furnished(np.full((side, side, 3), 90, np.uint8), view)
+    assert drawn.shape == (side, side, 3)
+    assert (drawn != 90).any()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
@@ -115,7 +116,10 @@ def test_ctrl_c_stops_and_the_same_command_resumes(slide, support, tmp_path):
     out, log = tmp_path / "out", tmp_path / "log"
     path.write_text(json.dumps({"source": slide, "support": support, "out": str(out), "shard": 256}))
     job = subprocess.Popen(
-        [sys.executable, fakes.__file__, path, "local", log, "2"], stderr=subprocess.DEVNULL
+        [sys.executable, fakes.__file__, path, "local", log, "2"],
+        stderr=subprocess.DEVNULL,
+        # a shell's background jobs ignore Ctrl-C, and so would what they start
+        preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     )
     limit = time.monotonic() + 120
     while not list(out.glob(".fewscope/markers/r*.json")):
