@@ -68,7 +68,7 @@ def test_no_path_of_one_machine_and_no_registry_address():
         "somebody's home": r"(?<![\w.~:/-])/home/(?!(?:ubuntu|ray)\b)\w",
         "a temporary folder": r"(?<![\w.~:/$-])/(?:tmp|var/tmp)/\w",
         "a registry's address": r"https?://(?:[\w.-]*pypi[\w.-]*|[\w.-]*pythonhosted[\w.-]*)\b"
-        r"|--(?:extra-)?index-url|--find-links",
+        r"|--(?:extra-)?(?:index|find)-(?:url|links)",
     }
     found = [
         f"{name}: {match.group()!r} is {what}"
