@@ -19,7 +19,7 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.vrt import WarpedVRT
 
 from connectors.local_copy import local_copy
-from connectors.source import SourceError
+from connectors.source import SourceError, add_ends
 
 VSI = {
     "s3": "/vsis3/",
@@ -30,7 +30,6 @@ VSI = {
 }
 """GDAL's own file systems, which read ranges of remote files, by the scheme of an address."""
 
-HEAD_BYTES = 2**16  # of a file's head and tail, in the fingerprint
 SAMPLE_PX = 32  # side of the nine samples in the fingerprint of a file that is not local
 
 Georeference = Literal["transform", "gcps", "rpcs", "none"]
@@ -225,7 +224,8 @@ def fingerprint(files: list[RasterFile]) -> str:
         with gdal(), rasterio.open(file.path) as dataset:
             if is_local(file):
                 for part in dataset.files:
-                    _add_ends(digest, part)
+                    if os.path.isfile(part):  # not what a VRT points to elsewhere
+                        add_ends(digest, part)
             else:
                 _add_samples(digest, dataset)
     return digest.hexdigest()
@@ -234,17 +234,6 @@ def fingerprint(files: list[RasterFile]) -> str:
 def is_local(file: RasterFile) -> bool:
     """Whether it is a file of this machine, not of a network, a ZIP archive or a service."""
     return os.path.isfile(file.path)
-
-
-def _add_ends(digest: Any, path: str) -> None:
-    if not os.path.isfile(path):  # what a VRT points to
-        return
-    size = os.path.getsize(path)
-    digest.update(str(size).encode())
-    with open(path, "rb") as content:
-        digest.update(content.read(HEAD_BYTES))
-        content.seek(max(0, size - HEAD_BYTES))
-        digest.update(content.read(HEAD_BYTES))
 
 
 def _add_samples(digest: Any, dataset: rasterio.DatasetReader) -> None:

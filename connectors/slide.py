@@ -34,14 +34,13 @@ from connectors.levels import (
 )
 from connectors.local_copy import local_copy
 from connectors.resolution import resolve_mpp, working_scale
-from connectors.source import Pixels, SourceError, SourceInfo, window_bounds
+from connectors.source import Pixels, SourceError, SourceInfo, add_ends, window_bounds
 
 log = logging.getLogger(__name__)
 
 BLOCK = 256  # level px; what is lost around a place that does not decode
 CHUNK = 2048  # level px read at once, a multiple of BLOCK: 16 MB of RGBA
 DARK_LEVEL = 64  # median grey of 255 below which a slide is fluorescence and its background black
-HEAD_BYTES = 2**16  # of the file's head and tail, in the fingerprint
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,12 +256,7 @@ def _stated_background(properties: Mapping[str, str]) -> tuple[int, int, int] | 
 def _fingerprint(slide: openslide.OpenSlide, path: str) -> str:
     """Hash of OpenSlide's own identity, the size, and the head and tail of the file."""
     digest = hashlib.sha256(slide.properties.get(openslide.PROPERTY_NAME_QUICKHASH1, "").encode())
-    size = os.path.getsize(path)
-    digest.update(str(size).encode())
-    with open(path, "rb") as file:
-        digest.update(file.read(HEAD_BYTES))
-        file.seek(max(0, size - HEAD_BYTES))
-        digest.update(file.read(HEAD_BYTES))
+    add_ends(digest, path)
     return digest.hexdigest()
 
 

@@ -7,8 +7,9 @@ working grid and gets an image and a map of which of its pixels are real.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from affine import Affine
@@ -20,6 +21,8 @@ DEFAULT_MPP = 0.5
 
 PLAUSIBLE_MPP = (0.05, 50.0)
 """Finest and coarsest um per px believed: from 100x oil with a small camera pixel to a flat-bed scanner."""
+
+HEAD_BYTES = 2**16  # of a file's head and tail, in the fingerprint
 
 Pixels = tuple[NDArray[np.uint8], NDArray[np.bool_]]
 """(image, valid): uint8 (h, w, 3), bool (h, w)."""
@@ -196,6 +199,16 @@ class Source(Protocol):
     def close(self) -> None:
         """Give back files and memory; reading afterwards is an error. Closing twice is fine."""
         ...
+
+
+def add_ends(digest: Any, path: str) -> None:
+    """Add the size of a local file and its first and last 64 KiB to a fingerprint."""
+    size = os.path.getsize(path)
+    digest.update(str(size).encode())
+    with open(path, "rb") as file:
+        digest.update(file.read(HEAD_BYTES))
+        file.seek(max(0, size - HEAD_BYTES))
+        digest.update(file.read(HEAD_BYTES))
 
 
 def window_bounds(window: Window) -> tuple[int, int, int, int]:

@@ -7,15 +7,12 @@ import csv
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-import jinja2
 import numpy as np
 from PIL import Image
 
 from connectors.ground import Ground
 from connectors.map_series import Centreline, MapSeries
-from connectors.workdir import open_filesystem, write_atomic
 from pipeline.changes import Change, Floats, followed, migration, tally
 from pipeline.map_outputs import windows
 from pipeline.map_pictures import (
@@ -30,6 +27,7 @@ from pipeline.map_pictures import (
     grey,
     with_lines,
 )
+from pipeline.page import fill, write_files
 from pipeline.pictures import Picture, colour_map, picture
 
 FIGURE_PX = 1400  # longer side of the two large figures
@@ -198,15 +196,13 @@ def write_changes(out: str, epochs: Sequence[Epoch], background: RGB, title: str
     with MapSeries([epoch.out for epoch in epochs]) as series:
         comparison = compare(epochs, series)
         figures = draw_changes(epochs, series, comparison, background)
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    page = environment.get_template("changes.html.j2").render(
-        title=title, c=comparison, overall=figures.overall, lines=figures.lines, intervals=figures.intervals
+    page = fill(
+        "changes.html.j2",
+        title=title,
+        c=comparison,
+        overall=figures.overall,
+        lines=figures.lines,
+        intervals=figures.intervals,
     )
     files = {
         "changes.csv": table_text(comparison).encode(),
@@ -214,9 +210,7 @@ def write_changes(out: str, epochs: Sequence[Epoch], background: RGB, title: str
         "centrelines.jpg": _jpeg(figures.lines),
         "changes.html": page.encode("utf-8", "replace"),
     }
-    for name, data in files.items():
-        fs, root = open_filesystem(out)
-        write_atomic(fs, f"{root}/{name}", data)
+    write_files(out, files)
     return comparison
 
 

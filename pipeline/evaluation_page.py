@@ -5,13 +5,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import jinja2
 
 from pipeline.evaluate import Answer, Findings, Lesson
 from pipeline.evaluation_pictures import Example
@@ -25,6 +22,7 @@ from pipeline.evaluation_tables import (
     overall_table,
     way_table,
 )
+from pipeline.page import fill, write_files
 from pipeline.standings import (
     Calibration,
     ClassFigures,
@@ -152,31 +150,19 @@ class Evaluation:
 
     def as_html(self) -> str:
         """One self-contained page; every string from outside is escaped."""
-        environment = jinja2.Environment(
-            loader=jinja2.FileSystemLoader(Path(__file__).parent),
-            autoescape=True,
-            undefined=jinja2.StrictUndefined,
-            trim_blocks=True,
-            lstrip_blocks=True,
-        )
         pictures: dict[str, list[Example]] = {}
         for example in self.examples:
             pictures.setdefault(example.category, []).append(example)
-        return environment.get_template("evaluation.html.j2").render(
-            e=self, tables=self.tables(), pictures=pictures, iou=figure
-        )
+        return fill("evaluation.html.j2", e=self, tables=self.tables(), pictures=pictures, iou=figure)
 
     def write(self, out: Path) -> None:
         """``evaluation.html``, ``evaluation.txt`` and, last, ``evaluation.json`` in a folder; each appears whole."""
-        out.mkdir(parents=True, exist_ok=True)
-        for name, content in (
-            ("evaluation.html", self.as_html()),
-            ("evaluation.txt", self.as_text() + "\n"),
-            ("evaluation.json", self.as_json()),
-        ):
-            part = out / f"{name}.part"
-            part.write_text(content, encoding="utf-8")
-            os.replace(part, out / name)
+        files = {
+            "evaluation.html": self.as_html(),
+            "evaluation.txt": self.as_text() + "\n",
+            "evaluation.json": self.as_json(),
+        }
+        write_files(str(out), {name: text.encode() for name, text in files.items()})
 
 
 def _finite(value: Any) -> Any:

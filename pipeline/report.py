@@ -12,19 +12,15 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
-
-import fsspec
-import jinja2
 
 from connectors.colours import class_colour
 from pipeline.charts import chart, seam_chart, short
 from pipeline.map_page import MapSection
+from pipeline.page import fill, write_files
 from pipeline.pictures import Picture, Pictures, colour_map, draw
 from pipeline.sizes import Sizes, sizes_of
 from pipeline.survey import SeamCheck, Survey, survey
@@ -319,38 +315,23 @@ def write_report(out: str, report: Report, pictures: Pictures) -> str:
     """
     base = out.rstrip("/")
     # a file name may hold bytes that are no text: shown as question marks, and no reason to lose the report
-    _put(f"{base}/report.html", render(report, pictures).encode("utf-8", "replace"))
-    _put(f"{base}/report.json", report.to_json().encode("ascii"))
+    page = render(report, pictures).encode("utf-8", "replace")
+    write_files(base, {"report.html": page, "report.json": report.to_json().encode("ascii")})
     return f"{base}/report.html"
-
-
-def _put(uri: str, content: bytes) -> None:
-    filesystem, path = fsspec.url_to_fs(uri)
-    if isinstance(filesystem, fsspec.implementations.local.LocalFileSystem):
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        Path(path + ".part").write_bytes(content)
-        os.replace(path + ".part", path)
-    else:
-        filesystem.pipe_file(path, content)  # object stores: one put, whole or not at all
 
 
 def render(report: Report, pictures: Pictures) -> str:
     """The page as text."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
+    filters: dict[str, Callable[..., Any]] = {
         "whole": lambda n: f"{n:,.0f}",
         "short": short,
         "percent": percent,
         "seconds": seconds,
     }
     ramp = ["#{:02x}{:02x}{:02x}".format(*colour) for colour in colour_map()[::15].tolist()]
-    return environment.get_template("report.html.j2").render(
+    return fill(
+        "report.html.j2",
+        filters,
         r=report,
         p=pictures,
         show=Measures(report.metres_per_px * 1e6 if report.metres_per_px else report.mpp, report.kind),

@@ -16,8 +16,25 @@ _TOLERANCE = round(0.4 * _SCALE)
 _TOLERANCE_PERCENT = 6
 
 
+class _Climb:
+    """How far is smoothed, and how far climbed, by the radius of a typical object."""
+
+    __slots__ = ()
+    radius: float
+
+    @property
+    def smoothings(self) -> int:
+        """How often the (1, 2, 1) filter runs: ripples of the outline go, necks stay."""
+        return min(1 + int(self.radius / 6), 6)
+
+    @property
+    def doublings(self) -> int:
+        """``climb`` = 2 ** doublings steps: at least 1.25 radii, from a pass to near the summit."""
+        return int(np.ceil(np.log2(1.25 * self.radius + 1)))
+
+
 @dataclass(frozen=True, slots=True)
-class SplitRule:
+class SplitRule(_Climb):
     """Touching objects told apart by their shape: height is the distance to the background.
 
     Parameters
@@ -46,16 +63,6 @@ class SplitRule:
     def reach(self) -> int:
         """Largest distance to the background that is told apart, px: larger objects have a flat top."""
         return int(np.ceil(2 * self.radius)) + 2
-
-    @property
-    def smoothings(self) -> int:
-        """How often the (1, 2, 1) filter runs: ripples of the outline go, necks stay."""
-        return _smoothings(self.radius)
-
-    @property
-    def doublings(self) -> int:
-        """``climb`` = 2 ** doublings steps: at least 1.25 radii, from a pass to near the summit."""
-        return _doublings(self.radius)
 
     @property
     def halo(self) -> int:
@@ -89,7 +96,7 @@ class SplitRule:
 
 
 @dataclass(frozen=True, slots=True)
-class DepthRule:
+class DepthRule(_Climb):
     """Touching objects told apart by learned depth: height is what a network says of how deep in its object a pixel is.
 
     Parameters
@@ -120,16 +127,6 @@ class DepthRule:
         return f"learned depth, radius {self.radius:.3f} px, tolerance {self.tolerance:g}"
 
     @property
-    def smoothings(self) -> int:
-        """As in `SplitRule`."""
-        return _smoothings(self.radius)
-
-    @property
-    def doublings(self) -> int:
-        """As in `SplitRule`."""
-        return _doublings(self.radius)
-
-    @property
     def halo(self) -> int:
         """Pixels of mask and depth around a core that have to be known."""
         return self.smoothings + 2**self.doublings + 1
@@ -152,14 +149,6 @@ def _check(radius: float, connectivity: int) -> None:
         raise ValueError(f"object radius {radius} px is not in 1..80; choose a coarser mpp or do not split")
     if connectivity not in (1, 2):
         raise ValueError(f"connectivity {connectivity} is neither 1 (sides) nor 2 (sides and corners)")
-
-
-def _smoothings(radius: float) -> int:
-    return min(1 + int(radius / 6), 6)
-
-
-def _doublings(radius: float) -> int:
-    return int(np.ceil(np.log2(1.25 * radius + 1)))
 
 
 def _smoothed(height: np.ndarray, times: int) -> np.ndarray:

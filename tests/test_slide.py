@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from rasterio.windows import Window
+from rasters import break_tile
 from source_conformance import SourceConformance, same_pixels
 
 from connectors.pyramid_tiff import main as convert_main
@@ -44,15 +45,6 @@ def odd_slide_path(tmp_path_factory):
     path = tmp_path_factory.mktemp("slide") / "odd.tif"
     write_pyramid(path, picture(611, 837), 0.25, tile=64, overviews=[2, 4])
     return str(path)
-
-
-def break_tile(path: str, index: int) -> None:
-    """Overwrite one stored tile of the finest level, so that it does not decode."""
-    with Image.open(path) as tiff:
-        offset, size = tiff.tag_v2[324][index], tiff.tag_v2[325][index]
-    with open(path, "r+b") as file:
-        file.seek(offset)
-        file.write(b"\xff" * size)
 
 
 @pytest.fixture(scope="session")
