@@ -41,6 +41,11 @@ class Approach:
     side: int = PATCH
     adaptation: AdaptConfig | None = None
 
+    def __str__(self) -> str:
+        ways = [f"fine-tuned for {self.adaptation.steps} steps"] if self.adaptation else []
+        ways += [f"seen at {self.side} px for {PATCH}"] if self.side != PATCH else []
+        return ", ".join(ways) or "as it is"
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Fit:
@@ -65,11 +70,10 @@ class Fit:
     kept: float | None
 
     def __str__(self) -> str:
-        ways = [f"{self.steps} steps on the patches"] if self.steps else []
-        ways += [f"tiles seen at {self.side} px for {PATCH}"] if self.side != PATCH else []
-        if not ways or self.plain is None or self.kept is None:
+        way = Approach(self.side, AdaptConfig(self.steps) if self.steps else None)
+        if way == Approach() or self.plain is None or self.kept is None:
             return "none: the network as it is"
-        return f"{', '.join(ways)}: IoU of left-out patches {self.plain:.3f} without, {self.kept:.3f} with"
+        return f"{way}: IoU of left-out patches {self.plain:.3f} without, {self.kept:.3f} with"
 
 
 def fit(
@@ -96,8 +100,13 @@ def fit(
         chosen = told(labels[classes][:, patches])
         if approach == Approach():
             return model.encode(images[patches], chosen)
+        began = time.perf_counter()
         objects = None if instances is None else instances[patches]
-        return model.encode(images[patches], chosen, objects, approach.adaptation, side=approach.side)  # type: ignore[call-arg]
+        features = model.encode(images[patches], chosen, objects, approach.adaptation, side=approach.side)  # type: ignore[call-arg]
+        if approach.adaptation:  # what a user waits for: the other ways take a second
+            what = f"{len(patches)} of {len(images)} patches"
+            log.info("%s on %s, %.0f s", approach, what, time.perf_counter() - began)
+        return features
 
     def attempt(approach: Approach) -> tuple[list[np.ndarray | None], float]:
         began = time.perf_counter()
@@ -110,7 +119,7 @@ def fit(
             depth=depth,
         )
         iou = mean_iou(found[:n_classes], labels)
-        log.info("patches left out, %s: IoU %.3f, %.1f s", approach, iou, time.perf_counter() - began)
+        log.info("patches left out, network %s: IoU %.3f, %.1f s", approach, iou, time.perf_counter() - began)
         return found, iou
 
     everything = np.arange(len(images)), range(len(labels))
@@ -121,13 +130,15 @@ def fit(
             nothing: list[np.ndarray | None] = [None] * n_classes
             return Fit(encode(approach, *everything), nothing, nothing, PATCH, 0, None, None)
         kept = plain
-        steps = steps_within(seconds, n_folds(len(images)) + 1) if getattr(model, "adapts", False) else 0
+        n_runs = n_folds(len(images)) + 1
+        steps = steps_within(seconds, n_runs) if getattr(model, "adapts", False) else 0
         if steps:
             for side in SIDES:
                 found, iou = attempt(Approach(side))
                 if iou > max(kept, plain + WORTH_SCALING):
                     approach, left_out, kept = Approach(side), found, iou
             tuned = replace(approach, adaptation=AdaptConfig(steps))
+            log.info("fine-tuning %d times, %d steps each; --adapt bounds it", n_runs, steps)
             found, iou = attempt(tuned)
             if iou > kept:
                 approach, left_out, kept = tuned, found, iou
