@@ -26,7 +26,7 @@ from pipeline.evaluation_pictures import Example, draw_examples
 from pipeline.plan import SegmentConfig, possible_rules, smallest_object
 from pipeline.rivals import GrabCut
 from pipeline.scores import Objects, Pixels, compare_masks, compare_objects
-from pipeline.split import Rule
+from pipeline.split import DepthRule, Rule
 
 Method = calibrate.Model | GrabCut
 AS_RUN = SegmentConfig("", "", "")  # how a job that is told nothing tells objects apart
@@ -47,11 +47,13 @@ class Adapted:
         if not steps_within(seconds, MOST_FOLDS + 1):
             raise ValueError(f"--adapt {seconds:g} s are too few for a step that helps; give 30 or more")
         self.name = f"{model.name}, adapted"
+        self.has_depth = calibrate.has_depth(model)
         self._model, self._seconds = model, seconds
 
     def fit(self, support: SupportSet) -> Fit:
         """As a job does."""
-        return fit(self._model, support.images, support.labels_by_class, support.instances, self._seconds)
+        images, labels = support.images, support.labels_by_class
+        return fit(self._model, images, labels, support.instances, self._seconds, depth=self.has_depth)
 
     def encode(self, images: np.ndarray, labels: np.ndarray) -> SupportFeatures:
         """The features of `fit`, without outlined objects."""
@@ -60,9 +62,9 @@ class Adapted:
         ).features
         return features
 
-    def predict(self, tiles: np.ndarray, features: SupportFeatures) -> np.ndarray:
+    def predict(self, tiles: np.ndarray, features: SupportFeatures, depth: bool = False) -> np.ndarray:
         """As `Segmenter.predict`, with the adapted weights."""
-        return self._model.predict(tiles, features)
+        return calibrate.predict_maps(self._model, tiles, features, depth)
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,9 +195,10 @@ def examine(category: Category, methods: Sequence[Method], config: EvaluationCon
                 learned = learn(method, support, config.calibration)
                 lessons.append(_lesson(method, category, shots, episode, learned, instances is not None))
                 began = time.perf_counter()
-                found = predict(method, images[query], learned.features, labels[query])
+                found = predict(method, images[query], learned, labels[query])
                 tile_s = (time.perf_counter() - began) / len(query)
-                for position, probability in zip(query, found, strict=True):
+                for position, maps in zip(query, found, strict=True):
+                    probability = maps[0]
                     key = category.keys[position]
                     true = labels[position] == 1
                     objects = None if instances is None else instances[position]
@@ -209,7 +212,7 @@ def examine(category: Category, methods: Sequence[Method], config: EvaluationCon
                             key,
                             compare_masks(probability >= 0.5, true),
                             compare_masks(probability >= learned.threshold, true) if learned.loo else None,
-                            *_objects(probability, objects, learned),
+                            *_objects(maps, objects, learned),
                             tile_s,
                         )
                     )
@@ -226,16 +229,18 @@ def learn(method: Method, support: SupportSet, calibration: bool) -> _Learned:
     if isinstance(method, GrabCut):
         return _Learned(None, 0.0, None, None, 0)
     began = time.perf_counter()
-    loo = None
+    depth = calibrate.has_depth(method)
+    left_out: list[np.ndarray | None] = [None, None]  # the object, and its depth
     if isinstance(method, Adapted):
         fitted = method.fit(support)
-        features = fitted.features
-        loo = calibrate.judged(fitted.left_out[0], support.labels)
+        features, left_out = fitted.features, [fitted.left_out[0], fitted.depths[0]]
     else:
         features = method.encode(support.images, support.labels)
     encode_s = time.perf_counter() - began
     if calibration and not isinstance(method, Adapted):
-        loo = calibrate.leave_one_out(method, support.images, support.labels)
+        found = calibrate.predict_left_out(method, support.images, support.labels[None], depth=depth)
+        left_out = [*found, None][:2]
+    loo = calibrate.judged(left_out[0], support.labels)
     min_area = smallest_object(AS_RUN, support, None)
     rule = None
     if loo is not None and support.instances is not None:
@@ -243,18 +248,22 @@ def learn(method: Method, support: SupportSet, calibration: bool) -> _Learned:
             support,
             loo.probabilities,
             loo.threshold,
-            possible_rules(AS_RUN, support, None),
+            possible_rules(AS_RUN, support, None, depth),
             connectivity=AS_RUN.connectivity,
             min_area=min_area,
+            depths=left_out[1],
         )
     return _Learned(features, encode_s, loo, rule, min_area)
 
 
-def predict(method: Method, tiles: np.ndarray, features: Any, labels: np.ndarray) -> np.ndarray:
-    """Probability of the object, (N, H, W) float32; the truth is for GrabCut, which looks at its box."""
+def predict(method: Method, tiles: np.ndarray, learned: _Learned, labels: np.ndarray) -> np.ndarray:
+    """Probability of the object, and its depth where objects are told apart by it: (N, 1 or 2, H, W) float32.
+
+    The truth is for GrabCut, which looks at its box.
+    """
     if isinstance(method, GrabCut):
-        return method.predict_in_boxes(tiles, labels)
-    return method.predict(tiles, features)[:, 0]
+        return method.predict_in_boxes(tiles, labels)[:, None]
+    return calibrate.predict_maps(method, tiles, learned.features, isinstance(learned.rule, DepthRule))
 
 
 def support_set(category: Category, chosen: Sequence[int]) -> SupportSet:
@@ -275,7 +284,9 @@ def _lesson(
     method: Method, category: Category, shots: int, episode: int, learned: _Learned, has_objects: bool
 ) -> Lesson:
     loo = learned.loo
-    rule = "" if not has_objects or loo is None else "components" if learned.rule is None else "split"
+    rule = "components" if learned.rule is None else "split"
+    if isinstance(learned.rule, DepthRule):
+        rule = "learned depth"
     return Lesson(
         method.name,
         category.name,
@@ -286,20 +297,21 @@ def _lesson(
         loo.threshold if loo else None,
         loo.mean_iou if loo else None,
         loo.interval if loo else None,
-        rule,
+        rule if has_objects and loo else "",
     )
 
 
 def _objects(
-    probability: np.ndarray, true: np.ndarray | None, learned: _Learned
+    maps: np.ndarray, true: np.ndarray | None, learned: _Learned
 ) -> tuple[Objects | None, Objects | None]:
-    """Components and objects told apart, compared with the truth."""
+    """Components and objects told apart, compared with the truth; `maps` of one query, as `predict` gives them."""
     if true is None:
         return None, None
     how = learned.threshold, AS_RUN.connectivity, learned.min_area
-    components = compare_objects(label_objects(probability, how[0], None, *how[1:]), true)
+    components = compare_objects(label_objects(maps[0], how[0], None, *how[1:]), true)
     if learned.loo is None:
         return components, None
     if learned.rule is None:
         return components, components
-    return components, compare_objects(label_objects(probability, how[0], learned.rule, *how[1:]), true)
+    depth = maps[1] if len(maps) > 1 else None
+    return components, compare_objects(label_objects(maps[0], how[0], learned.rule, *how[1:], depth), true)

@@ -8,8 +8,10 @@ import re
 import numpy as np
 import pytest
 import torch
-from fakes import ByColour, Certain
+from fakes import ByColour, ByDepth, Certain
 from PIL import Image
+from test_depth_rule import crowd
+from test_learned_instances import painted
 
 from jobs import evaluate as job
 from model.corpus import Category
@@ -97,6 +99,23 @@ def test_with_calibration_touching_objects_are_told_apart_where_the_support_says
         assert asked.at_chosen.iou == 1
         assert (asked.components.found, asked.told_apart.found) == (n_components, 2)
         assert asked.told_apart.f1 == 1
+
+
+def test_with_a_model_that_knows_depth_objects_are_told_apart_by_it_where_that_counts_better():
+    crowds = [crowd(30 + k, 120, 7.0, (224, 224)) for k in range(4)]
+    category = Category(
+        "disc",
+        "",
+        torch.from_numpy(np.stack([painted(*c) for c in crowds])).permute(0, 3, 1, 2),
+        torch.from_numpy(np.stack([labels > 0 for labels, _ in crowds])),
+        torch.from_numpy(np.stack([labels for labels, _ in crowds]).astype(np.int32)),
+        tuple("1234"),
+    )
+    found = examine(category, [ByDepth()], EvaluationConfig((3,), 1, 1, calibration=True))
+    assert [lesson.rule for lesson in found.lessons] == ["learned depth"]
+    (asked,) = found.answers
+    assert abs(asked.told_apart.found - asked.told_apart.true) <= 0.05 * asked.told_apart.true
+    assert asked.components.found < 0.5 * asked.components.true
 
 
 def test_grabcut_is_asked_without_being_taught():
