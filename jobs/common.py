@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from pipeline.adaptation import Fits
 from pipeline.estimate import estimate
 from pipeline.plan import MODELS, SegmentConfig, model_loader
 from pipeline.pool import LocalPool, RayPool, WorkerError
@@ -142,13 +143,13 @@ def run_all(
         for config in todo:
             print(estimate(config, model))
         return 0
-    failed = False
+    failed, fits = False, Fits(model)
     with (
         LocalPool(lambda: model) if args.local else RayPool(load, args.workers, args.gpus_per_worker) as pool
     ):
         for config in todo:
             try:
-                report = segment(config, pool, model)
+                report = segment(config, pool, model, fits)
                 print(
                     f"{config.source}: {summary(report)}\n  {config.out.rstrip('/')}/report.html", flush=True
                 )

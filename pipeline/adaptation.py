@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from connectors.support import SupportSet
 from model.adapt import AdaptConfig, one_thread, steps_within
 from model.corpus import PATCH
 from pipeline.calibrate import Model, best_threshold, masked_iou, n_folds, predict_left_out, told
@@ -146,6 +147,26 @@ def fit(
     steps = approach.adaptation.steps if approach.adaptation else 0
     depths: list[np.ndarray | None] = left_out[n_classes:] if depth else [None] * n_classes
     return Fit(features, left_out[:n_classes], depths, approach.side, steps, plain, kept)
+
+
+class Fits:
+    """What a model made of support sets, each once: the sources of a job have one support set in common."""
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+        self._last: tuple[tuple[str, float, bool], Fit] | None = None
+
+    def of(self, support: SupportSet, seconds: float, depth: bool) -> Fit:
+        """The `fit` of a support set: the last one, if it was the same that was asked."""
+        asked = support.digest(), seconds, depth
+        if self._last is not None and self._last[0] == asked:
+            log.info("the support set is that of the source before: encoded as it was there")
+            return self._last[1]
+        made = fit(
+            self._model, support.images, support.labels_by_class, support.instances, seconds, depth=depth
+        )
+        self._last = asked, made
+        return made
 
 
 def mean_iou(left_out: Sequence[np.ndarray | None], labels: np.ndarray) -> float:

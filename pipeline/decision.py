@@ -17,7 +17,7 @@ from rasterio.windows import Window
 from connectors.support import SupportSet
 from connectors.workdir import WorkDir
 from pipeline import calibrate
-from pipeline.adaptation import Fit, fit, from_arrays, to_arrays
+from pipeline.adaptation import Fit, Fits, from_arrays, to_arrays
 from pipeline.blend import to_uint8
 from pipeline.classes import settle
 from pipeline.instances import label_core
@@ -85,15 +85,16 @@ class Decision:
         return found
 
 
-def decide(plan: Plan, model: calibrate.Model, work: WorkDir | None = None) -> Decision:
-    """Encode the support set, predict each patch from the others, choose. Taken from `work` when it is there."""
+def decide(plan: Plan, model: calibrate.Model, work: WorkDir, fits: Fits | None = None) -> Decision:
+    """Encode the support set, predict each patch from the others, choose.
+
+    Taken from `work` when it is there; the encoding from `fits`, when an earlier source had the same support set.
+    """
     support, config = plan.support, plan.config
-    if work is not None and (kept := _load(plan, model, work)) is not None:
+    if (kept := _load(plan, model, work)) is not None:
         return kept
     depth = any(isinstance(rule, DepthRule) for of_class in plan.classes for rule in of_class.rules)
-    fitted = fit(
-        model, support.images, support.labels_by_class, support.instances, config.adapt_s, depth=depth
-    )
+    fitted = (fits or Fits(model)).of(support, config.adapt_s, depth)
     left_out, thresholds = fitted.left_out, []
     for probabilities, labels in zip(left_out, support.labels_by_class, strict=True):
         if config.threshold is None and probabilities is not None:
@@ -106,8 +107,7 @@ def decide(plan: Plan, model: calibrate.Model, work: WorkDir | None = None) -> D
         for c, of_class in enumerate(plan.classes)
     ]
     decision = Decision(fitted, tuple(decided))
-    if work is not None:
-        _save(decision, plan, work)
+    _save(decision, plan, work)
     return decision
 
 

@@ -28,6 +28,7 @@ from connectors.vectors import FeatureStyle, InstanceTableWriter
 from connectors.workdir import WorkDir
 from model.segmenter import load_segmenter
 from pipeline import calibrate
+from pipeline.adaptation import Fits
 from pipeline.decision import ClassDecision, Decision, decide, threshold_level
 from pipeline.grid import Unit
 from pipeline.instances import Borders, Merge, merge_labels, seam_pairs
@@ -83,7 +84,10 @@ class Clock:
 
 
 def segment(
-    config: SegmentConfig, pool: Pool | None = None, model: calibrate.Model | None = None
+    config: SegmentConfig,
+    pool: Pool | None = None,
+    model: calibrate.Model | None = None,
+    fits: Fits | None = None,
 ) -> dict[str, Any]:
     """Segment one source and count what is in it.
 
@@ -92,6 +96,7 @@ def segment(
     config : what to do
     pool : workers to use, perhaps for other sources too; None: Ray actors, started and stopped here
     model : to encode the support set with, the same that the pool's workers load
+    fits : of the same model, for sources that have their support set in common
 
     Returns
     -------
@@ -108,7 +113,7 @@ def segment(
     """
     if pool is None:
         with RayPool(model_loader(config)) as started:
-            return segment(config, started, model)
+            return segment(config, started, model, fits)
     clock = Clock()
     with clock.stage("prepare"):
         model = model or load_segmenter(config.model, config.weights)
@@ -121,7 +126,7 @@ def segment(
         return finished_report(config)
     pool.start()
     with clock.stage("decide"):
-        decision = decide(plan, model, work)
+        decision = decide(plan, model, work, fits)
         store = ResultStore(config.out)
         store.create(store_spec(plan), attributes={"run": work.run_hash, "manifest": determined})
     job = Job(

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from connectors.support import SupportSet
 from model.adapt import AdaptConfig
 from model.segmenter import load_segmenter
 from pipeline import adaptation
-from pipeline.adaptation import fit, from_arrays, to_arrays
+from pipeline.adaptation import Fits, fit, from_arrays, to_arrays
 from pipeline.calibrate import MOST_FOLDS, predict_left_out
 
 
@@ -127,3 +128,27 @@ def test_a_fit_with_the_real_network_repeats_itself_and_can_be_kept(monkeypatch:
     again = from_arrays(to_arrays(one), load_segmenter(device="cpu"), images, labels)
     assert (again.features.digest, str(again)) == (one.features.digest, str(one))
     assert np.array_equal(segmenter.predict(images, again.features), segmenter.predict(images, one.features))
+
+
+def test_sources_with_one_support_set_have_it_encoded_once() -> None:
+    model = Pupil(tuned=0.1)
+    taught: list[Taught] = []
+    encode = model.encode
+    model.encode = lambda *arguments, **options: taught.append(encode(*arguments, **options)) or taught[-1]  # type: ignore[method-assign]
+
+    def support(seed: int) -> SupportSet:
+        labels = np.zeros((3, 224, 224), np.uint8)
+        labels[:, 50:100, 50 : 100 + seed] = 1
+        images = np.zeros((3, 224, 224, 3), np.uint8)
+        images[..., 0] = np.arange(3)[:, None, None]
+        images[..., 1] = labels * 255
+        return SupportSet(images, labels, None, ("a", "b", "c"), None, ("disc",))
+
+    fits = Fits(model)
+    first = fits.of(support(1), 120, False)
+    n_taught = len(taught)
+    assert fits.of(support(1), 120, False) is first
+    assert len(taught) == n_taught
+    for other in (fits.of(support(2), 120, False), fits.of(support(1), 60, False)):
+        assert other is not first
+    assert len(taught) == 3 * n_taught

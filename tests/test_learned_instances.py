@@ -119,5 +119,5 @@ def test_what_was_decided_stays_decided(config, monkeypatch):
         faulty.setattr(pipeline.run, "run_units", None)
         with pytest.raises(TypeError):
             run(config)
-    monkeypatch.setattr(pipeline.decision, "fit", None)
+    monkeypatch.setattr(pipeline.decision, "Fits", None)
     assert "learned depth" in run(config)["run"]["options"]["instances"]

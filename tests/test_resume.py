@@ -125,7 +125,7 @@ def test_what_was_decided_stays_decided(config, no_pictures, monkeypatch):
         faulty.setattr(pipeline.run, "run_units", None)
         with LocalPool(fakes.ByColour) as pool, pytest.raises(TypeError):
             segment(config, pool, fakes.ByColour())
-    monkeypatch.setattr(pipeline.decision, "fit", None)
+    monkeypatch.setattr(pipeline.decision, "Fits", None)
     with LocalPool(fakes.ByColour) as pool:
         report = segment(config, pool, fakes.ByColour())
     assert report["run"]["options"]["threshold"] == report["quality"]["threshold"]
