@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import fakes
@@ -93,6 +94,7 @@ def test_a_scene_becomes_a_map_with_its_grid_and_its_areas(job, scene, tmp_path)
     assert "red, green, blue by the file" in report["run"]["source"]["bands"]
     page = (tmp_path / "out/report.html").read_text()
     assert "<h2>The map</h2>" in page
+    assert re.search(r'class="count area">[\d.,]+ (m²|km²)<', page)  # what a map is read for, not the count
     assert report["map"]["measured"] == "in the plane of the raster's projection"
     with rasterio.open(tmp_path / "out/mask.tif") as mask, rasterio.open(scene) as original:
         assert mask.transform == pytest.approx(original.transform, abs=1e-9)
