@@ -162,15 +162,15 @@ def _coverage(levels: Sequence[Any], shape: tuple[int, int], n_classes: int) -> 
     """Share of each overview pixel that is of each class, (C, h, w), from a coarse level thrice as fine, in strips."""
     fine = [level for level in levels if min(level.shape[0] / shape[0], level.shape[1] / shape[1]) >= 3]
     level = fine[-1] if fine else levels[0]
-    row_edges, col_edges = _onto(level.shape, shape)
-    columns = np.empty((n_classes, level.shape[0], shape[1]), np.float32)
-    for top in range(0, level.shape[0], CROP_PX):
+    height, width = level.shape
+    columns = np.empty((n_classes, height, shape[1]), np.uint8)
+    for top in range(0, height, CROP_PX):
         strip = np.asarray(level[top : top + CROP_PX, :])
         for c in range(n_classes):
-            columns[c, top : top + CROP_PX] = area_mean(
-                strip == c + 1, np.arange(len(strip) + 1.0), col_edges
-            )
-    return np.stack([area_mean(of_class, row_edges, np.arange(shape[1] + 1.0)) for of_class in columns])
+            of_class = Image.fromarray((strip == c + 1).view(np.uint8) * np.uint8(255))
+            columns[c, top : top + CROP_PX] = of_class.resize((shape[1], len(strip)), Image.Resampling.BOX)
+    rows = [Image.fromarray(c).resize((shape[1], shape[0]), Image.Resampling.BOX) for c in columns]
+    return np.stack([np.asarray(of_class, np.float32) / 255 for of_class in rows])
 
 
 def _overview(

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+from scipy import sparse
 from scipy.stats import poisson
 
 Floats = npt.NDArray[np.float64]
@@ -203,22 +204,23 @@ def _edges(n: int, step: int, end: int) -> Floats:
 
 def area_mean(array: npt.NDArray[Any], row_edges: Floats, col_edges: Floats) -> Floats:
     """Mean of `array` (H, W) over the boxes between edges in its own pixels, fractions of pixels included."""
-    return _means(_means(array, row_edges, 0), col_edges, 1)
+    return _mean_rows(_mean_rows(array, row_edges).T, col_edges).T
 
 
-def _means(array: npt.NDArray[Any], edges: Floats, axis: int) -> Floats:
-    """Mean between successive edges along an axis: differences of the integral, which is linear within a pixel."""
-    n = array.shape[axis]
-    edges = np.clip(edges, 0, n)
-    if np.array_equal(edges, np.arange(n + 1)):
-        return array.astype(np.float64)
-    whole = np.minimum(edges.astype(np.int64), n - 1)
-    along = (-1, 1) if axis == 0 else (1, -1)
-    before = np.cumsum(array, axis=axis, dtype=np.int32 if array.dtype == bool else np.float64)
-    pixel = np.take(array, whole, axis=axis)
-    integral = np.take(before, whole, axis=axis) - pixel * (1 - (edges - whole)).reshape(along)
-    means: Floats = np.diff(integral, axis=axis) / np.diff(edges).reshape(along)
+def _mean_rows(array: npt.NDArray[Any], edges: Floats) -> Floats:
+    """Mean over rows between successive edges: (H, W) -> (len(edges) - 1, W)."""
+    means: Floats = _shares(np.clip(edges, 0, len(array)), len(array)) @ array.astype(np.float64)
     return means
+
+
+def _shares(edges: Floats, n: int) -> sparse.csr_array:
+    """What part of each box between successive edges each of `n` pixels is: (len(edges) - 1, n), a few per box."""
+    cuts = np.unique(np.concatenate([edges, np.arange(np.ceil(edges[0]), edges[-1])]))
+    start, length = cuts[:-1], np.diff(cuts)
+    box = np.searchsorted(edges, start, side="right") - 1
+    return sparse.csr_array(
+        (length / np.diff(edges)[box], (box, start.astype(np.int64))), shape=(len(edges) - 1, n)
+    )
 
 
 def _spread(table: Any, areas: Ints, n_of_area: Ints, n_samples: int) -> list[dict[str, Any]]:
