@@ -162,7 +162,7 @@ def _coverage(levels: Sequence[Any], shape: tuple[int, int], n_classes: int) -> 
     """Share of each overview pixel that is of each class, (C, h, w), from a coarse level thrice as fine, in strips."""
     fine = [level for level in levels if min(level.shape[0] / shape[0], level.shape[1] / shape[1]) >= 3]
     level = fine[-1] if fine else levels[0]
-    height, width = level.shape
+    height = level.shape[0]
     columns = np.empty((n_classes, height, shape[1]), np.uint8)
     for top in range(0, height, CROP_PX):
         strip = np.asarray(level[top : top + CROP_PX, :])
