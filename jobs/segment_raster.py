@@ -96,6 +96,13 @@ def options(program: str, description: str | None) -> argparse.ArgumentParser:
         help="drop smaller objects (default: those of less than 4 pixels; 0 keeps all)",
     )
     add(
+        "--simplify",
+        type=float,
+        default=0.0,
+        metavar="PX",
+        help="polygons of the map may be off by so many pixels, to have fewer points (default 0: pixel edges)",
+    )
+    add(
         "--instances",
         choices=("components", "split", "learned", "auto"),
         default="components",
@@ -141,7 +148,7 @@ def configs(args: argparse.Namespace) -> list[SegmentConfig]:
         assets=args.assets,
         pick=args.pick,
     )
-    raster = RasterConfig(view, index_bands(args), args.min_area_m2)
+    raster = RasterConfig(view, index_bands(args), args.min_area_m2, args.simplify)
     sources = [first] if args.mosaic else rasters
     return configs_of(args, sources, support_slide=args.support_raster or first, raster=raster)
 

@@ -53,7 +53,8 @@ class MapFindings:
 def make_maps(pool: Pool, job: Job, plan: Plan) -> MapFindings:
     """Write the map, and compare the mask with the water indices that were asked for."""
     names = plan.support.class_names
-    summary = write_map(pool, job, plan.units, plan.config.out, names)
+    simplify_px = plan.config.raster.simplify_px if plan.config.raster else 0.0
+    summary = write_map(pool, job, plan.units, plan.config.out, names, simplify_px)
     return MapFindings(summary, pixel_m2(plan.source.info) or math.nan, compare_with_indices(pool, job, plan))
 
 

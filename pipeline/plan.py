@@ -317,6 +317,7 @@ def manifest(plan: Plan, model: calibrate.Model) -> dict[str, Any]:
             "appearance": info.appearance,
             "transform": list(info.transform)[:6],
             "index_bands": dataclasses.astuple(bands) if bands else None,
+            "map_simplify_px": config.raster.simplify_px,
         }
     radii = [max((rule.radius for rule in c.rules if rule), default=None) for c in plan.classes]
     several = {"class_probabilities": True} if config.class_probabilities else {}

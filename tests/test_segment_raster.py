@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import fakes
+import geopandas as gpd
 import numpy as np
 import pytest
 import rasterio
@@ -100,6 +101,31 @@ def test_a_scene_becomes_a_map_with_its_grid_and_its_areas(job, scene, tmp_path)
         assert mask.transform == pytest.approx(original.transform, abs=1e-9)
         assert mask.crs == original.crs
         assert (mask.read(1) == 1).sum() == AREA_PX
+
+
+def test_polygons_of_the_map_are_simplified_on_request(job, scene, tmp_path):
+    with rasterio.open(scene, "r+") as raster:  # a staircase: a lake with a slanted shore
+        picture = raster.read()
+        for row in range(40, 90):
+            picture[:3, row, 130 : 130 + (row - 40) // 2] = np.array([200, 60, 40])[:, None]
+        raster.write(picture)
+
+    def outlines() -> gpd.GeoDataFrame:
+        return gpd.read_file(tmp_path / "out/features.gpkg", layer="features")
+
+    job(scene)
+    exact = outlines()
+    code, _, errors = job(scene, "--simplify", 1.5, "--overwrite")
+    simple = outlines()
+    assert (code, errors) == (0, [])
+    assert simple.geometry.is_valid.all()
+    assert simple.area_m2.tolist() == exact.area_m2.tolist()  # of the mask, however it is drawn
+    assert simple.geometry.count_coordinates().sum() < exact.geometry.count_coordinates().sum() / 2
+    assert exact.geometry.hausdorff_distance(simple.geometry).max() <= 10 * 1.5 * 2**0.5
+
+    code, _, errors = job(scene, "--simplify", -1)
+    assert code == 2
+    assert errors[-1].endswith("--simplify -1 is negative; give pixels, or 0 to follow every pixel")
 
 
 def test_water_indices_are_compared_with_the_mask(job, scene):
