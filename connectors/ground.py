@@ -1,7 +1,7 @@
 """Metres on the ground: lengths and areas of what is drawn in a coordinate reference system.
 
-A geographic CRS, and a projection that distorts areas where the raster lies (Web Mercator), is measured on the
-ellipsoid; any other projection in its plane, in metres whatever its unit.
+A geographic CRS, and a projection that distorts areas where the raster lies (Web Mercator, a polar one), is measured on
+the ellipsoid; any other projection in its plane, in metres whatever its unit.
 """
 
 from __future__ import annotations
@@ -16,12 +16,20 @@ import pyproj
 import shapely
 from affine import Affine
 from pyproj.exceptions import CRSError
+from rasterio.windows import Window
+from scipy.interpolate import RegularGridInterpolator
 
 from connectors.source import SourceError
 from connectors.vectors import Geometries, place_points
 
 PLANE_ERROR = 0.01
 """Error of areas from which on a projection's plane is not measured in: UTM stays below 0.2 % within its zone."""
+
+LONGEST_EDGE = 10_000
+"""Metres into which the edges of polygons are cut before another projection bends them: it is then off by 1e-6."""
+
+SPACING = 16
+"""Pixels from one whose area is measured to the next, where areas change along rows too."""
 
 Floats = npt.NDArray[np.float64]
 
@@ -38,6 +46,9 @@ class Ground:
         ``"plane"``, ``"ellipsoid"``, or ``"pixels"``: without a CRS nothing is known in metres.
     metres_per_unit
         Of the CRS's axes, for ``"plane"``; 1 otherwise.
+    centre
+        Longitude and latitude in degrees around which a projection is measured on the ellipsoid; None for a geographic
+        CRS, and for a projection that keeps meridians and parallels straight (Web Mercator).
 
     Examples
     --------
@@ -49,6 +60,7 @@ class Ground:
     crs: str | None
     method: Literal["plane", "ellipsoid", "pixels"]
     metres_per_unit: float = 1.0
+    centre: tuple[float, float] | None = None
 
     @classmethod
     def of(cls, crs: str | None, transform: Affine, height: int, width: int) -> Ground:
@@ -74,7 +86,9 @@ class Ground:
             return cls(crs, "plane", unit) if unit > 0 else cls(crs, "pixels")
         centre = transform @ (width / 2, height / 2)
         if abs(_areal_scale(known, centre) - 1) > PLANE_ERROR:
-            return cls(crs, "ellipsoid")
+            return cls(
+                crs, "ellipsoid", centre=None if _is_cylindrical(known) else _degrees_at(known, centre)
+            )
         return cls(crs, "plane", known.axis_info[0].unit_conversion_factor)
 
     @property
@@ -90,12 +104,16 @@ class Ground:
         """Areas of polygons (n,), m2; NaN without a CRS.
 
         On the ellipsoid, of the polygons whose edges are straight in longitude and latitude, as pixels' are: after
-        the equal-area cylindrical projection, which keeps meridians and parallels straight.
+        the equal-area cylindrical projection, which keeps meridians and parallels straight. Of other projections, such
+        as polar ones, after the azimuthal equal-area projection around the raster's middle, edges cut into short ones.
         """
         if self.method == "pixels":
             return np.full(len(geometries), np.nan)
         if self.method == "plane":
             return np.asarray(shapely.area(geometries)) * self.metres_per_unit**2
+        if self.centre is not None:
+            unit = self._known.axis_info[0].unit_conversion_factor
+            geometries = shapely.segmentize(geometries, LONGEST_EDGE / unit)
         return np.asarray(shapely.area(shapely.transform(geometries, self._equal_area)))
 
     def length_m(self, geometries: Geometries) -> Floats:
@@ -140,11 +158,30 @@ class Ground:
         plane = pyproj.Proj(proj="aeqd", lon_0=longitude, lat_0=latitude, a=self._geod.a, b=self._geod.b)
         return np.stack(plane(*self._degrees(points).T), axis=-1)
 
-    def row_areas_m2(self, transform: Affine, height: int, width: int) -> Floats:
-        """Area of a pixel of each row (height,), m2, taken in the middle of the row; NaN without a CRS."""
-        left, rows = width / 2 - 0.5, np.arange(height)
-        pixels = shapely.box(left, rows, left + 1, rows + 1)
-        return self.area_m2(shapely.transform(pixels, lambda points: place_points(points, transform)))
+    def pixel_areas_m2(self, transform: Affine, window: Window) -> Floats:
+        """Area of the pixels of a window, m2; 1 without a CRS.
+
+        Returns
+        -------
+        (h, 1) where the pixels of a row are alike, each row's in its middle; else (h, w), measured every `SPACING`
+        pixels and interpolated between.
+        """
+        h, w = window.height, window.width
+        if self.method == "pixels":
+            return np.ones((h, 1))
+        is_upright = transform.b == transform.d == 0
+        if self.method == "plane" or (self.centre is None and is_upright):
+            rows, cols = np.arange(h)[:, None] + 0.5, np.full((1, 1), w / 2)
+        else:
+            rows, cols = _spaced(h)[:, None], _spaced(w)[None]
+        rows, cols = np.broadcast_arrays(rows + window.row_off, cols + window.col_off)
+        pixels = shapely.box(cols - 0.5, rows - 0.5, cols + 0.5, rows + 0.5)
+        world = shapely.transform(pixels.ravel(), lambda points: place_points(points, transform))
+        areas = self.area_m2(world).reshape(rows.shape)
+        if areas.shape == (h, 1):
+            return areas
+        measured = RegularGridInterpolator((_spaced(h), _spaced(w)), areas)
+        return np.asarray(measured(tuple(np.ogrid[0.5:h, 0.5:w])))
 
     def north(self, transform: Affine, row: float, col: float) -> tuple[float, float] | None:
         """Which way north is at (row, col): (down, right), of length 1 in pixels; None without a place on Earth."""
@@ -185,17 +222,51 @@ class Ground:
         return np.stack(transformer.transform(points[:, 0], points[:, 1]), axis=-1)
 
     def _equal_area(self, points: Floats) -> Floats:
-        """x, y in m of the equal-area cylindrical projection; longitudes are not wrapped at the date line."""
+        """x, y in m of an equal-area projection; longitudes of a geographic CRS are not wrapped at the date line."""
         degrees, geod = self._degrees(points), self._geod
+        if self.centre is not None:
+            longitude, latitude = self.centre
+            around = pyproj.Proj(proj="laea", lon_0=longitude, lat_0=latitude, a=geod.a, b=geod.b)
+            return np.stack(around(*degrees.T), axis=-1)
         project = pyproj.Proj(proj="cea", a=geod.a, b=geod.b)
         _, y = project(np.zeros(len(degrees)), degrees[:, 1])
         return np.stack([geod.a * np.radians(degrees[:, 0]), y], axis=-1)
 
 
+def total_m2(where: npt.NDArray[np.bool_], areas: Floats) -> float:
+    """Area of the pixels that are True, (h, w), from `Ground.pixel_areas_m2` of their window."""
+    if areas.shape[1] == 1:
+        return float(np.count_nonzero(where, axis=1) @ areas[:, 0])
+    return float(areas[where].sum())
+
+
+def _spaced(n: int) -> Floats:
+    """Middles of every so-manieth of `n` pixels, of the first and of the last.
+
+    >>> _spaced(40).tolist(), _spaced(1).tolist()
+    ([0.5, 16.5, 32.5, 39.5], [0.5, 1.5])
+    """
+    return np.append(np.arange(0, max(1, n - 1), SPACING), max(1, n - 1)) + 0.5
+
+
+def _is_cylindrical(crs: pyproj.CRS) -> bool:
+    """Whether meridians and parallels are straight and at right angles: Web Mercator, plate carree and the like."""
+    operation = crs.coordinate_operation
+    name = operation.method_name.lower() if operation is not None else ""
+    return any(n in name for n in ("mercator", "cylindrical")) and not any(
+        n in name for n in ("transverse", "oblique")
+    )
+
+
+def _degrees_at(crs: pyproj.CRS, place: tuple[float, float]) -> tuple[float, float]:
+    """Longitude and latitude of a place given in the CRS."""
+    longitude, latitude = pyproj.Transformer.from_crs(crs, crs.geodetic_crs, always_xy=True).transform(*place)
+    return float(longitude), float(latitude)
+
+
 def _areal_scale(crs: pyproj.CRS, place: tuple[float, float]) -> float:
     """Area in the projection's plane over area on the ellipsoid, at a place given in the CRS."""
-    to_degrees = pyproj.Transformer.from_crs(crs, crs.geodetic_crs, always_xy=True)
-    longitude, latitude = to_degrees.transform(*place)
+    longitude, latitude = _degrees_at(crs, place)
     if not np.isfinite([longitude, latitude]).all():
         return 1.0  # outside what the projection covers: nothing better is known than its plane
     return float(pyproj.Proj(crs).get_factors(longitude, latitude).areal_scale)

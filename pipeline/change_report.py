@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from connectors.ground import Ground
+from connectors.ground import Ground, total_m2
 from connectors.map_series import Centreline, MapSeries
 from pipeline.changes import Change, Floats, followed, migration, tally
 from pipeline.map_outputs import windows
@@ -95,19 +95,15 @@ def compare(epochs: Sequence[Epoch], series: MapSeries) -> Comparison:
         raise ValueError(
             f"{epochs[0].name}: has no CRS, so no areas in km2; give it one, e.g. gdal_edit.py -a_srs EPSG:32618"
         )
-    row_areas = ground.row_areas_m2(series.transform, series.height, series.width)
     pairs = [*((k, k + 1) for k in range(len(epochs) - 1)), (0, len(epochs) - 1)]
     areas = {pair: np.zeros(4) for pair in pairs}
     alone = np.zeros((len(epochs), 2))
     for window in windows(series.height, series.width):
-        rows = row_areas[window.row_off : window.row_off + window.height]
+        pixels = ground.pixel_areas_m2(series.transform, window)
         seen = [series.read(index, window) for index in range(len(epochs))]
         for pair in areas:
-            areas[pair] += tally(seen[pair[0]], seen[pair[1]], rows)
-        alone += [
-            [np.count_nonzero(water & valid, axis=1) @ rows, np.count_nonzero(valid, axis=1) @ rows]
-            for water, valid in seen
-        ]
+            areas[pair] += tally(seen[pair[0]], seen[pair[1]], pixels)
+        alone += [[total_m2(water & valid, pixels), total_m2(valid, pixels)] for water, valid in seen]
     rivers = [followed_reaches(series.centrelines(index)) for index in range(len(epochs))]
     changes = [
         _change(epochs[one], epochs[other], areas[one, other], (rivers[one], rivers[other]), series, ground)

@@ -11,6 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import shapely
 
+from connectors.ground import total_m2
+
 Floats = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
 
@@ -77,25 +79,24 @@ def date_in(name: str) -> float | None:
     return None
 
 
-def tally(before: tuple[Mask, Mask], after: tuple[Mask, Mask], row_areas: Floats) -> Floats:
-    """Areas gained, lost, kept and compared in a window, (4,), in the unit of `row_areas`. Sums of windows add up.
+def tally(before: tuple[Mask, Mask], after: tuple[Mask, Mask], areas: Floats) -> Floats:
+    """Areas gained, lost, kept and compared in a window, (4,), in the unit of `areas`. Sums of windows add up.
 
     Parameters
     ----------
     before, after : (water, valid), bool (h, w) each
-    row_areas : (h,) area of a pixel of each row
+    areas : (h, 1) or (h, w) area of the pixels
 
     Examples
     --------
     >>> all_valid = np.ones((1, 4), bool)
     >>> before, after = np.array([[True, True, False, False]]), np.array([[True, False, True, True]])
-    >>> tally((before, all_valid), (after, all_valid), np.array([2.0])).tolist()
+    >>> tally((before, all_valid), (after, all_valid), np.array([[2.0]])).tolist()
     [4.0, 2.0, 2.0, 8.0]
     """
     both = before[1] & after[1]
     was, became = before[0] & both, after[0] & both
-    counts = [np.count_nonzero(where, axis=1) for where in (became & ~was, was & ~became, was & became, both)]
-    return np.array(counts) @ row_areas
+    return np.array([total_m2(where, areas) for where in (became & ~was, was & ~became, was & became, both)])
 
 
 def followed(lengths: Sequence[float]) -> list[bool]:

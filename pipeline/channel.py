@@ -18,6 +18,7 @@ import cc3d
 import numpy as np
 import numpy.typing as npt
 from affine import Affine
+from rasterio.windows import Window
 from scipy.ndimage import distance_transform_edt
 from scipy.signal import savgol_filter
 
@@ -42,21 +43,22 @@ class Frame:
     Attributes
     ----------
     pixel : (height, width) of a pixel in the middle of the raster, m; (1, 1) without a CRS
-    row_areas : (H,) area of a pixel of each row, m2; 1 without a CRS
+    areas : (H, 1) or (H, W) area of the pixels, m2; 1 without a CRS
     """
 
     transform: Affine
     ground: Ground
     pixel: tuple[float, float]
-    row_areas: Floats
+    areas: Floats
 
     @classmethod
     def of(cls, shape: tuple[int, int], transform: Affine, ground: Ground) -> Frame:
         """For a mask of `shape` (H, W)."""
-        if ground.method == "pixels":
-            return cls(transform, ground, (1.0, 1.0), np.ones(shape[0]))
-        pixel = ground.pixel_m(transform, shape[0] / 2, shape[1] / 2)
-        return cls(transform, ground, pixel, ground.row_areas_m2(transform, *shape))
+        pixel = 1.0, 1.0
+        if ground.method != "pixels":
+            pixel = ground.pixel_m(transform, shape[0] / 2, shape[1] / 2)
+        areas = ground.pixel_areas_m2(transform, Window(0, 0, shape[1], shape[0]))
+        return cls(transform, ground, pixel, areas)
 
     def to_world(self, points: Floats) -> Floats:
         """x, y of points (n, 2) given as row, col from the corner of the first pixel."""
@@ -171,7 +173,7 @@ def nearest_areas(water: Mask, channels: Sequence[Channel], others: Ints, frame:
         strip = slice(top, top + STRIP)
         rows, cols = nearest[:, strip]
         mine = water[strip] & (objects[strip] == objects[rows, cols])
-        weight = np.broadcast_to(frame.row_areas[strip, None], mine.shape)[mine]
+        weight = np.broadcast_to(frame.areas[strip], mine.shape)[mine]
         areas += np.bincount(owner[rows[mine], cols[mine]], weight, len(pixels))
     return np.split(areas[: len(pixels) - len(others)], np.cumsum([len(c.path) for c in channels])[:-1])
 

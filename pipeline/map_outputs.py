@@ -150,10 +150,6 @@ def write_rasters(
     probability = dataclasses.replace(
         mask, dtype="float32", nodata=math.nan, description="probability", is_categories=False, colours=()
     )
-    if ground.method == "pixels":
-        row_areas = np.ones(info.height)
-    else:
-        row_areas = ground.row_areas_m2(info.transform, info.height, info.width)
     totals = np.zeros(256)
     with ExitStack() as stack:
         put_mask = stack.enter_context(cog_writer(f"{out}/mask.tif", mask))
@@ -166,7 +162,8 @@ def write_rasters(
             put_mask(window, classes)
             known = np.asarray(store.array("probability")[rows, cols], np.float32) / 255
             put_probability(window, np.where(valid, known, np.float32(np.nan)))
-            totals += np.bincount(classes.ravel(), np.repeat(row_areas[rows], window.width), 256)
+            areas = np.broadcast_to(ground.pixel_areas_m2(info.transform, window), classes.shape)
+            totals += np.bincount(classes.ravel(), areas.ravel(), 256)
     covered = totals[1 : len(class_names) + 1].tolist()
     return Areas(float(totals[:NOT_VALID].sum()), tuple(covered))
 

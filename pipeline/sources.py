@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+import shapely
 
 from connectors.ground import Ground
 from connectors.source import RasterOptions, Source, SourceInfo, open_source
@@ -75,7 +76,9 @@ def pixel_m2(info: SourceInfo) -> float | None:
     """Mean area of a raster's pixels on the ground; None for slides, and where no CRS is stated."""
     if info.kind == "slide":
         return None
-    area = float(np.mean(ground_of(info).row_areas_m2(info.transform, info.height, info.width)))
+    corners = [(0, 0), (info.width, 0), (info.width, info.height), (0, info.height)]
+    whole = shapely.Polygon([info.transform @ corner for corner in corners])
+    area = float(ground_of(info).area_m2(np.array([whole]))[0]) / (info.height * info.width)
     return area if np.isfinite(area) else None
 
 

@@ -29,9 +29,9 @@ def test_areas_gained_lost_and_kept_add_up():
     (one, valid_one), (two, valid_two) = (
         (rng.random((40, 50)) < 0.3, rng.random((40, 50)) < 0.9) for _ in range(2)
     )
-    row_areas = np.linspace(80, 100, 40)
+    row_areas = np.linspace(80, 100, 40)[:, None]
     gained, lost, kept, compared = tally((one, valid_one), (two, valid_two), row_areas)
-    both, weight = valid_one & valid_two, np.broadcast_to(row_areas[:, None], one.shape)
+    both, weight = valid_one & valid_two, np.broadcast_to(row_areas, one.shape)
     assert gained + kept == pytest.approx(weight[two & both].sum())
     assert lost + kept == pytest.approx(weight[one & both].sum())
     assert compared == pytest.approx(weight[both].sum())
@@ -41,7 +41,7 @@ def test_areas_gained_lost_and_kept_add_up():
 def test_windows_add_up_to_the_whole():
     rng = np.random.default_rng(1)
     water = [(rng.random((30, 40)) < 0.4, rng.random((30, 40)) < 0.8) for _ in range(2)]
-    row_areas = np.linspace(1, 2, 30)
+    row_areas = np.linspace(1, 2, 30)[:, None]
     cut = [
         tally(*((w[r : r + 7], v[r : r + 7]) for w, v in water), row_areas[r : r + 7])
         for r in range(0, 30, 7)

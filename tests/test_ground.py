@@ -8,6 +8,7 @@ import pyproj
 import pytest
 import shapely
 from affine import Affine
+from rasterio.windows import Window
 
 from connectors.ground import Ground
 from connectors.source import SourceError
@@ -88,9 +89,51 @@ def test_web_mercator_is_measured_on_the_ellipsoid():
 
 def test_rows_of_pixels_add_up_to_the_raster():
     transform = Affine(0.01, 0, 10, 0, -0.01, 60)
-    rows = ground("EPSG:4326", transform).row_areas_m2(transform, 100, 50)
+    rows = ground("EPSG:4326", transform).pixel_areas_m2(transform, Window(0, 0, 50, 100))
+    assert rows.shape == (100, 1)
     assert rows.sum() * 50 == pytest.approx(zone_area(59, 60, 0.5), rel=1e-9)
     assert rows[0] < rows[-1]  # the north is narrower
+
+
+POLAR = Affine(5000, 0, -500_000, 0, -5000, 500_000)
+"""200 x 200 px of 5 km with the North Pole in the middle (EPSG:3413)."""
+
+
+def geodesic_area(polygon: shapely.Polygon, crs: str) -> float:
+    """Area of a polygon with straight edges in a projection, m2: geodesics between points 100 m apart."""
+    ring = shapely.get_coordinates(shapely.segmentize(polygon, 100))
+    degrees = pyproj.Transformer.from_crs(crs, "EPSG:4326", always_xy=True).transform(*ring.T)
+    return abs(pyproj.Geod(ellps="WGS84").polygon_area_perimeter(*degrees)[0])
+
+
+@pytest.mark.parametrize(
+    "box",
+    [
+        (-300_000, -200_000, 250_000, 350_000),
+        (-400_000, 380_000, -250_000, 450_000),
+        (1e5, 1e5, 105_000, 105_000),
+    ],
+    ids=["around the pole", "across the date line", "a pixel"],
+)
+def test_at_the_pole_areas_are_those_of_the_ellipsoid(box):
+    """The plane of EPSG:3413 shows them 6 % too small there; the date line runs through the second box."""
+    polar = Ground.of("EPSG:3413", POLAR, 200, 200)
+    assert polar.method == "ellipsoid"
+    patch = shapely.box(*box)
+    expected = geodesic_area(patch, "EPSG:3413")
+    assert polar.area_m2(np.array([patch]))[0] == pytest.approx(expected, rel=1e-5)
+    assert expected / patch.area == pytest.approx(1.06, abs=0.01)
+
+
+def test_pixels_around_the_pole_add_up_to_the_raster():
+    polar = Ground.of("EPSG:3413", POLAR, 200, 200)
+    areas = polar.pixel_areas_m2(POLAR, Window(0, 0, 200, 200))
+    assert areas.shape == (200, 200)
+    corner = polar.pixel_areas_m2(POLAR, Window(150, 160, 50, 40))  # windows of the same pixels agree
+    assert np.abs(corner / areas[160:, 150:] - 1).max() < 1e-4
+    assert areas.sum() == pytest.approx(
+        geodesic_area(shapely.box(-5e5, -5e5, 5e5, 5e5), "EPSG:3413"), rel=1e-4
+    )
 
 
 def test_a_pixel_at_60_degrees_is_half_as_wide_as_high():

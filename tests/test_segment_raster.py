@@ -9,11 +9,13 @@ from pathlib import Path
 import fakes
 import geopandas as gpd
 import numpy as np
+import pyproj
 import pytest
 import rasterio
+import shapely
 from affine import Affine
 from rasters import ORIGIN, UTM18, north_up, write_raster
-from shapely.geometry import box, mapping
+from shapely.geometry import Polygon, box, mapping
 
 import jobs.common
 from connectors.store import open_result
@@ -247,6 +249,37 @@ def zone_km2(south: float, north: float, width: float) -> float:
         return b**2 / 2 * (s / (1 - (e * s) ** 2) + np.log((1 + e * s) / (1 - e * s)) / (2 * e))
 
     return np.radians(width) * (to_pole(north) - to_pole(south))
+
+
+def test_a_scene_around_the_pole_is_measured_on_the_ellipsoid(job, drawn, tmp_path):
+    """EPSG:3413 with the North Pole in one of the lakes: 2 km pixels, 6 % larger on the ground than in the plane."""
+    transform = Affine(2000, 0, -2000 * 90, 0, -2000, 2000 * 65)  # the pole is in the first lake
+    scene = write_raster(tmp_path / "polar.tif", bands(), transform, "EPSG:3413")
+    features = []
+    for (top, left, bottom, right), name in [
+        ((20, 20, 140, 160), "Region"),
+        *((lake, "lake") for lake in LAKES),
+    ]:
+        corners = [
+            transform @ corner for corner in ((left, bottom), (right, bottom), (right, top), (left, top))
+        ]
+        features.append(
+            {"type": "Feature", "properties": {"class": name}, "geometry": mapping(Polygon(corners))}
+        )
+    crs = {"type": "name", "properties": {"name": "urn:ogc:def:crs:EPSG::3413"}}
+    Path(drawn).write_text(json.dumps({"type": "FeatureCollection", "crs": crs, "features": features}))
+    code, report, errors = job(scene)
+    assert (code, errors) == (0, [])
+    assert report["count"] == 4
+    lakes = gpd.read_file(tmp_path / "out/features.gpkg", layer="features")
+    to_degrees = pyproj.Transformer.from_crs("EPSG:3413", "EPSG:4326", always_xy=True)
+    true = []
+    for outline in lakes.geometry:
+        along = to_degrees.transform(*shapely.get_coordinates(shapely.segmentize(outline, 500)).T)
+        true.append(abs(pyproj.Geod(ellps="WGS84").polygon_area_perimeter(*along)[0]))
+    assert lakes.area_m2.tolist() == pytest.approx(true, rel=1e-5)
+    assert report["covered_km2"] == pytest.approx(sum(true) / 1e6, rel=1e-4)
+    assert report["covered_km2"] > 1.05 * AREA_PX * 4
 
 
 def test_degrees_are_measured_on_the_ellipsoid(job, drawn, tmp_path):
