@@ -252,10 +252,12 @@ class CompactNet(nn.Module):
         """What of the queries does not depend on the support: once per batch, for any number of packs."""
         return images, self.encoder(images)
 
-    def answer(self, queries: tuple[Tensor, dict[int, Tensor]], pack: CompactPack) -> Tensor:
-        """Logits of encoded queries, as `forward` has them."""
+    def answer(
+        self, queries: tuple[Tensor, dict[int, Tensor]], pack: CompactPack, *, depth: bool = True
+    ) -> Tensor:
+        """Logits of encoded queries, as `decode` has them."""
         images, maps = queries
-        return self.decode(maps, self.consult(images, maps, pack))
+        return self.decode(maps, self.consult(images, maps, pack), depth=depth)
 
     def consult(self, images: Tensor, maps: dict[int, Tensor], pack: CompactPack) -> dict[int, Tensor]:
         """What the pack says about every pixel: {stride: (N, channels, H/stride, W/stride)} for the decoder."""
@@ -284,19 +286,21 @@ class CompactNet(nn.Module):
             score + F.conv2d(statistics, _kernel(linear[None])) + F.conv2d(features, _kernel(encoded[None]))
         )
 
-    def decode(self, maps: dict[int, Tensor], told: dict[int, Tensor]) -> Tensor:
+    def decode(self, maps: dict[int, Tensor], told: dict[int, Tensor], *, depth: bool = True) -> Tensor:
         """Logits from query features and what the support says of them.
 
         Returns
         -------
-        (N, 1 or 2, H, W): of the object, and with `has_depth` of the depth: how far from the rim of its own object a
-        pixel lies, 0 at the rim and outside, 1 in the middle, whatever the object's size.
+        (N, 1 or 2, H, W): of the object, and with `has_depth`, where it is asked for, of the depth: how far from the
+        rim of its own object a pixel lies, 0 at the rim and outside, 1 in the middle, whatever the object's size.
         """
         x = self.decode16(_join([maps[16], told[16]]))
         for stride, block in ((8, self.decode8), (4, self.decode4), (2, self.decode2)):
             x = block(_join([_up(x), maps[stride], told[stride]]))
         x = self.decode1(_up(self.reduce(x)) + maps[1])
-        return torch.cat([self.head(x), self.depth_head(x)], dim=1) if self.has_depth else self.head(x)
+        return (
+            torch.cat([self.head(x), self.depth_head(x)], dim=1) if self.has_depth and depth else self.head(x)
+        )
 
 
 def _up(x: Tensor) -> Tensor:

@@ -112,8 +112,9 @@ def attend(queries: Tensor, keys: Tensor, values: Tensor, scale: Tensor) -> Tens
     if keys.shape[0] == 0:
         return queries.new_zeros(n, values.shape[1], h, w)
     flat = queries.permute(0, 2, 3, 1).reshape(n * h * w, d)
-    similarity = flat @ keys.to(flat.dtype).T
-    attention = torch.softmax(similarity * scale.to(flat.dtype), dim=1)
+    # the queries take the scale: they are a tenth of what the similarities are
+    similarity = (flat * scale.to(flat.dtype)) @ keys.to(flat.dtype).T
+    attention = torch.softmax(similarity, dim=1)
     read = attention @ values.to(flat.dtype)
     return read.reshape(n, h, w, -1).permute(0, 3, 1, 2)
 

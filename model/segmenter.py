@@ -67,7 +67,8 @@ class Segmenter:
     device : "cpu", "cuda", or None for CUDA when there is one
     dtype : None for bfloat16 where the device computes in it natively, float32 elsewhere
     batch_size : tiles per forward pass. Shorter batches are filled up, so that a tile's result depends neither on how
-        many tiles nor on which tiles are predicted with it. None: 8 on a CPU, 64 on a GPU.
+        many tiles nor on which tiles are predicted with it. None: 4 on a CPU, which fit its caches, and 64 on a
+        GPU.
     """
 
     def __init__(
@@ -82,7 +83,7 @@ class Segmenter:
     ) -> None:
         self.device = torch.device(device) if device else default_device()
         self.dtype = dtype or (torch.bfloat16 if computes_bfloat16(self.device) else torch.float32)
-        self.batch_size = batch_size or (8 if self.device.type == "cpu" else 64)
+        self.batch_size = batch_size or (4 if self.device.type == "cpu" else 64)
         self.name = name
         self.weights_digest = weights_digest
         # the support set is compiled in float32: closed-form solutions want the digits, and it happens once
@@ -204,6 +205,7 @@ class Segmenter:
             raise ValueError(f"tile size {h}x{w} is not a multiple of 32; use 192 or 224")
         network, packs = self._prepared(features)
         n_maps = 2 if depth else 1
+        asked = {"depth": depth} if self.has_depth else {}
         out = np.empty((n, n_maps * len(packs), h, w), np.float32)
         for start in range(0, n, self.batch_size):
             batch = tiles[start : start + self.batch_size]
@@ -213,7 +215,7 @@ class Segmenter:
             x = _scaled(self._tensor(batch).to(self.dtype) / 255, features.side)
             queries = network.encode_queries(x)  # type: ignore[operator]
             for c, pack in enumerate(packs):
-                logits = network.answer(queries, pack)[:real, :n_maps].float()  # type: ignore[operator]
+                logits = network.answer(queries, pack, **asked)[:real].float()  # type: ignore[operator]
                 logits = F.interpolate(logits, size=(h, w), mode="bilinear")  # of the same size: a copy
                 # place c is the class's probability, place c + C its depth
                 out[start : start + real, c :: len(packs)] = torch.sigmoid(logits).cpu().numpy()
