@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from model.corpus import PATCH
 from model.depth import instance_depth
 from model.devices import computes_bfloat16, default_device
 from model.networks import RELATION, build_network
+from model.texture import LIMIT, TexturePack, fit_texture, texture_logits, texture_statistics
 from model.weights import SHIPPED, WeightsError, checksum, load_weights
 
 IGNORE = 255
@@ -42,6 +43,8 @@ class SupportFeatures:
     digest : hash of the support set, of the weights that encoded it, and of how they were adapted to it
     weights : the network's weights, adapted to the support set; None for those that the segmenter has
     side : what the network is shown a tile of 224 px as, px; more than 224: objects enlarged
+    textures : a pixel classifier of each class (`model.texture`); empty for none
+    texture_share : part of a pixel's logit that is the classifier's, 0 to 1
     """
 
     packs: tuple[Any, ...]
@@ -49,6 +52,8 @@ class SupportFeatures:
     digest: str
     weights: dict[str, Tensor] | None = None
     side: int = PATCH
+    textures: tuple[TexturePack, ...] = ()
+    texture_share: float = 0.0
 
     @property
     def n_classes(self) -> int:
@@ -89,7 +94,7 @@ class Segmenter:
         # the support set is compiled in float32: closed-form solutions want the digits, and it happens once
         self._exact = network.eval().to(self.device)
         self._fast = self._faster(network)
-        self._ready: tuple[str, nn.Module, tuple[Any, ...]] | None = None
+        self._ready: _Ready | None = None
 
     @property
     def has_depth(self) -> bool:
@@ -110,6 +115,8 @@ class Segmenter:
         *,
         weights: Mapping[str, np.ndarray] | None = None,
         side: int = PATCH,
+        texture_share: float = 0.0,
+        textures: Sequence[TexturePack] = (),
     ) -> SupportFeatures:
         """Compile a support set.
 
@@ -122,6 +129,8 @@ class Segmenter:
         adaptation : fine-tune the network on the support set first; None: take it as it is
         weights : adapted weights of an earlier call (`SupportFeatures.weights`), to compile with
         side : multiple of 32; patches and tiles are shrunk or enlarged to it from 224 px before the network sees them
+        texture_share : part of the answer that a pixel classifier of the patches gives; at 1 the network has no say
+        textures : the classifiers of an earlier call (`SupportFeatures.textures`), instead of fitting new ones
         """
         if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8:
             raise ValueError(
@@ -131,8 +140,11 @@ class Segmenter:
             raise ValueError(f"support labels are {labels.shape}; expected {images.shape[:3]}, one per image")
         if side % 32:
             raise ValueError(f"side {side} is not a multiple of 32; use 160, 224 or 320")
-        x = _scaled(self._tensor(images).float() / 255, side)
+        x = self._tensor(images).float() / 255
         y = torch.from_numpy(np.ascontiguousarray(labels_by_class(labels))).to(self.device)
+        if texture_share and not textures:
+            textures = [fit_texture(x, of_class) for of_class in y]
+        x = _scaled(x, side)
         y = F.interpolate(y, size=x.shape[-2:], mode="nearest-exact")
         network, adapted = self._exact, None
         if adaptation is not None:
@@ -144,6 +156,11 @@ class Segmenter:
             adapted = {name: tensor.cpu() for name, tensor in network.state_dict().items()}
             for tensor in adapted.values():
                 digest.update(tensor.contiguous().numpy().tobytes())
+        if texture_share:
+            textures = [pack.to("cpu") for pack in textures]
+            digest.update(f"texture {texture_share}".encode())
+            for tensor in (tensor for pack in textures for tensor in pack.tensors().values()):
+                digest.update(tensor.contiguous().numpy().tobytes())
         for array in (images, labels):
             digest.update(np.ascontiguousarray(array).tobytes())
         with torch.inference_mode():
@@ -152,7 +169,13 @@ class Segmenter:
                 for of_class in y[:, :, None]
             ]
         return SupportFeatures(
-            tuple(pack.to(device="cpu") for pack in packs), len(images), digest.hexdigest(), adapted, side
+            tuple(pack.to(device="cpu") for pack in packs),
+            len(images),
+            digest.hexdigest(),
+            adapted,
+            side,
+            tuple(textures) if texture_share else (),
+            texture_share,
         )
 
     def _adapt(
@@ -203,38 +226,76 @@ class Segmenter:
         n, h, w, _ = tiles.shape
         if h % 32 or w % 32:
             raise ValueError(f"tile size {h}x{w} is not a multiple of 32; use 192 or 224")
-        network, packs = self._prepared(features)
-        n_maps = 2 if depth else 1
-        asked = {"depth": depth} if self.has_depth else {}
-        out = np.empty((n, n_maps * len(packs), h, w), np.float32)
+        ready = self._prepared(features)
+        n_classes, n_maps = len(ready.packs), 2 if depth else 1
+        out = np.empty((n, n_maps * n_classes, h, w), np.float32)
         for start in range(0, n, self.batch_size):
             batch = tiles[start : start + self.batch_size]
             real = len(batch)
             if real < self.batch_size:
                 batch = np.concatenate([batch, np.zeros((self.batch_size - real, h, w, 3), np.uint8)])
-            x = _scaled(self._tensor(batch).to(self.dtype) / 255, features.side)
-            queries = network.encode_queries(x)  # type: ignore[operator]
-            for c, pack in enumerate(packs):
-                logits = network.answer(queries, pack, **asked)[:real].float()  # type: ignore[operator]
-                logits = F.interpolate(logits, size=(h, w), mode="bilinear")  # of the same size: a copy
+            x = self._tensor(batch)
+            for c, logits in enumerate(self._answers(x, ready, depth)):
                 # place c is the class's probability, place c + C its depth
-                out[start : start + real, c :: len(packs)] = torch.sigmoid(logits).cpu().numpy()
+                out[start : start + real, c::n_classes] = torch.sigmoid(logits[:real]).cpu().numpy()
         return out
+
+    def _answers(self, x: Tensor, ready: _Ready, depth: bool) -> Iterator[Tensor]:
+        """Logits of each class, (N, 1 or 2, H, W) float32, from tiles (N, 3, H, W) uint8."""
+        size = x.shape[-2:]
+        share, texture = ready.texture_share, None
+        if share:
+            statistics = texture_statistics(x.float() / 255)
+        if share < 1 or depth:
+            queries = ready.network.encode_queries(_scaled(x.to(self.dtype) / 255, ready.side))  # type: ignore[operator]
+            asked = {"depth": depth} if self.has_depth else {}
+        for c, pack in enumerate(ready.packs):
+            if share:
+                texture = texture_logits(statistics, ready.textures[c], self.dtype)
+                texture = F.interpolate(texture, size=size, mode="bilinear")
+                if share == 1 and not depth:
+                    yield texture
+                    continue
+            logits = ready.network.answer(queries, pack, **asked).float()  # type: ignore[operator]
+            logits = F.interpolate(logits, size=size, mode="bilinear")  # of the same size: a copy
+            if texture is not None:
+                said = logits[:, :1].clamp(-LIMIT, LIMIT)
+                logits[:, :1] = (1 - share) * said + share * texture
+            yield logits
 
     def _tensor(self, images: np.ndarray) -> Tensor:
         """(N, H, W, 3) uint8 -> (N, 3, H, W) uint8 on the device, in channels-last memory: no copy on a CPU."""
         return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).to(self.device)
 
-    def _prepared(self, features: SupportFeatures) -> tuple[nn.Module, tuple[Any, ...]]:
+    def _prepared(self, features: SupportFeatures) -> _Ready:
         """Network and packs as the device likes them; kept for the next call. Threads may ask at once."""
         ready = self._ready
-        if ready is None or ready[0] != features.digest:
+        if ready is None or ready.digest != features.digest:
             network = self._fast
             if features.weights is not None:
                 network = self._faster(self._with(features.weights))
-            packs = tuple(pack.to(device=self.device, dtype=self.dtype) for pack in features.packs)
-            self._ready = ready = (features.digest, network, packs)
-        return ready[1:]
+            ready = _Ready(
+                features.digest,
+                network,
+                tuple(pack.to(device=self.device, dtype=self.dtype) for pack in features.packs),
+                features.side,
+                tuple(pack.to(self.device) for pack in features.textures),
+                features.texture_share,
+            )
+            self._ready = ready
+        return ready
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Ready:
+    """`SupportFeatures` on the device."""
+
+    digest: str
+    network: nn.Module
+    packs: tuple[Any, ...]
+    side: int
+    textures: tuple[TexturePack, ...]
+    texture_share: float
 
 
 def _scaled(images: Tensor, side: int) -> Tensor:

@@ -1,6 +1,7 @@
-"""How the support set is encoded: at which scale, and with the network fine-tuned on it or not.
+"""How the support set is encoded: at which scale, with the network fine-tuned on it or not, and with how much say for a
+pixel classifier beside it.
 
-Both are asked of the patches left out: what predicts them better is kept. Nothing here depends on a clock or on the
+All of it is asked of the patches left out: what predicts them better is kept. Nothing here depends on a clock or on the
 number of threads.
 """
 
@@ -14,10 +15,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from scipy.special import expit, logit
 
 from connectors.support import SupportSet
 from model.adapt import AdaptConfig, one_thread, steps_within
 from model.corpus import PATCH
+from model.texture import LIMIT, TexturePack
 from pipeline.calibrate import Model, best_threshold, masked_iou, n_folds, predict_left_out, told
 
 log = logging.getLogger(__name__)
@@ -28,6 +31,12 @@ SIDES = (160, 320)
 WORTH_SCALING = 0.015
 """Gain in mean IoU of left-out patches from which on another scale is taken: five patches tell no less."""
 
+TEXTURE_SHARES = (0.25, 0.5, 0.75)
+"""Parts of the answer that a pixel classifier may have beside the network."""
+
+WORTH_TEXTURE = 0.002
+"""Likewise for the classifier, which takes a quarter of the network's time once more."""
+
 
 @dataclass(frozen=True, slots=True)
 class Approach:
@@ -37,14 +46,17 @@ class Approach:
     ----------
     side : what the network is shown 224 px as
     adaptation : how it is fine-tuned first; None: not at all
+    texture_share : part of the answer that a pixel classifier gives (`model.texture`)
     """
 
     side: int = PATCH
     adaptation: AdaptConfig | None = None
+    texture_share: float = 0.0
 
     def __str__(self) -> str:
         ways = [f"fine-tuned for {self.adaptation.steps} steps"] if self.adaptation else []
         ways += [f"seen at {self.side} px for {PATCH}"] if self.side != PATCH else []
+        ways += [f"{self.texture_share:.0%} a pixel classifier"] if self.texture_share else []
         return ", ".join(ways) or "as it is"
 
 
@@ -57,7 +69,8 @@ class Fit:
     features : what the model predicts with
     left_out : of each class (K, H, W), every patch predicted without itself, as `calibrate.predict_left_out` gives it
     depths : likewise how deep in its object each pixel is; None where that was not asked
-    side, steps : scale and optimiser steps of the way that was kept; 0: not fine-tuned
+    side, steps, texture_share : of the way that was kept: scale, optimiser steps (0: not fine-tuned), and the pixel
+        classifier's part of the answer
     plain, kept : mean IoU of the left-out patches with the network as it is, and in the way that was kept; None where
         no patch can be left out
     """
@@ -67,11 +80,12 @@ class Fit:
     depths: list[np.ndarray | None]
     side: int
     steps: int
+    texture_share: float
     plain: float | None
     kept: float | None
 
     def __str__(self) -> str:
-        way = Approach(self.side, AdaptConfig(self.steps) if self.steps else None)
+        way = Approach(self.side, AdaptConfig(self.steps) if self.steps else None, self.texture_share)
         if way == Approach() or self.plain is None or self.kept is None:
             return "none: the network as it is"
         return f"{way}: IoU of left-out patches {self.plain:.3f} without, {self.kept:.3f} with"
@@ -92,61 +106,115 @@ def fit(
     ----------
     images, labels : (K, H, W, 3) uint8 and (C, K, H, W) uint8: for each class 0 not of it, 1 of it, 255 not known
     instances : (K, H, W) int32 of outlined objects, or None
-    seconds : of one core, about, that fine-tuning may take; 0 leaves it out
+    seconds : of one core, about, that fine-tuning may take; few leave it out, 0 leaves out scales and the pixel
+        classifier too
     depth : also ask how deep in its object each pixel is
     """
-    n_classes = len(labels)
+    trials = _Trials(model, images, labels, instances, depth)
+    with one_thread():
+        plain = best = trials.of(Approach())
+        if seconds and getattr(model, "adapts", False) and np.isfinite(plain.iou):
+            best = trials.best(plain, seconds)
+            log.info("kept: network %s, IoU of patches left out %.3f", best.approach, best.iou)
+        features = trials.encode(best.approach, np.arange(len(images)), range(len(labels)))
+    scores = (plain.iou, best.iou) if np.isfinite(plain.iou) else (None, None)
+    steps = best.approach.adaptation.steps if best.approach.adaptation else 0
+    return Fit(
+        features,
+        best.left_out,
+        best.depths,
+        best.approach.side,
+        steps,
+        best.approach.texture_share,
+        *scores,
+    )
 
-    def encode(approach: Approach, patches: np.ndarray, classes: Sequence[int]) -> Any:
-        chosen = told(labels[classes][:, patches])
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Trial:
+    """What a way to encode the support set gave for patches left out: of each class (K, H, W), or None."""
+
+    approach: Approach
+    left_out: list[np.ndarray | None]
+    depths: list[np.ndarray | None]
+    iou: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Trials:
+    """One support set, to be encoded in different ways."""
+
+    model: Model
+    images: np.ndarray
+    labels: np.ndarray
+    instances: np.ndarray | None
+    depth: bool
+
+    def encode(self, approach: Approach, patches: np.ndarray, classes: Sequence[int]) -> Any:
+        """Some patches and classes of it."""
+        chosen = told(self.labels[classes][:, patches])
         if approach == Approach():
-            return model.encode(images[patches], chosen)
+            return self.model.encode(self.images[patches], chosen)
         began = time.perf_counter()
-        objects = None if instances is None else instances[patches]
-        features = model.encode(images[patches], chosen, objects, approach.adaptation, side=approach.side)  # type: ignore[call-arg]
-        if approach.adaptation:  # what a user waits for: the other ways take a second
-            what = f"{len(patches)} of {len(images)} patches"
+        objects = None if self.instances is None else self.instances[patches]
+        options: dict[str, Any] = {"side": approach.side}
+        if approach.texture_share:
+            options["texture_share"] = approach.texture_share
+        features = self.model.encode(  # type: ignore[call-arg]
+            self.images[patches], chosen, objects, approach.adaptation, **options
+        )
+        if approach.adaptation:  # what a user waits for: the other ways take seconds
+            what = f"{len(patches)} of {len(self.images)} patches"
             log.info("%s on %s, %.0f s", approach, what, time.perf_counter() - began)
         return features
 
-    def attempt(approach: Approach) -> tuple[list[np.ndarray | None], float]:
-        began = time.perf_counter()
+    def of(self, approach: Approach, depth: bool | None = None) -> _Trial:
+        """Predict every patch with the others as support."""
+        began, n_classes = time.perf_counter(), len(self.labels)
+        depth = self.depth if depth is None else depth
         found = predict_left_out(
-            model,
-            images,
-            labels,
-            lambda *which: encode(approach, *which),
+            self.model,
+            self.images,
+            self.labels,
+            lambda *which: self.encode(approach, *which),
             n_threads=os.cpu_count() or 1,
             depth=depth,
         )
-        iou = mean_iou(found[:n_classes], labels)
+        iou = mean_iou(found[:n_classes], self.labels)
         log.info("patches left out, network %s: IoU %.3f, %.1f s", approach, iou, time.perf_counter() - began)
-        return found, iou
+        depths: list[np.ndarray | None] = found[n_classes:] if depth else [None] * n_classes
+        return _Trial(approach, found[:n_classes], depths, iou)
 
-    everything = np.arange(len(images)), range(len(labels))
-    with one_thread():
-        approach = Approach()
-        left_out, plain = attempt(approach)
-        if not np.isfinite(plain):
-            nothing: list[np.ndarray | None] = [None] * n_classes
-            return Fit(encode(approach, *everything), nothing, nothing, PATCH, 0, None, None)
-        kept = plain
-        n_runs = n_folds(len(images)) + 1
-        steps = steps_within(seconds, n_runs) if getattr(model, "adapts", False) else 0
-        if steps:
-            for side in SIDES:
-                found, iou = attempt(Approach(side))
-                if iou > max(kept, plain + WORTH_SCALING):
-                    approach, left_out, kept = Approach(side), found, iou
-            tuned = replace(approach, adaptation=AdaptConfig(steps))
+    def best(self, plain: _Trial, seconds: float) -> _Trial:
+        """The way that predicts left-out patches best; of ways that are hardly better, the quicker one."""
+        best = plain
+        for side in SIDES:
+            scaled = self.of(Approach(side))
+            if scaled.iou > max(best.iou, plain.iou + WORTH_SCALING):
+                best = scaled
+        networks = [best]
+        n_runs = n_folds(len(self.images)) + 1
+        if steps := steps_within(seconds, n_runs):
             log.info("fine-tuning %d times, %d steps each; --adapt bounds it", n_runs, steps)
-            found, iou = attempt(tuned)
-            if iou > kept:
-                approach, left_out, kept = tuned, found, iou
-        features = encode(approach, *everything)
-    steps = approach.adaptation.steps if approach.adaptation else 0
-    depths: list[np.ndarray | None] = left_out[n_classes:] if depth else [None] * n_classes
-    return Fit(features, left_out[:n_classes], depths, approach.side, steps, plain, kept)
+            networks.append(self.of(replace(best.approach, adaptation=AdaptConfig(steps))))
+            best = max(networks, key=lambda trial: trial.iou)
+        texture = self.of(Approach(texture_share=1.0), depth=False)
+        mixtures = [self.mixed(n, texture, share) for n in networks for share in TEXTURE_SHARES]
+        mixture = max(mixtures, key=lambda trial: trial.iou)
+        return mixture if mixture.iou > best.iou + WORTH_TEXTURE else best
+
+    def mixed(self, network: _Trial, texture: _Trial, share: float) -> _Trial:
+        """The answers of a network and of the pixel classifier, mixed as `Segmenter.predict` mixes them."""
+
+        def mix(of_network: np.ndarray | None, of_texture: np.ndarray | None) -> np.ndarray | None:
+            if of_network is None or of_texture is None:
+                return None
+            one, other = (logit(p).clip(-LIMIT, LIMIT) for p in (of_network, of_texture))
+            return np.asarray(expit((1 - share) * one + share * other), np.float32)
+
+        found = list(map(mix, network.left_out, texture.left_out))
+        approach = replace(network.approach, texture_share=share)
+        return _Trial(approach, found, network.depths, mean_iou(found, self.labels))
 
 
 class Fits:
@@ -186,23 +254,34 @@ def mean_iou(left_out: Sequence[np.ndarray | None], labels: np.ndarray) -> float
 def to_arrays(found: Fit) -> dict[str, np.ndarray]:
     """What of a fit cannot be computed again at once, to be kept in a working folder."""
     scores = [np.nan if score is None else score for score in (found.plain, found.kept)]
-    arrays = {"fit": np.array([found.side, found.steps, *scores])}
+    arrays = {"fit": np.array([found.side, found.steps, found.texture_share, *scores])}
     weights: Mapping[str, Any] = getattr(found.features, "weights", None) or {}
-    return arrays | {f"weight.{name}": np.asarray(value) for name, value in weights.items()}
+    arrays |= {f"weight.{name}": np.asarray(value) for name, value in weights.items()}
+    for c, pack in enumerate(getattr(found.features, "textures", ())):
+        arrays |= {f"texture.{c}.{name}": np.asarray(value) for name, value in pack.tensors().items()}
+    return arrays
 
 
 def from_arrays(
     arrays: Mapping[str, np.ndarray], model: Model, images: np.ndarray, labels: np.ndarray
 ) -> Fit:
     """The fit that `to_arrays` kept, its support set compiled again; without what was left out."""
-    side, steps, plain, kept = arrays["fit"].tolist()
-    weights = {name.removeprefix("weight."): a for name, a in arrays.items() if name.startswith("weight.")}
+    side, steps, texture_share, plain, kept = arrays["fit"].tolist()
+    weights = _under(arrays, "weight.")
     options: dict[str, Any] = {}
     if weights:
         options["weights"] = weights
     if side != PATCH:
         options["side"] = int(side)
+    if texture_share:
+        options["texture_share"] = texture_share
+        options["textures"] = [TexturePack.of(_under(arrays, f"texture.{c}.")) for c in range(len(labels))]
     features = model.encode(images, told(labels), **options)
     scores = [None if np.isnan(score) else score for score in (plain, kept)]
     nothing: list[np.ndarray | None] = [None] * len(labels)
-    return Fit(features, nothing, nothing, int(side), int(steps), *scores)
+    return Fit(features, nothing, nothing, int(side), int(steps), texture_share, *scores)
+
+
+def _under(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+    """The arrays whose names begin so, by the rest of their names."""
+    return {name.removeprefix(prefix): a for name, a in arrays.items() if name.startswith(prefix)}

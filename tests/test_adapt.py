@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -82,6 +83,22 @@ def test_what_is_not_labelled_costs_nothing() -> None:
     assert torch.allclose(segmentation_loss(logits, target), segmentation_loss(logits, target, everywhere))
 
 
+def test_the_weights_go_a_part_of_the_way() -> None:
+    torch.manual_seed(0)
+    network = CompactNet("S").eval()
+    images, labels = patches(2, 64, 3)
+    ways = [
+        adapt(network, images, labels[None], None, replace(QUICK, steps=3, towards=towards), bf16=False)
+        for towards in (0.0, 0.5, 1.0)
+    ]
+    for before, none, half, whole in zip(
+        network.parameters(), *(net.parameters() for net in ways), strict=True
+    ):
+        assert torch.equal(before, none)
+        assert torch.allclose(half, (before + whole) / 2, atol=1e-6)
+    assert not torch.equal(network.head.weight, ways[2].head.weight)
+
+
 def test_adapted_weights_travel_with_the_support_set() -> None:
     images, labels = patches(3, 224, 5)
     pictures = (images.permute(0, 2, 3, 1).numpy() * 255).astype(np.uint8)
@@ -99,7 +116,7 @@ def test_adapted_weights_travel_with_the_support_set() -> None:
 def test_seconds_become_steps_by_arithmetic_alone() -> None:
     assert steps_within(120, 6) == 80
     assert steps_within(10_000, 6) == MOST_STEPS
-    assert steps_within(3, 6) == 0
+    assert steps_within(3, 6) == steps_within(50, 6) == 0  # a few steps are a warm-up and no more
     with pytest.raises(ValueError, match="asks for nothing"):
         AdaptConfig(steps=0)
 

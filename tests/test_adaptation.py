@@ -24,17 +24,23 @@ class Taught:
     error: float
     side: int
     steps: int
+    texture_share: float
 
 
 class Pupil:
-    """A model that is wrong on a given part of each patch: as it is, at another scale, or fine-tuned."""
+    """A model that is wrong on a given part of each patch: as it is, at another scale, fine-tuned, or by texture."""
 
     name = "pupil"
 
     def __init__(
-        self, plain: float = 0.4, tuned: float = 0.4, scaled: float = 0.4, adapts: bool = True
+        self,
+        plain: float = 0.4,
+        tuned: float = 0.4,
+        scaled: float = 0.4,
+        texture: float = 0.4,
+        adapts: bool = True,
     ) -> None:
-        self.errors = {"plain": plain, "tuned": tuned, "scaled": scaled}
+        self.errors = {"plain": plain, "tuned": tuned, "scaled": scaled, "texture": texture}
         self.adapts = adapts
 
     def encode(
@@ -46,9 +52,10 @@ class Pupil:
         **options: Any,
     ) -> Taught:
         side = options.get("side", 224)
-        way = "tuned" if how else "scaled" if side == 320 else "plain"
+        share = options.get("texture_share", 0.0)
+        way = "texture" if share > 0.5 else "tuned" if how else "scaled" if side == 320 else "plain"
         seen = frozenset(images[:, 0, 0, 0].tolist())
-        return Taught(seen, self.errors[way], side, how.steps if how else 0)
+        return Taught(seen, self.errors[way], side, how.steps if how else 0, share)
 
     def predict(self, tiles: np.ndarray, features: Taught) -> np.ndarray:
         for tile in tiles:
@@ -102,16 +109,42 @@ def test_what_predicts_left_out_patches_better_is_kept(
     assert ("IoU" in str(found)) == bool(steps or side != 224)
 
 
+@pytest.mark.parametrize(
+    ("errors", "share", "steps"),
+    [
+        ({"texture": 0.1}, 0.75, 0),
+        (
+            {"texture": 0.1, "tuned": 0.2},
+            0.75,
+            0,
+        ),  # at this share the network has no say here: the plain one is taken
+        ({"texture": 0.2, "tuned": 0.1}, 0.0, 68),
+        ({"texture": 0.398}, 0.0, 0),  # hardly better: it is not worth its time
+    ],
+)
+def test_a_pixel_classifier_gets_the_say_that_suits_left_out_patches(
+    errors: dict[str, float], share: float, steps: int
+) -> None:
+    images, labels = patches(6)
+    found = fit(Pupil(**errors), images, labels, None, seconds=120)
+    assert (found.texture_share, found.steps) == (share, steps)
+    assert (found.features.texture_share, found.features.steps) == (share, steps)
+    assert ("pixel classifier" in str(found)) == bool(share)
+
+
 def test_nothing_is_fine_tuned_where_it_is_not_wanted_or_cannot_be() -> None:
     images, labels = patches(5)
-    better = {"tuned": 0.0, "scaled": 0.0}
+    better = {"tuned": 0.0, "scaled": 0.0, "texture": 0.0}
     assert fit(Pupil(**better), images, labels, None, seconds=0).steps == 0
     assert fit(Pupil(**better, adapts=False), images, labels, None, seconds=120).steps == 0
     alone = fit(Pupil(**better), images[:1], labels[:, :1], None, seconds=120)
     assert (alone.steps, alone.plain, alone.left_out) == (0, None, [None])
 
 
-def test_a_fit_with_the_real_network_repeats_itself_and_can_be_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("worth", [-1.0, 1.0], ids=["with a pixel classifier", "without"])
+def test_a_fit_with_the_real_network_repeats_itself_and_can_be_kept(
+    worth: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     generator = np.random.default_rng(0)
     labels = np.zeros((1, 2, 224, 224), np.uint8)
     labels[0, :, 60:120, 40:160] = 1
@@ -119,11 +152,14 @@ def test_a_fit_with_the_real_network_repeats_itself_and_can_be_kept(monkeypatch:
     images[labels[0] == 1] += (40, 0, -30)
     images = images.clip(0, 255).astype(np.uint8)
     monkeypatch.setattr(adaptation, "SIDES", ())
+    monkeypatch.setattr(adaptation, "WORTH_TEXTURE", worth)
+    monkeypatch.setattr("model.adapt.FEWEST_STEPS", 1)
     segmenter = load_segmenter(device="cpu")
     one = fit(segmenter, images, labels, None, seconds=8)
     monkeypatch.setattr(adaptation.os, "cpu_count", lambda: 1)
     other = fit(segmenter, images, labels, None, seconds=8)
     assert one.features.digest == other.features.digest
+    assert bool(one.texture_share) == (worth < 0)
     assert np.array_equal(one.left_out[0], other.left_out[0])
     again = from_arrays(to_arrays(one), load_segmenter(device="cpu"), images, labels)
     assert (again.features.digest, str(again)) == (one.features.digest, str(one))

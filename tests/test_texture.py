@@ -1,0 +1,138 @@
+"""The pixel classifier: what it sees, what it learns, how it is mixed with the network."""
+
+from __future__ import annotations
+
+import pickle
+
+import numpy as np
+import pytest
+import torch
+
+from model.segmenter import Segmenter, load_segmenter
+from model.texture import (
+    LIMIT,
+    N_STATISTICS,
+    TexturePack,
+    fit_texture,
+    texture_logits,
+    texture_statistics,
+)
+
+
+def striped(seed: int, n: int = 1) -> tuple[np.ndarray, np.ndarray]:
+    """Grey pictures (n, 224, 224, 3) with a band of fine stripes of the same mean, and the bands as labels."""
+    generator = np.random.default_rng(seed)
+    rows = np.arange(224)[:, None]
+    labels = np.zeros((n, 224, 224), np.uint8)
+    images = generator.normal(120, 6, (n, 224, 224, 3))
+    for label, image in zip(labels, images, strict=True):
+        left = int(generator.integers(20, 120))
+        label[:, left : left + 80] = 1
+        image[:, left : left + 80] += (24 * np.sign(np.sin(rows * np.pi / 4)))[..., None]
+    return images.clip(0, 255).astype(np.uint8), labels
+
+
+def tensors(images: np.ndarray, labels: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255, torch.from_numpy(labels)
+
+
+def iou(found: np.ndarray, true: np.ndarray) -> float:
+    return float((found & true).sum() / (found | true).sum())
+
+
+@pytest.fixture(scope="module")
+def segmenter() -> Segmenter:
+    return load_segmenter(device="cpu", batch_size=2)
+
+
+def test_statistics_are_at_stride_2_and_flat_of_a_flat_picture() -> None:
+    found = texture_statistics(torch.full((2, 3, 64, 96), 0.4))
+    assert found.shape == (2, N_STATISTICS, 32, 48)
+    assert torch.allclose(found[:, :3], torch.tensor(0.4))
+    edges = found[:, 4:].reshape(2, 5, 12, 32, 48)[:, :, 3:]  # all but the smoothed colours
+    assert edges.abs().max() < 1e-3
+
+
+def test_statistics_turn_with_the_picture() -> None:
+    """Gradient magnitudes and Hessian eigenvalues have no direction."""
+    picture = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    turned = torch.rot90(texture_statistics(picture), 1, (2, 3))
+    assert torch.allclose(texture_statistics(torch.rot90(picture, 1, (2, 3))), turned, atol=1e-5)
+
+
+def test_a_texture_is_learned_that_no_colour_tells() -> None:
+    images, labels = striped(0, 3)
+    pack = fit_texture(*tensors(images, labels))
+    asked, true = striped(9)
+    logits = texture_logits(texture_statistics(tensors(asked, true)[0]), pack, torch.float32)
+    assert logits.abs().max() <= LIMIT
+    assert iou((logits[0, 0] > 0).numpy(), true[0, ::2, ::2] == 1) > 0.85
+
+
+def test_it_repeats_itself_and_travels() -> None:
+    one, other = (fit_texture(*tensors(*striped(1, 2))) for _ in range(2))
+    arrays = {name: tensor.numpy() for name, tensor in one.tensors().items()}
+    for again in (other, pickle.loads(pickle.dumps(one)), TexturePack.of(arrays)):
+        assert all(
+            torch.equal(a, b) for a, b in zip(one.tensors().values(), again.tensors().values(), strict=True)
+        )
+
+
+def test_what_is_not_labelled_is_not_learned() -> None:
+    images, labels = striped(2, 2)
+    known = labels.copy()
+    known[:, 112:] = 255
+    half = fit_texture(*tensors(images, known))
+    contrary = labels.copy()
+    contrary[:, 112:] = 1 - labels[:, 112:]
+    contrary[:, 112:] = 255
+    again = fit_texture(*tensors(images, contrary))
+    assert torch.equal(half.weight1, again.weight1)
+
+
+@pytest.mark.parametrize("side", [1, 2])
+def test_objects_of_a_pixel_or_two_are_learned_from(side: int) -> None:
+    labels = np.zeros((2, 224, 224), np.uint8)
+    labels[:, 101 : 101 + side, 51 : 51 + side] = 1
+    images = np.where(labels[..., None] == 1, 200, 60).astype(np.uint8).repeat(3, axis=-1)
+    pack = fit_texture(*tensors(images, labels))
+    logits = texture_logits(texture_statistics(tensors(images, labels)[0]), pack, torch.float32)
+    row, col = divmod(int(logits[0, 0].argmax()), 112)
+    assert labels[0, 2 * row : 2 * row + 2, 2 * col : 2 * col + 2].any()
+
+
+def test_the_two_are_mixed_in_logits(segmenter: Segmenter) -> None:
+    images, labels = striped(3, 3)
+    tiles, _ = striped(8, 3)
+
+    def logits(share: float, depth: bool = False) -> np.ndarray:
+        features = segmenter.encode(images, labels, texture_share=share)
+        found = segmenter.predict(tiles, features, depth=depth).astype(np.float64)
+        return np.log(found / (1 - found))
+
+    network, half, texture = logits(0.0).clip(-LIMIT, LIMIT), logits(0.5), logits(1.0)
+    assert np.abs(half - (network + texture) / 2).max() < 0.02
+    assert np.abs(network - texture).max() > 1
+    with_depth = logits(0.5, depth=True)
+    assert np.abs(with_depth[:, :1] - half).max() < 1e-3
+    assert np.array_equal(with_depth[:, 1:], logits(0.0, depth=True)[:, 1:])  # depth is the network's alone
+
+
+def test_a_tile_is_answered_alike_in_any_batch(segmenter: Segmenter) -> None:
+    images, labels = striped(4, 3)
+    features = segmenter.encode(images, labels, texture_share=0.25)
+    tiles, _ = striped(7, 3)
+    together = segmenter.predict(tiles, features)
+    assert np.array_equal(together[2:], segmenter.predict(tiles[2:], features))
+
+
+def test_every_class_has_a_classifier_and_they_are_a_part_of_what_is_encoded(segmenter: Segmenter) -> None:
+    images, labels = striped(5, 3)
+    labels[:, :, :20] = 2
+    features = segmenter.encode(images, labels, texture_share=0.5)
+    assert len(features.textures) == features.n_classes == 2
+    assert segmenter.predict(images[:1], features).shape == (1, 2, 224, 224)
+    digests = {segmenter.encode(images, labels, texture_share=share).digest for share in (0.0, 0.25, 0.5)}
+    assert len(digests) == 3
+    again = segmenter.encode(images, labels, texture_share=0.5, textures=features.textures)
+    assert again.digest == features.digest
