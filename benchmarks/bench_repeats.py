@@ -77,6 +77,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--support", help="support set for --model compact")
     add("--support-slide", help="slide that the support set was drawn on")
     add("--weights", help="weights for --model compact, instead of the shipped ones")
+    add("--adapt", type=float, default=0.0, help="seconds to adapt --model compact in each job (default 0)")
     add("--workers", type=int, default=n_cores(), help="Ray workers (default: the number of cores)")
     args = parser.parse_args(argv)
     if args.period % STRIDE or args.period < TILE:
@@ -107,6 +108,7 @@ def main(argv: list[str] | None = None) -> int:
             more = {"unit": args.unit, "shard": args.unit, "instances": "components"}
             if args.model == "compact":
                 more |= {"support_slide": args.support_slide, "weights": args.weights, "threshold": None}
+                more |= {"adapt_s": args.adapt}
             options = synthetic.config_options(slide, support, folder / "out", **more)
             done = bench_memory.watch(args.engine, dict(options), args.workers, args.model)
             slide.unlink()
@@ -133,6 +135,7 @@ def main(argv: list[str] | None = None) -> int:
         | {
             "model": args.model,
             "source": Path(args.slide).name if args.slide else "made-up tissue",
+            "adapt_s": args.adapt,
             "engine": args.engine,
             "workers": args.workers if args.engine == "ray" else 1,
             "period_px": args.period,

@@ -132,5 +132,5 @@ class FakeModel:
 
 def config_options(slide: Path | str, support: Path | str, out: Path | str, **more: Any) -> Mapping[str, Any]:
     """Keywords of `SegmentConfig` for a made-up slide: every tile is computed, none is skipped as glass."""
-    options = {"source": str(slide), "support": str(support), "out": str(out)}
+    options = {"source": str(slide), "support": str(support), "out": str(out), "adapt_s": 0.0}
     return options | {"foreground": "all", "threshold": 0.5, "overwrite": True} | more
