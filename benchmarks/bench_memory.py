@@ -49,7 +49,7 @@ def job(engine: str, options: dict[str, Any], workers: int, model_name: str) -> 
             if record.msg == "%s: %.1f s" and isinstance(record.args, tuple):
                 ends.append((str(record.args[0]), record.created))
 
-    log = logging.getLogger("pipeline.run")
+    log = logging.getLogger("pipeline.findings")
     log.setLevel(logging.INFO)
     log.addHandler(Stages())
     log.propagate = False

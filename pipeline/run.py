@@ -2,25 +2,18 @@
 
 `segment` reads top to bottom: plan, decide, run the units, merge what meets at seams, number the instances, write
 tables and pictures. What is laid out before the first tile is in ``plan.py``, what the support set decides in
-``decision.py``; what is done per unit, in ``worker.py``; who does it, Ray or this process, in ``pool.py``.
+``decision.py``; what is done per unit, in ``worker.py``; who does it, Ray or this process, in ``pool.py``; what the
+report says of it all, in ``findings.py``.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import functools
-import importlib.metadata
 import logging
 import math
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from types import SimpleNamespace
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
-import pyarrow.compute as pc
 
 from connectors.colours import class_colour
 from connectors.store import ResultStore, StoreSpec, open_result
@@ -29,58 +22,24 @@ from connectors.workdir import WorkDir
 from model.segmenter import load_segmenter
 from pipeline import calibrate
 from pipeline.adaptation import Fits
-from pipeline.decision import ClassDecision, Decision, decide, threshold_level
+from pipeline.decision import decide, threshold_level
+from pipeline.findings import Clock, write_page
 from pipeline.grid import Unit
 from pipeline.instances import Borders, Merge, merge_labels, seam_pairs
-from pipeline.map_page import draw_map, map_section
-from pipeline.maps import MapFindings, make_maps
+from pipeline.maps import make_maps
 from pipeline.measure import final_tables, instance_schema
 from pipeline.outline import POINTS_ABOVE, by_unit, outline_unit, write_fragments
-from pipeline.pictures import draw
 from pipeline.plan import Plan, SegmentConfig, manifest, model_loader, prepare
 from pipeline.pool import Pool, RayPool
 from pipeline.progress import Progress
 from pipeline.pyramid import build_pyramids
-from pipeline.report import ClassFindings, Quality, Report, Timings, make_report, write_report
-from pipeline.survey import survey
 from pipeline.worker import Job, relabel_unit
 
 log = logging.getLogger(__name__)
 
-COUNT_INTERVAL_SOURCE = (
-    "95 % interval of the true number: the count, corrected by how far counts of the support patches were off, each "
-    "predicted without itself. Where these were all off in one direction, the count may lie outside."
-)
-
-COUNT_INTERVALS_SOURCE = "Each class has an interval of its own, below; there is none of their sum."
-
-VERSIONS_OF = ("fewscope", "torch", "ray", "zarr", "openslide-python", "openslide-bin", "numpy", "scipy")
-
 
 class UnreadError(RuntimeError):
     """More of the source could not be read than ``max_unread`` allows. The report was written all the same."""
-
-
-@dataclass(slots=True)
-class Clock:
-    """Seconds spent in each stage, in order."""
-
-    stages: dict[str, float] = field(default_factory=dict)
-    began: float = field(default_factory=time.perf_counter)
-    started: str = field(default_factory=lambda: time.strftime("%Y-%m-%d %H:%M:%S %z"))
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Time a stage, and say so in the log."""
-        then = time.perf_counter()
-        yield
-        self.stages[name] = time.perf_counter() - then
-        log.info("%s: %.1f s", name, self.stages[name])
-
-    @property
-    def total(self) -> float:
-        """Seconds since the clock was made."""
-        return time.perf_counter() - self.began
 
 
 def segment(
@@ -266,192 +225,3 @@ def write_tables(
                     pass
     if choice != "none":
         write_fragments(f"{out}/instances.geojson.gz", job, lines)
-
-
-# -- what the report says of the run ---------------------------------------------------------------------------------
-
-
-def write_page(
-    clock: Clock,
-    pool: Pool,
-    plan: Plan,
-    decision: Decision,
-    work: WorkDir,
-    rows: Mapping[str, Mapping[str, Any]],
-    fresh: list[dict[str, Any]],
-    on_map: MapFindings | None,
-) -> Report:
-    """``report.html`` and ``report.json``; `on_map`: of rasters."""
-    names = plan.support.class_names
-    with clock.stage("pictures"):
-        table = open_result(plan.config.out).table
-        look = functools.partial(
-            survey,
-            height=plan.grid.height,
-            width=plan.grid.width,
-            foreground=plan.foreground.mask,
-            seam_rows=sorted({u.core.row_off for u in plan.units} - {0}),
-            seam_cols=sorted({u.core.col_off for u in plan.units} - {0}),
-        )
-        found = look(table)
-        several = names if len(names) > 1 else ()
-        of_classes = [look(table.filter(pc.field("class") == name), n_samples=0) for name in several]
-        store = ResultStore(plan.config.out)
-        pictures = draw(
-            plan.source,
-            # the arrays as they are: of them a crop decodes its chunks, of dask's whole shards
-            SimpleNamespace(semantic=_levels(store, "semantic"), instances=_levels(store, "instances")),
-            found,
-            plan.foreground.mask,
-            plan.support,
-            decision.left_out,
-        )
-        if on_map is not None:
-            map_picture = draw_map(plan.source, store, on_map.summary)
-            pictures = dataclasses.replace(pictures, map=map_picture)
-    intervals = [
-        calibrate.count_interval(one.count, decided.count_errors)
-        for one, decided in zip(of_classes or [found], decision.classes, strict=True)
-    ]
-    qualities = [quality(plan, decided) for decided in decision.classes]
-    report = make_report(
-        plan.source.info,
-        found,
-        class_name=plan.support.class_name,
-        run=facts(plan, decision, work, pool) | (on_map.facts if on_map else {}),
-        on_ground=on_map.on_ground if on_map else None,
-        on_map=map_section(on_map.summary) if on_map else None,
-        timings=timings(clock, fresh, pool),
-        quality=mean_quality(qualities),
-        count_interval=None if of_classes else intervals[0],
-        count_interval_source=count_interval_source(decision),
-        unread_px=sum(row["unread_px"] for row in rows.values()),
-        notes=notes(plan, decision),
-        classes=[
-            ClassFindings(*of_class)
-            for of_class in zip(several, of_classes, qualities, intervals, strict=False)
-        ],
-    )
-    write_report(plan.config.out, report, pictures)
-    return report
-
-
-def count_interval_source(decision: Decision) -> str:
-    """One sentence on where the interval of the count comes from."""
-    if all(c.count_errors is None for c in decision.classes):
-        return ""
-    return COUNT_INTERVAL_SOURCE if len(decision.classes) == 1 else COUNT_INTERVALS_SOURCE
-
-
-def _levels(store: ResultStore, name: Literal["semantic", "instances"]) -> list[Any]:
-    return [store.array(name, level) for level in range(store.spec.levels)]
-
-
-def facts(plan: Plan, decision: Decision, work: WorkDir, pool: Pool) -> dict[str, Any]:
-    """What was run on what, in groups, as the report shows it."""
-    config, names = plan.config, plan.support.class_names
-    determined = ResultStore(config.out).attributes["manifest"]
-    decided = [
-        {"threshold": c.threshold, "instances": c.instances, "smallest object (px)": of_class.min_area_px}
-        for c, of_class in zip(decision.classes, plan.classes, strict=True)
-    ]
-    how = decided[0] if len(names) == 1 else {}
-    return {
-        "support set": {
-            "from": config.support,
-            "patches": len(plan.support.images),
-            "class" if len(names) == 1 else "classes": plan.support.class_name,
-            "digest": determined["support"],
-        },
-        "model": {
-            "name": determined["model"],
-            "weights": config.weights or "shipped",
-            "SHA-256 of the weights": determined["weights"],
-        },
-        "options": {
-            "tile": plan.grid.tile,
-            "overlap": plan.grid.overlap,
-            "adaptation": str(decision.fit),
-            **how,
-            "connectivity": config.connectivity,
-            "foreground": config.foreground,
-        },
-        **({f"class {n}": of for n, of in zip(names, decided, strict=True)} if len(names) > 1 else {}),
-        "work": {
-            "units": len(plan.units),
-            "workers": pool.n_workers,
-            "tiles of the grid": plan.grid.n_tiles,
-            "tiles with tissue" if plan.source.info.kind == "slide" else "tiles with pixels": plan.n_tiles,
-        },
-        "versions": {name: importlib.metadata.version(name) for name in VERSIONS_OF},
-        "hash": work.run_hash,
-    }
-
-
-def timings(clock: Clock, fresh: list[dict[str, Any]], pool: Pool) -> Timings:
-    """Stages, speed, and what the workers' time went into while units ran."""
-    wall = clock.stages["segment"] * pool.n_workers
-    n_tiles = sum(row["tiles"] for row in fresh)
-
-    def share(name: str) -> float | None:
-        return min(1.0, sum(row[name] for row in fresh) / wall) if fresh and wall else None
-
-    return Timings(
-        stages=dict(clock.stages),
-        total_s=clock.total,
-        tiles=n_tiles,
-        tiles_per_s=n_tiles / clock.stages["segment"] if n_tiles else None,
-        model_busy=share("model_s"),
-        reading=share("read_s"),
-        finishing=share("post_s"),
-        started=clock.started,
-    )
-
-
-def quality(plan: Plan, decision: ClassDecision) -> Quality | None:
-    """The leave-one-out estimate of one class, for the report."""
-    loo = decision.loo
-    if loo is None or not np.isfinite(loo.iou).any():
-        return None
-    n_patches = int(np.isfinite(loo.iou).sum()) if len(plan.classes) > 1 else len(loo.iou)
-    return Quality(
-        iou_mean=loo.mean_iou,
-        iou_interval=loo.interval,
-        iou=tuple(float(v) if np.isfinite(v) else None for v in loo.iou),
-        threshold=decision.threshold,
-        threshold_source="given" if plan.config.threshold is not None else "the best on left-out patches",
-        method=f"leave-one-out over {n_patches} patches, 95 % interval of the mean (Student's t)",
-    )
-
-
-def mean_quality(qualities: list[Quality | None]) -> Quality | None:
-    """Of one class its own; of several their mean IoU, where each has one."""
-    if len(qualities) == 1:
-        return qualities[0]
-    means = [q.iou_mean for q in qualities if q is not None and q.iou_mean is not None]
-    if len(means) < len(qualities):
-        return None
-    return Quality(
-        iou_mean=float(np.mean(means)), method=f"mean of {len(means)} classes, each by leave-one-out"
-    )
-
-
-def notes(plan: Plan, decision: Decision) -> list[str]:
-    """What the reader has to know before any number."""
-    said = []
-    for name, decided in zip(plan.support.class_names, decision.classes, strict=True):
-        loo, of = decided.loo, f"Class {name}: " if len(decision.classes) > 1 else ""
-        if loo is None:
-            said.append(
-                f"{of}The support set is too small to estimate the quality of this result (two patches with objects "
-                "are needed)."
-            )
-        elif np.isfinite(loo.iou).any() and loo.mean_iou < 0.4:
-            said.append(
-                f"{of}Left out one at a time, the support patches are segmented with an IoU of only "
-                f"{loo.mean_iou:.2f}: do not trust the numbers below. More patches, or another --mpp, may help."
-            )
-    is_slide = plan.source.info.kind == "slide"  # of a raster everything is analysed, always
-    if is_slide and plan.foreground.is_everything and plan.config.foreground == "auto":
-        said.append("Tissue and background could not be told apart: everything was analysed.")
-    return said

@@ -34,7 +34,7 @@ import fakes
 import pytest
 import ray
 
-import pipeline.run
+import pipeline.findings
 from pipeline.plan import SegmentConfig
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -61,7 +61,7 @@ def config(slide, support, tmp_path) -> SegmentConfig:
 @pytest.fixture
 def no_pictures(monkeypatch):
     """Reports without pictures."""
-    monkeypatch.setattr(pipeline.run, "draw", fakes.no_pictures)
+    monkeypatch.setattr(pipeline.findings, "draw", fakes.no_pictures)
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 from test_journey import same_objects
 
+import pipeline.findings
 import pipeline.run
 from connectors.store import open_result
 from pipeline.classes import label_classes, settle, winning_probability
@@ -258,7 +259,7 @@ def test_bytes_do_not_depend_on_units_workers_or_interruptions(
     with pytest.raises(TypeError):
         run(stopped)
     monkeypatch.undo()
-    monkeypatch.setattr(pipeline.run, "draw", fakes.no_pictures)
+    monkeypatch.setattr(pipeline.findings, "draw", fakes.no_pictures)
     monkeypatch.setattr(fakes.ByChannel, "predict", None)
     run(stopped)
     for found in (large, fakes.outputs(tmp_path / "ray"), fakes.outputs(tmp_path / "stopped")):

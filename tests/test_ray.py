@@ -31,7 +31,7 @@ def local(split_config, tmp_path_factory) -> dict[str, bytes]:
     """What one process makes of it."""
     out = tmp_path_factory.mktemp("local") / "out"
     with pytest.MonkeyPatch.context() as patch, LocalPool(fakes.ByPlace) as pool:
-        patch.setattr("pipeline.run.draw", fakes.no_pictures)
+        patch.setattr("pipeline.findings.draw", fakes.no_pictures)
         segment(dataclasses.replace(split_config, out=str(out)), pool, fakes.ByPlace())
     return fakes.outputs(out)
 
