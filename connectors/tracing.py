@@ -78,16 +78,13 @@ def _edges(
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int8], npt.NDArray[np.int64]]:
     """Edges between a pixel and another label: flat index of the pixel, direction, and place of the edge after it."""
     flat = padded.ravel()
-    height, width = padded.shape
+    width = padded.shape[1]
     ahead = STEPS @ (width, 1)  # in flat indices
-    inner = padded[1:-1, 1:-1]
-    inside = inner != 0
-    pixels = []
-    for d in range(4):
-        # the left of an edge's direction is outside: the pixel above for an edge to the east
-        row, col = 1 + STEPS[(d - 1) % 4]
-        at = np.flatnonzero(inside & (inner != padded[row : row + height - 2, col : col + width - 2]))
-        pixels.append((at // (width - 2) + 1) * width + at % (width - 2) + 1)
+    # where a pixel and the one to its right, or below it, differ: a side of the one, of the other, or of both
+    across = _places(padded[:, 1:] != padded[:, :-1], width)
+    down = _places(padded[1:] != padded[:-1], width)
+    pixels = [down + width, across, down, across + 1]  # to the east along the top of the lower one, and so on
+    pixels = [of_side[flat[of_side] != 0] for of_side in pixels]
     pixel = np.concatenate(pixels)
     direction = np.repeat(np.arange(4, dtype=np.int8), [len(p) for p in pixels])
     label = flat[pixel]
@@ -103,6 +100,13 @@ def _edges(
         here = next_direction == d
         follower[here] = first[d] + np.searchsorted(pixels[d], next_pixel[here])
     return pixel, direction, follower
+
+
+def _places(where: npt.NDArray[np.bool_], width: int) -> npt.NDArray[np.int64]:
+    """Flat indices, in an array of that width, of what is True in its upper left part."""
+    found = np.flatnonzero(where)
+    n = where.shape[1]
+    return found if n == width else found // n * width + found % n
 
 
 def _walk(follower: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
