@@ -10,6 +10,7 @@ import heapq
 import json
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from types import TracebackType
@@ -349,7 +350,8 @@ class _Output:
 class GeoJsonWriter(_Output):
     """A gzipped GeoJSON FeatureCollection, one feature a line, written as a stream.
 
-    The file appears when the ``with`` block succeeds. The same features give the same bytes.
+    The file appears when the ``with`` block succeeds. The same features give the same bytes. Another thread compresses
+    what is written while the next features are brought.
 
     Parameters
     ----------
@@ -369,8 +371,10 @@ class GeoJsonWriter(_Output):
         self.n_features = 0
         self._waiting: list[str] = []
         self._size = 0
+        self._compressing: Future[int] | None = None
 
     def __enter__(self) -> "GeoJsonWriter":
+        self._thread = ThreadPoolExecutor(1)
         raw = self._open()
         self._file = gzip.GzipFile(filename="", mode="wb", compresslevel=GZIP_LEVEL, fileobj=raw, mtime=0)
         self._put('{"type":"FeatureCollection","features":[')
@@ -385,9 +389,12 @@ class GeoJsonWriter(_Output):
     def _finish(self) -> None:
         self._put("\n]}\n")
         self._flush()
+        self._wait()
+        self._thread.shutdown()
         self._file.close()
 
     def _abandon(self) -> None:
+        self._thread.shutdown()
         with suppress(Exception):
             self._file.close()
 
@@ -398,9 +405,15 @@ class GeoJsonWriter(_Output):
             self._flush()
 
     def _flush(self) -> None:
-        with output_errors(self.uri):
-            self._file.write("".join(self._waiting).encode())
+        self._wait()
+        self._compressing = self._thread.submit(self._file.write, "".join(self._waiting).encode())
         self._waiting, self._size = [], 0
+
+    def _wait(self) -> None:
+        """Until the last piece is compressed and written; raises what went wrong there."""
+        if self._compressing is not None:
+            with output_errors(self.uri):
+                self._compressing.result()
 
 
 class InstanceTableWriter(_Output):

@@ -30,6 +30,7 @@ from jobs.common import (
     parser_of,
     run_all,
 )
+from pipeline.charts import short
 from pipeline.plan import SegmentConfig
 
 
@@ -80,7 +81,7 @@ def summary(report: dict[str, Any]) -> str:
     """The count in words, and how dense."""
     text = count_in_words(report)
     if report["density_per_mm2"] and "classes" not in report:
-        text += f", {report['density_per_mm2']:,.0f} per mm2 on {report['area_mm2']:.3g} mm2"
+        text += f", {short(report['density_per_mm2'])} per mm2 on {short(report['area_mm2'])} mm2"
     return text
 
 
