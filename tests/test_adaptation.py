@@ -132,6 +132,16 @@ def test_a_pixel_classifier_gets_the_say_that_suits_left_out_patches(
     assert ("pixel classifier" in str(found)) == bool(share)
 
 
+def test_what_takes_minutes_is_said_while_it_lasts(caplog: pytest.LogCaptureFixture) -> None:
+    images, labels = patches(6)
+    with caplog.at_level("INFO", logger="pipeline.adaptation"):
+        fit(Pupil(tuned=0.1), images, labels, None, seconds=120)
+    said = [record.getMessage() for record in caplog.records]
+    assert "fine-tuning 7 times, 68 steps each; --adapt bounds it" in said
+    assert sum("on 5 of 6 patches" in line for line in said) == 6
+    assert said[-2].startswith("kept: network fine-tuned for 68 steps, IoU of patches left out 0.")
+
+
 def test_nothing_is_fine_tuned_where_it_is_not_wanted_or_cannot_be() -> None:
     images, labels = patches(5)
     better = {"tuned": 0.0, "scaled": 0.0, "texture": 0.0}
