@@ -54,9 +54,13 @@ class Approach:
     texture_share: float = 0.0
 
     def __str__(self) -> str:
+        if self.texture_share == 1:
+            return "replaced by a pixel classifier"
         ways = [f"fine-tuned for {self.adaptation.steps} steps"] if self.adaptation else []
         ways += [f"seen at {self.side} px for {PATCH}"] if self.side != PATCH else []
-        ways += [f"{self.texture_share:.0%} a pixel classifier"] if self.texture_share else []
+        ways += (
+            [f"{self.texture_share:.0%} of the answer by a pixel classifier"] if self.texture_share else []
+        )
         return ", ".join(ways) or "as it is"
 
 

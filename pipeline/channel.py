@@ -43,13 +43,11 @@ class Frame:
     Attributes
     ----------
     pixel : (height, width) of a pixel in the middle of the raster, m; (1, 1) without a CRS
-    areas : (H, 1) or (H, W) area of the pixels, m2; 1 without a CRS
     """
 
     transform: Affine
     ground: Ground
     pixel: tuple[float, float]
-    areas: Floats
 
     @classmethod
     def of(cls, shape: tuple[int, int], transform: Affine, ground: Ground) -> Frame:
@@ -57,8 +55,7 @@ class Frame:
         pixel = 1.0, 1.0
         if ground.method != "pixels":
             pixel = ground.pixel_m(transform, shape[0] / 2, shape[1] / 2)
-        areas = ground.pixel_areas_m2(transform, Window(0, 0, shape[1], shape[0]))
-        return cls(transform, ground, pixel, areas)
+        return cls(transform, ground, pixel)
 
     def to_world(self, points: Floats) -> Floats:
         """x, y of points (n, 2) given as row, col from the corner of the first pixel."""
@@ -173,7 +170,10 @@ def nearest_areas(water: Mask, channels: Sequence[Channel], others: Ints, frame:
         strip = slice(top, top + STRIP)
         rows, cols = nearest[:, strip]
         mine = water[strip] & (objects[strip] == objects[rows, cols])
-        weight = np.broadcast_to(frame.areas[strip], mine.shape)[mine]
+        pixel_areas = frame.ground.pixel_areas_m2(
+            frame.transform, Window(0, top, mine.shape[1], mine.shape[0])
+        )
+        weight = np.broadcast_to(pixel_areas, mine.shape)[mine]
         areas += np.bincount(owner[rows[mine], cols[mine]], weight, len(pixels))
     return np.split(areas[: len(pixels) - len(others)], np.cumsum([len(c.path) for c in channels])[:-1])
 

@@ -85,50 +85,38 @@ def test_no_patch_is_predicted_by_itself_however_many_there_are(k: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("errors", "steps", "side"),
+    ("errors", "steps", "side", "share"),
     [
-        ({"tuned": 0.1}, 68, 224),
-        ({"tuned": 0.6}, 0, 224),
-        ({"scaled": 0.1}, 0, 320),
-        ({"scaled": 0.396}, 0, 224),  # hardly better: another scale is not worth it
-        ({"scaled": 0.2, "tuned": 0.1}, 68, 320),
-        ({}, 0, 224),
+        ({"tuned": 0.1}, 68, 224, 0.0),
+        ({"tuned": 0.6}, 0, 224, 0.0),
+        ({"scaled": 0.1}, 0, 320, 0.0),
+        ({"scaled": 0.396}, 0, 224, 0.0),  # hardly better: another scale is not worth it
+        ({"scaled": 0.2, "tuned": 0.1}, 68, 320, 0.0),
+        ({"texture": 0.1}, 0, 224, 0.75),
+        (
+            {"texture": 0.1, "tuned": 0.2},
+            0,
+            224,
+            0.75,
+        ),  # the network has no say at this share: the plain one is taken
+        ({"texture": 0.2, "tuned": 0.1}, 68, 224, 0.0),
+        ({"texture": 0.398}, 0, 224, 0.0),  # hardly better: it is not worth its time
+        ({}, 0, 224, 0.0),
     ],
 )
 def test_what_predicts_left_out_patches_better_is_kept(
-    errors: dict[str, float], steps: int, side: int
+    errors: dict[str, float], steps: int, side: int, share: float
 ) -> None:
     images, labels = patches(6)
     found = fit(Pupil(**errors), images, labels, None, seconds=120)
-    assert (found.steps, found.side) == (steps, side)
-    assert (found.features.steps, found.features.side) == (steps, side)
-    assert found.features.patches == frozenset(range(6))
+    assert (found.steps, found.side, found.texture_share) == (steps, side, share)
+    taught = found.features
+    assert (taught.steps, taught.side, taught.texture_share) == (steps, side, share)
+    assert taught.patches == frozenset(range(6))
     assert found.plain is not None
     assert found.kept is not None
     assert found.kept >= found.plain
-    assert ("IoU" in str(found)) == bool(steps or side != 224)
-
-
-@pytest.mark.parametrize(
-    ("errors", "share", "steps"),
-    [
-        ({"texture": 0.1}, 0.75, 0),
-        (
-            {"texture": 0.1, "tuned": 0.2},
-            0.75,
-            0,
-        ),  # at this share the network has no say here: the plain one is taken
-        ({"texture": 0.2, "tuned": 0.1}, 0.0, 68),
-        ({"texture": 0.398}, 0.0, 0),  # hardly better: it is not worth its time
-    ],
-)
-def test_a_pixel_classifier_gets_the_say_that_suits_left_out_patches(
-    errors: dict[str, float], share: float, steps: int
-) -> None:
-    images, labels = patches(6)
-    found = fit(Pupil(**errors), images, labels, None, seconds=120)
-    assert (found.texture_share, found.steps) == (share, steps)
-    assert (found.features.texture_share, found.features.steps) == (share, steps)
+    assert ("IoU" in str(found)) == bool(steps or side != 224 or share)
     assert ("pixel classifier" in str(found)) == bool(share)
 
 
