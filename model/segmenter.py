@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +94,7 @@ class Segmenter:
         # the support set is compiled in float32: closed-form solutions want the digits, and it happens once
         self._exact = network.eval().to(self.device)
         self._fast = self._faster(network)
-        self._ready: _Ready | None = None
+        self._ready: tuple[nn.Module, SupportFeatures] | None = None
 
     @property
     def has_depth(self) -> bool:
@@ -226,8 +226,8 @@ class Segmenter:
         n, h, w, _ = tiles.shape
         if h % 32 or w % 32:
             raise ValueError(f"tile size {h}x{w} is not a multiple of 32; use 192 or 224")
-        ready = self._prepared(features)
-        n_classes, n_maps = len(ready.packs), 2 if depth else 1
+        network, features = self._prepared(features)
+        n_classes, n_maps = features.n_classes, 2 if depth else 1
         out = np.empty((n, n_maps * n_classes, h, w), np.float32)
         for start in range(0, n, self.batch_size):
             batch = tiles[start : start + self.batch_size]
@@ -235,28 +235,30 @@ class Segmenter:
             if real < self.batch_size:
                 batch = np.concatenate([batch, np.zeros((self.batch_size - real, h, w, 3), np.uint8)])
             x = self._tensor(batch)
-            for c, logits in enumerate(self._answers(x, ready, depth)):
+            for c, logits in enumerate(self._answers(x, network, features, depth)):
                 # place c is the class's probability, place c + C its depth
                 out[start : start + real, c::n_classes] = torch.sigmoid(logits[:real]).cpu().numpy()
         return out
 
-    def _answers(self, x: Tensor, ready: _Ready, depth: bool) -> Iterator[Tensor]:
+    def _answers(
+        self, x: Tensor, network: nn.Module, features: SupportFeatures, depth: bool
+    ) -> Iterator[Tensor]:
         """Logits of each class, (N, 1 or 2, H, W) float32, from tiles (N, 3, H, W) uint8."""
-        size = x.shape[-2:]
-        share, texture = ready.texture_share, None
+        size, share = x.shape[-2:], features.texture_share
         if share:
             statistics = texture_statistics(x.float() / 255)
         if share < 1 or depth:
-            queries = ready.network.encode_queries(_scaled(x.to(self.dtype) / 255, ready.side))  # type: ignore[operator]
+            queries = network.encode_queries(_scaled(x.to(self.dtype) / 255, features.side))  # type: ignore[operator]
             asked = {"depth": depth} if self.has_depth else {}
-        for c, pack in enumerate(ready.packs):
+        for c, pack in enumerate(features.packs):
+            texture = None
             if share:
-                texture = texture_logits(statistics, ready.textures[c], self.dtype)
+                texture = texture_logits(statistics, features.textures[c], self.dtype)
                 texture = F.interpolate(texture, size=size, mode="bilinear")
                 if share == 1 and not depth:
                     yield texture
                     continue
-            logits = ready.network.answer(queries, pack, **asked).float()  # type: ignore[operator]
+            logits = network.answer(queries, pack, **asked).float()  # type: ignore[operator]
             logits = F.interpolate(logits, size=size, mode="bilinear")  # of the same size: a copy
             if texture is not None:
                 said = logits[:, :1].clamp(-LIMIT, LIMIT)
@@ -267,35 +269,17 @@ class Segmenter:
         """(N, H, W, 3) uint8 -> (N, 3, H, W) uint8 on the device, in channels-last memory: no copy on a CPU."""
         return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).to(self.device)
 
-    def _prepared(self, features: SupportFeatures) -> _Ready:
-        """Network and packs as the device likes them; kept for the next call. Threads may ask at once."""
+    def _prepared(self, features: SupportFeatures) -> tuple[nn.Module, SupportFeatures]:
+        """The network, and the features as the device likes them; kept for the next call. Threads may ask at once."""
         ready = self._ready
-        if ready is None or ready.digest != features.digest:
+        if ready is None or ready[1].digest != features.digest:
             network = self._fast
             if features.weights is not None:
                 network = self._faster(self._with(features.weights))
-            ready = _Ready(
-                features.digest,
-                network,
-                tuple(pack.to(device=self.device, dtype=self.dtype) for pack in features.packs),
-                features.side,
-                tuple(pack.to(self.device) for pack in features.textures),
-                features.texture_share,
-            )
-            self._ready = ready
+            packs = tuple(pack.to(device=self.device, dtype=self.dtype) for pack in features.packs)
+            textures = tuple(pack.to(self.device) for pack in features.textures)
+            self._ready = ready = network, replace(features, packs=packs, textures=textures)
         return ready
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Ready:
-    """`SupportFeatures` on the device."""
-
-    digest: str
-    network: nn.Module
-    packs: tuple[Any, ...]
-    side: int
-    textures: tuple[TexturePack, ...]
-    texture_share: float
 
 
 def _scaled(images: Tensor, side: int) -> Tensor:
