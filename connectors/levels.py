@@ -70,13 +70,15 @@ def whole_blocks(
             yield row, min(row + chunk[0], bottom), col, min(col + chunk[1], right)
 
 
-def assemble(bounds: Block, blocks: Iterable[Block], read_block: Callable[[Block], Pixels]) -> Pixels:
-    """Pixels of ``bounds``, put together from blocks that cover it: uint8 (h, w, 3), bool (h, w)."""
+def assemble(bounds: Block, pieces: Iterable[tuple[Block, Pixels]], into: Pixels | None = None) -> Pixels:
+    """Pixels of ``bounds``, put together from pieces that cover it: uint8 (h, w, 3), bool (h, w).
+
+    ``into``: arrays to put them in; None: new ones.
+    """
     top, bottom, left, right = bounds
-    image = np.empty((bottom - top, right - left, 3), np.uint8)
-    valid = np.empty(image.shape[:2], np.bool_)
-    for block in blocks:
-        pixels, real = read_block(block)
+    shape = bottom - top, right - left
+    image, valid = into or (np.empty((*shape, 3), np.uint8), np.empty(shape, np.bool_))
+    for block, (pixels, real) in pieces:
         rows = max(block[0], top), min(block[1], bottom)
         cols = max(block[2], left), min(block[3], right)
         target = slice(rows[0] - top, rows[1] - top), slice(cols[0] - left, cols[1] - left)
@@ -93,7 +95,7 @@ def render(
     grid: tuple[int, int],
     steps: tuple[float, float],
     level: AnyLevel,
-    read_level: Callable[[AnyLevel, Block], Pixels],
+    read_level: Callable[[AnyLevel, Block], Iterable[tuple[Block, Pixels]]],
     background: tuple[int, int, int],
     origin: tuple[float, float] = (0.0, 0.0),
 ) -> Pixels:
@@ -108,7 +110,7 @@ def render(
     steps
         (row, col) pixels of the finest level per working pixel.
     level, read_level
-        Where from, and what reads a rectangle of it.
+        Where from, and what reads a rectangle of it, piece by piece.
     background
         RGB of what is not valid.
     origin
@@ -116,10 +118,11 @@ def render(
     """
     row_start, row_stop, col_start, col_stop = bounds
     image = np.empty((row_stop - row_start, col_stop - col_start, 3), np.uint8)
-    image[:] = background
     valid = np.zeros(image.shape[:2], np.bool_)
     top, bottom = max(row_start, 0), min(row_stop, grid[0])
     left, right = max(col_start, 0), min(col_stop, grid[1])
+    if (top, bottom, left, right) != bounds:
+        image[:] = background
     if top >= bottom or left >= right:
         return image, valid
 
@@ -131,16 +134,16 @@ def render(
     for row in range(top, bottom, strip):
         stop = min(row + strip, bottom)
         rows = taps(row, stop, row_scale, level.height, origin[0] / level.row_step)
-        piece, real = read_level(level, (*rows.span, *span))
-        if (
-            row_scale != 1
-            or col_scale != 1
-            or origin != (0, 0)
-            or piece.shape[:2] != (stop - row, right - left)
-        ):
-            piece, real = resample(piece, real, rows, cols, (rows.span[0], span[0]), background)
         target = (slice(row - row_start, stop - row_start), slice(left - col_start, right - col_start))
-        image[target], valid[target] = piece, real
+        block = (*rows.span, *span)
+        pieces = read_level(level, block)
+        if (row_scale, col_scale) == (1, 1) and origin == (0, 0) and block == (row, stop, left, right):
+            assemble(block, pieces, (image[target], valid[target]))
+        else:
+            piece, real = assemble(block, pieces)
+            image[target], valid[target] = resample(
+                piece, real, rows, cols, (rows.span[0], span[0]), background
+            )
     return image, valid
 
 

@@ -10,6 +10,7 @@ import hashlib
 import logging
 import math
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -197,10 +198,10 @@ class RasterSource:
         height, width = overview_shape(info.height, info.width, max_side)
         return (height, width), (down * info.height / height, right * info.width / width)
 
-    def _read_level(self, level: Level, bounds: Block) -> Pixels:
-        """Pixels of a level: uint8 (h, w, 3), bool (h, w). Whole blocks are read, whatever is asked for."""
-        blocks = whole_blocks(*bounds, level, *block_grid(self._stack))
-        return assemble(bounds, blocks, lambda block: self._read_chunk(level, block))
+    def _read_level(self, level: Level, bounds: Block) -> Iterator[tuple[Block, Pixels]]:
+        """Pixels of a level, piece by piece. Whole blocks are read, whatever is asked for."""
+        for block in whole_blocks(*bounds, level, *block_grid(self._stack)):
+            yield block, self._read_chunk(level, block)
 
     def _read_chunk(self, level: Level, chunk: Block) -> Pixels:
         pieces = self._stack.read_pieces(level, chunk, block_grid(self._stack)[0])
@@ -209,7 +210,7 @@ class RasterSource:
             with self._lock:
                 self._failed.update(lost)
         shown = {block: self._show(values) for block, values, _ in pieces}
-        return shown[chunk] if chunk in shown else assemble(chunk, shown, shown.__getitem__)
+        return shown[chunk] if chunk in shown else assemble(chunk, shown.items())
 
     def _show(self, values: Values) -> Pixels:
         """8-bit RGB of band values, background where they are not valid."""

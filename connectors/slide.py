@@ -12,7 +12,7 @@ import os
 import shlex
 import threading
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -156,11 +156,11 @@ class OpenSlideSource:
         level = best_level(self._levels, min(steps))
         return render(bounds, grid, steps, level, self._read_level, self._info.background)
 
-    def _read_level(self, level: _Level, bounds: Block) -> Pixels:
-        """Pixels of a level: uint8 (h, w, 3), bool (h, w). Whole blocks are read, whatever is asked for."""
+    def _read_level(self, level: _Level, bounds: Block) -> Iterator[tuple[Block, Pixels]]:
+        """Pixels of a level, piece by piece. Whole blocks are read, whatever is asked for."""
         chunk = CHUNK if level.is_aligned else BLOCK
-        blocks = whole_blocks(*bounds, level, (BLOCK, BLOCK), (chunk, chunk))
-        return assemble(bounds, blocks, lambda block: self._read_chunk(level, *block))
+        for block in whole_blocks(*bounds, level, (BLOCK, BLOCK), (chunk, chunk)):
+            yield block, self._read_chunk(level, *block)
 
     def _read_chunk(self, level: _Level, top: int, bottom: int, left: int, right: int) -> Pixels:
         slide = self._slide
@@ -203,9 +203,8 @@ class OpenSlideSource:
     ) -> Pixels:
         location = (round(left * level.reported_step), round(top * level.reported_step))
         rgba = np.asarray(slide.read_region(location, level.index, (right - left, bottom - top)))
-        image = np.ascontiguousarray(rgba[..., :3])
-        alpha = rgba[..., 3]
-        if (alpha == 255).all():
+        image, alpha = rgba[..., :3], rgba[..., 3]
+        if alpha.min() == 255:
             return image, np.ones(alpha.shape, np.bool_)
         weight = alpha[..., None].astype(np.uint16)
         background = np.asarray(self._info.background, np.uint16)
@@ -219,7 +218,7 @@ class OpenSlideSource:
         for row in np.linspace(0, max(0, level.height - BLOCK), 3).astype(int):
             for col in np.linspace(0, max(0, level.width - BLOCK), 3).astype(int):
                 bounds = (row, min(row + BLOCK, level.height), col, min(col + BLOCK, level.width))
-                image, valid = self._read_level(level, bounds)
+                image, valid = assemble(bounds, self._read_level(level, bounds))
                 greys.append(image[valid].mean(1))
         grey = np.concatenate(greys)
         return bool(grey.size) and float(np.median(grey)) < DARK_LEVEL

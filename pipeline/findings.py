@@ -22,11 +22,11 @@ from pipeline import calibrate
 from pipeline.decision import ClassDecision, Decision
 from pipeline.map_page import draw_map, map_section
 from pipeline.maps import MapFindings
-from pipeline.pictures import draw
+from pipeline.pictures import Pictures, draw
 from pipeline.plan import Plan
 from pipeline.pool import Pool
 from pipeline.report import ClassFindings, Quality, Report, Timings, make_report, write_report
-from pipeline.survey import survey
+from pipeline.survey import Survey, survey
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +62,53 @@ class Clock:
         return time.perf_counter() - self.began
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Findings:
+    """What was found, counted and drawn.
+
+    Attributes
+    ----------
+    whole : of everything that was found
+    of_classes : of each class, where there are several
+    on_map : of rasters
+    """
+
+    whole: Survey
+    of_classes: list[Survey]
+    on_map: MapFindings | None
+    pictures: Pictures
+
+
+def draw_findings(plan: Plan, decision: Decision, on_map: MapFindings | None) -> Findings:
+    """Survey ``instances.parquet`` and draw the pictures of the report, from the finished store."""
+    names = plan.support.class_names
+    table = open_result(plan.config.out).table
+    look = functools.partial(
+        survey,
+        height=plan.grid.height,
+        width=plan.grid.width,
+        foreground=plan.foreground.mask,
+        seam_rows=sorted({u.core.row_off for u in plan.units} - {0}),
+        seam_cols=sorted({u.core.col_off for u in plan.units} - {0}),
+    )
+    found = look(table)
+    several = names if len(names) > 1 else ()
+    of_classes = [look(table.filter(pc.field("class") == name), n_samples=0) for name in several]
+    store = ResultStore(plan.config.out)
+    pictures = draw(
+        plan.source,
+        # the arrays as they are: of them a crop decodes its chunks, of dask's whole shards
+        SimpleNamespace(semantic=_levels(store, "semantic"), instances=_levels(store, "instances")),
+        found,
+        plan.foreground.mask,
+        plan.support,
+        decision.left_out,
+    )
+    if on_map is not None:
+        pictures = dataclasses.replace(pictures, map=draw_map(plan.source, store, on_map.summary))
+    return Findings(found, of_classes, on_map, pictures)
+
+
 def write_page(
     clock: Clock,
     pool: Pool,
@@ -70,36 +117,11 @@ def write_page(
     work: WorkDir,
     rows: Mapping[str, Mapping[str, Any]],
     fresh: list[dict[str, Any]],
-    on_map: MapFindings | None,
+    findings: Findings,
 ) -> Report:
-    """``report.html`` and ``report.json``; `on_map`: of rasters."""
+    """``report.html`` and ``report.json``."""
+    found, of_classes, on_map = findings.whole, findings.of_classes, findings.on_map
     names = plan.support.class_names
-    with clock.stage("pictures"):
-        table = open_result(plan.config.out).table
-        look = functools.partial(
-            survey,
-            height=plan.grid.height,
-            width=plan.grid.width,
-            foreground=plan.foreground.mask,
-            seam_rows=sorted({u.core.row_off for u in plan.units} - {0}),
-            seam_cols=sorted({u.core.col_off for u in plan.units} - {0}),
-        )
-        found = look(table)
-        several = names if len(names) > 1 else ()
-        of_classes = [look(table.filter(pc.field("class") == name), n_samples=0) for name in several]
-        store = ResultStore(plan.config.out)
-        pictures = draw(
-            plan.source,
-            # the arrays as they are: of them a crop decodes its chunks, of dask's whole shards
-            SimpleNamespace(semantic=_levels(store, "semantic"), instances=_levels(store, "instances")),
-            found,
-            plan.foreground.mask,
-            plan.support,
-            decision.left_out,
-        )
-        if on_map is not None:
-            map_picture = draw_map(plan.source, store, on_map.summary)
-            pictures = dataclasses.replace(pictures, map=map_picture)
     intervals = [
         calibrate.count_interval(one.count, decided.count_errors)
         for one, decided in zip(of_classes or [found], decision.classes, strict=True)
@@ -120,10 +142,10 @@ def write_page(
         notes=notes(plan, decision),
         classes=[
             ClassFindings(*of_class)
-            for of_class in zip(several, of_classes, qualities, intervals, strict=False)
+            for of_class in zip(names, of_classes, qualities, intervals, strict=False)
         ],
     )
-    write_report(plan.config.out, report, pictures)
+    write_report(plan.config.out, report, findings.pictures)
     return report
 
 

@@ -66,7 +66,7 @@ def compare_with_indices(pool: Pool, job: Job, plan: Plan) -> dict[str, Any]:
     bands = raster.index_bands
     source = open_source(plan.config.source, raster=bands.view(raster.view))
     totals = {name: np.zeros(3, np.int64) for name in bands.pairs}
-    for _, counts in pool.map(compare_unit, job, dict.fromkeys(plan.units, (source, bands))):
+    for _, counts in pool.map(compare_unit, job, ((unit, (source, bands)) for unit in plan.units)):
         for name, of_unit in counts.items():
             totals[name] += of_unit
     source.close()

@@ -2,12 +2,14 @@
 
 An instance is traced by the unit that holds the upper left corner of its bounding box, from the finished label array,
 so an outline is whole however many units the instance lies in. Instances too large for that are traced on a level of
-the pyramid where they fit. The texts travel through the working folder, one line of units after the other.
+the pyramid where they fit. The texts travel through the working folder; a line of units is merged while the next one
+is traced.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,6 +29,7 @@ from connectors.vectors import (
     read_fragment,
 )
 from pipeline.grid import Unit, clip
+from pipeline.pool import Pool
 from pipeline.worker import Job
 
 POINTS_ABOVE = 1_000_000
@@ -52,6 +55,45 @@ COLUMNS = (
     "equivalent_diameter_um",
     "mean_probability",
 )
+
+
+def write_outlines(
+    uri: str,
+    pool: Pool,
+    job: Job,
+    units: Sequence[Unit],
+    tables: Iterable[pa.Table],
+    styles: Sequence[FeatureStyle],
+    simplify_px: float | None,
+) -> None:
+    """Write ``instances.geojson.gz``; the workers trace.
+
+    Parameters
+    ----------
+    uri : of the file
+    tables : rows of ``instances.parquet``, a table for each line of units that has instances, in their order
+    styles : of each class
+    simplify_px : None for points instead of outlines
+    """
+    lines: deque[tuple[list[Unit], set[Unit]]] = (
+        deque()
+    )  # the units of a line, and those that are not traced yet
+
+    def ask() -> Iterator[tuple[Unit, tuple[Any, ...]]]:
+        for table in tables:
+            rows = by_unit(units, table)
+            lines.append((list(rows), set(rows)))
+            for unit, of_unit in rows.items():
+                yield unit, (of_unit, styles, simplify_px)
+
+    with GeoJsonWriter(uri) as writer:
+        for traced, _ in pool.map(outline_unit, job, ask()):
+            next(waiting for _, waiting in lines if traced in waiting).remove(traced)
+            while lines and not lines[0][1]:
+                line, _ = lines.popleft()
+                texts = [read_fragment(job.work.load_text(f"outline_{unit.name}")) for unit in line]
+                for _, text in merge_sorted(texts):
+                    writer.write(text)
 
 
 def outline_unit(
@@ -178,27 +220,17 @@ def read_instances(store: ResultStore, level: int, window: Window) -> np.ndarray
     return np.asarray(store.array("instances", level)[rows, cols])
 
 
-def by_unit(units: list[Unit], table: pa.Table) -> dict[Unit, tuple[pa.Table]]:
-    """The rows of one line's table, by the unit in which their box begins."""
+def by_unit(units: Sequence[Unit], table: pa.Table) -> dict[Unit, pa.Table]:
+    """The rows of one line's table, by the unit in which their box begins, from left to right."""
     rows = {u.grid_row: u.core for u in units}
     first_row = int(table["bbox_row0"][0].as_py())
     line = next(row for row, core in rows.items() if core.row_off <= first_row < core.row_off + core.height)
     selected = table.select([name for name in (*COLUMNS, "class") if name in table.schema.names])
     col0 = table["bbox_col0"].to_numpy()
-    found: dict[Unit, tuple[pa.Table]] = {}
+    found: dict[Unit, pa.Table] = {}
     for unit in units:
         if unit.grid_row == line:
             here = (col0 >= unit.core.col_off) & (col0 < unit.core.col_off + unit.core.width)
             if here.any():
-                found[unit] = (selected.filter(pa.array(here)),)
+                found[unit] = selected.filter(pa.array(here))
     return found
-
-
-def write_fragments(uri: str, job: Job, lines: list[list[Unit]]) -> int:
-    """Merge the units' texts into one GeoJSON file, line by line; returns the number of features."""
-    with GeoJsonWriter(uri) as writer:
-        for line in lines:
-            texts = [read_fragment(job.work.load_text(f"outline_{unit.name}")) for unit in line]
-            for _, text in merge_sorted(texts):
-                writer.write(text)
-        return writer.n_features

@@ -138,6 +138,11 @@ class Plan:
     classes: tuple[ClassPlan, ...]
 
     @property
+    def folder(self) -> str:
+        """Path or URL of the output folder, without a slash at its end."""
+        return self.config.out.rstrip("/")
+
+    @property
     def n_tiles(self) -> int:
         """Tiles with foreground, each counted once."""
         whole = Window(0, 0, self.grid.width, self.grid.height)

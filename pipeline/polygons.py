@@ -68,12 +68,14 @@ def polygon_tables(
         instances = pq.ParquetFile(file)
         columns += [name for name in ("class",) if name in instances.schema_arrow.names]
         for batch in instances.iter_batches(AT_ONCE, columns=columns):
-            items = {unit: (table, style) for unit, table in _by_unit(units, pa.Table.from_batches([batch]))}
+            items = [
+                (unit, (table, style)) for unit, table in _by_unit(units, pa.Table.from_batches([batch]))
+            ]
             if not items:
                 continue
             for _ in pool.map(trace_unit, job, items):
                 pass
-            parts = [job.work.load_table(_name(unit)) for unit in items]
+            parts = [job.work.load_table(_name(unit)) for unit, _ in items]
             yield pa.concat_tables(parts).sort_by("id").cast(POLYGON_SCHEMA)
 
 

@@ -6,11 +6,11 @@ The only file that imports Ray, beside that of training. Pixels never pass throu
 
 from __future__ import annotations
 
-import itertools
 import logging
 import os
+import queue
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from types import TracebackType
@@ -40,6 +40,8 @@ SAY_EVERY_S = 30.0
 
 Row = dict[str, Any]
 Task = Callable[..., Any]
+Item = tuple[Unit, tuple[Any, ...]]
+"""A unit and the arguments of a task about it."""
 
 
 class WorkerError(RuntimeError):
@@ -59,8 +61,11 @@ class Pool(Protocol):
         """Do units; yields each with its row when it is done."""
         ...
 
-    def map(self, task: Task, job: Job, items: Mapping[Unit, tuple[Any, ...]]) -> Iterator[tuple[Unit, Any]]:
-        """``task(job, unit, *arguments)`` for each item; yields each unit with the result when it is done."""
+    def map(self, task: Task, job: Job, items: Iterable[Item]) -> Iterator[tuple[Unit, Any]]:
+        """``task(job, unit, *arguments)`` for each item; yields each unit with the result when it is done.
+
+        Items are asked for as workers get free.
+        """
         ...
 
     @property
@@ -92,8 +97,8 @@ class LocalPool:
         self.start()
         return self._each((unit, (self._worker, job, unit)) for unit in units)
 
-    def map(self, task: Task, job: Job, items: Mapping[Unit, tuple[Any, ...]]) -> Iterator[tuple[Unit, Any]]:
-        return self._each((unit, (task, job, unit, *arguments)) for unit, arguments in items.items())
+    def map(self, task: Task, job: Job, items: Iterable[Item]) -> Iterator[tuple[Unit, Any]]:
+        return self._each((unit, (task, job, unit, *arguments)) for unit, arguments in items)
 
     def _each(self, calls: Iterator[tuple[Unit, tuple[Any, ...]]]) -> Iterator[tuple[Unit, Any]]:
         """Calls ``call[0](*call[1:])``, at most `UNITS_IN_FLIGHT` at a time, results as they come."""
@@ -223,8 +228,8 @@ class RayPool:
     def run(self, job: Job, units: Iterable[Unit]) -> Iterator[tuple[Unit, Row]]:
         return self._each(job, ((unit, "run", ()) for unit in units))
 
-    def map(self, task: Task, job: Job, items: Mapping[Unit, tuple[Any, ...]]) -> Iterator[tuple[Unit, Any]]:
-        return self._each(job, ((unit, "task", (task, arguments)) for unit, arguments in items.items()))
+    def map(self, task: Task, job: Job, items: Iterable[Item]) -> Iterator[tuple[Unit, Any]]:
+        return self._each(job, ((unit, "task", (task, arguments)) for unit, arguments in items))
 
     def _each(
         self, job: Job, calls: Iterator[tuple[Unit, str, tuple[Any, ...]]]
@@ -263,10 +268,14 @@ class RayPool:
         hold, or without asking for CPUs start a process for every shard at once.
         """
         self.start()
-        turn = itertools.cycle(self._actors)
+        idle: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        for actor in self._actors:
+            idle.put(actor)
 
         def submit(function: Task, *arguments: Any) -> Future[Any]:
-            future: Future[Any] = next(turn).call.remote(function, *arguments).future()
+            actor = idle.get()  # there is one: no more tasks are submitted at a time than there are actors
+            future: Future[Any] = actor.call.remote(function, *arguments).future()
+            future.add_done_callback(lambda _: idle.put(actor))
             return future
 
         def get(graph: Any, keys: Any, **options: Any) -> Any:

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from connectors.colours import class_colour
 from connectors.store import ResultStore, StoreSpec, open_result
@@ -23,12 +25,12 @@ from model.segmenter import load_segmenter
 from pipeline import calibrate
 from pipeline.adaptation import Fits
 from pipeline.decision import decide, threshold_level
-from pipeline.findings import Clock, write_page
+from pipeline.findings import Clock, draw_findings, write_page
 from pipeline.grid import Unit
 from pipeline.instances import Borders, Merge, merge_labels, seam_pairs
 from pipeline.maps import make_maps
 from pipeline.measure import final_tables, instance_schema
-from pipeline.outline import POINTS_ABOVE, by_unit, outline_unit, write_fragments
+from pipeline.outline import POINTS_ABOVE, write_outlines
 from pipeline.plan import Plan, SegmentConfig, manifest, model_loader, prepare
 from pipeline.pool import Pool, RayPool
 from pipeline.progress import Progress
@@ -104,18 +106,28 @@ def segment(
         rows, fresh = run_units(pool, job, plan)
     with clock.stage("number instances"):
         merge = number_instances(work, plan, rows)
-        lookups = {u: (merge.lookup(u.index),) for u in plan.units if rows[u.name]["labels"]}
+        lookups = ((u, (merge.lookup(u.index),)) for u in plan.units if rows[u.name]["labels"])
         for _ in pool.map(relabel_unit, job, lookups):
             pass
     with clock.stage("pyramids"):
         build_pyramids(config.out, scheduler=pool.dask_scheduler)
-    with clock.stage("tables"):
-        write_tables(pool, job, plan, merge, rows)
+    with (
+        clock.stage("tables"),
+        InstanceTableWriter(
+            f"{plan.folder}/instances.parquet", instance_schema(plan.support.class_names)
+        ) as writer,
+    ):
+        for table in tables(job, plan, merge, rows):
+            writer.write(table)
     on_map = None
     if plan.source.info.kind == "raster":
         with clock.stage("map"):
             on_map = make_maps(pool, job, plan)
-    write_page(clock, pool, plan, decision, work, rows, fresh, on_map)
+    with clock.stage("outlines and pictures"), ThreadPoolExecutor(1, thread_name_prefix="draw") as beside:
+        drawing = beside.submit(draw_findings, plan, decision, on_map)  # while the workers trace outlines
+        write_geojson(pool, job, plan, merge, rows)
+        found = drawing.result()
+    write_page(clock, pool, plan, decision, work, rows, fresh, found)
     work.finish()
     return finished_report(config)
 
@@ -196,32 +208,35 @@ def number_instances(work: WorkDir, plan: Plan, rows: Mapping[str, Mapping[str, 
     return merge
 
 
-def write_tables(
-    pool: Pool, job: Job, plan: Plan, merge: Merge, rows: Mapping[str, Mapping[str, Any]]
-) -> None:
-    """``instances.parquet`` and ``instances.geojson.gz``, streamed in the order of the ids."""
-    info, out = plan.source.info, plan.config.out.rstrip("/")
+def tables(job: Job, plan: Plan, merge: Merge, rows: Mapping[str, Mapping[str, Any]]) -> Iterator[pa.Table]:
+    """The rows of ``instances.parquet``, a table for each line of units that has any."""
+    info = plan.source.info
 
     def load(unit: Unit) -> Any:
         return job.work.load_table(unit.name) if rows[unit.name]["labels"] else None
 
+    return final_tables(plan.units, load, merge, info.transform, info.mpp, plan.support.class_names)
+
+
+def write_geojson(
+    pool: Pool, job: Job, plan: Plan, merge: Merge, rows: Mapping[str, Mapping[str, Any]]
+) -> None:
+    """``instances.geojson.gz``, unless it is not wanted: outlines, or points where there are very many."""
     choice = plan.config.outlines
+    if choice == "none":
+        return
     if choice == "auto":
         choice = "points" if merge.n_instances > POINTS_ABOVE else "polygons"
-    names = plan.support.class_names
     styles = [
         FeatureStyle(job.work.run_hash or "", name, class_colour(value))
-        for value, name in enumerate(names, start=1)
+        for value, name in enumerate(plan.support.class_names, start=1)
     ]
-    simplify_px = plan.config.simplify_px if choice == "polygons" else None
-    lines: list[list[Unit]] = []
-    with InstanceTableWriter(f"{out}/instances.parquet", instance_schema(names)) as writer:
-        for table in final_tables(plan.units, load, merge, info.transform, info.mpp, names):
-            writer.write(table)
-            if choice != "none":
-                items = {u: (t, styles, simplify_px) for u, (t,) in by_unit(plan.units, table).items()}
-                lines.append(sorted(items, key=lambda u: u.index))
-                for _ in pool.map(outline_unit, job, items):
-                    pass
-    if choice != "none":
-        write_fragments(f"{out}/instances.geojson.gz", job, lines)
+    write_outlines(
+        f"{plan.folder}/instances.geojson.gz",
+        pool,
+        job,
+        plan.units,
+        tables(job, plan, merge, rows),
+        styles,
+        plan.config.simplify_px if choice == "polygons" else None,
+    )

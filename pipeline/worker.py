@@ -19,7 +19,7 @@ from rasterio.windows import Window
 from connectors.source import Source
 from connectors.store import ResultStore
 from connectors.workdir import WorkDir
-from pipeline.blend import Blender, to_uint8, weights
+from pipeline.blend import Blender, weights
 from pipeline.calibrate import Model, predict_maps
 from pipeline.classes import label_classes, settle, winning_probability
 from pipeline.coverage import Foreground
@@ -127,8 +127,7 @@ class UnitWorker:
                 for tile, p in zip(some, predicted, strict=True):
                     blender.add(tile, p)
         del image
-        blended, _ = blender.result()
-        maps = to_uint8(blended)
+        maps = blender.stored()
         real = np.zeros((around.height, around.width), bool)
         inside = _overlap(window, around)
         real[_slices(inside, around)] = valid[_slices(inside, window)]

@@ -89,6 +89,18 @@ def test_where_no_tile_was_laid_there_is_0_and_it_is_said() -> None:
     np.testing.assert_array_equal(probability, covered)
 
 
+@pytest.mark.parametrize("maps", [(), (2,)])
+def test_what_is_stored_is_the_blend_in_255ths(maps: tuple[int, ...]) -> None:
+    grid = TileGrid(70, 50, tile=16, overlap=4)  # more rows than are made at once, and not a multiple of them
+    blender = Blender(whole(grid), weights(16, 4), *maps)
+    rng = np.random.default_rng(0)
+    for tile in list(grid.tiles_touching(whole(grid)))[::2]:
+        blender.add(tile, rng.random((*maps, 16, 16), np.float32))
+    probability, covered = blender.result()
+    assert not covered.all()
+    np.testing.assert_array_equal(blender.stored(), to_uint8(probability))
+
+
 def test_tiles_out_of_order_are_refused() -> None:
     blender = Blender(Window(0, 0, 12, 8), weights(8, 4))
     blender.add(Window(4, 0, 8, 8), np.ones((8, 8), np.float32))

@@ -16,6 +16,7 @@ import pytest
 
 import pipeline.decision
 import pipeline.findings
+import pipeline.outline
 import pipeline.run
 from pipeline.pool import LocalPool
 from pipeline.run import segment
@@ -90,20 +91,28 @@ def test_kill_9_of_the_driver(config, tmp_path, uninterrupted, pool, request, mo
     assert fakes.outputs(Path(config.out)) == uninterrupted
 
 
-STAGES = ["number_instances", "relabel_unit", "build_pyramids", "write_tables", "outline_unit", "write_fragments",
-          "survey", "write_report"]  # fmt: skip
+STAGES = [
+    (pipeline.run, "number_instances"),
+    (pipeline.run, "relabel_unit"),
+    (pipeline.run, "build_pyramids"),
+    (pipeline.run, "tables"),
+    (pipeline.run, "write_outlines"),
+    (pipeline.outline, "outline_unit"),
+    (pipeline.outline, "read_fragment"),
+    (pipeline.findings, "survey"),
+    (pipeline.findings, "write_report"),
+]
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_stopped_in_a_later_stage(config, monkeypatch, uninterrupted, stage):
+@pytest.mark.parametrize(("module", "stage"), STAGES, ids=[stage for _, stage in STAGES])
+def test_stopped_in_a_later_stage(config, monkeypatch, uninterrupted, module, stage):
     """A stage that does half of its work and fails: the same command goes on, and asks the model nothing."""
-    module = pipeline.findings if stage in ("survey", "write_report") else pipeline.run
     wanted = getattr(module, stage)
     calls = []
 
     def half(*args, **options):
         calls.append(1)
-        if stage not in ("relabel_unit", "outline_unit") or len(calls) > 1:
+        if stage not in ("relabel_unit", "outline_unit", "read_fragment") or len(calls) > 1:
             raise KeyboardInterrupt
         return wanted(*args, **options)
 
