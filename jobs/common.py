@@ -20,7 +20,18 @@ from pipeline.run import UnreadError, segment
 BAD_INPUT = 2
 STOPPED = 130  # as shells say it of a program stopped by Ctrl-C
 EXPECTED = (ValueError, OSError, UnreadError, WorkerError)
-NOISY = ("PIL", "fsspec", "asyncio", "botocore", "aiobotocore", "s3fs", "numcodecs", "filelock", "pyogrio")
+NOISY = (
+    "PIL",
+    "zarr",
+    "fsspec",
+    "asyncio",
+    "botocore",
+    "aiobotocore",
+    "s3fs",
+    "numcodecs",
+    "filelock",
+    "pyogrio",
+)
 GDAL_LOG = "rasterio"  # it warns of every oddity of a file, each time that it is opened
 
 

@@ -101,6 +101,8 @@ def test_no_patch_is_predicted_by_itself_however_many_there_are(k: int) -> None:
         ),  # the network has no say at this share: the plain one is taken
         ({"texture": 0.2, "tuned": 0.1}, 68, 224, 0.0),
         ({"texture": 0.398}, 0, 224, 0.0),  # hardly better: it is not worth its time
+        ({"plain": 0.01, "scaled": 0.0, "tuned": 0.0, "texture": 0.0}, 0, 224, 0.0),  # good enough as it is
+        ({"scaled": 0.01, "tuned": 0.0, "texture": 0.0}, 0, 320, 0.0),  # then nothing slower is tried
         ({}, 0, 224, 0.0),
     ],
 )
@@ -150,6 +152,7 @@ def test_a_fit_with_the_real_network_repeats_itself_and_can_be_kept(
     images[labels[0] == 1] += (40, 0, -30)
     images = images.clip(0, 255).astype(np.uint8)
     monkeypatch.setattr(adaptation, "SIDES", ())
+    monkeypatch.setattr(adaptation, "GOOD_ENOUGH", 2.0)
     monkeypatch.setattr(adaptation, "WORTH_TEXTURE", worth)
     monkeypatch.setattr("model.adapt.FEWEST_STEPS", 1)
     segmenter = load_segmenter(device="cpu")
