@@ -106,17 +106,20 @@ def attend(queries: Tensor, keys: Tensor, values: Tensor, scale: Tensor) -> Tens
 
     Returns
     -------
-    (N, V, H, W), or zeros when M is 0.
+    (N, V, H, W), V at most D, or zeros when M is 0.
     """
     n, d, h, w = queries.shape
+    n_values = values.shape[1]
     if keys.shape[0] == 0:
-        return queries.new_zeros(n, values.shape[1], h, w)
-    flat = queries.permute(0, 2, 3, 1).reshape(n * h * w, d)
-    # the queries take the scale: they are a tenth of what the similarities are
-    similarity = (flat * scale.to(flat.dtype)) @ keys.to(flat.dtype).T
-    attention = torch.softmax(similarity, dim=1)
-    read = attention @ values.to(flat.dtype)
-    return read.reshape(n, h, w, -1).permute(0, 3, 1, 2)
+        return queries.new_zeros(n, n_values, h, w)
+    flat = queries.permute(0, 2, 3, 1).reshape(n, 1, h * w, d)
+    # values as wide as keys: then the fused kernels take them, which never write the similarities to memory
+    keys, values = (
+        pixels.to(flat.dtype).expand(n, 1, -1, -1) for pixels in (keys, F.pad(values, (0, d - n_values)))
+    )
+    # the queries take the scale, which is learned
+    read = F.scaled_dot_product_attention(flat * scale.to(flat.dtype), keys, values, scale=1.0)
+    return read[..., :n_values].reshape(n, h, w, n_values).permute(0, 3, 1, 2)
 
 
 def prototypes(features: Tensor, foreground: Tensor, background: Tensor) -> Tensor:

@@ -235,6 +235,26 @@ def test_ridge_is_the_closed_form_solution() -> None:
     np.testing.assert_allclose(found.numpy(), expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_attention_is_the_softmax_mean_of_the_values(dtype: torch.dtype) -> None:
+    """Against numpy in float64; and a query alone gets the bits that it gets among others."""
+    rng = np.random.default_rng(0)
+    q, k = rng.normal(size=(3, 32, 40, 28)), rng.normal(size=(200, 32))
+    q, k = q / np.linalg.norm(q, axis=1, keepdims=True), k / np.linalg.norm(k, axis=1, keepdims=True)
+    v = rng.uniform(size=(200, 10))
+    weight = np.exp(12 * np.einsum("ndhw,md->nhwm", q, k))
+    expected = np.einsum("nhwm,mv->nvhw", weight / weight.sum(-1, keepdims=True), v)
+    queries, keys, values = (torch.tensor(a, dtype=dtype) for a in (q, k, v))
+    found = matching.attend(queries, keys, values, torch.tensor(12.0))
+    assert found.dtype == dtype
+    np.testing.assert_allclose(found.float().numpy(), expected, atol=1e-5 if dtype == torch.float32 else 2e-2)
+    alone = matching.attend(queries[1:2], keys, values, torch.tensor(12.0))
+    assert torch.equal(alone[0], found[1])
+    nothing = matching.attend(queries, keys[:0], values[:0], torch.tensor(12.0))
+    assert nothing.shape == found.shape
+    assert not nothing.any()
+
+
 def test_keys_are_taken_from_both_sides_evenly() -> None:
     foreground = torch.zeros(1000)
     foreground[100:130] = 1
