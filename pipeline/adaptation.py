@@ -11,7 +11,8 @@ import logging
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -123,7 +124,7 @@ def fit(
         if seconds and getattr(model, "adapts", False) and np.isfinite(plain.iou):
             best = trials.best(plain, seconds)
             log.info("kept: network %s, IoU of patches left out %.3f", best.approach, best.iou)
-        features = trials.encode(best.approach, np.arange(len(images)), range(len(labels)))
+        features = trials.encode_all(best.approach)
     scores = (plain.iou, best.iou) if np.isfinite(plain.iou) else (None, None)
     steps = best.approach.adaptation.steps if best.approach.adaptation else 0
     return Fit(
@@ -149,28 +150,42 @@ class _Trial:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Trials:
-    """One support set, to be encoded in different ways."""
+    """One support set, to be encoded in different ways.
+
+    Attributes
+    ----------
+    tuned : weights that were fine-tuned on all of it, by the approach that says how
+    """
 
     model: Model
     images: np.ndarray
     labels: np.ndarray
     instances: np.ndarray | None
     depth: bool
+    tuned: dict[Approach, Any] = field(default_factory=dict)
 
-    def encode(self, approach: Approach, patches: np.ndarray, classes: Sequence[int]) -> Any:
-        """Some patches and classes of it."""
+    def encode_all(self, approach: Approach) -> Any:
+        """All of it, for the job."""
+        weights = self.tuned.get(replace(approach, texture_share=0.0))
+        return self.encode(approach, np.arange(len(self.images)), range(len(self.labels)), weights)
+
+    def encode(
+        self, approach: Approach, patches: np.ndarray, classes: Sequence[int], weights: Any = None
+    ) -> Any:
+        """Some patches and classes of it, with weights that are fine-tuned already, or fine-tuned here."""
         chosen = told(self.labels[classes][:, patches])
         if approach == Approach():
             return self.model.encode(self.images[patches], chosen)
         began = time.perf_counter()
         objects = None if self.instances is None else self.instances[patches]
         options: dict[str, Any] = {"side": approach.side}
+        if weights is not None:
+            options["weights"] = weights
         if approach.texture_share:
             options["texture_share"] = approach.texture_share
-        features = self.model.encode(  # type: ignore[call-arg]
-            self.images[patches], chosen, objects, approach.adaptation, **options
-        )
-        if approach.adaptation:  # what a user waits for: the other ways take seconds
+        adaptation = approach.adaptation if weights is None else None
+        features = self.model.encode(self.images[patches], chosen, objects, adaptation, **options)  # type: ignore[call-arg]
+        if adaptation:  # what a user waits for: the other ways take seconds
             what = f"{len(patches)} of {len(self.images)} patches"
             log.info("%s on %s, %.0f s", approach, what, time.perf_counter() - began)
         return features
@@ -207,7 +222,11 @@ class _Trials:
         n_runs = n_folds(len(self.images)) + 1
         if steps := steps_within(seconds, n_runs):
             log.info("fine-tuning %d times, %d steps each; --adapt bounds it", n_runs, steps)
-            networks.append(self.of(replace(best.approach, adaptation=AdaptConfig(steps))))
+            tuned = replace(best.approach, adaptation=AdaptConfig(steps))
+            with ThreadPoolExecutor(1) as beside:  # five folds leave a core of two without work at the end
+                whole = beside.submit(self.encode_all, tuned)
+                networks.append(self.of(tuned))
+            self.tuned[tuned] = whole.result().weights
             best = max(networks, key=lambda trial: trial.iou)
         texture = self.of(Approach(texture_share=1.0), depth=False)
         mixtures = [self.mixed(n, texture, share) for n in networks for share in TEXTURE_SHARES]

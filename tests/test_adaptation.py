@@ -25,6 +25,7 @@ class Taught:
     side: int
     steps: int
     texture_share: float
+    weights: int | None
 
 
 class Pupil:
@@ -42,6 +43,7 @@ class Pupil:
     ) -> None:
         self.errors = {"plain": plain, "tuned": tuned, "scaled": scaled, "texture": texture}
         self.adapts = adapts
+        self.tuned_on: list[frozenset[int]] = []
 
     def encode(
         self,
@@ -53,9 +55,12 @@ class Pupil:
     ) -> Taught:
         side = options.get("side", 224)
         share = options.get("texture_share", 0.0)
-        way = "texture" if share > 0.5 else "tuned" if how else "scaled" if side == 320 else "plain"
+        steps = how.steps if how else options.get("weights")
+        way = "texture" if share > 0.5 else "tuned" if steps else "scaled" if side == 320 else "plain"
         seen = frozenset(images[:, 0, 0, 0].tolist())
-        return Taught(seen, self.errors[way], side, how.steps if how else 0, share)
+        if how:
+            self.tuned_on.append(seen)
+        return Taught(seen, self.errors[way], side, steps or 0, share, steps)
 
     def predict(self, tiles: np.ndarray, features: Taught) -> np.ndarray:
         for tile in tiles:
@@ -122,6 +127,16 @@ def test_what_predicts_left_out_patches_better_is_kept(
     assert ("pixel classifier" in str(found)) == bool(share)
 
 
+def test_nothing_is_fine_tuned_twice() -> None:
+    """Once on all patches, and once without each: minutes, each time."""
+    images, labels = patches(5)
+    pupil = Pupil(tuned=0.1)
+    assert fit(pupil, images, labels, None, seconds=120).steps > 0
+    everything = frozenset(range(5))
+    assert sorted(map(len, pupil.tuned_on)) == [4, 4, 4, 4, 4, 5]
+    assert set(pupil.tuned_on) == {everything, *(everything - {left_out} for left_out in range(5))}
+
+
 def test_what_takes_minutes_is_said_while_it_lasts(caplog: pytest.LogCaptureFixture) -> None:
     images, labels = patches(6)
     with caplog.at_level("INFO", logger="pipeline.adaptation"):
@@ -129,7 +144,7 @@ def test_what_takes_minutes_is_said_while_it_lasts(caplog: pytest.LogCaptureFixt
     said = [record.getMessage() for record in caplog.records]
     assert "fine-tuning 7 times, 68 steps each; --adapt bounds it" in said
     assert sum("on 5 of 6 patches" in line for line in said) == 6
-    assert said[-2].startswith("kept: network fine-tuned for 68 steps, IoU of patches left out 0.")
+    assert said[-1].startswith("kept: network fine-tuned for 68 steps, IoU of patches left out 0.")
 
 
 def test_nothing_is_fine_tuned_where_it_is_not_wanted_or_cannot_be() -> None:
