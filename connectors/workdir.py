@@ -15,6 +15,7 @@ import os
 import re
 import secrets
 import tempfile
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -44,7 +45,7 @@ OUTPUTS = (
     "report.json",
 )
 # Needed until the run is finished, removed by `WorkDir.finish`.
-TEMPORARY = ("scratch.zarr", "tables", "arrays", "texts")
+TEMPORARY = ("scratch.zarr", "tables", "arrays", "texts", "lent")
 
 State = Literal["new", "resume", "finished"]
 
@@ -103,12 +104,19 @@ def output_errors(path: str) -> Iterator[None]:
 @contextmanager
 def atomic_path(path: str) -> Iterator[str]:
     """A temporary local name, renamed to ``path`` (durably) when the block succeeds, else removed."""
+    with temporary_path(path) as temporary:
+        yield temporary
+        _sync(temporary)
+
+
+@contextmanager
+def temporary_path(path: str) -> Iterator[str]:
+    """Likewise, without waiting for the disk: after a power cut there may be a damaged file."""
     folder, name = os.path.split(path)
     temporary = os.path.join(folder, f".{name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
     try:
         os.makedirs(folder, exist_ok=True)
         yield temporary
-        _sync(temporary)
         os.replace(temporary, path)
     except BaseException:
         with suppress(OSError):
@@ -360,6 +368,38 @@ class WorkDir:
         data = self._read(f"texts/{_check(name)}.zst")
         with pa.CompressedInputStream(pa.BufferReader(data), "zstd") as stream:
             return bytes(stream.read()).decode()
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the folder is on a disk of this machine, or mounted like one."""
+        return is_local(self._locate("")[0])
+
+    def is_done(self, name: str) -> bool:
+        """Whether unit ``name`` has a marker, of this run or of one that stopped half-way through `claim`."""
+        fs, path = self._locate(f"markers/{_check(name)}.json")
+        return bool(fs.exists(path))
+
+    def lend(self, name: str, array: npt.NDArray[Any]) -> None:
+        """Keep an array that others may use and can do without: on a local disk, which is not waited for."""
+        buffer = io.BytesIO()
+        np.savez(buffer, array=array)  # with a checksum
+        path = self._locate(f"lent/{_check(name)}.npz")[1]
+        with output_errors(path), temporary_path(path) as temporary, open(temporary, "wb") as file:
+            file.write(buffer.getbuffer())
+
+    def find_lent(self, name: str) -> npt.NDArray[Any] | None:
+        """Read back `lend`; None if there is nothing, or nothing whole."""
+        try:
+            path = self._locate(f"lent/{_check(name)}.npz")[1]
+            with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
+                return np.asarray(archive["array"])
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            return None
+
+    def drop_lent(self, name: str) -> None:
+        """Remove what `lend` kept, if it is there."""
+        with suppress(FileNotFoundError):
+            os.unlink(self._locate(f"lent/{_check(name)}.npz")[1])
 
     def finish(self) -> None:
         """Mark the run as finished, then remove what was only needed on the way."""

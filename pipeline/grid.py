@@ -1,8 +1,8 @@
 """Where the tiles lie and how the work is cut: coordinates only, no pixels.
 
-There is one tile grid per source, anchored at (0, 0). A unit runs every tile that touches its window, so a
-tile on the border of two units is run by both and nothing has to be exchanged: what a pixel becomes does not
-depend on how the source was cut into units.
+There is one tile grid per source, anchored at (0, 0). A unit needs every tile that touches its window, and a tile on
+the border of two units is the same for both, whoever runs it: what a pixel becomes does not depend on how the source
+was cut into units.
 """
 
 from collections.abc import Sequence

@@ -101,6 +101,7 @@ def segment(
         thresholds=tuple(threshold_level(c.threshold) for c in decision.classes),
         connectivity=config.connectivity,
         rules=tuple(c.rule for c in decision.classes),
+        units=tuple(plan.units),
     )
     with clock.stage("segment"):
         rows, fresh = run_units(pool, job, plan)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,7 @@ from pipeline.classes import label_classes, settle, winning_probability
 from pipeline.coverage import Foreground
 from pipeline.grid import TileGrid, Unit, grow
 from pipeline.measure import measure_unit
+from pipeline.shared_tiles import SharedTiles
 from pipeline.split import DepthRule, Rule
 
 TILES_AT_ONCE = 64
@@ -40,6 +41,7 @@ class Job:
     key : name of the job among those of a pool
     thresholds : of each class, uint8: the stored probability from which on a pixel may be of it
     rules : of each class, how touching objects are told apart, or None for plain connected components
+    units : all units of the source, which may have tiles in common; none: nothing is shared
     """
 
     key: str
@@ -52,6 +54,7 @@ class Job:
     thresholds: tuple[int, ...]
     connectivity: int
     rules: tuple[Rule | None, ...]
+    units: tuple[Unit, ...] = ()
 
     @property
     def needs_depth(self) -> bool:
@@ -86,15 +89,17 @@ class UnitWorker:
 
         Returns
         -------
-        The row that is also in the done-marker: numbers of tiles, labels and unread pixels, and seconds spent.
+        The row that is also in the done-marker: numbers of tiles predicted, and found as another unit predicted them,
+        of labels and of unread pixels, and seconds spent.
         """
         began = time.perf_counter()
         around = grow(unit.core, job.halo, job.grid.height, job.grid.width)
         tiles = [t for t in job.grid.tiles_touching(around) if job.foreground.touches(t)]
-        row: dict[str, Any] = {"tiles": len(tiles), "labels": 0, "unread_px": 0}
+        row: dict[str, Any] = {"tiles": 0, "tiles_found": 0, "labels": 0, "unread_px": 0}
         row |= {"read_s": 0.0, "wait_s": 0.0, "model_s": 0.0, "post_s": 0.0}
+        shared = SharedTiles(job.work, unit, job.units, job.grid, job.halo)
         if tiles:
-            maps = self._predict(job, unit, around, tiles, row)
+            maps = self._predict(job, unit, around, tiles, shared, row)
         else:
             maps = np.zeros((job.n_maps, around.height, around.width), np.uint8)
         then = time.perf_counter()
@@ -102,30 +107,30 @@ class UnitWorker:
         row["post_s"] = time.perf_counter() - then
         row["total_s"] = time.perf_counter() - began
         job.work.write_marker(unit.name, row)
+        shared.clean()
         return row
 
     def _predict(
-        self, job: Job, unit: Unit, around: Window, tiles: list[Window], row: dict[str, Any]
+        self,
+        job: Job,
+        unit: Unit,
+        around: Window,
+        tiles: list[Window],
+        shared: SharedTiles,
+        row: dict[str, Any],
     ) -> np.ndarray:
         """Probability, and depth where it is needed, of each class on the window `around`: (n_maps, h, w) uint8."""
         began = time.perf_counter()
         window = _bounds(tiles)
         image, valid = job.source.read(window)
         tiles = [t for t in tiles if valid[_slices(t, window)].any()]  # the others would be wiped out below
-        row["tiles"] = len(tiles)
         row["read_s"] = time.perf_counter() - began
 
         blender = Blender(around, weights(job.grid.tile, job.grid.overlap), job.n_maps)
         with self._turn:
             row["wait_s"] = time.perf_counter() - began - row["read_s"]
-            for start in range(0, len(tiles), TILES_AT_ONCE):
-                some = tiles[start : start + TILES_AT_ONCE]
-                batch = np.stack([_cut(image, window, t) for t in some])
-                then = time.perf_counter()
-                predicted = predict_maps(self._model, batch, job.features, job.needs_depth)
-                row["model_s"] += time.perf_counter() - then
-                for tile, p in zip(some, predicted, strict=True):
-                    blender.add(tile, p)
+            for tile, p in self._maps_of(job, tiles, image, window, shared, row):
+                blender.add(tile, p)
         del image
         maps = blender.stored()
         real = np.zeros((around.height, around.width), bool)
@@ -134,6 +139,41 @@ class UnitWorker:
         maps[:, ~real] = 0
         row["unread_px"] = _unread(job, _overlap(inside, unit.core), real, around)
         return maps
+
+    def _maps_of(
+        self,
+        job: Job,
+        tiles: list[Window],
+        image: np.ndarray,
+        window: Window,
+        shared: SharedTiles,
+        row: dict[str, Any],
+    ) -> Iterator[tuple[Window, np.ndarray]]:
+        """Each tile of an image of `window`, in their order, with its maps: found, or predicted."""
+        shape = job.n_maps, job.grid.tile, job.grid.tile
+        some: list[tuple[Window, np.ndarray | None]] = []
+        n_missing = 0
+        for i, tile in enumerate(tiles, start=1):
+            some.append((tile, shared.find(tile, shape)))
+            n_missing += some[-1][1] is None
+            if i < len(tiles) and n_missing < TILES_AT_ONCE and len(some) < 2 * TILES_AT_ONCE:
+                continue
+            missing = [t for t, found in some if found is None]
+            predicted: Iterator[np.ndarray] = iter(())
+            if missing:
+                batch = np.stack([_cut(image, window, t) for t in missing])
+                then = time.perf_counter()
+                predicted = iter(predict_maps(self._model, batch, job.features, job.needs_depth))
+                row["model_s"] += time.perf_counter() - then
+            for t, found in some:
+                maps = found
+                if maps is None:
+                    maps = next(predicted)
+                    shared.leave(t, maps)
+                yield t, maps
+            row["tiles"] += len(missing)
+            row["tiles_found"] += len(some) - len(missing)
+            some, n_missing = [], 0
 
     def _finish(self, job: Job, unit: Unit, around: Window, maps: np.ndarray, row: dict[str, Any]) -> None:
         """Settle the classes, label, measure; write the shards, then the small files."""

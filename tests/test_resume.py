@@ -87,7 +87,8 @@ def test_kill_9_of_the_driver(config, tmp_path, uninterrupted, pool, request, mo
     after = markers(config.out)
     assert {name: after[name] for name in before} == before, "a finished unit was done again"
     assert len(after) == N_UNITS
-    assert len(log.read_text().splitlines()) - n_batches == N_UNITS - len(before)  # a unit here is one batch
+    # a unit here is one batch at most: none where its tiles are those of other units
+    assert len(log.read_text().splitlines()) - n_batches <= N_UNITS - len(before)
     assert fakes.outputs(Path(config.out)) == uninterrupted
 
 
