@@ -2,12 +2,14 @@
 
     python benchmarks/bench_memory.py
     python benchmarks/bench_memory.py --engines local --sides 8192 25600 --unit 2048
+    python benchmarks/bench_memory.py --kind raster
 
 Both slides are of the same tissue and go through the whole job (tables, outlines, pyramids, report), with the same
-unit; the model is a fake that costs nothing. Each job is a program of its own, watched from outside: Linux's record
-of the peak of the driver, of the largest worker (Ray's actors), and of the largest of Ray's other processes that run
-tasks. `driver_ratio_above_start` is the ratio of what the driver took above its size at the start, with all modules
-loaded, which the plain ratio flatters. `driver_by_stage_mb` says when.
+unit; the model is a fake that costs nothing. With `--kind raster` they are rasters in UTM, and the map is made too.
+Each job is a program of its own, watched from outside: Linux's record of the peak of the driver, of the largest worker
+(Ray's actors), and of the largest of Ray's other processes that run tasks. `driver_ratio_above_start` is the ratio of
+what the driver took above its size at the start, with all modules loaded, which the plain ratio flatters.
+`driver_by_stage_mb` says when.
 """
 
 from __future__ import annotations
@@ -41,6 +43,7 @@ def job(engine: str, options: dict[str, Any], workers: int, model_name: str) -> 
     from pipeline.plan import SegmentConfig, model_loader
     from pipeline.pool import LocalPool, RayPool
     from pipeline.run import segment
+    from pipeline.sources import RasterConfig
 
     ends: list[tuple[str, float]] = []
 
@@ -54,7 +57,8 @@ def job(engine: str, options: dict[str, Any], workers: int, model_name: str) -> 
     log.addHandler(Stages())
     log.propagate = False
     start = {"clock": time.time(), "resident_mb": _resident_mb()}
-    config = SegmentConfig(**options)
+    raster = RasterConfig() if options.pop("raster", False) else None
+    config = SegmentConfig(**options, raster=raster)
     load: Callable[[], Any] = synthetic.FakeModel if model_name == "fake" else model_loader(config)
     model = load()
     with LocalPool(load) if engine == "local" else RayPool(load, workers) as pool:
@@ -120,6 +124,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
+    add("--kind", choices=("slide", "raster"), default="slide", help="default slide")
     add("--engines", nargs="+", choices=("local", "ray"), default=["local", "ray"], help="default both")
     add("--sides", type=int, nargs=2, default=[8192, 25600], help="px of the slides (default 8192 25600)")
     add("--unit", type=int, default=2048, help="px of a unit and of a shard (default 2048)")
@@ -137,10 +142,15 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     with tempfile.TemporaryDirectory(prefix="fewscope-bench-") as folder:
         picture = synthetic.tissue()
-        support = synthetic.write_support(Path(folder) / "support", picture)
+        is_raster = args.kind == "raster"
+        support = synthetic.write_support(
+            Path(folder) / "support", picture, mpp=None if is_raster else synthetic.MPP
+        )
         slides = [Path(folder) / f"{side}.tif" for side in args.sides]
         for slide, side in zip(slides, args.sides, strict=True):
             synthetic.write_repeats(slide, picture, side, side)
+            if is_raster:
+                synthetic.put_on_earth(slide)
         for engine in args.engines:
             runs = []
             for slide in slides:
@@ -152,9 +162,11 @@ def main(argv: list[str] | None = None) -> int:
                     shard=args.unit,
                     instances=args.instances,
                     object_radius_um=3.5 if args.instances == "split" else None,
+                    raster=is_raster,
                 )
                 runs.append(watch(engine, dict(options), args.workers))
             asked = {
+                "kind": args.kind,
                 "engine": engine,
                 "sides_px": args.sides,
                 "area_ratio": (args.sides[1] / args.sides[0]) ** 2,

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import rasterio
+from affine import Affine
 from PIL import Image
 from rasterio.windows import Window
 from scipy import ndimage
@@ -69,6 +71,13 @@ def write_repeats(
         return np.tile(picture[rows], (1, n, 1))[:, : window.width]
 
     write_pyramid(path, (height, width, read_block), mpp, compress=compress)
+
+
+def put_on_earth(path: Path | str, crs: str = "EPSG:32633", pixel_m: float = 10.0) -> None:
+    """Make a raster of a slide: 10 m pixels in UTM."""
+    with rasterio.open(path, "r+") as file:
+        file.crs = crs
+        file.transform = Affine(pixel_m, 0, 500_000, 0, -pixel_m, 5_000_000)
 
 
 def is_object(picture: np.ndarray) -> np.ndarray:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -55,17 +56,21 @@ def epochs(args: argparse.Namespace, configs: list[SegmentConfig]) -> list[Epoch
         raise ValueError(
             f"{len(args.dates)} --dates for {len(configs)} rasters; give one for each, in their order"
         )
-    found = []
-    for index, config in enumerate(configs):
-        stem = Path(config.source).stem
-        name = args.dates[index] if args.dates else stem
-        year = date_in(name)
-        if args.dates and year is None:
+    names = args.dates or [Path(config.source).stem for config in configs]
+    dates = [date_in(name) for name in names]
+    for name, date in zip(names, dates, strict=True):
+        if args.dates and date is None:
             raise ValueError(f"--dates {name} is not a date; write 2020 or 2020-07-02")
-        found.append(Epoch(name, year, config.out))
-    if all(epoch.year is not None for epoch in found):
-        found.sort(key=lambda epoch: epoch.year or 0.0)
-    return found
+    found = [
+        Epoch(name, date.year if date else None, config.out)
+        for name, date, config in zip(names, dates, configs, strict=True)
+    ]
+    texts = {date.text for date in dates if date}
+    if None in dates:
+        return found
+    if len(texts) == len(dates):  # a date says more than the name of a file, where it tells the scenes apart
+        found = [replace(epoch, name=date.text) for epoch, date in zip(found, dates, strict=True) if date]
+    return sorted(found, key=lambda epoch: epoch.year or 0.0)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -6,6 +6,7 @@ import datetime
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -58,24 +59,31 @@ class Change:
         return self.moved_mean_m / self.years
 
 
-def date_in(name: str) -> float | None:
-    """The date in a file name as a year with decimals; None if there is none. A bare year is the middle of it.
+class Date(NamedTuple):
+    """When a scene was taken: in words, and as a year with decimals."""
 
-    >>> date_in("ucayali_1985.tif"), date_in("LC08_20200702_T1.tif"), date_in("scene.tif")
-    (1985.5, 2020.5, None)
+    text: str
+    year: float
+
+
+def date_in(name: str) -> Date | None:
+    """The date in a file name; None if there is none. A bare year is the middle of it.
+
+    >>> date_in("LC08_20200702_T1.tif"), date_in("ucayali_1985.tif").year, date_in("scene.tif")
+    (Date(text='2020-07-02', year=2020.5), 1985.5, None)
     """
     for pattern in _DATES:
         for found in pattern.finditer(name):
             parts = [int(part) for part in found.groups()]
             if len(parts) == 1:
-                return parts[0] + 0.5
+                return Date(str(parts[0]), parts[0] + 0.5)
             try:
                 day = datetime.date(*parts)
             except ValueError:  # digits that are no date
                 continue
             first = datetime.date(day.year, 1, 1)
             length = (datetime.date(day.year + 1, 1, 1) - first).days
-            return round(day.year + (day - first).days / length, 3)
+            return Date(day.isoformat(), round(day.year + (day - first).days / length, 3))
     return None
 
 

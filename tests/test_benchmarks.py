@@ -88,10 +88,13 @@ def jobs_in_this_process(monkeypatch):
     monkeypatch.setattr(bench_memory, "watch", watch)
 
 
+@pytest.mark.parametrize("kind", ["slide", "raster"])
 @pytest.mark.usefixtures("jobs_in_this_process")
-def test_memory(capsys):
-    assert bench_memory.main(["--engines", "local", "--sides", "300", "600", "--unit", "256"]) == 0
+def test_memory(capsys, kind):
+    sides = ["--sides", "300", "600", "--unit", "256"]
+    assert bench_memory.main(["--kind", kind, "--engines", "local", *sides]) == 0
     (line,) = lines(capsys.readouterr().out)
+    assert ("map" in line["large"]["driver_by_stage_mb"]) == (kind == "raster")
     assert line["driver_ratio"] == line["driver_ratio_above_start"] == 1
     stages = line["large"]["driver_by_stage_mb"]
     assert next(iter(stages)) == "prepare"

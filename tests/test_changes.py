@@ -92,11 +92,11 @@ def test_oxbow_lakes_beside_the_river_are_not_followed():
 @pytest.mark.parametrize(
     ("name", "date"),
     [
-        ("1985.tif", 1985.5),
-        ("m_4709963_se_14_1_20090818.tif", 2009.627),
-        ("LC08_L2SP_006066_20200702_02_T1.tif", 2020.5),
-        ("river-2016-02-29-ndwi.tif", 2016.161),
-        ("S2A_20219999_scene_2021.tif", 2021.5),  # digits that are no date
+        ("1985.tif", ("1985", 1985.5)),
+        ("m_4709963_se_14_1_20090818.tif", ("2009-08-18", 2009.627)),
+        ("LC08_L2SP_006066_20200702_02_T1.tif", ("2020-07-02", 2020.5)),
+        ("river-2016-02-29-ndwi.tif", ("2016-02-29", 2016.161)),
+        ("S2A_20219999_scene_2021.tif", ("2021", 2021.5)),  # digits that are no date
         ("scene_12345678.tif", None),
         ("T18LXR.tif", None),
     ],

@@ -59,9 +59,9 @@ def test_dates_become_maps_and_a_table_in_the_order_of_time(command, tmp_path, c
     assert map_changes.main(command) == 0
     rows = list(csv.DictReader((tmp_path / "out/changes.csv").read_text().splitlines()))
     assert [(row["from"], row["to"]) for row in rows] == [
-        ("river_1990", "river_2000"),
-        ("river_2000", "river_2010"),
-        ("river_1990", "river_2010"),
+        ("1990", "2000"),
+        ("2000", "2010"),
+        ("1990", "2010"),
     ]
     pixel_km2 = 100 / 1e6
     gained = [float(row["gained_km2"]) for row in rows]
@@ -91,6 +91,8 @@ def test_dates_of_the_command_line_go_before_those_of_names():
     given = dates_of("b.tif", "a_1985.tif", "--dates", "2024-07-02", "2023")
     assert given == [("2023", 2023.5), ("2024-07-02", 2024.5)]
     assert dates_of("b.tif", "a_1985.tif") == [("b", None), ("a_1985", 1985.5)]  # not all known: as given
+    assert dates_of("b_20160816.tif", "a_1985.tif") == [("1985", 1985.5), ("2016-08-16", 2016.623)]
+    assert dates_of("b_1985.tif", "a_1985.tif") == [("b_1985", 1985.5), ("a_1985", 1985.5)]  # not told apart
 
 
 @pytest.mark.parametrize(
