@@ -7,6 +7,7 @@ exactly the same for a pixel in every tile, and burns a stated processor time pe
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ import numpy as np
 import rasterio
 from affine import Affine
 from PIL import Image
+from rasterio.errors import NotGeoreferencedWarning
 from rasterio.windows import Window
 from scipy import ndimage
 
@@ -75,9 +77,11 @@ def write_repeats(
 
 def put_on_earth(path: Path | str, crs: str = "EPSG:32633", pixel_m: float = 10.0) -> None:
     """Make a raster of a slide: 10 m pixels in UTM."""
-    with rasterio.open(path, "r+") as file:
-        file.crs = crs
-        file.transform = Affine(pixel_m, 0, 500_000, 0, -pixel_m, 5_000_000)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        with rasterio.open(path, "r+") as file:
+            file.crs = crs
+            file.transform = Affine(pixel_m, 0, 500_000, 0, -pixel_m, 5_000_000)
 
 
 def is_object(picture: np.ndarray) -> np.ndarray:

@@ -190,32 +190,33 @@ def _river(
     channels: Sequence[Channel], areas: Sequence[Floats], members: list[int], frame: Frame
 ) -> tuple[River, dict[int, Role]] | None:
     """One river, and the role of each of its channels; None if it is no longer than a lake."""
+    total = sum(channels[k].length for k in members)
+    width = sum(float(areas[k].sum()) for k in members) / total
+    if total < MIN_ELONGATION * width:  # nor is a part of it; most ponds end here, and there are many
+        return None
     graph = nx.MultiGraph()
     for k in members:
         channel = channels[k]
         width = max(float(areas[k].sum()) / channel.length, 1e-9)
         graph.add_edge(*channel.ends, key=k, length=channel.length, effort=channel.length / width)
     main, ends = _main_path(graph)
+    main_length = sum(channels[k].length for k in main)
+    if main_length < MIN_ELONGATION * width:
+        return None
     bridges = {frozenset(edge) for edge in nx.bridges(graph)}
     roles: dict[int, Role] = {}
     for one, other, k in graph.edges(keys=True):
         is_bridge = one != other and frozenset((one, other)) in bridges
         roles[k] = "main" if k in main else "branch" if is_bridge else "side"
 
-    def length(*chosen: Role) -> float:
-        return sum(channels[k].length for k, role in roles.items() if role in chosen)
-
-    total, main_length = length("main", "side", "branch"), length("main")
-    width = sum(float(areas[k].sum()) for k in members) / total
-    if main_length < MIN_ELONGATION * width:
-        return None
+    aside = sum(channels[k].length for k, role in roles.items() if role == "side")
     straight = float(frame.steps(np.array(ends) + 0.5)[0])
     river = River(
         id=0,
         length_m=total,
         main_length_m=main_length,
         width_m=width,
-        braiding=length("main", "side") / main_length,
+        braiding=(main_length + aside) / main_length,
         sinuosity=main_length / straight if straight > 0 else None,
     )
     return river, roles
