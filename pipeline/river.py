@@ -197,8 +197,8 @@ def _river(
     graph = nx.MultiGraph()
     for k in members:
         channel = channels[k]
-        width = max(float(areas[k].sum()) / channel.length, 1e-9)
-        graph.add_edge(*channel.ends, key=k, length=channel.length, effort=channel.length / width)
+        own_width = max(float(areas[k].sum()) / channel.length, 1e-9)
+        graph.add_edge(*channel.ends, key=k, length=channel.length, effort=channel.length / own_width)
     main, ends = _main_path(graph)
     main_length = sum(channels[k].length for k in main)
     if main_length < MIN_ELONGATION * width:
@@ -208,7 +208,6 @@ def _river(
     for one, other, k in graph.edges(keys=True):
         is_bridge = one != other and frozenset((one, other)) in bridges
         roles[k] = "main" if k in main else "branch" if is_bridge else "side"
-
     aside = sum(channels[k].length for k, role in roles.items() if role == "side")
     straight = float(frame.steps(np.array(ends) + 0.5)[0])
     river = River(
