@@ -23,6 +23,7 @@ from rasterio.enums import ColorInterp, Resampling
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.windows import Window
 
+from connectors.raster_file import CACHE_BYTES
 from connectors.source import PLAUSIBLE_MPP, SourceError
 
 ReadBlock = Callable[[Window], NDArray[np.uint8]]
@@ -31,9 +32,6 @@ ReadBlock = Callable[[Window], NDArray[np.uint8]]
 BAND_BYTES = (
     32 * 2**20
 )  # of RGB held at once while writing; a 100,000 px wide slide gives bands of one tile row
-GDAL_CACHE_MB = (
-    128  # GDAL's own default is 5 % of the machine's memory, which makes memory grow with the slide
-)
 TOP_LEVEL_SIDE = 1024  # the default pyramid stops when its longer side is at most this
 
 
@@ -104,7 +102,7 @@ def write_pyramid(
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", NotGeoreferencedWarning)  # slides have no place on earth
-            with rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE_MB, **jpeg_options):
+            with rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES, **jpeg_options):
                 with rasterio.open(unfinished, "w", **profile) as slide:
                     if mpp is not None:
                         pixels_per_cm = repr(1e4 / mpp)

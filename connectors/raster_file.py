@@ -30,6 +30,9 @@ VSI = {
 }
 """GDAL's own file systems, which read ranges of remote files, by the scheme of an address."""
 
+CACHE_BYTES = 128 * 2**20
+"""Of decoded blocks, in a process. GDAL's own default is 5 % of the machine's memory, however much that is."""
+
 SAMPLE_PX = 32  # side of the nine samples in the fingerprint of a file that is not local
 
 Georeference = Literal["transform", "gcps", "rpcs", "none"]
@@ -102,8 +105,12 @@ def gdal_path(uri: str) -> str:
 
 @contextmanager
 def gdal() -> Iterator[None]:
-    """GDAL as it is used here: quiet, with the object store's address from the variable that other tools read."""
+    """GDAL as it is used here: quiet, with little memory of its own, and with the object store's address from the
+    variable that other tools read.
+    """
     options: dict[str, Any] = {}
+    if "GDAL_CACHEMAX" not in os.environ:
+        options["GDAL_CACHEMAX"] = CACHE_BYTES  # rasterio takes bytes, where GDAL takes megabytes
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     if endpoint and "AWS_S3_ENDPOINT" not in os.environ:
         parts = urlsplit(endpoint)

@@ -283,6 +283,43 @@ def test_a_raster_in_a_zip_file_is_read_where_it_is(tmp_path):
     assert np.array_equal(image, read_all(str(tmp_path / "a.tif"))[0])
 
 
+READ_ALL = """
+import sys
+from rasterio.windows import Window
+from connectors.source import RasterOptions, open_source
+
+def resident_mb():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * 4096 / 1e6
+
+source = open_source(sys.argv[1], raster=RasterOptions())
+source.read(Window(0, 0, 1024, 1024))
+before = resident_mb()
+for row in range(0, source.info.height, 1024):
+    for col in range(0, source.info.width, 1024):
+        source.read(Window(col, row, 1024, 1024))
+print(resident_mb() - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux's record of memory")
+def test_memory_does_not_grow_with_what_was_read(tmp_path):
+    """GDAL keeps decoded blocks up to a twentieth of the machine's memory, if it is not told otherwise."""
+    path = str(tmp_path / "large.tif")
+    blocks = {"tiled": True, "blockxsize": 256, "blockysize": 256, "sparse_ok": True}
+    with rasterio.open(
+        path, "w", driver="GTiff", height=20480, width=20480, count=1, dtype="uint8", crs="EPSG:32618",
+        transform=north_up(), **blocks,
+    ):  # fmt: skip
+        pass  # 420 MB of zeros, none of which is in the file
+    environment = {k: v for k, v in os.environ.items() if k != "GDAL_CACHEMAX"}
+    environment["PYTHONPATH"] = str(Path(__file__).resolve().parents[1])
+    done = subprocess.run(
+        [sys.executable, "-c", READ_ALL, path], env=environment, capture_output=True, text=True, check=True
+    )
+    assert float(done.stdout) < 250
+
+
 def test_the_fingerprint_is_of_the_content(tmp_path):
     first = write_raster(tmp_path / "a.tif", waves(30, 40).astype(np.uint8), north_up())
     shutil.copy(first, tmp_path / "b.tif")
