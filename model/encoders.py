@@ -11,6 +11,8 @@ vgg16       64 at 224, 128 at 112, 256 at 56, 512 at 28, 512 at 14   512 at 7
 resnet101   0 at 224, 64 at 112, 256 at 56, 512 at 28, 1024 at 14    2048 at 7
 inception   0 at 224, 64 at 109, 192 at 52, 288 at 25, 768 at 12     2048 at 5
 ==========  =======================================================  =============
+
+torchvision is imported where a network is made: it takes seconds, in every process, and ``compact`` has no use for it.
 """
 
 from __future__ import annotations
@@ -18,9 +20,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import torchvision
 from torch import Tensor, nn
-from torchvision.models.feature_extraction import create_feature_extractor
 
 
 class Encoder(nn.Module):
@@ -47,8 +47,10 @@ class VGG16Encoder(Encoder):
     deepest = 512
 
     def __init__(self) -> None:
+        from torchvision.models import vgg16_bn
+
         super().__init__()
-        layers = torchvision.models.vgg16_bn(weights=None).features
+        layers = vgg16_bn(weights=None).features
         layers[0] = nn.Conv2d(4, 64, 3, padding=1)
         self.layers = layers
 
@@ -66,6 +68,8 @@ class _Traced(Encoder):
     """Some maps of a classifier without one at full resolution; the last of `nodes` is the deepest."""
 
     def __init__(self, classifier: nn.Module, nodes: tuple[str, ...]) -> None:
+        from torchvision.models.feature_extraction import create_feature_extractor
+
         super().__init__()
         self.layers = create_feature_extractor(classifier, list(nodes))
         self.nodes = nodes
@@ -84,7 +88,9 @@ class ResNet101Encoder(_Traced):
     deepest = 2048
 
     def __init__(self) -> None:
-        net = torchvision.models.resnet101(weights=None)
+        from torchvision.models import resnet101
+
+        net = resnet101(weights=None)
         net.conv1 = nn.Conv2d(4, 64, 7, stride=2, padding=3, bias=False)
         super().__init__(net, ("relu", "layer1", "layer2", "layer3", "layer4"))
 
@@ -96,8 +102,10 @@ class InceptionEncoder(_Traced):
     deepest = 2048
 
     def __init__(self) -> None:
+        from torchvision.models import inception_v3
+
         # initialised as the other encoders are, not by torchvision's (slow) truncated normal
-        net: Any = torchvision.models.inception_v3(weights=None, aux_logits=False, init_weights=False)
+        net: Any = inception_v3(weights=None, aux_logits=False, init_weights=False)
         net.Conv2d_1a_3x3.conv = nn.Conv2d(4, 32, 3, stride=2, bias=False)
         super().__init__(net, ("Conv2d_2b_3x3", "Conv2d_4a_3x3", "Mixed_5d", "Mixed_6e", "Mixed_7c"))
 

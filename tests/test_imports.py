@@ -1,6 +1,7 @@
 """The arrows of the house, and what no module may do. Read from the syntax trees: nothing is imported."""
 
 import ast
+import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
@@ -163,3 +164,12 @@ def test_every_library_imported_is_a_declared_dependency():
                 if IMPORT_NAMES.get(top, top) not in guarded:
                     missing.append(f"{path.relative_to(ROOT)}:{line}: {top} is not in pyproject.toml")
     assert not missing, "\n".join(missing)
+
+
+def test_what_only_other_jobs_need_is_not_waited_for():
+    """torchvision and what belongs to training take seconds to import, on every start of every worker."""
+    said = "import sys, jobs.segment_wsi; print(*{n.split('.')[0] for n in sys.modules})"
+    done = subprocess.run([sys.executable, "-c", said], cwd=ROOT, capture_output=True, text=True, check=True)
+    imported = set(done.stdout.split())
+    assert "torch" in imported
+    assert not imported & {"torchvision", "tensorboard", "sklearn", "matplotlib"}
