@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import cc3d
 import networkx as nx
 import numpy as np
 from affine import Affine
@@ -129,7 +130,7 @@ def trace_network(water: Mask, transform: Affine, ground: Ground) -> Network:
         Objects less than `MIN_ELONGATION` times as long as wide are not in it. A river ends where the water, or the
         raster, ends.
     """
-    water = remove_small_holes(water, max_size=MIN_ISLAND_PX)
+    water = without_specks(remove_small_holes(water, max_size=MIN_ISLAND_PX))
     graph = skeleton_graph(water)
     if not graph.number_of_edges() or water.all():  # without a bank there is no river
         return Network((), ())
@@ -156,6 +157,22 @@ def trace_network(water: Mask, transform: Affine, ground: Ground) -> Network:
         for k, role in roles.items()
     ]
     return Network(tuple(rivers), tuple(reaches))
+
+
+def without_specks(water: Mask) -> Mask:
+    """`water` (H, W) without what is nowhere as long as a river must be if it is a pixel wide.
+
+    There may be as many ponds as there are pixels, and each takes kilobytes while it is looked at.
+    """
+    labels, n = cc3d.connected_components(water.view(np.uint8), connectivity=8, return_N=True)
+    if not n:
+        return water
+    boxes = cc3d.statistics(labels, no_slice_conversion=True)["bounding_boxes"].astype(np.int64)
+    longest = np.maximum(boxes[:, 1] - boxes[:, 0], boxes[:, 3] - boxes[:, 2]) + 1
+    large = longest >= MIN_ELONGATION
+    large[0] = False
+    kept: Mask = large[labels]
+    return kept
 
 
 def _channels(graph: nx.MultiGraph, water: Mask, frame: Frame) -> list[Channel]:

@@ -14,7 +14,7 @@ from rivers import band, burn, sinusoid, turned
 from scipy.ndimage import gaussian_filter
 
 from connectors.ground import Ground
-from pipeline.river import MIN_ELONGATION, Network, trace_network
+from pipeline.river import MIN_ELONGATION, Network, trace_network, without_specks
 from pipeline.skeleton import contract, path_from, prune, skeleton_graph
 
 METRES = Ground("EPSG:32618", "plane")
@@ -219,6 +219,26 @@ def test_contracting_keeps_every_pixel_and_the_order():
     contract(graph)  # nothing to join
     ((_, _, data),) = graph.edges(data=True)
     assert len(data["path"]) == 4
+
+
+def test_ponds_of_a_few_pixels_are_not_looked_at():
+    """However many there are; and what might be a river of one pixel's width is."""
+    mask = np.zeros((40, 61), bool)
+    mask[1::6, 1::6] = mask[2::6, 1::6] = True
+    mask[30:34, 10:14] = True
+    kept = np.zeros_like(mask)
+    kept[20, 31:36] = True  # five in a row
+    kept[[24, 25, 26, 27, 28], [51, 52, 53, 54, 55]] = True  # and across
+    mask[18:30, 29:58] = kept[18:30, 29:58]
+    assert np.array_equal(without_specks(mask), kept)
+    assert not without_specks(np.zeros((3, 5), bool)).any()
+    river = np.zeros((60, 300), bool)
+    river[27:33] = True
+    alone = trace_network(river, Affine.identity(), METRES)
+    river[1:20:4, 1::5] = river[2:20:4, 1::5] = True
+    assert [r.length_m for r in trace_network(river, Affine.identity(), METRES).rivers] == [
+        r.length_m for r in alone.rivers
+    ]
 
 
 def test_an_object_at_the_bound_of_elongation():
