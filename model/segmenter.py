@@ -113,7 +113,7 @@ class Segmenter:
         instances: np.ndarray | None = None,
         adaptation: AdaptConfig | None = None,
         *,
-        weights: Mapping[str, np.ndarray] | None = None,
+        weights: Mapping[str, np.ndarray | Tensor] | None = None,
         side: int = PATCH,
         texture_share: float = 0.0,
         textures: Sequence[TexturePack] = (),
@@ -150,7 +150,7 @@ class Segmenter:
         if adaptation is not None:
             network = self._adapt(x, y, instances, adaptation)
         elif weights is not None:
-            network = self._with({name: torch.from_numpy(value) for name, value in weights.items()})
+            network = self._with({name: torch.as_tensor(value) for name, value in weights.items()})
         digest = hashlib.sha256(f"{self.weights_digest} {side}".encode())
         if network is not self._exact:
             adapted = {name: tensor.cpu() for name, tensor in network.state_dict().items()}
