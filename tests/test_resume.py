@@ -18,6 +18,7 @@ import pipeline.decision
 import pipeline.findings
 import pipeline.outline
 import pipeline.run
+from pipeline.plan import prepare
 from pipeline.pool import LocalPool
 from pipeline.run import segment
 
@@ -81,14 +82,23 @@ def test_kill_9_of_the_driver(config, tmp_path, uninterrupted, pool, request, mo
     before = markers(config.out)
     assert 2 <= len(before) < N_UNITS
     n_batches = len(log.read_text().splitlines())
+    plan = prepare(config)
+    left = {path.stem for path in (Path(config.out) / ".fewscope/lent").glob("r*.npz")}
+    needed = {
+        f"r{tile.row_off:06d}_c{tile.col_off:06d}"
+        for unit in plan.units
+        if f"{unit.name}.json" not in before
+        for tile in plan.grid.tiles_touching(unit.core)
+        if plan.foreground.touches(tile)
+    }
 
     with LocalPool(fakes.functools.partial(fakes.Slow, str(log), 0)) as again:
         segment(config, again, fakes.ByColour())
     after = markers(config.out)
     assert {name: after[name] for name in before} == before, "a finished unit was done again"
     assert len(after) == N_UNITS
-    # a unit here is one batch at most: none where its tiles are those of other units
-    assert len(log.read_text().splitlines()) - n_batches <= N_UNITS - len(before)
+    predicted = sum(int(line.split()[1]) for line in log.read_text().splitlines()[n_batches:])
+    assert predicted == len(needed - left), "what is predicted is what is needed and was not left, each once"
     assert fakes.outputs(Path(config.out)) == uninterrupted
 
 
