@@ -81,7 +81,8 @@ def write_outlines(
 
     def ask() -> Iterator[tuple[Unit, tuple[Any, ...]]]:
         for table in tables:
-            rows = by_unit(units, table)
+            wanted = [name for name in (*COLUMNS, "class") if name in table.schema.names]
+            rows = dict(by_unit(units, table.select(wanted)))
             lines.append((list(rows), set(rows)))
             for unit, of_unit in rows.items():
                 yield unit, (of_unit, styles, simplify_px)
@@ -220,17 +221,15 @@ def read_instances(store: ResultStore, level: int, window: Window) -> np.ndarray
     return np.asarray(store.array("instances", level)[rows, cols])
 
 
-def by_unit(units: Sequence[Unit], table: pa.Table) -> dict[Unit, pa.Table]:
-    """The rows of one line's table, by the unit in which their box begins, from left to right."""
-    rows = {u.grid_row: u.core for u in units}
-    first_row = int(table["bbox_row0"][0].as_py())
-    line = next(row for row, core in rows.items() if core.row_off <= first_row < core.row_off + core.height)
-    selected = table.select([name for name in (*COLUMNS, "class") if name in table.schema.names])
-    col0 = table["bbox_col0"].to_numpy()
-    found: dict[Unit, pa.Table] = {}
+def by_unit(units: Sequence[Unit], table: pa.Table) -> Iterator[tuple[Unit, pa.Table]]:
+    """The rows of a table of instances, by the unit in which their box begins; units without any are left out."""
+    row0, col0 = table["bbox_row0"].to_numpy(), table["bbox_col0"].to_numpy()
+    top, bottom = int(row0.min()), int(row0.max())
     for unit in units:
-        if unit.grid_row == line:
-            here = (col0 >= unit.core.col_off) & (col0 < unit.core.col_off + unit.core.width)
-            if here.any():
-                found[unit] = selected.filter(pa.array(here))
-    return found
+        core = unit.core
+        if core.row_off > bottom or core.row_off + core.height <= top:
+            continue
+        here = (row0 >= core.row_off) & (row0 < core.row_off + core.height)
+        here &= (col0 >= core.col_off) & (col0 < core.col_off + core.width)
+        if here.any():
+            yield unit, table.filter(pa.array(here))

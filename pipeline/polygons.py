@@ -23,7 +23,7 @@ from connectors.store import ResultStore
 from connectors.vectors import Geometries, footprints, simplify, to_world
 from connectors.workdir import open_filesystem
 from pipeline.grid import Unit, clip
-from pipeline.outline import MAX_TRACED_PX, read_instances, trace
+from pipeline.outline import MAX_TRACED_PX, by_unit, read_instances, trace
 from pipeline.pool import Pool
 from pipeline.worker import Job
 
@@ -68,9 +68,7 @@ def polygon_tables(
         instances = pq.ParquetFile(file)
         columns += [name for name in ("class",) if name in instances.schema_arrow.names]
         for batch in instances.iter_batches(AT_ONCE, columns=columns):
-            items = [
-                (unit, (table, style)) for unit, table in _by_unit(units, pa.Table.from_batches([batch]))
-            ]
+            items = [(unit, (table, style)) for unit, table in by_unit(units, pa.Table.from_batches([batch]))]
             if not items:
                 continue
             for _ in pool.map(trace_unit, job, items):
@@ -128,20 +126,6 @@ def joined(pieces: Sequence[Any]) -> Geometries:
     """Pieces of one outline, cut along pixel edges and in whole pixels, as one outline, (1,)."""
     whole = shapely.normalize(shapely.union_all(pieces))
     return np.array([shapely.normalize(shapely.simplify(whole, 0, preserve_topology=False))], dtype=object)
-
-
-def _by_unit(units: Sequence[Unit], table: pa.Table) -> Iterator[tuple[Unit, pa.Table]]:
-    """The rows of a table, by the unit in which their box begins."""
-    row0, col0 = table["bbox_row0"].to_numpy(), table["bbox_col0"].to_numpy()
-    top, bottom = int(row0.min()), int(row0.max())
-    for unit in units:
-        core = unit.core
-        if core.row_off > bottom or core.row_off + core.height <= top:
-            continue
-        here = (row0 >= core.row_off) & (row0 < core.row_off + core.height)
-        here &= (col0 >= core.col_off) & (col0 < core.col_off + core.width)
-        if here.any():
-            yield unit, table.filter(pa.array(here))
 
 
 def _name(unit: Unit) -> str:
