@@ -23,7 +23,7 @@ from rasterio.enums import ColorInterp, Resampling
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.windows import Window
 
-from connectors.raster_file import CACHE_BYTES
+from connectors.raster_file import gdal
 from connectors.source import PLAUSIBLE_MPP, SourceError
 
 ReadBlock = Callable[[Window], NDArray[np.uint8]]
@@ -102,7 +102,7 @@ def write_pyramid(
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", NotGeoreferencedWarning)  # slides have no place on earth
-            with rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES, **jpeg_options):
+            with gdal(), rasterio.Env(**jpeg_options):
                 with rasterio.open(unfinished, "w", **profile) as slide:
                     if mpp is not None:
                         pixels_per_cm = repr(1e4 / mpp)
