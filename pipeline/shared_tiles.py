@@ -27,7 +27,7 @@ class SharedTiles:
 
     def __init__(self, work: WorkDir, unit: Unit, units: tuple[Unit, ...], grid: TileGrid, halo: int) -> None:
         self._work = work
-        self._neighbours: dict[tuple[int, int], list[str]] = {}
+        self._needed_by: dict[str, list[str]] = {}  # a tile -> the other units
         self._done: set[str] = set()
         if len(units) < 2 or not work.is_local:
             return
@@ -35,37 +35,33 @@ class SharedTiles:
         def reach(of: Unit) -> Window:
             return grow(of.core, halo, grid.height, grid.width)
 
-        mine = grid.tiles_touching(reach(unit))
         around = grow(unit.core, halo + grid.tile, grid.height, grid.width)
         others = [(other.name, reach(other)) for other in units if other != unit]
         others = [(name, window) for name, window in others if _touch(window, around)]
-        for tile in mine:
+        for tile in grid.tiles_touching(reach(unit)):
             if names := [name for name, window in others if _touch(window, tile)]:
-                self._neighbours[tile.row_off, tile.col_off] = names
+                self._needed_by[_name(tile)] = names
         self._done = {name for name, _ in others if work.is_done(name)}
 
     def find(self, tile: Window, shape: tuple[int, ...]) -> np.ndarray | None:
         """The maps of a tile, float32 of a shape, if another unit has left them."""
-        if (tile.row_off, tile.col_off) not in self._neighbours:
+        if _name(tile) not in self._needed_by:
             return None
         maps = self._work.find_lent(_name(tile))
         return maps if maps is not None and maps.shape == shape and maps.dtype == np.float32 else None
 
     def leave(self, tile: Window, maps: np.ndarray) -> None:
         """Leave what was predicted for the units that have yet to come by."""
-        names = self._neighbours.get((tile.row_off, tile.col_off), ())
-        if not self._done.issuperset(names):
+        if not self._done.issuperset(self._needed_by.get(_name(tile), ())):
             self._work.lend(_name(tile), maps)
 
     def clean(self) -> None:
         """Remove what no unit needs any more; to be called when this unit is marked as done."""
-        done: dict[str, bool] = {}
-        for place, names in self._neighbours.items():
-            for name in names:
-                if name not in done:
-                    done[name] = self._work.is_done(name)
-            if all(done[name] for name in names):
-                self._work.drop_lent(_name(Window(place[1], place[0], 0, 0)))
+        others = {name for names in self._needed_by.values() for name in names}
+        done = {name for name in others if self._work.is_done(name)}
+        for tile, names in self._needed_by.items():
+            if done.issuperset(names):
+                self._work.drop_lent(tile)
 
 
 def _touch(one: Window, other: Window) -> bool:

@@ -1,4 +1,4 @@
-"""The arrows of the house, and what no module may do. Read from the syntax trees: nothing is imported."""
+"""The arrows of the house, and what no module may do: read from the syntax trees. What a job imports, at its start."""
 
 import ast
 import subprocess
