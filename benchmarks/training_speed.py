@@ -20,6 +20,7 @@ import torch
 
 from benchmarks.records import emit
 from model.devices import computes_bfloat16, default_device
+from model.episode_batch import EpisodeBatch
 from model.networks import COMPACT, NETWORKS, build_network
 from model.objectives import objective_of
 from model.recipes import TrainConfig, clip_gradients, episode_source, optimiser_of, recipe
@@ -30,13 +31,14 @@ def seconds_per_step(config: TrainConfig, n_steps: int, device: torch.device) ->
     net = build_network(config.network).to(device=device, memory_format=torch.channels_last)
     objective, optimiser = objective_of(net, config.loss), optimiser_of(config, net)
     source = episode_source(config, [], seed=0)
-    episodes = [source[i].to(device) for i in range(config.episodes_per_step)]
+    batches = EpisodeBatch.grouped([source[i] for i in range(config.episodes_per_step)])
+    batches = [batch.to(device) for batch in batches]
     bf16 = computes_bfloat16(device)
     seconds = []
     for _ in range(n_steps + 1):
         began = time.perf_counter()
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
-            loss, _ = objective(episodes)
+            loss, _ = objective(batches)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         clip_gradients(config, net)

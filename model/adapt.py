@@ -21,6 +21,7 @@ from model.compact import CompactNet, CompactPack
 from model.episodes import random_grid, sample_grid
 from model.losses import depth_loss, segmentation_loss
 from model.synthetic import integer, uniform
+from model.texture import QUICK_BATCH, QUICK_STEPS, TexturePack, fit_texture
 
 SECONDS_PER_STEP = 0.25
 """Of one step on one core of a server CPU in bfloat16: what a user's seconds are turned into steps by. Without bfloat16
@@ -104,7 +105,7 @@ def adapt(
 
     Parameters
     ----------
-    network : in eval mode; its running statistics stay as they are
+    network : settled on the patches (`CompactNet.settle`); its statistics stay as they are
     images : (K, 3, H, W) float in [0, 1]
     labels : (C, K, H, W) uint8: for each class 0 not of it, 1 of it, 255 not known
     depths : (K, H, W) float in [0, 1] (`model.depth`), or None where objects are not told apart
@@ -121,11 +122,12 @@ def adapt(
     patches_of = [torch.nonzero((of_class != 255).any(-1).any(-1)).flatten().tolist() for of_class in labels]
     classes = [c for c, patches in enumerate(patches_of) if patches]
     device = images.device.type
+    textures = _textures_without(images, foreground, background, classes)
     for step in range(config.steps):
         for group in optimiser.param_groups:
             group["lr"] = config.rate(step)
         if step % config.refresh == 0:
-            packs = _packs_without(net, images, foreground, background, classes)
+            packs = _packs_without(net, images, foreground, background, textures)
         c = classes[step % len(classes)]
         k = patches_of[c][integer(generator, 0, len(patches_of[c]) - 1)]
         depth = None if depths is None else depths[k]
@@ -157,24 +159,46 @@ def n_groups(n_patches: int) -> int:
     return min(n_patches, MOST_GROUPS)
 
 
-def _packs_without(
-    net: CompactNet, images: Tensor, foreground: Tensor, background: Tensor, classes: list[int]
-) -> dict[tuple[int, int], CompactPack]:
-    """For each class and group the support set without the group, as a slide's tiles are not in it either.
+def _without(group: int, foreground: Tensor, background: Tensor) -> Tensor:
+    """The patches that are not of a group; all, where the others would leave nothing to learn from.
 
-    Where nothing would be left to learn from, the group stays in.
+    Parameters
+    ----------
+    foreground, background : (K, H, W)
     """
-    packs = {}
-    n, place = n_groups(len(images)), torch.arange(len(images))
+    place = torch.arange(len(foreground))
+    kept = place[place % n_groups(len(place)) != group]
+    return kept if foreground[kept].any() and background[kept].any() else place
+
+
+def _textures_without(
+    images: Tensor, foreground: Tensor, background: Tensor, classes: list[int]
+) -> dict[tuple[int, int], TexturePack]:
+    """For each class and group the pixel classifier of the others, as quickly fitted as those of the training."""
+    textures = {}
     for c in classes:
-        for group in range(n):
-            kept = place[place % n != group]
-            if not foreground[c, kept].any() or not background[c, kept].any():
-                kept = place
-            with torch.no_grad():
-                packs[c, group] = net.compile_support(
-                    images[kept], foreground[c, kept][:, None], background[c, kept][:, None]
-                )
+        for group in range(n_groups(len(images))):
+            kept = _without(group, foreground[c], background[c])
+            sides = foreground[c, kept][:, None], background[c, kept][:, None]
+            textures[c, group] = fit_texture(images[kept], *sides, steps=QUICK_STEPS, batch=QUICK_BATCH)
+    return textures
+
+
+def _packs_without(
+    net: CompactNet,
+    images: Tensor,
+    foreground: Tensor,
+    background: Tensor,
+    textures: dict[tuple[int, int], TexturePack],
+) -> dict[tuple[int, int], CompactPack]:
+    """For each class and group the support set without the group, as a slide's tiles are not in it either."""
+    packs = {}
+    for (c, group), texture in textures.items():
+        kept = _without(group, foreground[c], background[c])
+        with torch.no_grad():
+            packs[c, group] = net.compile_support(
+                images[kept], foreground[c, kept][:, None], background[c, kept][:, None], texture
+            )
     return packs
 
 

@@ -7,6 +7,8 @@ support has to be encoded again for a query, and cost per tile does not depend o
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model import matching
+from model.texture import LIMIT, STRIDE, TexturePack, fit_texture, texture_logits, texture_statistics
 
 WIDTHS = {"S": (16, 32, 64, 128, 192), "L": (32, 64, 128, 256, 384)}
 """Channels at strides 1, 2, 4, 8, 16."""
@@ -22,11 +25,16 @@ ATTENTION = {4: (32, 512), 8: (64, 1024), 16: (64, 512)}
 """Stride -> (key dimension, most support pixels kept). Twice as many changed nothing we could measure in speed of
 learning, and the softmax is the part of a tile that grows with them."""
 
+STRIDES = (2, 4, 8, 16)
+"""Where the support set is asked."""
+
 N_MASK_FEATURES = 8
 N_VALUES = N_MASK_FEATURES + 2  # the embedding, and the plain foreground and background fractions
-N_STATISTICS = 22
-N_FOURIER = 64
-N_PROBE_PIXELS = 6000  # enough for about 120 coefficients
+N_TOLD = N_VALUES + 4
+"""Channels that the support set adds at strides 4, 8, 16: attention, ridge, two cosines, the pixel classifier."""
+
+TEXTURE_SCALE = 3.0
+"""The pixel classifier's logits are divided by it, to be about as large as the other read-outs."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -37,12 +45,10 @@ class CompactPack:
     values: dict[int, Tensor]  # stride -> (M, N_VALUES)
     ridge: dict[int, Tensor]  # stride -> (D + 1,)
     prototypes: dict[int, Tensor]  # stride -> (2, D)
-    probe: Tensor  # (N_STATISTICS + N_FOURIER + width + 1,) ridge on colour and texture at stride 2
-    probe_mean: Tensor  # (N_STATISTICS,) standardisation of the statistics
-    probe_std: Tensor
+    texture: TexturePack  # the pixel classifier
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> CompactPack:
-        """The same pack on another device, or in another dtype; the probe stays in float32, as its features do."""
+        """The same pack on another device, or in another dtype; the pixel classifier stays in float32."""
 
         def move(value: dict[int, Tensor]) -> dict[int, Tensor]:
             return {k: v.to(device=device, dtype=dtype) for k, v in value.items()}
@@ -52,10 +58,55 @@ class CompactPack:
             move(self.values),
             move(self.ridge),
             move(self.prototypes),
-            self.probe.to(device=device),
-            self.probe_mean.to(device=device),
-            self.probe_std.to(device=device),
+            self.texture if device is None else self.texture.to(device),
         )
+
+
+class TaskNorm(nn.BatchNorm2d):
+    """Batch norm by statistics that are partly those of the support set (the idea of TaskNorm [1]_).
+
+    Fluorescence is dark, tissue is pink: by statistics of the training data, a user's pictures are all odd in the same
+    way. How large a part the support set has is learned. `CompactNet.settle` puts its statistics in once; from then on
+    this is a batch norm in eval mode, a tile depends on no other, and nothing is computed anew.
+
+    References
+    ----------
+    .. [1] Bronskill et al., TaskNorm: rethinking batch normalization for meta-learning, ICML 2020.
+    """
+
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width)
+        self.share = nn.Parameter(torch.zeros(()))  # logit of the support set's part
+
+    def of_episodes(self, x: Tensor, n_episodes: int, shots: int) -> Tensor:
+        """Normalise (E * N, C, H, W), each episode by its first K pictures and by all episodes together.
+
+        Keeps the running statistics of the latter.
+        """
+        pictures = x.unflatten(0, (n_episodes, -1))
+        variance, mean = torch.var_mean(pictures[:, :shots].float(), dim=(1, 3, 4), correction=0)
+        usual_mean = mean.mean(0)
+        usual_variance = variance.mean(0) + mean.var(0, correction=0)
+        with torch.no_grad():
+            self.running_mean.lerp_(usual_mean, 0.1)
+            self.running_var.lerp_(usual_variance, 0.1)
+        share = torch.sigmoid(self.share)
+        mean = torch.lerp(usual_mean, mean, share)
+        scale = self.weight * torch.rsqrt(torch.lerp(usual_variance, variance, share) + self.eps)
+        shift = self.bias - mean * scale
+        scale, shift = (v[:, None, :, None, None].to(x.dtype) for v in (scale, shift))
+        return torch.addcmul(shift, pictures, scale).flatten(0, 1)
+
+    @torch.no_grad()
+    def settle(self, support: Tensor) -> None:
+        """Take the statistics of support maps (K, C, H, W) in, once."""
+        variance, mean = torch.var_mean(support.float(), dim=(0, 2, 3), correction=0)
+        share = torch.sigmoid(self.share)
+        self.running_mean.lerp_(mean, share)
+        self.running_var.lerp_(variance, share)
 
 
 class ConvBlock(nn.Sequential):
@@ -72,20 +123,61 @@ class ConvBlock(nn.Sequential):
         )
 
 
+class EncoderBlock(nn.Sequential):
+    """Twice 3x3 convolution, `TaskNorm`, ReLU: (N, C, H, W) -> (N, width, H, W)."""
+
+    def __init__(self, n_in: int, width: int) -> None:
+        super().__init__(
+            nn.Conv2d(n_in, width, 3, padding=1, bias=False),
+            TaskNorm(width),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(width, width, 3, padding=1, bias=False),
+            TaskNorm(width),
+            nn.ReLU(inplace=True),
+        )
+
+
 class CompactEncoder(nn.Module):
-    """Five `ConvBlock`s with 2x2 max pooling between: RGB in [0, 1] -> feature maps at strides 1, 2, 4, 8, 16."""
+    """Five `EncoderBlock`s with 2x2 max pooling between: RGB in [0, 1] -> feature maps at strides 1, 2, 4, 8, 16."""
 
     def __init__(self, widths: tuple[int, ...]) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(
-            ConvBlock(n_in, width) for n_in, width in zip((3, *widths[:-1]), widths, strict=True)
+            EncoderBlock(n_in, width) for n_in, width in zip((3, *widths[:-1]), widths, strict=True)
         )
 
     def forward(self, images: Tensor) -> dict[int, Tensor]:
+        return self._maps(images, lambda layer, x: layer(x))
+
+    def of_episodes(self, images: Tensor, n_episodes: int, shots: int) -> dict[int, Tensor]:
+        """Maps of (E * N, 3, H, W), while training: see `TaskNorm.of_episodes`."""
+        return self._maps(
+            images,
+            lambda layer, x: (
+                layer.of_episodes(x, n_episodes, shots) if isinstance(layer, TaskNorm) else layer(x)
+            ),
+        )
+
+    @torch.no_grad()
+    def settle(self, images: Tensor) -> None:
+        """Take the statistics of the support images (K, 3, H, W) into the norms."""
+
+        def step(layer: nn.Module, x: Tensor) -> Tensor:
+            if isinstance(layer, TaskNorm):
+                layer.settle(x)
+            settled: Tensor = layer(x)
+            return settled
+
+        self._maps(images, step)
+
+    def _maps(self, images: Tensor, step: Callable[[nn.Module, Tensor], Tensor]) -> dict[int, Tensor]:
         x = images - 0.5
         maps: dict[int, Tensor] = {}
         for level, block in enumerate(self.blocks):
-            x = block(x if level == 0 else F.max_pool2d(x, 2))
+            x = x if level == 0 else F.max_pool2d(x, 2)
+            assert isinstance(block, nn.Sequential)
+            for layer in block:
+                x = step(layer, x)
             maps[2**level] = x
         return maps
 
@@ -110,33 +202,6 @@ class MaskEncoder(nn.Module):
         return values
 
 
-def pixel_statistics(images: Tensor) -> Tensor:
-    """Hand-made colour and texture statistics at stride 2: (N, 3, H, W) in [0, 1] -> (N, N_STATISTICS, H/2, W/2).
-
-    Colour and its second-order terms, and over windows of 6, 12 and 24 pixels the mean colour and the standard
-    deviation of brightness, and the size of its gradient: what a pixel classifier is usually given. In float32: the
-    variances are differences of nearly equal numbers.
-    """
-    x = F.avg_pool2d(images.float(), 2)
-    r, g, b = x[:, 0:1], x[:, 1:2], x[:, 2:3]
-    grey = x.mean(1, keepdim=True)
-    parts = [x, r * r, g * g, b * b, r * g, g * b, b * r]
-    coarse = torch.cat([x, grey * grey], dim=1)
-    for level in range(3):
-        if level:
-            coarse = F.avg_pool2d(coarse, 2)
-        mean = F.avg_pool2d(coarse, 3, stride=1, padding=1, count_include_pad=False)
-        spread = (mean[:, 3:4] - mean[:, :3].mean(1, keepdim=True).square()).clamp_min(1e-6).sqrt()
-        local = torch.cat([mean[:, :3], spread], dim=1)
-        if level:
-            local = F.interpolate(local, size=x.shape[-2:], mode="bilinear", align_corners=False)
-        parts.append(local)
-    dy = F.pad(grey[:, :, 1:] - grey[:, :, :-1], (0, 0, 0, 1))
-    dx = F.pad(grey[:, :, :, 1:] - grey[:, :, :, :-1], (0, 1, 0, 0))
-    parts.append((dx * dx + dy * dy + 1e-8).sqrt())
-    return torch.cat(parts, dim=1)
-
-
 class CompactNet(nn.Module):
     """The network: `compile_support` once, `forward` for every batch of queries.
 
@@ -145,9 +210,6 @@ class CompactNet(nn.Module):
     size : "S" (about 1.5 M parameters) or "L" (about 6 M)
     depth : whether there is a second output, how deep inside its object a pixel lies (see `decode`)
     """
-
-    fourier: Tensor
-    phase: Tensor
 
     def __init__(self, size: str = "S", *, depth: bool = True) -> None:
         super().__init__()
@@ -161,26 +223,18 @@ class CompactNet(nn.Module):
         self.mask_encoder = MaskEncoder()
         self.project = nn.ModuleDict({str(s): nn.Conv2d(width[s], d, 1) for s, (d, _) in ATTENTION.items()})
         self.log_scale = nn.ParameterDict({str(s): nn.Parameter(torch.tensor(2.5)) for s in ATTENTION})
-        self.log_ridge = nn.ParameterDict({str(s): nn.Parameter(torch.tensor(-3.0)) for s in (4, 8, 16)})
-        self.log_probe = nn.Parameter(torch.tensor(-5.0))
+        self.log_ridge = nn.ParameterDict({str(s): nn.Parameter(torch.tensor(-3.0)) for s in STRIDES})
         self.ridge_gain = nn.Parameter(torch.ones(4))
-        generator = torch.Generator().manual_seed(1000)
-        fourier = torch.randn(N_STATISTICS, N_FOURIER, generator=generator) * 0.35
-        phase = torch.rand(N_FOURIER, generator=generator) * 2 * torch.pi
-        # rounded to bfloat16, so that a network in bfloat16 has exactly the same features as the pack was solved for
-        self.register_buffer("fourier", fourier.bfloat16().float())
-        self.register_buffer("phase", phase.bfloat16().float())
-
         d16, d8, d4, d2, d1 = width[16] * 2 // 3, width[8] * 3 // 4, width[4] * 3 // 4, width[2], width[1]
-        told = N_VALUES + 1 + 2  # attention, ridge, two cosines
-        self.decode16 = ConvBlock(width[16] + told, d16)
-        self.decode8 = ConvBlock(d16 + width[8] + told, d8)
-        self.decode4 = ConvBlock(d8 + width[4] + told, d4)
-        self.decode2 = ConvBlock(d4 + width[2] + 3, d2)  # probe, two cosines
-        self.reduce = nn.Conv2d(
-            d2, d1, 1
-        )  # at full resolution the skip is added: a concatenation costs more than it says
-        self.decode1 = ConvBlock(d1, d1)
+        self.decode16 = ConvBlock(width[16] + N_TOLD, d16)
+        self.decode8 = ConvBlock(d16 + width[8] + N_TOLD, d8)
+        self.decode4 = ConvBlock(d8 + width[4] + N_TOLD, d4)
+        self.decode2 = ConvBlock(d4 + width[2] + N_TOLD - N_VALUES, d2)
+        # at full resolution the skip is added: a concatenation costs more than it says
+        self.reduce = nn.Conv2d(d2, d1, 1)
+        self.decode1 = nn.Sequential(
+            nn.Conv2d(d1, d1, 3, padding=1, bias=False), nn.BatchNorm2d(d1), nn.ReLU(inplace=True)
+        )
         self.head = nn.Conv2d(d1, 1, 1)
         if depth:
             self.depth_head = nn.Sequential(
@@ -189,7 +243,19 @@ class CompactNet(nn.Module):
 
     # -- the support set, once ---------------------------------------------------------------------------------------
 
-    def compile_support(self, images: Tensor, foreground: Tensor, background: Tensor) -> CompactPack:
+    def settle(self, images: Tensor) -> CompactNet:
+        """A copy in eval mode for a support set with these images (K, 3, H, W), float in [0, 1]: see `TaskNorm`."""
+        settled = copy.deepcopy(self).eval()
+        settled.encoder.settle(images)
+        return settled
+
+    def compile_support(
+        self,
+        images: Tensor,
+        foreground: Tensor,
+        background: Tensor,
+        texture: TexturePack | None = None,
+    ) -> CompactPack:
         """Compile K labelled patches into a pack.
 
         Parameters
@@ -197,37 +263,27 @@ class CompactNet(nn.Module):
         images : (K, 3, H, W) float in [0, 1]
         foreground, background : (K, 1, H, W) float
             1 where the pixel is labelled object (not object); both 0 where it is not labelled.
+        texture : the pixel classifier, if it was fitted before; it does not depend on the network
         """
-        return self.compile_maps(images, self.encoder(images), foreground, background)
-
-    def compile_maps(
-        self, images: Tensor, maps: dict[int, Tensor], foreground: Tensor, background: Tensor
-    ) -> CompactPack:
-        """`compile_support` for images that are encoded already (training encodes a whole batch at once)."""
+        maps = self.encoder(images)
         sides = torch.cat([foreground, background], dim=1).to(images.dtype)
         embedded = self.mask_encoder(sides)
-        fg = {s: F.avg_pool2d(foreground.float(), s).flatten() for s in (2, 4, 8, 16)}
-        bg = {s: F.avg_pool2d(background.float(), s).flatten() for s in (2, 4, 8, 16)}
+        fg = {s: F.avg_pool2d(foreground.float(), s).flatten() for s in STRIDES}
+        bg = {s: F.avg_pool2d(background.float(), s).flatten() for s in STRIDES}
         keys, values, ridge, means = {}, {}, {}, {}
         for s, (_, n_max) in ATTENTION.items():
             kept = matching.select_keys(fg[s], bg[s], n_max)
-            keys[s] = _rows(self._keys(maps[s], s))[kept]
+            keys[s] = _rows(self.keys(maps[s], s))[kept]
             values[s] = _rows(embedded[s])[kept]
+        for s in STRIDES:
             ridge[s] = self._ridge(_rows(maps[s]), fg[s], bg[s], self.log_ridge[str(s)])
-        for s in (2, 4, 8, 16):
             means[s] = matching.prototypes(_rows(maps[s]), fg[s], bg[s])
+        if texture is None:
+            texture = fit_texture(images, foreground, background)
+        return CompactPack(keys, values, ridge, means, texture)
 
-        statistics = _rows(pixel_statistics(images))
-        labelled = (fg[2] + bg[2])[:, None]
-        n = labelled.sum().clamp_min(1e-6)
-        mean = (statistics * labelled).sum(0) / n
-        std = ((statistics - mean).square() * labelled).sum(0).div(n).add(1e-5).sqrt()
-        kept = matching.select_keys(fg[2], bg[2], N_PROBE_PIXELS)
-        x = torch.cat([self._lift((statistics[kept] - mean) / std), _rows(maps[2])[kept].float()], dim=1)
-        probe = self._ridge(x, fg[2][kept], bg[2][kept], self.log_probe)
-        return CompactPack(keys, values, ridge, means, probe, mean, std)
-
-    def _keys(self, features: Tensor, stride: int) -> Tensor:
+    def keys(self, features: Tensor, stride: int) -> Tensor:
+        """What pixels are matched by: unit vectors (N, D, H, W) from maps of a stride of `ATTENTION`."""
         return F.normalize(self.project[str(stride)](features), dim=1, eps=1e-4)
 
     def _ridge(self, x: Tensor, fg: Tensor, bg: Tensor, log_strength: Tensor) -> Tensor:
@@ -235,12 +291,6 @@ class CompactNet(nn.Module):
         with torch.autocast(x.device.type, enabled=False):
             weights = matching.class_balanced_weights(fg, bg)
             return matching.solve_ridge(x, target, weights, log_strength.exp())
-
-    def _lift(self, standardised: Tensor) -> Tensor:
-        """Random Fourier features beside the statistics: (N, S) -> (N, S + N_FOURIER). A cheap curved boundary."""
-        with torch.autocast(standardised.device.type, enabled=False):
-            x = standardised.clamp(-6, 6)
-            return torch.cat([x, torch.cos(x @ self.fourier.float() + self.phase.float())], dim=1)
 
     # -- a batch of queries ------------------------------------------------------------------------------------------
 
@@ -250,41 +300,50 @@ class CompactNet(nn.Module):
 
     def encode_queries(self, images: Tensor) -> tuple[Tensor, dict[int, Tensor]]:
         """What of the queries does not depend on the support: once per batch, for any number of packs."""
-        return images, self.encoder(images)
+        maps = self.encoder(images.to(self.head.weight.dtype))
+        return texture_statistics(images), maps
 
     def answer(
-        self, queries: tuple[Tensor, dict[int, Tensor]], pack: CompactPack, *, depth: bool = True
+        self,
+        queries: tuple[Tensor, dict[int, Tensor]],
+        pack: CompactPack,
+        *,
+        depth: bool = True,
+        texture_share: float = 0.0,
     ) -> Tensor:
-        """Logits of encoded queries, as `decode` has them."""
-        images, maps = queries
-        return self.decode(maps, self.consult(images, maps, pack), depth=depth)
+        """Logits of encoded queries, as `decode` has them.
 
-    def consult(self, images: Tensor, maps: dict[int, Tensor], pack: CompactPack) -> dict[int, Tensor]:
-        """What the pack says about every pixel: {stride: (N, channels, H/stride, W/stride)} for the decoder."""
+        With a `texture_share` of 0 to 1 so much of the object's logit is the pixel classifier's own.
+        """
+        statistics, maps = queries
+        texture = texture_logits(statistics, pack.texture, maps[2].dtype)
+        logits = self.decode(maps, self.consult(texture, maps, pack), depth=depth).float()
+        if texture_share:
+            said = F.interpolate(texture.float(), scale_factor=STRIDE, mode="bilinear")
+            logits[:, :1] = torch.lerp(logits[:, :1].clamp(-LIMIT, LIMIT), said, texture_share)
+        return logits
+
+    def consult(self, texture: Tensor, maps: dict[int, Tensor], pack: CompactPack) -> dict[int, Tensor]:
+        """What the pack says about every pixel: {stride: (N, channels, H/stride, W/stride)} for the decoder.
+
+        Parameters
+        ----------
+        texture : (N, 1, H/2, W/2), logits of the pixel classifier
+        """
         told: dict[int, Tensor] = {}
-        for i, s in enumerate((4, 8, 16)):
-            q = self._keys(maps[s], s)
-            read = matching.attend(q, pack.keys[s], pack.values[s], self.log_scale[str(s)].exp())
-            score = matching.apply_ridge(maps[s], pack.ridge[s]) * self.ridge_gain[i]
-            cosines = matching.cosine_to(maps[s], pack.prototypes[s])
-            told[s] = _join([read, score.clamp(-4, 4), cosines])
-        probe = (self.probe(images, maps[2], pack) * self.ridge_gain[3]).clamp(-4, 4).to(maps[2].dtype)
-        told[2] = _join([probe, matching.cosine_to(maps[2], pack.prototypes[2])])
+        texture = (texture / TEXTURE_SCALE).to(maps[2].dtype)
+        for i, s in enumerate(STRIDES):
+            score = (matching.apply_ridge(maps[s], pack.ridge[s]) * self.ridge_gain[i]).clamp(-4, 4)
+            said = [
+                score,
+                matching.cosine_to(maps[s], pack.prototypes[s]),
+                F.avg_pool2d(texture, s // STRIDE),
+            ]
+            if s in ATTENTION:
+                scale = self.log_scale[str(s)].exp()
+                said.append(matching.attend(self.keys(maps[s], s), pack.keys[s], pack.values[s], scale))
+            told[s] = join(said)
         return told
-
-    def probe(self, images: Tensor, features: Tensor, pack: CompactPack) -> Tensor:
-        """The pixel classifier's score (N, 1, H/2, W/2), about -1 (background) to 1 (object)."""
-        statistics = pixel_statistics(images) - pack.probe_mean[:, None, None]
-        statistics = (statistics / pack.probe_std[:, None, None]).clamp(-6, 6).to(features.dtype)
-        # the products of `_lift`'s columns with their coefficients, without ever laying the columns side by side
-        linear, curved, encoded = (
-            pack.probe[:-1].to(features.dtype).split([N_STATISTICS, N_FOURIER, features.shape[1]])
-        )
-        waves = F.conv2d(statistics, _kernel(self.fourier.T), self.phase).cos_()
-        score = F.conv2d(waves, _kernel(curved[None]), pack.probe[-1:].to(features.dtype))
-        return (
-            score + F.conv2d(statistics, _kernel(linear[None])) + F.conv2d(features, _kernel(encoded[None]))
-        )
 
     def decode(self, maps: dict[int, Tensor], told: dict[int, Tensor], *, depth: bool = True) -> Tensor:
         """Logits from query features and what the support says of them.
@@ -294,9 +353,9 @@ class CompactNet(nn.Module):
         (N, 1 or 2, H, W): of the object, and with `has_depth`, where it is asked for, of the depth: how far from the
         rim of its own object a pixel lies, 0 at the rim and outside, 1 in the middle, whatever the object's size.
         """
-        x = self.decode16(_join([maps[16], told[16]]))
+        x = self.decode16(join([maps[16], told[16]]))
         for stride, block in ((8, self.decode8), (4, self.decode4), (2, self.decode2)):
-            x = block(_join([_up(x), maps[stride], told[stride]]))
+            x = block(join([_up(x), maps[stride], told[stride]]))
         x = self.decode1(_up(self.reduce(x)) + maps[1])
         return (
             torch.cat([self.head(x), self.depth_head(x)], dim=1) if self.has_depth and depth else self.head(x)
@@ -307,12 +366,7 @@ def _up(x: Tensor) -> Tensor:
     return F.interpolate(x, scale_factor=2, mode="nearest")
 
 
-def _kernel(matrix: Tensor) -> Tensor:
-    """A matrix (out, in) as the weight of a 1x1 convolution."""
-    return matrix[:, :, None, None]
-
-
-def _join(maps: list[Tensor]) -> Tensor:
+def join(maps: list[Tensor]) -> Tensor:
     """Concatenate maps (N, C_i, H, W) over channels, in channels-last memory whatever theirs is.
 
     ``torch.cat`` falls back to the other layout when one of them has a single channel, and every convolution after it

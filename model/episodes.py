@@ -13,10 +13,15 @@ from torch import Generator, Tensor
 
 from model.corpus import Category
 from model.depth import instance_depth
-from model.synthetic import integer, noise, random_task, uniform
+from model.synthetic import integer, noise, uniform
+from model.tessellations import random_task
 
 PSEUDO_CLASSES = ("appearance", "superpixel")
 """Objects that nobody named: what looks alike in one real image, and one part of it."""
+
+
+SHOTS = (1, 2, 3, 3, 4, 4, 5, 5, 5)
+"""K is drawn from these."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -69,18 +74,19 @@ class EpisodeSampler:
     ----------
     corpus : classes to draw from; empty for synthetic episodes only
     size : side of the training crops in pixels, a multiple of 16
-    images_per_episode : K + Q; K is drawn from 1..5
+    images_per_episode : K + Q; K is drawn from `SHOTS`
+    alike : episodes that follow each other with the same K, so that they are computed as one batch
     mix : probability of a domain's episode ("micro", "sat", "natural"), of a synthetic one ("synthetic") and of each of
         `PSEUDO_CLASSES`
     """
 
     MIX: ClassVar[dict[str, float]] = {
-        "micro": 0.33,
-        "sat": 0.22,
-        "natural": 0.08,
-        "synthetic": 0.22,
-        "appearance": 0.12,
-        "superpixel": 0.03,
+        "micro": 0.26,
+        "sat": 0.17,
+        "natural": 0.09,
+        "synthetic": 0.34,
+        "appearance": 0.10,
+        "superpixel": 0.04,
     }
 
     def __init__(
@@ -91,6 +97,7 @@ class EpisodeSampler:
         images_per_episode: int = 8,
         seed: int = 0,
         mix: dict[str, float] | None = None,
+        alike: int = 1,
     ) -> None:
         wanted = mix or self.MIX
         self.by_domain: dict[str, list[Category]] = {}
@@ -116,11 +123,16 @@ class EpisodeSampler:
         self.size = size
         self.images_per_episode = images_per_episode
         self.seed = seed
+        self.alike = alike
+
+    def _shots(self, index: int) -> int:
+        g = torch.Generator().manual_seed((self.seed * 1_000_003 + index // self.alike + 2**40) % 2**63)
+        return SHOTS[integer(g, 0, len(SHOTS) - 1)]
 
     def __getitem__(self, index: int) -> Episode:
         g = torch.Generator().manual_seed((self.seed * 1_000_003 + index) % 2**63)
         kind = self.kinds[int(torch.multinomial(self.weights, 1, generator=g))]
-        shots = integer(g, 1, 5)
+        shots = self._shots(index)
         if kind == "synthetic":
             images, masks, depths, name = synthetic_pictures(self.images_per_episode, self.size, g)
         elif kind in PSEUDO_CLASSES:
@@ -188,6 +200,10 @@ def synthetic_pictures(n: int, size: int, g: Generator) -> tuple[Tensor, Tensor,
             drawing = task.draw(size, g)
         drawings.append(drawing)
     images = torch.stack([d.image for d in drawings]).clamp(0, 1)
+    if uniform(g, 0, 1) < 0.7:  # lenses are not as sharp as drawings
+        width = 3 if uniform(g, 0, 1) < 0.7 else 5
+        blurred = F.avg_pool2d(images, width, stride=1, padding=width // 2, count_include_pad=False)
+        images = torch.lerp(images, blurred, uniform(g, 0.3, 1.0))
     masks = torch.stack([d.mask for d in drawings])[:, None].float()
     known = [d.depth for d in drawings if d.depth is not None]
     depths = torch.stack(known)[:, None] if len(known) == len(drawings) else None

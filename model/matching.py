@@ -90,8 +90,7 @@ def select_keys(foreground: Tensor, background: Tensor, n_max: int) -> Tensor:
 def _evenly(indices: Tensor, n: int) -> Tensor:
     if n == len(indices):
         return indices
-    at = (torch.arange(n, device=indices.device, dtype=torch.float64) * (len(indices) / n)).long()
-    return indices[at]
+    return indices[torch.arange(n, device=indices.device) * len(indices) // n]
 
 
 def attend(queries: Tensor, keys: Tensor, values: Tensor, scale: Tensor) -> Tensor:

@@ -5,13 +5,13 @@ Modules around the network, so that data-parallel training sees one forward pass
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from model.compact import CompactNet
-from model.episodes import Episode
+from model.episode_batch import EpisodeBatch, answer_episodes
 from model.losses import cross_entropy, depth_loss, readout_loss, segmentation_loss, squared_error
 from model.metrics import mean_image_iou
 from model.relation import RelationNet
@@ -25,48 +25,29 @@ LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 
 class CompactObjective(nn.Module):
-    """Loss of a compact network: of its answers, its read-outs and the depth. All episodes are encoded as one batch."""
+    """Loss of a compact network: of its answers, its ridge regressions and the depth."""
 
     def __init__(self, net: CompactNet, loss: str) -> None:
         super().__init__()
         self.net = net
         self.loss = LOSSES[loss]
 
-    def forward(self, episodes: list[Episode]) -> tuple[Tensor, Tensor]:
+    def forward(self, batches: Sequence[EpisodeBatch]) -> tuple[Tensor, Tensor]:
         """Loss of the episodes, and the mean IoU of their queries: two scalars."""
-        net = self.net
-        images = torch.cat([e.images for e in episodes]).to(memory_format=torch.channels_last)
-        sizes = [n for e in episodes for n in (e.shots, len(e.images) - e.shots)]
-        maps = {
-            s: m.split(sizes) for s, m in net.encoder(images).items()
-        }  # views; their gradient is one concatenation
-        views = images.split(sizes)
-        told: list[dict[int, Tensor]] = []
-        extra = images.new_zeros(())
-        for i, e in enumerate(episodes):
-            sides = e.masks[: e.shots] * e.labelled, (1 - e.masks[: e.shots]) * e.labelled
-            pack = net.compile_maps(views[2 * i], {s: m[2 * i] for s, m in maps.items()}, *sides)
-            said = net.consult(views[2 * i + 1], {s: m[2 * i + 1] for s, m in maps.items()}, pack)
-            target = e.masks[e.shots :]
-            for s in (4, 8, 16):
-                extra = extra + 0.05 * readout_loss(said[s][:, -3:-2], target)
-            extra = extra + 0.1 * readout_loss(said[2][:, :1], target)
-            told.append(said)
-        logits = net.decode(
-            {s: torch.cat(m[1::2]) for s, m in maps.items()},
-            {s: torch.cat([t[s] for t in told]) for s in told[0]},
+        return _mean_over(batches, self._of_batch)
+
+    def _of_batch(self, batch: EpisodeBatch) -> tuple[Tensor, Tensor]:
+        logits, scores = answer_episodes(self.net, batch)
+        known = batch.has_depth.float()[:, None, None, None, None].expand_as(batch.masks[:, batch.shots :])
+        target, true, known = (
+            maps.flatten(0, 1).float()
+            for maps in (batch.masks[:, batch.shots :], batch.depths[:, batch.shots :] / 255, known)
         )
-        target = torch.cat([e.masks[e.shots :] for e in episodes])
-        loss = self.loss(logits[:, :1], target) + extra / len(episodes)
-        if net.has_depth:
-            shares = logits[:, 1:].split(sizes[1::2])
-            told_apart = [
-                (d, e.depths[e.shots :])
-                for d, e in zip(shares, episodes, strict=True)
-                if e.depths is not None
-            ]
-            for depth, true in told_apart:
-                loss = loss + depth_loss(depth, true) / len(episodes)
+        loss = self.loss(logits[:, :1], target)
+        for score in scores.values():
+            loss = loss + 0.05 * readout_loss(score, target)
+        if self.net.has_depth:
+            loss = loss + depth_loss(logits[:, 1:], true, known) * known.mean()
         return loss, _iou(logits[:, :1], target)
 
 
@@ -82,10 +63,13 @@ class RelationObjective(nn.Module):
         self.net = net
         self.loss = LOSSES[loss]
 
-    def forward(self, episodes: list[Episode]) -> tuple[Tensor, Tensor]:
+    def forward(self, batches: Sequence[EpisodeBatch]) -> tuple[Tensor, Tensor]:
         """Loss of the episodes, and the mean IoU of their queries: two scalars."""
+        return _mean_over(batches, self._of_batch)
+
+    def _of_batch(self, batch: EpisodeBatch) -> tuple[Tensor, Tensor]:
         losses, ious = [], []
-        for e in episodes:
+        for e in batch.episodes():
             known = torch.zeros_like(e.masks)  # a query's mask is not told
             known[: e.shots] = e.masks[: e.shots] * e.labelled
             pairs = torch.cat([e.images, known], dim=1).to(memory_format=torch.channels_last)
@@ -96,6 +80,16 @@ class RelationObjective(nn.Module):
             losses.append(self.loss(logits, target))
             ious.append(_iou(logits, target))
         return torch.stack(losses).mean(), torch.stack(ious).mean()
+
+
+def _mean_over(
+    batches: Sequence[EpisodeBatch], each: Callable[[EpisodeBatch], tuple[Tensor, Tensor]]
+) -> tuple[Tensor, Tensor]:
+    """Mean loss and IoU over all episodes."""
+    total = sum(len(batch) for batch in batches)
+    shares = [torch.stack(each(batch)) * (len(batch) / total) for batch in batches]
+    loss, iou = torch.stack(shares).sum(0)
+    return loss, iou
 
 
 def objective_of(net: CompactNet | RelationNet, loss: str) -> CompactObjective | RelationObjective:

@@ -50,9 +50,9 @@ class TrainConfig:
     crop: int = 112
     augmented: bool = True
     learning_rate: float = 2e-3
-    weight_decay: float = 1e-3
+    weight_decay: float = 5e-3
     halve_every: int | None = None
-    warmup: int = 100
+    warmup: int = 300
     clip: float | None = 1.0
     clip_parts: bool = False
     average: float | None = 0.998
@@ -136,6 +136,7 @@ def episode_source(config: TrainConfig, corpus: list[Category], seed: int) -> Ep
             size=config.crop,
             images_per_episode=config.images_per_episode,
             seed=seed,
+            alike=config.episodes_per_step,
         )
     return PaperEpisodes(corpus, size=config.crop, queries=config.images_per_episode - 5, seed=seed)
 

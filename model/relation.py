@@ -109,6 +109,7 @@ class RelationNet(nn.Module):
 
     def encode_queries(self, images: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         """What of the queries does not depend on the support: once per batch, for any number of packs."""
+        images = images.to(self.head.weight.dtype)
         zeros = images.new_zeros(len(images), 1, *images.shape[2:])
         encoded: tuple[Tensor, tuple[Tensor, ...]] = self.encoder(torch.cat([images, zeros], dim=1))
         return encoded

@@ -18,12 +18,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.adapt import AdaptConfig, adapt
-from model.compact import CompactNet
+from model.compact import CompactNet, CompactPack
 from model.corpus import PATCH
 from model.depth import instance_depth
 from model.devices import computes_bfloat16, default_device
 from model.networks import RELATION, build_network
-from model.texture import LIMIT, TexturePack, fit_texture, texture_logits, texture_statistics
+from model.texture import TexturePack
 from model.weights import SHIPPED, WeightsError, checksum, load_weights
 
 IGNORE = 255
@@ -41,10 +41,10 @@ class SupportFeatures:
     packs : what the network needs of the support set, in float32, for each class
     shots : K
     digest : hash of the support set, of the weights that encoded it, and of how they were adapted to it
-    weights : the network's weights, adapted to the support set; None for those that the segmenter has
+    weights : the network's weights, settled on the support set (`CompactNet.settle`) or fine-tuned too; None for those
+        that the segmenter has
     side : what the network is shown a tile of 224 px as, px; more than 224: objects enlarged
-    textures : a pixel classifier of each class (`model.texture`); empty for none
-    texture_share : part of a pixel's logit that is the classifier's, 0 to 1
+    texture_share : part of a pixel's logit that is the pixel classifier's own, 0 to 1
     """
 
     packs: tuple[Any, ...]
@@ -52,13 +52,17 @@ class SupportFeatures:
     digest: str
     weights: dict[str, Tensor] | None = None
     side: int = PATCH
-    textures: tuple[TexturePack, ...] = ()
     texture_share: float = 0.0
 
     @property
     def n_classes(self) -> int:
         """C."""
         return len(self.packs)
+
+    @property
+    def textures(self) -> tuple[TexturePack, ...]:
+        """The pixel classifier of each class; none where the network has none."""
+        return tuple(pack.texture for pack in self.packs if isinstance(pack, CompactPack))
 
 
 class Segmenter:
@@ -127,10 +131,11 @@ class Segmenter:
             labelled for all classes, (C, K, 224, 224): for each class 0 not of it, 1 of it, 255 not known.
         instances : (K, 224, 224) int, 0 background: objects that are told apart, for the adaptation of the depth
         adaptation : fine-tune the network on the support set first; None: take it as it is
-        weights : adapted weights of an earlier call (`SupportFeatures.weights`), to compile with
+        weights : weights of an earlier call (`SupportFeatures.weights`), to compile with
         side : multiple of 32; patches and tiles are shrunk or enlarged to it from 224 px before the network sees them
-        texture_share : part of the answer that a pixel classifier of the patches gives; at 1 the network has no say
-        textures : the classifiers of an earlier call (`SupportFeatures.textures`), instead of fitting new ones
+        texture_share : part of the answer that the pixel classifier gives by itself; at 1 the network has no say
+        textures : the pixel classifiers of an earlier call with the same patches (`SupportFeatures.textures`), instead
+            of fitting new ones
         """
         if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8:
             raise ValueError(
@@ -142,53 +147,51 @@ class Segmenter:
             raise ValueError(f"side {side} is not a multiple of 32; use 160, 224 or 320")
         x = self._tensor(images).float() / 255
         y = torch.from_numpy(np.ascontiguousarray(labels_by_class(labels))).to(self.device)
-        if texture_share and not textures:
-            textures = [fit_texture(x, of_class) for of_class in y]
         x = _scaled(x, side)
         y = F.interpolate(y, size=x.shape[-2:], mode="nearest-exact")
-        network, adapted = self._exact, None
-        if adaptation is not None:
-            network = self._adapt(x, y, instances, adaptation)
-        elif weights is not None:
+        network = self._exact
+        if weights is not None:
             network = self._with({name: torch.as_tensor(value) for name, value in weights.items()})
-        digest = hashlib.sha256(f"{self.weights_digest} {side}".encode())
+        elif isinstance(network, CompactNet):
+            network = network.settle(x)
+        if adaptation is not None:
+            network = self._adapt(network, x, y, instances, adaptation)
+        digest, state = hashlib.sha256(f"{self.weights_digest} {side} {texture_share}".encode()), None
         if network is not self._exact:
-            adapted = {name: tensor.cpu() for name, tensor in network.state_dict().items()}
-            for tensor in adapted.values():
-                digest.update(tensor.contiguous().numpy().tobytes())
-        if texture_share:
-            textures = [pack.to("cpu") for pack in textures]
-            digest.update(f"texture {texture_share}".encode())
-            for tensor in (tensor for pack in textures for tensor in pack.tensors().values()):
+            state = {name: tensor.cpu() for name, tensor in network.state_dict().items()}
+            for tensor in state.values():
                 digest.update(tensor.contiguous().numpy().tobytes())
         for array in (images, labels):
             digest.update(np.ascontiguousarray(array).tobytes())
+        fitted = [{"texture": pack.to(self.device)} for pack in textures] or [{}] * len(y)
         with torch.inference_mode():
             packs = [
-                network.compile_support(x, (of_class == 1).float(), (of_class == 0).float())  # type: ignore[operator]
-                for of_class in y[:, :, None]
+                network.compile_support(x, (of_class == 1).float(), (of_class == 0).float(), **known)  # type: ignore[operator]
+                for of_class, known in zip(y[:, :, None], fitted, strict=True)
             ]
-        return SupportFeatures(
-            tuple(pack.to(device="cpu") for pack in packs),
-            len(images),
-            digest.hexdigest(),
-            adapted,
-            side,
-            tuple(textures) if texture_share else (),
-            texture_share,
-        )
+        packs = [pack.to(device="cpu") for pack in packs]
+        for pack in packs:
+            if isinstance(pack, CompactPack):
+                for tensor in pack.texture.tensors().values():
+                    digest.update(tensor.contiguous().numpy().tobytes())
+        return SupportFeatures(tuple(packs), len(images), digest.hexdigest(), state, side, texture_share)
 
     def _adapt(
-        self, images: Tensor, labels: Tensor, instances: np.ndarray | None, adaptation: AdaptConfig
+        self,
+        network: nn.Module,
+        images: Tensor,
+        labels: Tensor,
+        instances: np.ndarray | None,
+        adaptation: AdaptConfig,
     ) -> CompactNet:
-        if not isinstance(self._exact, CompactNet):
+        if not isinstance(network, CompactNet):
             raise ValueError(f"model {self.name!r} is not adapted; leave the adaptation out, or use compact")
         depths = None
         if instances is not None:
             depths = torch.from_numpy(np.stack([instance_depth(i) for i in instances])).to(self.device) / 255
             depths = F.interpolate(depths[None], size=labels.shape[-2:], mode="bilinear")[0]
         bf16 = self.dtype == torch.bfloat16
-        return adapt(self._exact, images, labels, depths, adaptation, bf16=bf16)
+        return adapt(network, images, labels, depths, adaptation, bf16=bf16)
 
     def _with(self, weights: Mapping[str, Tensor]) -> nn.Module:
         """A copy of the network with other weights."""
@@ -244,26 +247,13 @@ class Segmenter:
         self, x: Tensor, network: nn.Module, features: SupportFeatures, depth: bool
     ) -> Iterator[Tensor]:
         """Logits of each class, (N, 1 or 2, H, W) float32, from tiles (N, 3, H, W) uint8."""
-        size, share = x.shape[-2:], features.texture_share
-        if share:
-            statistics = texture_statistics(x.float() / 255)
-        if share < 1 or depth:
-            queries = network.encode_queries(_scaled(x.to(self.dtype) / 255, features.side))  # type: ignore[operator]
-            asked = {"depth": depth} if self.has_depth else {}
-        for c, pack in enumerate(features.packs):
-            texture = None
-            if share:
-                texture = texture_logits(statistics, features.textures[c], self.dtype)
-                texture = F.interpolate(texture, size=size, mode="bilinear")
-                if share == 1 and not depth:
-                    yield texture
-                    continue
+        queries = network.encode_queries(_scaled(x.float() / 255, features.side))  # type: ignore[operator]
+        asked: dict[str, Any] = {"depth": depth} if self.has_depth else {}
+        if features.texture_share:
+            asked["texture_share"] = features.texture_share
+        for pack in features.packs:
             logits = network.answer(queries, pack, **asked).float()  # type: ignore[operator]
-            logits = F.interpolate(logits, size=size, mode="bilinear")  # of the same size: a copy
-            if texture is not None:
-                said = logits[:, :1].clamp(-LIMIT, LIMIT)
-                logits[:, :1] = (1 - share) * said + share * texture
-            yield logits
+            yield F.interpolate(logits, size=x.shape[-2:], mode="bilinear")  # of the same size: a copy
 
     def _tensor(self, images: np.ndarray) -> Tensor:
         """(N, H, W, 3) uint8 -> (N, 3, H, W) uint8 on the device, in channels-last memory: no copy on a CPU."""
@@ -277,8 +267,7 @@ class Segmenter:
             if features.weights is not None:
                 network = self._faster(self._with(features.weights))
             packs = tuple(pack.to(device=self.device, dtype=self.dtype) for pack in features.packs)
-            textures = tuple(pack.to(self.device) for pack in features.textures)
-            self._ready = ready = network, replace(features, packs=packs, textures=textures)
+            self._ready = ready = network, replace(features, packs=packs)
         return ready
 
 
@@ -287,8 +276,8 @@ def _scaled(images: Tensor, side: int) -> Tensor:
     if side == PATCH:
         return images
     size = [max(1, round(n * side / PATCH / 32)) * 32 for n in images.shape[-2:]]
-    scaled = F.interpolate(images.float(), size=size, mode="bilinear", antialias=True)
-    return scaled.to(images.dtype).contiguous(memory_format=torch.channels_last)
+    scaled = F.interpolate(images, size=size, mode="bilinear", antialias=True)
+    return scaled.contiguous(memory_format=torch.channels_last)
 
 
 def labels_by_class(labels: np.ndarray) -> np.ndarray:

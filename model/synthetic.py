@@ -1,6 +1,6 @@
 """Synthetic episodes, made on the fly: tasks that no corpus has, so that a network learns to look at the support set.
 
-Three generators make a picture with a label map; what is shared by an episode (colours, textures, which label is the
+Generators make a picture with a label map; what is shared by an episode (colours, textures, which label is the
 object) is drawn once, what changes from picture to picture (shapes, positions, jitter, noise) every time.
 
 - `LabelField`: smooth noise fields compete for every pixel; one label is the object (the recipe of UniverSeg [1]_).
@@ -81,10 +81,10 @@ class Material:
     grain: float
 
     @staticmethod
-    def random(generator: Generator, near: Tensor | None = None) -> Material:
+    def random(generator: Generator, near: Tensor | None = None, distance: float = 0.18) -> Material:
         colour = torch.rand(3, generator=generator)
         if near is not None:  # a look-alike: told apart by a small difference of colour, or by texture
-            colour = (near + 0.18 * torch.randn(3, generator=generator)).clamp(0, 1)
+            colour = (near + distance * torch.randn(3, generator=generator)).clamp(0, 1)
         grey = torch.ones(3)
         tint = torch.lerp(grey, torch.randn(3, generator=generator), 0.4)
         return Material(
@@ -101,6 +101,21 @@ class Material:
         texture = texture + self.grain * torch.randn(size, size, generator=generator)
         shift = 0.025 * torch.randn(3, generator=generator)
         return (self.colour + shift)[:, None, None] + self.tint[:, None, None] * texture
+
+
+STAINS = {"haematoxylin": (0.65, 0.70, 0.29), "eosin": (0.07, 0.99, 0.11), "dab": (0.27, 0.57, 0.78)}
+"""Optical density in red, green and blue (Ruifrok and Johnston, 2001)."""
+
+
+def stained(
+    generator: Generator, blue: tuple[float, float], other: str, amount: tuple[float, float]
+) -> Tensor:
+    """The colour (3,) of tissue with so much haematoxylin and so much of another stain, from ranges."""
+    density = torch.zeros(3)
+    for stain, (low, high) in (("haematoxylin", blue), (other, amount)):
+        vector = torch.tensor(STAINS[stain]) * (1 + 0.15 * torch.randn(3, generator=generator))
+        density = density + uniform(generator, low, high) * vector.clamp_min(0)
+    return torch.exp(-density).clamp(0, 1)
 
 
 class LabelField:
@@ -138,11 +153,19 @@ class Blobs:
         if uniform(generator, 0, 1) < 0.25:
             background = background * 0.15  # fluorescence: nearly black
         n_kinds = integer(generator, 1, 3)
-        self.background = [Material.random(generator, background) for _ in range(integer(generator, 1, 3))]
+        n_grounds = integer(generator, 1, 3)
+        self.background = [Material.random(generator, background) for _ in range(n_grounds)]
         self.kinds = [
             Material.random(generator, background if uniform(generator, 0, 1) < 0.75 else None)
             for _ in range(n_kinds)
         ]
+        if uniform(generator, 0, 1) < 0.35:  # a section, its nuclei blue or, some of them, brown
+            other = "eosin" if uniform(generator, 0, 1) < 0.7 else "dab"
+            amount = (0.1, 0.9) if other == "eosin" else (0.0, 0.3)
+            grounds = [stained(generator, (0.0, 0.35), other, amount) for _ in range(n_grounds)]
+            nuclei = [stained(generator, (0.4, 1.5), other, (0.0, 0.9)) for _ in range(n_kinds)]
+            self.background = [Material.random(generator, colour, 0.02) for colour in grounds]
+            self.kinds = [Material.random(generator, colour, 0.02) for colour in nuclei]
         self.radii = [2.0 ** uniform(generator, 1.6, 4.3) for _ in range(n_kinds)]
         self.elongation = [uniform(generator, 1.0, 2.6) for _ in range(n_kinds)]
         self.density = [uniform(generator, 0.25, 0.95) for _ in range(n_kinds)]
@@ -253,11 +276,3 @@ class Rivers:
         if self.islands > 0.5:
             mask &= noise(1, size, max(4.0, self.width), generator)[0] < 1.6
         return Drawing(torch.where(mask, self.water.paint(size, generator), image), mask)
-
-
-def random_task(generator: Generator) -> Task:
-    """A task of one of the three generators."""
-    kind = uniform(generator, 0, 1)
-    if kind < 0.4:
-        return Blobs(generator)
-    return LabelField(generator) if kind < 0.75 else Rivers(generator)

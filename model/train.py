@@ -19,7 +19,8 @@ from model import ranks
 from model.compact import CompactNet
 from model.corpus import Category
 from model.devices import computes_bfloat16, default_device
-from model.episodes import Episode, EpisodeSource
+from model.episode_batch import EpisodeBatch
+from model.episodes import EpisodeSource
 from model.imagenet import load_imagenet
 from model.journal import Journal
 from model.networks import RELATION, build_network, start_from
@@ -103,15 +104,15 @@ class _State:
         self.step, self.best = saved["step"], saved["best"]
 
 
-class _Steps(torch.utils.data.Dataset[list[Episode]]):
+class _Steps(torch.utils.data.Dataset[list[EpisodeBatch]]):
     """The episodes of each step that are this rank's."""
 
     def __init__(self, source: EpisodeSource, per_step: int, rank: int, n_ranks: int) -> None:
         self.source, self.per_step = source, per_step
         self.own = range(rank, per_step, n_ranks)
 
-    def __getitem__(self, step: int) -> list[Episode]:
-        return [self.source[step * self.per_step + i] for i in self.own]
+    def __getitem__(self, step: int) -> list[EpisodeBatch]:
+        return EpisodeBatch.grouped([self.source[step * self.per_step + i] for i in self.own])
 
 
 def train(
@@ -173,11 +174,11 @@ def train(
             journal = stack.enter_context(Journal(out, state.step, config.steps))
         began, sums, n = time.perf_counter(), torch.zeros(3, device=device), 0
         state.net.train()
-        for episodes in _episodes(source, config, state.step, options):
+        for batches in _batches(source, config, state.step, options):
             if on_step is not None:
                 on_step(state.step)
             with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
-                loss, iou = objective([e.to(device) for e in episodes])
+                loss, iou = objective([batch.to(device) for batch in batches])
             state.optimiser.zero_grad(set_to_none=True)
             loss.backward()
             norm = clip_gradients(config, state.net)
@@ -253,9 +254,9 @@ def _examine(
     return {} if score is None else {"validation_iou": score}
 
 
-def _episodes(
+def _batches(
     source: EpisodeSource, config: TrainConfig, start: int, options: RunOptions
-) -> Iterator[list[Episode]]:
+) -> Iterator[list[EpisodeBatch]]:
     loader = torch.utils.data.DataLoader(
         _Steps(source, config.episodes_per_step, ranks.rank(), ranks.n_ranks()),
         batch_size=None,

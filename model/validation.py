@@ -97,6 +97,8 @@ def answer(net: CompactNet | RelationNet, episode: Episode, device: torch.device
     e = episode.to(device)
     images = e.images.to(memory_format=torch.channels_last)
     truth = e.masks[: e.shots]
+    if isinstance(net, CompactNet):
+        net = net.settle(images[: e.shots])
     pack = net.compile_support(images[: e.shots], truth * e.labelled, (1 - truth) * e.labelled)
     with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
         logits = net(images[e.shots :], pack)

@@ -35,11 +35,11 @@ GOOD_ENOUGH = 0.95
 WORTH_SCALING = 0.015
 """Gain in mean IoU of left-out patches from which on another scale is taken: five patches tell no less."""
 
-TEXTURE_SHARES = (0.25, 0.5, 0.75)
-"""Parts of the answer that a pixel classifier may have beside the network."""
+TEXTURE_SHARES = (0.25, 0.5)
+"""Parts of the answer that the pixel classifier may have by itself, which otherwise only informs the network."""
 
 WORTH_TEXTURE = 0.002
-"""Likewise for the classifier, which takes a quarter of the network's time once more."""
+"""Likewise for these."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ class Approach:
     ----------
     side : what the network is shown 224 px as
     adaptation : how it is fine-tuned first; None: not at all
-    texture_share : part of the answer that a pixel classifier gives (`model.texture`)
+    texture_share : part of the answer that the pixel classifier gives by itself (`model.texture`)
     """
 
     side: int = PATCH
@@ -78,7 +78,7 @@ class Fit:
     left_out : of each class (K, H, W), every patch predicted without itself, as `calibrate.predict_left_out` gives it
     depths : likewise how deep in its object each pixel is; None where that was not asked
     side, steps, texture_share : of the way that was kept: scale, optimiser steps (0: not fine-tuned), and the pixel
-        classifier's part of the answer
+        classifier's own part of the answer
     plain, kept : mean IoU of the left-out patches with the network as it is, and in the way that was kept; None where
         no patch can be left out
     """
@@ -155,6 +155,7 @@ class _Trials:
     Attributes
     ----------
     tuned : weights that were fine-tuned on all of it, by the approach that says how
+    textures : pixel classifiers by scale, patches and classes: they do not depend on the network
     """
 
     model: Model
@@ -163,6 +164,7 @@ class _Trials:
     instances: np.ndarray | None
     depth: bool
     tuned: dict[Approach, Any] = field(default_factory=dict)
+    textures: dict[tuple[int, bytes, tuple[int, ...]], Any] = field(default_factory=dict)
 
     def encode_all(self, approach: Approach) -> Any:
         """All of it, for the job."""
@@ -174,8 +176,11 @@ class _Trials:
     ) -> Any:
         """Some patches and classes of it, with weights that are fine-tuned already, or fine-tuned here."""
         chosen = told(self.labels[classes][:, patches])
+        known = approach.side, patches.tobytes(), tuple(classes)
         if approach == Approach():
-            return self.model.encode(self.images[patches], chosen)
+            features = self.model.encode(self.images[patches], chosen)
+            self.textures[known] = getattr(features, "textures", ())
+            return features
         began = time.perf_counter()
         objects = None if self.instances is None else self.instances[patches]
         options: dict[str, Any] = {"side": approach.side}
@@ -183,8 +188,11 @@ class _Trials:
             options["weights"] = weights
         if approach.texture_share:
             options["texture_share"] = approach.texture_share
+        if textures := self.textures.get(known):
+            options["textures"] = textures
         adaptation = approach.adaptation if weights is None else None
         features = self.model.encode(self.images[patches], chosen, objects, adaptation, **options)  # type: ignore[call-arg]
+        self.textures[known] = getattr(features, "textures", ())
         if adaptation:  # what a user waits for: the other ways take seconds
             what = f"{len(patches)} of {len(self.images)} patches"
             log.info("%s on %s, %.0f s", approach, what, time.perf_counter() - began)
@@ -228,7 +236,7 @@ class _Trials:
                 networks.append(self.of(tuned))
             self.tuned[tuned] = whole.result().weights
             best = max(networks, key=lambda trial: trial.iou)
-        texture = self.of(Approach(texture_share=1.0), depth=False)
+        texture = self.of(Approach(networks[0].approach.side, texture_share=1.0), depth=False)
         mixtures = [self.mixed(n, texture, share) for n in networks for share in TEXTURE_SHARES]
         mixture = max(mixtures, key=lambda trial: trial.iou)
         return mixture if mixture.iou > best.iou + WORTH_TEXTURE else best
@@ -305,7 +313,9 @@ def from_arrays(
         options["side"] = int(side)
     if texture_share:
         options["texture_share"] = texture_share
-        options["textures"] = [TexturePack.of(_under(arrays, f"texture.{c}.")) for c in range(len(labels))]
+    textures = [_under(arrays, f"texture.{c}.") for c in range(len(labels))]
+    if all(textures):
+        options["textures"] = [TexturePack.of(texture) for texture in textures]
     features = model.encode(images, told(labels), **options)
     scores = [None if np.isnan(score) else score for score in (plain, kept)]
     nothing: list[np.ndarray | None] = [None] * len(labels)

@@ -16,6 +16,7 @@ from model.losses import segmentation_loss
 from model.metrics import mean_image_iou
 from model.segmenter import load_segmenter
 from model.synthetic import Blobs
+from model.texture import QUICK_BATCH, QUICK_STEPS, fit_texture
 
 QUICK = AdaptConfig(steps=12, views=2, size=64)
 
@@ -40,23 +41,27 @@ def shipped() -> CompactNet:
 def iou_of_others(network: CompactNet, images: torch.Tensor, labels: torch.Tensor) -> float:
     """Mean IoU of all patches but the first three, with these as support."""
     truth = labels[:3, None].float()
+    texture = fit_texture(images[:3], truth, 1 - truth, steps=QUICK_STEPS, batch=QUICK_BATCH)
     with torch.inference_mode():
-        pack = network.compile_support(images[:3], truth, 1 - truth)
+        pack = network.compile_support(images[:3], truth, 1 - truth, texture)
         found = network(images[3:], pack)[:, :1] > 0
     return float(mean_image_iou(found, labels[3:, None] > 0))
 
 
 def test_an_adapted_network_segments_other_patches_of_a_hard_task_better() -> None:
-    network = shipped()
-    tasks = [patches(6, 64, seed) for seed in range(30)]
-    hard = [task for task in tasks if iou_of_others(network, *task) < 0.7][:3]
-    assert len(hard) == 3
-    before = [iou_of_others(network, *task) for task in hard]
-    config = AdaptConfig(steps=40, views=2, size=64)
-    after = [
-        iou_of_others(adapt(network, images[:3], labels[None, :3], None, config, bf16=False), images, labels)
-        for images, labels in hard
+    tasks = [patches(6, 64, seed) for seed in range(20)]
+    tried = [
+        (iou_of_others(shipped().settle(images[:3]), images, labels), images, labels)
+        for images, labels in tasks
     ]
+    hard = sorted(tried, key=lambda task: task[0])[:2]
+    before = [iou for iou, _, _ in hard]
+    config = AdaptConfig(steps=40, views=2, size=64)
+    after = []
+    for _, images, labels in hard:
+        network = shipped().settle(images[:3])
+        tuned = adapt(network, images[:3], labels[None, :3], None, config, bf16=False)
+        after.append(iou_of_others(tuned, images, labels))
     assert np.mean(after) > np.mean(before) + 0.02, (before, after)
 
 
@@ -127,8 +132,9 @@ def test_a_tile_may_be_shown_to_the_network_larger_or_smaller() -> None:
     segmenter = load_segmenter(device="cpu", dtype=torch.float32)
     by_hand = F.interpolate(images[:1], size=(320, 320), mode="bilinear", antialias=True)
     shown = []
-    segmenter._fast.encoder.register_forward_pre_hook(lambda _, inputs: shown.append(inputs[0]))
     features = segmenter.encode(pictures, labels.numpy(), side=320)
+    network, _ = segmenter._prepared(features)
+    network.encoder.register_forward_pre_hook(lambda _, inputs: shown.append(inputs[0]))  # type: ignore[union-attr]
     found = segmenter.predict(pictures[:1], features)
     assert found.shape == (1, 1, 224, 224)
     assert shown[-1].shape[-2:] == (320, 320)

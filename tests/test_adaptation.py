@@ -98,13 +98,7 @@ def test_no_patch_is_predicted_by_itself_however_many_there_are(k: int) -> None:
         ({"scaled": 0.1}, 0, 320, 0.0),
         ({"scaled": 0.396}, 0, 224, 0.0),  # hardly better: another scale is not worth it
         ({"scaled": 0.2, "tuned": 0.1}, 68, 320, 0.0),
-        ({"texture": 0.1}, 0, 224, 0.75),
-        (
-            {"texture": 0.1, "tuned": 0.2},
-            0,
-            224,
-            0.75,
-        ),  # the network has no say at this share: the plain one is taken
+        ({"texture": 0.1}, 0, 224, 0.5),
         ({"texture": 0.2, "tuned": 0.1}, 68, 224, 0.0),
         ({"texture": 0.398}, 0, 224, 0.0),  # hardly better: it is not worth its time
         ({"plain": 0.01, "scaled": 0.0, "tuned": 0.0, "texture": 0.0}, 0, 224, 0.0),  # good enough as it is

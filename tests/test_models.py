@@ -168,8 +168,9 @@ def test_three_classes_are_three_runs_over_one_encoding(segmenter: Segmenter) ->
     classes[:, :, 200:] = 255
     features = segmenter.encode(images, classes)
     assert features.n_classes == 3
+    network, _ = segmenter._prepared(features)
     encoded = []
-    with segmenter._fast.encoder.register_forward_pre_hook(lambda _, x: encoded.append(len(x[0]))):  # type: ignore[union-attr]
+    with network.encoder.register_forward_pre_hook(lambda _, x: encoded.append(len(x[0]))):  # type: ignore[union-attr]
         together = segmenter.predict(images, features)
     assert together.shape == (5, 3, 224, 224)
     assert encoded == [4, 4]  # 5 tiles in batches of 4

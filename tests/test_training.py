@@ -19,6 +19,7 @@ from benchmarks import training_speed
 from model import imagenet
 from model.corpus import Category, load_corpus
 from model.encoders import ENCODERS
+from model.episode_batch import EpisodeBatch
 from model.episodes import EpisodeSampler
 from model.networks import build_network
 from model.objectives import RelationObjective
@@ -26,7 +27,8 @@ from model.paper_episodes import PaperEpisodes
 from model.protocol import some_episodes
 from model.recipes import TrainConfig, clip_gradients, optimiser_of, recipe, schedule_of
 from model.segmenter import load_segmenter
-from model.synthetic import Blobs, LabelField, Rivers, random_task
+from model.synthetic import Blobs, LabelField, Rivers
+from model.tessellations import Cells, Parcels, random_task
 from model.train import RunOptions, train
 from model.training_job import TrainingJob
 from model.validation import ValidationClasses
@@ -62,7 +64,7 @@ def test_episode_i_is_the_same_in_every_run(tmp_path: Path) -> None:
     assert not torch.equal(c.images, EpisodeSampler(corpus, size=64, seed=5)[0].images)
 
 
-@pytest.mark.parametrize("kind", [Blobs, LabelField, Rivers])
+@pytest.mark.parametrize("kind", [Blobs, LabelField, Rivers, Cells, Parcels])
 def test_synthetic_tasks_share_their_look_and_differ_in_shape(kind: type) -> None:
     generator = torch.Generator().manual_seed(2)
     task = kind(generator)
@@ -75,7 +77,7 @@ def test_synthetic_tasks_share_their_look_and_differ_in_shape(kind: type) -> Non
 
 def test_all_generators_are_drawn() -> None:
     generator = torch.Generator().manual_seed(0)
-    assert {type(random_task(generator)) for _ in range(40)} == {Blobs, LabelField, Rivers}
+    assert {type(random_task(generator)) for _ in range(60)} == {Blobs, LabelField, Rivers, Cells, Parcels}
 
 
 QUICK = TrainConfig(steps=4, episodes_per_step=1, crop=32, warmup=2, bf16=False, learning_rate=1e-3)
@@ -217,7 +219,7 @@ def test_real_classes_of_unknown_domains_keep_their_part_of_the_episodes() -> No
     animals = [replace(one_class()[0], domain="Animals")]
     sampler = EpisodeSampler(animals, size=32)
     part = dict(zip(sampler.kinds, (sampler.weights / sampler.weights.sum()).tolist(), strict=True))
-    assert part == pytest.approx({"natural": 0.63, "synthetic": 0.22, "appearance": 0.12, "superpixel": 0.03})
+    assert part == pytest.approx({"natural": 0.52, "synthetic": 0.34, "appearance": 0.10, "superpixel": 0.04})
 
 
 @pytest.mark.parametrize("variant", ["paper", "released"])
@@ -225,10 +227,10 @@ def test_loss_of_a_relation_network_is_that_of_its_answers(variant: str) -> None
     """An episode at once, as training has it, gives what the network says with a compiled support set."""
     torch.manual_seed(0)
     net = slim.relation_network(variant).eval()
-    episodes = [EpisodeSampler([], size=64, seed=3)[i] for i in range(3)]
-    loss, _ = RelationObjective(net, "bce")(episodes)
+    batches = EpisodeBatch.grouped([EpisodeSampler([], size=64, seed=3)[i] for i in range(3)])
+    loss, _ = RelationObjective(net, "bce")(batches)
     losses = []
-    for e in episodes:
+    for e in (e for batch in batches for e in batch.episodes()):
         support = e.masks[: e.shots] * e.labelled
         pack = net.compile_support(e.images[: e.shots], support, 1 - support)
         probability = torch.sigmoid(net(e.images[e.shots :], pack))
