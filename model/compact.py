@@ -39,7 +39,7 @@ TEXTURE_SCALE = 3.0
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CompactPack:
-    """What `CompactNet` keeps of a support set: about 100,000 numbers for any number of shots."""
+    """What `CompactNet` keeps of a support set: about 140,000 numbers for any number of shots."""
 
     keys: dict[int, Tensor]  # stride -> (M, D) L2-normalised
     values: dict[int, Tensor]  # stride -> (M, N_VALUES)
