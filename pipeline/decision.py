@@ -98,7 +98,7 @@ def decide(plan: Plan, model: calibrate.Model, work: WorkDir, fits: Fits | None 
     left_out, thresholds = fitted.left_out, []
     for probabilities, labels in zip(left_out, support.labels_by_class, strict=True):
         if config.threshold is None and probabilities is not None:
-            thresholds.append(calibrate.best_threshold(probabilities, labels))
+            thresholds.append(calibrate.careful_threshold(probabilities, labels))
         else:
             thresholds.append(0.5 if config.threshold is None else config.threshold)
     settled = _settled(left_out, thresholds)

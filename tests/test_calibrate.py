@@ -1,0 +1,29 @@
+"""What five patches say of the threshold is taken, and not taken too far."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from pipeline.calibrate import best_threshold, careful_threshold, judged
+
+
+@pytest.mark.parametrize("level", [0.15, 0.3, 0.5, 0.7, 0.85])
+def test_half_of_the_way_to_the_best_threshold_is_gone(level: float) -> None:
+    """Objects end where the probability crosses a level: that is the best threshold."""
+    ramp = np.linspace(0, 1, 128, dtype=np.float32)[None, None].repeat(3, 0).repeat(128, 1)
+    labels = (ramp >= level).astype(np.uint8)
+    assert best_threshold(ramp, labels) == pytest.approx(level, abs=0.051)
+    chosen = careful_threshold(ramp, labels)
+    assert chosen == pytest.approx((0.5 + best_threshold(ramp, labels)) / 2, abs=1e-3)
+    loo = judged(ramp, labels)
+    assert loo is not None
+    assert loo.threshold == chosen  # and the promise is for that one
+    assert judged(ramp, labels, 0.4).threshold == 0.4  # type: ignore[union-attr]
+    assert judged(None, labels) is None
+
+
+def test_among_equal_thresholds_the_middle_is_taken() -> None:
+    labels = np.zeros((2, 64, 64), np.uint8)
+    labels[:, 20:40] = 1
+    assert careful_threshold(np.where(labels == 1, 0.95, 0.05).astype(np.float32), labels) == 0.5
