@@ -64,7 +64,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         default=300,
         metavar="SECONDS",
         help="of one core, about, to adapt to the support set: fine-tuning, a pixel classifier, kept if they help "
-        "(default 300; 30: no fine-tuning; 0: nothing); on processors without bfloat16 it takes twice that",
+        "(default 300; 30: no fine-tuning; 0: nothing); processors without bfloat16 take two to three times that",
     )
     add("--threshold", type=float, help="probability that is object (default: chosen by leave-one-out)")
     add(

@@ -25,7 +25,7 @@ from model.texture import QUICK_BATCH, QUICK_STEPS, TexturePack, fit_texture
 
 SECONDS_PER_STEP = 0.25
 """Of one step on one core of a server CPU in bfloat16: what a user's seconds are turned into steps by. Without bfloat16
-a step takes twice as long, and so does what was asked for: the number of steps does not depend on the machine."""
+a step takes two to three times as long, and so does what was asked for: the number of steps is that of any machine."""
 
 MOST_GROUPS = 6
 

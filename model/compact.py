@@ -110,40 +110,26 @@ class TaskNorm(nn.BatchNorm2d):
 
 
 class ConvBlock(nn.Sequential):
-    """Twice 3x3 convolution, batch norm, ReLU: (N, C, H, W) -> (N, width, H, W)."""
+    """Twice 3x3 convolution, norm, ReLU: (N, C, H, W) -> (N, width, H, W)."""
 
-    def __init__(self, n_in: int, width: int) -> None:
+    def __init__(self, n_in: int, width: int, norm: type[nn.BatchNorm2d] = nn.BatchNorm2d) -> None:
         super().__init__(
             nn.Conv2d(n_in, width, 3, padding=1, bias=False),
-            nn.BatchNorm2d(width),
+            norm(width),
             nn.ReLU(inplace=True),
             nn.Conv2d(width, width, 3, padding=1, bias=False),
-            nn.BatchNorm2d(width),
-            nn.ReLU(inplace=True),
-        )
-
-
-class EncoderBlock(nn.Sequential):
-    """Twice 3x3 convolution, `TaskNorm`, ReLU: (N, C, H, W) -> (N, width, H, W)."""
-
-    def __init__(self, n_in: int, width: int) -> None:
-        super().__init__(
-            nn.Conv2d(n_in, width, 3, padding=1, bias=False),
-            TaskNorm(width),
-            nn.ReLU(inplace=True),
-            nn.Conv2d(width, width, 3, padding=1, bias=False),
-            TaskNorm(width),
+            norm(width),
             nn.ReLU(inplace=True),
         )
 
 
 class CompactEncoder(nn.Module):
-    """Five `EncoderBlock`s with 2x2 max pooling between: RGB in [0, 1] -> feature maps at strides 1, 2, 4, 8, 16."""
+    """Five `ConvBlock`s with `TaskNorm`, 2x2 max pooling between: RGB in [0, 1] -> maps at strides 1, 2, 4, 8, 16."""
 
     def __init__(self, widths: tuple[int, ...]) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(
-            EncoderBlock(n_in, width) for n_in, width in zip((3, *widths[:-1]), widths, strict=True)
+            ConvBlock(n_in, width, TaskNorm) for n_in, width in zip((3, *widths[:-1]), widths, strict=True)
         )
 
     def forward(self, images: Tensor) -> dict[int, Tensor]:
@@ -207,7 +193,7 @@ class CompactNet(nn.Module):
 
     Parameters
     ----------
-    size : "S" (about 1.5 M parameters) or "L" (about 6 M)
+    size : "S" (1.7 M parameters) or "L" (about 7 M)
     depth : whether there is a second output, how deep inside its object a pixel lies (see `decode`)
     """
 
@@ -276,7 +262,7 @@ class CompactNet(nn.Module):
             keys[s] = _rows(self.keys(maps[s], s))[kept]
             values[s] = _rows(embedded[s])[kept]
         for s in STRIDES:
-            ridge[s] = self._ridge(_rows(maps[s]), fg[s], bg[s], self.log_ridge[str(s)])
+            ridge[s] = matching.class_ridge(_rows(maps[s]), fg[s], bg[s], self.log_ridge[str(s)].exp())
             means[s] = matching.prototypes(_rows(maps[s]), fg[s], bg[s])
         if texture is None:
             texture = fit_texture(images, foreground, background)
@@ -285,12 +271,6 @@ class CompactNet(nn.Module):
     def keys(self, features: Tensor, stride: int) -> Tensor:
         """What pixels are matched by: unit vectors (N, D, H, W) from maps of a stride of `ATTENTION`."""
         return F.normalize(self.project[str(stride)](features), dim=1, eps=1e-4)
-
-    def _ridge(self, x: Tensor, fg: Tensor, bg: Tensor, log_strength: Tensor) -> Tensor:
-        target = (fg - bg) / (fg + bg).clamp_min(1e-6)
-        with torch.autocast(x.device.type, enabled=False):
-            weights = matching.class_balanced_weights(fg, bg)
-            return matching.solve_ridge(x, target, weights, log_strength.exp())
 
     # -- a batch of queries ------------------------------------------------------------------------------------------
 

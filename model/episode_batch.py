@@ -1,7 +1,7 @@
 """Many episodes of the same shape at once: what `CompactNet` does for one support set, for all of a training step.
 
-A GPU is kept busy by large tensors, not by loops over episodes. What comes out is the same; `tests/test_training.py`
-compares the two.
+A GPU is kept busy by large tensors, not by loops over episodes. What comes out is the same;
+`tests/test_episode_batch.py` compares the two.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from model import matching
 from model.compact import ATTENTION, STRIDES, TEXTURE_SCALE, CompactNet, join
 from model.episodes import Episode
 from model.texture import (
@@ -134,18 +135,18 @@ def answer_episodes(
         )
         rows = _rows(supports, n)
         by_episode = queries.unflatten(0, (n, -1))
-        ridge = _ridge(rows, fg, bg, net.log_ridge[str(s)].exp())
+        ridge = matching.class_ridge(rows, fg, bg, net.log_ridge[str(s)].exp())
         score = (
             torch.einsum("eqchw,ec->eqhw", by_episode.float(), ridge[:, :-1]) + ridge[:, -1, None, None, None]
         )
         scores[s] = score.flatten(0, 1)[:, None] * net.ridge_gain[i]
-        means = torch.stack([_mean(rows, side) for side in (fg, bg)], dim=1)  # (E, 2, C)
+        means = matching.prototypes(rows, fg, bg)  # (E, 2, C)
         unit = F.normalize(by_episode.float(), dim=2, eps=1e-4)
         cosines = torch.einsum("eqchw,epc->eqphw", unit, means).flatten(0, 1)
         said = [scores[s].clamp(-4, 4), cosines, F.avg_pool2d(answers, s // 2)]
         if s in ATTENTION:
             said.append(
-                _attend(net, s, rows_of(net.keys(supports, s), n), queries, rows_of(embedded[s], n), fg, bg)
+                _attend(net, s, _rows(net.keys(supports, s), n), queries, _rows(embedded[s], n), fg, bg)
             )
         told[s] = join([part.to(queries.dtype) for part in said])
         asked[s] = queries
@@ -153,31 +154,9 @@ def answer_episodes(
     return net.decode(asked, told), scores
 
 
-def rows_of(maps: Tensor, n: int) -> Tensor:
+def _rows(maps: Tensor, n: int) -> Tensor:
     """(E * K, C, H, W) -> (E, K * H * W, C)"""
     return maps.permute(0, 2, 3, 1).unflatten(0, (n, -1)).flatten(1, 3)
-
-
-def _rows(maps: Tensor, n: int) -> Tensor:
-    return rows_of(maps, n).float()
-
-
-def _mean(rows: Tensor, share: Tensor) -> Tensor:
-    total = (rows * share[..., None]).sum(1) / share.sum(1, keepdim=True).clamp_min(1e-6)
-    return F.normalize(total, dim=1, eps=1e-4)
-
-
-def _ridge(rows: Tensor, fg: Tensor, bg: Tensor, strength: Tensor) -> Tensor:
-    """`matching.solve_ridge` of every episode, with its class-balanced weights: (E, C + 1)."""
-    with torch.autocast(rows.device.type, enabled=False):
-        target = (fg - bg) / (fg + bg).clamp_min(1e-6)
-        fg_share, bg_share = (side / side.sum(1, keepdim=True).clamp_min(1e-6) for side in (fg, bg))
-        weights = 0.5 * (fg_share + bg_share)
-        x = F.pad(rows, (0, 1), value=1.0)
-        weighted = x * weights[..., None]
-        gram = weighted.mT @ x + strength.float() * torch.eye(x.shape[-1], device=x.device)
-        factor, _ = torch.linalg.cholesky_ex(gram)
-        return torch.cholesky_solve(weighted.mT @ target[..., None], factor)[..., 0]
 
 
 def _attend(
@@ -189,7 +168,7 @@ def _attend(
     is_kept, at = kept.float().topk(min(ATTENTION[stride][1], kept.shape[1]), dim=1)
     keys, values = (t.gather(1, at[..., None].expand(-1, -1, t.shape[-1])) for t in (keys, values))
     asked = net.keys(queries, stride)
-    flat = rows_of(asked, n) * net.log_scale[str(stride)].exp()
+    flat = _rows(asked, n) * net.log_scale[str(stride)].exp()
     width = flat.shape[-1]
     padded = F.pad(values, (0, width - values.shape[-1]))
     hidden = torch.where(is_kept > 0, 0.0, -1e4)[:, None, None].to(flat.dtype)

@@ -26,15 +26,15 @@ def class_balanced_weights(foreground: Tensor, background: Tensor) -> Tensor:
 
     Parameters
     ----------
-    foreground, background : (N,) float
+    foreground, background : (..., N) float
         Labelled fraction of each pixel (cell) that is object, and that is not. Both are 0 where nothing is labelled.
 
     Returns
     -------
-    (N,) float, sums to 1 (or 0 when nothing is labelled).
+    (..., N) float, sums to 1 (or 0 when nothing is labelled).
     """
-    fg_share = foreground / foreground.sum().clamp_min(1e-6)
-    bg_share = background / background.sum().clamp_min(1e-6)
+    fg_share = foreground / foreground.sum(-1, keepdim=True).clamp_min(1e-6)
+    bg_share = background / background.sum(-1, keepdim=True).clamp_min(1e-6)
     return 0.5 * (fg_share + bg_share)
 
 
@@ -46,20 +46,35 @@ def solve_ridge(features: Tensor, target: Tensor, weights: Tensor, regularisatio
 
     Parameters
     ----------
-    features : (N, D)
-    target : (N,) in [-1, 1]
-    weights : (N,) summing to about 1
+    features : (..., N, D)
+    target : (..., N) in [-1, 1]
+    weights : (..., N) summing to about 1
     regularisation : scalar tensor > 0
 
     Returns
     -------
-    (D + 1,) coefficients, the intercept last.
+    (..., D + 1) coefficients, the intercept last.
     """
     x = F.pad(features.float(), (0, 1), value=1.0)
-    xw = x * weights.float()[:, None]
-    gram = xw.T @ x
-    gram = gram + regularisation.float() * torch.eye(gram.shape[0], device=gram.device)
-    return torch.linalg.solve(gram, xw.T @ target.float())
+    xw = x * weights.float()[..., None]
+    gram = xw.mT @ x
+    gram = gram + regularisation.float() * torch.eye(gram.shape[-1], device=gram.device)
+    return torch.linalg.solve(gram, (xw.mT @ target.float()[..., None])[..., 0])
+
+
+def class_ridge(features: Tensor, foreground: Tensor, background: Tensor, regularisation: Tensor) -> Tensor:
+    """`solve_ridge` for -1 where all of a pixel is background to 1 where all of it is object, in balance.
+
+    Parameters
+    ----------
+    features : (..., N, D)
+    foreground, background : (..., N)
+    regularisation : scalar tensor > 0
+    """
+    target = (foreground - background) / (foreground + background).clamp_min(1e-6)
+    with torch.autocast(features.device.type, enabled=False):
+        weights = class_balanced_weights(foreground, background)
+        return solve_ridge(features, target, weights, regularisation)
 
 
 def apply_ridge(features: Tensor, coefficients: Tensor) -> Tensor:
@@ -122,12 +137,12 @@ def attend(queries: Tensor, keys: Tensor, values: Tensor, scale: Tensor) -> Tens
 
 
 def prototypes(features: Tensor, foreground: Tensor, background: Tensor) -> Tensor:
-    """L2-normalised mean features of foreground and background: (2, D) from (N, D) and (N,) fractions."""
+    """L2-normalised mean features of foreground and background: (..., 2, D) from (..., N, D) and (..., N) fractions."""
     sides = []
     for share in (foreground, background):
-        mean = (features.float() * share[:, None]).sum(0) / share.sum().clamp_min(1e-6)
-        sides.append(F.normalize(mean, dim=0, eps=1e-4))
-    return torch.stack(sides)
+        mean = (features.float() * share[..., None]).sum(-2) / share.sum(-1, keepdim=True).clamp_min(1e-6)
+        sides.append(F.normalize(mean, dim=-1, eps=1e-4))
+    return torch.stack(sides, dim=-2)
 
 
 def cosine_to(features: Tensor, prototypes: Tensor) -> Tensor:

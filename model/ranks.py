@@ -24,14 +24,11 @@ def n_ranks() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
-def in_parallel(objective: nn.Module, *, some_unused: bool) -> nn.Module:
-    """The objective, with gradients averaged over the ranks.
-
-    `some_unused`: whether there are steps that do not use all parameters.
-    """
+def in_parallel(objective: nn.Module) -> nn.Module:
+    """The objective, with gradients averaged over the ranks. A step uses all parameters."""
     if n_ranks() == 1:
         return objective
-    return DistributedDataParallel(objective, broadcast_buffers=False, find_unused_parameters=some_unused)
+    return DistributedDataParallel(objective, broadcast_buffers=False)
 
 
 def average_statistics(net: nn.Module) -> None:

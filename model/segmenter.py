@@ -163,11 +163,11 @@ class Segmenter:
                 digest.update(tensor.contiguous().numpy().tobytes())
         for array in (images, labels):
             digest.update(np.ascontiguousarray(array).tobytes())
-        fitted = [{"texture": pack.to(self.device)} for pack in textures] or [{}] * len(y)
+        known = [{"texture": pack.to(self.device)} for pack in textures] or [{} for _ in y]
         with torch.inference_mode():
             packs = [
-                network.compile_support(x, (of_class == 1).float(), (of_class == 0).float(), **known)  # type: ignore[operator]
-                for of_class, known in zip(y[:, :, None], fitted, strict=True)
+                network.compile_support(x, (of_class == 1).float(), (of_class == 0).float(), **of_before)  # type: ignore[operator]
+                for of_class, of_before in zip(y[:, :, None], known, strict=True)
             ]
         packs = [pack.to(device="cpu") for pack in packs]
         for pack in packs:

@@ -166,8 +166,7 @@ def train(
         else Unjudged(episode_source(config, corpus, config.seed + 1))
     )
     bf16 = computes_bfloat16(device) if config.bf16 is None else config.bf16
-    has_depth = isinstance(state.net, CompactNet) and state.net.has_depth
-    objective = ranks.in_parallel(objective_of(state.net, config.loss), some_unused=has_depth)
+    objective = ranks.in_parallel(objective_of(state.net, config.loss))
     with contextlib.ExitStack() as stack:
         journal = None
         if ranks.rank() == 0:

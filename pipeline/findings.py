@@ -232,9 +232,11 @@ def quality(plan: Plan, decision: ClassDecision) -> Quality | None:
         iou_interval=loo.interval,
         iou=tuple(float(v) if np.isfinite(v) else None for v in loo.iou),
         threshold=decision.threshold,
-        threshold_source="given"
-        if plan.config.threshold is not None
-        else "half of the way from 0.5 to the best on left-out patches",
+        threshold_source=(
+            "half of the way from 0.5 to the best on left-out patches"
+            if plan.config.threshold is None
+            else "given"
+        ),
         method=f"leave-one-out over {n_patches} patches, 95 % interval of the mean (Student's t)",
     )
 
