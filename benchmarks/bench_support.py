@@ -22,12 +22,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from benchmarks import synthetic
 from benchmarks.records import emit
 from model.compact import CompactNet
 from model.relation import RelationNet
-from model.segmenter import Segmenter, SupportFeatures
+from model.segmenter import Segmenter, SupportFeatures, View
 
 TARGETS = {"vgg16-released": 3.0, "compact": None}
 BATCH = 8
@@ -73,17 +74,23 @@ def seconds_per_tile(
 
 def _encoder(segmenter: Segmenter, images: np.ndarray, labels: np.ndarray) -> Callable[[], SupportFeatures]:
     """Encodes the support set in the number format that tiles are predicted in, as a program without a cache would."""
-    x = segmenter._tensor(images).to(segmenter.dtype) / 255
-    y = torch.from_numpy(labels)[:, None]
-    foreground, background = (y == 1).to(segmenter.dtype), (y == 0).to(segmenter.dtype)
+    x = segmenter._tensor(images).float() / 255
+    y = torch.from_numpy(labels)[:, None].float()
+    seen = []
+    for side in segmenter.sides:
+        size = (side, side)
+        pictures = F.interpolate(x, size=size, mode="bilinear", antialias=True).to(segmenter.dtype)
+        foreground = F.interpolate(y, size=size, mode="nearest-exact").to(segmenter.dtype)
+        seen.append((side, pictures, foreground))
     n_calls = 0
 
     @torch.inference_mode()
     def encode() -> SupportFeatures:
         nonlocal n_calls
         n_calls += 1
-        pack: Any = segmenter._fast.compile_support(x, foreground, background)  # type: ignore[operator]
-        return SupportFeatures((pack,), len(images), f"call {n_calls}")
+        compile_support: Any = segmenter._fast.compile_support
+        views = [View(side, (compile_support(x, one, 1 - one),)) for side, x, one in seen]
+        return SupportFeatures(tuple(views), len(images), f"call {n_calls}")
 
     return encode
 

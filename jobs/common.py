@@ -61,10 +61,10 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         "--adapt",
         dest="adapt_s",
         type=float,
-        default=300,
+        default=120,
         metavar="SECONDS",
         help="of one core, about, to adapt to the support set: fine-tuning, a pixel classifier, kept if they help "
-        "(default 300; 30: no fine-tuning; 0: nothing); processors without bfloat16 take two to three times that",
+        "(default 120; 30: no fine-tuning; 0: nothing); processors without bfloat16 take twice that",
     )
     add("--threshold", type=float, help="probability that is object (default: chosen by leave-one-out)")
     add(

@@ -47,6 +47,7 @@ class AdaptConfig:
     Attributes
     ----------
     steps : optimiser steps
+    side : what the network is shown 224 px as
     views : views of one patch in a step
     size : side of a view in px, a multiple of 16
     learning_rate : of AdamW, after a warm-up and before a linear decay
@@ -56,8 +57,9 @@ class AdaptConfig:
     """
 
     steps: int = 100
+    side: int = 160
     views: int = 3
-    size: int = 160
+    size: int = 128
     learning_rate: float = 1e-3
     refresh: int = 20
     towards: float = 0.6

@@ -16,30 +16,26 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+import torch
 from scipy.special import expit, logit
 
 from connectors.support import SupportSet
 from model.adapt import AdaptConfig, one_thread, steps_within
 from model.corpus import PATCH
+from model.segmenter import View
 from model.texture import LIMIT, TexturePack
-from pipeline.calibrate import Model, best_threshold, masked_iou, n_folds, predict_left_out, told
+from pipeline.calibrate import Model, judged, n_folds, predict_left_out, told
 
 log = logging.getLogger(__name__)
 
-SIDES = (160, 320)
-"""What 224 px may be shown to the network as, besides themselves."""
+OTHER_SIDES = ((192, 320), (128, 320))
+"""What 224 px may be shown to the network as, besides the sides that it prefers: small objects enlarged."""
 
 GOOD_ENOUGH = 0.95
 """Mean IoU of left-out patches from which on nothing else is tried: people who outline twice agree no better."""
 
-WORTH_SCALING = 0.015
-"""Gain in mean IoU of left-out patches from which on another scale is taken: five patches tell no less."""
-
 TEXTURE_SHARES = (0.25, 0.5)
 """Parts of the answer that the pixel classifier may have by itself, which otherwise only informs the network."""
-
-WORTH_TEXTURE = 0.002
-"""Likewise for these."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,23 +44,21 @@ class Approach:
 
     Attributes
     ----------
-    side : what the network is shown 224 px as
+    sides : what the network is shown 224 px as, the answer being the mean; nothing: as it prefers
     adaptation : how it is fine-tuned first; None: not at all
     texture_share : part of the answer that the pixel classifier gives by itself (`model.texture`)
     """
 
-    side: int = PATCH
+    sides: tuple[int, ...] = ()
     adaptation: AdaptConfig | None = None
     texture_share: float = 0.0
 
     def __str__(self) -> str:
-        if self.texture_share == 1:
-            return "replaced by a pixel classifier"
         ways = [f"fine-tuned for {self.adaptation.steps} steps"] if self.adaptation else []
-        ways += [f"seen at {self.side} px for {PATCH}"] if self.side != PATCH else []
-        ways += (
-            [f"{self.texture_share:.0%} of the answer by a pixel classifier"] if self.texture_share else []
-        )
+        if self.sides:
+            ways += [f"seen at {' and '.join(map(str, self.sides))} px for {PATCH}"]
+        if self.texture_share:
+            ways += [f"{self.texture_share:.0%} of the answer by a pixel classifier"]
         return ", ".join(ways) or "as it is"
 
 
@@ -77,8 +71,7 @@ class Fit:
     features : what the model predicts with
     left_out : of each class (K, H, W), every patch predicted without itself, as `calibrate.predict_left_out` gives it
     depths : likewise how deep in its object each pixel is; None where that was not asked
-    side, steps, texture_share : of the way that was kept: scale, optimiser steps (0: not fine-tuned), and the pixel
-        classifier's own part of the answer
+    approach : the way that was kept
     plain, kept : mean IoU of the left-out patches with the network as it is, and in the way that was kept; None where
         no patch can be left out
     """
@@ -86,17 +79,14 @@ class Fit:
     features: Any
     left_out: list[np.ndarray | None]
     depths: list[np.ndarray | None]
-    side: int
-    steps: int
-    texture_share: float
+    approach: Approach
     plain: float | None
     kept: float | None
 
     def __str__(self) -> str:
-        way = Approach(self.side, AdaptConfig(self.steps) if self.steps else None, self.texture_share)
-        if way == Approach() or self.plain is None or self.kept is None:
+        if self.approach == Approach() or self.plain is None or self.kept is None:
             return "none: the network as it is"
-        return f"{way}: IoU of left-out patches {self.plain:.3f} without, {self.kept:.3f} with"
+        return f"{self.approach}: IoU of left-out patches {self.plain:.3f} without, {self.kept:.3f} with"
 
 
 def fit(
@@ -126,26 +116,37 @@ def fit(
             log.info("kept: network %s, IoU of patches left out %.3f", best.approach, best.iou)
         features = trials.encode_all(best.approach)
     scores = (plain.iou, best.iou) if np.isfinite(plain.iou) else (None, None)
-    steps = best.approach.adaptation.steps if best.approach.adaptation else 0
-    return Fit(
-        features,
-        best.left_out,
-        best.depths,
-        best.approach.side,
-        steps,
-        best.approach.texture_share,
-        *scores,
-    )
+    return Fit(features, best.left_out, best.depths, best.approach, *scores)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Trial:
-    """What a way to encode the support set gave for patches left out: of each class (K, H, W), or None."""
+    """What a way to encode the support set gave for patches left out: of each class (K, H, W), or None.
+
+    Attributes
+    ----------
+    ious : of each class, (K,) IoU of each patch at the class's `careful_threshold`, NaN where there is no object
+    """
 
     approach: Approach
     left_out: list[np.ndarray | None]
     depths: list[np.ndarray | None]
-    iou: float
+    ious: list[np.ndarray]
+
+    @property
+    def iou(self) -> float:
+        """Mean over the classes of the mean over their patches; NaN without any."""
+        return float(np.mean([np.nanmean(ious) for ious in self.ious])) if self.ious else float("nan")
+
+    def beats(self, other: _Trial) -> bool:
+        """Whether it is better by more than one standard error of the difference, patch by patch.
+
+        Five patches tell little: what merely looks better on them is as often worse on the rest.
+        """
+        gains = np.concatenate(self.ious) - np.concatenate(other.ious)
+        gains = gains[np.isfinite(gains)]
+        spread = gains.std(ddof=1) / np.sqrt(len(gains)) if len(gains) > 1 else np.inf
+        return bool(gains.mean() > spread)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -154,8 +155,8 @@ class _Trials:
 
     Attributes
     ----------
-    tuned : weights that were fine-tuned on all of it, by the approach that says how
-    textures : pixel classifiers by scale, patches and classes: they do not depend on the network
+    views : what was compiled already, by approach, patches and classes, and side
+    tried : what was predicted already
     """
 
     model: Model
@@ -163,43 +164,41 @@ class _Trials:
     labels: np.ndarray
     instances: np.ndarray | None
     depth: bool
-    tuned: dict[Approach, Any] = field(default_factory=dict)
-    textures: dict[tuple[int, bytes, tuple[int, ...]], Any] = field(default_factory=dict)
+    views: dict[tuple[AdaptConfig | None, bytes, tuple[int, ...]], dict[int, Any]] = field(
+        default_factory=dict
+    )
+    tried: dict[Approach, _Trial] = field(default_factory=dict)
 
     def encode_all(self, approach: Approach) -> Any:
         """All of it, for the job."""
-        weights = self.tuned.get(replace(approach, texture_share=0.0))
-        return self.encode(approach, np.arange(len(self.images)), range(len(self.labels)), weights)
+        return self.encode(approach, np.arange(len(self.images)), range(len(self.labels)))
 
-    def encode(
-        self, approach: Approach, patches: np.ndarray, classes: Sequence[int], weights: Any = None
-    ) -> Any:
-        """Some patches and classes of it, with weights that are fine-tuned already, or fine-tuned here."""
-        chosen = told(self.labels[classes][:, patches])
-        known = approach.side, patches.tobytes(), tuple(classes)
-        if approach == Approach():
-            features = self.model.encode(self.images[patches], chosen)
-            self.textures[known] = getattr(features, "textures", ())
-            return features
-        began = time.perf_counter()
-        objects = None if self.instances is None else self.instances[patches]
-        options: dict[str, Any] = {"side": approach.side}
-        if weights is not None:
-            options["weights"] = weights
+    def encode(self, approach: Approach, patches: np.ndarray, classes: Sequence[int]) -> Any:
+        """Some patches and classes of it."""
+        images, labels = self.images[patches], told(self.labels[classes][:, patches])
+        views = self.views.setdefault((approach.adaptation, patches.tobytes(), tuple(classes)), {})
+        options: dict[str, Any] = {}
+        if approach.sides:
+            options["sides"] = approach.sides
         if approach.texture_share:
             options["texture_share"] = approach.texture_share
-        if textures := self.textures.get(known):
-            options["textures"] = textures
-        adaptation = approach.adaptation if weights is None else None
-        features = self.model.encode(self.images[patches], chosen, objects, adaptation, **options)  # type: ignore[call-arg]
-        self.textures[known] = getattr(features, "textures", ())
-        if adaptation:  # what a user waits for: the other ways take seconds
+        if views:
+            options["known"] = dict(views)
+        if approach.adaptation:
+            options["adaptation"] = approach.adaptation
+            options["instances"] = None if self.instances is None else self.instances[patches]
+        began = time.perf_counter()
+        features = self.model.encode(images, labels, **options)
+        if approach.adaptation and not views:  # what a user waits for: other ways take seconds
             what = f"{len(patches)} of {len(self.images)} patches"
             log.info("%s on %s, %.0f s", approach, what, time.perf_counter() - began)
+        views |= {view.side: view for view in getattr(features, "views", ())}
         return features
 
     def of(self, approach: Approach, depth: bool | None = None) -> _Trial:
         """Predict every patch with the others as support."""
+        if approach in self.tried:
+            return self.tried[approach]
         began, n_classes = time.perf_counter(), len(self.labels)
         depth = self.depth if depth is None else depth
         found = predict_left_out(
@@ -210,49 +209,62 @@ class _Trials:
             n_threads=os.cpu_count() or 1,
             depth=depth,
         )
-        iou = mean_iou(found[:n_classes], self.labels)
-        log.info("patches left out, network %s: IoU %.3f, %.1f s", approach, iou, time.perf_counter() - began)
         depths: list[np.ndarray | None] = found[n_classes:] if depth else [None] * n_classes
-        return _Trial(approach, found[:n_classes], depths, iou)
+        trial = self.tried[approach] = self.judged(approach, found[:n_classes], depths)
+        seconds = time.perf_counter() - began
+        log.info("patches left out, network %s: IoU %.3f, %.1f s", approach, trial.iou, seconds)
+        return trial
+
+    def judged(
+        self, approach: Approach, left_out: list[np.ndarray | None], depths: list[np.ndarray | None]
+    ) -> _Trial:
+        """Left-out predictions with their IoU."""
+        found = [judged(p, y) for p, y in zip(left_out, self.labels, strict=True)]
+        return _Trial(approach, left_out, depths, [np.array(one.iou) for one in found if one is not None])
 
     def best(self, plain: _Trial, seconds: float) -> _Trial:
-        """The way that predicts left-out patches best; of ways that are hardly better, the quicker one."""
-        best = plain
+        """The way that predicts left-out patches best; what is not clearly better than the usual one is not taken."""
+        if plain.iou >= GOOD_ENOUGH:
+            return plain
+        best = self.best_of(plain, [self.at(sides) for sides in OTHER_SIDES])
         if best.iou >= GOOD_ENOUGH:
             return best
-        for side in SIDES:
-            scaled = self.of(Approach(side))
-            if scaled.iou > max(best.iou, plain.iou + WORTH_SCALING):
-                best = scaled
-        if best.iou >= GOOD_ENOUGH:
-            return best
-        networks = [best]
         n_runs = n_folds(len(self.images)) + 1
         if steps := steps_within(seconds, n_runs):
             log.info("fine-tuning %d times, %d steps each; --adapt bounds it", n_runs, steps)
             tuned = replace(best.approach, adaptation=AdaptConfig(steps))
             with ThreadPoolExecutor(1) as beside:  # five folds leave a core of two without work at the end
                 whole = beside.submit(self.encode_all, tuned)
-                networks.append(self.of(tuned))
-            self.tuned[tuned] = whole.result().weights
-            best = max(networks, key=lambda trial: trial.iou)
-        texture = self.of(Approach(networks[0].approach.side, texture_share=1.0), depth=False)
-        mixtures = [self.mixed(n, texture, share) for n in networks for share in TEXTURE_SHARES]
-        mixture = max(mixtures, key=lambda trial: trial.iou)
-        return mixture if mixture.iou > best.iou + WORTH_TEXTURE else best
+                best = self.best_of(best, [self.of(tuned)])
+            whole.result()
+        texture = self.of(replace(best.approach, texture_share=1.0), depth=False)
+        return self.best_of(best, [self.with_texture(best, texture, share) for share in TEXTURE_SHARES])
 
-    def mixed(self, network: _Trial, texture: _Trial, share: float) -> _Trial:
-        """The answers of a network and of the pixel classifier, mixed as `Segmenter.predict` mixes them."""
+    def best_of(self, usual: _Trial, others: Sequence[_Trial]) -> _Trial:
+        """The best of those that beat the usual one, or that."""
+        return max((usual, *(other for other in others if other.beats(usual))), key=lambda trial: trial.iou)
 
-        def mix(of_network: np.ndarray | None, of_texture: np.ndarray | None) -> np.ndarray | None:
-            if of_network is None or of_texture is None:
-                return None
-            one, other = (logit(p).clip(-LIMIT, LIMIT) for p in (of_network, of_texture))
-            return np.asarray(expit((1 - share) * one + share * other), np.float32)
+    def at(self, sides: tuple[int, ...]) -> _Trial:
+        """The network, as it is, at other sides."""
+        alone = [self.of(Approach((side,))) for side in sides]
+        shares = [1 / len(sides)] * len(sides)
+        left_out = [_mean(maps, shares) for maps in zip(*(trial.left_out for trial in alone), strict=True)]
+        depths = [_mean(maps, shares) for maps in zip(*(trial.depths for trial in alone), strict=True)]
+        return self.judged(Approach(sides), left_out, depths)
 
-        found = list(map(mix, network.left_out, texture.left_out))
-        approach = replace(network.approach, texture_share=share)
-        return _Trial(approach, found, network.depths, mean_iou(found, self.labels))
+    def with_texture(self, network: _Trial, texture: _Trial, share: float) -> _Trial:
+        """The answers of a network and of the pixel classifier."""
+        both = zip(network.left_out, texture.left_out, strict=True)
+        left_out = [_mean(maps, (1 - share, share)) for maps in both]
+        return self.judged(replace(network.approach, texture_share=share), left_out, network.depths)
+
+
+def _mean(maps: Sequence[np.ndarray | None], shares: Sequence[float]) -> np.ndarray | None:
+    """Probabilities (K, H, W) mixed as `Segmenter.predict` mixes them: as logits, none too large; None of None."""
+    logits = [logit(p).clip(-LIMIT, LIMIT) for p in maps if p is not None]
+    if len(logits) < len(shares):
+        return None
+    return np.asarray(expit(np.average(logits, axis=0, weights=shares)), np.float32)
 
 
 class Fits:
@@ -275,28 +287,18 @@ class Fits:
         return made
 
 
-def mean_iou(left_out: Sequence[np.ndarray | None], labels: np.ndarray) -> float:
-    """Mean over the classes of the mean IoU of left-out patches at the best threshold; NaN where there is none."""
-    ious = []
-    for probabilities, of_class in zip(left_out, labels, strict=True):
-        if probabilities is not None:
-            threshold = best_threshold(probabilities, of_class)
-            ious.append(
-                np.nanmean(
-                    [masked_iou(p >= threshold, y) for p, y in zip(probabilities, of_class, strict=True)]
-                )
-            )
-    return float(np.mean(ious)) if ious else float("nan")
-
-
 def to_arrays(found: Fit) -> dict[str, np.ndarray]:
     """What of a fit cannot be computed again at once, to be kept in a working folder."""
+    way = found.approach
+    steps = way.adaptation.steps if way.adaptation else 0
     scores = [np.nan if score is None else score for score in (found.plain, found.kept)]
-    arrays = {"fit": np.array([found.side, found.steps, found.texture_share, *scores])}
-    weights: Mapping[str, Any] = getattr(found.features, "weights", None) or {}
-    arrays |= {f"weight.{name}": np.asarray(value) for name, value in weights.items()}
-    for c, pack in enumerate(getattr(found.features, "textures", ())):
-        arrays |= {f"texture.{c}.{name}": np.asarray(value) for name, value in pack.tensors().items()}
+    arrays = {"fit": np.array([steps, way.texture_share, *scores]), "sides": np.array(way.sides, np.int64)}
+    for view in getattr(found.features, "views", ()):
+        for name, value in (view.weights or {}).items():
+            arrays[f"{view.side}.weight.{name}"] = np.asarray(value)
+        for c, pack in enumerate(view.textures):
+            for name, value in pack.tensors().items():
+                arrays[f"{view.side}.texture.{c}.{name}"] = np.asarray(value)
     return arrays
 
 
@@ -304,22 +306,27 @@ def from_arrays(
     arrays: Mapping[str, np.ndarray], model: Model, images: np.ndarray, labels: np.ndarray
 ) -> Fit:
     """The fit that `to_arrays` kept, its support set compiled again; without what was left out."""
-    side, steps, texture_share, plain, kept = arrays["fit"].tolist()
-    weights = _under(arrays, "weight.")
+    steps, texture_share, plain, kept = arrays["fit"].tolist()
+    sides = tuple(arrays["sides"].tolist())
+    adaptation = AdaptConfig(int(steps)) if steps else None
     options: dict[str, Any] = {}
-    if weights:
-        options["weights"] = weights
-    if side != PATCH:
-        options["side"] = int(side)
+    if sides:
+        options["sides"] = sides
     if texture_share:
         options["texture_share"] = texture_share
-    textures = [_under(arrays, f"texture.{c}.") for c in range(len(labels))]
-    if all(textures):
-        options["textures"] = [TexturePack.of(texture) for texture in textures]
+    if known := {side: _view(side, arrays, len(labels)) for side in sides or getattr(model, "sides", ())}:
+        options["known"] = known
     features = model.encode(images, told(labels), **options)
     scores = [None if np.isnan(score) else score for score in (plain, kept)]
     nothing: list[np.ndarray | None] = [None] * len(labels)
-    return Fit(features, nothing, nothing, int(side), int(steps), texture_share, *scores)
+    return Fit(features, nothing, nothing, Approach(sides, adaptation, texture_share), *scores)
+
+
+def _view(side: int, arrays: Mapping[str, np.ndarray], n_classes: int) -> View:
+    """A view's weights and pixel classifiers, its support set not compiled yet."""
+    weights = {name: torch.from_numpy(value) for name, value in _under(arrays, f"{side}.weight.").items()}
+    textures = [_under(arrays, f"{side}.texture.{c}.") for c in range(n_classes)]
+    return View(side, (), weights or None, tuple(TexturePack.of(t) for t in textures if t))
 
 
 def _under(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:

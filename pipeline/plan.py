@@ -84,7 +84,7 @@ class SegmentConfig:
     overlap: int = 32
     model: str = "compact"
     weights: str | None = None
-    adapt_s: float = 300.0
+    adapt_s: float = 120.0
     threshold: float | None = None
     connectivity: int = 2
     instances: Instances = "auto"

@@ -132,8 +132,8 @@ def test_a_tile_may_be_shown_to_the_network_larger_or_smaller() -> None:
     segmenter = load_segmenter(device="cpu", dtype=torch.float32)
     by_hand = F.interpolate(images[:1], size=(320, 320), mode="bilinear", antialias=True)
     shown = []
-    features = segmenter.encode(pictures, labels.numpy(), side=320)
-    network, _ = segmenter._prepared(features)
+    features = segmenter.encode(pictures, labels.numpy(), sides=(320,))
+    ((network, _),) = segmenter._prepared(features).members
     network.encoder.register_forward_pre_hook(lambda _, inputs: shown.append(inputs[0]))  # type: ignore[union-attr]
     found = segmenter.predict(pictures[:1], features)
     assert found.shape == (1, 1, 224, 224)
@@ -142,4 +142,4 @@ def test_a_tile_may_be_shown_to_the_network_larger_or_smaller() -> None:
     truth = labels[0].numpy() > 0
     assert ((found[0, 0] > 0.5) & truth).sum() / ((found[0, 0] > 0.5) | truth).sum() > 0.5
     with pytest.raises(ValueError, match="multiple of 32"):
-        segmenter.encode(pictures, labels.numpy(), side=300)
+        segmenter.encode(pictures, labels.numpy(), sides=(128, 300))

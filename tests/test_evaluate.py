@@ -310,10 +310,12 @@ class Adapts(ByColour):
     adapts = True
 
     def encode(self, images, labels, instances=None, adaptation=None, **options):
-        return SimpleNamespace(weights=options.get("weights") or ("tuned" if adaptation else None))
+        known = options.get("known", {})
+        tuned = adaptation is not None or any(view.tuned for view in known.values())
+        return SimpleNamespace(views=[SimpleNamespace(side=224, tuned=tuned)])
 
     def predict(self, tiles, features):
-        return super().predict(tiles[..., ::-1] if features.weights is None else tiles, features)
+        return super().predict(tiles if features.views[0].tuned else tiles[..., ::-1], features)
 
 
 def test_an_adapted_network_is_a_method_of_its_own():

@@ -11,7 +11,8 @@ from model import matching
 from model.compact import CompactNet
 from model.networks import build_network
 from model.relation import RelationNet
-from model.segmenter import Segmenter, SupportFeatures, load_segmenter
+from model.segmenter import SIDES, Segmenter, SupportFeatures, load_segmenter
+from model.texture import LIMIT
 from model.weights import WeightsError, save_weights
 
 
@@ -168,16 +169,38 @@ def test_three_classes_are_three_runs_over_one_encoding(segmenter: Segmenter) ->
     classes[:, :, 200:] = 255
     features = segmenter.encode(images, classes)
     assert features.n_classes == 3
-    network, _ = segmenter._prepared(features)
-    encoded = []
-    with network.encoder.register_forward_pre_hook(lambda _, x: encoded.append(len(x[0]))):  # type: ignore[union-attr]
-        together = segmenter.predict(images, features)
+    encoded: list[tuple[int, int]] = []
+    for network, _ in segmenter._prepared(features).members:
+        network.encoder.register_forward_pre_hook(lambda _, x: encoded.append((len(x[0]), x[0].shape[-1])))  # type: ignore[union-attr]
+    together = segmenter.predict(images, features)
     assert together.shape == (5, 3, 224, 224)
-    assert encoded == [4, 4]  # 5 tiles in batches of 4
+    assert encoded == [(4, 128), (4, 192)] * 2  # 5 tiles in batches of 4, at two scales
     for c in (1, 2, 3):
         binary = np.where(classes == 255, 255, classes == c).astype(np.uint8)
         alone = segmenter.predict(images, segmenter.encode(images, binary))
         np.testing.assert_array_equal(together[:, c - 1 : c], alone)
+
+
+def test_what_is_seen_at_two_scales_is_answered_with_the_mean(
+    segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images, labels = patches(3)
+    together = segmenter.encode(images, labels)
+    assert [view.side for view in together.views] == list(SIDES)
+
+    def logits(features: SupportFeatures) -> np.ndarray:
+        found = segmenter.predict(images, features).astype(np.float64)
+        return np.log(found / (1 - found))
+
+    assert np.abs(logits(together)).max() < LIMIT + 0.01, "one of them shouts the other down"
+    monkeypatch.setattr("model.segmenter.LIMIT", 100.0)
+    alone = [segmenter.encode(images, labels, sides=(side,)) for side in SIDES]
+    assert len({together.digest, *(features.digest for features in alone)}) == 3
+    one, other = map(logits, alone)
+    assert np.abs(one - other).max() > 1
+    told = (np.abs(one) < 8) & (np.abs(other) < 8)  # float32 keeps few digits of probabilities closer to 1
+    assert told.sum() > 1000
+    assert np.abs(logits(together) - (one + other) / 2)[told].max() < 0.01
 
 
 def test_depth_comes_after_the_probabilities_and_changes_none_of_them(segmenter: Segmenter) -> None:

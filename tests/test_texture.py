@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from model.segmenter import Segmenter, load_segmenter
+from model.segmenter import Segmenter, SupportFeatures, View, load_segmenter
 from model.texture import (
     LIMIT,
     N_STATISTICS,
@@ -106,13 +106,17 @@ def test_objects_of_a_pixel_or_two_are_learned_from(side: int) -> None:
     assert labels[0, 2 * row : 2 * row + 2, 2 * col : 2 * col + 2].any()
 
 
+def by_side(features: SupportFeatures) -> dict[int, View]:
+    return {view.side: view for view in features.views}
+
+
 def test_the_two_are_mixed_in_logits(segmenter: Segmenter) -> None:
     images, labels = striped(3, 3)
     tiles, _ = striped(8, 3)
-    textures = segmenter.encode(images, labels).textures
+    known = by_side(segmenter.encode(images, labels))
 
     def logits(share: float, depth: bool = False) -> np.ndarray:
-        features = segmenter.encode(images, labels, texture_share=share, textures=textures)
+        features = segmenter.encode(images, labels, texture_share=share, known=known)
         found = segmenter.predict(tiles, features, depth=depth).astype(np.float64)
         return np.log(found / (1 - found))
 
@@ -128,10 +132,10 @@ def test_the_network_is_told_what_the_classifier_says_and_need_not_believe_it(se
     """With a classifier that says the opposite it answers otherwise, and yet finds the bands."""
     images, labels = striped(3, 3)
     tiles, true = striped(8, 1)
-    opposite = segmenter.encode(images, 1 - labels).textures
+    opposite = by_side(segmenter.encode(images, 1 - labels))
     told, misled = (
-        segmenter.predict(tiles, segmenter.encode(images, labels, textures=textures))[0, 0]
-        for textures in ((), opposite)
+        segmenter.predict(tiles, segmenter.encode(images, labels, known=known))[0, 0]
+        for known in ({}, opposite)
     )
     assert np.abs(told - misled).max() > 0.01
     assert iou(misled > 0.5, true[0] == 1) > 0.9
@@ -173,9 +177,10 @@ def test_every_class_has_a_classifier_and_they_are_a_part_of_what_is_encoded(seg
     images, labels = striped(5, 3)
     labels[:, :, :20] = 2
     features = segmenter.encode(images, labels, texture_share=0.5)
-    assert len(features.textures) == features.n_classes == 2
+    assert [len(view.textures) for view in features.views] == [2, 2]
+    assert features.n_classes == 2
     assert segmenter.predict(images[:1], features).shape == (1, 2, 224, 224)
-    other = segmenter.encode(images, labels, texture_share=0.25, textures=features.textures)
+    other = segmenter.encode(images, labels, texture_share=0.25, known=by_side(features))
     assert other.digest != features.digest
-    again = segmenter.encode(images, labels, texture_share=0.5, textures=features.textures)
+    again = segmenter.encode(images, labels, texture_share=0.5, known=by_side(features))
     assert again.digest == features.digest
