@@ -54,6 +54,8 @@ class Approach:
     texture_share: float = 0.0
 
     def __str__(self) -> str:
+        if self.texture_share == 1:
+            return "replaced by a pixel classifier"
         ways = [f"fine-tuned for {self.adaptation.steps} steps"] if self.adaptation else []
         if self.sides:
             ways += [f"seen at {' and '.join(map(str, self.sides))} px for {PATCH}"]
