@@ -205,7 +205,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--adapt",
         type=float,
         metavar="SECONDS",
-        help="also fine-tuned on each support set as a job does, for so long on one core (a job: 300)",
+        help="also fine-tuned on each support set as a job does, for so long on one core (a job: 120)",
     )
     parser.add_argument("--weights", help="weights instead of the shipped ones (.safetensors)")
     return parser.parse_args(argv)
