@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -53,6 +54,26 @@ class View:
     packs: tuple[Any, ...]
     weights: Mapping[str, Tensor] | None = None
     textures: tuple[TexturePack, ...] = ()
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Weights and pixel classifiers by name: with the support set, all that `of` makes a view again from."""
+        kept = {f"weight.{name}": tensor.numpy() for name, tensor in (self.weights or {}).items()}
+        for c, texture in enumerate(self.textures):
+            kept |= {f"texture.{c}.{name}": tensor.numpy() for name, tensor in texture.tensors().items()}
+        return kept
+
+    @classmethod
+    def of(cls, side: int, arrays: Mapping[str, np.ndarray]) -> View:
+        """What `arrays` gave, its support set not compiled yet: for `Segmenter.encode` as known."""
+        weights, textures = {}, defaultdict[int, dict[str, np.ndarray]](dict)
+        for path, array in arrays.items():
+            kind, _, name = path.partition(".")
+            if kind == "weight":
+                weights[name] = torch.from_numpy(array)
+            else:
+                c, _, name = name.partition(".")
+                textures[int(c)][name] = array
+        return cls(side, (), weights or None, tuple(TexturePack.of(textures[c]) for c in sorted(textures)))
 
     def digest(self) -> str:
         """Hash of what the packs follow from, but for the support set."""

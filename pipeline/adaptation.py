@@ -16,14 +16,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-import torch
 from scipy.special import expit, logit
 
 from connectors.support import SupportSet
 from model.adapt import AdaptConfig, one_thread, steps_within
 from model.corpus import PATCH
 from model.segmenter import View
-from model.texture import LIMIT, TexturePack
+from model.texture import LIMIT
 from pipeline.calibrate import Model, judged, n_folds, predict_left_out, told
 
 log = logging.getLogger(__name__)
@@ -296,11 +295,7 @@ def to_arrays(found: Fit) -> dict[str, np.ndarray]:
     scores = [np.nan if score is None else score for score in (found.plain, found.kept)]
     arrays = {"fit": np.array([steps, way.texture_share, *scores]), "sides": np.array(way.sides, np.int64)}
     for view in getattr(found.features, "views", ()):
-        for name, value in (view.weights or {}).items():
-            arrays[f"{view.side}.weight.{name}"] = np.asarray(value)
-        for c, pack in enumerate(view.textures):
-            for name, value in pack.tensors().items():
-                arrays[f"{view.side}.texture.{c}.{name}"] = np.asarray(value)
+        arrays |= {f"{view.side}.{name}": array for name, array in view.arrays().items()}
     return arrays
 
 
@@ -316,19 +311,13 @@ def from_arrays(
         options["sides"] = sides
     if texture_share:
         options["texture_share"] = texture_share
-    if known := {side: _view(side, arrays, len(labels)) for side in sides or getattr(model, "sides", ())}:
+    views = {side: _under(arrays, f"{side}.") for side in sides or getattr(model, "sides", ())}
+    if known := {side: View.of(side, view) for side, view in views.items() if view}:
         options["known"] = known
     features = model.encode(images, told(labels), **options)
     scores = [None if np.isnan(score) else score for score in (plain, kept)]
     nothing: list[np.ndarray | None] = [None] * len(labels)
     return Fit(features, nothing, nothing, Approach(sides, adaptation, texture_share), *scores)
-
-
-def _view(side: int, arrays: Mapping[str, np.ndarray], n_classes: int) -> View:
-    """A view's weights and pixel classifiers, its support set not compiled yet."""
-    weights = {name: torch.from_numpy(value) for name, value in _under(arrays, f"{side}.weight.").items()}
-    textures = [_under(arrays, f"{side}.texture.{c}.") for c in range(n_classes)]
-    return View(side, (), weights or None, tuple(TexturePack.of(t) for t in textures if t))
 
 
 def _under(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
