@@ -16,7 +16,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model import matching
-from model.texture import LIMIT, STRIDE, TexturePack, fit_texture, texture_logits, texture_statistics
+from model.texture import (
+    LIMIT,
+    STRIDE,
+    TexturePack,
+    fit_texture,
+    flatness,
+    texture_logits,
+    texture_statistics,
+)
 
 WIDTHS = {"S": (16, 32, 64, 128, 192), "L": (32, 64, 128, 256, 384)}
 """Channels at strides 1, 2, 4, 8, 16."""
@@ -289,18 +297,20 @@ class CompactNet(nn.Module):
         pack: CompactPack,
         *,
         depth: bool = True,
-        texture_share: float = 0.0,
+        texture_share: float | None = None,
     ) -> Tensor:
         """Logits of encoded queries, as `decode` has them.
 
-        With a `texture_share` of 0 to 1 so much of the object's logit is the pixel classifier's own.
+        With a `texture_share` of 0 to 1 so much of the object's logit is the pixel classifier's own, and all of it
+        where a query is flat: of a colour alone the decoder, which never saw a picture of nothing, knows less.
         """
         statistics, maps = queries
         texture = texture_logits(statistics, pack.texture, maps[2].dtype)
         logits = self.decode(maps, self.consult(texture, maps, pack), depth=depth).float()
-        if texture_share:
-            said = F.interpolate(texture.float(), scale_factor=STRIDE, mode="bilinear")
-            logits[:, :1] = torch.lerp(logits[:, :1].clamp(-LIMIT, LIMIT), said, texture_share)
+        if texture_share is not None:
+            share = flatness(statistics).clamp_min(texture_share)
+            both = F.interpolate(torch.cat([texture, share], 1), scale_factor=STRIDE, mode="bilinear")
+            logits[:, :1] = torch.lerp(logits[:, :1].clamp(-LIMIT, LIMIT), both[:, :1], both[:, 1:])
         return logits
 
     def consult(self, texture: Tensor, maps: dict[int, Tensor], pack: CompactPack) -> dict[int, Tensor]:

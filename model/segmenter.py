@@ -24,7 +24,7 @@ from model.corpus import PATCH
 from model.depth import instance_depth
 from model.devices import computes_bfloat16, default_device
 from model.networks import RELATION, build_network
-from model.texture import LIMIT, TexturePack
+from model.texture import TexturePack
 from model.weights import SHIPPED, WeightsError, checksum, load_weights
 
 IGNORE = 255
@@ -318,14 +318,12 @@ class Segmenter:
         tiles = x.float() / 255
         queries = [network.encode_queries(_scaled(tiles, view.side)) for network, view in ready.members]  # type: ignore[operator]
         asked: dict[str, Any] = {"depth": depth} if self.has_depth else {}
-        if ready.features.texture_share:
+        if self.adapts:
             asked["texture_share"] = ready.features.texture_share
         for c in range(ready.features.n_classes):
             answers = []
             for query, (network, view) in zip(queries, ready.members, strict=True):
                 logits = network.answer(query, view.packs[c], **asked).float()  # type: ignore[operator]
-                if len(queries) > 1:  # none may shout the others down
-                    logits = logits.clamp(-LIMIT, LIMIT)
                 # of the same size: a copy
                 answers.append(F.interpolate(logits, size=x.shape[-2:], mode="bilinear"))
             yield torch.stack(answers).mean(0)

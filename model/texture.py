@@ -53,6 +53,11 @@ BALANCE = 0.3
 """How far the share of objects in a batch is moved from theirs in the patches to a half."""
 
 
+FLAT = 0.01
+"""Scale-normalised slope, of 1, up to which there is nothing to see but a colour; from twice that on there is. On ten
+unseen classes that is worth nothing, and on empty glass everything."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class TexturePack:
     """A fitted classifier: standardisation and the three layers of the perceptron, float32."""
@@ -118,6 +123,15 @@ def texture_statistics(images: Tensor) -> Tensor:
         if sigma > 1 and sigma < SIGMAS[-1]:  # smooth enough for half the pixels
             smooth, stride = F.avg_pool2d(smooth, 2), 2 * stride
     return torch.cat(parts, dim=1)
+
+
+def flatness(statistics: Tensor) -> Tensor:
+    """Where a picture is empty glass, a black rim, still water, by its statistics: (N, 1, H / 2, W / 2), 1 flat, 0 not.
+
+    By the slopes at scales of 4 to 16 px: smaller ones see noise, and larger ones see the tissue from afar.
+    """
+    slopes = statistics[:, 4:].unflatten(1, (len(SIGMAS), 4, 3))[:, 1:4, 1]
+    return (2 - slopes.amax((1, 2)) / FLAT).clamp(0, 1)[:, None]
 
 
 def _gaussian(x: Tensor, sigma: float) -> Tensor:

@@ -110,7 +110,13 @@ def by_side(features: SupportFeatures) -> dict[int, View]:
     return {view.side: view for view in features.views}
 
 
-def test_the_two_are_mixed_in_logits(segmenter: Segmenter) -> None:
+@pytest.fixture
+def nothing_is_flat(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bands are; `test_models` asks what becomes of that."""
+    monkeypatch.setattr("model.texture.FLAT", 1e-9)
+
+
+def test_the_two_are_mixed_in_logits(segmenter: Segmenter, nothing_is_flat: None) -> None:
     images, labels = striped(3, 3)
     tiles, _ = striped(8, 3)
     known = by_side(segmenter.encode(images, labels))
@@ -128,7 +134,9 @@ def test_the_two_are_mixed_in_logits(segmenter: Segmenter) -> None:
     assert np.array_equal(with_depth[:, 1:], logits(0.0, depth=True)[:, 1:])  # depth is the network's alone
 
 
-def test_the_network_is_told_what_the_classifier_says_and_need_not_believe_it(segmenter: Segmenter) -> None:
+def test_the_network_is_told_what_the_classifier_says_and_need_not_believe_it(
+    segmenter: Segmenter, nothing_is_flat: None
+) -> None:
     """With a classifier that says the opposite it answers otherwise, and yet finds the bands."""
     images, labels = striped(3, 3)
     tiles, true = striped(8, 1)
