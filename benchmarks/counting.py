@@ -120,13 +120,22 @@ def outside(labels: np.ndarray, regions: Sequence[Region]) -> int:
     return int(((areas > 0) & (2 * inside <= areas))[1:].sum())
 
 
-def count(picture: np.ndarray, objects: np.ndarray, model: Model, folder: Path, seed: int) -> dict[str, Any]:
+def count(
+    picture: np.ndarray,
+    objects: np.ndarray,
+    model: Model,
+    folder: Path,
+    seed: int,
+    adapt_s: float = SegmentConfig.adapt_s,
+) -> dict[str, Any]:
     """Label five regions, run a job, and count the rest in three ways: true, as the job does, components."""
     regions = choose_regions(objects, seed)
     slide, drawn, out = folder / "picture.tif", folder / "regions.geojson", folder / "out"
     write_pyramid(slide, picture, MPP)
     drawn.write_text(json.dumps(annotations(objects, regions)))
-    config = SegmentConfig(str(slide), str(drawn), str(out), mpp=MPP, outlines="none", overwrite=True)
+    config = SegmentConfig(
+        str(slide), str(drawn), str(out), mpp=MPP, outlines="none", overwrite=True, adapt_s=adapt_s
+    )
     began = time.perf_counter()
     report = segment(config, LocalPool(lambda: model), model)
     seconds = time.perf_counter() - began
@@ -187,6 +196,12 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--data", type=Path, required=True, help="folder of <id>.png and <id>.inst.png")
     parser.add_argument("--model", choices=MODELS, default="compact", help="(default %(default)s)")
     parser.add_argument("--weights", help="weights instead of the shipped ones (.safetensors)")
+    parser.add_argument(
+        "--adapt",
+        type=float,
+        default=SegmentConfig.adapt_s,
+        help="as in jobs/segment_wsi.py (default %(default)g)",
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the regions (default 0)")
     parser.add_argument("--most", type=int, help="pictures, the first ones by name (default: all)")
     return parser.parse_args(argv)
@@ -207,7 +222,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with Image.open(path.with_name(f"{name}.png")) as file:
             picture = np.asarray(file.convert("RGB"))
         with tempfile.TemporaryDirectory(prefix="fewscope-count-") as folder:
-            rows.append(count(picture, objects, model, Path(folder), args.seed))
+            rows.append(count(picture, objects, model, Path(folder), args.seed, args.adapt))
         emit("counting", {"picture": name} | rows[-1])
     emit("counting", {"picture": "all"} | summary(rows))
     return 0

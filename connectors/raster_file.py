@@ -7,7 +7,7 @@ import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
@@ -36,6 +36,7 @@ CACHE_BYTES = 128 * 2**20
 SAMPLE_PX = 32  # side of the nine samples in the fingerprint of a file that is not local
 
 Georeference = Literal["transform", "gcps", "rpcs", "none"]
+SaidBy = Literal["file", "collar", "user"]
 METHODS = {"gcps": "GCP_POLYNOMIAL", "rpcs": "RPC"}  # of GDAL's transformer
 
 # Once for the process, as filters changed in one thread are changed in all: reports say it in their own words.
@@ -59,10 +60,14 @@ class RasterFile:
         How the file says where it is.
     colours
         Colour interpretation of each band.
+    names
+        Description of each band in lower case, empty without one.
     alpha
         Band that says what is transparent, None without.
     nodata
-        For each band the value that means "no pixel"; empty where the file states none.
+        For each band the value that means "no pixel"; empty where there is none.
+    nodata_by
+        Who says so: the file itself, its collar (`connectors.collar`), or the user.
     overviews
         (height, width) of the file's overviews, finest first.
     block
@@ -76,6 +81,7 @@ class RasterFile:
     width: int
     dtypes: tuple[str, ...]
     colours: tuple[ColorInterp, ...]
+    names: tuple[str, ...]
     alpha: int | None
     nodata: tuple[float | None, ...]
     crs: CRS | None
@@ -84,6 +90,16 @@ class RasterFile:
     n_points: int
     overviews: tuple[tuple[int, int], ...]
     block: tuple[int, int]
+    nodata_by: SaidBy = "file"
+
+    def without_data(self, value: float, said_by: SaidBy) -> RasterFile:
+        """The file, with a value that means "no pixel" in all bands, whatever it says itself."""
+        return replace(self, nodata=(value,) * len(self.dtypes), nodata_by=said_by)
+
+    @property
+    def told_nodata(self) -> float | None:
+        """The value that GDAL has to be told, as the file does not say it."""
+        return None if self.nodata_by == "file" else self.nodata[0]
 
     @property
     def is_upright(self) -> bool:
@@ -142,9 +158,16 @@ def inspect(uri: str) -> RasterFile:
 
 
 def open_raster(
-    path: str, georeference: Georeference, crs: CRS | None, overview: int | None = None
+    path: str,
+    georeference: Georeference,
+    crs: CRS | None,
+    overview: int | None = None,
+    nodata: float | None = None,
 ) -> rasterio.DatasetReader:
-    """A file, or one of its overviews, on a grid with a transform. To be closed by `close_raster`."""
+    """A file, or one of its overviews, on a grid with a transform. To be closed by `close_raster`.
+
+    ``nodata`` is what means "no pixel" where the file does not say it: for what is resampled here.
+    """
     if georeference not in METHODS:
         return rasterio.open(path) if overview is None else rasterio.open(path, overview_level=overview)
     dataset = rasterio.open(path)
@@ -153,6 +176,7 @@ def open_raster(
             dataset,
             src_crs=crs,
             resampling=Resampling.bilinear,
+            src_nodata=dataset.nodata if nodata is None else nodata,
             add_alpha=ColorInterp.alpha not in dataset.colorinterp,
             SRC_METHOD=METHODS[georeference],
             UNIFIED_SRC_NODATA="YES",
@@ -206,6 +230,7 @@ def _describe(dataset: rasterio.DatasetReader, uri: str, path: str) -> RasterFil
             width=shown.width,
             dtypes=tuple(shown.dtypes),
             colours=colours,
+            names=tuple((name or "").strip().lower() for name in dataset.descriptions[: len(colours)]),
             alpha=colours.index(ColorInterp.alpha) + 1 if ColorInterp.alpha in colours else None,
             nodata=tuple(dataset.nodatavals) if shown.nodata is not None else (),
             crs=crs,
@@ -226,7 +251,8 @@ def fingerprint(files: list[RasterFile]) -> str:
     """
     digest = hashlib.sha256()
     for file in files:
-        facts = (file.height, file.width, file.dtypes, file.nodata, tuple(file.transform), file.georeference)
+        stated = file.nodata if file.nodata_by == "file" else file.nodata[0]
+        facts = (file.height, file.width, file.dtypes, stated, tuple(file.transform), file.georeference)
         digest.update(repr((facts, file.crs.to_wkt() if file.crs else None)).encode())
         with gdal(), rasterio.open(file.path) as dataset:
             if is_local(file):

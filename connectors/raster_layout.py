@@ -10,11 +10,12 @@ import rasterio
 from affine import Affine
 from numpy.typing import NDArray
 
+from connectors.collar import undeclared_nodata
 from connectors.levels import SAME_RESOLUTION, whole_blocks
 from connectors.mosaic import Grid, common_grid
 from connectors.raster_file import RasterFile, gdal, inspect
 from connectors.scene_list import list_scenes
-from connectors.scenes import Layer, Scene, Stack, measure_depth
+from connectors.scenes import Layer, Scene, Stack, holds, measure_depth, numpy_type
 from connectors.source import RasterOptions, SourceError
 from connectors.stretch import Bands, choose_bands, stacked_bands
 
@@ -42,9 +43,11 @@ def lay_out(uri: str, options: RasterOptions) -> tuple[Stack, Bands, list[Raster
                 f"{own.uri}: has bands {', '.join(own.dtypes)}, {first.uri} has {', '.join(first.dtypes)}; scenes that "
                 "become one source need the same bands"
             )
+    is_one_file = len(scenes[0]) == 1
+    files = [_with_nodata(file, shown.indexes if is_one_file else (1,), options) for file in files]
     grid, places = common_grid(files, options.crs)
     layers = [
-        Layer(file, shown.indexes if len(scenes[0]) == 1 else (1,), place)
+        Layer(file, shown.indexes if is_one_file else (1,), place)
         for file, place in zip(files, places, strict=True)
     ]
     per_scene = len(scenes[0])
@@ -54,6 +57,19 @@ def lay_out(uri: str, options: RasterOptions) -> tuple[Stack, Bands, list[Raster
         deep = [replace(scene, depth=measure_depth(stack, scene)) for scene in made]
         stack = Stack(grid, tuple(deep), options.pick)
     return stack, shown, files
+
+
+def _with_nodata(file: RasterFile, bands: tuple[int, ...], options: RasterOptions) -> RasterFile:
+    """The file with what means "no pixel": as the user says, else as the file says, else what its collar is made of."""
+    if options.nodata == "file":
+        return file
+    if options.nodata != "auto":
+        for dtype in {file.dtypes[band - 1] for band in bands}:
+            if not holds(numpy_type(dtype), options.nodata):
+                raise SourceError(f"{file.uri}: --nodata {options.nodata:g} does not occur in {dtype}")
+        return file.without_data(options.nodata, "user")
+    value = undeclared_nodata(file, bands)
+    return file if value is None else file.without_data(value, "collar")
 
 
 def palette_of(file: RasterFile) -> NDArray[np.uint8]:
@@ -117,6 +133,13 @@ def notes_on(files: list[RasterFile], grid: Grid) -> list[str]:
         said.append("The file states no CRS: its coordinates are kept, their unit is not known.")
     if grid.transform.b or grid.transform.d:
         said.append("The raster is rotated against its CRS; results keep its grid.")
+    collars = [file for file in files if file.nodata_by == "collar"]
+    if collars:
+        values = " or ".join(sorted({f"{file.told_nodata:g}" for file in collars}))
+        said.append(
+            f"What is {values} in all bands was taken for no data, as it fills the corners and nobody says what it is; "
+            "--nodata file keeps it."
+        )
     others = sorted({str(file.crs) for file in files} - {str(grid.crs)})
     if others and grid.crs:
         said.append(f"Resampled to {grid.crs} from {', '.join(others)}.")

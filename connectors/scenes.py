@@ -167,7 +167,7 @@ class Stack:
                 values = handle.read([*layer.bands, layer.file.alpha or handle.count], window=window)
                 bands, valid = values[:-1], np.real(values[-1]) > 0
             else:
-                bands = np.zeros((len(layer.bands), *shape), _numpy_type(handle.dtypes[layer.bands[0] - 1]))
+                bands = np.zeros((len(layer.bands), *shape), numpy_type(handle.dtypes[layer.bands[0] - 1]))
                 valid = np.zeros(shape, np.bool_)
                 row, col = layer.place.offset or (0, 0)
                 top, bottom = max(block[0] - row, 0), min(block[1] - row, handle.height)
@@ -217,9 +217,8 @@ class Stack:
     def _open(self, layer: Layer, level: Level) -> rasterio.DatasetReader:
         file = layer.file
         if self._is_direct(layer, level):
-            return open_raster(
-                file.path, file.georeference, file.crs, level.index - 1 if level.index else None
-            )
+            overview = level.index - 1 if level.index else None
+            return open_raster(file.path, file.georeference, file.crs, overview, file.told_nodata)
         if file.colours[0] == ColorInterp.palette:
             resampling = Resampling.nearest  # numbers of colours have no mean
         else:
@@ -285,25 +284,27 @@ def _valid(
         valid = np.logical_or.reduce([_differs(band, nodata) for band, nodata in pairs])
     elif MaskFlags.per_dataset in flags:
         valid = dataset.read_masks(layer.bands[0], window=window) > 0
-    if layer.file.alpha and MaskFlags.alpha not in flags:  # nodata hides it, and GDAL knows none of floats
+    # nodata hides it, and GDAL knows none of floats
+    if layer.file.alpha and (layer.file.nodata or MaskFlags.alpha not in flags):
         valid &= np.real(dataset.read(layer.file.alpha, window=window)) > 0
     return valid
 
 
-def _numpy_type(name: str) -> np.dtype[Any]:
+def numpy_type(name: str) -> np.dtype[Any]:
     """NumPy's type for rasterio's name of one; whole complex numbers, which NumPy has not, are read as complex64."""
     return np.dtype(np.complex64 if name.startswith("complex_int") else name)
 
 
 def _differs(band: NDArray[np.generic], nodata: float | None) -> NDArray[np.bool_]:
     """Where a band is not its nodata value; everywhere, if its type does not hold that value. NaN: see the caller."""
-    if nodata is None or (
-        band.dtype.kind in "ui" and not (float(nodata).is_integer() and _holds(band.dtype, nodata))
-    ):
+    if nodata is None or not holds(band.dtype, nodata):
         return np.ones(band.shape, np.bool_)
     return np.asarray(band != np.array(nodata).astype(band.dtype))
 
 
-def _holds(dtype: np.dtype[Any], value: float) -> bool:
+def holds(dtype: np.dtype[Any], value: float) -> bool:
+    """Whether a band of a type can have a value."""
+    if dtype.kind not in "ui":
+        return True
     limits = np.iinfo(dtype)
-    return limits.min <= value <= limits.max
+    return float(value).is_integer() and limits.min <= value <= limits.max

@@ -122,6 +122,9 @@ class RasterOptions:
         Further rasters to see as one with the first: paths, patterns, STAC item collections.
     assets
         Keys of the STAC assets to read: one with all bands, or one for each band.
+    nodata
+        Band value that means "no pixel". "file": what the file says. "auto": likewise, and where it says nothing, what
+        the collar around the scene is made of, if it has one (`connectors.collar`).
     pick
         Where scenes overlap: the first that has the pixel, or the one that it lies deepest inside of.
     """
@@ -135,6 +138,7 @@ class RasterOptions:
     bbox: tuple[float, float, float, float] | None = None
     scenes: tuple[str, ...] = ()
     assets: tuple[str, ...] = ()
+    nodata: float | Literal["auto", "file"] = "auto"
     pick: Literal["first", "best"] = "first"
 
     def __post_init__(self) -> None:

@@ -20,6 +20,9 @@ DISPLAY_RANGE = 64
 """Grey levels of 255 that the middle 96 % of a uint8 raster must span to be shown as it is: a picture, not numbers."""
 
 COLOURS = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
+NAMES = (("red", "green", "blue"), ("b04", "b03", "b02"))
+"""Names of the bands that are red, green and blue; the second are Sentinel-2's, and no other sensor writes a 0. They go
+before colours, which GDAL gives to any three bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +36,7 @@ class Bands:
 
 
 def choose_bands(file: RasterFile, asked: tuple[int, ...]) -> Bands:
-    """The bands asked for (1-based; one or three), or by colour interpretation, or the first three.
+    """The bands asked for (1-based; one or three), or by name, or by colour interpretation, or the first three.
 
     Raises
     ------
@@ -50,6 +53,11 @@ def choose_bands(file: RasterFile, asked: tuple[int, ...]) -> Bands:
         return Bands(asked, f"bands {', '.join(map(str, asked))}, as asked for")
     if file.colours[0] == ColorInterp.palette and n_bands == 1:
         return Bands((1,), "the colours of its palette", is_palette=True)
+    for names in NAMES:
+        if all(name in file.names for name in names):
+            indexes = tuple(file.names.index(name) + 1 for name in names)
+            said = ", ".join(f"{index} ({name})" for index, name in zip(indexes, names, strict=True))
+            return Bands(indexes, f"bands {said} as red, green, blue, by their names")
     if all(colour in file.colours for colour in COLOURS):
         indexes = tuple(file.colours.index(colour) + 1 for colour in COLOURS)
         return Bands(

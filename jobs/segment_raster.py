@@ -19,7 +19,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -65,6 +65,14 @@ def options(program: str, description: str | None) -> argparse.ArgumentParser:
         nargs=2,
         metavar=("MIN", "MAX"),
         help="band values shown as black and white (default: 8-bit pictures as they are, else 2nd to 98th percentile)",
+    )
+    add(
+        "--nodata",
+        type=nodata,
+        default="auto",
+        metavar="VALUE",
+        help='band value that means "no pixel" (default: as the file says; where it says nothing, what fills its empty '
+        "corners; 'file': only as the file says)",
     )
     add("--res", type=float, help="working resolution in units of the CRS (default: the raster's)")
     add("--crs", help="CRS to work in, e.g. EPSG:32618 (default: the raster's, or the first one's)")
@@ -128,6 +136,12 @@ def numbers(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in text.split(","))
 
 
+def nodata(text: str) -> float | Literal["auto", "file"]:
+    """``255``, ``nan``, ``file``."""
+    words: dict[str, Literal["auto", "file"]] = {"auto": "auto", "file": "file"}
+    return words[text] if text in words else float(text)
+
+
 def names(text: str) -> tuple[str, ...]:
     """``red,green,blue``."""
     return tuple(part.strip() for part in text.split(","))
@@ -140,6 +154,7 @@ def configs(args: argparse.Namespace) -> list[SegmentConfig]:
     view = RasterOptions(
         bands=args.bands,
         scale=tuple(args.scale) if args.scale else None,
+        nodata=args.nodata,
         res=args.res,
         crs=args.crs,
         aoi=args.aoi,

@@ -301,16 +301,19 @@ class CompactNet(nn.Module):
     ) -> Tensor:
         """Logits of encoded queries, as `decode` has them.
 
-        With a `texture_share` of 0 to 1 so much of the object's logit is the pixel classifier's own, and all of it
-        where a query is flat: of a colour alone the decoder, which never saw a picture of nothing, knows less.
+        With a `texture_share` of 0 to 1 so much of the object's logit is the pixel classifier's own. Where a query is
+        flat, it is an object only if both say so: the decoder never saw a picture of nothing, and the classifier is at
+        a loss for colours that no patch has.
         """
         statistics, maps = queries
         texture = texture_logits(statistics, pack.texture, maps[2].dtype)
         logits = self.decode(maps, self.consult(texture, maps, pack), depth=depth).float()
         if texture_share is not None:
-            share = flatness(statistics).clamp_min(texture_share)
-            both = F.interpolate(torch.cat([texture, share], 1), scale_factor=STRIDE, mode="bilinear")
-            logits[:, :1] = torch.lerp(logits[:, :1].clamp(-LIMIT, LIMIT), both[:, :1], both[:, 1:])
+            both = torch.cat([texture, flatness(statistics)], 1)
+            own, flat = F.interpolate(both, scale_factor=STRIDE, mode="bilinear").split(1, 1)
+            decoded = logits[:, :1].clamp(-LIMIT, LIMIT)
+            mixed = torch.lerp(decoded, own, texture_share)
+            logits[:, :1] = torch.lerp(mixed, torch.minimum(decoded, own), flat)
         return logits
 
     def consult(self, texture: Tensor, maps: dict[int, Tensor], pack: CompactPack) -> dict[int, Tensor]:

@@ -71,6 +71,25 @@ def test_bands_by_number_by_colour_or_the_first(tmp_path, n_bands, colours, aske
     assert all(str(band) in words or "first three" in words for band in shown)
 
 
+@pytest.mark.parametrize(
+    ("names", "shown"),
+    [
+        (("B01", "B02", "B03", "B04", "B08"), (4, 3, 2)),
+        (("Blue", "Green", "Red", "NIR"), (3, 2, 1)),
+        (("B1", "B2", "B3", "B4"), (1, 2, 3)),  # red is B3 of one Landsat and B4 of another
+    ],
+)
+def test_bands_by_their_names(tmp_path, names, shown):
+    values = waves(40, 50, len(names)).astype(np.uint8)
+    path = write_raster(tmp_path / "a.tif", values, north_up())
+    with rasterio.open(path, "r+") as dataset:
+        dataset.descriptions = names
+    image, _ = read_all(path)
+    assert np.array_equal(image, stacked(values[[band - 1 for band in shown]]))
+    told = open_source(path, raster=RasterOptions()).info.bands
+    assert ("by their names" in told) == (shown != (1, 2, 3))
+
+
 def test_a_palette_is_shown_in_its_colours(tmp_path):
     values = np.arange(12, dtype=np.uint8).reshape(1, 3, 4) % 3
     path = write_raster(tmp_path / "a.tif", values, north_up())
