@@ -34,7 +34,7 @@ demo-river: $(RUN_READY) build/river/scene.tif  ## map the river of a demonstrat
 
 test: $(DEV_READY)  ## ruff, mypy and the whole test suite
 	@failed=; \
-	for check in "ruff check ." "ruff format --check ." "mypy connectors model pipeline jobs" "pytest"; do \
+	for check in "ruff check ." "ruff format --check ." "mypy connectors model pipeline jobs" "pytest -n 2 --dist loadfile"; do \
 	    echo "== $$check"; \
 	    $(BIN)/$$check || failed="$$failed [$$check]"; \
 	done; \

@@ -201,12 +201,18 @@ def careful_threshold(probabilities: np.ndarray, labels: np.ndarray) -> float:
     return round(0.5 + (best_threshold(probabilities, labels) - 0.5) / 2, 3)
 
 
-def mean_interval(values: np.ndarray, low: float, high: float) -> tuple[float, float] | None:
-    """95 % confidence interval of the mean of a few values (Student's t), cut to [low, high]; None for fewer than 2."""
+def mean_interval(
+    values: np.ndarray, low: float, high: float, n_more: int | None = None
+) -> tuple[float, float] | None:
+    """95 % confidence interval of the mean of a few values (Student's t), cut to [low, high]; None for fewer than 2.
+
+    With `n_more`, the prediction interval of the mean of so many further values, which have an error of their own.
+    """
     known = values[np.isfinite(values)]
     if len(known) < 2:
         return None
-    half = stats.t.ppf(0.975, len(known) - 1) * known.std(ddof=1) / np.sqrt(len(known))
+    error = np.sqrt(1 / len(known) + (1 / n_more if n_more else 0))
+    half = stats.t.ppf(0.975, len(known) - 1) * known.std(ddof=1) * error
     return max(low, float(known.mean() - half)), min(high, float(known.mean() + half))
 
 

@@ -108,7 +108,8 @@ class Lesson:
     ----------
     encode_s : seconds to encode it, leave-one-out not included
     threshold : chosen by leave-one-out; None where that was not asked for or cannot be
-    estimate, interval : of the IoU, by leave-one-out
+    estimate, interval : of the mean IoU, by leave-one-out
+    left_out : IoU of each patch while it was left out
     rule : how objects are told apart, in words; "" where there are none to tell
     """
 
@@ -121,6 +122,7 @@ class Lesson:
     threshold: float | None
     estimate: float | None
     interval: tuple[float, float] | None
+    left_out: tuple[float, ...]
     rule: str
 
 
@@ -297,6 +299,7 @@ def _lesson(
         loo.threshold if loo else None,
         loo.mean_iou if loo else None,
         loo.interval if loo else None,
+        loo.iou if loo else (),
         rule if has_objects and loo else "",
     )
 

@@ -134,6 +134,7 @@ def calibration_table(rows: Sequence[Calibration]) -> Table:
             str(c.n_episodes),
             _signed(c.over_episodes),
             _percent(c.coverage),
+            _percent(c.coverage_with_queries),
             _signed(c.bias),
         )
         for c in rows
@@ -146,12 +147,14 @@ def calibration_table(rows: Sequence[Calibration]) -> Table:
         "episodes",
         "correlation",
         "interval holds",
+        "with the queries' error",
         "bias",
     )
     note = (
         "The IoU that leave-one-out on the support promises, against that of the queries at the same threshold: "
-        "Pearson's correlation over classes and over episodes; how often the promised 95 % interval holds the truth; "
-        "and the mean of promise minus truth."
+        "Pearson's correlation over classes and over episodes; how often the promised 95 % interval of the mean "
+        "holds that of the queries, and how often it does when it is widened for their own error; and the mean of "
+        "promise minus truth."
     )
     return Table("Is the promise kept?", note, columns, cells)
 

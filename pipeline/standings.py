@@ -17,6 +17,7 @@ from operator import add
 
 import numpy as np
 
+from pipeline.calibrate import mean_interval
 from pipeline.evaluate import Answer, Lesson
 from pipeline.scores import CountError, Mean, Objects, Pixels, correlation, count_error, mean_over_classes
 
@@ -113,7 +114,9 @@ class Calibration:
     ----------
     over_classes, over_episodes : Pearson's correlation of estimate and true IoU of the queries at the chosen threshold,
         both as means per class, and per episode
-    coverage : part of the episodes whose 95 % interval holds their true IoU; of those that have an interval
+    coverage : part of the episodes whose 95 % interval of the mean IoU holds that of the queries; of those that have
+        an interval. Few queries have an error of their own, for which the interval has no room
+    coverage_with_queries : the same, with room for it: the 95 % prediction interval of the mean of so many queries
     bias : mean of estimate minus true IoU, over classes
     points : (class, estimate, true IoU), one per class
     """
@@ -125,6 +128,7 @@ class Calibration:
     over_classes: float
     over_episodes: float
     coverage: float
+    coverage_with_queries: float
     bias: float
     points: tuple[tuple[str, float, float], ...]
 
@@ -235,6 +239,9 @@ def calibration(
             lesson.estimate,
             float(np.mean(true[lesson.category, lesson.episode])),
             lesson.interval,
+            mean_interval(
+                np.array(lesson.left_out), 0.0, 1.0, n_more=len(true[lesson.category, lesson.episode])
+            ),
         )
         for lesson in lessons
         if (lesson.method, lesson.shots) == (method, shots)
@@ -245,10 +252,11 @@ def calibration(
         return None
     points = []
     for category in dict.fromkeys(row[0] for row in rows):
-        of_class = [(estimate, iou) for name, estimate, iou, _ in rows if name == category]
+        of_class = [(estimate, iou) for name, estimate, iou, *_ in rows if name == category]
         estimate, iou = np.mean(of_class, axis=0)
         points.append((category, float(estimate), float(iou)))
-    inside = [interval[0] <= iou <= interval[1] for _, _, iou, interval in rows if interval is not None]
+    promised = [(iou, interval) for _, _, iou, interval, _ in rows]
+    predicted = [(iou, interval) for _, _, iou, _, interval in rows]
     return Calibration(
         method,
         shots,
@@ -256,10 +264,17 @@ def calibration(
         len(rows),
         correlation([p[1] for p in points], [p[2] for p in points]),
         correlation([r[1] for r in rows], [r[2] for r in rows]),
-        float(np.mean(inside)) if inside else float("nan"),
+        _part_inside(promised),
+        _part_inside(predicted),
         float(np.mean([p[1] - p[2] for p in points])),
         tuple(points),
     )
+
+
+def _part_inside(rows: Sequence[tuple[float, tuple[float, float] | None]]) -> float:
+    """Part of the intervals that hold their value; NaN where there is none."""
+    inside = [interval[0] <= value <= interval[1] for value, interval in rows if interval is not None]
+    return float(np.mean(inside)) if inside else float("nan")
 
 
 def _groups(figures: Sequence[ClassFigures]) -> list[tuple[str, list[ClassFigures]]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipeline.calibrate import best_threshold, careful_threshold, judged
+from pipeline.calibrate import best_threshold, careful_threshold, judged, mean_interval
 
 
 @pytest.mark.parametrize("level", [0.15, 0.3, 0.5, 0.7, 0.85])
@@ -27,3 +27,19 @@ def test_among_equal_thresholds_the_middle_is_taken() -> None:
     labels = np.zeros((2, 64, 64), np.uint8)
     labels[:, 20:40] = 1
     assert careful_threshold(np.where(labels == 1, 0.95, 0.05).astype(np.float32), labels) == 0.5
+
+
+def test_intervals_of_a_mean_and_of_the_mean_of_more() -> None:
+    """19 of 20 of the first hold the true mean; 19 of 20 of the second hold the mean of three more values."""
+    rng = np.random.default_rng(0)
+    inside, agrees = [], []
+    for _ in range(4000):
+        known, more = rng.normal(0.7, 0.1, 5), rng.normal(0.7, 0.1, 3)
+        low, high = mean_interval(known, -np.inf, np.inf)
+        inside.append(low <= 0.7 <= high)
+        low, high = mean_interval(known, -np.inf, np.inf, n_more=3)
+        agrees.append(low <= more.mean() <= high)
+    assert np.mean(inside) == pytest.approx(0.95, abs=0.012)
+    assert np.mean(agrees) == pytest.approx(0.95, abs=0.012)
+    assert mean_interval(np.array([0.9, 1.0, np.nan]), 0.0, 1.0)[1] == 1
+    assert mean_interval(np.array([0.9, np.nan]), 0.0, 1.0) is None

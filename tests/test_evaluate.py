@@ -169,13 +169,14 @@ def test_methods_are_compared_class_by_class_and_domains_apart():
 def test_the_promise_is_compared_with_what_came():
     lessons, answers = [], []
     for category, promised, came in (("a", 0.9, 0.8), ("b", 0.5, 0.4), ("c", 0.2, 0.3)):
-        lessons.append(
-            Lesson("own", category, "", 5, 0, 0.1, 0.4, promised, (promised - 0.1001, promised + 0.05), "")
-        )
+        left_out = promised - 0.03, promised, promised + 0.03  # so that one more is within 0.149
+        interval = promised - 0.1001, promised + 0.05
+        lessons.append(Lesson("own", category, "", 5, 0, 0.1, 0.4, promised, interval, left_out, ""))
         pixels = Pixels(int(came * 100), 100 - int(came * 100), 0, 0)
         answers.append(answer(category, (50, 50), chosen=pixels))
     found = calibration(lessons, answers, "own", 5)
     assert found.coverage == pytest.approx(2 / 3)
+    assert found.coverage_with_queries == 1
     assert found.bias == pytest.approx((0.1 + 0.1 - 0.1) / 3)
     assert found.over_classes == pytest.approx(np.corrcoef([0.9, 0.5, 0.2], [0.8, 0.4, 0.3])[0, 1])
     assert calibration(lessons, [], "other", 5) is None
