@@ -184,7 +184,11 @@ def summary(report: dict[str, Any]) -> str:
     """The count in words, and the area."""
     text = count_in_words(report)
     if report.get("covered_km2") is not None:
-        text += f", {report['covered_km2']:,.4g} km2 of {report['area_km2']:,.4g} km2"
+        text += f", {report['covered_km2']:,.4g} km2"
+        if report["covered_interval_km2"]:
+            low, high = report["covered_interval_km2"]
+            text += f" (95 % interval {low:,.4g} to {high:,.4g})"
+        text += f" of {report['area_km2']:,.4g} km2"
     return text
 
 

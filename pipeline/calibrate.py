@@ -216,6 +216,25 @@ def mean_interval(
     return max(low, float(known.mean() - half)), min(high, float(known.mean() + half))
 
 
+def covered_ratio(left_out: LeaveOneOut | None, labels: np.ndarray) -> tuple[float, float] | None:
+    """95 % interval of true over found area, by the left-out patches; None where that cannot be said.
+
+    The ratio estimator over patches with Student's t (Cochran, Sampling Techniques, 1977, 6.3): large objects say more
+    than small ones. `labels` are (K, H, W), as in `predict_left_out`.
+    """
+    if left_out is None or len(labels) < 2:
+        return None
+    known = labels != IGNORE
+    found = ((left_out.probabilities >= left_out.threshold) & known).sum((1, 2)).astype(np.float64)
+    true = (labels == 1).sum((1, 2)).astype(np.float64)
+    if not found.any():
+        return None
+    ratio = true.sum() / found.sum()
+    error = np.sqrt(((true - ratio * found) ** 2).sum() / (len(true) - 1) / len(true)) / found.mean()
+    half = stats.t.ppf(0.975, len(true) - 1) * error
+    return max(0.0, float(ratio - half)), float(ratio + half)
+
+
 def count_errors(counted: Sequence[int], labels: np.ndarray, instances: np.ndarray) -> np.ndarray:
     """How far a count is off on each left-out patch: log((true + 1) / (counted + 1)), (K,). The 1 keeps it finite.
 

@@ -35,6 +35,11 @@ COUNT_INTERVAL_SOURCE = (
     "predicted without itself. Where these were all off in one direction, the count may lie outside."
 )
 
+COVERED_INTERVAL_SOURCE = (
+    "95 % interval of the true area: the area found, corrected by how far areas in the support patches were off, each "
+    "predicted without itself."
+)
+
 COUNT_INTERVALS_SOURCE = "Each class has an interval of its own, below; there is none of their sum."
 
 VERSIONS_OF = ("fewscope", "torch", "ray", "zarr", "openslide-python", "openslide-bin", "numpy", "scipy")
@@ -126,6 +131,10 @@ def write_page(
         calibrate.count_interval(one.count, decided.count_errors)
         for one, decided in zip(of_classes or [found], decision.classes, strict=True)
     ]
+    ratios = [
+        calibrate.covered_ratio(decided.loo, labels)
+        for decided, labels in zip(decision.classes, plan.support.labels_by_class, strict=True)
+    ]
     qualities = [quality(plan, decided) for decided in decision.classes]
     report = make_report(
         plan.source.info,
@@ -138,11 +147,13 @@ def write_page(
         quality=mean_quality(qualities),
         count_interval=None if of_classes else intervals[0],
         count_interval_source=count_interval_source(decision),
+        covered_ratio=None if of_classes else ratios[0],
+        covered_interval_source="" if of_classes or ratios[0] is None else COVERED_INTERVAL_SOURCE,
         unread_px=sum(row["unread_px"] for row in rows.values()),
         notes=notes(plan, decision),
         classes=[
             ClassFindings(*of_class)
-            for of_class in zip(names, of_classes, qualities, intervals, strict=False)
+            for of_class in zip(names, of_classes, qualities, intervals, ratios, strict=False)
         ],
     )
     write_report(plan.config.out, report, findings.pictures)

@@ -79,6 +79,7 @@ class ClassFindings:
     found: Survey
     quality: Quality | None
     count_interval: tuple[int, int] | None
+    covered_ratio: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +95,7 @@ class ClassReport:
     density_per_mpx: float | None
     covered_mm2: float | None
     covered_px: int
+    covered_interval_px: tuple[float, float] | None
     covered_fraction: float | None
     sizes: Sizes | None
     quality: Quality | None
@@ -126,6 +128,8 @@ class Report:
     area_px: float
     covered_mm2: float | None
     covered_px: int
+    covered_interval_px: tuple[float, float] | None
+    covered_interval_source: str
     covered_fraction: float | None
     unread_px: float
     unread_fraction: float
@@ -134,6 +138,7 @@ class Report:
     metres_per_px: float | None  # of rasters, with the areas on the ground
     area_km2: float | None
     covered_km2: float | None
+    covered_interval_km2: tuple[float, float] | None
     density_per_km2: float | None
     sizes: Sizes | None  # None when nothing was found
     quality: Quality | None
@@ -157,6 +162,11 @@ class Report:
         return json.dumps(numbers, indent=2, allow_nan=False) + "\n"
 
 
+def _between(ratio: tuple[float, float] | None, found: float, most: float) -> tuple[float, float] | None:
+    """An area times both ends of a ratio, at most all there is."""
+    return None if ratio is None else (min(most, ratio[0] * found), min(most, ratio[1] * found))
+
+
 def _finite(value: float | None) -> float | None:
     return float(value) if value is not None and math.isfinite(value) else None
 
@@ -171,6 +181,8 @@ def make_report(
     quality: Quality | None = None,
     count_interval: tuple[int, int] | None = None,
     count_interval_source: str = "",
+    covered_ratio: tuple[float, float] | None = None,
+    covered_interval_source: str = "",
     unread_px: float = 0.0,
     on_ground: OnGround | None = None,
     on_map: MapSection | None = None,
@@ -190,6 +202,8 @@ def make_report(
         "hash": "..."}``; the group "source" is filled in from `info`
     count_interval, count_interval_source
         lowest and highest plausible count, and one sentence on where they come from
+    covered_ratio, covered_interval_source
+        the same of the area that objects cover, as a part of what was found
     unread_px : float
         tissue that could not be read, in working pixels
     on_map : MapSection, optional
@@ -226,6 +240,11 @@ def make_report(
         metres_per_px=metres_per_px,
         area_km2=on_ground.analysed_m2 / 1e6 if on_ground else None,
         covered_km2=on_ground.covered_m2 / 1e6 if on_ground else None,
+        covered_interval_px=_between(covered_ratio, found.covered_px, area_px),
+        covered_interval_source=covered_interval_source,
+        covered_interval_km2=_between(covered_ratio, on_ground.covered_m2 / 1e6, on_ground.analysed_m2 / 1e6)
+        if on_ground
+        else None,
         density_per_km2=found.count / on_ground.analysed_m2 * 1e6
         if on_ground and on_ground.analysed_m2
         else None,
@@ -237,6 +256,7 @@ def make_report(
                 value=value,
                 colour="#{:02x}{:02x}{:02x}".format(*class_colour(value)),
                 count_interval=one.count_interval,
+                covered_interval_px=_between(one.covered_ratio, one.found.covered_px, area_px),
                 **_measures(one.found, area_px, info.mpp, metres_per_px),
                 quality=one.quality,
             )
