@@ -137,8 +137,8 @@ def notes_on(files: list[RasterFile], grid: Grid) -> list[str]:
     if collars:
         values = " or ".join(sorted({f"{file.told_nodata:g}" for file in collars}))
         said.append(
-            f"Pixels of {values} in all bands, which fill the corners, were taken for no data, though the file does not "
-            "declare it; --nodata file keeps them."
+            f"Pixels of {values} in all bands, which fill the corners, were taken for no data, though the file does "
+            "not declare it; --nodata file keeps them."
         )
     others = sorted({str(file.crs) for file in files} - {str(grid.crs)})
     if others and grid.crs:
