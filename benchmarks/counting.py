@@ -48,6 +48,7 @@ from pipeline.run import segment
 
 MPP = 0.5  # that of a job's working grid: pictures are taken as they are
 N_REGIONS = 5
+ADAPT_S = SegmentConfig("", "", "").adapt_s
 SHARE = 0.2
 """Part of a picture that is labelled."""
 CROWDED = 0.9
@@ -126,7 +127,7 @@ def count(
     model: Model,
     folder: Path,
     seed: int,
-    adapt_s: float = SegmentConfig.adapt_s,
+    adapt_s: float = ADAPT_S,
 ) -> dict[str, Any]:
     """Label five regions, run a job, and count the rest in three ways: true, as the job does, components."""
     regions = choose_regions(objects, seed)
@@ -199,7 +200,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--adapt",
         type=float,
-        default=SegmentConfig.adapt_s,
+        default=ADAPT_S,
         help="as in jobs/segment_wsi.py (default %(default)g)",
     )
     parser.add_argument("--seed", type=int, default=0, help="of the regions (default 0)")
