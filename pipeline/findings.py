@@ -243,13 +243,17 @@ def quality(plan: Plan, decision: ClassDecision) -> Quality | None:
         iou_interval=loo.interval,
         iou=tuple(float(v) if np.isfinite(v) else None for v in loo.iou),
         threshold=decision.threshold,
-        threshold_source=(
-            "half of the way from 0.5 to the best on left-out patches"
-            if plan.config.threshold is None
-            else "given"
-        ),
+        threshold_source=_threshold_source(plan, decision),
         method=f"leave-one-out over {n_patches} patches, 95 % interval of the mean (Student's t)",
     )
+
+
+def _threshold_source(plan: Plan, decision: ClassDecision) -> str:
+    if plan.config.threshold is not None:
+        return "given"
+    if decision.threshold == 0.5:
+        return "as none is better on left-out patches beyond doubt"
+    return "half of the way from 0.5 to the best on left-out patches"
 
 
 def mean_quality(qualities: list[Quality | None]) -> Quality | None:

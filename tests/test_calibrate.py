@@ -23,6 +23,16 @@ def test_half_of_the_way_to_the_best_threshold_is_gone(level: float) -> None:
     assert judged(None, labels) is None
 
 
+def test_a_threshold_that_patches_do_not_agree_on_is_not_taken() -> None:
+    """One gains much from 0.3, the other four lose a little: better in the mean, and not beyond doubt."""
+    ramp = np.linspace(0, 1, 128, dtype=np.float32)[None, None].repeat(5, 0).repeat(128, 1)
+    labels = (ramp >= 0.5).astype(np.uint8)
+    labels[0] = ramp[0] >= 0.1
+    labels[1:3] = ramp[1:3] >= 0.45
+    assert best_threshold(ramp, labels) < 0.5
+    assert careful_threshold(ramp, labels) == 0.5
+
+
 def test_among_equal_thresholds_the_middle_is_taken() -> None:
     labels = np.zeros((2, 64, 64), np.uint8)
     labels[:, 20:40] = 1
