@@ -36,6 +36,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         is_water, was_water = mask.read(1) == 1, known.read(1) == 1
     overlap = np.count_nonzero(is_water & was_water) / max(1, np.count_nonzero(is_water | was_water))
     print(f"{'overlap of water (IoU)':24}{overlap:>10.3f}{1.0:>10.3f}")
+    if report["covered_interval_km2"]:
+        low, high = report["covered_interval_km2"]
+        print(f"the report's 95 % interval of the water: {low:.2f} to {high:.2f} km2")
     print(f"  {chosen.found}/report.html")
     return 0
 
