@@ -44,7 +44,7 @@ from pipeline import calibrate
 from pipeline.decision import choose_rule, count_objects
 from pipeline.evaluate import Adapted
 from pipeline.plan import SegmentConfig, possible_rules, smallest_object
-from pipeline.rivals import load_rival
+from pipeline.rivals import judged, load_rival
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED_DATA = Path(os.environ.get("FEWSCOPE_SHARED_DATA") or ROOT.parent / "shared" / "data")
@@ -89,7 +89,8 @@ def judge(model: calibrate.Model, support: SupportSet, check: SupportSet | None)
         features, loo = fitted.features, calibrate.judged(fitted.left_out[0], support.labels)
     else:
         features = model.encode(support.images, support.labels)
-        loo = calibrate.leave_one_out(model, support.images, support.labels)
+        (left_out,) = calibrate.predict_left_out(model, support.images, support.labels[None])
+        loo = judged(model, left_out, support.labels)
     if loo is None:
         raise ValueError("the support set is too small to leave a patch out; label objects in two patches")
     as_run = SegmentConfig("", "", "")  # what a run does by itself

@@ -75,24 +75,6 @@ class LeaveOneOut:
         return float(np.nanmean(self.iou))
 
 
-def leave_one_out(
-    model: Model, images: np.ndarray, labels: np.ndarray, threshold: float | None = None
-) -> LeaveOneOut | None:
-    """Predict every patch with the others as support.
-
-    Parameters
-    ----------
-    images, labels : (K, H, W, 3) uint8 and (K, H, W) uint8 with 255 = not labelled
-    threshold : take this one instead of choosing (`careful_threshold`)
-
-    Returns
-    -------
-    None when fewer than two patches would each be left with object and background to learn from.
-    """
-    (probabilities,) = predict_left_out(model, images, labels[None])
-    return judged(probabilities, labels, threshold)
-
-
 def judged(
     probabilities: np.ndarray | None, labels: np.ndarray, threshold: float | None = None
 ) -> LeaveOneOut | None:
@@ -196,7 +178,12 @@ def careful_threshold(probabilities: np.ndarray, labels: np.ndarray) -> float:
     """
     best = best_threshold(probabilities, labels)
     gain = mean_interval(_ious(probabilities, labels, best) - _ious(probabilities, labels, 0.5), -1.0, 1.0)
-    return 0.5 if gain is None or gain[0] <= 0 else round(0.5 + (best - 0.5) / 2, 3)
+    return 0.5 if gain is None or gain[0] <= 0 else halfway(best)
+
+
+def halfway(threshold: float) -> float:
+    """Half of the way from 0.5 to a threshold."""
+    return round(0.5 + (threshold - 0.5) / 2, 3)
 
 
 def _ious(probabilities: np.ndarray, labels: np.ndarray, threshold: float) -> np.ndarray:

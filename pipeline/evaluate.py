@@ -22,7 +22,7 @@ from pipeline.adaptation import Fit, fit
 from pipeline.decision import choose_rule, label_objects
 from pipeline.evaluation_pictures import Example, draw_examples
 from pipeline.plan import SegmentConfig, possible_rules, smallest_object
-from pipeline.rivals import GrabCut
+from pipeline.rivals import GrabCut, judged
 from pipeline.scores import Objects, Pixels, compare_masks, compare_objects
 from pipeline.split import DepthRule, Rule
 
@@ -242,7 +242,7 @@ def learn(method: Method, support: SupportSet, calibration: bool) -> _Learned:
     if calibration and not isinstance(method, Adapted):
         found = calibrate.predict_left_out(method, support.images, support.labels[None], depth=depth)
         left_out = [*found, None][:2]
-    loo = calibrate.judged(left_out[0], support.labels)
+    loo = judged(method, left_out[0], support.labels)
     min_area = smallest_object(AS_RUN, support, None)
     rule = None
     if loo is not None and support.instances is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -110,3 +111,19 @@ def test_kept_answers_are_those_of_the_rival_which_is_not_asked_again(rng, tmp_p
     for other in (again.encode(images[:1], labels[:1]), again.encode(images[:2], 1 - labels[:2])):
         with pytest.raises(AssertionError, match="asked again"):
             again.predict(images[:1], other)
+
+
+def test_a_rival_needs_no_proof_for_another_threshold():
+    """The patches do not agree, so a network stays at 0.5; a forest goes half of the way."""
+    ramp = np.linspace(0, 1, 128, dtype=np.float32)[None, None].repeat(5, 0).repeat(128, 1)
+    labels = (ramp >= 0.5).astype(np.uint8)
+    labels[0] = ramp[0] >= 0.1
+    labels[1:3] = ramp[1:3] >= 0.45
+    chosen = {
+        name: rivals.judged(SimpleNamespace(name=name), ramp, labels).threshold
+        for name in ("forest", "compact")
+    }
+    assert chosen["compact"] == 0.5
+    assert chosen["forest"] == pytest.approx((0.5 + calibrate.best_threshold(ramp, labels)) / 2)
+    assert chosen["forest"] < 0.5
+    assert rivals.judged(SimpleNamespace(name="forest"), None, labels) is None
