@@ -86,11 +86,11 @@ def judge(model: calibrate.Model, support: SupportSet, check: SupportSet | None)
     began = time.perf_counter()
     if isinstance(model, Adapted):  # as a job does
         fitted = model.fit(support)
-        features, loo = fitted.features, calibrate.judged(fitted.left_out[0], support.labels)
+        features, left_out = fitted.features, fitted.left_out[0]
     else:
         features = model.encode(support.images, support.labels)
         (left_out,) = calibrate.predict_left_out(model, support.images, support.labels[None])
-        loo = judged(model, left_out, support.labels)
+    loo = judged(model, left_out, support.labels)
     if loo is None:
         raise ValueError("the support set is too small to leave a patch out; label objects in two patches")
     as_run = SegmentConfig("", "", "")  # what a run does by itself

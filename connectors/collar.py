@@ -30,8 +30,9 @@ FEWEST_VALUES = 16  # that the rest of a picture has in a band: not a drawing on
 def undeclared_nodata(file: RasterFile, bands: tuple[int, ...]) -> float | None:
     """The number that fills a file's collar; None where the file says itself what is no data, or has no collar.
 
-    A collar fills two corners at least, with the same number in all ``bands`` (1-based), lower or higher than all
-    others in the file, in one piece, and around a picture that has a place on Earth.
+    A collar fills two corners at least, with the same number in all ``bands`` (1-based), lower or higher than what else
+    was looked at, in solid areas, and around a picture that has a place on Earth. It is not looked for in files with
+    control points or RPCs, which are seen resampled.
     """
     if file.nodata or file.alpha or file.georeference == "none":
         return None
@@ -79,7 +80,7 @@ def _of_corners(corners: list[NDArray[np.generic]]) -> float | None:
 
 
 def _is_collar(value: float, samples: list[NDArray[np.generic]]) -> bool:
-    """Whether what has the number lies in one piece, around a picture whose numbers are all on one side of it."""
+    """Whether what has the number lies in solid areas, around a picture whose numbers are all on one side of it."""
     empty = [(sample == value).all(0) for sample in samples]
     n_empty = sum(int(each.sum()) for each in empty)
     square = np.ones((SQUARE, SQUARE), bool)

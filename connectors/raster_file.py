@@ -251,8 +251,7 @@ def fingerprint(files: list[RasterFile]) -> str:
     """
     digest = hashlib.sha256()
     for file in files:
-        stated = file.nodata if file.nodata_by == "file" else file.nodata[0]
-        facts = (file.height, file.width, file.dtypes, stated, tuple(file.transform), file.georeference)
+        facts = (file.height, file.width, file.dtypes, file.nodata, tuple(file.transform), file.georeference)
         digest.update(repr((facts, file.crs.to_wkt() if file.crs else None)).encode())
         with gdal(), rasterio.open(file.path) as dataset:
             if is_local(file):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 import rasterio
@@ -43,14 +44,11 @@ def lay_out(uri: str, options: RasterOptions) -> tuple[Stack, Bands, list[Raster
                 f"{own.uri}: has bands {', '.join(own.dtypes)}, {first.uri} has {', '.join(first.dtypes)}; scenes that "
                 "become one source need the same bands"
             )
-    is_one_file = len(scenes[0]) == 1
-    files = [_with_nodata(file, shown.indexes if is_one_file else (1,), options) for file in files]
-    grid, places = common_grid(files, options.crs)
-    layers = [
-        Layer(file, shown.indexes if is_one_file else (1,), place)
-        for file, place in zip(files, places, strict=True)
-    ]
     per_scene = len(scenes[0])
+    bands = shown.indexes if per_scene == 1 else (1,)
+    files = [_with_nodata(file, bands, options.nodata) for file in files]
+    grid, places = common_grid(files, options.crs)
+    layers = [Layer(file, bands, place) for file, place in zip(files, places, strict=True)]
     made = [Scene(tuple(layers[i : i + per_scene])) for i in range(0, len(layers), per_scene)]
     stack = Stack(grid, tuple(made), options.pick)
     if options.pick == "best" and len(made) > 1:
@@ -59,15 +57,20 @@ def lay_out(uri: str, options: RasterOptions) -> tuple[Stack, Bands, list[Raster
     return stack, shown, files
 
 
-def _with_nodata(file: RasterFile, bands: tuple[int, ...], options: RasterOptions) -> RasterFile:
+def _with_nodata(
+    file: RasterFile, bands: tuple[int, ...], asked: float | Literal["auto", "file"]
+) -> RasterFile:
     """The file with what means "no pixel": as the user says, else as the file says, else what its collar is made of."""
-    if options.nodata == "file":
+    if asked == "file":
         return file
-    if options.nodata != "auto":
+    if asked != "auto":
         for dtype in {file.dtypes[band - 1] for band in bands}:
-            if not holds(numpy_type(dtype), options.nodata):
-                raise SourceError(f"{file.uri}: --nodata {options.nodata:g} does not occur in {dtype}")
-        return file.without_data(options.nodata, "user")
+            if not holds(numpy_type(dtype), asked):
+                raise SourceError(
+                    f"{file.uri}: --nodata {asked:g} is no value of {dtype}, the type of its bands; give one that "
+                    "is, or leave it out"
+                )
+        return file.without_data(asked, "user")
     value = undeclared_nodata(file, bands)
     return file if value is None else file.without_data(value, "collar")
 

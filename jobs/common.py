@@ -66,7 +66,11 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         help="of one core, about, to adapt to the support set: fine-tuning, a pixel classifier, kept if they help "
         "(default 120; 30: no fine-tuning; 0: nothing); processors without bfloat16 take twice that",
     )
-    add("--threshold", type=float, help="probability that is object (default: chosen by leave-one-out)")
+    add(
+        "--threshold",
+        type=float,
+        help="probability that is object (default: 0.5, unless leave-one-out is sure of a better one)",
+    )
     add(
         "--connectivity",
         type=int,

@@ -24,7 +24,7 @@ def test_half_of_the_way_to_the_best_threshold_is_gone(level: float) -> None:
 
 
 def test_a_threshold_that_patches_do_not_agree_on_is_not_taken() -> None:
-    """One gains much from 0.3, the other four lose a little: better in the mean, and not beyond doubt."""
+    """One gains much from a lower one, two a little, two lose: better in the mean, and not beyond doubt."""
     ramp = np.linspace(0, 1, 128, dtype=np.float32)[None, None].repeat(5, 0).repeat(128, 1)
     labels = (ramp >= 0.5).astype(np.uint8)
     labels[0] = ramp[0] >= 0.1

@@ -110,7 +110,7 @@ def test_collars_of_scenes_in_two_zones_let_the_other_scene_through(tmp_path):
 
 def test_no_data_that_cannot_be_is_refused(tmp_path):
     path = write_raster(tmp_path / "a.tif", collared(0), north_up())
-    with pytest.raises(SourceError, match="--nodata -9999 does not occur in uint8"):
+    with pytest.raises(SourceError, match="--nodata -9999 is no value of uint8"):
         opened(path, nodata=-9999.0)
 
 

@@ -127,9 +127,8 @@ def test_real_scenes_keep_their_grid_and_their_area(job, tmp_path, patches, name
         assert mask.transform == pytest.approx(scene.transform, abs=1e-9)
         # a sphere in place of the ellipsoid is off by less than 1 %
         box = scene.bounds
-        seen = (
-            1 - (scene.read([4, 3, 2]) == 255).all(0).mean()
-        )  # a collar, in one of them, that is not declared
+        # one of them has a collar that is not declared
+        seen = 1 - (scene.read([4, 3, 2]) == 255).all(0).mean()
         zone = np.sin(np.radians(box.top)) - np.sin(np.radians(box.bottom))
         area_km2 = 6371.0072**2 * zone * np.radians(box.right - box.left)
     assert report["area_km2"] == pytest.approx(seen * area_km2, rel=0.01)

@@ -207,6 +207,19 @@ def test_areas_and_densities_by_hand():
     assert report.sizes.median_area_um2 == pytest.approx(np.median(np.bincount(discs().ravel())[1:]) / 4)
 
 
+def test_the_covered_area_has_an_interval_and_is_at_most_all_there_is():
+    report, pictures = run_report(covered_ratio=(0.9, 1.2))
+    assert report.covered_interval_px == pytest.approx((0.9 * report.covered_px, 1.2 * report.covered_px))
+    text = " ".join(Links(render(report, pictures)).text.split())
+    assert "95 % interval" in text
+    assert json.loads(report.to_json())["covered_interval_px"] == list(report.covered_interval_px)
+    report, _ = run_report(covered_ratio=(0.9, 1e9))
+    assert report.covered_interval_px[1] == report.area_px
+    report, pictures = run_report()
+    assert report.covered_interval_px is None
+    assert "95 % interval" not in Links(render(report, pictures)).text
+
+
 def test_the_histograms_hold_every_object_once(plain):
     report, _ = plain
     for histogram in (report.sizes.area, report.sizes.diameter):

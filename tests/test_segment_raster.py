@@ -93,6 +93,8 @@ def test_a_scene_becomes_a_map_with_its_grid_and_its_areas(job, scene, tmp_path)
     assert report["count"] == 4
     assert report["covered_km2"] == pytest.approx(AREA_PX * 100 / 1e6, rel=1e-9)
     assert report["area_km2"] == pytest.approx(HEIGHT * WIDTH * 100 / 1e6, rel=1e-9)
+    # a model that is right on the patches
+    assert report["covered_interval_km2"] == pytest.approx([report["covered_km2"]] * 2)
     assert report["class_name"] == "lake"
     assert "red, green, blue by the file" in report["run"]["source"]["bands"]
     page = (tmp_path / "out/report.html").read_text()
@@ -103,6 +105,20 @@ def test_a_scene_becomes_a_map_with_its_grid_and_its_areas(job, scene, tmp_path)
         assert mask.transform == pytest.approx(original.transform, abs=1e-9)
         assert mask.crs == original.crs
         assert (mask.read(1) == 1).sum() == AREA_PX
+
+
+def test_what_the_user_says_is_no_data_is_not_part_of_the_area(job, scene):
+    with rasterio.open(scene, "r+") as raster:
+        picture = raster.read()
+        picture[:, :20] = 7
+        raster.write(picture)
+    assert job(scene)[1]["area_km2"] == pytest.approx(HEIGHT * WIDTH * 100 / 1e6)
+    code, report, errors = job(scene, "--nodata", "7", "--overwrite")
+    assert (code, errors) == (0, [])
+    assert report["area_km2"] == pytest.approx((HEIGHT - 20) * WIDTH * 100 / 1e6)
+    code, _, errors = job(scene, "--nodata", "-9999", "--overwrite")
+    assert (code, len(errors)) == (2, 1)
+    assert "--nodata -9999 is no value of uint8" in errors[0]
 
 
 def test_polygons_of_the_map_are_simplified_on_request(job, scene, tmp_path):
