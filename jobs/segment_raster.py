@@ -57,7 +57,8 @@ def options(program: str, description: str | None) -> argparse.ArgumentParser:
         type=numbers,
         default=(),
         metavar="R,G,B",
-        help="bands to look at, 1 is the first (default: red, green, blue by the file, else the first three)",
+        help="bands to look at, 1 is the first (default: red, green, blue by the file's names or colours, else "
+        "the first three)",
     )
     add(
         "--scale",
@@ -139,7 +140,10 @@ def numbers(text: str) -> tuple[int, ...]:
 def nodata(text: str) -> float | Literal["auto", "file"]:
     """``255``, ``nan``, ``file``."""
     words: dict[str, Literal["auto", "file"]] = {"auto": "auto", "file": "file"}
-    return words[text] if text in words else float(text)
+    try:
+        return words[text] if text in words else float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number; give one, nan, or file") from None
 
 
 def names(text: str) -> tuple[str, ...]:
