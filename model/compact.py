@@ -288,7 +288,7 @@ class CompactNet(nn.Module):
 
     def encode_queries(self, images: Tensor) -> tuple[Tensor, dict[int, Tensor]]:
         """What of the queries does not depend on the support: once per batch, for any number of packs."""
-        maps = self.encoder(images.to(self.head.weight.dtype))
+        maps = self.encoder(images.to(self.head.weight.dtype).contiguous(memory_format=torch.channels_last))
         return texture_statistics(images), maps
 
     def answer(
@@ -306,7 +306,7 @@ class CompactNet(nn.Module):
         a loss for colours that no patch has.
         """
         statistics, maps = queries
-        texture = texture_logits(statistics, pack.texture, maps[2].dtype)
+        texture = texture_logits(statistics, pack.texture)
         logits = self.decode(maps, self.consult(texture, maps, pack), depth=depth).float()
         if texture_share is not None:
             both = torch.cat([texture, flatness(statistics)], 1)

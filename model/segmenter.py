@@ -315,7 +315,7 @@ class Segmenter:
 
     def _answers(self, x: Tensor, ready: _Ready, depth: bool) -> Iterator[Tensor]:
         """Logits of each class, (N, 1 or 2, H, W) float32, from tiles (N, 3, H, W) uint8."""
-        tiles = x.float() / 255
+        tiles = x.contiguous().float() / 255  # resizing likes channel by channel
         queries = [network.encode_queries(_scaled(tiles, view.side)) for network, view in ready.members]  # type: ignore[operator]
         asked: dict[str, Any] = {"depth": depth} if self.has_depth else {}
         if self.adapts:
@@ -325,7 +325,7 @@ class Segmenter:
             for query, (network, view) in zip(queries, ready.members, strict=True):
                 logits = network.answer(query, view.packs[c], **asked).float()  # type: ignore[operator]
                 # of the same size: a copy
-                answers.append(F.interpolate(logits, size=x.shape[-2:], mode="bilinear"))
+                answers.append(F.interpolate(logits.contiguous(), size=x.shape[-2:], mode="bilinear"))
             yield torch.stack(answers).mean(0)
 
     def _tensor(self, images: np.ndarray) -> Tensor:
@@ -349,9 +349,7 @@ def _scaled(images: Tensor, side: int) -> Tensor:
     """Images (N, 3, H, W), where 224 px become `side`, to a multiple of 32."""
     if side == PATCH:
         return images
-    size = _scaled_size(images.shape, side)
-    scaled = F.interpolate(images, size=size, mode="bilinear", antialias=True)
-    return scaled.contiguous(memory_format=torch.channels_last)
+    return F.interpolate(images, size=_scaled_size(images.shape, side), mode="bilinear", antialias=True)
 
 
 def _scaled_size(shape: Sequence[int], side: int) -> list[int]:

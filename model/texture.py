@@ -8,6 +8,7 @@ support set says: the two err in different places, and the decoder has learned w
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
@@ -116,10 +117,10 @@ def texture_statistics(images: Tensor) -> Tensor:
         dxx, dyy, dxy = _slope(dx, 3) * unit, _slope(dy, 2) * unit, _slope(dx, 2) * unit
         magnitude = (dx * dx + dy * dy + 1e-10).sqrt()
         middle, spread = (dxx + dyy) / 2, (((dxx - dyy) / 2).square() + dxy.square() + 1e-10).sqrt()
-        found = torch.cat([smooth, magnitude, middle + spread, middle - spread], dim=1)
+        found = [smooth, magnitude, middle + spread, middle - spread]
         if stride > 1:
-            found = F.interpolate(found, size=size, mode="bilinear", align_corners=False)
-        parts.append(found)
+            found = [F.interpolate(torch.cat(found, dim=1), size=size, mode="bilinear", align_corners=False)]
+        parts += found
         if sigma > 1 and sigma < SIGMAS[-1]:  # smooth enough for half the pixels
             smooth, stride = F.avg_pool2d(smooth, 2), 2 * stride
     return torch.cat(parts, dim=1)
@@ -131,7 +132,8 @@ def flatness(statistics: Tensor) -> Tensor:
     By the slopes at scales of 4 to 16 px: smaller ones see noise, and larger ones see the tissue from afar.
     """
     slopes = statistics[:, 4:].unflatten(1, (len(SIGMAS), 4, 3))[:, 1:4, 1]
-    return (2 - slopes.amax((1, 2)) / FLAT).clamp(0, 1)[:, None]
+    steepest = functools.reduce(torch.maximum, slopes.flatten(1, 2).unbind(1))
+    return (2 - steepest / FLAT).clamp(0, 1)[:, None]
 
 
 def _gaussian(x: Tensor, sigma: float) -> Tensor:
@@ -152,15 +154,20 @@ def _slope(x: Tensor, dim: int) -> Tensor:
     return (padded.narrow(dim, 2, n) - padded.narrow(dim, 0, n)) / 2
 
 
-def texture_logits(statistics: Tensor, pack: TexturePack, dtype: torch.dtype) -> Tensor:
-    """Logits of the object from `texture_statistics`: (N, 1, H / 2, W / 2), cut at `LIMIT`, computed in `dtype`."""
-    scale = 1 / pack.std
-    x = torch.addcmul((-pack.mean * scale)[:, None, None], statistics, scale[:, None, None])
-    x = x.clamp_(-LIMIT, LIMIT).to(dtype, memory_format=torch.channels_last)
-    for weight, bias in ((pack.weight1, pack.bias1), (pack.weight2, pack.bias2)):
-        x = F.relu(F.conv2d(x, weight.to(dtype)[:, :, None, None], bias.to(dtype)))
-    x = F.conv2d(x, pack.weight3.to(dtype)[:, :, None, None], pack.bias3.to(dtype))
-    return x.float().clamp(-LIMIT, LIMIT)
+def texture_logits(statistics: Tensor, pack: TexturePack) -> Tensor:
+    """Logits of the object from `texture_statistics`: (N, 1, H / 2, W / 2) float32, cut at `LIMIT`.
+
+    The first layer standardises by the way; what it is given is cut where standardised statistics would be.
+    """
+    reach = LIMIT * pack.std
+    x = torch.maximum(statistics.flatten(2), (pack.mean - reach)[:, None])
+    torch.minimum(x, (pack.mean + reach)[:, None], out=x)
+    weight1 = pack.weight1 / pack.std
+    bias1 = pack.bias1 - weight1 @ pack.mean
+    for weight, bias in ((weight1, bias1), (pack.weight2, pack.bias2)):
+        x = torch.baddbmm(bias[:, None], weight.expand(len(x), -1, -1), x).relu_()
+    x = torch.baddbmm(pack.bias3[:, None], pack.weight3.expand(len(x), -1, -1), x)
+    return x.clamp_(-LIMIT, LIMIT).unflatten(2, statistics.shape[2:])
 
 
 def fit_texture(

@@ -67,7 +67,7 @@ def test_a_texture_is_learned_that_no_colour_tells() -> None:
     images, labels = striped(0, 3)
     pack = fit_texture(*tensors(images, labels))
     asked, true = striped(9)
-    logits = texture_logits(texture_statistics(tensors(asked, true)[0]), pack, torch.float32)
+    logits = texture_logits(texture_statistics(tensors(asked, true)[0]), pack)
     assert logits.abs().max() <= LIMIT
     assert iou((logits[0, 0] > 0).numpy(), true[0, ::2, ::2] == 1) > 0.85
 
@@ -89,9 +89,7 @@ def test_what_is_not_labelled_is_not_learned() -> None:
     labels = bright.astype(np.uint8)
     labels[:, 56:] = 255
     pack = fit_texture(*tensors(images, labels))
-    found = (
-        texture_logits(texture_statistics(tensors(images, labels)[0]), pack, torch.float32)[0, 0].numpy() > 0
-    )
+    found = texture_logits(texture_statistics(tensors(images, labels)[0]), pack)[0, 0].numpy() > 0
     assert found[bright[0, ::2, ::2] & bright[0, 1::2, ::2]].mean() > 0.9
 
 
@@ -101,7 +99,7 @@ def test_objects_of_a_pixel_or_two_are_learned_from(side: int) -> None:
     labels[:, 101 : 101 + side, 51 : 51 + side] = 1
     images = np.where(labels[..., None] == 1, 200, 60).astype(np.uint8).repeat(3, axis=-1)
     pack = fit_texture(*tensors(images, labels))
-    logits = texture_logits(texture_statistics(tensors(images, labels)[0]), pack, torch.float32)
+    logits = texture_logits(texture_statistics(tensors(images, labels)[0]), pack)
     row, col = divmod(int(logits[0, 0].argmax()), 112)
     assert labels[0, 2 * row : 2 * row + 2, 2 * col : 2 * col + 2].any()
 
@@ -160,16 +158,15 @@ def test_many_classifiers_are_fitted_as_each_by_itself_would_be() -> None:
     both = fit_textures(x, share, known, torch.Generator().manual_seed(1), steps=120, batch=256)
     for i, kept in enumerate((500, 400)):
         maps = x[i, :kept].T[None, :, :, None]
-        found = texture_logits(maps, both.of_episode(i), torch.float32)[0, 0, :, 0] > 0
+        found = texture_logits(maps, both.of_episode(i))[0, 0, :, 0] > 0
         assert (found == (share[i, :kept] > 0)).float().mean() > 0.9
 
 
 def test_of_nothing_nothing_is_learned() -> None:
     images, labels = striped(3)
     nothing = np.full_like(labels, 255)
-    logits = texture_logits(
-        texture_statistics(tensors(images, labels)[0]), fit_texture(*tensors(images, nothing)), torch.float32
-    )
+    pack = fit_texture(*tensors(images, nothing))
+    logits = texture_logits(texture_statistics(tensors(images, labels)[0]), pack)
     assert torch.isfinite(logits).all()
 
 
