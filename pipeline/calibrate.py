@@ -237,9 +237,28 @@ def count_errors(counted: Sequence[int], labels: np.ndarray, instances: np.ndarr
     return np.log((np.array(true) + 1) / (np.array(counted) + 1))
 
 
-def count_interval(count: int, errors: np.ndarray | None) -> tuple[int, int] | None:
-    """95 % interval of a count, were it off as it is on the left-out patches (Student's t on `count_errors`)."""
-    interval = None if errors is None else mean_interval(errors, -np.inf, np.inf)
+def counted_ratio(errors: np.ndarray, n_outlined: int, n_unmatched: int) -> tuple[float, float] | None:
+    """95 % interval of true over counted objects, by the left-out patches; None for fewer than two.
+
+    That of the mean of their errors (Student's t), but no narrower than chance leaves it: objects are missed, and found
+    where there are none, one by one, and in five patches the two may happen to cancel. Their difference has the error
+    of a Poisson number of as many as were seen, and one more.
+
+    Parameters
+    ----------
+    errors : (K,), `count_errors`
+    n_outlined : objects of all patches
+    n_unmatched : objects that were missed and finds that are none, of all patches
+    """
+    interval = mean_interval(errors, -np.inf, np.inf)
     if interval is None:
         return None
-    return int(np.floor(count * np.exp(interval[0]))), int(np.ceil(count * np.exp(interval[1])))
+    chance = stats.norm.ppf(0.975) * np.sqrt(n_unmatched + 1) / max(1, n_outlined)
+    half = max(interval[1] - errors.mean(), chance)
+    low, high = np.exp(errors.mean() + np.array([-half, half]))
+    return float(low), float(high)
+
+
+def count_interval(count: int, ratio: tuple[float, float] | None) -> tuple[int, int] | None:
+    """95 % interval of a count, were it off as it is on the left-out patches (`counted_ratio`)."""
+    return None if ratio is None else (int(np.floor(count * ratio[0])), int(np.ceil(count * ratio[1])))

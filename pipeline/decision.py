@@ -22,7 +22,7 @@ from pipeline.blend import to_uint8
 from pipeline.classes import settle
 from pipeline.instances import label_core
 from pipeline.plan import ClassPlan, Plan
-from pipeline.scores import compare_objects
+from pipeline.scores import Objects, compare_objects
 from pipeline.split import DepthRule, Rule, split_core
 
 KEPT_AS = "decision"
@@ -38,13 +38,13 @@ class ClassDecision:
         its probabilities are 0 where another class has the pixel.
     threshold : probability from which on a pixel may be of the class
     rule : how touching objects are told apart; None for plain connected components
-    count_errors : (K,) logs of true over counted on the left-out patches; None without outlined objects
+    counted_ratio : 95 % interval of true over counted objects, by the left-out patches; None without outlined objects
     """
 
     loo: calibrate.LeaveOneOut | None
     threshold: float
     rule: Rule | None
-    count_errors: np.ndarray | None
+    counted_ratio: tuple[float, float] | None
 
     @property
     def instances(self) -> str:
@@ -133,13 +133,13 @@ def _decide_class(
     threshold: float,
     connectivity: int,
 ) -> ClassDecision:
-    """The rule whose counts are nearest to the outlined objects of the left-out patches, and its errors there."""
+    """The rule whose counts are nearest to the outlined objects of the left-out patches, and how far they are off."""
     if probabilities is None:
         return ClassDecision(None, threshold, plan.rules[0], None)
     loo = calibrate.judge(probabilities, plan.support.labels, threshold)
     if plan.support.instances is None:
         return ClassDecision(loo, threshold, plan.rules[0], None)
-    rule, errors = choose_rule(
+    rule, ratio = choose_rule(
         plan.support,
         probabilities,
         threshold,
@@ -148,7 +148,7 @@ def _decide_class(
         min_area=plan.min_area_px,
         depths=depths,
     )
-    return ClassDecision(loo, threshold, rule, errors)
+    return ClassDecision(loo, threshold, rule, ratio)
 
 
 def choose_rule(
@@ -160,8 +160,8 @@ def choose_rule(
     connectivity: int,
     min_area: int,
     depths: np.ndarray | None = None,
-) -> tuple[Rule | None, np.ndarray]:
-    """Of some rules the one whose counts are nearest to the outlined objects, and its `calibrate.count_errors`.
+) -> tuple[Rule | None, tuple[float, float] | None]:
+    """Of some rules the one whose counts are nearest to the outlined objects, and its `calibrate.counted_ratio`.
 
     Of rules that count alike, the one whose objects are more like the outlined ones (F1 at an IoU of 0.5); of those the
     first.
@@ -174,7 +174,7 @@ def choose_rule(
     """
     assert support.instances is not None
     known = support.labels != calibrate.IGNORE
-    best: tuple[tuple[float, float], Rule | None, np.ndarray] | None = None
+    best: tuple[tuple[float, float], Rule | None, np.ndarray, Objects] | None = None
     for rule in rules:
         found = [
             label_objects(
@@ -193,11 +193,13 @@ def choose_rule(
             compare_objects(labels, np.where(known[k], support.instances[k], 0))
             for k, labels in enumerate(found)
         ]
-        rank = round(float(np.abs(errors).mean()), 6), -sum(of_patches[1:], of_patches[0]).f1
+        total = sum(of_patches[1:], of_patches[0])
+        rank = round(float(np.abs(errors).mean()), 6), -total.f1
         if best is None or rank < best[0]:
-            best = rank, rule, errors
+            best = rank, rule, errors, total
     assert best is not None
-    return best[1:]
+    _, rule, errors, total = best
+    return rule, calibrate.counted_ratio(errors, total.true, total.true + total.found - 2 * total.matched)
 
 
 def count_objects(
@@ -243,8 +245,8 @@ def _save(decision: Decision, plan: Plan, work: WorkDir) -> None:
             "threshold": np.array(decided.threshold),
             "rule": np.array(of_class.rules.index(decided.rule)),
         }
-        if decided.count_errors is not None:
-            kept["count_errors"] = decided.count_errors
+        if decided.counted_ratio is not None:
+            kept["counted_ratio"] = np.array(decided.counted_ratio)
         if decided.loo is not None:
             kept["probabilities"] = decided.loo.probabilities
             kept["iou"] = np.array(decided.loo.iou)
@@ -269,6 +271,7 @@ def _load(plan: Plan, model: calibrate.Model, work: WorkDir) -> Decision | None:
                 kept["probabilities"], threshold, tuple(kept["iou"].tolist()), interval if interval else None
             )
         rule = of_class.rules[int(kept["rule"])]
-        classes.append(ClassDecision(loo, threshold, rule, kept.get("count_errors")))
+        ratio = tuple(kept["counted_ratio"].tolist()) if "counted_ratio" in kept else None
+        classes.append(ClassDecision(loo, threshold, rule, ratio))
     fitted = from_arrays(arrays, model, plan.support.images, plan.support.labels_by_class)
     return Decision(fitted, tuple(classes))

@@ -111,6 +111,7 @@ class Lesson:
     estimate, interval : of the mean IoU, by leave-one-out
     left_out : IoU of each patch while it was left out
     rule : how objects are told apart, in words; "" where there are none to tell
+    counted_ratio : 95 % interval of true over counted objects, by leave-one-out; None where there are none to tell
     """
 
     method: str
@@ -124,6 +125,7 @@ class Lesson:
     interval: tuple[float, float] | None
     left_out: tuple[float, ...]
     rule: str
+    counted_ratio: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +172,7 @@ class _Learned:
     loo: calibrate.LeaveOneOut | None
     rule: Rule | None
     min_area: int
+    counted_ratio: tuple[float, float] | None = None
 
     @property
     def threshold(self) -> float:
@@ -244,9 +247,9 @@ def learn(method: Method, support: SupportSet, calibration: bool) -> _Learned:
         left_out = [*found, None][:2]
     loo = judged(method, left_out[0], support.labels)
     min_area = smallest_object(AS_RUN, support, None)
-    rule = None
+    rule, ratio = None, None
     if loo is not None and support.instances is not None:
-        rule, _ = choose_rule(
+        rule, ratio = choose_rule(
             support,
             loo.probabilities,
             loo.threshold,
@@ -255,7 +258,7 @@ def learn(method: Method, support: SupportSet, calibration: bool) -> _Learned:
             min_area=min_area,
             depths=left_out[1],
         )
-    return _Learned(features, encode_s, loo, rule, min_area)
+    return _Learned(features, encode_s, loo, rule, min_area, ratio)
 
 
 def predict(method: Method, tiles: np.ndarray, learned: _Learned, labels: np.ndarray) -> np.ndarray:
@@ -301,6 +304,7 @@ def _lesson(
         loo.interval if loo else None,
         loo.iou if loo else (),
         rule if has_objects and loo else "",
+        learned.counted_ratio if has_objects else None,
     )
 
 

@@ -136,6 +136,8 @@ def calibration_table(rows: Sequence[Calibration]) -> Table:
             _percent(c.coverage),
             _percent(c.coverage_with_queries),
             _signed(c.bias),
+            str(c.n_counted),
+            _percent(c.count_coverage),
         )
         for c in rows
     )
@@ -149,12 +151,14 @@ def calibration_table(rows: Sequence[Calibration]) -> Table:
         "interval holds",
         "with the queries' error",
         "bias",
+        "counted episodes",
+        "interval of the count holds",
     )
     note = (
         "The IoU that leave-one-out on the support promises, against that of the queries at the same threshold: "
         "Pearson's correlation over classes and over episodes; how often the promised 95 % interval of the mean "
-        "holds that of the queries, and how often it does when it is widened for their own error; and the mean of "
-        "promise minus truth."
+        "holds that of the queries, and how often it does when it is widened for their own error; the mean of promise "
+        "minus truth; and how often the 95 % interval of the count holds the number of objects in the queries."
     )
     return Table("Is the promise kept?", note, columns, cells)
 

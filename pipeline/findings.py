@@ -128,7 +128,7 @@ def write_page(
     found, of_classes, on_map = findings.whole, findings.of_classes, findings.on_map
     names = plan.support.class_names
     intervals = [
-        calibrate.count_interval(one.count, decided.count_errors)
+        calibrate.count_interval(one.count, decided.counted_ratio)
         for one, decided in zip(of_classes or [found], decision.classes, strict=True)
     ]
     ratios = [
@@ -162,7 +162,7 @@ def write_page(
 
 def count_interval_source(decision: Decision) -> str:
     """One sentence on where the interval of the count comes from."""
-    if all(c.count_errors is None for c in decision.classes):
+    if all(c.counted_ratio is None for c in decision.classes):
         return ""
     return COUNT_INTERVAL_SOURCE if len(decision.classes) == 1 else COUNT_INTERVALS_SOURCE
 

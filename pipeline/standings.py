@@ -17,7 +17,7 @@ from operator import add
 
 import numpy as np
 
-from pipeline.calibrate import mean_interval
+from pipeline.calibrate import count_interval, mean_interval
 from pipeline.evaluate import Answer, Lesson
 from pipeline.scores import CountError, Mean, Objects, Pixels, correlation, count_error, mean_over_classes
 
@@ -118,6 +118,8 @@ class Calibration:
         an interval. Few queries have an error of their own, for which the interval has no room
     coverage_with_queries : the same, with room for it: the 95 % prediction interval of the mean of so many queries
     bias : mean of estimate minus true IoU, over classes
+    n_counted : episodes with an interval of the count
+    count_coverage : part of these whose interval holds the number of objects of all their queries
     points : (class, estimate, true IoU), one per class
     """
 
@@ -130,6 +132,8 @@ class Calibration:
     coverage: float
     coverage_with_queries: float
     bias: float
+    n_counted: int
+    count_coverage: float
     points: tuple[tuple[str, float, float], ...]
 
 
@@ -226,13 +230,16 @@ def differences(figures: Sequence[ClassFigures], method: str) -> list[Difference
 
 
 def calibration(
-    lessons: Iterable[Lesson], answers: Iterable[Answer], method: str, shots: int
+    lessons: Sequence[Lesson], answers: Iterable[Answer], method: str, shots: int
 ) -> Calibration | None:
     """Estimate against truth of one method; None where leave-one-out was not asked for."""
     true: dict[tuple[str, int], list[float]] = {}
+    objects: dict[tuple[str, int], list[Objects]] = {}
     for answer in answers:
         if (answer.method, answer.shots) == (method, shots) and answer.at_chosen is not None:
             true.setdefault((answer.category, answer.episode), []).append(answer.at_chosen.iou)
+            if answer.told_apart is not None:
+                objects.setdefault((answer.category, answer.episode), []).append(answer.told_apart)
     rows = [
         (
             lesson.category,
@@ -255,6 +262,12 @@ def calibration(
         of_class = [(estimate, iou) for name, estimate, iou, *_ in rows if name == category]
         estimate, iou = np.mean(of_class, axis=0)
         points.append((category, float(estimate), float(iou)))
+    counted = [
+        (sum(o.true for o in found), count_interval(sum(o.found for o in found), lesson.counted_ratio))
+        for lesson in lessons
+        if (lesson.method, lesson.shots) == (method, shots)
+        and (found := objects.get((lesson.category, lesson.episode)))
+    ]
     promised = [(iou, interval) for _, _, iou, interval, _ in rows]
     predicted = [(iou, interval) for _, _, iou, _, interval in rows]
     return Calibration(
@@ -267,6 +280,8 @@ def calibration(
         _part_inside(promised),
         _part_inside(predicted),
         float(np.mean([p[1] - p[2] for p in points])),
+        sum(interval is not None for _, interval in counted),
+        _part_inside(counted),
         tuple(points),
     )
 

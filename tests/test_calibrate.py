@@ -1,11 +1,19 @@
-"""What five patches say of the threshold is taken, and not taken too far."""
+"""What five patches say of the threshold, the area and the count is taken, and not taken too far."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from pipeline.calibrate import best_threshold, careful_threshold, covered_ratio, judged, mean_interval
+from pipeline.calibrate import (
+    best_threshold,
+    careful_threshold,
+    count_interval,
+    counted_ratio,
+    covered_ratio,
+    judged,
+    mean_interval,
+)
 
 
 @pytest.mark.parametrize("level", [0.15, 0.3, 0.5, 0.7, 0.85])
@@ -73,3 +81,30 @@ def test_intervals_of_a_mean_and_of_the_mean_of_more() -> None:
     assert np.mean(agrees) == pytest.approx(0.95, abs=0.012)
     assert mean_interval(np.array([0.9, 1.0, np.nan]), 0.0, 1.0)[1] == 1
     assert mean_interval(np.array([0.9, np.nan]), 0.0, 1.0) is None
+
+
+def test_the_interval_of_the_count_holds_the_true_ratio() -> None:
+    """Of 12 objects a patch 15 % are missed and as many found where there are none: 19 of 20 intervals hold 1."""
+    rng, inside = np.random.default_rng(0), []
+    for _ in range(1500):
+        missed, wrong = rng.binomial(12, 0.15, 5), rng.poisson(12 * 0.15, 5)
+        errors = np.log(13 / (13 - missed + wrong))
+        low, high = counted_ratio(errors, 60, missed.sum() + wrong.sum())
+        inside.append(low <= 1 <= high)
+    assert np.mean(inside) > 0.95
+
+
+def test_counts_that_happen_to_agree_are_not_exact() -> None:
+    """Misses and false finds that cancel in every patch leave an interval; the more there are, the wider."""
+    agreed = np.zeros(5)
+    few, many = (counted_ratio(agreed, 60, n) for n in (0, 24))
+    assert few == pytest.approx((np.exp(-1.96 / 60), np.exp(1.96 / 60)), rel=1e-4)
+    assert many == pytest.approx((np.exp(-9.8 / 60), np.exp(9.8 / 60)), rel=1e-4)
+    assert count_interval(1000, few) == (967, 1034)
+    assert counted_ratio(agreed[:1], 60, 0) is None
+    assert count_interval(1000, None) is None
+
+
+def test_patches_that_disagree_widen_the_interval_of_the_count() -> None:
+    errors = np.array([0.5, -0.4, 0.6, -0.2, 0.3])
+    assert np.log(counted_ratio(errors, 600, 4)) == pytest.approx(mean_interval(errors, -np.inf, np.inf))

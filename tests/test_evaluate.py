@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from types import SimpleNamespace
@@ -18,7 +19,7 @@ from jobs import evaluate as job
 from model.corpus import Category
 from pipeline.evaluate import Adapted, Answer, EvaluationConfig, Lesson, examine
 from pipeline.rivals import load_rival
-from pipeline.scores import Pixels
+from pipeline.scores import Objects, Pixels
 from pipeline.standings import calibration, differences, figures_of_classes, standings
 from pipeline.ways import examine_ways
 
@@ -171,13 +172,16 @@ def test_the_promise_is_compared_with_what_came():
     for category, promised, came in (("a", 0.9, 0.8), ("b", 0.5, 0.4), ("c", 0.2, 0.3)):
         left_out = promised - 0.03, promised, promised + 0.03  # so that one more is within 0.149
         interval = promised - 0.1001, promised + 0.05
-        lessons.append(Lesson("own", category, "", 5, 0, 0.1, 0.4, promised, interval, left_out, ""))
+        ratio = None if category == "c" else (0.8, 1.1)
+        lessons.append(Lesson("own", category, "", 5, 0, 0.1, 0.4, promised, interval, left_out, "", ratio))
         pixels = Pixels(int(came * 100), 100 - int(came * 100), 0, 0)
-        answers.append(answer(category, (50, 50), chosen=pixels))
+        counted = Objects(10 if category == "a" else 12, 10, 9, 8.0, 90, 100)  # true, found
+        answers.append(dataclasses.replace(answer(category, (50, 50), chosen=pixels), told_apart=counted))
     found = calibration(lessons, answers, "own", 5)
     assert found.coverage == pytest.approx(2 / 3)
     assert found.coverage_with_queries == 1
     assert found.bias == pytest.approx((0.1 + 0.1 - 0.1) / 3)
+    assert (found.n_counted, found.count_coverage) == (2, 0.5)  # 8 to 11 hold 10, not 12
     assert found.over_classes == pytest.approx(np.corrcoef([0.9, 0.5, 0.2], [0.8, 0.4, 0.3])[0, 1])
     assert calibration(lessons, [], "other", 5) is None
 
