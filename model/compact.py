@@ -303,7 +303,7 @@ class CompactNet(nn.Module):
 
         With a `texture_share` of 0 to 1 so much of the object's logit is the pixel classifier's own. Where a query is
         flat, it is an object only if both say so: the decoder never saw a picture of nothing, and the classifier is at
-        a loss for colours that no patch has.
+        a loss for colours that no patch has. Beside flat places (`flatness` 1/2) it is one only if their mean says so.
         """
         statistics, maps = queries
         texture = texture_logits(statistics, pack.texture)

@@ -58,6 +58,9 @@ FLAT = 0.01
 """Scale-normalised slope, of 1, up to which there is nothing to see but a colour; from twice that on there is. On ten
 unseen classes that is worth nothing, and on empty glass everything."""
 
+REACH = 16
+"""How far the largest scale that `flatness` asks sees a steep edge, in pixels of the statistics: twice its sigma."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TexturePack:
@@ -129,11 +132,18 @@ def texture_statistics(images: Tensor) -> Tensor:
 def flatness(statistics: Tensor) -> Tensor:
     """Where a picture is empty glass, a black rim, still water, by its statistics: (N, 1, H / 2, W / 2), 1 flat, 0 not.
 
-    By the slopes at scales of 4 to 16 px: smaller ones see noise, and larger ones see the tissue from afar.
+    By the slopes at scales of 4 to 16 px: smaller ones see noise. The largest sees the tissue from afar, and the glass
+    beside it would not be flat: 1/2 is what is so at 4 px, with something within `REACH` that is so at all scales.
     """
-    slopes = statistics[:, 4:].unflatten(1, (len(SIGMAS), 4, 3))[:, 1:4, 1]
-    steepest = functools.reduce(torch.maximum, slopes.flatten(1, 2).unbind(1))
-    return (2 - steepest / FLAT).clamp(0, 1)[:, None]
+    slopes = statistics[:, 4:].unflatten(1, (len(SIGMAS), 4, 3))[
+        :, 1:4, 1
+    ]  # (N, scale, colour, H / 2, W / 2)
+    steepest = functools.reduce(torch.maximum, slopes.unbind(2))
+    near, middle, far = (2 - steepest / FLAT).clamp(0, 1).split(1, 1)
+    flat = torch.minimum(torch.minimum(near, middle), far)
+    around = F.max_pool2d(F.max_pool2d(flat, 4), 2 * REACH // 4 + 1, stride=1, padding=REACH // 4)
+    beside = torch.minimum(near, F.interpolate(around, scale_factor=4, mode="nearest"))
+    return torch.maximum(flat, beside / 2)
 
 
 def _gaussian(x: Tensor, sigma: float) -> Tensor:

@@ -15,6 +15,7 @@ from model.texture import (
     TexturePack,
     fit_texture,
     fit_textures,
+    flatness,
     texture_logits,
     texture_statistics,
 )
@@ -189,3 +190,20 @@ def test_every_class_has_a_classifier_and_they_are_a_part_of_what_is_encoded(seg
     assert other.digest != features.digest
     again = segmenter.encode(images, labels, texture_share=0.5, known=by_side(features))
     assert again.digest == features.digest
+
+
+def test_empty_glass_is_flat_up_to_the_tissue() -> None:
+    """Right of column 112 is glass, left of it tissue with a smooth cell: the glass is flat, but for a few pixels."""
+    rng = np.random.default_rng(0)
+    picture = np.full((224, 224), 0.95)
+    picture[:, :112] = 0.5 + 0.3 * np.sin(np.arange(224) / 6)[:, None] * np.sin(np.arange(112) / 6)
+    rows, columns = np.mgrid[:224, :224]
+    cell = np.hypot(rows - 112, columns - 56) < 12
+    picture[cell] = 0.3
+    picture += rng.normal(0, 0.008, picture.shape)  # 2 grey levels of noise
+    images = torch.from_numpy(picture).float().expand(1, 3, -1, -1)
+    flat = flatness(texture_statistics(images))[0, 0].numpy()
+    assert flat.shape == (112, 112)
+    assert flat[:, 56 + 26 :].min() == 1
+    assert flat[:, 56 + 6 :].min() == 0.5
+    assert flat[:, :55].max() < 0.25
