@@ -9,7 +9,15 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from benchmarks import bench_engine, bench_labels, bench_memory, bench_repeats, bench_support, synthetic
+from benchmarks import (
+    bench_engine,
+    bench_labels,
+    bench_memory,
+    bench_repeats,
+    bench_support,
+    bench_tile,
+    synthetic,
+)
 from benchmarks.records import MemoryWatch, Process
 from connectors.source import open_source
 
@@ -132,6 +140,13 @@ def test_support(capsys):
     (line,) = lines(capsys.readouterr().out)
     assert line["ratio"] > 0
     assert line["model"] == "compact"
+
+
+def test_tile(capsys):
+    assert bench_tile.main(["--dtype", "float32", "--rounds", "1", "--shots", "2"]) == 0
+    (line,) = lines(capsys.readouterr().out)
+    assert line["ratio"] == pytest.approx(line["vgg16_ms_per_tile"] / line["ms_per_tile"], rel=1e-3)
+    assert (line["dtype"], line["batch"]) == ("float32", 4)
 
 
 def test_made_up_slides_repeat_exactly(tmp_path):
