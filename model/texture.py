@@ -135,9 +135,8 @@ def flatness(statistics: Tensor) -> Tensor:
     By the slopes at scales of 4 to 16 px: smaller ones see noise. The largest sees the tissue from afar, and the glass
     beside it would not be flat: 1/2 is what is so at 4 px, with something within `REACH` that is so at all scales.
     """
-    slopes = statistics[:, 4:].unflatten(1, (len(SIGMAS), 4, 3))[
-        :, 1:4, 1
-    ]  # (N, scale, colour, H / 2, W / 2)
+    # (N, scale, colour, H / 2, W / 2)
+    slopes = statistics[:, 4:].unflatten(1, (len(SIGMAS), 4, 3))[:, 1:4, 1]
     steepest = functools.reduce(torch.maximum, slopes.unbind(2))
     near, middle, far = (2 - steepest / FLAT).clamp(0, 1).split(1, 1)
     flat = torch.minimum(torch.minimum(near, middle), far)
