@@ -209,19 +209,29 @@ def mean_interval(
 def covered_ratio(left_out: LeaveOneOut | None, labels: np.ndarray) -> tuple[float, float] | None:
     """95 % interval of true over found area, by the left-out patches; None where that cannot be said.
 
-    The ratio estimator over patches with Student's t (Cochran, Sampling Techniques, 1977, 6.3): large objects say more
-    than small ones. `labels` are (K, H, W), as in `predict_left_out`.
+    `labels` are (K, H, W), as in `predict_left_out`.
     """
-    if left_out is None or len(labels) < 2:
+    if left_out is None:
         return None
     known = labels != IGNORE
-    found = ((left_out.probabilities >= left_out.threshold) & known).sum((1, 2)).astype(np.float64)
-    true = (labels == 1).sum((1, 2)).astype(np.float64)
-    if not found.any():
+    found = ((left_out.probabilities >= left_out.threshold) & known).sum((1, 2))
+    return ratio_interval((labels == 1).sum((1, 2)), found)
+
+
+def ratio_interval(
+    true: Sequence[int] | np.ndarray, found: Sequence[int] | np.ndarray, least: float = 0.0
+) -> tuple[float, float] | None:
+    """95 % interval of true over found, of K patches; None for fewer than two, or where nothing was found.
+
+    The ratio estimator with Student's t (Cochran, Sampling Techniques, 1977, 6.3): patches with much say more than
+    those with little, and one with nothing counts too. `least` is a bound of its relative half width.
+    """
+    true, found = np.asarray(true, np.float64), np.asarray(found, np.float64)
+    if len(true) < 2 or not found.any():
         return None
     ratio = true.sum() / found.sum()
     error = np.sqrt(((true - ratio * found) ** 2).sum() / (len(true) - 1) / len(true)) / found.mean()
-    half = stats.t.ppf(0.975, len(true) - 1) * error
+    half = max(stats.t.ppf(0.975, len(true) - 1) * error, least * ratio)
     return max(0.0, float(ratio - half)), float(ratio + half)
 
 
@@ -237,26 +247,22 @@ def count_errors(counted: Sequence[int], labels: np.ndarray, instances: np.ndarr
     return np.log((np.array(true) + 1) / (np.array(counted) + 1))
 
 
-def counted_ratio(errors: np.ndarray, n_outlined: int, n_unmatched: int) -> tuple[float, float] | None:
-    """95 % interval of true over counted objects, by the left-out patches; None for fewer than two.
+def counted_ratio(
+    true: Sequence[int], counted: Sequence[int], n_unmatched: int
+) -> tuple[float, float] | None:
+    """95 % interval of true over counted objects, by the left-out patches; None where that cannot be said.
 
-    That of the mean of their errors (Student's t), but no narrower than chance leaves it: objects are missed, and found
-    where there are none, one by one, and in five patches the two may happen to cancel. Their difference has the error
-    of a Poisson number of as many as were seen, and one more.
+    That of `ratio_interval`, but no narrower than chance leaves it: objects are missed, and found where there are none,
+    one by one, and in five patches the two may happen to cancel. Their difference has the error of a Poisson number of
+    as many as were seen, and one more.
 
     Parameters
     ----------
-    errors : (K,), `count_errors`
-    n_outlined : objects of all patches
+    true, counted : objects of each of K patches
     n_unmatched : objects that were missed and finds that are none, of all patches
     """
-    interval = mean_interval(errors, -np.inf, np.inf)
-    if interval is None:
-        return None
-    chance = stats.norm.ppf(0.975) * np.sqrt(n_unmatched + 1) / max(1, n_outlined)
-    half = max(interval[1] - errors.mean(), chance)
-    low, high = np.exp(errors.mean() + np.array([-half, half]))
-    return float(low), float(high)
+    chance = stats.norm.ppf(0.975) * np.sqrt(n_unmatched + 1) / max(1, sum(true))
+    return ratio_interval(true, counted, least=float(chance))
 
 
 def count_interval(count: int, ratio: tuple[float, float] | None) -> tuple[int, int] | None:

@@ -174,7 +174,7 @@ def choose_rule(
     """
     assert support.instances is not None
     known = support.labels != calibrate.IGNORE
-    best: tuple[tuple[float, float], Rule | None, np.ndarray, Objects] | None = None
+    best: tuple[tuple[float, float], Rule | None, list[Objects]] | None = None
     for rule in rules:
         found = [
             label_objects(
@@ -193,13 +193,13 @@ def choose_rule(
             compare_objects(labels, np.where(known[k], support.instances[k], 0))
             for k, labels in enumerate(found)
         ]
-        total = sum(of_patches[1:], of_patches[0])
-        rank = round(float(np.abs(errors).mean()), 6), -total.f1
+        rank = round(float(np.abs(errors).mean()), 6), -sum(of_patches[1:], of_patches[0]).f1
         if best is None or rank < best[0]:
-            best = rank, rule, errors, total
+            best = rank, rule, of_patches
     assert best is not None
-    _, rule, errors, total = best
-    return rule, calibrate.counted_ratio(errors, total.true, total.true + total.found - 2 * total.matched)
+    _, rule, patches = best
+    n_unmatched = sum(p.true + p.found - 2 * p.matched for p in patches)
+    return rule, calibrate.counted_ratio([p.true for p in patches], [p.found for p in patches], n_unmatched)
 
 
 def count_objects(

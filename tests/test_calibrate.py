@@ -88,23 +88,25 @@ def test_the_interval_of_the_count_holds_the_true_ratio() -> None:
     rng, inside = np.random.default_rng(0), []
     for _ in range(1500):
         missed, wrong = rng.binomial(12, 0.15, 5), rng.poisson(12 * 0.15, 5)
-        errors = np.log(13 / (13 - missed + wrong))
-        low, high = counted_ratio(errors, 60, missed.sum() + wrong.sum())
+        low, high = counted_ratio([12] * 5, 12 - missed + wrong, missed.sum() + wrong.sum())
         inside.append(low <= 1 <= high)
     assert np.mean(inside) > 0.95
 
 
 def test_counts_that_happen_to_agree_are_not_exact() -> None:
     """Misses and false finds that cancel in every patch leave an interval; the more there are, the wider."""
-    agreed = np.zeros(5)
-    few, many = (counted_ratio(agreed, 60, n) for n in (0, 24))
-    assert few == pytest.approx((np.exp(-1.96 / 60), np.exp(1.96 / 60)), rel=1e-4)
-    assert many == pytest.approx((np.exp(-9.8 / 60), np.exp(9.8 / 60)), rel=1e-4)
-    assert count_interval(1000, few) == (967, 1034)
-    assert counted_ratio(agreed[:1], 60, 0) is None
+    agreed = [10, 14, 12, 9, 15]
+    few, many = (counted_ratio(agreed, agreed, n) for n in (0, 24))
+    assert few == pytest.approx((1 - 1.96 / 60, 1 + 1.96 / 60), rel=1e-4)
+    assert many == pytest.approx((1 - 9.8 / 60, 1 + 9.8 / 60), rel=1e-4)
+    assert count_interval(1000, few) == (967, 1033)
+    assert counted_ratio([3], [3], 0) is None
+    assert counted_ratio([3, 2], [0, 0], 5) is None
     assert count_interval(1000, None) is None
 
 
-def test_patches_that_disagree_widen_the_interval_of_the_count() -> None:
-    errors = np.array([0.5, -0.4, 0.6, -0.2, 0.3])
-    assert np.log(counted_ratio(errors, 600, 4)) == pytest.approx(mean_interval(errors, -np.inf, np.inf))
+def test_a_patch_of_nothing_widens_the_interval_of_the_count_and_does_not_rule_it() -> None:
+    """Two patches in which nothing was to be found, and a few objects were: of a hundred, ten too many."""
+    low, high = counted_ratio([20, 30, 25, 25, 0, 0], [20, 30, 25, 25, 6, 4], 10)
+    assert 0.65 < low < 100 / 110 < high < 1.2
+    assert low < counted_ratio([20, 30, 25, 25], [20, 30, 25, 25], 0)[0]
