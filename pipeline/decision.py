@@ -22,7 +22,7 @@ from pipeline.blend import to_uint8
 from pipeline.classes import settle
 from pipeline.instances import label_core
 from pipeline.plan import ClassPlan, Plan
-from pipeline.scores import Objects, compare_objects
+from pipeline.scores import compare_objects
 from pipeline.split import DepthRule, Rule, split_core
 
 KEPT_AS = "decision"
@@ -174,7 +174,7 @@ def choose_rule(
     """
     assert support.instances is not None
     known = support.labels != calibrate.IGNORE
-    best: tuple[tuple[float, float], Rule | None, list[Objects]] | None = None
+    best: tuple[tuple[float, float], Rule | None, tuple[float, float] | None] | None = None
     for rule in rules:
         found = [
             label_objects(
@@ -187,19 +187,18 @@ def choose_rule(
             )
             for k, p in enumerate(probabilities)
         ]
-        counted = [len(np.unique(labels[labels > 0])) for labels in found]
-        errors = calibrate.count_errors(counted, support.labels, support.instances)
         of_patches = [
             compare_objects(labels, np.where(known[k], support.instances[k], 0))
             for k, labels in enumerate(found)
         ]
-        rank = round(float(np.abs(errors).mean()), 6), -sum(of_patches[1:], of_patches[0]).f1
+        total = sum(of_patches[1:], of_patches[0])
+        counts = [p.true for p in of_patches], [p.found for p in of_patches]
+        rank = round(float(calibrate.count_errors(*counts).mean()), 6), -total.f1
         if best is None or rank < best[0]:
-            best = rank, rule, of_patches
+            n_unmatched = total.true + total.found - 2 * total.matched
+            best = rank, rule, calibrate.counted_ratio(*counts, n_unmatched)
     assert best is not None
-    _, rule, patches = best
-    n_unmatched = sum(p.true + p.found - 2 * p.matched for p in patches)
-    return rule, calibrate.counted_ratio([p.true for p in patches], [p.found for p in patches], n_unmatched)
+    return best[1:]
 
 
 def count_objects(
