@@ -35,12 +35,13 @@ from rasterio.windows import Window
 
 from benchmarks import synthetic
 from benchmarks.records import emit, n_cores
-from connectors.source import open_source
-from pipeline.grid import TileGrid
-from pipeline.plan import SegmentConfig
-from pipeline.pool import LocalPool, Pool, RayPool
-from pipeline.run import segment
-from pipeline.worker import TILES_AT_ONCE
+from fewscope.connectors.open import open_source
+from fewscope.pipeline.config import SegmentConfig
+from fewscope.pipeline.execution.pool import LocalPool, Pool
+from fewscope.pipeline.execution.ray_pool import RayPool
+from fewscope.pipeline.execution.worker import TILES_AT_ONCE
+from fewscope.pipeline.run import segment
+from fewscope.pipeline.tiling.grid import TileGrid
 
 TARGETS = {"local": 0.90, "local, one core": 0.90, "ray": 0.85}
 

@@ -28,8 +28,8 @@ from scipy import ndimage
 
 from benchmarks import synthetic
 from benchmarks.records import emit, n_cores
-from pipeline.grid import Unit, plan_units
-from pipeline.instances import Borders, label_core, merge_labels, seam_pairs
+from fewscope.pipeline.instances.labelling import Borders, label_core, merge_labels, seam_pairs
+from fewscope.pipeline.tiling.grid import Unit, plan_units
 
 TARGET = 20.0
 """Times faster than dask-image."""

@@ -40,10 +40,11 @@ TARGET = 1.15
 
 def job(engine: str, options: dict[str, Any], workers: int, model_name: str) -> dict[str, Any]:
     """One job in this process, and what the watcher has to know of it."""
-    from pipeline.plan import SegmentConfig, model_loader
-    from pipeline.pool import LocalPool, RayPool
-    from pipeline.run import segment
-    from pipeline.sources import RasterConfig
+    from fewscope.pipeline.config import RasterConfig, SegmentConfig
+    from fewscope.pipeline.execution.pool import LocalPool
+    from fewscope.pipeline.execution.ray_pool import RayPool
+    from fewscope.pipeline.plan import model_loader
+    from fewscope.pipeline.run import segment
 
     ends: list[tuple[str, float]] = []
 
@@ -52,7 +53,7 @@ def job(engine: str, options: dict[str, Any], workers: int, model_name: str) -> 
             if record.msg == "%s: %.1f s" and isinstance(record.args, tuple):
                 ends.append((str(record.args[0]), record.created))
 
-    log = logging.getLogger("pipeline.findings")
+    log = logging.getLogger("fewscope.pipeline.report.builder")
     log.setLevel(logging.INFO)
     log.addHandler(Stages())
     log.propagate = False

@@ -29,8 +29,8 @@ from scipy import ndimage
 
 from benchmarks import bench_memory, synthetic
 from benchmarks.records import emit, n_cores
-from connectors.source import open_source
-from pipeline.grid import OVERLAP, TILE
+from fewscope.connectors.open import open_source
+from fewscope.pipeline.tiling.grid import OVERLAP, TILE
 
 STRIDE = TILE - OVERLAP
 SMALL = (2, 3, 4)

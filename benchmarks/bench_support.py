@@ -26,9 +26,10 @@ import torch.nn.functional as F
 
 from benchmarks import synthetic
 from benchmarks.records import emit
-from model.compact import CompactNet
-from model.relation import RelationNet
-from model.segmenter import Segmenter, SupportFeatures, View
+from fewscope.model.networks.compact import CompactNet
+from fewscope.model.networks.relation import RelationNet
+from fewscope.model.segmenter import Segmenter, SupportFeatures
+from fewscope.model.views import View
 
 TARGETS = {"vgg16-released": 3.0, "compact": None}
 BATCH = 8

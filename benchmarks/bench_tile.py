@@ -24,8 +24,8 @@ import torch
 
 from benchmarks.bench_support import tiles_and_support
 from benchmarks.records import emit
-from model.relation import RelationNet
-from model.segmenter import Segmenter, load_segmenter
+from fewscope.model.networks.relation import RelationNet
+from fewscope.model.segmenter import Segmenter, load_segmenter
 
 WANTED_MS = 30.0
 """A tile of ours on one core that computes in bfloat16."""

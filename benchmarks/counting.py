@@ -34,17 +34,18 @@ from affine import Affine
 from PIL import Image
 
 from benchmarks.records import emit
-from connectors.pyramid_tiff import write_pyramid
-from connectors.source import open_source
-from connectors.store import open_result
-from connectors.support import load_support
-from connectors.vectors import footprints
-from model.segmenter import MODELS, load_segmenter
-from pipeline.calibrate import Model
-from pipeline.instances import label_core
-from pipeline.plan import SegmentConfig, smallest_object
-from pipeline.pool import LocalPool
-from pipeline.run import segment
+from fewscope.connectors.open import open_source
+from fewscope.connectors.results.reader import open_result
+from fewscope.connectors.slides.pyramid_tiff import write_pyramid
+from fewscope.connectors.support.load import load_support
+from fewscope.model.segmenter import MODELS, load_segmenter
+from fewscope.pipeline.config import SegmentConfig
+from fewscope.pipeline.execution.pool import LocalPool
+from fewscope.pipeline.geometry.footprints import footprints
+from fewscope.pipeline.instances.labelling import label_core
+from fewscope.pipeline.plan import smallest_object
+from fewscope.pipeline.predictor import Model
+from fewscope.pipeline.run import segment
 
 MPP = 0.5  # that of a job's working grid: pictures are taken as they are
 N_REGIONS = 5

@@ -5,12 +5,13 @@
     FEWSCOPE_SHARED_DATA=~/data python benchmarks/quality.py > quality.jsonl
 
 All methods learn from the same hand-drawn patches (`examples/`) and are held to the same protocol, that of
-`pipeline.calibrate`: each patch is predicted from the others, and patches that no method has seen (`*_check.geojson`)
-from all of them. All may choose their threshold of probability on the patches left out, and all count with the rule,
-components or split, that suits their own masks there, without specks, as a run does. IoU is over the labelled pixels of
+`pipeline.calibration.leave_one_out`: each patch is predicted from the others, and patches that no method has seen
+(`*_check.geojson`) from all of them. All may choose their threshold of probability on the patches left out, and all
+count with the rule, components or split, that suits their own masks there, without specks, as a run does. IoU is over
+the labelled pixels of
 a patch, then the mean.
 
-The rivals are those of `pipeline.rivals`.
+The rivals are those of `pipeline.evaluation.baselines`.
 
 Slides are looked for in ../shared/data/slides beside the repository, or in $FEWSCOPE_SHARED_DATA/slides; those that are
 not there are named and left out. The demo needs none. One JSON line per slide and method, differences first.
@@ -36,15 +37,18 @@ import numpy as np
 import skimage.data
 
 from benchmarks.records import emit
-from connectors.pyramid_tiff import write_pyramid
-from connectors.source import open_source
-from connectors.support import SupportSet, load_support
-from model.segmenter import MODELS, load_segmenter
-from pipeline import calibrate
-from pipeline.decision import choose_rule, count_objects
-from pipeline.evaluate import Adapted
-from pipeline.plan import SegmentConfig, possible_rules, smallest_object
-from pipeline.rivals import judged, load_rival
+from fewscope.connectors.open import open_source
+from fewscope.connectors.slides.pyramid_tiff import write_pyramid
+from fewscope.connectors.support.load import load_support
+from fewscope.connectors.support.support_set import SupportSet
+from fewscope.model.segmenter import MODELS, load_segmenter
+from fewscope.pipeline import predictor
+from fewscope.pipeline.calibration import leave_one_out
+from fewscope.pipeline.calibration.operating_point import choose_rule, count_objects
+from fewscope.pipeline.config import SegmentConfig
+from fewscope.pipeline.evaluation.baselines import judged, load_rival
+from fewscope.pipeline.evaluation.runner import Adapted
+from fewscope.pipeline.plan import possible_rules, smallest_object
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED_DATA = Path(os.environ.get("FEWSCOPE_SHARED_DATA") or ROOT.parent / "shared" / "data")
@@ -78,7 +82,7 @@ CASES = (
 )
 
 
-def judge(model: calibrate.Model, support: SupportSet, check: SupportSet | None) -> dict[str, Any]:
+def judge(model: predictor.Model, support: SupportSet, check: SupportSet | None) -> dict[str, Any]:
     """IoU and counts of a model: each patch from the others, and the check patches from all.
 
     Counts are of objects in the labelled area, parts that its border cuts off included, on both sides.
@@ -89,7 +93,7 @@ def judge(model: calibrate.Model, support: SupportSet, check: SupportSet | None)
         features, left_out = fitted.features, fitted.left_out[0]
     else:
         features = model.encode(support.images, support.labels)
-        (left_out,) = calibrate.predict_left_out(model, support.images, support.labels[None])
+        (left_out,) = leave_one_out.predict_left_out(model, support.images, support.labels[None])
     loo = judged(model, left_out, support.labels)
     if loo is None:
         raise ValueError("the support set is too small to leave a patch out; label objects in two patches")
@@ -120,7 +124,7 @@ def _measures(
     truth: SupportSet, probabilities: np.ndarray, threshold: float, count: Callable[[np.ndarray], int]
 ) -> dict[str, Any]:
     labels = truth.labels
-    ious = [calibrate.masked_iou(p >= threshold, y) for p, y in zip(probabilities, labels, strict=True)]
+    ious = [leave_one_out.masked_iou(p >= threshold, y) for p, y in zip(probabilities, labels, strict=True)]
     measures: dict[str, Any] = {
         "mean_iou": float(np.nanmean(ious)),
         "ious": [None if np.isnan(v) else float(v) for v in ious],
@@ -168,7 +172,7 @@ def differences(of: dict[str, Any], to: dict[str, Any]) -> dict[str, float | Non
 
 
 def compare(
-    cases: Sequence[Case], models: Sequence[calibrate.Model]
+    cases: Sequence[Case], models: Sequence[predictor.Model]
 ) -> Iterator[tuple[str, str, dict[str, Any]]]:
     """(slide, method, measures) of every model on every case; the first model is compared with the others."""
     with tempfile.TemporaryDirectory() as folder:
@@ -216,7 +220,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Print a line per slide and method; 0, or 1 where no slide was there."""
     args = parse(argv)
     network = load_segmenter(args.model, args.weights)
-    models: list[calibrate.Model] = [Adapted(network, args.adapt)] if args.adapt is not None else []
+    models: list[predictor.Model] = [Adapted(network, args.adapt)] if args.adapt is not None else []
     models.append(network)
     models += [load_rival(name) for name in args.rivals]
     n = 0

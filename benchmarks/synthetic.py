@@ -21,7 +21,7 @@ from rasterio.errors import NotGeoreferencedWarning
 from rasterio.windows import Window
 from scipy import ndimage
 
-from connectors.pyramid_tiff import write_pyramid
+from fewscope.connectors.slides.pyramid_tiff import write_pyramid
 
 MPP = 0.5
 """um per px of the slides: 20x."""

@@ -19,11 +19,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 
 from benchmarks.records import emit
-from model.devices import computes_bfloat16, default_device
-from model.episode_batch import EpisodeBatch
-from model.networks import COMPACT, NETWORKS, build_network
-from model.objectives import objective_of
-from model.recipes import TrainConfig, clip_gradients, episode_source, optimiser_of, recipe
+from fewscope.model.devices import computes_bfloat16, default_device
+from fewscope.model.networks.registry import COMPACT, NETWORKS, build_network
+from fewscope.model.training.episode_batch import EpisodeBatch
+from fewscope.model.training.objectives import objective_of
+from fewscope.model.training.recipes import TrainConfig, clip_gradients, episode_source, optimiser_of, recipe
 
 
 def seconds_per_step(config: TrainConfig, n_steps: int, device: torch.device) -> float:

@@ -7,9 +7,8 @@ working grid and gets an image and a map of which of its pixels are real.
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 from affine import Affine
@@ -22,14 +21,8 @@ DEFAULT_MPP = 0.5
 PLAUSIBLE_MPP = (0.05, 50.0)
 """Finest and coarsest um per px believed: from 100x oil with a small camera pixel to a flat-bed scanner."""
 
-HEAD_BYTES = 2**16  # of a file's head and tail, in the fingerprint
-
 Pixels = tuple[NDArray[np.uint8], NDArray[np.bool_]]
 """(image, valid): uint8 (h, w, 3), bool (h, w)."""
-
-
-class SourceError(ValueError):
-    """A source cannot be opened or used: one line with the file, what is wrong and what to do about it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +117,7 @@ class RasterOptions:
         Keys of the STAC assets to read: one with all bands, or one for each band.
     nodata
         Band value that means "no pixel". "file": what the file says. "auto": likewise, and where it says nothing, what
-        the collar around the scene is made of, if it has one (`connectors.collar`).
+        the collar around the scene is made of, if it has one (`connectors.rasters.nodata`).
     pick
         Where scenes overlap: the first that has the pixel, or the one that it lies deepest inside of.
     """
@@ -205,16 +198,6 @@ class Source(Protocol):
         ...
 
 
-def add_ends(digest: Any, path: str) -> None:
-    """Add the size of a local file and its first and last 64 KiB to a fingerprint."""
-    size = os.path.getsize(path)
-    digest.update(str(size).encode())
-    with open(path, "rb") as file:
-        digest.update(file.read(HEAD_BYTES))
-        file.seek(max(0, size - HEAD_BYTES))
-        digest.update(file.read(HEAD_BYTES))
-
-
 def window_bounds(window: Window) -> tuple[int, int, int, int]:
     """``(row_start, row_stop, col_start, col_stop)`` of a window; ValueError if they are not whole pixels."""
     values = (window.row_off, window.col_off, window.height, window.width)
@@ -222,42 +205,3 @@ def window_bounds(window: Window) -> tuple[int, int, int, int]:
         raise ValueError(f"{window} is not made of whole pixels; round its offsets, make its size 1 or more")
     row, col, height, width = (int(value) for value in values)
     return row, row + height, col, col + width
-
-
-def open_source(
-    uri: str,
-    *,
-    mpp: float | None = None,
-    slide_mpp: float | None = None,
-    raster: RasterOptions | None = None,
-) -> Source:
-    """Open a slide, or a raster, for reading at a working resolution.
-
-    Parameters
-    ----------
-    uri
-        Path or address. Slides: an fsspec URL, of which a copy is kept in a local cache. Rasters: also GDAL's
-        ``/vsi...``, a pattern, or a STAC item collection; remote files are read in ranges.
-    mpp
-        Working resolution of a slide in um per px. None: `DEFAULT_MPP` for finer slides (or the whole multiple of
-        the slide's own that is within 2 % of it, which needs no interpolation), else the slide's own. A slide
-        that does not state its resolution is taken to have this one at level 0.
-    slide_mpp
-        Resolution of level 0 in um per px; overrides what the file says.
-    raster
-        Open it as a raster, and how; None: it is a slide.
-
-    Raises
-    ------
-    SourceError
-        One line: the file, what is wrong with it, and what to do.
-    """
-    if raster is not None:
-        if mpp is not None or slide_mpp is not None:
-            raise SourceError(f"{uri}: mpp is of slides; give the resolution of a raster with res")
-        from connectors.raster import RasterSource  # here, because these need the types above
-
-        return RasterSource.open(uri, raster)
-    from connectors.slide import OpenSlideSource
-
-    return OpenSlideSource.open(uri, mpp=mpp, slide_mpp=slide_mpp)

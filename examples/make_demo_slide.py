@@ -19,7 +19,7 @@ import numpy as np
 import skimage.data
 from rasterio.windows import Window
 
-from connectors.pyramid_tiff import write_pyramid
+from fewscope.connectors.slides.pyramid_tiff import write_pyramid
 
 MPP = 0.5  # um per px, assumed: see above
 SIDE = 4096  # px, eight repeats of the picture

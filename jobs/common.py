@@ -11,15 +11,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pipeline.adaptation import Fits
-from pipeline.estimate import estimate
-from pipeline.plan import MODELS, SegmentConfig, model_loader
-from pipeline.pool import LocalPool, RayPool, WorkerError
-from pipeline.run import UnreadError, segment
+from fewscope.errors import UnreadableError, WorkerError
+from fewscope.model.segmenter import MODELS
+from fewscope.pipeline.calibration.model_selection import Fits
+from fewscope.pipeline.config import SegmentConfig
+from fewscope.pipeline.estimate import estimate
+from fewscope.pipeline.execution.pool import LocalPool
+from fewscope.pipeline.execution.ray_pool import RayPool
+from fewscope.pipeline.plan import model_loader
+from fewscope.pipeline.run import segment
 
 BAD_INPUT = 2
 STOPPED = 130  # as shells say it of a program stopped by Ctrl-C
-EXPECTED = (ValueError, OSError, UnreadError, WorkerError)
+EXPECTED = (ValueError, OSError, UnreadableError, WorkerError)
 NOISY = (
     "PIL",
     "zarr",

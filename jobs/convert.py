@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from tqdm import tqdm
 
-from connectors.corpora import (
+from fewscope.connectors.datasets.voc_coco import (
     MIN_AREA,
     N_FOLDS,
     coco_groups,

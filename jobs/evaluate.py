@@ -21,14 +21,20 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from tqdm import tqdm
 
-from model.corpus import FSS1000_TEST, Category, class_names, fingerprint, iter_corpus
-from model.protocol import SEED
-from model.segmenter import MODELS, load_segmenter
-from pipeline.evaluate import Adapted, EvaluationConfig, Method, examine
-from pipeline.evaluation_page import Evaluation
-from pipeline.remembered import Remembered
-from pipeline.rivals import RIVALS, PixelForest, load_rival
-from pipeline.ways import examine_ways
+from fewscope.model.episodes.class_folders import (
+    FSS1000_TEST,
+    Category,
+    class_names,
+    fingerprint,
+    iter_corpus,
+)
+from fewscope.model.episodes.protocol import SEED
+from fewscope.model.segmenter import MODELS, load_segmenter
+from fewscope.pipeline.evaluation.baselines import RIVALS, PixelForest, load_rival
+from fewscope.pipeline.evaluation.n_way import examine_ways
+from fewscope.pipeline.evaluation.page import Evaluation
+from fewscope.pipeline.evaluation.prediction_cache import Remembered
+from fewscope.pipeline.evaluation.runner import Adapted, EvaluationConfig, Method, examine
 
 log = logging.getLogger("fewscope.evaluate")
 

@@ -18,12 +18,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from connectors.source import open_source
-from jobs import segment_raster
-from jobs.common import call, run_all
-from pipeline.change_report import FIGURE_PX, Comparison, Epoch, write_changes
-from pipeline.changes import date_in
-from pipeline.plan import SegmentConfig
+from fewscope.connectors.open import open_source
+from fewscope.jobs import segment_raster
+from fewscope.jobs.common import call, run_all
+from fewscope.pipeline.config import SegmentConfig
+from fewscope.pipeline.maps.changes import date_in
+from fewscope.pipeline.report.change_report import FIGURE_PX, Comparison, Epoch, write_changes
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:

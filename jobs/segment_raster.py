@@ -23,8 +23,8 @@ from typing import Any, Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from connectors.source import RasterOptions
-from jobs.common import (
+from fewscope.connectors.source import RasterOptions
+from fewscope.jobs.common import (
     add_model_options,
     add_run_options,
     call,
@@ -34,9 +34,7 @@ from jobs.common import (
     parser_of,
     run_all,
 )
-from pipeline.indices import IndexBands
-from pipeline.plan import SegmentConfig
-from pipeline.sources import RasterConfig
+from fewscope.pipeline.config import IndexBands, RasterConfig, SegmentConfig
 
 
 def options(program: str, description: str | None) -> argparse.ArgumentParser:

@@ -20,7 +20,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from jobs.common import (
+from fewscope.jobs.common import (
     add_model_options,
     add_run_options,
     call,
@@ -30,8 +30,8 @@ from jobs.common import (
     parser_of,
     run_all,
 )
-from pipeline.charts import short
-from pipeline.plan import SegmentConfig
+from fewscope.pipeline.config import SegmentConfig
+from fewscope.pipeline.report.formatting import short
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:

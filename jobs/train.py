@@ -21,13 +21,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from model.networks import NETWORKS
-from model.objectives import LOSSES
-from model.recipes import RECIPES, recipe
-from model.train import RunOptions
-from model.training_job import WEIGHTS, TrainingJob
-from pipeline.pool import WorkerError
-from pipeline.training import train_on_ray
+from fewscope.errors import WorkerError
+from fewscope.model.networks.registry import NETWORKS
+from fewscope.model.training.job import WEIGHTS, TrainingJob
+from fewscope.model.training.loop import RunOptions
+from fewscope.model.training.objectives import LOSSES
+from fewscope.model.training.recipes import RECIPES, recipe
+from fewscope.pipeline.execution.ray_training import train_on_ray
 
 log = logging.getLogger("fewscope.train")
 

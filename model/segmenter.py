@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,70 +17,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.adapt import AdaptConfig, adapt
-from model.compact import CompactNet, CompactPack
-from model.corpus import PATCH
-from model.depth import instance_depth
-from model.devices import computes_bfloat16, default_device
-from model.networks import RELATION, build_network
-from model.texture import TexturePack
-from model.weights import SHIPPED, WeightsError, checksum, load_weights
+from fewscope.errors import WeightsError
+from fewscope.model.depth import instance_depth
+from fewscope.model.devices import computes_bfloat16, default_device
+from fewscope.model.episodes.class_folders import PATCH
+from fewscope.model.finetune import AdaptConfig, adapt
+from fewscope.model.networks.compact import CompactNet, CompactPack
+from fewscope.model.networks.registry import RELATION, build_network
+from fewscope.model.views import SIDES, View, _scaled, _scaled_labels
+from fewscope.model.weights import SHIPPED, checksum, load_weights
 
 IGNORE = 255
 """Value of a label image where nothing is labelled."""
 
 MODELS = ("compact", *RELATION)
-
-SIDES = (128, 192)
-"""What `compact` is shown 224 px as, the answer being the mean of both: it learned from views of 128 px. On unseen
-classes that is worth 0.012 IoU more than 224 px on cells and land, and 0.04 on photographs, in the same time."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class View:
-    """A support set as a network sees it at one scale.
-
-    Attributes
-    ----------
-    side : what the network is shown a tile of 224 px as, px; more than 224: objects enlarged
-    packs : what the network needs of the support set, in float32, for each class
-    weights : the network's weights, settled on the support set (`CompactNet.settle`) or fine-tuned too; None for those
-        that the segmenter has
-    textures : the pixel classifier of each class; none where the network has none
-    """
-
-    side: int
-    packs: tuple[Any, ...]
-    weights: Mapping[str, Tensor] | None = None
-    textures: tuple[TexturePack, ...] = ()
-
-    def arrays(self) -> dict[str, np.ndarray]:
-        """Weights and pixel classifiers by name: with the support set, all that `of` makes a view again from."""
-        kept = {f"weight.{name}": tensor.numpy() for name, tensor in (self.weights or {}).items()}
-        for c, texture in enumerate(self.textures):
-            kept |= {f"texture.{c}.{name}": tensor.numpy() for name, tensor in texture.tensors().items()}
-        return kept
-
-    @classmethod
-    def of(cls, side: int, arrays: Mapping[str, np.ndarray]) -> View:
-        """What `arrays` gave, its support set not compiled yet: for `Segmenter.encode` as known."""
-        weights, textures = {}, defaultdict[int, dict[str, np.ndarray]](dict)
-        for path, array in arrays.items():
-            kind, _, name = path.partition(".")
-            if kind == "weight":
-                weights[name] = torch.from_numpy(array)
-            else:
-                c, _, name = name.partition(".")
-                textures[int(c)][name] = array
-        return cls(side, (), weights or None, tuple(TexturePack.of(textures[c]) for c in sorted(textures)))
-
-    def digest(self) -> str:
-        """Hash of what the packs follow from, but for the support set."""
-        digest = hashlib.sha256(str(self.side).encode())
-        of_textures = [tensor for pack in self.textures for tensor in pack.tensors().values()]
-        for tensor in (*(self.weights or {}).values(), *of_textures):
-            digest.update(tensor.contiguous().numpy().tobytes())
-        return digest.hexdigest()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -343,24 +292,6 @@ class Segmenter:
         network = self._fast if view.weights is None else self._faster(self._with(view.weights))
         packs = tuple(pack.to(device=self.device, dtype=self.dtype) for pack in view.packs)
         return network, replace(view, packs=packs)
-
-
-def _scaled(images: Tensor, side: int) -> Tensor:
-    """Images (N, 3, H, W), where 224 px become `side`, to a multiple of 32."""
-    if side == PATCH:
-        return images
-    return F.interpolate(images, size=_scaled_size(images.shape, side), mode="bilinear", antialias=True)
-
-
-def _scaled_size(shape: Sequence[int], side: int) -> list[int]:
-    return [max(1, round(n * side / PATCH / 32)) * 32 for n in shape[-2:]]
-
-
-def _scaled_labels(labels: Tensor, side: int) -> Tensor:
-    """Labels (C, K, H, W) likewise."""
-    if side == PATCH:
-        return labels
-    return F.interpolate(labels, size=_scaled_size(labels.shape, side), mode="nearest-exact")
 
 
 def labels_by_class(labels: np.ndarray) -> np.ndarray:

@@ -10,11 +10,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from fewscope.errors import WeightsError
+
 SHIPPED = Path(__file__).parent / "weights"
-
-
-class WeightsError(ValueError):
-    """A weights file is missing, damaged, or of another network."""
 
 
 def save_weights(net: nn.Module, path: Path, metadata: dict[str, str]) -> None:

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.calibrate import Model, has_depth, told
-from pipeline.plan import SegmentConfig, prepare
-from pipeline.split import DepthRule
+from fewscope.pipeline.config import SegmentConfig
+from fewscope.pipeline.instances.split_rules import DepthRule
+from fewscope.pipeline.plan import prepare
+from fewscope.pipeline.predictor import Model, has_depth, told
 
 BYTES_PER_FOREGROUND_PX = 0.6
 """Of all arrays with their pyramids, tables and outlines; the demo and three real slides took 0.2 to 0.6."""

@@ -8,28 +8,26 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import importlib.metadata
-import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from rasterio.windows import Window
 
-from connectors.source import Source, SourceError
-from connectors.support import SupportSet, load_support
-from model.segmenter import MODELS, Segmenter, load_segmenter
-from pipeline import calibrate
-from pipeline.coverage import Foreground, find_foreground
-from pipeline.grid import TILE, TileGrid, Unit, default_shard, plan_units
-from pipeline.sources import RasterConfig, open_sources, pixel_m2
-from pipeline.split import DepthRule, Rule, SplitRule
-
-__all__ = ["MODELS", "Plan", "SegmentConfig", "manifest", "model_loader", "prepare"]
-
-log = logging.getLogger(__name__)
+from fewscope import __version__
+from fewscope.connectors.source import Source
+from fewscope.connectors.support.load import load_support
+from fewscope.connectors.support.support_set import SupportSet
+from fewscope.errors import SourceError
+from fewscope.model.segmenter import Segmenter, load_segmenter
+from fewscope.pipeline import predictor
+from fewscope.pipeline.config import SegmentConfig, check
+from fewscope.pipeline.instances.split_rules import DepthRule, Rule, SplitRule
+from fewscope.pipeline.sources import open_sources, pixel_m2
+from fewscope.pipeline.tiling.foreground import Foreground, find_foreground
+from fewscope.pipeline.tiling.grid import TILE, TileGrid, Unit, default_shard, plan_units
 
 OVERVIEW_PX = 2048
 """Longer side of the overview that tissue is looked for in: 50 px of a 100,000 px slide to a pixel, a quarter tile."""
@@ -46,59 +44,6 @@ CHUNK_PX = 512
 DEPTH_TOLERANCES = (0.02, 0.01, 0.05)
 """Depths that a pass may lie below its summits within one object: leave-one-out chooses, the first where it cannot. A
 network draws depth softer than it is: where nuclei touch, passes are often less than 0.05 deep."""
-
-Instances = Literal["auto", "components", "split", "learned"]
-
-
-@dataclass(frozen=True, slots=True)
-class SegmentConfig:
-    """Everything a user may ask for. The defaults are what the command line does.
-
-    Attributes
-    ----------
-    source, support, out : paths or fsspec URLs
-    support_slide : the slide that annotations were drawn on; None: the source itself
-    class_names : which classes of the support set to look for, in this order; none: all
-    mpp, slide_mpp : working resolution, and resolution of level 0 where the file does not say (um per px)
-    overlap : px between neighbouring tiles
-    adapt_s : seconds of one core, about, that fine-tuning on the support set may take; 0: none
-    threshold : probability from which on a pixel is object; None: chosen by leave-one-out, 0.5 where that cannot be
-    instances : "components", "split" (touching objects told apart by their shape), "learned" (by what the network says
-        of depth), or "auto": whichever counts the support's outlined objects better, left out one patch at a time
-    object_radius_um : typical radius, for "split" and "learned"; None: from the support's objects
-    unit, shard : px; None: by the size of the source
-    raster : the source is a raster, and what only rasters are asked for; None: it is a slide
-    max_unread : largest part of the foreground that may be unreadable
-    outlines : what instances.geojson.gz holds; "auto": polygons up to a million instances, points above
-    simplify_px : outlines may differ from the mask by so much; 0 follows every pixel
-    class_probabilities : keep the probability of each class too, not only that of the class which has the pixel
-    """
-
-    source: str
-    support: str
-    out: str
-    support_slide: str | None = None
-    class_names: tuple[str, ...] = ()
-    mpp: float | None = None
-    slide_mpp: float | None = None
-    overlap: int = 32
-    model: str = "compact"
-    weights: str | None = None
-    adapt_s: float = 120.0
-    threshold: float | None = None
-    connectivity: int = 2
-    instances: Instances = "auto"
-    object_radius_um: float | None = None
-    min_area_um2: float | None = None
-    foreground: Literal["auto", "all"] = "auto"
-    unit: int | None = None
-    shard: int | None = None
-    max_unread: float = 0.1
-    overwrite: bool = False
-    raster: RasterConfig | None = None
-    outlines: Literal["auto", "polygons", "points", "none"] = "auto"
-    simplify_px: float = 0.5
-    class_probabilities: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -239,32 +184,6 @@ def smallest_on_ground(min_area_m2: float | None, pixel_m2: float | None) -> int
     return math.ceil(min_area_m2 / pixel_m2) if pixel_m2 else 0
 
 
-def check(config: SegmentConfig) -> None:
-    """Refuse options that make no sense, before anything is read."""
-    if config.threshold is not None and not 0 < config.threshold < 1:
-        raise ValueError(
-            f"threshold {config.threshold} is not between 0 and 1; leave it out to have it chosen"
-        )
-    if config.adapt_s < 0:
-        raise ValueError(f"--adapt {config.adapt_s:g} is negative; give seconds, or 0 to leave it out")
-    if config.min_area_um2 is not None and config.min_area_um2 < 0:
-        raise ValueError(
-            f"--min-area-um2 {config.min_area_um2} is negative; give an area, or 0 to keep everything"
-        )
-    if not 0 <= config.max_unread <= 1:
-        raise ValueError(f"--max-unread {config.max_unread} is not between 0 and 1")
-    if not 0 <= config.overlap <= TILE // 2:
-        raise ValueError(f"overlap {config.overlap} is not in 0..{TILE // 2} (half a tile); use 32")
-    if config.object_radius_um is not None and not config.object_radius_um > 0:
-        raise ValueError(
-            f"--object-radius-um {config.object_radius_um} is not above 0; give a typical radius"
-        )
-    if config.shard is not None and (config.shard < 16 or config.shard % 16):
-        raise ValueError(f"shard {config.shard} is not a multiple of 16 px; use 1024, 2048 or 4096")
-    if config.unit and (config.shard is None or config.unit % config.shard):
-        raise ValueError(f"unit {config.unit} is not a multiple of the shard {config.shard}; give both")
-
-
 def possible_rules(
     config: SegmentConfig, support: SupportSet, mpp: float | None, has_depth: bool = False
 ) -> tuple[Rule | None, ...]:
@@ -301,7 +220,7 @@ def typical_radius(support: SupportSet) -> float | None:
         return None
     areas: list[int] = []
     for objects, labels in zip(support.instances, support.labels, strict=True):
-        known = np.pad(labels != calibrate.IGNORE, 1)
+        known = np.pad(labels != predictor.IGNORE, 1)
         inner = known[:-2, 1:-1] & known[2:, 1:-1] & known[1:-1, :-2] & known[1:-1, 2:]
         cut = set(np.unique(objects[~inner]).tolist())
         ids, counts = np.unique(objects[labels == 1], return_counts=True)
@@ -309,7 +228,7 @@ def typical_radius(support: SupportSet) -> float | None:
     return float(np.sqrt(np.median(areas) / np.pi)) if areas else None
 
 
-def manifest(plan: Plan, model: calibrate.Model) -> dict[str, Any]:
+def manifest(plan: Plan, model: predictor.Model) -> dict[str, Any]:
     """Everything that determines the result, as JSON values: what a resumed run must agree on.
 
     Not in it: workers, unit size, batch size, which do not. What the support set decides follows from it.
@@ -330,7 +249,7 @@ def manifest(plan: Plan, model: calibrate.Model) -> dict[str, Any]:
         of_raster
         | several
         | {
-            "version": importlib.metadata.version("fewscope"),
+            "version": __version__,
             "source": info.fingerprint,
             "size": [info.height, info.width],
             "mpp": info.mpp,

@@ -17,37 +17,39 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from connectors.colours import class_colour
-from connectors.store import ResultStore, StoreSpec, open_result
-from connectors.vectors import FeatureStyle, InstanceTableWriter
-from connectors.workdir import WorkDir
-from model.segmenter import load_segmenter
-from pipeline import calibrate
-from pipeline.adaptation import Fits
-from pipeline.decision import decide, threshold_level
-from pipeline.findings import Clock, draw_findings, write_page
-from pipeline.grid import Unit
-from pipeline.instances import Borders, Merge, merge_labels, seam_pairs
-from pipeline.maps import make_maps
-from pipeline.measure import final_tables, instance_schema
-from pipeline.outline import POINTS_ABOVE, write_outlines
-from pipeline.plan import Plan, SegmentConfig, manifest, model_loader, prepare
-from pipeline.pool import Pool, RayPool
-from pipeline.progress import Progress
-from pipeline.pyramid import build_pyramids
-from pipeline.worker import Job, relabel_unit
+from fewscope.connectors.colours import class_colour
+from fewscope.connectors.results.instance_table import InstanceTableWriter
+from fewscope.connectors.results.reader import open_result
+from fewscope.connectors.results.run_folder import WorkDir
+from fewscope.connectors.results.store import ResultStore, StoreSpec
+from fewscope.connectors.vectors.geojson import FeatureStyle
+from fewscope.errors import UnreadableError
+from fewscope.model.segmenter import load_segmenter
+from fewscope.pipeline import predictor
+from fewscope.pipeline.calibration.model_selection import Fits
+from fewscope.pipeline.calibration.operating_point import decide, threshold_level
+from fewscope.pipeline.config import SegmentConfig
+from fewscope.pipeline.execution.job import Job
+from fewscope.pipeline.execution.pool import Pool
+from fewscope.pipeline.execution.progress import Progress
+from fewscope.pipeline.execution.ray_pool import RayPool
+from fewscope.pipeline.execution.worker import relabel_unit
+from fewscope.pipeline.instances.labelling import Borders, Merge, merge_labels, seam_pairs
+from fewscope.pipeline.instances.measurements import final_tables, instance_schema
+from fewscope.pipeline.maps.build import make_maps
+from fewscope.pipeline.outputs.outlines import POINTS_ABOVE, write_outlines
+from fewscope.pipeline.outputs.pyramids import build_pyramids
+from fewscope.pipeline.plan import Plan, manifest, model_loader, prepare
+from fewscope.pipeline.report.builder import Clock, draw_findings, write_page
+from fewscope.pipeline.tiling.grid import Unit
 
 log = logging.getLogger(__name__)
-
-
-class UnreadError(RuntimeError):
-    """More of the source could not be read than ``max_unread`` allows. The report was written all the same."""
 
 
 def segment(
     config: SegmentConfig,
     pool: Pool | None = None,
-    model: calibrate.Model | None = None,
+    model: predictor.Model | None = None,
     fits: Fits | None = None,
 ) -> dict[str, Any]:
     """Segment one source and count what is in it.
@@ -69,7 +71,7 @@ def segment(
         Bad input; nothing was written.
     RunMismatch, OutputError
         The output folder belongs to another run, or cannot be written.
-    UnreadError
+    UnreadableError
         More than ``config.max_unread`` could not be read; the report is there.
     """
     if pool is None:
@@ -78,7 +80,7 @@ def segment(
     clock = Clock()
     with clock.stage("prepare"):
         model = model or load_segmenter(config.model, config.weights)
-        plan = prepare(config, calibrate.has_depth(model))
+        plan = prepare(config, predictor.has_depth(model))
         work = WorkDir(config.out)
         determined = manifest(plan, model)
         state = work.claim(determined, overwrite=config.overwrite)
@@ -134,10 +136,10 @@ def segment(
 
 
 def finished_report(config: SegmentConfig) -> dict[str, Any]:
-    """``report.json`` of a finished run. UnreadError if too much could not be read."""
+    """``report.json`` of a finished run. UnreadableError if too much could not be read."""
     report = open_result(config.out).report
     if report["unread_fraction"] > config.max_unread:
-        raise UnreadError(
+        raise UnreadableError(
             f"{config.source}: {report['unread_fraction']:.1%} of it could not be read, more than --max-unread "
             f"{config.max_unread:.1%}; the rest is in {config.out}: copy the file again, or raise the limit"
         )

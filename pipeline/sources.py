@@ -2,47 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from dataclasses import replace
 
 import numpy as np
 import shapely
 
-from connectors.ground import Ground
-from connectors.source import RasterOptions, Source, SourceInfo, open_source
-from connectors.support import is_drawn
-from pipeline.indices import IndexBands
-
-if TYPE_CHECKING:
-    from pipeline.plan import SegmentConfig
-
-
-@dataclass(frozen=True, slots=True)
-class RasterConfig:
-    """What only rasters may be asked for.
-
-    Attributes
-    ----------
-    view : how the raster is to be seen: bands, stretch, resolution, CRS, area, further scenes
-    index_bands : bands of water indices to compare the mask with; None: no comparison
-    min_area_m2 : objects smaller on the ground are dropped; None: those of a few pixels
-    simplify_px : polygons of the map may differ from the mask by so much; 0 follows every pixel
-    """
-
-    view: RasterOptions = field(default_factory=RasterOptions)
-    index_bands: IndexBands | None = None
-    min_area_m2: float | None = None
-    simplify_px: float = 0.0
-
-    def __post_init__(self) -> None:
-        if self.min_area_m2 is not None and not self.min_area_m2 >= 0:
-            raise ValueError(
-                f"--min-area-m2 {self.min_area_m2:g} is negative; give an area, or 0 to keep everything"
-            )
-        if not self.simplify_px >= 0:
-            raise ValueError(
-                f"--simplify {self.simplify_px:g} is negative; give pixels, or 0 to follow every pixel"
-            )
+from fewscope.connectors.open import open_source
+from fewscope.connectors.source import RasterOptions, Source, SourceInfo
+from fewscope.connectors.support.load import is_drawn
+from fewscope.pipeline.config import SegmentConfig
+from fewscope.pipeline.geometry.geodesy import Ground
 
 
 def open_sources(config: SegmentConfig) -> tuple[Source, Source]:

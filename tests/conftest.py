@@ -8,7 +8,6 @@ import atexit
 import os
 import secrets
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -18,6 +17,8 @@ import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+from tests.helpers.machine import ROOT, free_ports
 
 # Torch's threads wait for each other at every small operation: on busy cores, for minutes. Read when it is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -30,14 +31,12 @@ os.environ.update(
     RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=str(TOKEN), RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO="0"
 )
 
-import fakes
 import pytest
 import ray
 
-import pipeline.findings
-from pipeline.plan import SegmentConfig
-
-ROOT = Path(__file__).resolve().parents[1]
+import fewscope.pipeline.report.builder
+from fewscope.pipeline.config import SegmentConfig
+from tests.helpers import fakes
 
 
 @pytest.fixture(scope="session")
@@ -61,7 +60,7 @@ def config(slide, support, tmp_path) -> SegmentConfig:
 @pytest.fixture
 def no_pictures(monkeypatch):
     """Reports without pictures."""
-    monkeypatch.setattr(pipeline.findings, "draw", fakes.no_pictures)
+    monkeypatch.setattr(fewscope.pipeline.report.builder, "draw", fakes.no_pictures)
 
 
 @dataclass(frozen=True)
@@ -70,15 +69,6 @@ class Head:
 
     address: str
     dashboard: str
-
-
-def free_ports(n: int) -> list[int]:
-    """Ports of loopback that nobody listens on now."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(n)]
-    ports = [s.getsockname()[1] for s in sockets]
-    for s in sockets:
-        s.close()
-    return ports
 
 
 @pytest.fixture(scope="session")
@@ -105,7 +95,7 @@ def ray_head() -> Iterator[Head]:
         env=os.environ
         | {
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",  # what a job calls python
-            "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}",
+            "PYTHONPATH": str(ROOT),
         },
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

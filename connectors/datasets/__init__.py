@@ -1,0 +1,1 @@
+"""Public segmentation data sets, converted."""

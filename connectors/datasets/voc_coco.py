@@ -1,0 +1,234 @@
+"""Segmentation data sets of others, written as class folders in FSS-1000's layout (docs/protocol.md).
+
+One pair for each picture and each class in it: the mask is all that is of the class, so that no background is an object
+that nobody marked. Pictures are resized to 224x224 as they are, as few-shot benchmarks do; masks by nearest pixel.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from fewscope.connectors.support.image_files import PATCH
+
+log = logging.getLogger(__name__)
+
+VOC_CLASSES = (
+    *("aeroplane", "bicycle", "bird", "boat", "bottle"),
+    *("bus", "car", "cat", "chair", "cow"),
+    *("diningtable", "dog", "horse", "motorbike", "person"),
+    *("pottedplant", "sheep", "sofa", "train", "tvmonitor"),
+)
+"""Classes 1 to 20 of PASCAL VOC; PASCAL-5i tests on five after the other (Shaban et al. 2017)."""
+
+VOC_VOID = 255
+"""Outlines and what is hard to tell: background here."""
+
+N_FOLDS = 4
+MIN_AREA = 0.01
+"""Part of a picture that a class must fill by default: less is a few pixels of 224x224."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Labelled:
+    """All that is of one class in one picture.
+
+    Attributes
+    ----------
+    picture : its file
+    mask : (H, W) bool
+    instances : (H, W) int32, 0 outside the mask, 1..n one object each, or None
+    """
+
+    category: str
+    picture: Path
+    mask: NDArray[np.bool_]
+    instances: NDArray[np.int32] | None
+
+
+def read_voc(root: Path, image_set: str, classes: Sequence[str] = VOC_CLASSES) -> Iterator[Labelled]:
+    """Pictures of a PASCAL VOC folder (``JPEGImages``, ``SegmentationClass``, ``ImageSets/Segmentation``).
+
+    Objects are told apart where ``SegmentationObject`` is there.
+
+    Parameters
+    ----------
+    image_set : "train", "val" or "trainval"
+    classes : only these
+
+    Raises
+    ------
+    FileNotFoundError
+        The folder is not laid out like that.
+    """
+    listed = root / "ImageSets" / "Segmentation" / f"{image_set}.txt"
+    if not listed.is_file():
+        raise FileNotFoundError(
+            f"{listed} is missing; give the folder that holds JPEGImages, SegmentationClass and ImageSets (VOC2012)"
+        )
+    for name in listed.read_text().split():
+        values = _palette_values(root / "SegmentationClass" / f"{name}.png")
+        objects_file = root / "SegmentationObject" / f"{name}.png"
+        objects = _palette_values(objects_file) if objects_file.exists() else None
+        for value, category in enumerate(VOC_CLASSES, start=1):
+            mask = values == value
+            if category in classes and mask.any():
+                instances = None
+                if objects is not None and not np.isin(objects[mask], (0, VOC_VOID)).any():
+                    instances = np.where(mask, objects, 0).astype(np.int32)
+                yield Labelled(category, root / "JPEGImages" / f"{name}.jpg", mask, instances)
+
+
+def _palette_values(path: Path) -> NDArray[np.uint8]:
+    with Image.open(path) as picture:
+        if picture.mode not in ("P", "L"):
+            raise ValueError(
+                f"{path} is of mode {picture.mode}; expected a palette PNG of class numbers, as VOC's archive has them"
+            )
+        return np.asarray(picture)
+
+
+def read_coco(annotations: Path, images: Path) -> Iterator[Labelled]:
+    """Pictures of COCO's instance annotations: polygons and run lengths, compressed or not.
+
+    A picture with a crowd of a class (``iscrowd``) is left out for that class: its objects cannot be counted.
+
+    Raises
+    ------
+    ImportError
+        pycocotools is not installed.
+    ValueError
+        The file is not of COCO's format.
+    """
+    content = json.loads(annotations.read_text())
+    if not isinstance(content, dict) or not {"images", "annotations", "categories"} <= set(content):
+        raise ValueError(
+            f"{annotations} is not COCO's; expected images, annotations and categories, as in instances_val2017.json"
+        )
+    names = {category["id"]: category["name"] for category in content["categories"]}
+    pictures = {picture["id"]: picture for picture in content["images"]}
+    drawn: dict[tuple[int, int], list[dict[str, Any]]] = {}
+    for annotation in content["annotations"]:
+        drawn.setdefault((annotation["image_id"], annotation["category_id"]), []).append(annotation)
+    for (image_id, category_id), objects in sorted(drawn.items(), key=lambda item: item[0]):
+        if any(one.get("iscrowd") for one in objects):
+            continue
+        picture = pictures[image_id]
+        instances = np.zeros((picture["height"], picture["width"]), np.int32)
+        for number, one in enumerate(objects, start=1):
+            instances[_coco_mask(one["segmentation"], *instances.shape)] = number
+        yield Labelled(names[category_id], images / picture["file_name"], instances > 0, instances)
+
+
+def _coco_mask(segmentation: Any, height: int, width: int) -> NDArray[np.bool_]:
+    """One object, (height, width): a list of polygons, or run lengths as a list or as COCO's text."""
+    try:
+        from pycocotools import mask as coco
+    except ImportError as e:
+        raise ImportError("pycocotools is not installed; install it with: pip install fewscope[eval]") from e
+    if isinstance(segmentation, list):
+        runs = coco.merge(coco.frPyObjects(segmentation, height, width))
+    elif isinstance(segmentation["counts"], list):
+        runs = coco.frPyObjects(segmentation, height, width)
+    else:
+        runs = segmentation
+    return np.asarray(coco.decode(runs), bool)
+
+
+def coco_groups(annotations: Path) -> dict[str, str]:
+    """Super-category of every category."""
+    categories = json.loads(annotations.read_text())["categories"]
+    return {category["name"]: category.get("supercategory", "") for category in categories}
+
+
+def fold_classes(fold: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The 15 training and the 5 test classes of a fold of PASCAL-5i, 0..3.
+
+    >>> fold_classes(1)[1]
+    ('bus', 'car', 'cat', 'chair', 'cow')
+    """
+    if not 0 <= fold < N_FOLDS:
+        raise ValueError(f"fold {fold} is not in 0..{N_FOLDS - 1}")
+    test = VOC_CLASSES[5 * fold : 5 * fold + 5]
+    return tuple(name for name in VOC_CLASSES if name not in test), test
+
+
+def write_pairs(
+    pairs: Iterable[Labelled], out: Path, *, min_area: float = MIN_AREA, most: int | None = None
+) -> dict[str, int]:
+    """Write class folders, and say how many pairs each class got.
+
+    Parameters
+    ----------
+    out : the folder of the class folders
+    min_area : part of the picture below which a class is left out of it
+    most : pairs of a class, the first ones; None: all
+
+    Raises
+    ------
+    FileExistsError
+        A class folder has pictures already.
+    ValueError
+        A mask is not of its picture's size.
+    """
+    written: dict[str, int] = {}
+    for pair in pairs:
+        folder = out / folder_name(pair.category)
+        n = written.get(folder.name, 0)
+        if (most is not None and n >= most) or pair.mask.mean() < min_area or pair.mask.all():
+            continue
+        if n == 0 and folder.exists() and any(folder.iterdir()):
+            raise FileExistsError(f"{folder} is not empty; give another --out")
+        mask = _resized(pair.mask.astype(np.uint8))
+        if not mask.any() or mask.all():
+            continue
+        with Image.open(pair.picture) as picture:
+            if picture.size != pair.mask.shape[::-1]:
+                raise ValueError(
+                    f"{pair.picture} is {picture.size[0]}x{picture.size[1]}, its annotation "
+                    f"{pair.mask.shape[1]}x{pair.mask.shape[0]}; they must be the same"
+                )
+            small = picture.convert("RGB").resize((PATCH, PATCH), Image.Resampling.BICUBIC)
+        folder.mkdir(parents=True, exist_ok=True)
+        written[folder.name] = k = n + 1
+        Image.fromarray(255 * mask).save(folder / f"{k}.png")
+        if pair.instances is not None:
+            objects = _resized(pair.instances)
+            _, numbered = np.unique(objects, return_inverse=True)
+            Image.fromarray(numbered.reshape(objects.shape).astype(np.uint16)).save(folder / f"{k}.inst.png")
+        small.save(folder / f"{k}.jpg", quality=95)
+    log.info("%d pairs of %d classes in %s", sum(written.values()), len(written), out)
+    return written
+
+
+def write_lists(out: Path, splits: dict[str, Sequence[str]], groups: dict[str, str] | None = None) -> None:
+    """``splits/<name>.txt``, and ``supercategories.csv`` where groups are known."""
+    for name, classes in splits.items():
+        (out / "splits").mkdir(parents=True, exist_ok=True)
+        (out / "splits" / f"{name}.txt").write_text("".join(f"{c}\n" for c in classes))
+    if groups:
+        with (out / "supercategories.csv").open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(("class", "supercategory"))
+            writer.writerows((folder_name(name), group) for name, group in groups.items())
+
+
+def folder_name(category: str) -> str:
+    """A category's name without what folders do not like."""
+    return category.replace("/", "_").replace(" ", "_")
+
+
+def _resized(values: NDArray[Any]) -> NDArray[Any]:
+    """(H, W) -> (224, 224) by nearest pixel."""
+    row = (np.arange(PATCH) * 2 + 1) * values.shape[0] // (2 * PATCH)
+    col = (np.arange(PATCH) * 2 + 1) * values.shape[1] // (2 * PATCH)
+    return values[np.ix_(row, col)]

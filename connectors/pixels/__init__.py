@@ -1,0 +1,1 @@
+"""Arithmetic on pixels that slides and rasters share: pyramid levels, resampling, transforms."""

@@ -1,0 +1,156 @@
+"""The same pixels at several resolutions: which of them to read, in whole blocks, and resampled to a working grid.
+
+Level pixels are always fetched in whole blocks of one global grid, so that which block is bad, too, does not
+depend on the window that was asked for.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+from rasterio.windows import Window
+
+from fewscope.connectors.pixels.resample import resample, taps
+from fewscope.connectors.source import Pixels
+
+SAME_RESOLUTION = 1e-3  # resolutions closer than this are the same: no interpolation
+STRIP_PIXELS = 16 * 2**20  # level px held while resampling: bounds the memory of any read
+LEAST_STRIP = 256  # rows of a level read at once, at least
+
+Block = tuple[int, int, int, int]
+"""Top, bottom, left, right, in pixels of a level; half open."""
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """One resolution of a source. Steps are pixels of the finest level per pixel of this one."""
+
+    index: int
+    height: int
+    width: int
+    row_step: float
+    col_step: float
+
+
+AnyLevel = TypeVar("AnyLevel", bound=Level)
+
+
+def best_level(levels: Sequence[AnyLevel], step: float) -> AnyLevel:
+    """Coarsest level whose pixels are not larger than ``step`` px of the finest."""
+    fine_enough = [
+        level for level in levels if max(level.row_step, level.col_step) <= step * (1 + SAME_RESOLUTION)
+    ]
+    return max(fine_enough, key=lambda level: level.row_step, default=levels[0])
+
+
+def overview_shape(height: int, width: int, max_side: int) -> tuple[int, int]:
+    """Size of a picture of the whole whose longer side is at most ``max_side``; never enlarged."""
+    if max_side < 1:
+        raise ValueError(f"max_side {max_side} is not at least 1")
+    shrink = max(1.0, max(height, width) / max_side)
+    return max(1, round(height / shrink)), max(1, round(width / shrink))
+
+
+def whole_blocks(
+    top: int, bottom: int, left: int, right: int, level: Level, grid: tuple[int, int], chunk: tuple[int, int]
+) -> Iterator[Block]:
+    """Cover a rectangle by chunks of whole blocks, clipped at the level's edge.
+
+    ``grid`` is the (rows, cols) of a block, on whose multiples chunks begin; ``chunk`` that of a chunk.
+    """
+    top, left = top // grid[0] * grid[0], left // grid[1] * grid[1]
+    bottom = min(-(-bottom // grid[0]) * grid[0], level.height)
+    right = min(-(-right // grid[1]) * grid[1], level.width)
+    for row in range(top, bottom, chunk[0]):
+        for col in range(left, right, chunk[1]):
+            yield row, min(row + chunk[0], bottom), col, min(col + chunk[1], right)
+
+
+def assemble(bounds: Block, pieces: Iterable[tuple[Block, Pixels]], into: Pixels | None = None) -> Pixels:
+    """Pixels of ``bounds``, put together from pieces that cover it: uint8 (h, w, 3), bool (h, w).
+
+    ``into``: arrays to put them in; None: new ones.
+    """
+    top, bottom, left, right = bounds
+    shape = bottom - top, right - left
+    image, valid = into or (np.empty((*shape, 3), np.uint8), np.empty(shape, np.bool_))
+    for block, (pixels, real) in pieces:
+        rows = max(block[0], top), min(block[1], bottom)
+        cols = max(block[2], left), min(block[3], right)
+        target = slice(rows[0] - top, rows[1] - top), slice(cols[0] - left, cols[1] - left)
+        origin = (
+            slice(rows[0] - block[0], rows[1] - block[0]),
+            slice(cols[0] - block[2], cols[1] - block[2]),
+        )
+        image[target], valid[target] = pixels[origin], real[origin]
+    return image, valid
+
+
+def render(
+    bounds: Block,
+    grid: tuple[int, int],
+    steps: tuple[float, float],
+    level: AnyLevel,
+    read_level: Callable[[AnyLevel, Block], Iterable[tuple[Block, Pixels]]],
+    background: tuple[int, int, int],
+    origin: tuple[float, float] = (0.0, 0.0),
+) -> Pixels:
+    """Resample a level to a window of a working grid.
+
+    Parameters
+    ----------
+    bounds
+        The window, in working pixels; it may reach beyond the grid.
+    grid
+        (height, width) of the working grid.
+    steps
+        (row, col) pixels of the finest level per working pixel.
+    level, read_level
+        Where from, and what reads a rectangle of it, piece by piece.
+    background
+        RGB of what is not valid.
+    origin
+        (row, col) where the working grid begins, in pixels of the finest level.
+    """
+    row_start, row_stop, col_start, col_stop = bounds
+    image = np.empty((row_stop - row_start, col_stop - col_start, 3), np.uint8)
+    valid = np.zeros(image.shape[:2], np.bool_)
+    top, bottom = max(row_start, 0), min(row_stop, grid[0])
+    left, right = max(col_start, 0), min(col_stop, grid[1])
+    if (top, bottom, left, right) != bounds:
+        image[:] = background
+    if top >= bottom or left >= right:
+        return image, valid
+
+    row_scale, col_scale = steps[0] / level.row_step, steps[1] / level.col_step
+    cols = taps(left, right, col_scale, level.width, origin[1] / level.col_step)
+    span = cols.span
+    n_level_cols = span[1] - span[0] + 2 * LEAST_STRIP
+    strip = max(1, int(max(LEAST_STRIP, STRIP_PIXELS // n_level_cols) / max(row_scale, 1e-9)))
+    for row in range(top, bottom, strip):
+        stop = min(row + strip, bottom)
+        rows = taps(row, stop, row_scale, level.height, origin[0] / level.row_step)
+        target = (slice(row - row_start, stop - row_start), slice(left - col_start, right - col_start))
+        block = (*rows.span, *span)
+        pieces = read_level(level, block)
+        if (row_scale, col_scale) == (1, 1) and origin == (0, 0) and block == (row, stop, left, right):
+            assemble(block, pieces, (image[target], valid[target]))
+        else:
+            piece, real = assemble(block, pieces)
+            image[target], valid[target] = resample(
+                piece, real, rows, cols, (rows.span[0], span[0]), background
+            )
+    return image, valid
+
+
+def block_window(block: Block, level: Level, steps: tuple[float, float], grid: tuple[int, int]) -> Window:
+    """The working pixels that a block of a level has a part in; ``steps`` and ``grid`` as in `render`, no origin."""
+    row = math.floor(block[0] * level.row_step / steps[0])
+    stop = math.ceil(block[1] * level.row_step / steps[0])
+    col = math.floor(block[2] * level.col_step / steps[1])
+    end = math.ceil(block[3] * level.col_step / steps[1])
+    return Window(col, row, min(end, grid[1]) - col, min(stop, grid[0]) - row)

@@ -1,0 +1,1 @@
+"""Satellite and aerial rasters through GDAL: files, mosaics, bands, nodata."""

@@ -1,0 +1,151 @@
+"""What a raster source is made of: scenes on their grid, values to take the stretch from, its resolution, its notes."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Literal
+
+import numpy as np
+import rasterio
+from affine import Affine
+from numpy.typing import NDArray
+
+from fewscope.connectors.pixels.levels import SAME_RESOLUTION, whole_blocks
+from fewscope.connectors.rasters.alignment import Grid, common_grid
+from fewscope.connectors.rasters.gdal_file import RasterFile, inspect
+from fewscope.connectors.rasters.inputs import list_scenes
+from fewscope.connectors.rasters.nodata import undeclared_nodata
+from fewscope.connectors.rasters.stack import Layer, Scene, Stack, holds, measure_depth, numpy_type
+from fewscope.connectors.rasters.stretch import Bands, choose_bands, stacked_bands
+from fewscope.connectors.source import RasterOptions
+from fewscope.connectors.storage.gdal import gdal
+from fewscope.errors import SourceError
+
+CHUNK = 1024  # px read at once, as whole blocks of the file
+WARP_BLOCK = 128  # px; what is lost around a place that does not decode, where GDAL warps
+LARGEST_BLOCK = 2048  # px; larger ones are read in parts
+SAMPLE_LEVEL = 1024  # px; the level whose values give the stretch is at least so long, where the source is
+SAMPLE_CHUNKS = 64  # read of that level at most: evenly spread
+SAMPLE_VALUES = 2**20  # of each band, at most
+FINEST_ENLARGEMENT = 8.0  # working grids finer than this times the raster show nothing but interpolation
+
+
+def lay_out(uri: str, options: RasterOptions) -> tuple[Stack, Bands, list[RasterFile]]:
+    """Scenes on their common grid, what is shown of them, and all files in order."""
+    scenes = [
+        [inspect(part) for part in scene] for scene in list_scenes((uri, *options.scenes), options.assets)
+    ]
+    files = [file for scene in scenes for file in scene]
+    first = scenes[0][0]
+    shown = choose_bands(first, options.bands) if len(scenes[0]) == 1 else stacked_bands(scenes[0])
+    for scene in scenes[1:]:
+        own = scene[0]
+        if len(scene) != len(scenes[0]) or own.dtypes != first.dtypes:
+            raise SourceError(
+                f"{own.uri}: has bands {', '.join(own.dtypes)}, {first.uri} has {', '.join(first.dtypes)}; scenes that "
+                "become one source need the same bands"
+            )
+    per_scene = len(scenes[0])
+    bands = shown.indexes if per_scene == 1 else (1,)
+    files = [_with_nodata(file, bands, options.nodata) for file in files]
+    grid, places = common_grid(files, options.crs)
+    layers = [Layer(file, bands, place) for file, place in zip(files, places, strict=True)]
+    made = [Scene(tuple(layers[i : i + per_scene])) for i in range(0, len(layers), per_scene)]
+    stack = Stack(grid, tuple(made), options.pick)
+    if options.pick == "best" and len(made) > 1:
+        deep = [replace(scene, depth=measure_depth(stack, scene)) for scene in made]
+        stack = Stack(grid, tuple(deep), options.pick)
+    return stack, shown, files
+
+
+def _with_nodata(
+    file: RasterFile, bands: tuple[int, ...], asked: float | Literal["auto", "file"]
+) -> RasterFile:
+    """The file with what means "no pixel": as the user says, else as the file says, else what its collar is made of."""
+    if asked == "file":
+        return file
+    if asked != "auto":
+        for dtype in {file.dtypes[band - 1] for band in bands}:
+            if not holds(numpy_type(dtype), asked):
+                raise SourceError(
+                    f"{file.uri}: --nodata {asked:g} is no value of {dtype}, the type of its bands; give one that "
+                    "is, or leave it out"
+                )
+        return file.without_data(asked, "user")
+    value = undeclared_nodata(file, bands)
+    return file if value is None else file.without_data(value, "collar")
+
+
+def palette_of(file: RasterFile) -> NDArray[np.uint8]:
+    """uint8 (n, 3): the file's colours."""
+    with gdal(), rasterio.open(file.path) as dataset:
+        colours = dataset.colormap(1)
+    return np.array([colours.get(value, (0, 0, 0, 0))[:3] for value in range(max(colours) + 1)], np.uint8)
+
+
+def sample_values(stack: Stack) -> NDArray[np.generic]:
+    """(n_bands, n) valid values from all over: of the file's overview, or of chunks spread evenly."""
+    long_enough = [level for level in stack.levels if max(level.height, level.width) >= SAMPLE_LEVEL]
+    level = long_enough[-1] if long_enough else stack.levels[0]
+    chunks = list(whole_blocks(0, level.height, 0, level.width, level, *block_grid(stack)))
+    chosen = chunks[:: -(-len(chunks) // SAMPLE_CHUNKS)]
+    share = max(1, math.ceil(sum((b - a) * (d - c) for a, b, c, d in chosen) / SAMPLE_VALUES))
+    parts = []
+    for chunk in chosen:
+        for _, (bands, valid), _ in stack.read_pieces(level, chunk, block_grid(stack)[0]):
+            parts.append(bands[:, valid][:, ::share])
+    return np.concatenate(parts, axis=1)
+
+
+def block_grid(stack: Stack) -> tuple[tuple[int, int], tuple[int, int]]:
+    """(rows, cols) of the blocks that are tried one by one, and of the chunks of them read at once."""
+    layer = stack.scenes[0].layers[0]
+    if layer.place.offset == (0, 0):
+        rows, cols = (side if side <= LARGEST_BLOCK else CHUNK for side in layer.file.block)
+    else:
+        rows = cols = WARP_BLOCK
+    return (rows, cols), (rows * max(1, CHUNK // rows), cols * max(1, CHUNK // cols))
+
+
+def resampled(uri: str, grid: Grid, res: float | None) -> tuple[tuple[int, int], Affine]:
+    """(height, width) and transform of the grid at a resolution: square pixels of ``res`` CRS units."""
+    transform = grid.transform
+    down, right = math.hypot(transform.b, transform.e), math.hypot(transform.a, transform.d)
+    if res is None or max(abs(res / down - 1), abs(res / right - 1)) < SAME_RESOLUTION:
+        return (grid.height, grid.width), transform
+    if res * FINEST_ENLARGEMENT < min(down, right):
+        raise SourceError(
+            f"{uri}: --res {res:g} is {min(down, right) / res:.0f} times finer than the raster's {min(down, right):g}; "
+            f"give {min(down, right):g} or more, in units of {grid.crs or 'the file'}"
+        )
+    height, width = max(1, int(grid.height * down / res + 0.5)), max(1, int(grid.width * right / res + 0.5))
+    return (height, width), transform @ Affine.scale(res / right, res / down)
+
+
+def notes_on(files: list[RasterFile], grid: Grid) -> list[str]:
+    """What the reader has to know of where the pixels are."""
+    first, said = files[0], []
+    if first.georeference == "gcps":
+        said.append(
+            f"The file has {first.n_points} control points and no transform: resampled by a polynomial through them."
+        )
+    elif first.georeference == "rpcs":
+        said.append("The file is located by RPCs: resampled as if all ground were at height 0.")
+    elif first.georeference == "none":
+        said.append("The file does not say where it is: coordinates are pixels, and areas are in pixels.")
+    elif grid.crs is None:
+        said.append("The file states no CRS: its coordinates are kept, their unit is not known.")
+    if grid.transform.b or grid.transform.d:
+        said.append("The raster is rotated against its CRS; results keep its grid.")
+    collars = [file for file in files if file.nodata_by == "collar"]
+    if collars:
+        values = " or ".join(sorted({f"{file.told_nodata:g}" for file in collars}))
+        said.append(
+            f"Pixels of {values} in all bands, which fill the corners, were taken for no data, though the file does "
+            "not declare it; --nodata file keeps them."
+        )
+    others = sorted({str(file.crs) for file in files} - {str(grid.crs)})
+    if others and grid.crs:
+        said.append(f"Resampled to {grid.crs} from {', '.join(others)}.")
+    return said

@@ -1,0 +1,176 @@
+"""From any band values to 8 bits of red, green and blue: which bands, and one stretch for the whole source.
+
+The stretch is fixed once from a sample of the whole source, never from a window: a stretch of each tile would put
+seams into the mask.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from rasterio.enums import ColorInterp
+
+from fewscope.connectors.rasters.gdal_file import RasterFile
+from fewscope.errors import SourceError
+
+PERCENTILES = (2.0, 98.0)  # QGIS's cumulative count cut
+DISPLAY_RANGE = 64
+"""Grey levels of 255 that the middle 96 % of a uint8 raster must span to be shown as it is: a picture, not numbers."""
+
+COLOURS = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
+NAMES = (("red", "green", "blue"), ("b04", "b03", "b02"))
+"""Names of the bands that are red, green and blue; the second are Sentinel-2's, and no other sensor writes a 0. They go
+before colours, which GDAL gives to any three bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bands:
+    """Bands to read: three for red, green and blue, or one, shown as grey or through its palette."""
+
+    indexes: tuple[int, ...]
+    words: str
+    is_palette: bool = False
+    is_picture: bool = False  # red, green and blue by the file
+
+
+def choose_bands(file: RasterFile, asked: tuple[int, ...]) -> Bands:
+    """The bands asked for (1-based; one or three), or by name, or by colour interpretation, or the first three.
+
+    Raises
+    ------
+    SourceError
+        The file does not have the bands asked for.
+    """
+    n_bands = len(file.dtypes)
+    if asked:
+        missing = [band for band in asked if not 1 <= band <= n_bands]
+        if missing:
+            raise SourceError(
+                f"{file.uri}: has no band {missing[0]}, only 1..{n_bands}; give --bands from these, 1 is the first"
+            )
+        return Bands(asked, f"bands {', '.join(map(str, asked))}, as asked for")
+    if file.colours[0] == ColorInterp.palette and n_bands == 1:
+        return Bands((1,), "the colours of its palette", is_palette=True)
+    for names in NAMES:
+        if all(name in file.names for name in names):
+            indexes = tuple(file.names.index(name) + 1 for name in names)
+            said = ", ".join(f"{index} ({name})" for index, name in zip(indexes, names, strict=True))
+            return Bands(indexes, f"bands {said} as red, green, blue, by their names")
+    if all(colour in file.colours for colour in COLOURS):
+        indexes = tuple(file.colours.index(colour) + 1 for colour in COLOURS)
+        return Bands(
+            indexes, f"bands {', '.join(map(str, indexes))}: red, green, blue by the file", is_picture=True
+        )
+    shown = [band for band in range(1, n_bands + 1) if band != file.alpha]
+    if len(shown) >= 3:
+        first = tuple(shown[:3])
+        of = f" of {len(shown)}" if len(shown) > 3 else ""
+        return Bands(first, f"the first three bands{of}, as the file does not say which are red, green, blue")
+    if not shown:
+        raise SourceError(f"{file.uri}: has nothing but an alpha band; give the picture itself")
+    return Bands((shown[0],), f"band {shown[0]} as grey")
+
+
+def stacked_bands(files: list[RasterFile]) -> Bands:
+    """Bands of a scene of one file for each: three, or one.
+
+    Raises
+    ------
+    SourceError
+        There are more or fewer files, or one of them has several bands.
+    """
+    for file in files:
+        if len(file.dtypes) > 1:
+            raise SourceError(
+                f"{file.uri}: has {len(file.dtypes)} bands, expected one, as each asset is one band"
+            )
+    if len(files) != 3:
+        raise SourceError(
+            f"{files[0].uri}: is one of {len(files)} files of a scene; give three assets, or one"
+        )
+    return Bands((1, 2, 3), "one file for each of red, green, blue")
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """Linear from ``low`` to 0 and ``high`` to 255, for each band; what lies outside is cut off.
+
+    >>> Stretch((0.0,), (510.0,), "")(np.array([[[-7.0, 255.0, 900.0]]])).tolist()
+    [[[0, 0, 0], [128, 128, 128], [255, 255, 255]]]
+    """
+
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    words: str
+
+    def __call__(self, bands: NDArray[np.generic]) -> NDArray[np.uint8]:
+        """8-bit RGB (h, w, 3) of bands (1 or 3, h, w); NaN becomes 0."""
+        if bands.dtype == np.uint8 and self.is_identity:
+            scaled = bands.astype(np.uint8)
+        else:
+            low = np.array(self.low, np.float32)[:, None, None]
+            factor = (255 / (np.array(self.high) - self.low)).astype(np.float32)[:, None, None]
+            with np.errstate(over="ignore", invalid="ignore"):  # of values that are not valid
+                values = (bands.astype(np.float32) - low) * factor
+            scaled = np.rint(np.clip(np.nan_to_num(values), 0, 255)).astype(np.uint8)
+        if len(scaled) == 1:
+            scaled = np.repeat(scaled, 3, 0)
+        return np.ascontiguousarray(np.moveaxis(scaled, 0, 2))
+
+    @property
+    def is_identity(self) -> bool:
+        """Values 0..255 stay as they are."""
+        return set(self.low) == {0.0} and set(self.high) == {255.0}
+
+
+def as_is(n_bands: int, words: str) -> Stretch:
+    """0..255 to 0..255."""
+    return Stretch((0.0,) * n_bands, (255.0,) * n_bands, words)
+
+
+def choose_stretch(
+    sample: NDArray[np.generic],
+    scale: tuple[float, float] | None,
+    is_picture: bool = False,
+    keep_ratios: bool = False,
+) -> Stretch:
+    """The stretch of a source.
+
+    Parameters
+    ----------
+    sample
+        (n_bands, n) valid values from all over the source.
+    scale
+        Values to become 0 and 255 in every band; None: the 2nd and 98th percentile of each band, or as it is for
+        uint8 that is a picture already.
+    is_picture
+        The file says that its bands are red, green and blue.
+    keep_ratios
+        Without a scale: from 0 to the largest of the bands' 98th percentiles, the same for all.
+    """
+    n_bands = len(sample)
+    if scale is not None:
+        return Stretch(
+            (scale[0],) * n_bands, (scale[1],) * n_bands, f"{scale[0]:g} to {scale[1]:g}, as asked for"
+        )
+    if not sample.size:
+        return as_is(n_bands, "nothing to go by")
+    values = sample.astype(np.float64)
+    if keep_ratios and sample.dtype != np.uint8:
+        top = max(
+            float(np.percentile(values, PERCENTILES[1], axis=1).max()), float(np.finfo(np.float32).tiny)
+        )
+        return Stretch((0.0,) * n_bands, (top,) * n_bands, f"0 to {top:.4g}")
+    if sample.dtype == np.uint8 and (
+        is_picture or keep_ratios or np.ptp(np.percentile(values, PERCENTILES)) >= DISPLAY_RANGE
+    ):
+        return as_is(n_bands, "8 bits as they are")
+    ends = np.percentile(values, PERCENTILES, axis=1)
+    flat = ends[0] == ends[1]  # nearly the same everywhere: what differs is what there is to see
+    ends[:, flat] = values.min(1)[flat], values.max(1)[flat]
+    lows = tuple(float(value) for value in ends[0])
+    highs = tuple(float(high) if high > low else low + 1.0 for low, high in zip(lows, ends[1], strict=True))
+    shown = "; ".join(f"{low:.4g} to {high:.4g}" for low, high in zip(lows, highs, strict=True))
+    return Stretch(lows, highs, f"2nd to 98th percentile of each band ({shown})")

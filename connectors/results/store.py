@@ -1,0 +1,399 @@
+"""The result store, ``<out>/result.zarr``: OME-Zarr 0.5 on Zarr v3, read back lazily by `open_result`.
+
+::
+
+    result.zarr/0, 1, 2...                    probability, uint8, 0..255 = 0..1; each level half the last
+    result.zarr/classes/1/0, 1, 2...          probability of class 1, 2... as an image of its own, on request
+    result.zarr/labels/semantic/0, 1, 2...    class map, uint8
+    result.zarr/labels/instances/0, 1, 2...   instance ids, uint32
+    .fewscope/scratch.zarr                    labels of each unit before they are joined, uint32; temporary
+
+A shard is one file and has one writer: two writers in one Zarr shard lose data (zarr-python issue 3682).
+Hence `ResultStore.write` takes whole shards only.
+"""
+
+import os
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import zarr
+from affine import Affine
+from rasterio.windows import Window
+from zarr.abc.store import Store
+from zarr.codecs import BloscCodec, ZstdCodec
+
+from fewscope.connectors.colours import class_colour
+from fewscope.connectors.results.run_folder import FOLDER, describe_difference
+from fewscope.connectors.storage.filesystem import is_local, open_filesystem, output_errors, remove
+from fewscope.errors import RunMismatch
+
+Name = str
+"""Of an array: "probability", "semantic", "instances", "scratch", or one of `StoreSpec.class_arrays`."""
+
+STORE = "result.zarr"
+SCRATCH = f"{FOLDER}/scratch.zarr"
+MAX_TOP_SIDE = 512  # px; the pyramid goes on until the longer side is no longer than one chunk
+
+_PATHS: dict[str, str] = {"probability": "", "semantic": "labels/semantic", "instances": "labels/instances"}
+_DTYPES: dict[str, str] = {
+    "probability": "uint8",
+    "semantic": "uint8",
+    "instances": "uint32",
+    "scratch": "uint32",
+}
+# Measured on 8192 px squares: bitshuffle helps the mask, and makes labels 60-90% larger.
+_MASK_CODEC = BloscCodec(typesize=1, cname="zstd", clevel=5, shuffle="bitshuffle")
+_PLAIN_CODEC = ZstdCodec(level=3)
+_FAST_CODEC = ZstdCodec(level=1)  # written once, read once
+_CODECS: dict[str, Any] = {
+    "probability": _PLAIN_CODEC,
+    "semantic": _MASK_CODEC,
+    "instances": _PLAIN_CODEC,
+    "scratch": _FAST_CODEC,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class StoreSpec:
+    """The geometry of a result store.
+
+    Attributes
+    ----------
+    height, width : int
+        Working grid, pixels.
+    shard, chunk : int
+        Sides of a shard (one file, one writer) and of a chunk (one read), pixels.
+    scale : (float, float)
+        Size of a pixel (y, x) in ``scale_unit``.
+    scale_unit : str or None
+        A UDUNITS-2 name such as "micrometer"; None if the size is not known.
+    name : str
+        Name of the image, shown by viewers.
+    class_names : tuple of str
+        What the values 1, 2... of the class map are called.
+    class_probabilities : bool
+        Whether there are arrays with the probability of each class.
+
+    Examples
+    --------
+    >>> spec = StoreSpec(height=3000, width=5001, shard=2048)
+    >>> spec.levels, spec.shape(0), spec.shape(4)
+    (5, (3000, 5001), (188, 313))
+    """
+
+    height: int
+    width: int
+    shard: int
+    chunk: int = 512
+    scale: tuple[float, float] = (1.0, 1.0)
+    scale_unit: str | None = None
+    name: str = "fewscope"
+    class_names: tuple[str, ...] = ("object",)
+    class_probabilities: bool = False
+
+    def __post_init__(self) -> None:
+        if self.height < 1 or self.width < 1:
+            raise ValueError(f"size {self.height} x {self.width} is empty; give at least 1 x 1")
+        if self.chunk < 2 or self.chunk % 2:
+            raise ValueError(
+                f"chunk {self.chunk} is not even; use 512"
+            )  # strips of pyramids are half a chunk
+        if self.shard < self.chunk or self.shard % self.chunk:
+            raise ValueError(f"shard {self.shard} is not a multiple of chunk {self.chunk}; use 4096 and 512")
+        if not all(np.isfinite(value) and value > 0 for value in self.scale):
+            raise ValueError(f"scale {self.scale} is not positive; give the pixel size as (y, x)")
+
+    @property
+    def levels(self) -> int:
+        """Number of pyramid levels, the full resolution included."""
+        levels, side = 1, max(self.height, self.width)
+        while side > MAX_TOP_SIDE:
+            levels, side = levels + 1, -(-side // 2)
+        return levels
+
+    def shape(self, level: int) -> tuple[int, int]:
+        """(height, width) at ``level``: halves, rounded up."""
+        return -(-self.height // 2**level), -(-self.width // 2**level)
+
+    @property
+    def class_arrays(self) -> tuple[str, ...]:
+        """Names of the arrays with the probability of each class: none unless there are to be some."""
+        values = range(1, len(self.class_names) + 1) if self.class_probabilities else ()
+        return tuple(f"classes/{value}" for value in values)
+
+    def labels_transform(self, transform: Affine, level: int) -> Affine:
+        """The transform of a label level, given that of level 0, for tracing large objects on it.
+
+        A label pixel of level k shows pixel 2**k * (row, col); it is drawn round that pixel's centre, so that
+        outlines are not shifted on average.
+        """
+        shift = 0.5 - 2**level / 2
+        return transform @ Affine.translation(shift, shift) @ Affine.scale(2**level)
+
+
+class ResultStore:
+    """Arrays of one result, by name and level. Picklable; any number of processes may hold it.
+
+    Parameters
+    ----------
+    out : str
+        The run's output folder, a local path or an fsspec URL (credentials come from the environment).
+
+    Examples
+    --------
+    >>> store = ResultStore("memory://docs/store")
+    >>> _ = store.create(StoreSpec(height=100, width=70, shard=64, chunk=32))
+    >>> store.write("semantic", 0, Window(64, 0, 6, 64), np.ones((64, 6), np.uint8))
+    >>> int(store.array("semantic")[:].sum())
+    384
+    """
+
+    def __init__(self, out: str) -> None:
+        self.out = out
+        self._fs, self._root = open_filesystem(out)
+        self._arrays: dict[tuple[str, int], zarr.Array[Any]] = {}
+        self._spec: StoreSpec | None = None
+
+    def __reduce__(self) -> tuple[type["ResultStore"], tuple[str]]:
+        return ResultStore, (self.out,)
+
+    def create(
+        self, spec: StoreSpec, *, overwrite: bool = False, attributes: dict[str, Any] | None = None
+    ) -> "ResultStore":
+        """Make the empty store, or keep the one that is there if it has the same geometry (resume).
+
+        Parameters
+        ----------
+        spec : StoreSpec
+        overwrite : bool
+            Remove what is there first.
+        attributes : dict, optional
+            JSON values, kept under the key ``fewscope`` of the root group.
+
+        Raises
+        ------
+        RunMismatch
+            A store of another geometry is there and ``overwrite`` is False.
+        OutputError
+            It cannot be written.
+        """
+        with suppress(FileNotFoundError):
+            found = self.spec
+            if found == spec and not overwrite:
+                return self
+            if not overwrite:
+                differences = describe_difference(_spec_record(found), _spec_record(spec))
+                raise RunMismatch(f"{self.out}/{STORE} is another result: {differences}; use --overwrite")
+        for name in (STORE, SCRATCH):  # also what a crash left of an unfinished create
+            remove(self._fs, f"{self._root}/{name}")
+        self._arrays, self._spec = {}, None
+        with output_errors(f"{self.out}/{STORE}"):
+            _create_array(zarr.create_group(self._open(SCRATCH), zarr_format=3), "0", spec, "scratch", 0)
+            root = zarr.create_group(self._open(STORE), zarr_format=3)
+            for name in (*_PATHS, *spec.class_arrays):
+                path = _PATHS.get(name, name)
+                group = root.require_group(path) if path else root
+                for level in range(spec.levels):
+                    _create_array(group, str(level), spec, name, level)
+                if path:
+                    group.attrs.put({"ome": _image_metadata(spec, name)})
+            labels = ["semantic", "instances"]
+            # Vizarr looks for the list beside "ome", where version 0.4 had it.
+            root["labels"].attrs.put({"ome": {"version": "0.5", "labels": labels}, "labels": labels})
+            # Last, so that a store with these attributes is a whole one.
+            root.attrs.put(
+                {
+                    "ome": _image_metadata(spec, "probability"),
+                    "fewscope": dict(attributes or {}) | {"store": _spec_record(spec)},
+                }
+            )
+        return self
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """The ``fewscope`` attributes of the root group.
+
+        Raises
+        ------
+        FileNotFoundError
+            There is no (whole) store.
+        """
+        try:
+            attributes = zarr.open_group(self._open(STORE), mode="r", zarr_format=3).attrs.asdict()
+        except FileNotFoundError:
+            attributes = {}
+        if "fewscope" not in attributes:
+            raise FileNotFoundError(f"{self.out} holds no {STORE}; check the path, or run the job first")
+        return dict(attributes["fewscope"])  # type: ignore[arg-type]
+
+    @property
+    def spec(self) -> StoreSpec:
+        """The store's geometry. FileNotFoundError if there is no store."""
+        if self._spec is None:
+            record = self.attributes["store"]
+            lists = {name: tuple(record[name]) for name in ("scale", "class_names")}
+            self._spec = StoreSpec(**record | lists)
+        return self._spec
+
+    def array(self, name: Name, level: int = 0) -> "zarr.Array[Any]":
+        """The Zarr array (height, width) of ``name`` at a pyramid level; "scratch" has level 0 only.
+
+        Raises
+        ------
+        FileNotFoundError
+            There is no store, or no such level.
+        """
+        key = (name, level)
+        if key not in self._arrays:
+            store = self._open(SCRATCH if name == "scratch" else STORE)
+            folder = "" if name == "scratch" else _PATHS.get(name, name)
+            path = f"{folder}/{level}".lstrip("/")
+            config = {"write_empty_chunks": False}
+            self._arrays[key] = zarr.open_array(store, path=path, mode="r+", zarr_format=3, config=config)
+        return self._arrays[key]
+
+    def write(self, name: Name, level: int, window: Window, block: npt.NDArray[Any]) -> None:
+        """Write ``block`` (h, w) to ``window``, whole shards, clipped only at the edge of the array.
+
+        Shards that hold only zeros have no file; an old file in their place is removed.
+
+        Raises
+        ------
+        ValueError
+            The window cuts a shard, or ``block`` has another shape or dtype.
+        OutputError
+            It cannot be written.
+        """
+        array = self.array(name, level)
+        side = self.spec.shard
+        row, col, height, width = (
+            int(value) for value in (window.row_off, window.col_off, window.height, window.width)
+        )
+        for start, length, size in zip((row, col), (height, width), array.shape, strict=True):
+            stop = start + length
+            if start < 0 or start % side or length < 1 or (stop % side and stop != size) or stop > size:
+                raise ValueError(
+                    f"window rows {row}:{row + height}, cols {col}:{col + width} of {name} {array.shape} "
+                    f"is not made of whole shards of {side}; give each shard to one writer"
+                )
+        if block.shape != (height, width) or block.dtype != array.dtype:
+            raise ValueError(
+                f"block {block.dtype} {block.shape} does not fit {name}: give {array.dtype} {(height, width)}"
+            )
+        for top in range(row, row + height, side):
+            for left in range(col, col + width, side):
+                part = block[top - row : top - row + side, left - col : left - col + side]
+                self._write_shard(array, name, level, top, left, part)
+
+    def _write_shard(
+        self, array: "zarr.Array[Any]", name: Name, level: int, top: int, left: int, part: npt.NDArray[Any]
+    ) -> None:
+        folder = SCRATCH if name == "scratch" else f"{STORE}/{_PATHS.get(name, name)}".rstrip("/")
+        side = self.spec.shard
+        path = f"{self._root}/{folder}/{level}/c/{top // side}/{left // side}"
+        with output_errors(path):
+            # Zarr would read the old shard and merge. It holds nothing of worth, and a power cut may have
+            # left it damaged, which would stop every retry.
+            with suppress(FileNotFoundError):
+                self._fs.rm_file(path)
+            if not part.any():
+                return
+            array[top : top + part.shape[0], left : left + part.shape[1]] = part
+            if is_local(self._fs):
+                _flush(path)  # the done-marker must not reach the disk before the shard
+
+    def _open(self, name: str) -> Store:
+        if is_local(self._fs):
+            return zarr.storage.LocalStore(f"{self._root}/{name}")
+        return zarr.storage.FsspecStore.from_url(f"{self.out.rstrip('/')}/{name}")
+
+
+def _flush(path: str) -> None:
+    """Have the disk hold a file, if there is one (empty shards have none)."""
+    with suppress(FileNotFoundError):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _create_array(group: zarr.Group, path: str, spec: StoreSpec, name: str, level: int) -> None:
+    group.create_array(
+        path,
+        shape=spec.shape(level),
+        dtype=_DTYPES.get(name, "uint8"),
+        chunks=(spec.chunk, spec.chunk),
+        shards=(spec.shard, spec.shard),
+        compressors=_CODECS.get(name, _PLAIN_CODEC),
+        fill_value=0,
+        dimension_names=("y", "x"),
+    )
+
+
+def _spec_record(spec: StoreSpec) -> dict[str, Any]:
+    """``spec`` as JSON values."""
+    return {
+        "height": spec.height,
+        "width": spec.width,
+        "shard": spec.shard,
+        "chunk": spec.chunk,
+        "scale": list(spec.scale),
+        "scale_unit": spec.scale_unit,
+        "name": spec.name,
+        "class_names": list(spec.class_names),
+        "class_probabilities": spec.class_probabilities,
+    }
+
+
+def _image_metadata(spec: StoreSpec, name: str) -> dict[str, Any]:
+    """The ``ome`` attributes of an image or label group (OME-Zarr 0.5)."""
+    unit = {"unit": spec.scale_unit} if spec.scale_unit else {}
+    is_label = name in ("semantic", "instances")
+    datasets = []
+    for level in range(spec.levels):
+        transformations: list[dict[str, Any]] = [
+            {"type": "scale", "scale": [value * 2**level for value in spec.scale]}
+        ]
+        # Coordinates are those of pixel centres. A mean of 2**k x 2**k pixels lies in their middle; a label
+        # is that of the block's first pixel and lies there.
+        if level and not is_label:
+            shift = [0.5 * (2**level - 1) * value for value in spec.scale]
+            transformations.append({"type": "translation", "translation": shift})
+        datasets.append({"path": str(level), "coordinateTransformations": transformations})
+    shown, colour = {"probability": spec.name}.get(name, name), "FFFFFF"
+    if name in spec.class_arrays:
+        value = spec.class_arrays.index(name) + 1
+        shown, colour = spec.class_names[value - 1], "{:02X}{:02X}{:02X}".format(*class_colour(value))
+    metadata: dict[str, Any] = {
+        "version": "0.5",
+        "multiscales": [
+            {
+                "name": shown,
+                "axes": [{"name": axis, "type": "space"} | unit for axis in "yx"],
+                "datasets": datasets,
+                "type": "nearest" if is_label else "mean",
+            }
+        ],
+    }
+    if not is_label:
+        window = {"min": 0, "max": 255, "start": 0, "end": 255}
+        channel = {"label": "probability", "color": colour, "active": True, "window": window}
+        model = "greyscale" if name == "probability" else "color"
+        metadata["omero"] = {"channels": [channel], "rdefs": {"model": model}}
+        return metadata
+    # Instances are too many for colours of their own: without a list viewers use a palette, where a short one
+    # hides the others in napari.
+    metadata["image-label"] = {"version": "0.5", "source": {"image": "../../"}}
+    if name == "semantic":  # colours and properties must name the same values
+        values = range(1, len(spec.class_names) + 1)
+        metadata["image-label"]["colors"] = [
+            {"label-value": value, "rgba": [*class_colour(value), 255]} for value in values
+        ]
+        metadata["image-label"]["properties"] = [
+            {"label-value": value, "class": spec.class_names[value - 1]} for value in values
+        ]
+    return metadata

@@ -1,0 +1,327 @@
+"""Slides through OpenSlide: levels, microns and broken places end here.
+
+The working grid is cut from the coarsest level that is fine enough and resampled to the resolution asked for; see
+`connectors.pixels.levels`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import shlex
+import threading
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import openslide
+import rasterio
+from affine import Affine
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.windows import Window
+
+from fewscope.connectors.pixels.levels import (
+    Block,
+    Level,
+    assemble,
+    best_level,
+    block_window,
+    overview_shape,
+    render,
+    whole_blocks,
+)
+from fewscope.connectors.slides.resolution import resolve_mpp, working_scale
+from fewscope.connectors.source import Pixels, SourceInfo, window_bounds
+from fewscope.connectors.storage.download import local_copy
+from fewscope.connectors.storage.fingerprint import add_ends
+from fewscope.errors import SourceError
+
+log = logging.getLogger(__name__)
+
+BLOCK = 256  # level px; what is lost around a place that does not decode
+CHUNK = 2048  # level px read at once, a multiple of BLOCK: 16 MB of RGBA
+DARK_LEVEL = 64  # median grey of 255 below which a slide is fluorescence and its background black
+
+
+@dataclass(frozen=True, slots=True)
+class _Level(Level):
+    reported_step: float  # OpenSlide's own, which maps the locations it is given
+
+    @property
+    def is_aligned(self) -> bool:
+        """Level pixels lie on whole level-0 pixels, so any location reads the same pixels."""
+        return self.reported_step == round(self.reported_step)
+
+
+class OpenSlideSource:
+    """A slide on its working grid. Made by `OpenSlideSource.open`; see `connectors.source.Source`."""
+
+    def __init__(self, info: SourceInfo, slide: openslide.OpenSlide | None = None) -> None:
+        """Reopen what ``info`` describes; SourceError if the file is another one now."""
+        self._info = info
+        self._path = local_copy(info.uri)
+        self._slide: openslide.OpenSlide | None = slide or _open(self._path, info.uri)
+        self._levels = _levels(self._slide)
+        self._lock = threading.Lock()
+        self._closed = False
+        self._failed: set[tuple[_Level, Block]] = set()
+        if slide is None and (found := _fingerprint(self._slide, self._path)) != info.fingerprint:
+            raise SourceError(
+                f"{info.uri}: changed since it was first opened (fingerprint {found[:12]}, expected "
+                f"{info.fingerprint[:12]}); start the run again"
+            )
+
+    @classmethod
+    def open(cls, uri: str, *, mpp: float | None = None, slide_mpp: float | None = None) -> OpenSlideSource:
+        """Open a slide at a working resolution; parameters and errors as in `source.open_source`."""
+        path = local_copy(uri)
+        slide = _open(path, uri)
+        properties = dict(slide.properties)
+        vendor = properties.get(openslide.PROPERTY_NAME_VENDOR, "unknown")
+        if vendor == "generic-tiff" and (crs := _raster_crs(path)):
+            raise SourceError(
+                f"{uri}: is a georeferenced raster ({crs}), not a slide; segment it with jobs/segment_raster.py"
+            )
+        native_mpp, mpp_source = resolve_mpp(uri, properties, mpp, slide_mpp)
+        steps = [level.row_step for level in _levels(slide) if level.row_step == level.col_step]
+        scale, working_mpp = working_scale(uri, native_mpp, mpp, steps)
+        width, height = slide.dimensions
+        info = SourceInfo(
+            uri=uri,
+            kind="slide",
+            height=max(1, int(height / scale + 0.5)),
+            width=max(1, int(width / scale + 0.5)),
+            transform=Affine.scale(scale),
+            mpp=working_mpp,
+            mpp_source=mpp_source,
+            native_mpp=native_mpp,
+            native_height=height,
+            native_width=width,
+            vendor=vendor,
+            crs=None,
+            background=_stated_background(properties) or (255, 255, 255),
+            fingerprint=_fingerprint(slide, path),
+        )
+        source = cls(info, slide)
+        if _stated_background(properties) is None and source._is_dark():
+            source._info = replace(info, background=(0, 0, 0))
+        log.info(
+            "%s: %s, %d x %d px at %.4g um per px (%s), working on %d x %d px at %.4g",
+            uri, vendor, width, height, native_mpp, mpp_source, info.width, info.height, info.mpp,
+        )  # fmt: skip
+        return source
+
+    @property
+    def info(self) -> SourceInfo:
+        """What is known without reading pixels."""
+        return self._info
+
+    def __reduce__(self) -> tuple[type[OpenSlideSource], tuple[SourceInfo]]:
+        return type(self), (self._info,)
+
+    def close(self) -> None:
+        """Give the file back; reading afterwards is an error."""
+        with self._lock:
+            self._closed = True
+            self._slide = None  # closed by OpenSlide when the last reader lets go of it
+
+    def read(self, window: Window) -> Pixels:
+        """See `connectors.source.Source.read`."""
+        scale = self._info.transform
+        return self._render(window_bounds(window), (self._info.height, self._info.width), (scale.e, scale.a))
+
+    def overview(self, max_side: int) -> Pixels:
+        """See `connectors.source.Source.overview`; read from the coarsest level that is fine enough."""
+        (height, width), steps = self._overview_grid(max_side)
+        return self._render((0, height, 0, width), (height, width), steps)
+
+    def _overview_grid(self, max_side: int) -> tuple[tuple[int, int], tuple[float, float]]:
+        """Size of the overview, and the step of its pixels in level-0 px."""
+        info = self._info
+        height, width = overview_shape(info.height, info.width, max_side)
+        steps = (info.transform.e * info.height / height, info.transform.a * info.width / width)
+        return (height, width), steps
+
+    def unreadable(self, max_side: int | None = None) -> tuple[Window, ...]:
+        """See `connectors.source.Source.unreadable`: the bad blocks of the level that was read."""
+        info = self._info
+        steps = info.transform.e, info.transform.a
+        level = best_level(self._levels, min(self._overview_grid(max_side)[1] if max_side else steps))
+        with self._lock:
+            blocks = sorted(block for failed_level, block in self._failed if failed_level == level)
+        return tuple(block_window(block, level, steps, (info.height, info.width)) for block in blocks)
+
+    def _render(self, bounds: Block, grid: tuple[int, int], steps: tuple[float, float]) -> Pixels:
+        """Window ``bounds`` of a ``grid`` whose pixels are ``steps`` (row, col) level-0 px large."""
+        level = best_level(self._levels, min(steps))
+        return render(bounds, grid, steps, level, self._read_level, self._info.background)
+
+    def _read_level(self, level: _Level, bounds: Block) -> Iterator[tuple[Block, Pixels]]:
+        """Pixels of a level, piece by piece. Whole blocks are read, whatever is asked for."""
+        chunk = CHUNK if level.is_aligned else BLOCK
+        for block in whole_blocks(*bounds, level, (BLOCK, BLOCK), (chunk, chunk)):
+            yield block, self._read_chunk(level, *block)
+
+    def _read_chunk(self, level: _Level, top: int, bottom: int, left: int, right: int) -> Pixels:
+        slide = self._slide
+        if slide is None:
+            raise ValueError(f"{self._info.uri}: is closed")
+        try:
+            return self._decode(slide, level, top, bottom, left, right)
+        except openslide.OpenSlideError as error:
+            log.debug("%s: level %d at (%d, %d): %s", self._info.uri, level.index, top, left, error)
+        # A failed read leaves the handle failing for good (openslide issue 689): the threads get a fresh one,
+        # and the blocks of this chunk are tried one by one on a handle of our own, so that a good block of
+        # another thread cannot fail because of our bad one.
+        with self._lock:
+            if self._slide is slide and not self._closed:
+                self._slide = _open(self._path, self._info.uri)
+        return self._salvage(level, top, bottom, left, right)
+
+    def _salvage(self, level: _Level, top: int, bottom: int, left: int, right: int) -> Pixels:
+        """Read block by block; those that fail are background and not valid."""
+        image = np.empty((bottom - top, right - left, 3), np.uint8)
+        image[:] = self._info.background
+        valid = np.zeros(image.shape[:2], np.bool_)
+        slide: openslide.OpenSlide | None = None
+        for block in whole_blocks(top, bottom, left, right, level, (BLOCK, BLOCK), (BLOCK, BLOCK)):
+            slide = slide or _open(self._path, self._info.uri)
+            target = (slice(block[0] - top, block[1] - top), slice(block[2] - left, block[3] - left))
+            try:
+                image[target], valid[target] = self._decode(slide, level, *block)
+            except openslide.OpenSlideError:
+                slide.close()
+                slide = None
+                with self._lock:
+                    self._failed.add((level, block))
+        if slide is not None:
+            slide.close()
+        return image, valid
+
+    def _decode(
+        self, slide: openslide.OpenSlide, level: _Level, top: int, bottom: int, left: int, right: int
+    ) -> Pixels:
+        location = (round(left * level.reported_step), round(top * level.reported_step))
+        rgba = np.asarray(slide.read_region(location, level.index, (right - left, bottom - top)))
+        image, alpha = rgba[..., :3], rgba[..., 3]
+        if alpha.min() == 255:
+            return image, np.ones(alpha.shape, np.bool_)
+        weight = alpha[..., None].astype(np.uint16)
+        background = np.asarray(self._info.background, np.uint16)
+        image = ((image * weight + background * (255 - weight) + 127) // 255).astype(np.uint8)
+        return image, alpha > 0
+
+    def _is_dark(self) -> bool:
+        """Whether this is a fluorescence slide, by the median of nine places of its coarsest level."""
+        level = self._levels[-1]
+        greys = []
+        for row in np.linspace(0, max(0, level.height - BLOCK), 3).astype(int):
+            for col in np.linspace(0, max(0, level.width - BLOCK), 3).astype(int):
+                bounds = (row, min(row + BLOCK, level.height), col, min(col + BLOCK, level.width))
+                image, valid = assemble(bounds, self._read_level(level, bounds))
+                greys.append(image[valid].mean(1))
+        grey = np.concatenate(greys)
+        return bool(grey.size) and float(np.median(grey)) < DARK_LEVEL
+
+
+def _levels(slide: openslide.OpenSlide) -> tuple[_Level, ...]:
+    """Usable levels, finest first. Levels whose aspect is not the slide's are left out."""
+    width, height = slide.level_dimensions[0]
+    levels = []
+    for index, (size, reported) in enumerate(
+        zip(slide.level_dimensions, slide.level_downsamples, strict=True)
+    ):
+        steps = (height / size[1], width / size[0])
+        whole = round(reported)
+        # Writers round the size of a level up or down: 4443 px shrunk by 2 are 2221 or 2222 px.
+        if abs(height / whole - size[1]) < 1 and abs(width / whole - size[0]) < 1:
+            steps = (float(whole), float(whole))
+        if index == 0 or max(steps) / min(steps) < 1.02:
+            levels.append(_Level(index, size[1], size[0], *steps, reported_step=float(reported)))
+    return tuple(levels)
+
+
+def _stated_background(properties: Mapping[str, str]) -> tuple[int, int, int] | None:
+    stated = properties.get(openslide.PROPERTY_NAME_BACKGROUND_COLOR, "").lstrip("#")
+    if len(stated) != 6:
+        return None
+    try:
+        red, green, blue = bytes.fromhex(stated)
+    except ValueError:
+        return None
+    return red, green, blue
+
+
+def _fingerprint(slide: openslide.OpenSlide, path: str) -> str:
+    """Hash of OpenSlide's own identity, the size, and the head and tail of the file."""
+    digest = hashlib.sha256(slide.properties.get(openslide.PROPERTY_NAME_QUICKHASH1, "").encode())
+    add_ends(digest, path)
+    return digest.hexdigest()
+
+
+def _open(path: str, uri: str) -> openslide.OpenSlide:
+    """OpenSlide's handle, or a SourceError that says what the file is instead."""
+    try:
+        if os.path.isdir(path):
+            raise SourceError(
+                f"{uri}: is a folder, expected one slide file; give a file in it (.mrxs, .dcm, ...)"
+            )
+        if os.path.getsize(path) == 0:
+            raise SourceError(f"{uri}: is empty (0 bytes); copy it again from where it came")
+        with open(path, "rb"):
+            pass
+    except FileNotFoundError as error:
+        raise SourceError(f"{uri}: no such file; check the path") from error
+    except OSError as error:
+        raise SourceError(f"{uri}: cannot be read ({error.strerror}); check its permissions") from error
+    try:
+        return openslide.OpenSlide(path)
+    except openslide.OpenSlideUnsupportedFormatError as error:
+        raise SourceError(f"{uri}: {_what_instead(path, uri)}") from error
+    except openslide.OpenSlideError as error:
+        reason = " ".join(str(error).replace(path, "the file").split())
+        raise SourceError(
+            f"{uri}: OpenSlide cannot open it ({reason}); it is damaged, cut short or of a kind that is "
+            "not read: copy it again, or convert it with `vips tiffsave --tile --pyramid`"
+        ) from error
+
+
+def _what_instead(path: str, uri: str) -> str:
+    """What a file that is not a slide is, and the cure."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        try:
+            with rasterio.open(path) as picture:
+                driver, size = picture.driver, f"{picture.width} x {picture.height} px"
+                n_pictures, crs = len(picture.subdatasets), picture.crs
+        except RasterioError:
+            return (
+                "is not a slide that OpenSlide knows (.svs, .ndpi, .mrxs, .scn, .bif, .dcm, tiled TIFF), nor "
+                "a picture; it may be damaged or cut short: copy it again, or check that it is the right file"
+            )
+    if crs:
+        return f"is a georeferenced raster ({crs}), not a slide; segment it with jobs/segment_raster.py"
+    if n_pictures > 1:
+        return (
+            f"is a file of {n_pictures} pictures of {size}, not a slide that OpenSlide knows; export the one "
+            "to segment as an RGB pyramid, for example as OME-TIFF (RGB) from QuPath"
+        )
+    kind = "plain TIFF" if driver == "GTiff" else driver
+    return (
+        f"is a {kind} picture of {size}, not a tiled slide; make it one with "
+        f"`python -m fewscope.connectors.slides.pyramid_tiff {shlex.quote(uri)} OUT.tif --mpp UM_PER_PX`, or with "
+        "`vips tiffsave --tile --pyramid`"
+    )
+
+
+def _raster_crs(path: str) -> str | None:
+    """CRS of a georeferenced TIFF, None for any other."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        try:
+            with rasterio.open(path) as raster:
+                return raster.crs.to_string() if raster.crs else None
+        except RasterioError:
+            return None

@@ -1,0 +1,125 @@
+"""The resolution of a slide: what its file says, whether that can be believed, and what was asked for.
+
+A guessed resolution is never used: a slide read at the wrong scale gives wrong counts without any sign of it.
+The objective's power is a hint in the message only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import openslide
+
+from fewscope.connectors.pixels.levels import SAME_RESOLUTION
+from fewscope.connectors.source import DEFAULT_MPP, PLAUSIBLE_MPP
+from fewscope.errors import SourceError
+
+NEAR_DEFAULT = 0.02  # how far from DEFAULT_MPP a whole multiple of the slide's own may be
+ANISOTROPY = 0.01  # how far apart the resolutions across and down may be
+FINEST_ENLARGEMENT = 8.0  # working grids finer than this times the slide show nothing but interpolation
+
+
+def working_scale(
+    uri: str, native_mpp: float, mpp: float | None, level_steps: Sequence[float]
+) -> tuple[float, float]:
+    """Level-0 px per working px, and the working um per px, for the resolution asked for (None: the default).
+
+    A level whose resolution is the one asked for within 0.1 % is taken as it is: the grid keeps the level's
+    exact step, so that positions stay exact.
+    """
+    if mpp is None:
+        whole = max(1, round(DEFAULT_MPP / native_mpp))
+        if native_mpp >= DEFAULT_MPP or abs(whole * native_mpp / DEFAULT_MPP - 1) <= NEAR_DEFAULT:
+            return float(whole), native_mpp * whole
+        return DEFAULT_MPP / native_mpp, DEFAULT_MPP
+    scale = mpp / native_mpp
+    if scale < 1 / FINEST_ENLARGEMENT:
+        raise SourceError(
+            f"{uri}: --mpp {mpp:g} is {1 / scale:.0f} times finer than the slide's {native_mpp:g} um per px; "
+            f"give {native_mpp:g} or more, or --slide-mpp if the slide's own is wrong"
+        )
+    for step in level_steps:
+        if abs(scale / step - 1) < SAME_RESOLUTION:
+            return step, native_mpp * step
+    return scale, mpp
+
+
+def resolve_mpp(
+    uri: str, properties: Mapping[str, str], mpp: float | None, slide_mpp: float | None
+) -> tuple[float, str]:
+    """um per px of level 0, and in words where it comes from.
+
+    Parameters
+    ----------
+    uri
+        For messages.
+    properties
+        OpenSlide's.
+    mpp, slide_mpp
+        What ``--mpp`` and ``--slide-mpp`` say. The latter wins over the file; the former is believed of level
+        0 only when the file says nothing.
+
+    Raises
+    ------
+    SourceError
+        Nothing is stated, or it is not plausible, or differs across and down; names the values and the flag.
+    """
+    for flag, value in (("--mpp", mpp), ("--slide-mpp", slide_mpp)):
+        if value is not None and not PLAUSIBLE_MPP[0] <= value <= PLAUSIBLE_MPP[1]:
+            raise SourceError(
+                f"{uri}: {flag} {value:g} is not a slide's resolution; give {PLAUSIBLE_MPP[0]:g}.."
+                f"{PLAUSIBLE_MPP[1]:g} um per px (0.25 is a 40x scan, 0.5 a 20x scan)"
+            )
+    if slide_mpp is not None:
+        return slide_mpp, "--slide-mpp"
+    hint = ""
+    if power := properties.get(openslide.PROPERTY_NAME_OBJECTIVE_POWER):
+        magnification = _number(power)
+        if magnification:
+            hint = f", which for its objective of {magnification:g}x would be about {10 / magnification:.2g}"
+    cure = f"give the um per px of its level 0 with --slide-mpp{hint}"
+
+    found: list[tuple[str, str, str]] = []
+    openslide_x = properties.get(openslide.PROPERTY_NAME_MPP_X)
+    openslide_y = properties.get(openslide.PROPERTY_NAME_MPP_Y)
+    if openslide_x or openslide_y:
+        origin = (
+            "TIFF resolution"
+            if properties.get(openslide.PROPERTY_NAME_VENDOR) == "generic-tiff"
+            else "openslide.mpp-x"
+        )
+        found.append((origin, openslide_x or openslide_y or "", openslide_y or openslide_x or ""))
+    elif aperio := properties.get("aperio.MPP"):
+        found.append(("aperio.MPP", aperio, aperio))
+    elif properties.get("tiff.ResolutionUnit") in ("inch", "centimeter"):
+        unit_um = {"inch": 25400.0, "centimeter": 1e4}[properties["tiff.ResolutionUnit"]]
+        x, y = (_number(properties.get(f"tiff.{axis}Resolution", "")) for axis in "XY")
+        if x and y:
+            found.append(("TIFF resolution", f"{unit_um / x:.6g}", f"{unit_um / y:.6g}"))
+    if not found:
+        if mpp is not None:
+            return mpp, "--mpp"
+        raise SourceError(f"{uri}: does not state its resolution; {cure}")
+
+    origin, text_x, text_y = found[0]
+    x, y = _number(text_x), _number(text_y)
+    if not (x and y and all(PLAUSIBLE_MPP[0] <= value <= PLAUSIBLE_MPP[1] for value in (x, y))):
+        shown = " x ".join(dict.fromkeys(f"{_number(text) or text:.6}" for text in (text_x, text_y)))
+        raise SourceError(
+            f"{uri}: states {shown} um per px ({origin}), expected {PLAUSIBLE_MPP[0]:g}.."
+            f"{PLAUSIBLE_MPP[1]:g} for a slide; {cure}"
+        )
+    if abs(x / y - 1) > ANISOTROPY:
+        raise SourceError(
+            f"{uri}: states {x:g} um per px across and {y:g} down ({origin}), expected the same; {cure}"
+        )
+    return (x + y) / 2, origin
+
+
+def _number(text: str) -> float | None:
+    """A positive finite number, or None."""
+    try:
+        value = float(text.strip().replace(",", "."))
+    except ValueError:
+        return None
+    return value if 0 < value < float("inf") else None

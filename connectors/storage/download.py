@@ -1,0 +1,73 @@
+"""A local file for a URL: OpenSlide reads files only, so remote slides are copied once to a cache."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+
+import fsspec
+
+from fewscope.errors import SourceError
+
+CACHE_VARIABLE = "FEWSCOPE_CACHE"
+"""Environment variable that names the folder of the copies; without it, a private temporary one."""
+
+
+def local_copy(uri: str) -> str:
+    """Path of a local file with the content of ``uri``: the path itself, or a cached copy of a remote file.
+
+    The copy's name holds the address, size and version (etag or time) of the file, so that a changed file is
+    copied anew, and it appears under its name complete or not at all.
+
+    Raises
+    ------
+    SourceError
+        The file is missing, may not be read, or its storage does not answer.
+    """
+    if "://" not in uri:
+        return uri
+    if uri.startswith("file://"):
+        return uri.removeprefix("file://")
+    try:
+        filesystem, path = fsspec.core.url_to_fs(uri)
+        facts = filesystem.info(path)
+        if facts.get("type") == "directory":
+            raise IsADirectoryError("a folder, expected one file")
+        version = [
+            str(facts.get(key))
+            for key in ("size", "ETag", "etag", "checksum", "mtime", "LastModified", "created")
+        ]
+        key = hashlib.sha256("\n".join([uri, *version]).encode()).hexdigest()[:24]
+        suffix = os.path.splitext(path)[1]
+        copy = _cache_folder() / f"{key}{suffix}"
+        if copy.exists():
+            return str(copy)
+        unfinished = copy.with_name(f"{key}.{os.getpid()}.part")
+        try:
+            filesystem.get_file(path, str(unfinished))
+            size = facts.get("size")
+            if size is not None and unfinished.stat().st_size != size:
+                raise OSError(f"{unfinished.stat().st_size} of {size} bytes arrived")
+            os.replace(unfinished, copy)
+        finally:
+            unfinished.unlink(missing_ok=True)
+        return str(copy)
+    except Exception as error:  # every storage driver has its own exceptions; all mean: no file
+        reason = " ".join(str(error).split()) or type(error).__name__
+        if isinstance(error, FileNotFoundError):
+            reason = "no such file"
+        raise SourceError(
+            f"{uri}: cannot be copied to this machine ({reason}); check the address, the credentials and the "
+            f"space in {CACHE_VARIABLE} or the temporary folder"
+        ) from error
+
+
+def _cache_folder() -> Path:
+    chosen = os.environ.get(CACHE_VARIABLE)
+    folder = Path(chosen) if chosen else Path(tempfile.gettempdir()) / f"fewscope-{os.getuid()}"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if not chosen and folder.stat().st_uid != os.getuid():
+        raise PermissionError(f"{folder} belongs to another user; set {CACHE_VARIABLE} to a folder of yours")
+    return folder

@@ -1,0 +1,34 @@
+"""GDAL's settings for every read."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from urllib.parse import urlsplit
+
+import rasterio
+
+CACHE_BYTES = 128 * 2**20
+"""Of decoded blocks, in a process. GDAL's own default is 5 % of the machine's memory, however much that is."""
+
+
+@contextmanager
+def gdal() -> Iterator[None]:
+    """GDAL as it is used here: quiet, with little memory of its own, and with the object store's address from the
+    variable that other tools read.
+    """
+    options: dict[str, Any] = {}
+    if "GDAL_CACHEMAX" not in os.environ:
+        options["GDAL_CACHEMAX"] = CACHE_BYTES  # rasterio takes bytes, where GDAL takes megabytes
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    if endpoint and "AWS_S3_ENDPOINT" not in os.environ:
+        parts = urlsplit(endpoint)
+        options |= {
+            "AWS_S3_ENDPOINT": parts.netloc,
+            "AWS_HTTPS": "YES" if parts.scheme == "https" else "NO",
+            "AWS_VIRTUAL_HOSTING": "FALSE",
+        }
+    with rasterio.Env(**options):
+        yield

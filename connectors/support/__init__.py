@@ -1,0 +1,1 @@
+"""Support sets: the few labelled patches that say what to look for."""

@@ -1,0 +1,201 @@
+"""Support sets drawn on a picture: regions, and the objects in them; on slides in QuPath, on rasters in any GIS.
+
+A region says "everything of the class in here is drawn": inside it what is not object is background, outside and
+under areas of class Ignore* nothing is known. Objects of the other classes are background. Where objects of two
+classes overlap, the smaller one counts: a nucleus in a gland. An object may reach out of its region: a river does.
+A pixel is object if its centre is.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import shapely
+from affine import Affine
+from numpy.typing import NDArray
+from rasterio.windows import Window
+
+from fewscope.connectors.source import Source, SourceInfo
+from fewscope.connectors.support.annotation_files import UNNAMED, Drawn, read_map, read_qupath
+from fewscope.connectors.support.image_files import IGNORE, PATCH
+from fewscope.connectors.support.support_set import SupportSet, choose_classes
+from fewscope.connectors.vectors.polygon_files import burn
+from fewscope.errors import SupportError
+
+log = logging.getLogger(__name__)
+
+MAX_PATCHES = 32  # a support set is a few patches; more is a sign of a region drawn round the whole slide
+EDGE_TOLERANCE = 1.0  # px of the slide that a region may reach past it: annotation tools round
+HOW_TO = {
+    "slide": "in QuPath, draw a rectangle in which every object is drawn, set its class to Region*, and export all "
+    "objects as GeoJSON",
+    "raster": 'in QGIS, draw about five rectangles in which every object is drawn, with "Region" in a column "class" '
+    "(or in a layer named regions), and the objects in them with their own class",
+}
+
+
+def load_annotations(uri: str, source: Source | None, class_names: Sequence[str]) -> SupportSet:
+    """Support set from annotations on ``source``; see `connectors.support.load.load_support`."""
+    if source is None:
+        raise SupportError(f"{uri}: annotations need the picture they were drawn on; give it as the source")
+    info = source.info
+    drawings = read_map(uri, info.crs) if info.kind == "raster" else read_qupath(uri)
+    how_to = HOW_TO[info.kind]
+    if not drawings.regions:
+        raise SupportError(f"{uri}: holds no region to learn from; {how_to}")
+    if not drawings.objects:
+        raise SupportError(
+            f"{uri}: holds {len(drawings.regions)} regions but no object; draw the objects in the regions too"
+        )
+    chosen_names, values, chosen = _choose_objects(uri, drawings.objects, class_names)
+    regions = _onto_grid(drawings.regions, info.transform)
+    ignored = _onto_grid(drawings.ignored, info.transform)
+    chosen = _onto_grid(chosen, info.transform)
+    _check_inside(uri, regions, info)
+
+    tree = shapely.STRtree([drawn.geometry for drawn in chosen])
+    images, labels, instances, names = [], [], [], []
+    labelled: list[tuple[Window, NDArray[np.bool_]]] = []
+    for title, region, window in _windows(uri, regions, info):
+        image, valid = source.read(window)
+        inside = _burn([region], window) > 0
+        inside &= valid & (_burn(ignored, window) == 0)
+        for earlier, taken in labelled:  # a pixel has one patch: left out, it must be left out everywhere
+            _remove(inside, window, taken, earlier)
+        if not inside.any():
+            continue
+        labelled.append((window, inside))
+        corner = window.col_off, window.row_off
+        near = np.sort(tree.query(shapely.box(*corner, corner[0] + PATCH, corner[1] + PATCH)))
+        ids = _burn([chosen[index] for index in near], window)
+        ids[~inside] = 0
+        of_class = np.concatenate([[0], values[near]]).astype(np.uint8)[ids]
+        _, compact = np.unique(ids, return_inverse=True)  # 1..n in the order drawn
+        ids = (compact.reshape(ids.shape) + (ids.min() > 0)).astype(np.int32)
+        images.append(image)
+        labels.append(np.where(inside, of_class, np.uint8(IGNORE)))
+        instances.append(ids)
+        names.append(title)
+    if not images:
+        raise SupportError(
+            f"{uri}: no pixel of the {len(regions)} regions could be read; draw them elsewhere"
+        )
+    log.info(
+        "%s: %d regions, %d objects of class %s, %d patches",
+        uri,
+        len(regions),
+        len(chosen),
+        ", ".join(chosen_names),
+        len(images),
+    )
+    try:
+        return SupportSet(
+            images=np.stack(images),
+            labels=np.stack(labels),
+            instances=np.stack(instances) if info.kind == "slide" or _are_whole(regions, chosen) else None,
+            names=tuple(names),
+            mpp=info.mpp,
+            class_names=chosen_names,
+        )
+    except SupportError as error:
+        raise SupportError(f"{uri}: {error}") from error
+
+
+def _choose_objects(
+    uri: str, objects: list[Drawn], class_names: Sequence[str]
+) -> tuple[tuple[str, ...], NDArray[np.int64], list[Drawn]]:
+    """The classes to look for, and their objects with the place 1..C of each one's class, in the order to draw in."""
+    found = sorted({drawn.name for drawn in objects})
+    if found == [UNNAMED] and len(class_names) <= 1:
+        return tuple(class_names) or (UNNAMED,), np.ones(len(objects), np.int64), objects
+    names = [found[i] for i in choose_classes(uri, found, class_names)]
+    chosen = [drawn for drawn in objects if drawn.name in names]
+    if len(names) > 1:  # of one class, the later object wins; of several, the smaller one
+        chosen.sort(key=lambda drawn: -drawn.geometry.area)
+    values = np.array([names.index(drawn.name) + 1 for drawn in chosen], np.int64)
+    return tuple(class_names) or tuple(names), values, chosen
+
+
+def _remove(mask: NDArray[np.bool_], window: Window, other: NDArray[np.bool_], other_window: Window) -> None:
+    """Clear, in the mask of one patch, what is set in that of another; both (224, 224)."""
+    down, right = other_window.row_off - window.row_off, other_window.col_off - window.col_off
+    if abs(down) < PATCH and abs(right) < PATCH:
+        here = slice(max(0, down), PATCH + min(0, down)), slice(max(0, right), PATCH + min(0, right))
+        there = slice(max(0, -down), PATCH + min(0, -down)), slice(max(0, -right), PATCH + min(0, -right))
+        mask[here] &= ~other[there]
+
+
+def _are_whole(regions: list[Drawn], objects: list[Drawn]) -> bool:
+    """Whether no region cuts an object: parts of rivers and lakes are no sample of how many there are."""
+    tree = shapely.STRtree([drawn.geometry for drawn in objects])
+    return all(
+        region.geometry.covers(objects[index].geometry)
+        for region in regions
+        for index in tree.query(region.geometry, predicate="intersects")
+    )
+
+
+def _onto_grid(drawn: list[Drawn], transform: Affine) -> list[Drawn]:
+    """The same in pixels (col, row) of the working grid."""
+    inside = ~transform
+    matrix = [inside.a, inside.b, inside.d, inside.e, inside.c, inside.f]
+    return [replace(one, geometry=shapely.affinity.affine_transform(one.geometry, matrix)) for one in drawn]
+
+
+def _check_inside(uri: str, regions: list[Drawn], info: SourceInfo) -> None:
+    """Refuse regions that reach out of the picture: they are of another one, or in other coordinates."""
+    tolerance = EDGE_TOLERANCE * max(1.0, info.width / info.native_width)
+    for region in regions:
+        left, top, right, bottom = region.geometry.bounds
+        outside = (
+            min(left, top) < -tolerance or right > info.width + tolerance or bottom > info.height + tolerance
+        )
+        if info.kind == "raster":  # maps are drawn beyond an edge on purpose
+            outside = right <= 0 or bottom <= 0 or left >= info.width or top >= info.height
+        if outside:
+            other = (
+                "another one, or in a CRS that the file does not state"
+                if info.kind == "raster"
+                else "another slide"
+            )
+            raise SupportError(
+                f"{uri}: {region.title} reaches from pixel ({left:.0f}, {top:.0f}) to ({right:.0f}, {bottom:.0f}), "
+                f"out of the {info.kind} of {info.width} x {info.height} px; is it of {other}?"
+            )
+
+
+def _windows(uri: str, regions: list[Drawn], info: SourceInfo) -> list[tuple[str, Drawn, Window]]:
+    """224 px windows of the working grid that cover each region, centred on it: (title, region, window)."""
+    windows: list[tuple[str, Drawn, Window]] = []
+    for region in regions:
+        left, top, right, bottom = region.geometry.bounds
+        rows, cols = _starts(top, bottom), _starts(left, right)
+        if len(windows) + len(rows) * len(cols) > MAX_PATCHES:
+            wide = PATCH * math.hypot(info.transform.a, info.transform.d)
+            unit = "px" if info.kind == "slide" else "units of the CRS"
+            raise SupportError(
+                f"{uri}: regions take more than {MAX_PATCHES} patches of {PATCH} px ({region.title} takes "
+                f"{len(rows) * len(cols)}); draw small regions, each about {wide:.4g} {unit} wide"
+            )
+        for row in rows:
+            for col in cols:
+                part = "" if len(rows) * len(cols) == 1 else f" at ({row}, {col})"
+                windows.append((region.title + part, region, Window(col, row, PATCH, PATCH)))
+    return windows
+
+
+def _starts(first: float, last: float) -> list[int]:
+    """Offsets of the windows that cover ``first..last`` along one axis."""
+    n = max(1, math.ceil((last - first) / PATCH - 1e-9))
+    start = round((first + last - n * PATCH) / 2)
+    return [start + index * PATCH for index in range(n)]
+
+
+def _burn(drawn: list[Drawn], window: Window) -> NDArray[np.int32]:
+    """int32 (224, 224): 1 + index of the last of them that holds the pixel's centre, 0 for none."""
+    shapes = ((one.geometry, index) for index, one in enumerate(drawn, start=1))
+    return burn(shapes, (PATCH, PATCH), Affine.translation(window.col_off, window.row_off))

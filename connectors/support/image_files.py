@@ -1,0 +1,189 @@
+"""Single files of a support folder: pictures, and masks whose meaning is certain."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from fewscope.errors import SupportError
+
+IGNORE = 255
+"""Label of pixels that nobody labelled."""
+
+PATCH = 224  # side of the network's input, px
+MAX_SIDE = 4096  # px; larger pictures are no support patches, and a bomb is refused before it is decoded
+MAX_FILE_BYTES = 64 * 2**20
+NEAR_ENDS = (64, 191)  # grey levels that a lossy black-and-white mask must not have in between
+
+
+def read_bytes(filesystem: Any, path: str, shown: str, limit: int = MAX_FILE_BYTES) -> bytes:
+    """Content of a file of any fsspec file system; SupportError if it cannot be had or is over the limit."""
+    try:
+        size = filesystem.info(path).get("size") or 0
+        if size > limit:
+            raise SupportError(
+                f"{shown}: has {size / 2**20:.0f} MiB, more than the {limit // 2**20} MiB allowed"
+            )
+        content: bytes = filesystem.cat_file(path)
+    except SupportError:
+        raise
+    except FileNotFoundError as error:
+        raise SupportError(f"{shown}: no such file; check the path") from error
+    except Exception as error:  # every storage driver has its own exceptions; all mean: no content
+        raise SupportError(f"{shown}: cannot be read ({' '.join(str(error).split())})") from error
+    if not content:
+        raise SupportError(f"{shown}: is empty (0 bytes); save it again")
+    return content
+
+
+def _open_picture(filesystem: Any, path: str) -> Image.Image:
+    """A decoded picture of at most 4096 px a side."""
+    content = read_bytes(filesystem, path, path)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the bound below is tighter
+            picture = Image.open(io.BytesIO(content))
+        if max(picture.size) > MAX_SIDE:
+            raise SupportError(
+                f"{path}: is {picture.height} x {picture.width} px, at most {MAX_SIDE} a side; cut out a "
+                f"{PATCH} x {PATCH} px patch"
+            )
+        n_frames = getattr(picture, "n_frames", 1)
+        if n_frames > 1:
+            raise SupportError(f"{path}: holds {n_frames} pictures, expected one; save it by itself")
+        if picture.getexif().get(0x0112, 1) != 1:
+            raise SupportError(f"{path}: is turned by its EXIF orientation; save it upright")
+        picture.load()
+    except SupportError:
+        raise
+    except Exception as error:  # Pillow's decoders raise whatever a broken file makes them raise
+        reason = " ".join(str(error).split())
+        if "cannot identify" in reason:
+            reason = "not a picture"
+        raise SupportError(f"{path}: cannot be decoded ({reason}); save it again as PNG") from error
+    return picture
+
+
+def _without_alpha(picture: Image.Image, path: str) -> Image.Image:
+    stated = "transparency" in picture.info and picture.mode in ("1", "L", "P", "RGB")
+    if picture.mode in ("RGBA", "LA", "PA") or stated:
+        alpha = np.asarray(picture.convert("RGBA"))[..., 3]
+        if (alpha != 255).any():
+            raise SupportError(f"{path}: has transparent pixels, whose meaning is not certain; flatten it")
+        if picture.mode != "P":
+            return picture.convert("L" if picture.mode in ("L", "LA") else "RGB")
+    return picture
+
+
+def decode_image(filesystem: Any, path: str) -> NDArray[np.uint8]:
+    """uint8 (H, W, 3)."""
+    picture = _without_alpha(_open_picture(filesystem, path), path)
+    if picture.mode not in ("RGB", "L", "P", "1"):
+        raise SupportError(f"{path}: has mode {picture.mode}, expected 8-bit RGB or grey; convert it to RGB")
+    return np.asarray(picture.convert("RGB"))
+
+
+def decode_mask(filesystem: Any, path: str) -> NDArray[np.uint8]:
+    """uint8 (H, W): 0 background, 1 object."""
+    picture = _without_alpha(_open_picture(filesystem, path), path)
+    if picture.mode == "P":
+        return _decode_palette(picture, path)
+    values = _whole_numbers(picture, path)
+    if values.ndim == 3:
+        if (values == values[..., :1]).all():
+            values = values[..., 0]
+        else:
+            colours = np.unique(values.reshape(-1, 3), axis=0)
+            if len(colours) != 2 or colours[0].any():
+                raise SupportError(
+                    f"{path}: is a mask of {len(colours)} colours, expected black and one other; "
+                    "save background as 0 and object as 255"
+                )
+            values = values.max(axis=2)
+    found = np.unique(values)
+    if len(found) == 1 and found[0] in (0, 1, 255, 65535):
+        return (values > 0).astype(np.uint8)
+    if len(found) == 2 and found[0] == 0:
+        return (values > 0).astype(np.uint8)
+    is_lossy = picture.format == "JPEG" and values.dtype == np.uint8
+    if is_lossy and not ((values >= NEAR_ENDS[0]) & (values <= NEAR_ENDS[1])).any():
+        return (values > 127).astype(np.uint8)
+    shown = ", ".join(str(value) for value in found[:6]) + (", ..." if len(found) > 6 else "")
+    cure = "save background as 0 and object as 255"
+    if picture.format == "JPEG":
+        cure += ", as PNG: JPEG smears the values"
+    elif found[0] == 0:
+        cure += ", and object numbers as NAME.inst.png beside it; or name the classes in support.json"
+    raise SupportError(f"{path}: is a mask of {len(found)} values ({shown}), expected 2; {cure}")
+
+
+def decode_classes(filesystem: Any, path: str, n_classes: int) -> NDArray[np.uint8]:
+    """uint8 (H, W): 0 background, 1..n_classes the classes, 255 not labelled; a palette's numbers count."""
+    picture = _without_alpha(_open_picture(filesystem, path), path)
+    values = np.asarray(picture) if picture.mode == "P" else _whole_numbers(picture, path)
+    if values.ndim == 3 and (values == values[..., :1]).all():
+        values = values[..., 0]
+    if values.ndim == 3 or not np.isin(values, (*range(n_classes + 1), IGNORE)).all():
+        what = "colours" if values.ndim == 3 else ", ".join(map(str, np.unique(values)[:6]))
+        raise SupportError(
+            f"{path}: is a mask of {what}, expected 0 for background, 1 to {n_classes} for the classes of "
+            f"support.json, and {IGNORE} where nothing is labelled"
+        )
+    return values.astype(np.uint8)
+
+
+def _decode_palette(picture: Image.Image, path: str) -> NDArray[np.uint8]:
+    """A palette mask: its numbers and its colours must not contradict each other."""
+    index = np.asarray(picture)
+    colours = np.asarray(picture.convert("RGB"))
+    used = np.unique(index)
+    is_black = {int(value): not colours[index == value][0].any() for value in used}
+    if len(used) > 2:
+        raise SupportError(f"{path}: is a mask of {len(used)} colours, expected 2; save them as 0 and 255")
+    by_number = used[0] == 0 if len(used) == 2 else used[0] in (0, 1, 255)
+    by_colour = len(used) == 2 and sum(is_black.values()) == 1
+    if by_colour and not (by_number and not is_black[0]):
+        return (colours.max(axis=2) > 0).astype(np.uint8)
+    if by_number and not by_colour and not (len(used) == 1 and is_black[int(used[0])] == bool(used[0])):
+        return (index > 0).astype(np.uint8)
+    raise SupportError(
+        f"{path}: its palette shows as {_colours_of(colours)} the numbers {used.tolist()}: which is object "
+        "is not certain; save it without a palette, background as 0 and object as 255"
+    )
+
+
+def _colours_of(colours: NDArray[np.uint8]) -> list[str]:
+    return ["#{:02x}{:02x}{:02x}".format(*colour) for colour in np.unique(colours.reshape(-1, 3), axis=0)[:2]]
+
+
+def _whole_numbers(picture: Image.Image, path: str) -> NDArray[Any]:
+    if picture.mode not in ("1", "L", "RGB", "I", "I;16", "I;16B", "I;16L"):
+        raise SupportError(f"{path}: has mode {picture.mode}, expected whole numbers; save it as 8-bit grey")
+    values = np.asarray(picture)
+    return values.astype(np.uint8) if values.dtype == np.bool_ else values
+
+
+def decode_instances(filesystem: Any, path: str, label: NDArray[np.uint8]) -> NDArray[np.int32]:
+    """int32 (H, W), 0 where the mask has no object (of any class)."""
+    picture = _open_picture(filesystem, path)
+    values = _whole_numbers(picture, path)
+    if values.shape != label.shape:
+        raise SupportError(
+            f"{path}: is {size_text(values)}, its mask is {size_text(label)}; they must be the same"
+        )
+    is_object = (label > 0) & (label != IGNORE)
+    if values.min() < 0 or not np.array_equal(values > 0, is_object):
+        differ = int(((values > 0) != is_object).sum())
+        raise SupportError(
+            f"{path}: differs from its mask in {differ} px; objects must be where the mask has one"
+        )
+    return values.astype(np.int32)
+
+
+def size_text(array: NDArray[Any]) -> str:
+    return f"{array.shape[0]} x {array.shape[1]} px"

@@ -1,0 +1,196 @@
+"""Support sets: the few labelled patches that say what to look for.
+
+From a folder of picture and mask pairs (`connectors.support.folder`), or from annotations drawn on a slide
+(`connectors.support.annotations`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fewscope.connectors.support.image_files import IGNORE, PATCH
+from fewscope.errors import SupportError
+
+log = logging.getLogger(__name__)
+
+MAX_CLASSES = 32
+"""Each class costs every tile a pass of the decoder; more is a sign of a folder that is no support set."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SupportSet:
+    """K labelled patches of C classes. Classes exclude each other: a pixel is of one of them, or of none.
+
+    Attributes
+    ----------
+    images
+        uint8 (K, 224, 224, 3).
+    labels
+        uint8 (K, 224, 224): 0 background, 1..C an object of that class, 255 not labelled.
+    instances
+        int32 (K, 224, 224), 0 background, 1..n one object each, or None where only the class is known.
+    names
+        K, for people: where each patch comes from.
+    mpp
+        um per px of the patches, None if not stated.
+    class_names
+        C: what the objects of class 1..C are.
+    complete
+        bool (K, C): whether every object of the class is marked in the patch. Where not, the patch's background may
+        be of the class. None: all are marked everywhere.
+    """
+
+    images: NDArray[np.uint8]
+    labels: NDArray[np.uint8]
+    instances: NDArray[np.int32] | None
+    names: tuple[str, ...]
+    mpp: float | None
+    class_names: tuple[str, ...]
+    complete: NDArray[np.bool_] | None = None
+
+    def __post_init__(self) -> None:
+        n, n_classes = len(self.names), len(self.class_names)
+        for name, array, dtype, shape in (
+            ("images", self.images, np.uint8, (n, PATCH, PATCH, 3)),
+            ("labels", self.labels, np.uint8, (n, PATCH, PATCH)),
+            ("instances", self.instances, np.int32, (n, PATCH, PATCH)),
+            ("complete", self.complete, np.bool_, (n, n_classes)),
+        ):
+            if array is not None and (array.dtype != dtype or array.shape != shape):
+                raise SupportError(
+                    f"{name} are {array.dtype} {array.shape}, expected {dtype.__name__} {shape}"
+                )
+        if n < 1:
+            raise SupportError("a support set needs at least one labelled patch")
+        if not 1 <= n_classes <= MAX_CLASSES or len(set(self.class_names)) < n_classes:
+            raise SupportError(f"classes are {self.class_names}, expected 1 to {MAX_CLASSES} different names")
+        if not np.isin(self.labels, (*range(n_classes + 1), IGNORE)).all():
+            raise SupportError(
+                f"labels hold {np.unique(self.labels)[:8].tolist()}, expected 0 to {n_classes} and {IGNORE}"
+            )
+        for c, of_class in enumerate(self.labels_by_class):
+            of = f" of class {self.class_names[c]!r}" if n_classes > 1 else ""
+            for value, what, cure in (
+                (1, "object", "label at least one object"),
+                (0, "background", "leave some of the labelled area as background"),
+            ):
+                if not (of_class == value).any():
+                    raise SupportError(f"no pixel of the {n} patches is labelled as {what}{of}; {cure}")
+        is_object = (self.labels > 0) & (self.labels != IGNORE)
+        if self.instances is not None and not np.array_equal(self.instances > 0, is_object):
+            raise SupportError("instances and labels differ in what is object; make them agree")
+        if self.mpp is not None and not self.mpp > 0:
+            raise SupportError(f"mpp {self.mpp} is not positive")
+
+    @property
+    def class_name(self) -> str:
+        """The classes in words."""
+        return ", ".join(self.class_names)
+
+    @property
+    def labels_by_class(self) -> NDArray[np.uint8]:
+        """What is known of each class, uint8 (C, K, 224, 224): 0 not of it, 1 of it, 255 not known."""
+        values = np.arange(1, len(self.class_names) + 1)[:, None, None, None]
+        known = np.where(self.labels == IGNORE, np.uint8(IGNORE), (self.labels == values).astype(np.uint8))
+        if self.complete is not None:
+            known[(self.labels == 0) & ~self.complete.T[..., None, None]] = IGNORE
+        return known
+
+    def of_class(self, value: int) -> SupportSet:
+        """The support set of one class, 1..C, as if there were no other: the patches that say something of it."""
+        if len(self.class_names) == 1:
+            return self
+        labels = self.labels_by_class[value - 1]
+        objects = self.instances
+        return SupportSet(
+            images=self.images,
+            labels=labels,
+            instances=None if objects is None else np.where(labels == 1, objects, 0).astype(np.int32),
+            names=self.names,
+            mpp=self.mpp,
+            class_names=(self.class_names[value - 1],),
+        )
+
+    def digest(self) -> str:
+        """Hash of everything that can change a result: pixels, labels, instances, mpp and classes."""
+        digest = hashlib.sha256(repr((self.mpp, self.class_names, self.instances is not None)).encode())
+        for array in (self.images, self.labels, self.instances, self.complete):
+            if array is not None:
+                digest.update(np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()
+
+
+def choose_classes(uri: str, found: Sequence[str], wanted: Sequence[str]) -> list[int]:
+    """Positions in `found` of the classes to look for: all, or those wanted, in their order and in any case."""
+    if not wanted:
+        return list(range(len(found)))
+    lower = [name.lower() for name in found]
+    for name in wanted:
+        if name.lower() not in lower:
+            raise SupportError(f"{uri}: holds no object of class {name!r}, only {', '.join(found)}")
+    return [lower.index(name.lower()) for name in wanted]
+
+
+def join_classes(sets: Sequence[SupportSet]) -> SupportSet:
+    """One support set of several of one class each, in their order.
+
+    What is an object of one class is none of the others; the background of a patch says nothing of the classes that
+    it was not labelled for. Patches that show the same picture become one, labelled for all their classes: left out,
+    it is left out for all. A pixel that two classes claim is not labelled.
+
+    Raises
+    ------
+    SupportError
+        The sets differ in resolution, or two of them in nothing but their labels of one class.
+    """
+    mpps = {one.mpp for one in sets}
+    if len(mpps) > 1:
+        stated = ", ".join(f"{one.class_name} {one.mpp}" for one in sets)
+        raise SupportError(f"the classes are at different um per px ({stated}); make them the same")
+    has_instances = all(one.instances is not None for one in sets)
+    places: dict[bytes, int] = {}
+    images: list[NDArray[np.uint8]] = []
+    labels, instances, names = [], [], []
+    complete: list[NDArray[np.bool_]] = []
+    for c, one in enumerate(sets):
+        for k, image in enumerate(one.images):
+            place = places.setdefault(image.tobytes(), len(images))
+            if place == len(images):
+                images.append(image)
+                labels.append(np.zeros((PATCH, PATCH), np.uint8))
+                instances.append(np.zeros((PATCH, PATCH), np.int32))
+                names.append(f"{one.class_name}/{one.names[k]}")
+                complete.append(np.zeros(len(sets), bool))
+            elif complete[place][c]:
+                raise SupportError(
+                    f"{one.names[k]} of {one.class_name} shows the same picture as another one"
+                )
+            else:
+                names[place] += f", {one.class_name}"
+            complete[place][c] = True
+            is_object = one.labels[k] == 1
+            unknown = (labels[place] == IGNORE) | (one.labels[k] == IGNORE)
+            claimed = is_object & (labels[place] > 0) & ~unknown
+            if claimed.any():
+                log.info("%s: %d px are of two classes: not used", names[place], claimed.sum())
+            if one.instances is not None:
+                ids = one.instances[k] + instances[place].max()
+                instances[place] = np.where(is_object, ids, instances[place]).astype(np.int32)
+            labels[place][is_object] = c + 1
+            labels[place][claimed | unknown] = IGNORE
+            instances[place][claimed | unknown] = 0
+    return SupportSet(
+        images=np.stack(images),
+        labels=np.stack(labels),
+        instances=np.stack(instances) if has_instances else None,
+        names=tuple(names),
+        mpp=sets[0].mpp,
+        class_names=tuple(one.class_name for one in sets),
+        complete=np.stack(complete),
+    )

@@ -1,0 +1,1 @@
+"""Vector data: polygons from any file; GeoJSON, GeoPackage and GeoParquet out."""

@@ -1,0 +1,43 @@
+"""Errors that are meant for people: one line that names the file or option, what is wrong with it, and what to do.
+
+Each is a `FewscopeError`, and the builtin that fits as well, so that ``except ValueError`` and ``except OSError`` catch
+what they should. Anything else that is raised is a fault of Fewscope's.
+"""
+
+from __future__ import annotations
+
+
+class FewscopeError(Exception):
+    """Base of all errors that Fewscope raises on purpose."""
+
+
+class ConfigError(FewscopeError, ValueError):
+    """An option makes no sense, or contradicts another."""
+
+
+class SourceError(FewscopeError, ValueError):
+    """A slide or raster cannot be opened or used."""
+
+
+class SupportError(FewscopeError, ValueError):
+    """A support set cannot be used."""
+
+
+class WeightsError(FewscopeError, ValueError):
+    """Weights are damaged, or are those of another network."""
+
+
+class OutputError(FewscopeError, OSError):
+    """The output cannot be written: full or read-only disk, a file in the way, no access."""
+
+
+class RunMismatch(FewscopeError, FileExistsError):
+    """The output folder holds another run, or files that are not a run's."""
+
+
+class UnreadableError(FewscopeError, RuntimeError):
+    """More of the source was unreadable than ``max_unreadable`` allows. The report was written all the same."""
+
+
+class WorkerError(FewscopeError, RuntimeError):
+    """Ray cannot be started or reached, or a worker died again and again."""

@@ -1,0 +1,1 @@
+"""Episodes to train and evaluate with: from class folders or generated."""

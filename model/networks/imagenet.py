@@ -1,0 +1,63 @@
+"""ImageNet weights for the encoders of relation networks, from torchvision: an option for who has the network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torchvision.models import Inception_V3_Weights, ResNet101_Weights, VGG16_BN_Weights, WeightsEnum
+
+from fewscope.model.networks.encoders import Encoder
+
+SOURCES: dict[str, WeightsEnum] = {
+    "vgg16": VGG16_BN_Weights.IMAGENET1K_V1,
+    "resnet101": ResNet101_Weights.IMAGENET1K_V1,
+    "inception": Inception_V3_Weights.IMAGENET1K_V1,
+}
+
+FIRST = {  # convolution, the batch norm after it
+    "vgg16": ("0", "1"),
+    "resnet101": ("conv1", "bn1"),
+    "inception": ("Conv2d_1a_3x3.conv", "Conv2d_1a_3x3.bn"),
+}
+
+# torchvision's documentation of these weights; Inception maps its input to -1..1
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+INCEPTION_MEAN, INCEPTION_STD = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
+
+
+def load_imagenet(encoder: Encoder, name: str) -> None:
+    """Load the weights of a classifier of ImageNet into an encoder.
+
+    Our pictures come as RGB in [0, 1]: the standardisation that the weights expect goes into the first convolution and
+    the batch norm after it. The mask, their fourth channel, starts without any influence.
+
+    Parameters
+    ----------
+    name : of the encoder, a key of `model.networks.encoders.ENCODERS`
+
+    Raises
+    ------
+    OSError
+        They are neither in torch's cache nor can they be downloaded.
+    """
+    source = SOURCES[name]
+    try:
+        state = source.get_state_dict(progress=False, check_hash=True)
+    except OSError as error:
+        cache = Path(torch.hub.get_dir()) / "checkpoints"
+        raise OSError(
+            f"the ImageNet weights of {name} cannot be downloaded ({error}); train without --imagenet, or put "
+            f"{source.url.rpartition('/')[2]} into {cache}"
+        ) from error
+    own = encoder.get_submodule("layers").state_dict()
+    prefix = "features." if name == "vgg16" else ""
+    loaded: dict[str, Tensor] = {key: state[prefix + key] for key in own}
+    mean, std = (INCEPTION_MEAN, INCEPTION_STD) if name == "inception" else (MEAN, STD)
+    convolution, norm = FIRST[name]
+    weight = loaded[f"{convolution}.weight"] / torch.tensor(std)[:, None, None]
+    shift = (weight * torch.tensor(mean)[:, None, None]).sum((1, 2, 3))
+    loaded[f"{convolution}.weight"] = torch.cat([weight, torch.zeros_like(weight[:, :1])], dim=1)
+    loaded[f"{norm}.running_mean"] = loaded[f"{norm}.running_mean"] + shift
+    encoder.get_submodule("layers").load_state_dict(loaded)

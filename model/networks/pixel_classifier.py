@@ -1,0 +1,365 @@
+"""What colour, edges and texture alone say of a pixel: a classifier learned from the support set in seconds.
+
+The pixel classifiers of ilastik, QuPath and scikit-image's trainable segmentation are random forests on intensities,
+gradients and Hessian eigenvalues at several scales. This is one on the same statistics, as a small perceptron, so that
+it runs beside the network in the same batch. `model.networks.compact` is told its answer at every level, as it is told
+what the support set says: the two err in different places, and the decoder has learned which to believe where.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+STRIDE = 2
+"""Of the statistics, px: a quarter of the pixels, and outlines come from the network."""
+
+SIGMAS = (1, 2, 4, 8, 16)
+"""Scales in pixels of that stride."""
+
+N_STATISTICS = 4 + 12 * len(SIGMAS)
+WIDTH = 32
+LIMIT = 6.0
+"""Logits, and standardised statistics, are cut at this size: a classifier of five patches is not surer than that."""
+
+ZOOMS = (1.0, 0.7, 1.4)
+"""The patches are shown at these sizes: on unseen classes that gained up to 0.03 IoU, and lost 0.005 at most."""
+
+JITTER = 0.1
+"""Of brightness and contrast, as a part, in a second showing of each."""
+
+STEPS, BATCH, LEARNING_RATE, WEIGHT_DECAY, BETAS = 300, 2048, 5e-3, 1e-2, (0.9, 0.999)
+QUICK_STEPS, QUICK_BATCH = 150, 1024
+"""A quarter of that, where classifiers are fitted by the thousand: 0.015 IoU less over ten unseen classes."""
+
+SIZES = ((N_STATISTICS, WIDTH), (WIDTH, WIDTH), (WIDTH, 1))
+"""Of the perceptron's layers, in and out."""
+
+N_PARAMETERS = sum((n_in + 1) * n_out for n_in, n_out in SIZES)
+MOST_PIXELS = 200_000
+DROPOUT = 0.1
+"""Of the first hidden layer. 0.008 IoU over ten unseen classes."""
+
+SMOOTHING = 0.1
+"""How sure a pixel's label is taken to be of the other side (Szegedy et al. 2016). 0.01 IoU over ten unseen classes."""
+
+BALANCE = 0.3
+"""How far the share of objects in a batch is moved from theirs in the patches to a half."""
+
+
+FLAT = 0.01
+"""Scale-normalised slope, of 1, up to which there is nothing to see but a colour; from twice that on there is. On ten
+unseen classes that is worth nothing, and on empty glass everything."""
+
+REACH = 16
+"""How far the largest scale that `flatness` asks sees a steep edge, in pixels of the statistics: twice its sigma."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TexturePack:
+    """A fitted classifier: standardisation and the three layers of the perceptron, float32."""
+
+    mean: Tensor  # (N_STATISTICS,)
+    std: Tensor
+    weight1: Tensor  # (WIDTH, N_STATISTICS)
+    bias1: Tensor
+    weight2: Tensor  # (WIDTH, WIDTH)
+    bias2: Tensor
+    weight3: Tensor  # (1, WIDTH)
+    bias3: Tensor
+
+    def to(self, device: torch.device | str) -> TexturePack:
+        """The same on another device."""
+        return TexturePack(**{name: tensor.to(device) for name, tensor in self.tensors().items()})
+
+    def tensors(self) -> dict[str, Tensor]:
+        """By name."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}
+
+    def of_episode(self, index: int) -> TexturePack:
+        """One of several that `fit_textures` made."""
+        return TexturePack(**{name: tensor[index].clone() for name, tensor in self.tensors().items()})
+
+    @classmethod
+    def of(cls, arrays: Mapping[str, np.ndarray]) -> TexturePack:
+        """What `tensors` gave, as arrays."""
+        return cls(**{name: torch.from_numpy(array) for name, array in arrays.items()})
+
+
+def texture_statistics(images: Tensor) -> Tensor:
+    """Colour, local contrast, and at each scale smoothed colour, gradient magnitude and Hessian eigenvalues.
+
+    Parameters
+    ----------
+    images : (N, 3, H, W) float in [0, 1], H and W multiples of 32
+
+    Returns
+    -------
+    (N, N_STATISTICS, H / 2, W / 2) float32. Scale-normalised (Lindeberg 1998), so that one size fits all of them.
+    """
+    images = images.float().contiguous()  # channel by channel is quicker here, whatever convolutions like
+    grey = images.mean(1, keepdim=True)
+    x = F.avg_pool2d(images, STRIDE)
+    contrast = (
+        (F.avg_pool2d(grey * grey, STRIDE) - F.avg_pool2d(grey, STRIDE).square()).clamp_min(1e-6).sqrt()
+    )
+    size = x.shape[-2:]
+    parts = [x, contrast]
+    smooth, before, stride = x, 0.0, 1
+    for sigma in SIGMAS:
+        smooth = _gaussian(smooth, math.sqrt(sigma**2 - before**2) / stride)
+        before, unit = sigma, sigma / stride
+        dx, dy = _slope(smooth, 3) * unit, _slope(smooth, 2) * unit
+        dxx, dyy, dxy = _slope(dx, 3) * unit, _slope(dy, 2) * unit, _slope(dx, 2) * unit
+        magnitude = (dx * dx + dy * dy + 1e-10).sqrt()
+        middle, spread = (dxx + dyy) / 2, (((dxx - dyy) / 2).square() + dxy.square() + 1e-10).sqrt()
+        found = [smooth, magnitude, middle + spread, middle - spread]
+        if stride > 1:
+            found = [F.interpolate(torch.cat(found, dim=1), size=size, mode="bilinear", align_corners=False)]
+        parts += found
+        if sigma > 1 and sigma < SIGMAS[-1]:  # smooth enough for half the pixels
+            smooth, stride = F.avg_pool2d(smooth, 2), 2 * stride
+    return torch.cat(parts, dim=1)
+
+
+def flatness(statistics: Tensor) -> Tensor:
+    """Where a picture is empty glass, a black rim, still water, by its statistics: (N, 1, H / 2, W / 2), 1 flat, 0 not.
+
+    By the slopes at scales of 4 to 16 px: smaller ones see noise. The largest sees the tissue from afar, and the glass
+    beside it would not be flat: 1/2 is what is so at 4 px, with something within `REACH` that is so at all scales.
+    """
+    # (N, scale, colour, H / 2, W / 2)
+    slopes = statistics[:, 4:].unflatten(1, (len(SIGMAS), 4, 3))[:, 1:4, 1]
+    steepest = functools.reduce(torch.maximum, slopes.unbind(2))
+    near, middle, far = (2 - steepest / FLAT).clamp(0, 1).split(1, 1)
+    flat = torch.minimum(torch.minimum(near, middle), far)
+    around = F.max_pool2d(F.max_pool2d(flat, 4), 2 * REACH // 4 + 1, stride=1, padding=REACH // 4)
+    beside = torch.minimum(near, F.interpolate(around, scale_factor=4, mode="nearest"))
+    return torch.maximum(flat, beside / 2)
+
+
+def _gaussian(x: Tensor, sigma: float) -> Tensor:
+    reach = max(1, round(3 * sigma))
+    at = torch.arange(-reach, reach + 1, dtype=x.dtype, device=x.device)
+    kernel = torch.exp(-at.square() / (2 * sigma**2))
+    kernel = (kernel / kernel.sum()).repeat(x.shape[1], 1)
+    x = F.conv2d(F.pad(x, (reach, reach, 0, 0), mode="replicate"), kernel[:, None, None], groups=x.shape[1])
+    return F.conv2d(
+        F.pad(x, (0, 0, reach, reach), mode="replicate"), kernel[:, None, :, None], groups=x.shape[1]
+    )
+
+
+def _slope(x: Tensor, dim: int) -> Tensor:
+    """Central differences along rows (2) or columns (3)."""
+    n = x.shape[dim]
+    padded = F.pad(x, (1, 1, 0, 0) if dim == 3 else (0, 0, 1, 1), mode="replicate")
+    return (padded.narrow(dim, 2, n) - padded.narrow(dim, 0, n)) / 2
+
+
+def texture_logits(statistics: Tensor, pack: TexturePack) -> Tensor:
+    """Logits of the object from `texture_statistics`: (N, 1, H / 2, W / 2) float32, cut at `LIMIT`.
+
+    The first layer standardises by the way; what it is given is cut where standardised statistics would be.
+    """
+    reach = LIMIT * pack.std
+    x = torch.maximum(statistics.flatten(2), (pack.mean - reach)[:, None])
+    torch.minimum(x, (pack.mean + reach)[:, None], out=x)
+    weight1 = pack.weight1 / pack.std
+    bias1 = pack.bias1 - weight1 @ pack.mean
+    for weight, bias in ((weight1, bias1), (pack.weight2, pack.bias2)):
+        x = torch.baddbmm(bias[:, None], weight.expand(len(x), -1, -1), x).relu_()
+    x = torch.baddbmm(pack.bias3[:, None], pack.weight3.expand(len(x), -1, -1), x)
+    return x.clamp_(-LIMIT, LIMIT).unflatten(2, statistics.shape[2:])
+
+
+def fit_texture(
+    images: Tensor, foreground: Tensor, background: Tensor, *, steps: int = STEPS, batch: int = BATCH
+) -> TexturePack:
+    """Learn a class from labelled patches.
+
+    Parameters
+    ----------
+    images : (K, 3, H, W) float in [0, 1]
+    foreground, background : (K, 1, H, W) float, 1 where a pixel is labelled object (not object)
+    steps, batch : how long to learn, and from how many pixels in a step
+
+    Returns
+    -------
+    A function of the arguments and of the processor's arithmetic, under `model.finetune.one_thread`.
+    """
+    generator = torch.Generator().manual_seed(0)
+    x, share = _pixels(images, torch.cat([foreground, background], dim=1), generator)
+    known = torch.ones_like(share[None]) > 0
+    return fit_textures(x[None], share[None], known, generator, steps=steps, batch=batch).of_episode(0)
+
+
+def fit_textures(
+    x: Tensor,
+    share: Tensor,
+    known: Tensor,
+    generator: torch.Generator,
+    *,
+    steps: int = STEPS,
+    batch: int = BATCH,
+) -> TexturePack:
+    """Learn from statistics of pixels, for many support sets at once: AdamW on the cross-entropy.
+
+    The gradient is written out: with perceptrons so small, keeping the books of it would take longer than itself.
+
+    Parameters
+    ----------
+    x : (E, P, N_STATISTICS), P pixels of each of E support sets
+    share : (E, P), the object's part of the pixel, 0 to 1
+    known : (E, P) bool, whether the pixel is labelled
+    generator : of the CPU, or of the device of `x`
+
+    Returns
+    -------
+    A pack whose tensors have E in front.
+    """
+    weight = known.to(x.dtype)[..., None]
+    n = weight.sum(1, keepdim=True).clamp_min(1)
+    mean = (x * weight).sum(1, keepdim=True) / n
+    std = ((x - mean).square() * weight).sum(1, keepdim=True).div(n).sqrt() + 1e-4
+    pixels = _Pixels.of(((x - mean) / std).clamp(-LIMIT, LIMIT), share, known)
+    flat = _perceptrons(len(x), generator).to(x.device)
+    layers = w1, b1, w2, b2, w3, b3 = _views(flat)  # a step changes them all
+    decay = torch.ones_like(flat[:1])
+    for bias in _views(decay)[1::2]:
+        bias.zero_()
+    first, second = torch.zeros_like(flat), torch.zeros_like(flat)
+    schedule = _schedule(steps).to(x.device)
+    at = torch.zeros(1, dtype=torch.long, device=x.device)
+
+    def step() -> None:
+        rate, correction1, correction2 = schedule.index_select(0, at)[0]
+        at.add_(1)
+        rows, target = pixels.draw(batch, generator)
+        dropped = torch.rand(len(x), batch, WIDTH, generator=generator, device=generator.device) < DROPOUT
+        kept = (~dropped).to(x.device) / (1 - DROPOUT)
+        hidden1 = torch.baddbmm(b1, rows, w1.mT).relu_() * kept
+        hidden2 = torch.baddbmm(b2, hidden1, w2.mT).relu_()
+        error = (torch.sigmoid(torch.baddbmm(b3, hidden2, w3.mT)) - target[..., None]) / batch
+        slope2 = torch.bmm(error, w3).mul_(hidden2 > 0)
+        slope1 = torch.bmm(slope2, w2).mul_(hidden1 > 0).mul_(kept)
+        by_layer = ((slope1, rows), (slope2, hidden1), (error, hidden2))
+        parts = [part for slope, told in by_layer for part in (torch.bmm(slope.mT, told), slope.sum(1))]
+        gradient = torch.cat([part.flatten(1) for part in parts], dim=1)
+        first.lerp_(gradient, 1 - BETAS[0])
+        second.lerp_(gradient.square(), 1 - BETAS[1])
+        flat.mul_(1 - rate * WEIGHT_DECAY * decay)
+        flat.sub_(rate * correction1 * first / (second * correction2).sqrt_().add_(1e-8))
+
+    _repeat(step, steps, generator)
+    return TexturePack(
+        mean[:, 0], std[:, 0], *(v.squeeze(1) if v is b1 or v is b2 or v is b3 else v for v in layers)
+    )
+
+
+def _schedule(steps: int) -> Tensor:
+    """Of every step the learning rate and Adam's two corrections of its bias: (steps, 3)."""
+    rows = []
+    for step in range(steps):
+        rate = LEARNING_RATE * min(1.0, (step + 1) / 20) * (0.51 + 0.5 * math.cos(math.pi * step / steps))
+        rows.append([rate, *(1 / (1 - beta ** (step + 1)) for beta in BETAS)])
+    return torch.tensor(rows)
+
+
+def _repeat(step: Callable[[], None], n: int, generator: torch.Generator) -> None:
+    """Take a step n times; on a GPU recorded once and replayed, since launching it takes longer than computing it."""
+    if generator.device.type != "cuda" or n < 3:
+        for _ in range(n):
+            step()
+        return
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        step()  # what is made at the first call is made before it is recorded
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    graph.register_generator_state(generator)
+    with torch.cuda.graph(graph):
+        step()
+    for _ in range(n - 1):
+        graph.replay()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Pixels:
+    """Pixels to draw from, each support set's other ones before those of the object."""
+
+    x: Tensor  # (E * P, N_STATISTICS)
+    target: Tensor  # (E * P,)
+    order: Tensor  # (E, P), rows of `x`
+    n_unknown: Tensor  # (E, 1), at the front of `order`
+    n_others: Tensor
+    n_objects: Tensor
+
+    @staticmethod
+    def of(x: Tensor, share: Tensor, known: Tensor) -> _Pixels:
+        n, n_pixels, _ = x.shape
+        side = known.long() * (1 + (share > 0).long())
+        starts = torch.arange(n, device=x.device)[:, None] * n_pixels
+        counts = [(side == value).sum(1, keepdim=True) for value in range(3)]
+        target = share * (1 - 2 * SMOOTHING) + SMOOTHING
+        order = side.argsort(dim=1, stable=True) + starts
+        return _Pixels(x.flatten(0, 1), target.flatten(), order, *counts)
+
+    def draw(self, batch: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Rows (E, batch, N_STATISTICS) and targets (E, batch) of each support set."""
+        n, n_pixels = self.order.shape
+        share = self.n_objects / (self.n_others + self.n_objects).clamp_min(1)
+        share = BALANCE * 0.5 + (1 - BALANCE) * share
+        which, where = torch.rand(2, n, batch, generator=generator, device=generator.device).to(self.x.device)
+        of_object = which < share
+        start = self.n_unknown + of_object * self.n_others
+        among = torch.where(of_object, self.n_objects, self.n_others)
+        place = (start + (where * among).long()).clamp(max=n_pixels - 1)
+        rows = self.order.gather(1, place)
+        return self.x[rows], self.target[rows]
+
+
+def _perceptrons(n: int, generator: torch.Generator) -> Tensor:
+    """Parameters of n perceptrons (n, N_PARAMETERS), drawn as `torch.nn.Linear` draws them."""
+    drawn = torch.rand(n, N_PARAMETERS, generator=generator, device=generator.device) * 2 - 1
+    for layer, (n_in, _) in zip(_views(drawn), [size for size in SIZES for _ in range(2)], strict=True):
+        layer.div_(math.sqrt(n_in))
+    return drawn
+
+
+def _views(flat: Tensor) -> tuple[Tensor, ...]:
+    """Weights (E, out, in) and biases (E, 1, out) of the layers, as views of (E, N_PARAMETERS)."""
+    shapes = [shape for n_in, n_out in SIZES for shape in ((n_out, n_in), (1, n_out))]
+    parts = flat.split([a * b for a, b in shapes], dim=1)
+    return tuple(part.unflatten(1, shape) for part, shape in zip(parts, shapes, strict=True))
+
+
+def _pixels(images: Tensor, sides: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Statistics (P, N_STATISTICS) of known pixels and the object's share of them (P,), at all `ZOOMS`, plain and
+    jittered."""
+    found: list[tuple[Tensor, Tensor]] = []
+    most = MOST_PIXELS // (2 * len(ZOOMS) * len(images))
+    for zoom in ZOOMS:
+        for jitter in (0.0, JITTER):
+            for image, of_patch in zip(images.split(1), sides.split(1), strict=True):
+                size = [max(1, round(n * zoom / 32)) * 32 for n in image.shape[-2:]]
+                shown = F.interpolate(image.float(), size=size, mode="bilinear", antialias=True)
+                gain, shift = (1 + jitter * torch.randn(1, generator=generator).item() for _ in range(2))
+                shown = ((shown - 0.5) * gain + 0.5 + (shift - 1) / 2).clamp(0, 1)
+                share = F.interpolate(of_patch.float(), size=[n // STRIDE for n in size], mode="area")[0]
+                known = torch.nonzero((share.sum(0) > 0.5).flatten()).flatten()
+                if len(known) > most:
+                    known = known[torch.randperm(len(known), generator=generator)[:most].to(known.device)]
+                rows = texture_statistics(shown)[0].flatten(1).T[known]
+                found.append((rows, (share[0] / share.sum(0).clamp_min(1e-6)).flatten()[known]))
+    rows, share = torch.cat([x for x, _ in found]), torch.cat([y for _, y in found])
+    if not len(rows):  # nothing is labelled: one pixel that is neither
+        return rows.new_zeros(1, N_STATISTICS), rows.new_full((1,), 0.5)
+    return rows, share

@@ -1,0 +1,72 @@
+"""One training run as a value that travels: what to train on which data, and where to put it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+
+from fewscope.model.episodes.class_folders import load_corpus
+from fewscope.model.training import distributed
+from fewscope.model.training.loop import RunOptions, train
+from fewscope.model.training.recipes import TrainConfig
+from fewscope.model.weights import load_weights, save_weights
+
+WEIGHTS = "weights.safetensors"
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingJob:
+    """A run of `model.training.loop.train` with everything that it reads from the disk.
+
+    Attributes
+    ----------
+    out : folder of the run; with several workers on several machines, one that all of them see
+    data : folder of class folders; None for synthetic episodes only
+    split : classes to train on; None for all
+    validation_split : classes to judge by; None for no judgement
+    shippable : leave out pairs whose licence forbids shipping the weights
+    initial : weights to start from
+    """
+
+    config: TrainConfig
+    out: Path
+    data: Path | None = None
+    split: str | None = None
+    validation_split: str | None = None
+    shippable: bool = False
+    initial: Path | None = None
+    options: RunOptions = field(default_factory=RunOptions)
+
+    def __post_init__(self) -> None:
+        if self.validation_split is not None and self.data is None:
+            raise ValueError(
+                f"--validate {self.validation_split} needs --data with the classes of that split"
+            )
+        if self.validation_split is not None and self.validation_split == self.split:
+            raise ValueError(
+                f"--validate {self.split} names the classes that are trained on; give another split"
+            )
+
+    def run(self, device: torch.device | None = None) -> list[str]:
+        """Train, and write ``weights.safetensors``. Returns the digest of the weights on every rank."""
+        corpus, validation = [], None
+        if self.data is not None:
+            corpus = load_corpus(self.data, self.split, shippable_only=self.shippable)
+            if self.validation_split is not None and distributed.rank() == 0:
+                validation = load_corpus(self.data, self.validation_split)
+        net = train(
+            self.config,
+            corpus,
+            self.out,
+            initial=None if self.initial is None else load_weights(self.initial),
+            validation=validation,
+            options=self.options,
+            device=device,
+        )
+        if distributed.rank() == 0:
+            facts = {"network": self.config.network, "recipe": json.dumps(asdict(self.config))}
+            save_weights(net, self.out / WEIGHTS, facts)
+        return distributed.digests(net)

@@ -1,0 +1,272 @@
+"""The training loop: one for all networks, resumable, on one device or on many ranks at once."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fewscope.model.devices import computes_bfloat16, default_device
+from fewscope.model.episodes.class_folders import Category
+from fewscope.model.episodes.sampler import EpisodeSource
+from fewscope.model.networks.compact import CompactNet
+from fewscope.model.networks.imagenet import load_imagenet
+from fewscope.model.networks.registry import RELATION, build_network, start_from
+from fewscope.model.networks.relation import RelationNet
+from fewscope.model.training import distributed
+from fewscope.model.training.episode_batch import EpisodeBatch
+from fewscope.model.training.objectives import objective_of
+from fewscope.model.training.recipes import (
+    TrainConfig,
+    clip_gradients,
+    episode_source,
+    optimiser_of,
+    schedule_of,
+)
+from fewscope.model.training.run_log import Journal
+from fewscope.model.training.validation import Examination, Unjudged, ValidationClasses, picture_of
+from fewscope.model.weights import save_weights
+
+log = logging.getLogger(__name__)
+
+VALIDATION_SIDE = 224
+"""Side of validation pictures, px: what jobs segment in."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """How a run goes along; nothing of it changes the weights that come out.
+
+    Attributes
+    ----------
+    report_every : steps; a row of the log and a checkpoint
+    examine_every : steps, a multiple of `report_every`; the validation score and the picture
+    loader_workers : processes that make episodes
+    threads : of torch. Two processes of one thread train more than one of two.
+    """
+
+    report_every: int = 50
+    examine_every: int = 500
+    loader_workers: int = 1
+    threads: int = 1
+
+    def __post_init__(self) -> None:
+        if self.report_every < 1 or self.examine_every % self.report_every:
+            raise ValueError(
+                f"examine_every {self.examine_every} is not a multiple of report_every {self.report_every}"
+            )
+
+
+_PARTS = ("net", "mean", "optimiser", "schedule")
+
+
+@dataclass(slots=True)
+class _State:
+    """What a checkpoint holds besides the config. `mean` is the network itself where no average is kept."""
+
+    net: CompactNet | RelationNet
+    mean: torch.optim.swa_utils.AveragedModel | None
+    optimiser: torch.optim.Optimizer
+    schedule: torch.optim.lr_scheduler.LRScheduler
+    step: int = 0
+    best: float = -math.inf
+
+    @property
+    def kept(self) -> CompactNet | RelationNet:
+        """The network that is judged and kept."""
+        if self.mean is None:
+            return self.net
+        averaged = self.mean.module
+        assert isinstance(averaged, CompactNet | RelationNet)
+        return averaged
+
+    def save(self, path: Path, run: dict[str, Any]) -> None:
+        """Write a checkpoint, atomically."""
+        state = {name: getattr(self, name) for name in _PARTS}
+        saved = {name: part.state_dict() for name, part in state.items() if part is not None}
+        temporary = path.with_suffix(".tmp")
+        torch.save({"run": run, "step": self.step, "best": self.best, **saved}, temporary)
+        os.replace(temporary, path)
+
+    def load(self, path: Path, run: dict[str, Any], device: torch.device) -> None:
+        """Go on from a checkpoint of the same run."""
+        saved = torch.load(path, weights_only=True, map_location=device)
+        if saved.get("run") != run:
+            theirs = saved.get("run") or {}
+            differ = [f"{k}: {theirs.get(k)} there, {v} now" for k, v in run.items() if theirs.get(k) != v]
+            raise ValueError(f"{path} is of another run ({'; '.join(differ)}); use another --out")
+        for name in _PARTS:
+            if getattr(self, name) is not None:
+                getattr(self, name).load_state_dict(saved[name])
+        self.step, self.best = saved["step"], saved["best"]
+
+
+class _Steps(torch.utils.data.Dataset[list[EpisodeBatch]]):
+    """The episodes of each step that are this rank's."""
+
+    def __init__(self, source: EpisodeSource, per_step: int, rank: int, n_ranks: int) -> None:
+        self.source, self.per_step = source, per_step
+        self.own = range(rank, per_step, n_ranks)
+
+    def __getitem__(self, step: int) -> list[EpisodeBatch]:
+        return EpisodeBatch.grouped([self.source[step * self.per_step + i] for i in self.own])
+
+
+def train(
+    config: TrainConfig,
+    corpus: list[Category],
+    out: Path,
+    *,
+    initial: dict[str, Tensor] | None = None,
+    validation: list[Category] | None = None,
+    options: RunOptions | None = None,
+    device: torch.device | None = None,
+    on_step: Callable[[int], None] | None = None,
+) -> CompactNet | RelationNet:
+    """Train, and return the network that is kept, in eval mode.
+
+    Writes ``log.jsonl``, ``predictions.png``, ``tensorboard/`` and ``checkpoint.pt`` to `out`, and with `validation`
+    classes the best weights by them, ``weights-best.safetensors``. Called again with the same config and corpus it goes
+    on from the checkpoint; step i sees the same episodes in either case. Where ``torch.distributed`` is started, its
+    ranks share the episodes of a step, and rank 0 writes.
+
+    Parameters
+    ----------
+    initial : weights to start from
+    device : None for CUDA when there is one
+    on_step : called before each step
+
+    Raises
+    ------
+    ValueError
+        The checkpoint is of another run, the initial weights of another network, or episodes cannot be shared evenly.
+    FloatingPointError
+        The loss is not a number any more. The last checkpoint is from before.
+    """
+    options = options or RunOptions()
+    device = device or default_device()
+    config.share(distributed.n_ranks())
+    out.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(options.threads)
+    run = asdict(config) | {"corpus": {c.name: len(c.images) for c in corpus}}
+    checkpoint = out / "checkpoint.pt"
+    fresh = not checkpoint.exists()
+    state = _start(config, initial, device, fresh=fresh)
+    if not fresh:
+        state.load(checkpoint, run, device)
+        log.info("goes on from step %d of %d", state.step, config.steps)
+    distributed.same_step(state.step)
+    source = episode_source(config, corpus, config.seed)
+    examination: Examination = (
+        ValidationClasses(validation, VALIDATION_SIDE)
+        if validation
+        else Unjudged(episode_source(config, corpus, config.seed + 1))
+    )
+    bf16 = computes_bfloat16(device) if config.bf16 is None else config.bf16
+    objective = distributed.in_parallel(objective_of(state.net, config.loss))
+    with contextlib.ExitStack() as stack:
+        journal = None
+        if distributed.rank() == 0:
+            journal = stack.enter_context(Journal(out, state.step, config.steps))
+        began, sums, n = time.perf_counter(), torch.zeros(3, device=device), 0
+        state.net.train()
+        for batches in _batches(source, config, state.step, options):
+            if on_step is not None:
+                on_step(state.step)
+            with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
+                loss, iou = objective([batch.to(device) for batch in batches])
+            state.optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            norm = clip_gradients(config, state.net)
+            state.optimiser.step()
+            state.schedule.step()
+            distributed.average_statistics(state.net)
+            if state.mean is not None:
+                state.mean.update_parameters(state.net)
+            sums += torch.stack([loss.detach().float(), iou.float(), norm.float()])
+            n += 1
+            state.step += 1
+            if journal is not None:
+                journal.advance()
+            last = state.step == config.steps
+            if last or state.step % options.report_every == 0:
+                means = distributed.mean_over_ranks(sums / n).tolist()
+                row = dict(zip(("loss", "iou", "gradient_norm"), means, strict=True))
+                if not math.isfinite(row["loss"]):
+                    raise FloatingPointError(
+                        f"the loss is {row['loss']} at step {state.step}; give a smaller --learning-rate"
+                    )
+                row["learning_rate"] = state.schedule.get_last_lr()[0]
+                row["s_per_step"] = (time.perf_counter() - began) / n
+                if journal is not None:
+                    if last or state.step % options.examine_every == 0:
+                        row |= _examine(state, config, examination, journal, out, device, bf16)
+                    journal.write({"step": state.step, **row})
+                    state.save(checkpoint, run)
+                began, n = time.perf_counter(), 0
+                sums.zero_()
+    return state.kept.eval()
+
+
+def _start(
+    config: TrainConfig, initial: dict[str, Tensor] | None, device: torch.device, *, fresh: bool
+) -> _State:
+    """The state of step 0; where a checkpoint follows (not `fresh`), without a download."""
+    torch.manual_seed(config.seed)
+    net = build_network(config.network)
+    if config.imagenet and fresh:
+        assert isinstance(net, RelationNet)
+        load_imagenet(net.encoder, RELATION[config.network][0])
+    if initial is not None:
+        start_from(net, initial, config.network)
+    net = net.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    mean = None
+    if config.average is not None:
+        average = torch.optim.swa_utils.get_ema_multi_avg_fn(config.average)
+        mean = torch.optim.swa_utils.AveragedModel(net, multi_avg_fn=average, use_buffers=True)
+        mean.eval()
+    optimiser = optimiser_of(config, net)
+    return _State(net, mean, optimiser, schedule_of(config, optimiser))
+
+
+def _examine(
+    state: _State,
+    config: TrainConfig,
+    examination: Examination,
+    journal: Journal,
+    out: Path,
+    device: torch.device,
+    bf16: bool,
+) -> dict[str, float]:
+    """Judge and draw the network that is kept; keep the best one. Returns what the row should say of it."""
+    state.kept.eval()
+    score = examination.score(state.kept, device, bf16=bf16)
+    journal.show(state.step, picture_of(state.kept, examination.shown(), device, bf16=bf16))
+    if score is not None and score > state.best:
+        state.best = score
+        facts = {"recipe": str(config), "step": str(state.step), "validation_iou": f"{score:.4f}"}
+        save_weights(state.kept, out / "weights-best.safetensors", facts)
+    state.net.train()
+    return {} if score is None else {"validation_iou": score}
+
+
+def _batches(
+    source: EpisodeSource, config: TrainConfig, start: int, options: RunOptions
+) -> Iterator[list[EpisodeBatch]]:
+    loader = torch.utils.data.DataLoader(
+        _Steps(source, config.episodes_per_step, distributed.rank(), distributed.n_ranks()),
+        batch_size=None,
+        sampler=range(start, config.steps),
+        num_workers=options.loader_workers,
+        prefetch_factor=4 if options.loader_workers else None,
+    )
+    return iter(loader)

@@ -1,0 +1,102 @@
+"""What training makes small: for each kind of network, the loss of some episodes.
+
+Modules around the network, so that data-parallel training sees one forward pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from fewscope.model.losses import cross_entropy, depth_loss, readout_loss, segmentation_loss, squared_error
+from fewscope.model.metrics import mean_image_iou
+from fewscope.model.networks.compact import CompactNet
+from fewscope.model.networks.relation import RelationNet
+from fewscope.model.training.episode_batch import EpisodeBatch, answer_episodes
+
+LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "bce": cross_entropy,
+    "mse": squared_error,
+    "bce+dice": segmentation_loss,
+}
+"""Of logits (N, 1, H, W) and targets in {0, 1}."""
+
+
+class CompactObjective(nn.Module):
+    """Loss of a compact network: of its answers, its ridge regressions and the depth."""
+
+    def __init__(self, net: CompactNet, loss: str) -> None:
+        super().__init__()
+        self.net = net
+        self.loss = LOSSES[loss]
+
+    def forward(self, batches: Sequence[EpisodeBatch]) -> tuple[Tensor, Tensor]:
+        """Loss of the episodes, and the mean IoU of their queries: two scalars."""
+        return _mean_over(batches, self._of_batch)
+
+    def _of_batch(self, batch: EpisodeBatch) -> tuple[Tensor, Tensor]:
+        logits, scores = answer_episodes(self.net, batch)
+        known = batch.has_depth.float()[:, None, None, None, None].expand_as(batch.masks[:, batch.shots :])
+        target, true, known = (
+            maps.flatten(0, 1).float()
+            for maps in (batch.masks[:, batch.shots :], batch.depths[:, batch.shots :] / 255, known)
+        )
+        loss = self.loss(logits[:, :1], target)
+        for score in scores.values():
+            loss = loss + 0.05 * readout_loss(score, target)
+        if self.net.has_depth:
+            loss = loss + depth_loss(logits[:, 1:], true, known) * known.mean()
+        return loss, _iou(logits[:, :1], target)
+
+
+class RelationObjective(nn.Module):
+    """Loss of a relation network, one episode after the other.
+
+    Supports and queries of an episode are encoded as one batch: then batch norm sees in training the mixture that its
+    running statistics describe, and the gradient does not depend on what else is in the step.
+    """
+
+    def __init__(self, net: RelationNet, loss: str) -> None:
+        super().__init__()
+        self.net = net
+        self.loss = LOSSES[loss]
+
+    def forward(self, batches: Sequence[EpisodeBatch]) -> tuple[Tensor, Tensor]:
+        """Loss of the episodes, and the mean IoU of their queries: two scalars."""
+        return _mean_over(batches, self._of_batch)
+
+    def _of_batch(self, batch: EpisodeBatch) -> tuple[Tensor, Tensor]:
+        losses, ious = [], []
+        for e in batch.episodes():
+            known = torch.zeros_like(e.masks)  # a query's mask is not told
+            known[: e.shots] = e.masks[: e.shots] * e.labelled
+            pairs = torch.cat([e.images, known], dim=1).to(memory_format=torch.channels_last)
+            deepest, taps = self.net.encoder(pairs)
+            pack = self.net.compile_maps(deepest[: e.shots], tuple(t[: e.shots] for t in taps))
+            logits = self.net.decode(deepest[e.shots :], tuple(t[e.shots :] for t in taps), pack)
+            target = e.masks[e.shots :]
+            losses.append(self.loss(logits, target))
+            ious.append(_iou(logits, target))
+        return torch.stack(losses).mean(), torch.stack(ious).mean()
+
+
+def _mean_over(
+    batches: Sequence[EpisodeBatch], each: Callable[[EpisodeBatch], tuple[Tensor, Tensor]]
+) -> tuple[Tensor, Tensor]:
+    """Mean loss and IoU over all episodes."""
+    total = sum(len(batch) for batch in batches)
+    shares = [torch.stack(each(batch)) * (len(batch) / total) for batch in batches]
+    loss, iou = torch.stack(shares).sum(0)
+    return loss, iou
+
+
+def objective_of(net: CompactNet | RelationNet, loss: str) -> CompactObjective | RelationObjective:
+    """What is made small for this network."""
+    return CompactObjective(net, loss) if isinstance(net, CompactNet) else RelationObjective(net, loss)
+
+
+@torch.no_grad()
+def _iou(logits: Tensor, target: Tensor) -> Tensor:
+    return mean_image_iou(logits.float() > 0, target > 0.5)

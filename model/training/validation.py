@@ -1,0 +1,133 @@
+"""How good a network is while it trains: episodes fixed for the whole run, a score and a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torchvision.utils import draw_segmentation_masks, make_grid
+
+from fewscope.model.episodes.class_folders import Category
+from fewscope.model.episodes.fss1000 import resized
+from fewscope.model.episodes.protocol import Draw, some_episodes
+from fewscope.model.episodes.sampler import Episode, EpisodeSource
+from fewscope.model.metrics import mean_image_iou
+from fewscope.model.networks.compact import CompactNet
+from fewscope.model.networks.relation import RelationNet
+
+SHOTS, QUERIES = 5, 5
+
+N_SHOWN = 6
+"""Rows of the picture."""
+
+N_SUPPORTS_SHOWN = 3
+
+COLOUR = (255, 0, 200)
+
+
+class Examination(Protocol):
+    """Episodes that a network is shown with and, where they are of validation classes, judged by."""
+
+    def shown(self) -> list[Episode]:
+        """The episodes of the picture."""
+        ...
+
+    def score(self, net: CompactNet | RelationNet, device: torch.device, *, bf16: bool) -> float | None:
+        """Mean image IoU, or None where nothing is judged."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ValidationClasses:
+    """One episode of each class of a split, as `jobs/evaluate.py --episodes 1` draws them.
+
+    Classes of too few pictures for 5 shots and a query have fewer shots.
+    """
+
+    categories: Sequence[Category]
+    size: int
+
+    def _episode(self, category: Category) -> Episode:
+        n = len(category.images)
+        (draw,) = some_episodes(category.name, n, min(SHOTS, n - 1), 1, QUERIES)
+        return episode_of(category, draw, self.size)
+
+    def shown(self) -> list[Episode]:
+        """Of classes evenly spread over the list."""
+        step = max(1, len(self.categories) // N_SHOWN)
+        return [self._episode(category) for category in self.categories[::step][:N_SHOWN]]
+
+    def score(self, net: CompactNet | RelationNet, device: torch.device, *, bf16: bool) -> float:
+        """Mean image IoU at 0.5, the mean over classes."""
+        ious = []
+        for category in self.categories:
+            episode = self._episode(category)
+            found = answer(net, episode, device, bf16=bf16)
+            ious.append(float(mean_image_iou(found >= 0.5, episode.masks[episode.shots :] > 0.5)))
+        return sum(ious) / len(ious)
+
+
+@dataclass(frozen=True, slots=True)
+class Unjudged:
+    """The first episodes of a source, to look at."""
+
+    source: EpisodeSource
+
+    def shown(self) -> list[Episode]:
+        """The first of the source."""
+        return [self.source[i] for i in range(N_SHOWN)]
+
+    def score(self, net: CompactNet | RelationNet, device: torch.device, *, bf16: bool) -> None:
+        """Nothing is judged."""
+
+
+def episode_of(category: Category, draw: Draw, size: int) -> Episode:
+    """The pictures of a draw as an episode, resized to `size` px."""
+    drawn = [*draw.support, *draw.query]
+    images, masks = resized(category.images[drawn], category.masks[drawn], size)
+    return Episode(images, masks, torch.ones_like(masks[: len(draw.support)]), None, category.name)
+
+
+@torch.no_grad()
+def answer(net: CompactNet | RelationNet, episode: Episode, device: torch.device, *, bf16: bool) -> Tensor:
+    """Probabilities (Q, 1, S, S) of an episode's queries, float32 on the CPU. `net` is in eval mode."""
+    e = episode.to(device)
+    images = e.images.to(memory_format=torch.channels_last)
+    truth = e.masks[: e.shots]
+    if isinstance(net, CompactNet):
+        net = net.settle(images[: e.shots])
+    pack = net.compile_support(images[: e.shots], truth * e.labelled, (1 - truth) * e.labelled)
+    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
+        logits = net(images[e.shots :], pack)
+    return torch.sigmoid(logits[:, :1].float()).cpu()
+
+
+def picture_of(
+    net: CompactNet | RelationNet, episodes: Sequence[Episode], device: torch.device, *, bf16: bool
+) -> Tensor:
+    """A row for each episode: three supports and the query with their masks, the query, what the network finds.
+
+    Returns
+    -------
+    (3, H, W) uint8
+    """
+    cells = []
+    for e in episodes:
+        found = answer(net, e, device, bf16=bf16)
+        pictures = (e.images * 255).round().to(torch.uint8)
+        supports = [i % e.shots for i in range(N_SUPPORTS_SHOWN)]
+        cells += [_tinted(pictures[i], e.masks[i, 0] > 0.5) for i in supports]
+        query = e.shots
+        cells += [
+            pictures[query],
+            _tinted(pictures[query], e.masks[query, 0] > 0.5),
+            _tinted(pictures[query], found[0, 0] >= 0.5),
+        ]
+    return make_grid(cells, nrow=N_SUPPORTS_SHOWN + 3, padding=3, pad_value=255)
+
+
+def _tinted(image: Tensor, mask: Tensor) -> Tensor:
+    return draw_segmentation_masks(image, mask, alpha=0.55, colors=[COLOUR])

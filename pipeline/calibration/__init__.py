@@ -1,0 +1,1 @@
+"""What the support set decides: encoding, thresholds, rules, intervals."""

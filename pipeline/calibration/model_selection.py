@@ -1,0 +1,326 @@
+"""How the support set is encoded: at which scale, with the network fine-tuned on it or not, and with how much say for a
+pixel classifier beside it.
+
+All of it is asked of the patches left out: what predicts them better is kept. Nothing here depends on a clock or on the
+number of threads.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from scipy.special import expit, logit
+
+from fewscope.connectors.support.support_set import SupportSet
+from fewscope.model.episodes.class_folders import PATCH
+from fewscope.model.finetune import AdaptConfig, one_thread, steps_within
+from fewscope.model.networks.pixel_classifier import LIMIT
+from fewscope.model.views import View
+from fewscope.pipeline.calibration.leave_one_out import judged, n_folds, predict_left_out
+from fewscope.pipeline.predictor import Model, told
+
+log = logging.getLogger(__name__)
+
+OTHER_SIDES = ((192, 320), (128, 320))
+"""What 224 px may be shown to the network as, besides the sides that it prefers: small objects enlarged."""
+
+GOOD_ENOUGH = 0.95
+"""Mean IoU of left-out patches from which on nothing else is tried: people who outline twice agree no better."""
+
+TEXTURE_SHARES = (0.25, 0.5)
+"""Parts of the answer that the pixel classifier may have by itself, which otherwise only informs the network."""
+
+
+@dataclass(frozen=True, slots=True)
+class Approach:
+    """A way to encode a support set.
+
+    Attributes
+    ----------
+    sides : what the network is shown 224 px as, the answer being the mean; nothing: as it prefers
+    adaptation : how it is fine-tuned first; None: not at all
+    texture_share : part of the answer that the pixel classifier gives by itself (`model.networks.pixel_classifier`)
+    """
+
+    sides: tuple[int, ...] = ()
+    adaptation: AdaptConfig | None = None
+    texture_share: float = 0.0
+
+    def __str__(self) -> str:
+        if self.texture_share == 1:
+            return "replaced by a pixel classifier"
+        ways = [f"fine-tuned for {self.adaptation.steps} steps"] if self.adaptation else []
+        if self.sides:
+            ways += [f"seen at {' and '.join(map(str, self.sides))} px for {PATCH}"]
+        if self.texture_share:
+            ways += [f"{self.texture_share:.0%} of the answer by a pixel classifier"]
+        return ", ".join(ways) or "as it is"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Fit:
+    """An encoded support set, and what leaving out its patches has shown.
+
+    Attributes
+    ----------
+    features : what the model predicts with
+    left_out : of each class (K, H, W), every patch predicted without itself, as `calibrate.predict_left_out` gives it
+    depths : likewise how deep in its object each pixel is; None where that was not asked
+    approach : the way that was kept
+    plain, kept : mean IoU of the left-out patches with the network as it is, and in the way that was kept; None where
+        no patch can be left out
+    """
+
+    features: Any
+    left_out: list[np.ndarray | None]
+    depths: list[np.ndarray | None]
+    approach: Approach
+    plain: float | None
+    kept: float | None
+
+    def __str__(self) -> str:
+        if self.approach == Approach() or self.plain is None or self.kept is None:
+            return "none: the network as it is"
+        return f"{self.approach}: IoU of left-out patches {self.plain:.3f} without, {self.kept:.3f} with"
+
+
+def fit(
+    model: Model,
+    images: np.ndarray,
+    labels: np.ndarray,
+    instances: np.ndarray | None,
+    seconds: float,
+    *,
+    depth: bool = False,
+) -> Fit:
+    """Encode a support set in the way that predicts left-out patches best.
+
+    Parameters
+    ----------
+    images, labels : (K, H, W, 3) uint8 and (C, K, H, W) uint8: for each class 0 not of it, 1 of it, 255 not known
+    instances : (K, H, W) int32 of outlined objects, or None
+    seconds : of one core, about, that fine-tuning may take; few leave it out, 0 leaves out scales and the pixel
+        classifier too
+    depth : also ask how deep in its object each pixel is
+    """
+    trials = _Trials(model, images, labels, instances, depth)
+    with one_thread():
+        plain = best = trials.of(Approach())
+        if seconds and getattr(model, "adapts", False) and np.isfinite(plain.iou):
+            best = trials.best(plain, seconds)
+            log.info("kept: network %s, IoU of patches left out %.3f", best.approach, best.iou)
+        features = trials.encode_all(best.approach)
+    scores = (plain.iou, best.iou) if np.isfinite(plain.iou) else (None, None)
+    return Fit(features, best.left_out, best.depths, best.approach, *scores)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Trial:
+    """What a way to encode the support set gave for patches left out: of each class (K, H, W), or None.
+
+    Attributes
+    ----------
+    ious : of each class, (K,) IoU of each patch at the class's `careful_threshold`, NaN where there is no object
+    """
+
+    approach: Approach
+    left_out: list[np.ndarray | None]
+    depths: list[np.ndarray | None]
+    ious: list[np.ndarray]
+
+    @property
+    def iou(self) -> float:
+        """Mean over the classes of the mean over their patches; NaN without any."""
+        return float(np.mean([np.nanmean(ious) for ious in self.ious])) if self.ious else float("nan")
+
+    def beats(self, other: _Trial) -> bool:
+        """Whether it is better by more than one standard error of the difference, patch by patch.
+
+        Five patches tell little: what merely looks better on them is as often worse on the rest.
+        """
+        gains = np.concatenate(self.ious) - np.concatenate(other.ious)
+        gains = gains[np.isfinite(gains)]
+        spread = gains.std(ddof=1) / np.sqrt(len(gains)) if len(gains) > 1 else np.inf
+        return bool(gains.mean() > spread)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Trials:
+    """One support set, to be encoded in different ways.
+
+    Attributes
+    ----------
+    views : what was compiled already, by approach, patches and classes, and side
+    tried : what was predicted already
+    """
+
+    model: Model
+    images: np.ndarray
+    labels: np.ndarray
+    instances: np.ndarray | None
+    depth: bool
+    views: dict[tuple[AdaptConfig | None, bytes, tuple[int, ...]], dict[int, Any]] = field(
+        default_factory=dict
+    )
+    tried: dict[Approach, _Trial] = field(default_factory=dict)
+
+    def encode_all(self, approach: Approach) -> Any:
+        """All of it, for the job."""
+        return self.encode(approach, np.arange(len(self.images)), range(len(self.labels)))
+
+    def encode(self, approach: Approach, patches: np.ndarray, classes: Sequence[int]) -> Any:
+        """Some patches and classes of it."""
+        images, labels = self.images[patches], told(self.labels[classes][:, patches])
+        views = self.views.setdefault((approach.adaptation, patches.tobytes(), tuple(classes)), {})
+        options: dict[str, Any] = {}
+        if approach.sides:
+            options["sides"] = approach.sides
+        if approach.texture_share:
+            options["texture_share"] = approach.texture_share
+        if views:
+            options["known"] = dict(views)
+        if approach.adaptation:
+            options["adaptation"] = approach.adaptation
+            options["instances"] = None if self.instances is None else self.instances[patches]
+        began = time.perf_counter()
+        features = self.model.encode(images, labels, **options)
+        if approach.adaptation and not views:  # what a user waits for: other ways take seconds
+            what = f"{len(patches)} of {len(self.images)} patches"
+            log.info("%s on %s, %.0f s", approach, what, time.perf_counter() - began)
+        views |= {view.side: view for view in getattr(features, "views", ())}
+        return features
+
+    def of(self, approach: Approach, depth: bool | None = None) -> _Trial:
+        """Predict every patch with the others as support."""
+        if approach in self.tried:
+            return self.tried[approach]
+        began, n_classes = time.perf_counter(), len(self.labels)
+        depth = self.depth if depth is None else depth
+        found = predict_left_out(
+            self.model,
+            self.images,
+            self.labels,
+            lambda *which: self.encode(approach, *which),
+            n_threads=os.cpu_count() or 1,
+            depth=depth,
+        )
+        depths: list[np.ndarray | None] = found[n_classes:] if depth else [None] * n_classes
+        trial = self.tried[approach] = self.judged(approach, found[:n_classes], depths)
+        seconds = time.perf_counter() - began
+        log.info("patches left out, network %s: IoU %.3f, %.1f s", approach, trial.iou, seconds)
+        return trial
+
+    def judged(
+        self, approach: Approach, left_out: list[np.ndarray | None], depths: list[np.ndarray | None]
+    ) -> _Trial:
+        """Left-out predictions with their IoU."""
+        found = [judged(p, y) for p, y in zip(left_out, self.labels, strict=True)]
+        return _Trial(approach, left_out, depths, [np.array(one.iou) for one in found if one is not None])
+
+    def best(self, plain: _Trial, seconds: float) -> _Trial:
+        """The way that predicts left-out patches best; what is not clearly better than the usual one is not taken."""
+        if plain.iou >= GOOD_ENOUGH:
+            return plain
+        best = self.best_of(plain, [self.at(sides) for sides in OTHER_SIDES])
+        if best.iou >= GOOD_ENOUGH:
+            return best
+        n_runs = n_folds(len(self.images)) + 1
+        if steps := steps_within(seconds, n_runs):
+            log.info("fine-tuning %d times, %d steps each; --adapt bounds it", n_runs, steps)
+            tuned = replace(best.approach, adaptation=AdaptConfig(steps))
+            with ThreadPoolExecutor(1) as beside:  # five folds leave a core of two without work at the end
+                whole = beside.submit(self.encode_all, tuned)
+                best = self.best_of(best, [self.of(tuned)])
+            whole.result()
+        texture = self.of(replace(best.approach, texture_share=1.0), depth=False)
+        return self.best_of(best, [self.with_texture(best, texture, share) for share in TEXTURE_SHARES])
+
+    def best_of(self, usual: _Trial, others: Sequence[_Trial]) -> _Trial:
+        """The best of those that beat the usual one, or that."""
+        return max((usual, *(other for other in others if other.beats(usual))), key=lambda trial: trial.iou)
+
+    def at(self, sides: tuple[int, ...]) -> _Trial:
+        """The network, as it is, at other sides."""
+        alone = [self.of(Approach((side,))) for side in sides]
+        shares = [1 / len(sides)] * len(sides)
+        left_out = [_mean(maps, shares) for maps in zip(*(trial.left_out for trial in alone), strict=True)]
+        depths = [_mean(maps, shares) for maps in zip(*(trial.depths for trial in alone), strict=True)]
+        return self.judged(Approach(sides), left_out, depths)
+
+    def with_texture(self, network: _Trial, texture: _Trial, share: float) -> _Trial:
+        """The answers of a network and of the pixel classifier."""
+        both = zip(network.left_out, texture.left_out, strict=True)
+        left_out = [_mean(maps, (1 - share, share)) for maps in both]
+        return self.judged(replace(network.approach, texture_share=share), left_out, network.depths)
+
+
+def _mean(maps: Sequence[np.ndarray | None], shares: Sequence[float]) -> np.ndarray | None:
+    """Probabilities (K, H, W) mixed as `Segmenter.predict` mixes them: as logits, none too large; None of None."""
+    logits = [logit(p).clip(-LIMIT, LIMIT) for p in maps if p is not None]
+    if len(logits) < len(shares):
+        return None
+    return np.asarray(expit(np.average(logits, axis=0, weights=shares)), np.float32)
+
+
+class Fits:
+    """What a model made of support sets, each once: the sources of a job have one support set in common."""
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+        self._last: tuple[tuple[str, float, bool], Fit] | None = None
+
+    def of(self, support: SupportSet, seconds: float, depth: bool) -> Fit:
+        """The `fit` of a support set: the last one, if it was the same that was asked."""
+        asked = support.digest(), seconds, depth
+        if self._last is not None and self._last[0] == asked:
+            log.info("the support set is that of the source before: encoded as it was there")
+            return self._last[1]
+        made = fit(
+            self._model, support.images, support.labels_by_class, support.instances, seconds, depth=depth
+        )
+        self._last = asked, made
+        return made
+
+
+def to_arrays(found: Fit) -> dict[str, np.ndarray]:
+    """What of a fit cannot be computed again at once, to be kept in a working folder."""
+    way = found.approach
+    steps = way.adaptation.steps if way.adaptation else 0
+    scores = [np.nan if score is None else score for score in (found.plain, found.kept)]
+    arrays = {"fit": np.array([steps, way.texture_share, *scores]), "sides": np.array(way.sides, np.int64)}
+    for view in getattr(found.features, "views", ()):
+        arrays |= {f"{view.side}.{name}": array for name, array in view.arrays().items()}
+    return arrays
+
+
+def from_arrays(
+    arrays: Mapping[str, np.ndarray], model: Model, images: np.ndarray, labels: np.ndarray
+) -> Fit:
+    """The fit that `to_arrays` kept, its support set compiled again; without what was left out."""
+    steps, texture_share, plain, kept = arrays["fit"].tolist()
+    sides = tuple(arrays["sides"].tolist())
+    adaptation = AdaptConfig(int(steps)) if steps else None
+    options: dict[str, Any] = {}
+    if sides:
+        options["sides"] = sides
+    if texture_share:
+        options["texture_share"] = texture_share
+    views = {side: _under(arrays, f"{side}.") for side in sides or getattr(model, "sides", ())}
+    if known := {side: View.of(side, view) for side, view in views.items() if view}:
+        options["known"] = known
+    features = model.encode(images, told(labels), **options)
+    scores = [None if np.isnan(score) else score for score in (plain, kept)]
+    nothing: list[np.ndarray | None] = [None] * len(labels)
+    return Fit(features, nothing, nothing, Approach(sides, adaptation, texture_share), *scores)
+
+
+def _under(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+    """The arrays whose names begin so, by the rest of their names."""
+    return {name.removeprefix(prefix): a for name, a in arrays.items() if name.startswith(prefix)}

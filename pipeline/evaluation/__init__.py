@@ -1,0 +1,1 @@
+"""Few-shot benchmarks: episodes, baselines, results, page."""

@@ -1,0 +1,1 @@
+"""Geometry without files: contours of labels, footprints, lengths and areas on the ground."""

@@ -1,0 +1,1 @@
+"""From masks to instances: labels across seams, splitting, measurements."""

@@ -1,0 +1,354 @@
+"""What is known of every object: place, size, shape, how sure. Exact, whatever the cut into units.
+
+A unit's table holds integers only: counts, bounds and moments of its labels about the corner of each label's
+own bounding box. Integers add up without rounding, so the parts of an object that lies in several units give
+the numbers that the whole would have given, and only then does one division follow.
+
+Work is linear in runs (stretches of one label in a row) and in objects; nothing loops over objects.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+import numpy as np
+import pyarrow as pa
+from affine import Affine
+from rasterio.windows import Window
+
+from fewscope.pipeline.instances.labelling import Merge
+from fewscope.pipeline.tiling.grid import Unit
+
+_MOMENTS = ("sum_row", "sum_col", "sum_row_row", "sum_row_col", "sum_col_col")
+_BOUNDS = ("row0", "col0", "row1", "col1")
+
+UNIT_SCHEMA = pa.schema(
+    [
+        ("label", pa.uint32()),
+        ("first", pa.int64()),
+        ("class", pa.uint8()),
+        ("area", pa.int64()),
+        *((name, pa.int64()) for name in _BOUNDS),
+        *((name, pa.int64()) for name in _MOMENTS),
+        ("sum_probability", pa.int64()),
+        ("touches_edge", pa.bool_()),
+    ]
+)
+"""One row per label of a unit. ``class`` = 1..C; ``first`` = row * width + col of its first pixel in the source; bounds
+are of the source and half open; sums are over its pixels' distances from (row0, col0)."""
+
+INSTANCE_SCHEMA = pa.schema(
+    [
+        ("id", pa.uint32()),
+        ("centroid_row", pa.float64()),
+        ("centroid_col", pa.float64()),
+        ("x", pa.float64()),
+        ("y", pa.float64()),
+        ("area_px", pa.int64()),
+        ("area_um2", pa.float64()),
+        ("bbox_row0", pa.int64()),
+        ("bbox_col0", pa.int64()),
+        ("bbox_row1", pa.int64()),
+        ("bbox_col1", pa.int64()),
+        ("eccentricity", pa.float64()),
+        ("equivalent_diameter_um", pa.float64()),
+        ("mean_probability", pa.float64()),
+        ("touches_edge", pa.bool_()),
+    ]
+)
+"""One row per object. Rows and columns are of the working grid, the centre of its first pixel being 0, 0;
+bounds are half open; x, y are the centroid in the world; mean_probability is 0..1; touches_edge: the object
+may go on beyond the source. area_um2 and equivalent_diameter_um are null without a pixel size."""
+
+Columns = dict[str, np.ndarray]
+
+
+def instance_schema(class_names: Sequence[str] = ("object",)) -> pa.Schema:
+    """`INSTANCE_SCHEMA`, and with several classes the class of each object, as a dictionary of their names."""
+    if len(class_names) == 1:
+        return INSTANCE_SCHEMA
+    return INSTANCE_SCHEMA.append(pa.field("class", pa.dictionary(pa.int8(), pa.string())))
+
+
+def measure_unit(
+    labels: np.ndarray,
+    probability: np.ndarray,
+    core: Window,
+    shape: tuple[int, int],
+    n_labels: Sequence[int] | None = None,
+) -> pa.Table:
+    """Measure every label of a unit.
+
+    Parameters
+    ----------
+    labels : (h, w) uint32
+        0 background, 1..n, none missing.
+    probability : (h, w) uint8
+        0..255.
+    core : Window
+        Where the unit lies in the source.
+    shape : (height, width)
+        The source's working grid.
+    n_labels : C int, optional
+        How many of the labels are of each class, as `pipeline.instances.class_map.label_classes` numbers them;
+        None: all of one.
+
+    Returns
+    -------
+    pa.Table of `UNIT_SCHEMA`, row l - 1 for label l.
+
+    Raises
+    ------
+    ValueError
+        Arrays and core differ in size.
+    """
+    if not labels.shape == probability.shape == (core.height, core.width):
+        raise ValueError(
+            f"labels {labels.shape} and probability {probability.shape} are not the core's "
+            f"{(core.height, core.width)}; cut all three alike"
+        )
+    height, width = shape
+    row, start, stop, index = _runs(labels)
+    n = int(index.max(initial=-1)) + 1
+    length = stop - start
+    table: Columns = {"label": np.arange(1, n + 1, dtype=np.uint32)}
+    n_labels = [n] if n_labels is None else n_labels
+    table["class"] = np.repeat(np.arange(1, len(n_labels) + 1, dtype=np.uint8), n_labels)
+    table["area"] = _add(n, index, length)
+    table["row0"], table["row1"] = _lowest(n, index, row), -_lowest(n, index, -row - 1)
+    table["col0"], table["col1"] = _lowest(n, index, start), -_lowest(n, index, -stop)
+    table["first"] = _lowest(n, index, (row + core.row_off) * width + start + core.col_off)
+
+    # Sums over a run of the columns c and c^2, as differences of the sums over 0 .. c - 1.
+    down, left, right = (
+        row - table["row0"][index],
+        start - table["col0"][index],
+        stop - table["col0"][index],
+    )
+    columns = (right * (right - 1) - left * (left - 1)) // 2
+    squares = ((right - 1) * right * (2 * right - 1) - (left - 1) * left * (2 * left - 1)) // 6
+    table["sum_row"] = _add(n, index, down * length)
+    table["sum_col"] = _add(n, index, columns)
+    table["sum_row_row"] = _add(n, index, down * down * length)
+    table["sum_row_col"] = _add(n, index, down * columns)
+    table["sum_col_col"] = _add(n, index, squares)
+    table["sum_probability"] = _add(n, index, _sums_over_runs(probability, row, start, stop))
+
+    for bound, offset in zip(_BOUNDS, (core.row_off, core.col_off) * 2, strict=True):
+        table[bound] += offset
+    table["touches_edge"] = (
+        (table["row0"] == 0) | (table["col0"] == 0) | (table["row1"] == height) | (table["col1"] == width)
+    )
+    return pa.table([table[name] for name in UNIT_SCHEMA.names], schema=UNIT_SCHEMA)
+
+
+def final_tables(
+    units: Sequence[Unit],
+    load_table: Callable[[Unit], pa.Table | None],
+    merge: Merge,
+    transform: Affine,
+    um_per_px: float | None,
+    class_names: Sequence[str] = ("object",),
+) -> Iterator[pa.Table]:
+    """The table of all objects in the order of their ids, one piece per line of units.
+
+    Every table is loaded twice: first for the parts of objects that lie in several units, then line by line.
+    In memory are one line of units and the objects that lie in several.
+
+    Parameters
+    ----------
+    units : sequence of Unit
+        The plan, in raster order.
+    load_table : Unit -> pa.Table of `UNIT_SCHEMA`, or None for a unit without labels
+    merge : Merge
+    transform : Affine
+        Working pixel corner (col, row) -> world (x, y), as in ``SourceInfo.transform``.
+    um_per_px : float or None
+        Side of a working pixel.
+    class_names : C str
+        Names of the classes 1..C.
+
+    Yields
+    ------
+    pa.Table of `instance_schema`, never empty, ids ascending within and from one to the next.
+    """
+    shared_parts = [_select(unit, load_table, merge, shared=True) for unit in units]
+    shared_ids, shared = _join_parts(*_concatenate(shared_parts))
+    n_finished = 0
+    for line in _lines(units):
+        ids, columns = _concatenate([_select(unit, load_table, merge, shared=False) for unit in line])
+        bottom = line[0].core.row_off + line[0].core.height
+        n_here = np.searchsorted(shared["row0"][n_finished:], bottom)  # ids ascend by first row
+        here = slice(n_finished, n_finished + n_here)
+        n_finished += n_here
+        ids = np.concatenate([ids, shared_ids[here]])
+        columns = {name: np.concatenate([columns[name], shared[name][here]]) for name in columns}
+        if len(ids):
+            order = np.argsort(ids)
+            columns = {name: column[order] for name, column in columns.items()}
+            yield _describe(ids[order], columns, transform, um_per_px, class_names)
+
+
+def _runs(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Stretches of one label in a row, in raster order: row, first column, column after, label - 1; int64."""
+    height, width = labels.shape
+    changes = np.ones((height, width + 1), bool)
+    changes[:, 0] = labels[:, 0] > 0
+    changes[:, -1] = labels[:, -1] > 0
+    np.not_equal(labels[:, 1:], labels[:, :-1], out=changes[:, 1:-1])
+    row, col = np.divmod(np.flatnonzero(changes), width + 1)
+    # Every change but a row's last begins a run; those of background are left out.
+    begins = np.flatnonzero(row[:-1] == row[1:])
+    label = labels[row[begins], col[begins]]
+    begins, label = begins[label > 0], label[label > 0]
+    return row[begins], col[begins], col[begins + 1], label.astype(np.int64) - 1
+
+
+def _sums_over_runs(values: np.ndarray, row: np.ndarray, start: np.ndarray, stop: np.ndarray) -> np.ndarray:
+    """Sum of ``values`` (h, w) uint8 over each run, (n,) int64; 64 rows at a time, to hold little."""
+    sums = np.zeros(len(row), np.int64)
+    width = values.shape[1]
+    for top in range(0, values.shape[0], 64):
+        here = slice(*np.searchsorted(row, [top, top + 64]))
+        so_far = np.concatenate([[0], np.cumsum(values[top : top + 64], dtype=np.int64)])
+        line = (row[here] - top) * width
+        sums[here] = so_far[line + stop[here]] - so_far[line + start[here]]
+    return sums
+
+
+def _add(n: int, index: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Sums of ``values`` by group, exact: (n,) of the values' kind (int64, or Python integers)."""
+    sums = np.zeros(n, values.dtype)
+    np.add.at(sums, index, values)
+    return sums
+
+
+def _lowest(n: int, index: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Smallest of ``values`` by group, (n,) int64."""
+    lowest = np.full(n, np.iinfo(np.int64).max)
+    np.minimum.at(lowest, index, values)
+    return lowest
+
+
+def _lines(units: Sequence[Unit]) -> Iterable[list[Unit]]:
+    """The units of each line of the plan."""
+    lines: dict[int, list[Unit]] = {}
+    for unit in units:
+        lines.setdefault(unit.grid_row, []).append(unit)
+    return lines.values()
+
+
+def _select(
+    unit: Unit, load_table: Callable[[Unit], pa.Table | None], merge: Merge, shared: bool
+) -> tuple[np.ndarray, Columns]:
+    """The rows of a unit's table that are kept and whose object lies in several units (or: does not)."""
+    table = load_table(unit)
+    if table is None:
+        table = UNIT_SCHEMA.empty_table()
+    ids = merge.lookup(unit.index)[table["label"].to_numpy()]
+    chosen = (ids > 0) & (merge.shared[ids] == shared)
+    names = [name for name in UNIT_SCHEMA.names if name not in ("label", "first")]
+    return ids[chosen], {name: table[name].to_numpy()[chosen] for name in names}
+
+
+def _concatenate(parts: list[tuple[np.ndarray, Columns]]) -> tuple[np.ndarray, Columns]:
+    ids = np.concatenate([ids for ids, _ in parts])
+    return ids, {name: np.concatenate([columns[name] for _, columns in parts]) for name in parts[0][1]}
+
+
+def _join_parts(ids: np.ndarray, parts: Columns) -> tuple[np.ndarray, Columns]:
+    """Add up the parts of each object, ids ascending. Moments that int64 may not hold are Python integers."""
+    ids, index = np.unique(ids, return_inverse=True)
+    n = len(ids)
+    whole: Columns = {name: _add(n, index, parts[name]) for name in ("area", "sum_probability")}
+    whole["class"] = _lowest(n, index, parts["class"])  # the same in all parts
+    whole["touches_edge"] = _add(n, index, parts["touches_edge"].astype(np.int64)) > 0
+    for name in _BOUNDS[:2]:
+        whole[name] = _lowest(n, index, parts[name])
+    for name in _BOUNDS[2:]:
+        whole[name] = -_lowest(n, index, -parts[name])
+
+    # Move each part's moments to the corner of the whole's bounding box, then add.
+    small = _is_small(whole)
+    for name in _MOMENTS:
+        whole[name] = np.zeros(n, np.int64 if small.all() else object)
+    for of_kind, kind in ((small[index], np.int64), (~small[index], object)):
+        if of_kind.any():
+            of_whole = index[of_kind]
+            area, s_r, s_c, s_rr, s_rc, s_cc = (
+                parts[name][of_kind].astype(kind) for name in ("area", *_MOMENTS)
+            )
+            down = (parts["row0"][of_kind] - whole["row0"][of_whole]).astype(kind)
+            right = (parts["col0"][of_kind] - whole["col0"][of_whole]).astype(kind)
+            moved = (
+                s_r + area * down,
+                s_c + area * right,
+                s_rr + 2 * down * s_r + area * down * down,
+                s_rc + down * s_c + right * s_r + area * down * right,
+                s_cc + 2 * right * s_c + area * right * right,
+            )
+            for name, values in zip(_MOMENTS, moved, strict=True):
+                np.add.at(whole[name], of_whole, values)
+    return ids, whole
+
+
+def _is_small(columns: Columns) -> np.ndarray:
+    """True where int64 holds area x the second moments: they are below (area x longer side)^2."""
+    longer = np.maximum(columns["row1"] - columns["row0"], columns["col1"] - columns["col0"])
+    return columns["area"].astype(float) * longer < 2.0**31
+
+
+def _describe(
+    ids: np.ndarray,
+    columns: Columns,
+    transform: Affine,
+    um_per_px: float | None,
+    class_names: Sequence[str],
+) -> pa.Table:
+    """From sums to what people read. Each value is computed from the whole object's integers alone."""
+    row, col = np.empty(len(ids)), np.empty(len(ids))
+    eccentricity = np.empty(len(ids))
+    small = _is_small(columns)
+    for of_kind, kind in ((small, np.int64), (~small, object)):
+        if of_kind.any():
+            area, s_r, s_c, s_rr, s_rc, s_cc = (
+                columns[name][of_kind].astype(kind) for name in ("area", *_MOMENTS)
+            )
+            row[of_kind] = columns["row0"][of_kind] + (s_r / area).astype(float)
+            col[of_kind] = columns["col0"][of_kind] + (s_c / area).astype(float)
+            # Central second moments times area^2: whole numbers, so nothing cancels.
+            eccentricity[of_kind] = _eccentricity(
+                (area * s_rr - s_r * s_r).astype(float),
+                (area * s_rc - s_r * s_c).astype(float),
+                (area * s_cc - s_c * s_c).astype(float),
+            )
+    area = columns["area"]
+    diameter = np.sqrt(4 * area / np.pi)
+    unknown = pa.nulls(len(ids), pa.float64())
+    described = {
+        "id": ids.astype(np.uint32),
+        "centroid_row": row,
+        "centroid_col": col,
+        "x": transform.a * (col + 0.5) + transform.b * (row + 0.5) + transform.c,
+        "y": transform.d * (col + 0.5) + transform.e * (row + 0.5) + transform.f,
+        "area_px": area,
+        "area_um2": unknown if um_per_px is None else area * um_per_px**2,
+        "bbox_row0": columns["row0"],
+        "bbox_col0": columns["col0"],
+        "bbox_row1": columns["row1"],
+        "bbox_col1": columns["col1"],
+        "eccentricity": eccentricity,
+        "equivalent_diameter_um": unknown if um_per_px is None else diameter * um_per_px,
+        "mean_probability": columns["sum_probability"] / (255 * area),
+        "touches_edge": columns["touches_edge"],
+        "class": pa.DictionaryArray.from_arrays(
+            pa.array(columns["class"].astype(np.int8) - 1, pa.int8()), list(class_names)
+        ),
+    }
+    schema = instance_schema(class_names)
+    return pa.table([described[name] for name in schema.names], schema=schema)
+
+
+def _eccentricity(rr: np.ndarray, rc: np.ndarray, cc: np.ndarray) -> np.ndarray:
+    """Of the ellipse with these second moments: 0 a circle (or one pixel), 1 a line."""
+    spread = np.sqrt((rr - cc) ** 2 + 4 * rc**2)  # difference of the two eigenvalues
+    major = (rr + cc + spread) / 2
+    return np.sqrt(np.divide(spread, major, out=np.zeros_like(spread), where=major > 0))

@@ -1,0 +1,224 @@
+"""Touching objects told apart by their shape or by learned depth, exactly: any cut into units gives the same objects.
+
+Every pixel of the mask has a height. Walking uphill from pixel to pixel ends on a summit. A summit and the slopes
+that lead to it are one object, unless the pass to the next summit is hardly lower than the summits. In full:
+
+1. height = what the rule says (`pipeline.instances.split_rules`): the distance to the background, or what a network
+   says of how deep in its own object the pixel lies; smoothed by a binomial filter, in whole numbers, so that no
+   order of additions matters;
+2. every pixel of the mask is joined to its highest neighbour in the mask, if that is higher than itself (of
+   equal heights, the later in raster order is the higher);
+3. two neighbours p, q in the mask are joined if ``min(up(p), up(q)) - min(height(p), height(q))`` is no more than the
+   rule's tolerance, where ``up`` is the height after ``climb`` steps of 2: seen from here, the lower of the two sides
+   hardly rises;
+4. objects are the connected components of these joints.
+
+Whether two pixels are joined is decided by mask and depth within ``halo`` px of them and by nothing else. So the
+objects are a function of the maps of the whole source, and joints across a seam are all that units have to
+exchange: the merge of connected components (`pipeline.instances.labelling`) does the rest. No seed has to be owned, no
+object has to fit into a halo. Objects are parts of components, every pixel of the mask is in exactly one, and
+no component is lost. At the edges of the source the maps are taken to go on as in a mirror.
+"""
+
+import numpy as np
+from rasterio.windows import Window
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from fewscope.pipeline.instances.labelling import Borders, merge_labels, seam_pairs
+from fewscope.pipeline.instances.split_rules import Rule, SplitRule
+from fewscope.pipeline.tiling.grid import grow, plan_units
+
+_BLOCK = 512  # px, worked on at a time: the arrays of a block stay in a core's cache
+
+# A pixel and its neighbours, the later in raster order first, so that the first of equals is the highest.
+_FROM_LAST = ((1, 1), (1, 0), (1, -1), (0, 1), (0, 0), (0, -1), (-1, 1), (-1, 0), (-1, -1))
+_LATER = _FROM_LAST[:4]  # with these, every contact is met once
+
+
+def split_core(
+    mask: np.ndarray,
+    window: Window,
+    core: Window,
+    shape: tuple[int, int],
+    rule: Rule,
+    depth: np.ndarray | None = None,
+) -> tuple[np.ndarray, int, Borders]:
+    """Objects of a unit's core, touching ones apart, and what the neighbours need to know.
+
+    Parameters
+    ----------
+    mask : (h, w) bool
+        The mask on ``window``.
+    window : Window
+        Holds the core and ``rule.halo`` pixels around it, as far as the source goes: ``grow(core, rule.halo,
+        *shape)``.
+    core : Window
+        What to label.
+    shape : (height, width)
+        The source's working grid.
+    rule : SplitRule or DepthRule
+    depth : (h, w) uint8
+        On ``window`` too, for a DepthRule: 255 in the middle of an object, 0 at its rim.
+
+    Returns
+    -------
+    labels : (core.height, core.width) uint32
+        0 outside the mask, 1..n in it, in raster order of first pixels.
+    n : int
+    borders : Borders
+        For `seam_pairs`, which with them (and the rule's connectivity) finds what is one object over a seam.
+
+    Raises
+    ------
+    ValueError
+        The mask is not of the window's size, the window is too small, or a DepthRule came without depth.
+    """
+    needed = grow(core, rule.halo, *shape)
+    top, left = needed.row_off - window.row_off, needed.col_off - window.col_off
+    here = slice(max(top, 0), top + needed.height), slice(max(left, 0), left + needed.width)
+    relief = mask if isinstance(rule, SplitRule) else depth
+    if relief is None or relief.shape != mask.shape:
+        raise ValueError(f"{rule} needs the depth of the mask's {mask.shape} pixels; have it predicted")
+    mask, relief = mask[here], relief[here]
+    if top < 0 or left < 0 or mask.shape != (needed.height, needed.width):
+        raise ValueError(
+            f"the mask on {window} does not reach {rule.halo} px beyond {core}; give it on {needed}"
+        )
+    beyond = [
+        _beyond(core.row_off, core.height, rule, shape[0]),
+        _beyond(core.col_off, core.width, rule, shape[1]),
+    ]
+    relief = np.pad(relief, beyond, mode="symmetric")
+    mask = np.pad(mask, beyond)
+
+    blocks = plan_units(core.height, core.width, max(_BLOCK, 4 * rule.halo))
+    labels = np.zeros((core.height, core.width), np.uint32)
+    down, across = np.zeros((3, core.width), bool), np.zeros((3, core.height), bool)
+    borders: list[Borders | None] = []
+    first: list[np.ndarray] = []
+    for block in blocks:
+        rows, cols = block.core.toslices()
+        with_halo = np.s_[rows.start : rows.stop + 2 * rule.halo, cols.start : cols.stop + 2 * rule.halo]
+        of_block, links = _split_block(mask[with_halo], relief[with_halo], rule)
+        labels[rows, cols] = of_block
+        down[:, cols], across[:, rows] = links  # the last line of blocks stays: that of the core
+        row, col = np.nonzero(of_block)
+        of_pixels = of_block[row, col]
+        pixel = np.zeros(int(of_pixels.max(initial=0)), np.int64)
+        pixel[of_pixels[::-1] - 1] = ((rows.start + row) * core.width + cols.start + col)[
+            ::-1
+        ]  # the last one stays
+        first.append(pixel)
+        borders.append(Borders.of(of_block, *links) if len(pixel) else None)
+
+    # The blocks of a unit are merged as the units of a source are.
+    n_labels = [len(pixels) for pixels in first]
+    pairs = seam_pairs(blocks, borders, n_labels, rule.connectivity)
+    merge = merge_labels(n_labels, pairs, first, [np.ones_like(pixels) for pixels in first])
+    for block in blocks:
+        here = block.core.toslices()
+        labels[here] = merge.lookup(block.index)[labels[here]]
+    return labels, merge.n_instances, Borders.of(labels, down, across)
+
+
+def _beyond(start: int, length: int, rule: Rule, end: int) -> tuple[int, int]:
+    """How many pixels of the halo lie before and after the source, along one axis."""
+    return max(rule.halo - start, 0), max(start + length + rule.halo - end, 0)
+
+
+def _split_block(
+    mask: np.ndarray, relief: np.ndarray, rule: Rule
+) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
+    """Objects of a block, as far as it shows them, and the joints over its lower and its right seam.
+
+    Parameters
+    ----------
+    mask : (h + 2 halo, w + 2 halo) bool
+        Empty beyond the source.
+    relief : (h + 2 halo, w + 2 halo)
+        What the rule makes heights of: mask or depth, beyond the source its mirror image.
+
+    Returns
+    -------
+    labels : (h, w) uint32
+    links : ((3, w) bool, (3, h) bool)
+        ``down`` and ``across`` of `Borders`.
+    """
+    margin = 2**rule.doublings + 1  # so far around the block heights are needed
+    trim = rule.halo - margin
+    inside = mask[trim:-trim, trim:-trim]
+    block = (slice(margin, -margin), slice(margin, -margin))
+    rows, cols = inside[block].shape
+    labels = np.zeros((rows, cols), np.uint32)
+    links = np.zeros((3, cols), bool), np.zeros((3, rows), bool)
+    if not inside[block].any():
+        return labels, links
+
+    # From here on pixels are indices into the flattened window.
+    window_width = inside.shape[1]
+    pixels = np.arange(inside.size).reshape(inside.shape)
+    height = np.where(inside, rule.heights(relief), -1)
+    uphill = _uphill(height, rule.connectivity)
+    altitude = height.ravel()
+    summit = uphill
+    for _ in range(rule.doublings):
+        summit = summit[summit]
+    up = altitude[summit]
+    while not np.array_equal(further := summit[summit], summit):
+        summit = further
+
+    def joined(p: np.ndarray, q: np.ndarray) -> np.ndarray:
+        """Rules 2 and 3 for neighbours p and q."""
+        side = np.minimum(up[p], up[q])
+        rise = side - np.minimum(altitude[p], altitude[q])
+        one = rule.is_shallow(rise, side) | (uphill[p] == q) | (uphill[q] == p)
+        return (altitude[p] >= 0) & (altitude[q] >= 0) & one
+
+    # Pixels with one summit are one object, even where the way there leaves the block: each step is a joint.
+    # What remains is to join summits, over the contacts inside the block.
+    members = pixels[block][inside[block]]
+    in_block = np.zeros(inside.size, bool)
+    in_block[members] = True
+    is_summit = np.zeros(inside.size, bool)
+    is_summit[summit[members]] = True
+    number = np.cumsum(is_summit) - 1
+    one, other = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+    for row_step, col_step in _LATER:
+        if rule.connectivity == 2 or row_step == 0 or col_step == 0:
+            q = members + (row_step * window_width + col_step)
+            apart = in_block[q] & (summit[members] != summit[q])
+            p, q = members[apart], q[apart]
+            of_one = joined(p, q)
+            one.append(number[summit[p[of_one]]])
+            other.append(number[summit[q[of_one]]])
+    ends = np.concatenate(one), np.concatenate(other)
+    n_summits = int(number[-1]) + 1
+    joints = coo_array((np.ones(len(ends[0]), bool), ends), shape=(n_summits, n_summits))
+    _, group = connected_components(joints, directed=False)
+    labels[inside[block]] = group[number[summit[members]]] + 1
+
+    bottom, right = pixels[block][-1], pixels[block][:, -1]
+    for shift in (-1, 0, 1) if rule.connectivity == 2 else (0,):
+        links[0][1 + shift] = joined(bottom, bottom + window_width + shift)
+        links[1][1 + shift] = joined(right, right + shift * window_width + 1)
+    return labels, links
+
+
+def _uphill(height: np.ndarray, connectivity: int) -> np.ndarray:
+    """For each pixel its highest neighbour or itself, flat indices (h * w,); at the window's rim itself."""
+    width = height.shape[1]
+    pixels = np.arange(height.size).reshape(height.shape)
+    inner = height[1:-1, 1:-1]
+    best = np.full(inner.shape, -1, height.dtype)
+    step = np.zeros(inner.shape, np.int32)
+    for row_step, col_step in _FROM_LAST:
+        if connectivity == 2 or row_step == 0 or col_step == 0:
+            rows = slice(1 + row_step, height.shape[0] - 1 + row_step)
+            neighbour = height[rows, 1 + col_step : width - 1 + col_step]
+            higher = neighbour > best
+            np.copyto(best, neighbour, where=higher)
+            step[higher] = row_step * width + col_step
+    step[inner < 0] = 0
+    pixels[1:-1, 1:-1] += step
+    return pixels.ravel()

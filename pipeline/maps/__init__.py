@@ -1,0 +1,1 @@
+"""What only rasters get: map files, water indices, changes between dates."""

@@ -1,0 +1,72 @@
+"""What only rasters get beside the tables: the map in their CRS, and how far water indices agree with it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fewscope.connectors.open import open_source
+from fewscope.pipeline.execution.job import Job
+from fewscope.pipeline.execution.pool import Pool
+from fewscope.pipeline.maps.files import MapSummary, OnGround, write_map
+from fewscope.pipeline.maps.water_indices import SOURCES, agreement, compare_unit
+from fewscope.pipeline.plan import Plan
+from fewscope.pipeline.sources import pixel_m2
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MapFindings:
+    """What the report says of a map beside the count.
+
+    Attributes
+    ----------
+    summary : areas on the ground, and the rivers
+    pixel_m2 : mean area of a pixel; NaN without a CRS
+    indices : what was found of each water index that was asked for, in words and numbers
+    """
+
+    summary: MapSummary
+    pixel_m2: float
+    indices: dict[str, Any]
+
+    @property
+    def on_ground(self) -> OnGround | None:
+        """Areas in m2; None where the raster states no CRS."""
+        areas = self.summary.areas
+        if self.summary.ground.method == "pixels":
+            return None
+        return OnGround(self.pixel_m2, areas.analysed, sum(areas.covered))
+
+    @property
+    def facts(self) -> dict[str, dict[str, Any]]:
+        """Groups of facts for the report."""
+        groups: dict[str, dict[str, Any]] = {"areas": {"measured": self.summary.ground.in_words}}
+        if self.indices:
+            groups["water index"] = self.indices
+        return groups
+
+
+def make_maps(pool: Pool, job: Job, plan: Plan) -> MapFindings:
+    """Write the map, and compare the mask with the water indices that were asked for."""
+    names = plan.support.class_names
+    simplify_px = plan.config.raster.simplify_px if plan.config.raster else 0.0
+    summary = write_map(pool, job, plan.units, plan.config.out, names, simplify_px)
+    return MapFindings(summary, pixel_m2(plan.source.info) or math.nan, compare_with_indices(pool, job, plan))
+
+
+def compare_with_indices(pool: Pool, job: Job, plan: Plan) -> dict[str, Any]:
+    """How far the mask agrees with the water indices that were asked for."""
+    raster = plan.config.raster
+    if raster is None or raster.index_bands is None:
+        return {}
+    bands = raster.index_bands
+    source = open_source(plan.config.source, raster=bands.view(raster.view))
+    totals = {name: np.zeros(3, np.int64) for name in bands.pairs}
+    for _, counts in pool.map(compare_unit, job, ((unit, (source, bands)) for unit in plan.units)):
+        for name, of_unit in counts.items():
+            totals[name] += of_unit
+    source.close()
+    return agreement(totals) | {f"{name} is": f"{SOURCES[name]}, water above 0" for name in bands.pairs}

@@ -1,0 +1,1 @@
+"""What every run writes beside its store: pyramids and outlines."""

@@ -1,0 +1,293 @@
+"""What the report says of a run: the pictures, what was run on what, how good it is, where the time went."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import importlib.metadata
+import logging
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow.compute as pc
+
+from fewscope import __version__
+from fewscope.connectors.results.reader import open_result
+from fewscope.connectors.results.run_folder import WorkDir
+from fewscope.connectors.results.store import ResultStore
+from fewscope.pipeline.calibration import intervals, leave_one_out
+from fewscope.pipeline.calibration.operating_point import ClassDecision, Decision
+from fewscope.pipeline.execution.pool import Pool
+from fewscope.pipeline.maps.build import MapFindings
+from fewscope.pipeline.plan import Plan
+from fewscope.pipeline.report.content import ClassFindings, Quality, Report, Timings, make_report
+from fewscope.pipeline.report.figures import Pictures, draw
+from fewscope.pipeline.report.map_section import draw_map, map_section
+from fewscope.pipeline.report.render import write_report
+from fewscope.pipeline.report.statistics import Survey, survey
+
+log = logging.getLogger(__name__)
+
+COUNT_INTERVAL_SOURCE = (
+    "95 % interval of the true number: the count, corrected by how far counts of the support patches were off, each "
+    "predicted without itself. Where these were all off in one direction, the count may lie outside."
+)
+
+COVERED_INTERVAL_SOURCE = (
+    "95 % interval of the true area: the area found, corrected by how far areas in the support patches were off, each "
+    "predicted without itself."
+)
+
+COUNT_INTERVALS_SOURCE = "Each class has an interval of its own, below; there is none of their sum."
+
+VERSIONS_OF = ("torch", "ray", "zarr", "openslide-python", "openslide-bin", "numpy", "scipy")
+
+
+@dataclass(slots=True)
+class Clock:
+    """Seconds spent in each stage, in order."""
+
+    stages: dict[str, float] = field(default_factory=dict)
+    began: float = field(default_factory=time.perf_counter)
+    started: str = field(default_factory=lambda: time.strftime("%Y-%m-%d %H:%M:%S %z"))
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time a stage, and say so in the log."""
+        then = time.perf_counter()
+        yield
+        self.stages[name] = time.perf_counter() - then
+        log.info("%s: %.1f s", name, self.stages[name])
+
+    @property
+    def total(self) -> float:
+        """Seconds since the clock was made."""
+        return time.perf_counter() - self.began
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Findings:
+    """What was found, counted and drawn.
+
+    Attributes
+    ----------
+    whole : of everything that was found
+    of_classes : of each class, where there are several
+    on_map : of rasters
+    """
+
+    whole: Survey
+    of_classes: list[Survey]
+    on_map: MapFindings | None
+    pictures: Pictures
+
+
+def draw_findings(plan: Plan, decision: Decision, on_map: MapFindings | None) -> Findings:
+    """Survey ``instances.parquet`` and draw the pictures of the report, from the finished store."""
+    names = plan.support.class_names
+    table = open_result(plan.config.out).table
+    look = functools.partial(
+        survey,
+        height=plan.grid.height,
+        width=plan.grid.width,
+        foreground=plan.foreground.mask,
+        seam_rows=sorted({u.core.row_off for u in plan.units} - {0}),
+        seam_cols=sorted({u.core.col_off for u in plan.units} - {0}),
+    )
+    found = look(table)
+    several = names if len(names) > 1 else ()
+    of_classes = [look(table.filter(pc.field("class") == name), n_samples=0) for name in several]
+    store = ResultStore(plan.config.out)
+    pictures = draw(
+        plan.source,
+        # the arrays as they are: of them a crop decodes its chunks, of dask's whole shards
+        SimpleNamespace(semantic=_levels(store, "semantic"), instances=_levels(store, "instances")),
+        found,
+        plan.foreground.mask,
+        plan.support,
+        decision.left_out,
+    )
+    if on_map is not None:
+        pictures = dataclasses.replace(pictures, map=draw_map(plan.source, store, on_map.summary))
+    return Findings(found, of_classes, on_map, pictures)
+
+
+def write_page(
+    clock: Clock,
+    pool: Pool,
+    plan: Plan,
+    decision: Decision,
+    work: WorkDir,
+    rows: Mapping[str, Mapping[str, Any]],
+    fresh: list[dict[str, Any]],
+    findings: Findings,
+) -> Report:
+    """``report.html`` and ``report.json``."""
+    found, of_classes, on_map = findings.whole, findings.of_classes, findings.on_map
+    names = plan.support.class_names
+    count_intervals = [
+        intervals.count_interval(one.count, decided.counted_ratio)
+        for one, decided in zip(of_classes or [found], decision.classes, strict=True)
+    ]
+    ratios = [
+        leave_one_out.covered_ratio(decided.loo, labels)
+        for decided, labels in zip(decision.classes, plan.support.labels_by_class, strict=True)
+    ]
+    qualities = [quality(plan, decided) for decided in decision.classes]
+    report = make_report(
+        plan.source.info,
+        found,
+        class_name=plan.support.class_name,
+        run=facts(plan, decision, work, pool) | (on_map.facts if on_map else {}),
+        on_ground=on_map.on_ground if on_map else None,
+        on_map=map_section(on_map.summary) if on_map else None,
+        timings=timings(clock, fresh, pool),
+        quality=mean_quality(qualities),
+        count_interval=None if of_classes else count_intervals[0],
+        count_interval_source=count_interval_source(decision),
+        covered_ratio=None if of_classes else ratios[0],
+        covered_interval_source="" if of_classes or ratios[0] is None else COVERED_INTERVAL_SOURCE,
+        unread_px=sum(row["unread_px"] for row in rows.values()),
+        notes=notes(plan, decision),
+        classes=[
+            ClassFindings(*of_class)
+            for of_class in zip(names, of_classes, qualities, count_intervals, ratios, strict=False)
+        ],
+    )
+    write_report(plan.config.out, report, findings.pictures)
+    return report
+
+
+def count_interval_source(decision: Decision) -> str:
+    """One sentence on where the interval of the count comes from."""
+    if all(c.counted_ratio is None for c in decision.classes):
+        return ""
+    return COUNT_INTERVAL_SOURCE if len(decision.classes) == 1 else COUNT_INTERVALS_SOURCE
+
+
+def _levels(store: ResultStore, name: Literal["semantic", "instances"]) -> list[Any]:
+    return [store.array(name, level) for level in range(store.spec.levels)]
+
+
+def facts(plan: Plan, decision: Decision, work: WorkDir, pool: Pool) -> dict[str, Any]:
+    """What was run on what, in groups, as the report shows it."""
+    config, names = plan.config, plan.support.class_names
+    determined = ResultStore(config.out).attributes["manifest"]
+    decided = [
+        {"threshold": c.threshold, "instances": c.instances, "smallest object (px)": of_class.min_area_px}
+        for c, of_class in zip(decision.classes, plan.classes, strict=True)
+    ]
+    how = decided[0] if len(names) == 1 else {}
+    return {
+        "support set": {
+            "from": config.support,
+            "patches": len(plan.support.images),
+            "class" if len(names) == 1 else "classes": plan.support.class_name,
+            "digest": determined["support"],
+        },
+        "model": {
+            "name": determined["model"],
+            "weights": config.weights or "shipped",
+            "SHA-256 of the weights": determined["weights"],
+        },
+        "options": {
+            "tile": plan.grid.tile,
+            "overlap": plan.grid.overlap,
+            "adaptation": str(decision.fit),
+            **how,
+            "connectivity": config.connectivity,
+            "foreground": config.foreground,
+        },
+        **({f"class {n}": of for n, of in zip(names, decided, strict=True)} if len(names) > 1 else {}),
+        "work": {
+            "units": len(plan.units),
+            "workers": pool.n_workers,
+            "tiles of the grid": plan.grid.n_tiles,
+            "tiles with tissue" if plan.source.info.kind == "slide" else "tiles with pixels": plan.n_tiles,
+        },
+        "versions": {"fewscope": __version__}
+        | {name: importlib.metadata.version(name) for name in VERSIONS_OF},
+        "hash": work.run_hash,
+    }
+
+
+def timings(clock: Clock, fresh: list[dict[str, Any]], pool: Pool) -> Timings:
+    """Stages, speed, and what the workers' time went into while units ran."""
+    wall = clock.stages["segment"] * pool.n_workers
+    n_tiles = sum(row["tiles"] for row in fresh)
+
+    def share(name: str) -> float | None:
+        return min(1.0, sum(row[name] for row in fresh) / wall) if fresh and wall else None
+
+    return Timings(
+        stages=dict(clock.stages),
+        total_s=clock.total,
+        tiles=n_tiles,
+        tiles_per_s=n_tiles / clock.stages["segment"] if n_tiles else None,
+        model_busy=share("model_s"),
+        reading=share("read_s"),
+        finishing=share("post_s"),
+        started=clock.started,
+    )
+
+
+def quality(plan: Plan, decision: ClassDecision) -> Quality | None:
+    """The leave-one-out estimate of one class, for the report."""
+    loo = decision.loo
+    if loo is None or not np.isfinite(loo.iou).any():
+        return None
+    n_patches = int(np.isfinite(loo.iou).sum()) if len(plan.classes) > 1 else len(loo.iou)
+    return Quality(
+        iou_mean=loo.mean_iou,
+        iou_interval=loo.interval,
+        iou=tuple(float(v) if np.isfinite(v) else None for v in loo.iou),
+        threshold=decision.threshold,
+        threshold_source=_threshold_source(plan, decision),
+        method=f"leave-one-out over {n_patches} patches, 95 % interval of the mean (Student's t)",
+    )
+
+
+def _threshold_source(plan: Plan, decision: ClassDecision) -> str:
+    if plan.config.threshold is not None:
+        return "given"
+    if decision.threshold == 0.5:
+        return "as none is better on left-out patches beyond doubt"
+    return "half of the way from 0.5 to the best on left-out patches"
+
+
+def mean_quality(qualities: list[Quality | None]) -> Quality | None:
+    """Of one class its own; of several their mean IoU, where each has one."""
+    if len(qualities) == 1:
+        return qualities[0]
+    means = [q.iou_mean for q in qualities if q is not None and q.iou_mean is not None]
+    if len(means) < len(qualities):
+        return None
+    return Quality(
+        iou_mean=float(np.mean(means)), method=f"mean of {len(means)} classes, each by leave-one-out"
+    )
+
+
+def notes(plan: Plan, decision: Decision) -> list[str]:
+    """What the reader has to know before any number."""
+    said = []
+    for name, decided in zip(plan.support.class_names, decision.classes, strict=True):
+        loo, of = decided.loo, f"Class {name}: " if len(decision.classes) > 1 else ""
+        if loo is None:
+            said.append(
+                f"{of}The support set is too small to estimate the quality of this result (two patches with objects "
+                "are needed)."
+            )
+        elif np.isfinite(loo.iou).any() and loo.mean_iou < 0.4:
+            said.append(
+                f"{of}Left out one at a time, the support patches are segmented with an IoU of only "
+                f"{loo.mean_iou:.2f}: do not trust the numbers below. More patches, or another --mpp, may help."
+            )
+    is_slide = plan.source.info.kind == "slide"  # of a raster everything is analysed, always
+    if is_slide and plan.foreground.is_everything and plan.config.foreground == "auto":
+        said.append("Tissue and background could not be told apart: everything was analysed.")
+    return said

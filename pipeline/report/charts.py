@@ -1,0 +1,85 @@
+"""Charts of the report: plain geometry, drawn as SVG by the template."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from fewscope.pipeline.report.distributions import Histogram
+from fewscope.pipeline.report.formatting import nice, short
+from fewscope.pipeline.report.seam_check import SeamCheck
+
+
+def _ticks(top: float, n: int = 5) -> list[float]:
+    """Round numbers from 0 to at most `top`, about `n` of them."""
+    raw = top / n
+    power = 10.0 ** math.floor(math.log10(raw))
+    step = next(s * power for s in (1, 2, 5, 10) if s * power >= raw * (1 - 1e-9))
+    return [round(i * step, 9) for i in range(int(top / step + 1e-9) + 1)]
+
+
+def chart(histogram: Histogram, width: int = 520, height: int = 240) -> dict[str, Any]:
+    """Bars, ticks and the median line of a histogram, in SVG units."""
+    left, right, top, bottom = 52, 12, 22, 42
+    end, highest = histogram.edges[-1], max(1, *histogram.counts)
+
+    def x(value: float) -> float:
+        return round(left + value / end * (width - left - right), 2)
+
+    def y(value: float) -> float:
+        return round(height - bottom - value / highest * (height - top - bottom), 2)
+
+    bars = [
+        (
+            x(a),
+            y(n),
+            round(max(0.4, x(b) - x(a) - 0.8), 2),
+            round(y(0) - y(n), 2),
+            f"{short(a)} to {short(b)}",
+            n,
+        )
+        for a, b, n in zip(histogram.edges[:-1], histogram.edges[1:], histogram.counts, strict=True)
+    ]
+    return {
+        "width": width,
+        "height": height,
+        "left": left,
+        "right": width - right,
+        "base": y(0),
+        "top": top,
+        "bars": bars,
+        "x_ticks": [(x(v), short(v)) for v in _ticks(end)],
+        "y_ticks": [(y(v), f"{v:,.0f}") for v in _ticks(highest, 4) if v == int(v)],
+        "median": x(min(histogram.median, end)),
+    }
+
+
+def seam_chart(seams: SeamCheck, mpp: float | None, width: int = 520, height: int = 200) -> dict[str, Any]:
+    """Density by distance from the nearest seam, in SVG units; points without tissue are left out."""
+    left, right, top, bottom = 52, 12, 16, 42
+    scale = mpp or 1.0
+    end = seams.distance_px[-1] * scale
+    step = seams.distance_px[0] * scale
+    values = [None if d is None else d / scale**2 for d in seams.density_per_mpx]
+    highest = nice(max([v for v in values if v], default=1.0))
+
+    def x(value: float) -> float:
+        return round(left + value / end * (width - left - right), 2)
+
+    def y(value: float) -> float:
+        return round(height - bottom - value / highest * (height - top - bottom), 2)
+
+    points = [(x((i + 0.5) * step), y(v)) for i, v in enumerate(values) if v is not None]
+    return {
+        "width": width,
+        "height": height,
+        "left": left,
+        "right": width - right,
+        "base": y(0),
+        "top": top,
+        "points": points,
+        "line": " ".join(f"{a},{b}" for a, b in points),
+        "x_ticks": [(x(v), short(v)) for v in _ticks(end)],
+        "y_ticks": [(y(v), short(v)) for v in _ticks(highest, 3)],
+        "unit": "µm" if mpp else "px",
+    }

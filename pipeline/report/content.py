@@ -1,0 +1,304 @@
+"""The report: one page that a pathologist would print, and the same numbers as JSON.
+
+    >>> found = survey(result.table, info.height, info.width, foreground, seam_rows=..., seam_cols=...)
+    >>> report = make_report(info, found, class_name="nucleus", quality=..., run=..., timings=...)
+    >>> write_report(out, report, draw(source, result, found, foreground, support_set, leave_one_out))
+
+``report.html`` is one self-contained file: it asks nothing of any network, and its content policy forbids it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from fewscope.connectors.colours import class_colour
+from fewscope.pipeline.maps.files import OnGround
+from fewscope.pipeline.report.distributions import Sizes, sizes_of
+from fewscope.pipeline.report.formatting import percent
+from fewscope.pipeline.report.map_section import MapSection
+from fewscope.pipeline.report.seam_check import SeamCheck
+from fewscope.pipeline.report.statistics import Survey
+
+
+@dataclass(frozen=True, slots=True)
+class Quality:
+    """How good the masks are likely to be: each support patch predicted from the others."""
+
+    iou_mean: float | None = None
+    iou_interval: tuple[float, float] | None = None
+    iou: tuple[float | None, ...] = ()  # one for each patch
+    threshold: float | None = None  # probability at or above which a pixel is object
+    threshold_source: str = ""
+    method: str = ""  # e.g. "leave-one-out over 5 patches, 95 % bootstrap interval"
+
+    def __post_init__(self) -> None:
+        # NaN is no estimate, and JSON does not know it: a finished run must not fail to be reported
+        object.__setattr__(self, "iou_mean", _finite(self.iou_mean))
+        object.__setattr__(self, "iou", tuple(_finite(value) for value in self.iou))
+        if self.iou_interval is not None and not all(math.isfinite(end) for end in self.iou_interval):
+            object.__setattr__(self, "iou_interval", None)
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Where the time went. Seconds of wall clock; shares are of the workers' time, 0..1, and may overlap."""
+
+    stages: Mapping[str, float] = field(default_factory=dict)  # in order
+    total_s: float | None = None
+    tiles: int | None = None
+    tiles_per_s: float | None = None
+    model_busy: float | None = None
+    reading: float | None = None
+    finishing: float | None = None  # labelling, measuring, writing
+    started: str = ""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ClassFindings:
+    """What was found of one class of several: the survey of its instances, and how far to trust it."""
+
+    name: str
+    found: Survey
+    quality: Quality | None
+    count_interval: tuple[int, int] | None
+    covered_ratio: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ClassReport:
+    """The numbers of one class of several, as `Report` has them of all; shares and densities are of all tissue."""
+
+    name: str
+    value: int  # in the class map
+    colour: str  # "#rrggbb"
+    count: int
+    count_interval: tuple[int, int] | None
+    density_per_mm2: float | None
+    density_per_mpx: float | None
+    covered_mm2: float | None
+    covered_px: int
+    covered_interval_px: tuple[float, float] | None
+    covered_fraction: float | None
+    sizes: Sizes | None
+    quality: Quality | None
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Every number of the page, as plain JSON types.
+
+    Areas are of tissue that was analysed, that is without the part that could not be read.
+    """
+
+    title: str
+    class_name: str
+    count: int
+    count_interval: tuple[int, int] | None
+    count_interval_source: str
+    density_per_mm2: float | None
+    density_per_mpx: float | None
+    area_mm2: float | None
+    area_px: float
+    covered_mm2: float | None
+    covered_px: int
+    covered_interval_px: tuple[float, float] | None
+    covered_interval_source: str
+    covered_fraction: float | None
+    unread_px: float
+    unread_fraction: float
+    mpp: float | None
+    kind: str  # "slide" or "raster"
+    metres_per_px: float | None  # of rasters, with the areas on the ground
+    area_km2: float | None
+    covered_km2: float | None
+    covered_interval_km2: tuple[float, float] | None
+    density_per_km2: float | None
+    sizes: Sizes | None  # None when nothing was found
+    quality: Quality | None
+    classes: tuple[ClassReport, ...]  # of each class, where there are several
+    seams: SeamCheck | None  # None when there was one unit, hence no seam
+    notes: tuple[str, ...]
+    run: Mapping[str, Any]  # groups of "name: value", shown in this order; "hash" is a single string
+    timings: Timings
+    map: MapSection | None = None  # of rasters
+
+    def to_json(self) -> str:
+        """``report.json``: the fields by their names, in order.
+
+        ``classes`` is there only where there are several, ``map`` only for rasters.
+        """
+        numbers = dataclasses.asdict(self)
+        if not self.classes:
+            del numbers["classes"]
+        if self.map is None:
+            del numbers["map"]
+        return json.dumps(numbers, indent=2, allow_nan=False) + "\n"
+
+
+def _between(ratio: tuple[float, float] | None, found: float, most: float) -> tuple[float, float] | None:
+    """An area times both ends of a ratio, at most all there is."""
+    return None if ratio is None else (min(most, ratio[0] * found), min(most, ratio[1] * found))
+
+
+def _finite(value: float | None) -> float | None:
+    return float(value) if value is not None and math.isfinite(value) else None
+
+
+def make_report(
+    info: Any,
+    found: Survey,
+    *,
+    class_name: str,
+    run: Mapping[str, Any],
+    timings: Timings,
+    quality: Quality | None = None,
+    count_interval: tuple[int, int] | None = None,
+    count_interval_source: str = "",
+    covered_ratio: tuple[float, float] | None = None,
+    covered_interval_source: str = "",
+    unread_px: float = 0.0,
+    on_ground: OnGround | None = None,
+    on_map: MapSection | None = None,
+    notes: Sequence[str] = (),
+    classes: Sequence[ClassFindings] = (),
+) -> Report:
+    """Derive the page's numbers from the survey of the instances.
+
+    Parameters
+    ----------
+    info : fewscope.connectors.source.SourceInfo
+    found : Survey
+    class_name : str
+        what one instance is, e.g. "nucleus"
+    run : mapping
+        what was run: groups such as ``{"model": {"name": ..., "sha256": ...}, "options": {...},
+        "hash": "..."}``; the group "source" is filled in from `info`
+    count_interval, count_interval_source
+        lowest and highest plausible count, and one sentence on where they come from
+    covered_ratio, covered_interval_source
+        the same of the area that objects cover, as a part of what was found
+    unread_px : float
+        tissue that could not be read, in working pixels
+    on_map : MapSection, optional
+        of rasters
+    on_ground : OnGround, optional
+        of rasters whose place is known
+    notes : sequence of str
+        what the reader has to know, shown above everything else
+    classes : of the classes 1, 2..., where there are several
+    """
+    tissue_px = found.tissue_px
+    area_px = max(0.0, tissue_px - unread_px)
+    unread = min(1.0, unread_px / tissue_px) if tissue_px else 0.0
+    said = [*info.notes, *notes]
+    if info.kind == "slide" and not info.mpp:
+        said.append("The source states no resolution: areas and lengths are in pixels, not in micrometres.")
+    if unread_px:
+        what = "tissue" if info.kind == "slide" else "raster"
+        said.append(f"{percent(unread)} of the {what} could not be read and is not part of any number below.")
+    metres_per_px = math.sqrt(on_ground.pixel_m2) if on_ground else None
+    if found.seams is not None and found.seams.suspicious:
+        said.append("More objects than expected end exactly on a seam between work units; see Checks.")
+    return Report(
+        title=_name(info.uri),
+        class_name=class_name,
+        count_interval=count_interval,
+        count_interval_source=count_interval_source,
+        area_mm2=area_px * info.mpp**2 / 1e6 if info.mpp else None,
+        area_px=area_px,
+        unread_px=float(unread_px),
+        unread_fraction=unread,
+        mpp=info.mpp,
+        kind=info.kind,
+        metres_per_px=metres_per_px,
+        area_km2=on_ground.analysed_m2 / 1e6 if on_ground else None,
+        covered_km2=on_ground.covered_m2 / 1e6 if on_ground else None,
+        covered_interval_px=_between(covered_ratio, found.covered_px, area_px),
+        covered_interval_source=covered_interval_source,
+        covered_interval_km2=_between(covered_ratio, on_ground.covered_m2 / 1e6, on_ground.analysed_m2 / 1e6)
+        if on_ground
+        else None,
+        density_per_km2=found.count / on_ground.analysed_m2 * 1e6
+        if on_ground and on_ground.analysed_m2
+        else None,
+        **_measures(found, area_px, info.mpp, metres_per_px),
+        quality=quality,
+        classes=tuple(
+            ClassReport(
+                name=one.name,
+                value=value,
+                colour="#{:02x}{:02x}{:02x}".format(*class_colour(value)),
+                count_interval=one.count_interval,
+                covered_interval_px=_between(one.covered_ratio, one.found.covered_px, area_px),
+                **_measures(one.found, area_px, info.mpp, metres_per_px),
+                quality=one.quality,
+            )
+            for value, one in enumerate(classes, start=1)
+        ),
+        seams=found.seams,
+        notes=tuple(said),
+        run={"source": _source_facts(info), **run},
+        timings=timings,
+        map=on_map,
+    )
+
+
+def _measures(
+    found: Survey, area_px: float, mpp: float | None, metres_per_px: float | None
+) -> dict[str, Any]:
+    """Count, density, cover and sizes of a survey, over so much tissue."""
+    mm2_per_px = mpp**2 / 1e6 if mpp else None
+    per_mpx = found.count / area_px * 1e6 if area_px else None
+    return {
+        "count": found.count,
+        "density_per_mm2": per_mpx / 1e6 / mm2_per_px if per_mpx is not None and mm2_per_px else None,
+        "density_per_mpx": per_mpx,
+        "covered_mm2": found.covered_px * mm2_per_px if mm2_per_px else None,
+        "covered_px": found.covered_px,
+        "covered_fraction": found.covered_px / area_px if area_px else None,
+        "sizes": sizes_of(found, mpp, metres_per_px),
+    }
+
+
+def _name(uri: str) -> str:
+    """File name of a path or URL."""
+    path = unquote(urlsplit(uri).path) if "://" in uri else uri
+    return path.replace("\\", "/").rstrip("/").rsplit("/", 1)[-1] or uri
+
+
+def _source_facts(info: Any) -> dict[str, Any]:
+    facts = {
+        "file": info.uri,
+        "format": info.vendor,
+        "bands": info.bands,
+        "size at full resolution": f"{info.native_width:,} × {info.native_height:,} px",
+        "resolution of the file": _resolution(info),
+        "resolution from": info.mpp_source,
+        "analysed at": f"{info.mpp:.4g} µm per px" if info.mpp else _pixel_size(info) or "full resolution",
+        "size as analysed": f"{info.width:,} × {info.height:,} px",
+        "coordinate system": info.crs,
+        "fingerprint": info.fingerprint,
+    }
+    return {name: value for name, value in facts.items() if value}
+
+
+def _resolution(info: Any) -> str | None:
+    """What the file says; nothing of rasters, whose CRS says it."""
+    if info.kind == "raster":
+        return None
+    return f"{info.native_mpp:.4g} µm per px" if info.native_mpp else "not stated"
+
+
+def _pixel_size(info: Any) -> str | None:
+    """Sides of a raster's working pixels."""
+    if info.kind == "slide":
+        return None
+    t = info.transform
+    across, down = math.hypot(t.a, t.d), math.hypot(t.b, t.e)
+    return f"pixels of {across:.6g} × {down:.6g} units of the CRS"

@@ -1,0 +1,313 @@
+"""The pictures of the report: what was found, drawn on what was seen.
+
+Everything is read in bounded pieces (an overview, coarse pyramid levels in strips, windows of at most
+1,024 px), so memory does not grow with the source. Colours are told apart by colour-blind readers: yellow is
+opposite the pinks and purples of H&E on the one axis that everybody sees, and a dark casing carries it over
+pale and dark ground alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+from rasterio.windows import Window
+from scipy.ndimage import gaussian_filter
+from skimage.measure import find_contours
+
+from fewscope.connectors.colours import Colour, class_colour
+from fewscope.pipeline.report.drawing import (
+    EDGE,
+    FOUND,
+    IGNORE,
+    RGB,
+    Picture,
+    _hatch,
+    _stroke,
+    _tint,
+    agreement,
+    colour_map,
+    outlined,
+    picture,
+)
+from fewscope.pipeline.report.formatting import nice
+from fewscope.pipeline.report.seam_check import Floats, Mask
+from fewscope.pipeline.report.statistics import FIELD_PX, Survey, area_mean
+
+OVERVIEW_PX = 1400  # 180 mm of paper at 200 dots per inch
+CROP_PX = 1024  # no window of the source larger than this is read
+GALLERY_PX = 176  # pixels of a gallery picture
+MAX_PATCHES = 10  # support patches shown: the page stays below 5 MB
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """A field of view: why it was chosen, where it is, and the image without and with outlines."""
+
+    title: str
+    row: int
+    col: int
+    count: int
+    mean_probability: float | None
+    plain: Picture
+    outlined: Picture
+
+
+@dataclass(frozen=True, slots=True)
+class Portrait:
+    """One instance of the gallery."""
+
+    id: int
+    row: float
+    col: float
+    area_px: int
+    whole: bool
+    class_name: str | None  # where there are several
+    picture: Picture
+
+
+@dataclass(frozen=True, slots=True)
+class Patch:
+    """One support patch: as seen, as labelled, and as predicted from the other patches."""
+
+    name: str
+    image: Picture
+    labelled: Picture
+    predicted: Picture | None
+
+
+@dataclass(frozen=True, slots=True)
+class DensityMap:
+    """Objects per million pixels of tissue under a Gaussian window, and the range of its colour bar."""
+
+    picture: Picture
+    top_per_mpx: float
+    sigma_px: float
+
+
+@dataclass(frozen=True, slots=True)
+class Pictures:
+    """All pictures of a report; `patches` are the first ten of `n_patches`, `map` is there for rasters."""
+
+    overview: Picture
+    density: DensityMap | None
+    fields: tuple[Field, ...]
+    gallery: tuple[Portrait, ...]
+    patches: tuple[Patch, ...]
+    n_patches: int
+    map: Picture | None = None
+
+
+def draw(
+    source: Any,
+    result: Any,
+    survey: Survey,
+    foreground: Mask,
+    support: Any,
+    left_out: npt.NDArray[np.uint8] | None = None,
+) -> Pictures:
+    """Draw every picture of the report.
+
+    Parameters
+    ----------
+    source : fewscope.connectors.source.Source
+    result : fewscope.connectors.results.reader.Result
+        ``semantic`` and ``instances``: one array (H, W) per pyramid level, factor 2, read lazily by slices
+    survey : Survey
+        of the same result
+    foreground : (h, w) bool
+        tissue, on any grid that spans the source
+    support : fewscope.connectors.support.support_set.SupportSet
+    left_out : (K, 224, 224) uint8
+        class of every pixel of each patch, predicted from the others; None when there is no such estimate
+    """
+    image, _ = source.overview(OVERVIEW_PX)
+    info = source.info
+    tissue = area_mean(foreground, *_onto(foreground.shape, image.shape[:2])) >= 0.5
+    colours = colours_of(len(support.class_names))
+    covered = _coverage(result.semantic, image.shape[:2], len(colours))
+    return Pictures(
+        overview=_overview(image, covered, tissue, info.width, colours),
+        density=_density(image, tissue, survey, info.width, info.mpp or 1.0),
+        fields=tuple(_fields(source, result, survey, colours)),
+        gallery=tuple(_portrait(source, result, row, colours) for row in survey.samples),
+        patches=tuple(_patches(support, left_out, colours)),
+        n_patches=len(support.names),
+    )
+
+
+def colours_of(n_classes: int) -> tuple[Colour, ...]:
+    """What objects of each class are drawn in."""
+    return (FOUND,) if n_classes == 1 else tuple(class_colour(value) for value in range(1, n_classes + 1))
+
+
+# The whole source
+
+
+def _onto(shape: tuple[int, ...], target: tuple[int, ...]) -> tuple[Floats, Floats]:
+    """Edges, in pixels of `shape`, of the pixels of a grid `target` over the same ground."""
+    return np.linspace(0, shape[0], target[0] + 1), np.linspace(0, shape[1], target[1] + 1)
+
+
+def _coverage(levels: Sequence[Any], shape: tuple[int, int], n_classes: int) -> Floats:
+    """Share of each overview pixel that is of each class, (C, h, w), from a coarse level thrice as fine, in strips."""
+    fine = [level for level in levels if min(level.shape[0] / shape[0], level.shape[1] / shape[1]) >= 3]
+    level = fine[-1] if fine else levels[0]
+    height = level.shape[0]
+    columns = np.empty((n_classes, height, shape[1]), np.uint8)
+    for top in range(0, height, CROP_PX):
+        strip = np.asarray(level[top : top + CROP_PX, :])
+        for c in range(n_classes):
+            of_class = Image.fromarray((strip == c + 1).view(np.uint8) * np.uint8(255))
+            columns[c, top : top + CROP_PX] = of_class.resize((shape[1], len(strip)), Image.Resampling.BOX)
+    rows = [Image.fromarray(c).resize((shape[1], shape[0]), Image.Resampling.BOX) for c in columns]
+    return np.stack([np.asarray(of_class, np.float32) / 255 for of_class in rows])
+
+
+def _overview(
+    image: RGB, covered: Floats, tissue: Mask, span_px: float, colours: Sequence[Colour]
+) -> Picture:
+    """The slide with what was found in the colours of the classes; the edge of the tissue as a faint line."""
+    canvas = image.astype(np.float32)
+    for of_class, colour in zip(covered, colours, strict=True):
+        canvas = _tint(canvas, colour, 0.6 * np.sqrt(of_class))
+        if span_px / image.shape[1] <= 4:  # below that an outline would be thinner than a pixel
+            canvas = _stroke(canvas, find_contours(np.pad(of_class, 1), 0.5), 1, 1.0, colour, 0.9)
+    canvas = _stroke(canvas, find_contours(np.pad(tissue.astype(float), 1), 0.5), 1, 1.6, EDGE, 0.8)
+    return picture(canvas, span_px, lines=True)
+
+
+def _density(image: RGB, tissue: Mask, survey: Survey, span_px: float, mpp: float) -> DensityMap | None:
+    """Objects over tissue, both blurred by the same Gaussian, over the slide in grey."""
+    tissue_px = survey.tissue_px
+    if not survey.count or not tissue_px:
+        return None
+    longest = max(survey.height, survey.width)
+    # about thirty objects under the window (area 4 pi sigma^2), neither finer than the cells nor one blur
+    sigma_px = float(
+        np.clip(np.sqrt(30 * tissue_px / survey.count / (4 * np.pi)), longest / 100, longest / 16)
+    )
+    cell_px = survey.cell_px
+    objects = gaussian_filter(survey.grid.astype(np.float64), sigma_px / cell_px, mode="constant")
+    ground = gaussian_filter(survey.tissue, sigma_px / cell_px, mode="constant") * cell_px**2
+    share = ground / cell_px**2  # tissue under the window, 0..1
+    per_mpx = np.divide(objects * 1e6, ground, out=np.zeros_like(objects), where=share > 0.05)
+    shown = per_mpx[(survey.tissue >= 0.5) & (share > 0.05)]
+    top = nice(float(shown.max()) / mpp**2) * mpp**2 if shown.size and shown.max() > 0 else 1.0
+
+    size = image.shape[1], image.shape[0]
+    rows, cols = survey.height / cell_px, survey.width / cell_px  # the last cells may reach over the edge
+    smooth = Image.fromarray(per_mpx.astype(np.float32)).resize(
+        size, Image.Resampling.BICUBIC, box=(0, 0, cols, rows)
+    )
+    colours = colour_map()[np.clip(np.asarray(smooth) / top * 255, 0, 255).astype(np.uint8)]
+    grey = np.repeat(np.asarray(Image.fromarray(image).convert("L"))[..., None], 3, axis=2).astype(np.float32)
+    grey = 255 - (255 - grey) * 0.6 if np.median(grey) > 127 else grey
+    canvas = np.where(tissue[..., None], 0.25 * grey + 0.75 * colours, grey)
+    return DensityMap(picture(canvas, span_px), top, sigma_px)
+
+
+# Fields of view and single instances
+
+
+def _fields(source: Any, result: Any, survey: Survey, colours: Sequence[Colour]) -> list[Field]:
+    """The densest, the median and a sparse field of tissue, and the one with the least certain objects."""
+    counts, probability = survey.field_counts, survey.field_probability
+    order = np.argsort(counts, axis=None, kind="stable")
+    usable = order[survey.field_tissue.flat[order] >= 0.5]  # a reader learns little from glass
+    if not len(usable):
+        usable = order[counts.flat[order] > 0]
+    if not survey.count or not len(usable):
+        chosen = {"Field with the most tissue": int(survey.field_tissue.argmax())}
+    else:
+        chosen = {
+            "Densest field": int(usable[-1]),
+            "Median field": int(usable[len(usable) // 2]),
+            "Sparse field": int(usable[len(usable) // 10]),
+        }
+    mean = np.divide(probability, counts, out=np.full(counts.shape, np.inf), where=counts > 0)
+    ordinary = [int(i) for i in usable[len(usable) // 4 :] if counts.flat[i] and i not in chosen.values()]
+    if ordinary and probability.any():
+        chosen["Least certain field"] = min(ordinary, key=lambda i: (mean.flat[i], i))
+
+    fields: dict[int, Field] = {}
+    for title, i in chosen.items():
+        if i in fields:
+            continue
+        row, col = (int(k) * FIELD_PX for k in np.unravel_index(i, counts.shape))
+        window = Window(col, row, min(FIELD_PX, survey.width - col), min(FIELD_PX, survey.height - row))
+        image, labels, classes = _crop(source, result, window)
+        fields[i] = Field(
+            title=title,
+            row=row,
+            col=col,
+            count=int(counts.flat[i]),
+            mean_probability=float(mean.flat[i]) if probability.flat[i] else None,
+            plain=picture(image, window.width),
+            outlined=picture(outlined(image, labels, 1.5, 2, classes, colours), window.width, lines=True),
+        )
+    return list(fields.values())
+
+
+def _portrait(source: Any, result: Any, sample: dict[str, Any], colours: Sequence[Colour]) -> Portrait:
+    """One instance, outlined, in the middle of a square of at least 64 px with room around it."""
+    top, left, bottom, right = (int(sample[f"bbox_{side}"]) for side in ("row0", "col0", "row1", "col1"))
+    longest = max(bottom - top, right - left)
+    side = int(np.clip(64 * np.ceil((longest * 1.5) / 64), 64, CROP_PX))
+    window = Window((left + right - side) // 2, (top + bottom - side) // 2, side, side)
+    image, labels, classes = _crop(source, result, window)
+    drawn = outlined(image, labels == sample["id"], max(1, GALLERY_PX / side), 1.8, classes, colours)
+    if side > GALLERY_PX:
+        drawn = np.asarray(Image.fromarray(drawn).resize((GALLERY_PX, GALLERY_PX), Image.Resampling.LANCZOS))
+    return Portrait(
+        id=int(sample["id"]),
+        row=float(sample["centroid_row"]),
+        col=float(sample["centroid_col"]),
+        area_px=int(sample["area_px"]),
+        whole=longest <= side,
+        class_name=sample.get("class"),
+        picture=picture(drawn, side, lines=True),
+    )
+
+
+def _crop(source: Any, result: Any, window: Window) -> tuple[RGB, npt.NDArray[Any], npt.NDArray[np.uint8]]:
+    """Image, labels and classes of a window that may reach beyond the source (0 there)."""
+    image, _ = source.read(window)
+    instances, semantic = result.instances[0], result.semantic[0]
+    labels = np.zeros((window.height, window.width), instances.dtype)
+    classes = np.zeros((window.height, window.width), np.uint8)
+    top, left = max(0, window.row_off), max(0, window.col_off)
+    bottom = min(instances.shape[0], window.row_off + window.height)
+    right = min(instances.shape[1], window.col_off + window.width)
+    inside = np.s_[
+        top - window.row_off : bottom - window.row_off, left - window.col_off : right - window.col_off
+    ]
+    labels[inside] = np.asarray(instances[top:bottom, left:right])
+    classes[inside] = np.asarray(semantic[top:bottom, left:right])
+    return image, labels, classes
+
+
+def _patches(support: Any, left_out: npt.NDArray[np.uint8] | None, colours: Sequence[Colour]) -> list[Patch]:
+    patches = []
+    for k, name in enumerate(support.names[:MAX_PATCHES]):
+        image, label = support.images[k], support.labels[k]
+        predicted = None
+        if left_out is not None:
+            known = None if support.complete is None else support.complete[k]
+            predicted = picture(agreement(image, label, left_out[k], known), image.shape[1])
+        classes = np.where(label == IGNORE, 0, label)
+        objects = classes if support.instances is None else support.instances[k]
+        labelled = _hatch(outlined(image, objects, 2, 1.8, classes, colours), label == IGNORE)
+        patches.append(
+            Patch(
+                str(name),
+                picture(image, image.shape[1]),
+                picture(labelled, image.shape[1], lines=True),
+                predicted,
+            )
+        )
+    return patches

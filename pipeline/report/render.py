@@ -1,0 +1,96 @@
+"""The report as a page and as JSON."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from fewscope.pipeline.report.charts import chart, seam_chart
+from fewscope.pipeline.report.content import Report
+from fewscope.pipeline.report.drawing import Picture, colour_map
+from fewscope.pipeline.report.figures import Pictures
+from fewscope.pipeline.report.formatting import percent, seconds, short
+from fewscope.pipeline.report.html import fill, write_files
+
+# The page
+
+
+def write_report(out: str, report: Report, pictures: Pictures) -> str:
+    """Write ``report.html`` and ``report.json`` into `out`, a folder or an fsspec URL; the page's address.
+
+    The JSON is written last and each file appears whole: where there is a ``report.json``, there is a page.
+    """
+    base = out.rstrip("/")
+    # a file name may hold bytes that are no text: shown as question marks, and no reason to lose the report
+    page = render(report, pictures).encode("utf-8", "replace")
+    write_files(base, {"report.html": page, "report.json": report.to_json().encode("ascii")})
+    return f"{base}/report.html"
+
+
+def render(report: Report, pictures: Pictures) -> str:
+    """The page as text."""
+    filters: dict[str, Callable[..., Any]] = {
+        "whole": lambda n: f"{n:,.0f}",
+        "short": short,
+        "percent": percent,
+        "seconds": seconds,
+    }
+    ramp = ["#{:02x}{:02x}{:02x}".format(*colour) for colour in colour_map()[::15].tolist()]
+    return fill(
+        "report.html.j2",
+        filters,
+        r=report,
+        p=pictures,
+        show=Measures(report.metres_per_px * 1e6 if report.metres_per_px else report.mpp, report.kind),
+        ground="tissue" if report.kind == "slide" else "area",
+        ramp=ramp,
+        chart=chart,
+        seam_chart=seam_chart,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Measures:
+    """Pixels in words: from micrometres to kilometres where the resolution is known, pixels where not."""
+
+    mpp: float | None
+    kind: str = "slide"
+
+    def length(self, px: float) -> str:
+        if not self.mpp:
+            return f"{short(px)} px"
+        um = px * self.mpp
+        if um >= 1e6:
+            return f"{short(um / 1e9)} km" if um >= 1e9 else f"{short(um / 1e6)} m"
+        return f"{short(um / 1000)} mm" if um >= 1000 else f"{short(um)} µm"
+
+    def area(self, px: float) -> str:
+        if not self.mpp:
+            return f"{short(px / 1e6)} Mpx" if px >= 1e5 else f"{short(px)} px"
+        um2 = px * self.mpp**2
+        if um2 >= 1e12:
+            return f"{short(um2 / 1e18)} km²" if um2 >= 1e17 else f"{short(um2 / 1e12)} m²"
+        return f"{short(um2 / 1e6)} mm²" if um2 >= 1e4 else f"{short(um2)} µm²"
+
+    def density(self, per_mpx: float) -> str:
+        per_mm2 = per_mpx / self.mpp**2 if self.mpp else per_mpx
+        return short(per_mm2 * 1e12) if self.mpp and self.kind == "raster" else short(per_mm2)
+
+    @property
+    def density_unit(self) -> str:
+        if not self.mpp:
+            return "per megapixel"
+        return "per mm²" if self.kind == "slide" else "per km²"
+
+    def bar(self, picture: Picture, share: float = 0.22) -> dict[str, Any]:
+        """A scale bar of a round length, at most `share` of the picture's width: label, width in percent."""
+        scale = self.mpp or 1.0
+        aim = picture.span_px * scale * share
+        power = 10.0 ** math.floor(math.log10(aim))
+        length = max(step * power for step in (1, 2, 5) if step * power <= aim)
+        return {
+            "label": self.length(length / scale),
+            "percent": round(100 * length / scale / picture.span_px, 3),
+        }

@@ -1,0 +1,1 @@
+"""River networks of a water mask: skeleton, centrelines, widths."""

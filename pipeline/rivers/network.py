@@ -1,0 +1,266 @@
+"""The river network of a water mask: centrelines, lengths in metres, widths along them, braiding.
+
+The skeleton's graph (``skeleton.py``) is pruned, each of its paths becomes a channel (``channel.py``), and the channels
+that hang together become a river: one main channel from end to end, side channels round islands, branches.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import cc3d
+import networkx as nx
+import numpy as np
+from affine import Affine
+from skimage.morphology import remove_small_holes
+
+from fewscope.pipeline.geometry.geodesy import Ground
+from fewscope.pipeline.rivers.centreline import (
+    Banks,
+    Channel,
+    Floats,
+    Frame,
+    Mask,
+    make_channel,
+    nearest_areas,
+)
+from fewscope.pipeline.rivers.skeleton import Node, path_from, prune, skeleton_graph
+
+MIN_ELONGATION = 5.0
+"""Length over mean width from which on an object is a river; below it is a lake, which has no centreline."""
+
+MIN_ISLAND_PX = 25
+"""Holes in the water with at most so many pixels are noise, and no reason to split the river into two channels."""
+
+Role = Literal["main", "side", "branch"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Reach:
+    """The river between two junctions or ends.
+
+    Attributes
+    ----------
+    river : number of the river that it belongs to, from 1
+    role : "main" (of the way from end to end along the widest channels), "side" (a channel round an island), or
+        "branch" (a tributary, a backwater)
+    line : (n, 2) x, y of the centreline in the raster's CRS
+    lengths_m : (n,) the length that each point stands for; in px where the raster has no CRS
+    widths_m : (n,) the width at each point, likewise
+    """
+
+    river: int
+    role: Role
+    line: Floats
+    lengths_m: Floats
+    widths_m: Floats
+
+    @property
+    def length_m(self) -> float:
+        """Along the centreline."""
+        return float(self.lengths_m.sum())
+
+    @property
+    def width_m(self) -> float:
+        """Mean along the centreline."""
+        return float(np.average(self.widths_m, weights=self.lengths_m))
+
+
+@dataclass(frozen=True, slots=True)
+class River:
+    """One connected river.
+
+    Attributes
+    ----------
+    length_m : of all its channels
+    main_length_m : of the main channel
+    width_m : mean over all channels
+    braiding : length of the main and the side channels over that of the main one (Friend and Sinha 1993, "Braiding and
+        meandering parameters"); 1: a single thread
+    sinuosity : length of the main channel over the straight distance of its ends; None for a ring
+    """
+
+    id: int
+    length_m: float
+    main_length_m: float
+    width_m: float
+    braiding: float
+    sinuosity: float | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Network:
+    """All rivers of a mask, the longest first; lengths and widths are in px where the raster has no CRS."""
+
+    rivers: tuple[River, ...]
+    reaches: tuple[Reach, ...]
+
+    @property
+    def length_m(self) -> float:
+        """Of all channels of all rivers."""
+        return sum(river.length_m for river in self.rivers)
+
+    @property
+    def main_length_m(self) -> float:
+        """Of the main channels of all rivers."""
+        return sum(river.main_length_m for river in self.rivers)
+
+    def widths(self) -> tuple[Floats, Floats]:
+        """Widths along all centrelines, and the length that each stands for: both (n,)."""
+        nothing = np.zeros(0)
+        return (
+            np.concatenate([nothing, *(reach.widths_m for reach in self.reaches)]),
+            np.concatenate([nothing, *(reach.lengths_m for reach in self.reaches)]),
+        )
+
+    @property
+    def width_m(self) -> float | None:
+        """Mean along all centrelines; None without rivers."""
+        widths, lengths = self.widths()
+        return float(np.average(widths, weights=lengths)) if len(widths) else None
+
+
+def trace_network(water: Mask, transform: Affine, ground: Ground) -> Network:
+    """Find the rivers in a water mask and measure them. Holds about 20 bytes per pixel.
+
+    Parameters
+    ----------
+    water : (H, W) bool
+    transform : pixel corner (col, row) -> x, y
+    ground : how to measure; without a CRS lengths and widths are in pixels
+
+    Returns
+    -------
+    Network
+        Objects less than `MIN_ELONGATION` times as long as wide are not in it. A river ends where the water, or the
+        raster, ends.
+    """
+    water = without_specks(remove_small_holes(water, max_size=MIN_ISLAND_PX))
+    graph = skeleton_graph(water)
+    if not graph.number_of_edges() or water.all():  # without a bank there is no river
+        return Network((), ())
+    height, width = water.shape
+    frame = Frame.of((height, width), transform, ground)
+    channels = _channels(graph, water, frame)
+    nodes = np.array(graph.nodes, np.int64).reshape(-1, 2)
+    areas = nearest_areas(water, channels, nodes[[not graph.degree(tuple(n)) for n in nodes.tolist()]], frame)
+    found = [river for members in _connected(channels) if (river := _river(channels, areas, members, frame))]
+    found.sort(key=lambda river: -river[0].main_length_m)
+    rivers = [
+        River(i, r.length_m, r.main_length_m, r.width_m, r.braiding, r.sinuosity)
+        for i, (r, _) in enumerate(found, start=1)
+    ]
+    reaches = [
+        Reach(
+            i,
+            role,
+            frame.to_world(channels[k].points),
+            channels[k].shares(),
+            channels[k].widths(areas[k]),
+        )
+        for i, (_, roles) in enumerate(found, start=1)
+        for k, role in roles.items()
+    ]
+    return Network(tuple(rivers), tuple(reaches))
+
+
+def without_specks(water: Mask) -> Mask:
+    """`water` (H, W) without what is nowhere as long as a river must be if it is a pixel wide.
+
+    There may be as many ponds as there are pixels, and each takes kilobytes while it is looked at.
+    """
+    labels, n = cc3d.connected_components(water.view(np.uint8), connectivity=8, return_N=True)
+    if not n:
+        return water
+    boxes = cc3d.statistics(labels, no_slice_conversion=True)["bounding_boxes"].astype(np.int64)
+    longest = np.maximum(boxes[:, 1] - boxes[:, 0], boxes[:, 3] - boxes[:, 2]) + 1
+    large = longest >= MIN_ELONGATION
+    large[0] = False
+    kept: Mask = large[labels]
+    return kept
+
+
+def _channels(graph: nx.MultiGraph, water: Mask, frame: Frame) -> list[Channel]:
+    """The edges of a graph as channels, from top to bottom, once it is pruned."""
+    banks = Banks(water, frame.pixel)
+    prune(graph, lambda node: float(banks.half_width(np.array([node]))[0]), frame.pixel)
+    edges = sorted((min(a, b), max(a, b), key) for a, b, key in graph.edges(keys=True))
+    return [
+        make_channel(
+            (one, other),
+            (graph.degree(one) == 1, graph.degree(other) == 1),
+            path_from(graph, one, other, key),
+            water,
+            banks,
+            frame,
+        )
+        for one, other, key in edges
+    ]
+
+
+def _connected(channels: Sequence[Channel]) -> list[list[int]]:
+    """Numbers of the channels that hang together."""
+    graph = nx.MultiGraph()
+    graph.add_edges_from((*channel.ends, {"channel": k}) for k, channel in enumerate(channels))
+    return [
+        sorted(k for *_, k in graph.subgraph(nodes).edges(data="channel"))
+        for nodes in nx.connected_components(graph)
+    ]
+
+
+def _river(
+    channels: Sequence[Channel], areas: Sequence[Floats], members: list[int], frame: Frame
+) -> tuple[River, dict[int, Role]] | None:
+    """One river, and the role of each of its channels; None if it is no longer than a lake."""
+    total = sum(channels[k].length for k in members)
+    width = sum(float(areas[k].sum()) for k in members) / total
+    if total < MIN_ELONGATION * width:  # nor is a part of it; most ponds end here, and there are many
+        return None
+    graph = nx.MultiGraph()
+    for k in members:
+        channel = channels[k]
+        own_width = max(float(areas[k].sum()) / channel.length, 1e-9)
+        graph.add_edge(*channel.ends, key=k, length=channel.length, effort=channel.length / own_width)
+    main, ends = _main_path(graph)
+    main_length = sum(channels[k].length for k in main)
+    if main_length < MIN_ELONGATION * width:
+        return None
+    bridges = {frozenset(edge) for edge in nx.bridges(graph)}
+    roles: dict[int, Role] = {}
+    for one, other, k in graph.edges(keys=True):
+        is_bridge = one != other and frozenset((one, other)) in bridges
+        roles[k] = "main" if k in main else "branch" if is_bridge else "side"
+    aside = sum(channels[k].length for k, role in roles.items() if role == "side")
+    straight = float(frame.steps(np.array(ends) + 0.5)[0])
+    river = River(
+        id=0,
+        length_m=total,
+        main_length_m=main_length,
+        width_m=width,
+        braiding=(main_length + aside) / main_length,
+        sinuosity=main_length / straight if straight > 0 else None,
+    )
+    return river, roles
+
+
+def _main_path(graph: nx.MultiGraph) -> tuple[set[int], tuple[Node, Node]]:
+    """Channels of the way between the two ends farthest apart that prefers wide ones, and these ends."""
+    nodes = sorted(graph.nodes)
+    ends = [node for node in nodes if graph.degree(node) == 1] or nodes
+
+    def farthest(start: Node) -> Node:
+        distance = nx.single_source_dijkstra_path_length(graph, start, weight="length")
+        return max(ends, key=lambda node: (distance[node], node))
+
+    one = farthest(ends[0])
+    other = farthest(one)
+    if one == other:  # a ring
+        return {max((length, k) for *_, k, length in graph.edges(keys=True, data="length"))[1]}, (one, other)
+    way = nx.dijkstra_path(graph, one, other, weight="effort")
+    main = {
+        min((data["effort"], k) for k, data in graph[a][b].items())[1] for a, b in itertools.pairwise(way)
+    }
+    return main, (one, other)

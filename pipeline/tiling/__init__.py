@@ -1,0 +1,1 @@
+"""Where tiles and units lie, which are worth computing, how they become one map."""

@@ -1,0 +1,154 @@
+"""Killed at any moment, the same command goes on; the bytes are those of a run that was never stopped."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import fewscope.pipeline.calibration.operating_point
+import fewscope.pipeline.outputs.outlines
+import fewscope.pipeline.report.builder
+import fewscope.pipeline.run
+from fewscope.pipeline.execution.pool import LocalPool
+from fewscope.pipeline.plan import prepare
+from fewscope.pipeline.run import segment
+from tests.helpers import fakes
+
+FAKES = Path(fakes.__file__)
+
+
+def markers(out: str) -> dict[str, tuple[int, int]]:
+    """Units that are done, with what changes when a marker is written again."""
+    found = (Path(out) / ".fewscope/markers").glob("r*.json")
+    return {path.name: (path.stat().st_mtime_ns, path.stat().st_ino) for path in found}
+
+
+def start(config, pool: str, log: Path, seconds: float) -> subprocess.Popen:
+    """The job as a program of its own, with a model that takes `seconds` a batch; Ray is that of ``RAY_ADDRESS``."""
+    path = Path(f"{log}.config.json")
+    path.write_text(json.dumps(dataclasses.asdict(config)))
+    return subprocess.Popen(
+        [sys.executable, FAKES, path, pool, log, str(seconds)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        text=True,
+    )
+
+
+N_UNITS = 20  # of 128 px: more than Ray's workers have in flight when their driver is killed
+
+
+@pytest.fixture
+def config(config):
+    return dataclasses.replace(config, shard=128)
+
+
+@pytest.fixture
+def uninterrupted(config, tmp_path, no_pictures) -> dict[str, bytes]:
+    """What a run that nobody stops leaves."""
+    out = tmp_path / "uninterrupted"
+    with LocalPool(fakes.ByColour) as pool:
+        segment(dataclasses.replace(config, out=str(out)), pool, fakes.ByColour())
+    return fakes.outputs(out)
+
+
+@pytest.mark.parametrize("pool", ["local", "ray"])
+def test_kill_9_of_the_driver(config, tmp_path, uninterrupted, pool, request, monkeypatch):
+    if pool == "ray":
+        monkeypatch.setenv("RAY_ADDRESS", request.getfixturevalue("ray_head").address)
+    log = tmp_path / "log"
+    job = start(config, pool, log, 1.5)
+    limit = time.monotonic() + 120
+    while len(markers(config.out)) < 2:
+        assert job.poll() is None, job.stderr.read()
+        assert time.monotonic() < limit
+        time.sleep(0.05)
+    os.kill(job.pid, signal.SIGKILL)
+    job.wait()
+    job.stderr.close()
+    if pool == "ray":  # its workers notice that their driver is gone, and may finish a unit until then
+        done = {}
+        while done != (done := markers(config.out)):
+            time.sleep(2)
+    before = markers(config.out)
+    assert 2 <= len(before) < N_UNITS
+    n_batches = len(log.read_text().splitlines())
+    plan = prepare(config)
+    left = {path.stem for path in (Path(config.out) / ".fewscope/lent").glob("r*.npz")}
+    needed = {
+        f"r{tile.row_off:06d}_c{tile.col_off:06d}"
+        for unit in plan.units
+        if f"{unit.name}.json" not in before
+        for tile in plan.grid.tiles_touching(unit.core)
+        if plan.foreground.touches(tile)
+    }
+
+    with LocalPool(fakes.functools.partial(fakes.Slow, str(log), 0)) as again:
+        segment(config, again, fakes.ByColour())
+    after = markers(config.out)
+    assert {name: after[name] for name in before} == before, "a finished unit was done again"
+    assert len(after) == N_UNITS
+    predicted = sum(int(line.split()[1]) for line in log.read_text().splitlines()[n_batches:])
+    assert predicted == len(needed - left), "what is predicted is what is needed and was not left, each once"
+    assert fakes.outputs(Path(config.out)) == uninterrupted
+
+
+STAGES = [
+    (fewscope.pipeline.run, "number_instances"),
+    (fewscope.pipeline.run, "relabel_unit"),
+    (fewscope.pipeline.run, "build_pyramids"),
+    (fewscope.pipeline.run, "tables"),
+    (fewscope.pipeline.run, "write_outlines"),
+    (fewscope.pipeline.outputs.outlines, "outline_unit"),
+    (fewscope.pipeline.outputs.outlines, "read_fragment"),
+    (fewscope.pipeline.report.builder, "survey"),
+    (fewscope.pipeline.report.builder, "write_report"),
+]
+
+
+@pytest.mark.parametrize(("module", "stage"), STAGES, ids=[stage for _, stage in STAGES])
+def test_stopped_in_a_later_stage(config, monkeypatch, uninterrupted, module, stage):
+    """A stage that does half of its work and fails: the same command goes on, and asks the model nothing."""
+    wanted = getattr(module, stage)
+    calls = []
+
+    def half(*args, **options):
+        calls.append(1)
+        if stage not in ("relabel_unit", "outline_unit", "read_fragment") or len(calls) > 1:
+            raise KeyboardInterrupt
+        return wanted(*args, **options)
+
+    with monkeypatch.context() as faulty:
+        faulty.setattr(module, stage, half)
+        with LocalPool(fakes.ByColour) as pool, pytest.raises(KeyboardInterrupt):
+            segment(config, pool, fakes.ByColour())
+    before = markers(config.out)
+    assert len(before) == N_UNITS
+    monkeypatch.setattr(fakes.ByColour, "predict", None)
+    with LocalPool(fakes.ByColour) as pool:
+        segment(config, pool, fakes.ByColour())
+    assert markers(config.out) == before
+    assert fakes.outputs(Path(config.out)) == uninterrupted
+
+
+def test_what_was_decided_stays_decided(config, no_pictures, monkeypatch):
+    """A run resumed where leaving one out would choose otherwise keeps its threshold."""
+    config = dataclasses.replace(config, threshold=None)
+    with monkeypatch.context() as faulty:
+        faulty.setattr(fewscope.pipeline.run, "run_units", None)
+        with LocalPool(fakes.ByColour) as pool, pytest.raises(TypeError):
+            segment(config, pool, fakes.ByColour())
+    monkeypatch.setattr(fewscope.pipeline.calibration.operating_point, "Fits", None)
+    with LocalPool(fakes.ByColour) as pool:
+        report = segment(config, pool, fakes.ByColour())
+    assert report["run"]["options"]["threshold"] == report["quality"]["threshold"]
+    assert report["quality"]["iou_mean"] == 1.0

@@ -1,0 +1,110 @@
+"""What five patches say of the threshold, the area and the count is taken, and not taken too far."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from fewscope.pipeline.calibration.intervals import count_interval, counted_ratio, mean_interval
+from fewscope.pipeline.calibration.leave_one_out import (
+    best_threshold,
+    careful_threshold,
+    covered_ratio,
+    judged,
+)
+
+
+@pytest.mark.parametrize("level", [0.15, 0.3, 0.5, 0.7, 0.85])
+def test_half_of_the_way_to_the_best_threshold_is_gone(level: float) -> None:
+    """Objects end where the probability crosses a level: that is the best threshold."""
+    ramp = np.linspace(0, 1, 128, dtype=np.float32)[None, None].repeat(3, 0).repeat(128, 1)
+    labels = (ramp >= level).astype(np.uint8)
+    assert best_threshold(ramp, labels) == pytest.approx(level, abs=0.051)
+    chosen = careful_threshold(ramp, labels)
+    assert chosen == pytest.approx((0.5 + best_threshold(ramp, labels)) / 2, abs=1e-3)
+    loo = judged(ramp, labels)
+    assert loo is not None
+    assert loo.threshold == chosen  # and the promise is for that one
+    assert judged(ramp, labels, 0.4).threshold == 0.4  # type: ignore[union-attr]
+    assert judged(None, labels) is None
+
+
+def test_a_threshold_that_patches_do_not_agree_on_is_not_taken() -> None:
+    """One gains much from a lower one, two a little, two lose: better in the mean, and not beyond doubt."""
+    ramp = np.linspace(0, 1, 128, dtype=np.float32)[None, None].repeat(5, 0).repeat(128, 1)
+    labels = (ramp >= 0.5).astype(np.uint8)
+    labels[0] = ramp[0] >= 0.1
+    labels[1:3] = ramp[1:3] >= 0.45
+    assert best_threshold(ramp, labels) < 0.5
+    assert careful_threshold(ramp, labels) == 0.5
+
+
+def test_among_equal_thresholds_the_middle_is_taken() -> None:
+    labels = np.zeros((2, 64, 64), np.uint8)
+    labels[:, 20:40] = 1
+    assert careful_threshold(np.where(labels == 1, 0.95, 0.05).astype(np.float32), labels) == 0.5
+
+
+def test_the_interval_of_the_area_holds_the_true_ratio() -> None:
+    """Patches of any size of objects, found a tenth too large and not quite alike: 19 of 20 intervals hold 1 / 1.1."""
+    rng, inside = np.random.default_rng(0), []
+    labels, found = np.zeros((5, 64, 64), np.uint8), np.zeros((5, 64, 64), np.float32)
+    for _ in range(1500):
+        true = rng.integers(200, 2000, 5)
+        wrong = np.rint(true * 1.1 * np.exp(rng.normal(0, 0.05, 5))).astype(int)
+        for k in range(5):
+            labels[k].flat[:] = np.arange(64 * 64) < true[k]
+            found[k].flat[:] = np.arange(64 * 64) < wrong[k]
+        ratio = covered_ratio(judged(found, labels, 0.5), labels)
+        assert ratio is not None
+        inside.append(ratio[0] <= 1 / 1.1 <= ratio[1])
+    assert np.mean(inside) == pytest.approx(0.95, abs=0.03)
+    labels[0, 32:] = 255  # not known: neither side counts there
+    assert covered_ratio(judged(labels == 1, labels, 0.5), labels) == (1, 1)
+    assert covered_ratio(None, labels) is None
+    assert covered_ratio(judged(np.zeros_like(found), labels, 0.5), labels) is None
+
+
+def test_intervals_of_a_mean_and_of_the_mean_of_more() -> None:
+    """19 of 20 of the first hold the true mean; 19 of 20 of the second hold the mean of three more values."""
+    rng = np.random.default_rng(0)
+    inside, agrees = [], []
+    for _ in range(4000):
+        known, more = rng.normal(0.7, 0.1, 5), rng.normal(0.7, 0.1, 3)
+        low, high = mean_interval(known, -np.inf, np.inf)
+        inside.append(low <= 0.7 <= high)
+        low, high = mean_interval(known, -np.inf, np.inf, n_more=3)
+        agrees.append(low <= more.mean() <= high)
+    assert np.mean(inside) == pytest.approx(0.95, abs=0.012)
+    assert np.mean(agrees) == pytest.approx(0.95, abs=0.012)
+    assert mean_interval(np.array([0.9, 1.0, np.nan]), 0.0, 1.0)[1] == 1
+    assert mean_interval(np.array([0.9, np.nan]), 0.0, 1.0) is None
+
+
+def test_the_interval_of_the_count_holds_the_true_ratio() -> None:
+    """Of 12 objects a patch 15 % are missed and as many found where there are none: 19 of 20 intervals hold 1."""
+    rng, inside = np.random.default_rng(0), []
+    for _ in range(1500):
+        missed, wrong = rng.binomial(12, 0.15, 5), rng.poisson(12 * 0.15, 5)
+        low, high = counted_ratio([12] * 5, 12 - missed + wrong, missed.sum() + wrong.sum())
+        inside.append(low <= 1 <= high)
+    assert np.mean(inside) > 0.95
+
+
+def test_counts_that_happen_to_agree_are_not_exact() -> None:
+    """Misses and false finds that cancel in every patch leave an interval; the more there are, the wider."""
+    agreed = [10, 14, 12, 9, 15]
+    few, many = (counted_ratio(agreed, agreed, n) for n in (0, 24))
+    assert few == pytest.approx((1 - 1.96 / 60, 1 + 1.96 / 60), rel=1e-4)
+    assert many == pytest.approx((1 - 9.8 / 60, 1 + 9.8 / 60), rel=1e-4)
+    assert count_interval(1000, few) == (967, 1033)
+    assert counted_ratio([3], [3], 0) is None
+    assert counted_ratio([3, 2], [0, 0], 5) is None
+    assert count_interval(1000, None) is None
+
+
+def test_a_patch_of_nothing_widens_the_interval_of_the_count_and_does_not_rule_it() -> None:
+    """Two patches in which nothing was to be found, and a few objects were: of a hundred, ten too many."""
+    low, high = counted_ratio([20, 30, 25, 25, 0, 0], [20, 30, 25, 25, 6, 4], 10)
+    assert 0.65 < low < 100 / 110 < high < 1.2
+    assert low < counted_ratio([20, 30, 25, 25], [20, 30, 25, 25], 0)[0]

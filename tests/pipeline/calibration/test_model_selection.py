@@ -1,0 +1,227 @@
+"""How a support set is encoded is decided by the patches left out, and stays decided when a run is resumed."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fewscope.connectors.support.support_set import SupportSet
+from fewscope.model.finetune import AdaptConfig, one_thread
+from fewscope.model.segmenter import load_segmenter
+from fewscope.pipeline.calibration import model_selection
+from fewscope.pipeline.calibration.leave_one_out import MOST_FOLDS, predict_left_out
+from fewscope.pipeline.calibration.model_selection import Approach, Fits, fit, from_arrays, to_arrays
+
+
+@dataclass
+class Taught:
+    """What `Pupil` was taught with."""
+
+    patches: frozenset[int]
+    errors: Sequence[float]
+    sides: tuple[int, ...]
+    steps: int
+    texture_share: float
+
+    @property
+    def views(self) -> list[SeenAt]:
+        return [SeenAt(side, self.steps) for side in self.sides or (224,)]
+
+
+@dataclass
+class SeenAt:
+    side: int
+    steps: int
+
+
+class Pupil:
+    """A model that is wrong on a given part of each patch: as it is, at other scales, fine-tuned, or by texture."""
+
+    name = "pupil"
+
+    def __init__(self, adapts: bool = True, **errors: float | Sequence[float]) -> None:
+        self.errors = {"plain": 0.4, "tuned": 0.4, "scaled": 0.4, "texture": 0.4} | errors
+        self.adapts = adapts
+        self.tuned_on: list[frozenset[int]] = []
+
+    def encode(
+        self,
+        images: np.ndarray,
+        labels: np.ndarray,
+        instances: Any = None,
+        adaptation: AdaptConfig | None = None,
+        sides: tuple[int, ...] = (),
+        texture_share: float = 0.0,
+        known: Mapping[int, SeenAt] | None = None,
+    ) -> Taught:
+        seen = frozenset(images[:, 0, 0, 0].tolist())
+        steps = adaptation.steps if adaptation else 0
+        if known and (sides or (224,))[0] in known:
+            steps = known[(sides or (224,))[0]].steps
+        elif adaptation:
+            self.tuned_on.append(seen)
+        errors = self.errors[
+            "texture" if texture_share > 0.5 else "tuned" if steps else "scaled" if sides else "plain"
+        ]
+        return Taught(seen, np.broadcast_to(errors, 13).tolist(), sides, steps, texture_share)
+
+    def predict(self, tiles: np.ndarray, features: Taught) -> np.ndarray:
+        truth = tiles[..., 1] > 0
+        wrong = np.zeros_like(truth)
+        for tile, is_wrong in zip(tiles, wrong, strict=True):
+            number = int(tile[0, 0, 0])
+            assert number not in features.patches, "a patch was predicted by what it taught"
+            is_wrong[: round(features.errors[number] * len(is_wrong))] = True
+        return (truth ^ wrong)[:, None].astype(np.float32)
+
+
+def patches(k: int) -> tuple[np.ndarray, np.ndarray]:
+    """K patches whose red is their number and whose green shows the truth."""
+    labels = (np.random.default_rng(k).random((1, k, 32, 32)) > 0.5).astype(np.uint8)
+    images = np.zeros((k, 32, 32, 3), np.uint8)
+    images[..., 0] = np.arange(k)[:, None, None]
+    images[..., 1] = labels[0] * 255
+    return images, labels
+
+
+@pytest.mark.parametrize("k", [2, 5, 13])
+def test_no_patch_is_predicted_by_itself_however_many_there_are(k: int) -> None:
+    images, labels = patches(k)
+    (found,) = predict_left_out(Pupil(plain=0.0), images, labels, n_threads=3)
+    assert found is not None
+    assert np.array_equal(found > 0.5, labels[0] == 1)
+    assert k <= MOST_FOLDS or k > 2 * MOST_FOLDS  # both ways are tried here
+
+
+ONE_IS_LUCKY = (0.0, *[0.45] * 12)  # against 0.4 of each
+
+
+@pytest.mark.parametrize(
+    ("errors", "steps", "sides", "share"),
+    [
+        ({"tuned": 0.1}, 68, (), 0.0),
+        ({"tuned": 0.6}, 0, (), 0.0),
+        ({"scaled": 0.1}, 0, (192, 320), 0.0),
+        ({"scaled": ONE_IS_LUCKY}, 0, (), 0.0),  # the mean is better by less than its error
+        ({"scaled": 0.2, "tuned": 0.1}, 68, (192, 320), 0.0),
+        ({"texture": 0.1}, 0, (), 0.5),
+        ({"texture": 0.2, "tuned": 0.1}, 68, (), 0.0),
+        ({"texture": ONE_IS_LUCKY}, 0, (), 0.0),
+        ({"plain": 0.01, "scaled": 0.0, "tuned": 0.0, "texture": 0.0}, 0, (), 0.0),  # good enough as it is
+        ({"scaled": 0.01, "tuned": 0.0, "texture": 0.0}, 0, (192, 320), 0.0),  # then nothing slower is tried
+        ({}, 0, (), 0.0),
+    ],
+)
+def test_what_predicts_left_out_patches_better_is_kept(
+    errors: dict[str, Any], steps: int, sides: tuple[int, ...], share: float
+) -> None:
+    images, labels = patches(6)
+    found = fit(Pupil(**errors), images, labels, None, seconds=120)
+    adaptation = AdaptConfig(steps) if steps else None
+    assert found.approach == Approach(sides, adaptation, share)
+    taught = found.features
+    assert (taught.steps, taught.sides, taught.texture_share) == (steps, sides, share)
+    assert taught.patches == frozenset(range(6))
+    assert found.plain is not None
+    assert found.kept is not None
+    assert found.kept >= found.plain
+    assert ("IoU" in str(found)) == bool(steps or sides or share)
+    assert ("pixel classifier" in str(found)) == bool(share)
+
+
+def test_nothing_is_fine_tuned_twice() -> None:
+    """Once on all patches, and once without each: minutes, each time."""
+    images, labels = patches(5)
+    pupil = Pupil(tuned=0.1)
+    assert fit(pupil, images, labels, None, seconds=120).approach.adaptation is not None
+    everything = frozenset(range(5))
+    assert sorted(map(len, pupil.tuned_on)) == [4, 4, 4, 4, 4, 5]
+    assert set(pupil.tuned_on) == {everything, *(everything - {left_out} for left_out in range(5))}
+
+
+def test_what_takes_minutes_is_said_while_it_lasts(caplog: pytest.LogCaptureFixture) -> None:
+    images, labels = patches(6)
+    with caplog.at_level("INFO", logger="fewscope.pipeline.calibration.model_selection"):
+        fit(Pupil(tuned=0.1), images, labels, None, seconds=120)
+    said = [record.getMessage() for record in caplog.records]
+    assert "fine-tuning 7 times, 68 steps each; --adapt bounds it" in said
+    assert sum("on 5 of 6 patches" in line for line in said) == 6
+    assert said[-1].startswith("kept: network fine-tuned for 68 steps, IoU of patches left out 0.")
+
+
+def test_nothing_is_fine_tuned_where_it_is_not_wanted_or_cannot_be() -> None:
+    images, labels = patches(5)
+    better = {"tuned": 0.0, "scaled": 0.0, "texture": 0.0}
+    assert fit(Pupil(**better), images, labels, None, seconds=0).approach == Approach()
+    assert fit(Pupil(**better, adapts=False), images, labels, None, seconds=120).approach == Approach()
+    alone = fit(Pupil(**better), images[:1], labels[:, :1], None, seconds=120)
+    assert (alone.approach, alone.plain, alone.left_out) == (Approach(), None, [None])
+
+
+@pytest.mark.parametrize("kept", ["the last", "the first"])
+def test_a_fit_with_the_real_network_repeats_itself_and_can_be_kept(
+    kept: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fine-tuned, at other sides, and with most of the classifier; or as it comes."""
+    generator = np.random.default_rng(0)
+    labels = np.zeros((1, 2, 224, 224), np.uint8)
+    labels[0, :, 60:120, 40:160] = 1
+    images = generator.normal(100, 30, (2, 224, 224, 3))
+    images[labels[0] == 1] += (40, 0, -30)
+    images = images.clip(0, 255).astype(np.uint8)
+    monkeypatch.setattr(model_selection, "OTHER_SIDES", ((96, 160),))
+    monkeypatch.setattr(model_selection, "GOOD_ENOUGH", 2.0)
+    monkeypatch.setattr("fewscope.model.finetune.FEWEST_STEPS", 1)
+    better = itertools.count(0.1, 0.001 if kept == "the last" else -0.001)
+    monkeypatch.setattr(
+        model_selection, "judged", lambda *_: SimpleNamespace(iou=(value := next(better), value))
+    )
+    segmenter = load_segmenter(device="cpu")
+    one = fit(segmenter, images, labels, None, seconds=3)
+    if kept == "the last":
+        assert one.approach.sides == (96, 160)
+        assert one.approach.adaptation is not None
+        assert one.approach.texture_share == model_selection.TEXTURE_SHARES[-1]
+    else:
+        assert one.approach == Approach()
+    with one_thread():
+        options = {"sides": one.approach.sides, "texture_share": one.approach.texture_share}
+        again = segmenter.encode(images, labels[0], None, one.approach.adaptation, **options)
+    assert one.features.digest == again.digest, "what the job got is not what the patches give"
+    monkeypatch.setattr(model_selection.os, "cpu_count", lambda: 1)
+    other = fit(segmenter, images, labels, None, seconds=3)
+    assert one.features.digest == other.features.digest
+    assert np.array_equal(one.left_out[0], other.left_out[0])
+    again = from_arrays(to_arrays(one), load_segmenter(device="cpu"), images, labels)
+    assert (again.features.digest, str(again)) == (one.features.digest, str(one))
+    assert np.array_equal(segmenter.predict(images, again.features), segmenter.predict(images, one.features))
+
+
+def test_sources_with_one_support_set_have_it_encoded_once() -> None:
+    model = Pupil(tuned=0.1)
+    taught: list[Taught] = []
+    encode = model.encode
+    model.encode = lambda *arguments, **options: taught.append(encode(*arguments, **options)) or taught[-1]  # type: ignore[method-assign]
+
+    def support(seed: int) -> SupportSet:
+        labels = np.zeros((3, 224, 224), np.uint8)
+        labels[:, 50:100, 50 : 100 + seed] = 1
+        images = np.zeros((3, 224, 224, 3), np.uint8)
+        images[..., 0] = np.arange(3)[:, None, None]
+        images[..., 1] = labels * 255
+        return SupportSet(images, labels, None, ("a", "b", "c"), None, ("disc",))
+
+    fits = Fits(model)
+    first = fits.of(support(1), 120, False)
+    n_taught = len(taught)
+    assert fits.of(support(1), 120, False) is first
+    assert len(taught) == n_taught
+    for other in (fits.of(support(2), 120, False), fits.of(support(1), 60, False)):
+        assert other is not first
+    assert len(taught) == 3 * n_taught

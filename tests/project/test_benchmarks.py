@@ -1,0 +1,168 @@
+"""The benchmarks run, at tiny sizes, and say what they found as JSON lines. No times are judged here."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from benchmarks import (
+    bench_engine,
+    bench_labels,
+    bench_memory,
+    bench_repeats,
+    bench_support,
+    bench_tile,
+    synthetic,
+)
+from benchmarks.records import MemoryWatch, Process
+from fewscope.connectors.open import open_source
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPTS = sorted(path.name for path in (ROOT / "benchmarks").glob("bench_*.py"))
+
+
+def lines(text: str) -> list[dict]:
+    """Standard output as it is meant to be read: every line is JSON, with hardware and versions."""
+    found = [json.loads(line) for line in text.splitlines()]
+    assert found
+    for line in found:
+        assert line["hardware"]["cpu"]
+        assert line["hardware"]["cores"] >= 1
+        assert "numpy" in line["versions"]
+    return found
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help_shows_a_command(script, capsys):
+    module = sys.modules[f"benchmarks.{script.removesuffix('.py')}"]  # imported above
+    with pytest.raises(SystemExit) as stopped:
+        module.main(["--help"])
+    assert stopped.value.code == 0
+    assert f"python benchmarks/{script}" in capsys.readouterr().out
+
+
+def test_engine(capsys):
+    arguments = "--engines local --side 500 --unit 256 --shard 256 --tile-ms 0"
+    assert bench_engine.main(arguments.split()) == 0
+    (line,) = lines(capsys.readouterr().out)
+    assert line["tiles"] == 9  # 3 x 3: 0, 192, 276
+    assert line["units"] == 4
+    assert line["tiles_run"] == 9  # each unit touches 2 x 2, and finds what another one has predicted
+    assert line["ratio"] > 0
+    assert line["count"] > 0
+
+
+def test_parts_of_the_plain_loop_are_the_whole(tmp_path):
+    slide = tmp_path / "slide.tif"
+    synthetic.write_repeats(slide, synthetic.tissue(256), 900, 500)
+    whole = bench_engine.plain_loop(str(slide), 0)
+    assert whole == 5 * 3
+    assert sum(bench_engine.plain_loop(str(slide), 0, part, 2) for part in range(2)) == whole
+
+
+def test_labels(capsys):
+    assert bench_labels.main(["--side", "300", "--unit", "128", "--rounds", "1"]) == 0
+    (line,) = lines(capsys.readouterr().out)
+    assert line["ours_equals_scipy"]
+    assert line["dask_image_equals_scipy"]
+    assert line["units"] == 9
+
+
+def test_same_sees_joined_and_parted_labels():
+    truth = np.array([[1, 0, 2], [0, 0, 2]])
+    assert bench_labels.same(np.array([[7, 0, 3], [0, 0, 3]]), truth, 2)
+    assert not bench_labels.same(np.array([[3, 0, 3], [0, 0, 3]]), truth, 2)
+    assert not bench_labels.same(np.array([[1, 0, 2], [0, 0, 3]]), truth, 2)
+    assert not bench_labels.same(np.array([[1, 2, 2], [0, 0, 2]]), truth, 2)
+
+
+@pytest.fixture
+def jobs_in_this_process(monkeypatch):
+    """A program of its own takes seconds to start; what the benchmarks do with what it tells is the same."""
+
+    def watch(engine, options, workers, model="fake"):
+        told = bench_memory.job(engine, options, workers, model)
+        seen = Process(
+            1, 0, "python", 150.0, [(told["start"]["clock"], 100.0), (told["stages"][-1][1], 150.0)]
+        )
+        by_stage = bench_memory.by_stage(seen, told["start"]["clock"], told["stages"])
+        sizes = {"driver_mb": seen.peak_mb, "driver_start_mb": 50.0, "worker_mb": None, "task_mb": None}
+        return told | sizes | {"driver_by_stage_mb": by_stage}
+
+    monkeypatch.setattr(bench_memory, "watch", watch)
+
+
+@pytest.mark.parametrize("kind", ["slide", "raster"])
+@pytest.mark.usefixtures("jobs_in_this_process")
+def test_memory(capsys, kind):
+    sides = ["--sides", "300", "600", "--unit", "256"]
+    assert bench_memory.main(["--kind", kind, "--engines", "local", *sides]) == 0
+    (line,) = lines(capsys.readouterr().out)
+    assert ("map" in line["large"]["driver_by_stage_mb"]) == (kind == "raster")
+    assert line["driver_ratio"] == line["driver_ratio_above_start"] == 1
+    stages = line["large"]["driver_by_stage_mb"]
+    assert next(iter(stages)) == "prepare"
+    assert stages["prepare"] == 100
+    assert max(stages.values()) == stages["outlines and pictures"] == 150
+
+
+def test_a_peak_is_seen_in_a_child_process_after_it_is_gone():
+    grandchild = "import time; held = bytearray(300_000_000); del held; time.sleep(1)"
+    child = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {grandchild!r}], check=True)"
+    with subprocess.Popen([sys.executable, "-c", child]) as program, MemoryWatch(program.pid, 0.05) as seen:
+        assert program.wait() == 0
+    peaks = sorted(process.peak_mb for process in seen.processes.values())
+    assert peaks[-1] > 300
+    assert seen.processes[program.pid].peak_mb < 100
+
+
+@pytest.mark.usefixtures("jobs_in_this_process")
+def test_repeats(capsys):
+    assert bench_repeats.main(["--side", "1920", "--period", "384", "--unit", "512"]) == 0
+    (line,) = lines(capsys.readouterr().out)
+    assert line["count_is_right"]
+    assert line["count"] == line["expected"] > 0
+
+
+def test_the_polynomial_of_repeats_counts_what_scipy_counts():
+    picture = synthetic.tissue(192)
+    counts = {k: bench_repeats.scipy_count(picture, k) for k in bench_repeats.SMALL}
+    assert bench_repeats.expected(counts, 9) == bench_repeats.scipy_count(picture, 9)
+
+
+def test_support(capsys):
+    arguments = "--models compact --tiles 1 --shots 2 --dtypes float32 --threads 1"
+    assert bench_support.main(arguments.split()) == 0
+    (line,) = lines(capsys.readouterr().out)
+    assert line["ratio"] > 0
+    assert line["model"] == "compact"
+
+
+def test_tile(capsys):
+    assert bench_tile.main(["--dtype", "float32", "--rounds", "1", "--shots", "2"]) == 0
+    (line,) = lines(capsys.readouterr().out)
+    assert line["ratio"] == pytest.approx(line["vgg16_ms_per_tile"] / line["ms_per_tile"], rel=1e-3)
+    assert (line["dtype"], line["batch"]) == ("float32", 4)
+
+
+def test_made_up_slides_repeat_exactly(tmp_path):
+    slide = tmp_path / "slide.tif"
+    picture = synthetic.tissue(256)
+    synthetic.write_repeats(slide, picture, 600, 700, compress="deflate")
+    image, _ = open_source(str(slide)).read(bench_repeats.Window(0, 0, 700, 600))
+    np.testing.assert_array_equal(image, np.tile(picture, (3, 3, 1))[:600, :700])
+
+
+def test_the_fake_model_is_the_colour_rule():
+    picture = synthetic.tissue(256)
+    model = synthetic.FakeModel()
+    probability = model.predict(picture[None, :224, :224], None)[0, 0]
+    np.testing.assert_array_equal(probability >= 0.5, synthetic.is_object(picture)[:224, :224])
+    stored = probability * np.float32(255)
+    np.testing.assert_array_equal(stored, np.rint(stored))
+    n = ndimage.label(synthetic.is_object(picture))[1]
+    assert 0.4 < n / (picture[..., 0].size / synthetic.PX_PER_NUCLEUS) <= 1  # some nuclei touch

@@ -1,0 +1,104 @@
+"""The counting benchmark shows a user's regions, asks about the rest, and counts as a job does."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from benchmarks import counting
+from tests.helpers.fakes import ByColour
+
+
+def grid_of_disks(side=320, period=32, radius=9, touching=False) -> np.ndarray:
+    """Objects in rows; with `touching`, every second one leans on its neighbour."""
+    objects = np.zeros((side, side), np.int32)
+    row, col = np.indices(objects.shape)
+    n = 0
+    for i in range(side // period):
+        for j in range(side // period):
+            n += 1
+            shift = period - 2 * radius + 2 if touching and j % 2 else 0
+            centre = i * period + period // 2, j * period + period // 2 - shift
+            disk = (row - centre[0]) ** 2 + (col - centre[1]) ** 2 < radius**2
+            objects[disk & (objects == 0)] = n
+    return objects
+
+
+def red_on_blue(objects: np.ndarray) -> np.ndarray:
+    picture = np.zeros((*objects.shape, 3), np.uint8)
+    picture[..., 2] = 200
+    picture[objects > 0] = (230, 40, 20)
+    return picture
+
+
+@pytest.mark.parametrize("shape", [(256, 256), (300, 700), (1040, 1388)])
+def test_regions_are_apart_hold_objects_and_are_a_fifth_at_most(shape):
+    objects = np.zeros(shape, np.int32)
+    rng = np.random.default_rng(3)
+    for n in range(1, 60):
+        row, col = rng.integers(0, shape[0] - 12), rng.integers(0, shape[1] - 12)
+        objects[row : row + 12, col : col + 12] = n
+    regions = counting.choose_regions(objects, seed=0)
+    assert len(regions) == 5
+    covered = np.zeros(shape, int)
+    for region in regions:
+        assert (objects[region.pixels] > 0).any()
+        assert objects[region.pixels].shape == (region.side, region.side)
+        covered[region.pixels] += 1
+    assert covered.max() == 1
+    assert (
+        0.5 * counting.SHARE * min(1, 5 * 224**2 / (counting.SHARE * covered.size))
+        < covered.mean()
+        <= counting.SHARE
+    )
+    assert counting.choose_regions(objects, seed=0) == regions
+
+
+def test_what_was_shown_is_not_asked():
+    objects = np.zeros((40, 100), np.int32)
+    objects[10:20, 10:20], objects[10:20, 50:60], objects[10:20, 80:90] = 1, 2, 3
+    assert counting.outside(objects, [counting.Region(0, 0, 30)]) == 2
+    assert (
+        counting.outside(objects, [counting.Region(0, 54, 30)]) == 2
+    )  # 60 % of the second, 40 % of the third
+    assert counting.outside(objects, []) == 3
+
+
+def test_a_job_counts_what_it_was_shown_the_like_of(tmp_path, no_pictures):
+    objects = grid_of_disks(touching=True)
+    found = counting.count(red_on_blue(objects), objects, ByColour(), tmp_path, seed=1)
+    assert found["crowded"]
+    assert found["objects_shown"] >= found["regions"]
+    assert found["counted"] == found["true"]
+    assert found["components"] <= 0.6 * found["true"]
+
+
+def test_the_summary_by_hand():
+    rows = [
+        {"true": 10, "counted": 11, "components": 8, "crowded": True},
+        {"true": 20, "counted": 20, "components": 10, "crowded": True},
+        {"true": 10, "counted": 13, "components": 10, "crowded": False},
+        {"true": 0, "counted": 1, "components": 1, "crowded": False},  # no relative error
+    ]
+    found = counting.summary(rows)
+    assert found["median_error"] == 0.1
+    assert found["median_error_components"] == 0.2
+    assert found["crowded_error_over_components"] == pytest.approx(0.05 / 0.35)
+    assert found["bias"] == pytest.approx(45 / 40 - 1)
+    assert (found["pictures"], found["crowded"]) == (4, 2)
+
+
+def test_the_command_gives_a_line_per_picture_and_a_summary(tmp_path, monkeypatch, capsys, no_pictures):
+    objects = grid_of_disks(256)
+    Image.fromarray(red_on_blue(objects)).save(tmp_path / "a.png")
+    Image.fromarray(objects.astype(np.uint16)).save(tmp_path / "a.inst.png")
+    monkeypatch.setattr(counting, "load_segmenter", lambda *args: ByColour())
+    assert counting.main(["--data", str(tmp_path)]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["picture"] for line in lines] == ["a", "all"]
+    assert lines[1]["median_error"] == lines[1]["median_error_components"] == 0
+    with pytest.raises(SystemExit, match=r"no <id>\.inst\.png"):
+        counting.main(["--data", str(tmp_path / "none")])
