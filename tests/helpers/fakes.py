@@ -274,7 +274,8 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    import fakes  # so that what travels to workers is called fakes.Slow there, not __main__.Slow
+    # by this name, so that what travels to workers is called fakes.Slow there, not __main__.Slow
+    from tests.helpers import fakes
 
     fakes.main()
 

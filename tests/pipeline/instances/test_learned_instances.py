@@ -20,6 +20,7 @@ from fewscope.pipeline.run import segment
 from tests.helpers import fakes
 from tests.helpers.crowds import crowd, painted
 from tests.helpers.labels import same_objects
+from tests.helpers.splitting import whole
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
 
@@ -89,8 +90,6 @@ def test_the_bytes_do_not_depend_on_the_size_of_the_units(config, tmp_path):
 
 def test_depth_is_blended_and_used_as_stored(config, truth):
     """Instances are those that the rule makes of the whole picture's depth."""
-    from tests.helpers.splitting import whole
-
     report = run(config, instances="learned", min_area_um2=0)
     radius, tolerance = (
         float(word) for word in report["run"]["options"]["instances"].split() if word[0].isdigit()
