@@ -23,6 +23,10 @@ class SupportError(FewscopeError, ValueError):
     """A support set cannot be used."""
 
 
+class DatasetError(FewscopeError, ValueError):
+    """A folder of labelled images for training or evaluation is missing, incomplete or not laid out as expected."""
+
+
 class WeightsError(FewscopeError, ValueError):
     """Weights are damaged, or are those of another network."""
 

@@ -21,12 +21,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from tqdm import tqdm
 
-from fewscope.model.episodes.class_folders import (
+from fewscope.connectors.datasets.class_folders import (
     FSS1000_TEST,
-    Category,
+    ClassFolders,
+    ClassImages,
     class_names,
     fingerprint,
-    iter_corpus,
 )
 from fewscope.model.episodes.protocol import SEED
 from fewscope.model.segmenter import MODELS, load_segmenter
@@ -100,9 +100,9 @@ def run(args: argparse.Namespace) -> Evaluation:
         if args.forest_answers is not None and isinstance(rival, PixelForest):
             rival = Remembered(rival, args.forest_answers)
         methods.append(rival)
-    categories = iter_corpus(args.data, args.split, domains=args.domains)
+    categories = ClassFolders(args.data).classes(args.split, domains=args.domains)
     began, findings, left_out = time.perf_counter(), [], []
-    kept: list[Category] = []  # C-way episodes need all classes at once
+    kept: list[ClassImages] = []  # C-way episodes need all classes at once
     for category in tqdm(categories, unit="class", disable=not sys.stderr.isatty()):
         if len(category.images) <= max(config.shots):
             log.warning("%s has %d pictures only: left out", category.name, len(category.images))

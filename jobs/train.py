@@ -21,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from fewscope.connectors.datasets.class_folders import ClassFolders
 from fewscope.errors import WorkerError
 from fewscope.model.networks.registry import NETWORKS
 from fewscope.model.training.job import WEIGHTS, TrainingJob
@@ -74,7 +75,7 @@ def job_of(args: argparse.Namespace) -> TrainingJob:
     return TrainingJob(
         config=replace(recipe(args.recipe, args.network, args.loss), imagenet=args.imagenet, **asked),
         out=args.out.resolve(),
-        data=None if args.data is None else args.data.resolve(),
+        data=None if args.data is None else ClassFolders(args.data.resolve()),
         split=args.split,
         validation_split=args.validate,
         shippable=args.shippable,

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fewscope.model.conventions import IGNORE_LABEL
 from fewscope.model.episodes.sampler import random_grid, sample_grid
 from fewscope.model.episodes.synthetic import integer, uniform
 from fewscope.model.losses import depth_loss, segmentation_loss
@@ -122,7 +123,9 @@ def adapt(
     generator = torch.Generator().manual_seed(config.seed)
     optimiser = torch.optim.AdamW(net.parameters(), lr=config.learning_rate, weight_decay=1e-4)
     foreground, background = (labels == 1).float(), (labels == 0).float()
-    patches_of = [torch.nonzero((of_class != 255).any(-1).any(-1)).flatten().tolist() for of_class in labels]
+    patches_of = [
+        torch.nonzero((of_class != IGNORE_LABEL).any(-1).any(-1)).flatten().tolist() for of_class in labels
+    ]
     classes = [c for c, patches in enumerate(patches_of) if patches]
     device = images.device.type
     textures = _textures_without(images, foreground, background, classes)

@@ -18,17 +18,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fewscope.errors import WeightsError
+from fewscope.model.conventions import IGNORE_LABEL, PATCH_SIZE
 from fewscope.model.depth import instance_depth
 from fewscope.model.devices import computes_bfloat16, default_device
-from fewscope.model.episodes.class_folders import PATCH
 from fewscope.model.finetune import AdaptConfig, adapt
 from fewscope.model.networks.compact import CompactNet, CompactPack
 from fewscope.model.networks.registry import RELATION, build_network
 from fewscope.model.views import SIDES, View, _scaled, _scaled_labels
 from fewscope.model.weights import SHIPPED, checksum, load_weights
-
-IGNORE = 255
-"""Value of a label image where nothing is labelled."""
 
 MODELS = ("compact", *RELATION)
 
@@ -107,7 +104,7 @@ class Segmenter:
     @property
     def sides(self) -> tuple[int, ...]:
         """At which sizes the network sees 224 px where `encode` is told nothing."""
-        return SIDES if self.adapts else (PATCH,)
+        return SIDES if self.adapts else (PATCH_SIZE,)
 
     @property
     def adapts(self) -> bool:
@@ -310,9 +307,9 @@ def labels_by_class(labels: np.ndarray) -> np.ndarray:
     """
     if labels.ndim == 4:
         return labels
-    n_classes = max(1, int(labels[labels != IGNORE].max(initial=0)))
+    n_classes = max(1, int(labels[labels != IGNORE_LABEL].max(initial=0)))
     classes = np.arange(1, n_classes + 1, dtype=np.uint8)[:, None, None, None]
-    return np.where(labels == IGNORE, np.uint8(IGNORE), (labels == classes).astype(np.uint8))
+    return np.where(labels == IGNORE_LABEL, np.uint8(IGNORE_LABEL), (labels == classes).astype(np.uint8))
 
 
 def fold_batch_norm(module: nn.Module) -> nn.Module:

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fewscope.model.episodes.class_folders import PATCH
+from fewscope.model.conventions import PATCH_SIZE
 from fewscope.model.networks.pixel_classifier import TexturePack
 
 SIDES = (128, 192)
@@ -70,17 +70,17 @@ class View:
 
 def _scaled(images: Tensor, side: int) -> Tensor:
     """Images (N, 3, H, W), where 224 px become `side`, to a multiple of 32."""
-    if side == PATCH:
+    if side == PATCH_SIZE:
         return images
     return F.interpolate(images, size=_scaled_size(images.shape, side), mode="bilinear", antialias=True)
 
 
 def _scaled_size(shape: Sequence[int], side: int) -> list[int]:
-    return [max(1, round(n * side / PATCH / 32)) * 32 for n in shape[-2:]]
+    return [max(1, round(n * side / PATCH_SIZE / 32)) * 32 for n in shape[-2:]]
 
 
 def _scaled_labels(labels: Tensor, side: int) -> Tensor:
     """Labels (C, K, H, W) likewise."""
-    if side == PATCH:
+    if side == PATCH_SIZE:
         return labels
     return F.interpolate(labels, size=_scaled_size(labels.shape, side), mode="nearest-exact")

@@ -17,6 +17,7 @@ import numpy as np
 from rasterio.windows import Window
 
 from fewscope import __version__
+from fewscope.connectors.conventions import IGNORE_LABEL
 from fewscope.connectors.source import Source
 from fewscope.connectors.support.load import load_support
 from fewscope.connectors.support.support_set import SupportSet
@@ -220,7 +221,7 @@ def typical_radius(support: SupportSet) -> float | None:
         return None
     areas: list[int] = []
     for objects, labels in zip(support.instances, support.labels, strict=True):
-        known = np.pad(labels != predictor.IGNORE, 1)
+        known = np.pad(labels != IGNORE_LABEL, 1)
         inner = known[:-2, 1:-1] & known[2:, 1:-1] & known[1:-1, :-2] & known[1:-1, 2:]
         cut = set(np.unique(objects[~inner]).tolist())
         ids, counts = np.unique(objects[labels == 1], return_counts=True)

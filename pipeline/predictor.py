@@ -6,8 +6,6 @@ from typing import Any, Protocol
 
 import numpy as np
 
-IGNORE = 255
-
 
 class Model(Protocol):
     """What the pipeline asks of a model (`model.segmenter.Segmenter`, or a fake in tests)."""

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from fewscope.connectors.support.image_files import PATCH
+from fewscope.connectors.conventions import PATCH_SIZE
 
 log = logging.getLogger(__name__)
 
@@ -197,7 +197,7 @@ def write_pairs(
                     f"{pair.picture} is {picture.size[0]}x{picture.size[1]}, its annotation "
                     f"{pair.mask.shape[1]}x{pair.mask.shape[0]}; they must be the same"
                 )
-            small = picture.convert("RGB").resize((PATCH, PATCH), Image.Resampling.BICUBIC)
+            small = picture.convert("RGB").resize((PATCH_SIZE, PATCH_SIZE), Image.Resampling.BICUBIC)
         folder.mkdir(parents=True, exist_ok=True)
         written[folder.name] = k = n + 1
         Image.fromarray(255 * mask).save(folder / f"{k}.png")
@@ -229,6 +229,6 @@ def folder_name(category: str) -> str:
 
 def _resized(values: NDArray[Any]) -> NDArray[Any]:
     """(H, W) -> (224, 224) by nearest pixel."""
-    row = (np.arange(PATCH) * 2 + 1) * values.shape[0] // (2 * PATCH)
-    col = (np.arange(PATCH) * 2 + 1) * values.shape[1] // (2 * PATCH)
+    row = (np.arange(PATCH_SIZE) * 2 + 1) * values.shape[0] // (2 * PATCH_SIZE)
+    col = (np.arange(PATCH_SIZE) * 2 + 1) * values.shape[1] // (2 * PATCH_SIZE)
     return values[np.ix_(row, col)]

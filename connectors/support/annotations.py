@@ -19,9 +19,9 @@ from affine import Affine
 from numpy.typing import NDArray
 from rasterio.windows import Window
 
+from fewscope.connectors.conventions import IGNORE_LABEL, PATCH_SIZE
 from fewscope.connectors.source import Source, SourceInfo
 from fewscope.connectors.support.annotation_files import UNNAMED, Drawn, read_map, read_qupath
-from fewscope.connectors.support.image_files import IGNORE, PATCH
 from fewscope.connectors.support.support_set import SupportSet, choose_classes
 from fewscope.connectors.vectors.polygon_files import burn
 from fewscope.errors import SupportError
@@ -70,14 +70,14 @@ def load_annotations(uri: str, source: Source | None, class_names: Sequence[str]
             continue
         labelled.append((window, inside))
         corner = window.col_off, window.row_off
-        near = np.sort(tree.query(shapely.box(*corner, corner[0] + PATCH, corner[1] + PATCH)))
+        near = np.sort(tree.query(shapely.box(*corner, corner[0] + PATCH_SIZE, corner[1] + PATCH_SIZE)))
         ids = _burn([chosen[index] for index in near], window)
         ids[~inside] = 0
         of_class = np.concatenate([[0], values[near]]).astype(np.uint8)[ids]
         _, compact = np.unique(ids, return_inverse=True)  # 1..n in the order drawn
         ids = (compact.reshape(ids.shape) + (ids.min() > 0)).astype(np.int32)
         images.append(image)
-        labels.append(np.where(inside, of_class, np.uint8(IGNORE)))
+        labels.append(np.where(inside, of_class, np.uint8(IGNORE_LABEL)))
         instances.append(ids)
         names.append(title)
     if not images:
@@ -123,9 +123,15 @@ def _choose_objects(
 def _remove(mask: NDArray[np.bool_], window: Window, other: NDArray[np.bool_], other_window: Window) -> None:
     """Clear, in the mask of one patch, what is set in that of another; both (224, 224)."""
     down, right = other_window.row_off - window.row_off, other_window.col_off - window.col_off
-    if abs(down) < PATCH and abs(right) < PATCH:
-        here = slice(max(0, down), PATCH + min(0, down)), slice(max(0, right), PATCH + min(0, right))
-        there = slice(max(0, -down), PATCH + min(0, -down)), slice(max(0, -right), PATCH + min(0, -right))
+    if abs(down) < PATCH_SIZE and abs(right) < PATCH_SIZE:
+        here = (
+            slice(max(0, down), PATCH_SIZE + min(0, down)),
+            slice(max(0, right), PATCH_SIZE + min(0, right)),
+        )
+        there = (
+            slice(max(0, -down), PATCH_SIZE + min(0, -down)),
+            slice(max(0, -right), PATCH_SIZE + min(0, -right)),
+        )
         mask[here] &= ~other[there]
 
 
@@ -175,27 +181,27 @@ def _windows(uri: str, regions: list[Drawn], info: SourceInfo) -> list[tuple[str
         left, top, right, bottom = region.geometry.bounds
         rows, cols = _starts(top, bottom), _starts(left, right)
         if len(windows) + len(rows) * len(cols) > MAX_PATCHES:
-            wide = PATCH * math.hypot(info.transform.a, info.transform.d)
+            wide = PATCH_SIZE * math.hypot(info.transform.a, info.transform.d)
             unit = "px" if info.kind == "slide" else "units of the CRS"
             raise SupportError(
-                f"{uri}: regions take more than {MAX_PATCHES} patches of {PATCH} px ({region.title} takes "
+                f"{uri}: regions take more than {MAX_PATCHES} patches of {PATCH_SIZE} px ({region.title} takes "
                 f"{len(rows) * len(cols)}); draw small regions, each about {wide:.4g} {unit} wide"
             )
         for row in rows:
             for col in cols:
                 part = "" if len(rows) * len(cols) == 1 else f" at ({row}, {col})"
-                windows.append((region.title + part, region, Window(col, row, PATCH, PATCH)))
+                windows.append((region.title + part, region, Window(col, row, PATCH_SIZE, PATCH_SIZE)))
     return windows
 
 
 def _starts(first: float, last: float) -> list[int]:
     """Offsets of the windows that cover ``first..last`` along one axis."""
-    n = max(1, math.ceil((last - first) / PATCH - 1e-9))
-    start = round((first + last - n * PATCH) / 2)
-    return [start + index * PATCH for index in range(n)]
+    n = max(1, math.ceil((last - first) / PATCH_SIZE - 1e-9))
+    start = round((first + last - n * PATCH_SIZE) / 2)
+    return [start + index * PATCH_SIZE for index in range(n)]
 
 
 def _burn(drawn: list[Drawn], window: Window) -> NDArray[np.int32]:
     """int32 (224, 224): 1 + index of the last of them that holds the pixel's centre, 0 for none."""
     shapes = ((one.geometry, index) for index, one in enumerate(drawn, start=1))
-    return burn(shapes, (PATCH, PATCH), Affine.translation(window.col_off, window.row_off))
+    return burn(shapes, (PATCH_SIZE, PATCH_SIZE), Affine.translation(window.col_off, window.row_off))

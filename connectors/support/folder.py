@@ -13,10 +13,9 @@ import fsspec
 import numpy as np
 from numpy.typing import NDArray
 
+from fewscope.connectors.conventions import IGNORE_LABEL, PATCH_SIZE
 from fewscope.connectors.source import PLAUSIBLE_MPP
 from fewscope.connectors.support.image_files import (
-    IGNORE,
-    PATCH,
     decode_classes,
     decode_image,
     decode_instances,
@@ -121,8 +120,8 @@ def _load_pairs(
     name = PurePosixPath(root.rstrip("/")).name or "object"
     found = in_masks or [*class_names, stated.get("class") or name][:1]
     chosen = choose_classes(uri, found, class_names)
-    values = np.zeros(IGNORE + 1, np.uint8)  # of the masks -> of the classes that were chosen
-    values[IGNORE] = IGNORE
+    values = np.zeros(IGNORE_LABEL + 1, np.uint8)  # of the masks -> of the classes that were chosen
+    values[IGNORE_LABEL] = IGNORE_LABEL
     values[np.array(chosen) + 1] = np.arange(1, len(chosen) + 1)
 
     images, labels, instances, names = [], [], [], []
@@ -145,10 +144,10 @@ def _load_pairs(
         if objects is not None and in_masks:
             objects = _by_class(objects, label, len(chosen))
         images.append(_fit(image, None))
-        labels.append(_fit(label, IGNORE))
+        labels.append(_fit(label, IGNORE_LABEL))
         instances.append(None if objects is None else _fit(objects, 0))
         names.append(_describe_fit(pair.name, image))
-        is_object = (label > 0) & (label != IGNORE)
+        is_object = (label > 0) & (label != IGNORE_LABEL)
         if not is_object.any() or is_object.all():
             what = "no object: taken as a negative patch" if not is_object.any() else "no background"
             log.info("%s: %s", pair.label, what)
@@ -271,9 +270,9 @@ def _fit(array: NDArray[Any], fill: int | None) -> NDArray[Any]:
     The padding is ``fill``, or the repeated edge where it is None.
     """
     for axis in (0, 1):
-        spare = array.shape[axis] - PATCH
+        spare = array.shape[axis] - PATCH_SIZE
         if spare > 0:
-            array = array.take(range(spare // 2, spare // 2 + PATCH), axis)
+            array = array.take(range(spare // 2, spare // 2 + PATCH_SIZE), axis)
         elif spare < 0:
             width = [(0, 0)] * array.ndim
             width[axis] = (-spare // 2, -spare - (-spare // 2))
@@ -285,14 +284,14 @@ def _fit(array: NDArray[Any], fill: int | None) -> NDArray[Any]:
 
 def _describe_fit(name: str, image: NDArray[np.uint8]) -> str:
     height, width = image.shape[:2]
-    if (height, width) == (PATCH, PATCH):
+    if (height, width) == (PATCH_SIZE, PATCH_SIZE):
         return name
     what = (
         "padded"
-        if max(height, width) <= PATCH
+        if max(height, width) <= PATCH_SIZE
         else "its centre"
-        if min(height, width) >= PATCH
+        if min(height, width) >= PATCH_SIZE
         else "centre, padded"
     )
-    log.info("%s: is %d x %d px, not %d x %d: used %s", name, height, width, PATCH, PATCH, what)
+    log.info("%s: is %d x %d px, not %d x %d: used %s", name, height, width, PATCH_SIZE, PATCH_SIZE, what)
     return f"{name} ({what}; was {height} x {width})"

@@ -10,12 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from fewscope.connectors.conventions import IGNORE_LABEL, PATCH_SIZE
 from fewscope.errors import SupportError
 
-IGNORE = 255
-"""Label of pixels that nobody labelled."""
-
-PATCH = 224  # side of the network's input, px
 MAX_SIDE = 4096  # px; larger pictures are no support patches, and a bomb is refused before it is decoded
 MAX_FILE_BYTES = 64 * 2**20
 NEAR_ENDS = (64, 191)  # grey levels that a lossy black-and-white mask must not have in between
@@ -51,7 +48,7 @@ def _open_picture(filesystem: Any, path: str) -> Image.Image:
         if max(picture.size) > MAX_SIDE:
             raise SupportError(
                 f"{path}: is {picture.height} x {picture.width} px, at most {MAX_SIDE} a side; cut out a "
-                f"{PATCH} x {PATCH} px patch"
+                f"{PATCH_SIZE} x {PATCH_SIZE} px patch"
             )
         n_frames = getattr(picture, "n_frames", 1)
         if n_frames > 1:
@@ -128,11 +125,11 @@ def decode_classes(filesystem: Any, path: str, n_classes: int) -> NDArray[np.uin
     values = np.asarray(picture) if picture.mode == "P" else _whole_numbers(picture, path)
     if values.ndim == 3 and (values == values[..., :1]).all():
         values = values[..., 0]
-    if values.ndim == 3 or not np.isin(values, (*range(n_classes + 1), IGNORE)).all():
+    if values.ndim == 3 or not np.isin(values, (*range(n_classes + 1), IGNORE_LABEL)).all():
         what = "colours" if values.ndim == 3 else ", ".join(map(str, np.unique(values)[:6]))
         raise SupportError(
             f"{path}: is a mask of {what}, expected 0 for background, 1 to {n_classes} for the classes of "
-            f"support.json, and {IGNORE} where nothing is labelled"
+            f"support.json, and {IGNORE_LABEL} where nothing is labelled"
         )
     return values.astype(np.uint8)
 
@@ -176,7 +173,7 @@ def decode_instances(filesystem: Any, path: str, label: NDArray[np.uint8]) -> ND
         raise SupportError(
             f"{path}: is {size_text(values)}, its mask is {size_text(label)}; they must be the same"
         )
-    is_object = (label > 0) & (label != IGNORE)
+    is_object = (label > 0) & (label != IGNORE_LABEL)
     if values.min() < 0 or not np.array_equal(values > 0, is_object):
         differ = int(((values > 0) != is_object).sum())
         raise SupportError(

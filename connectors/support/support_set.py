@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fewscope.connectors.support.image_files import IGNORE, PATCH
+from fewscope.connectors.conventions import IGNORE_LABEL, PATCH_SIZE
 from fewscope.errors import SupportError
 
 log = logging.getLogger(__name__)
@@ -57,9 +57,9 @@ class SupportSet:
     def __post_init__(self) -> None:
         n, n_classes = len(self.names), len(self.class_names)
         for name, array, dtype, shape in (
-            ("images", self.images, np.uint8, (n, PATCH, PATCH, 3)),
-            ("labels", self.labels, np.uint8, (n, PATCH, PATCH)),
-            ("instances", self.instances, np.int32, (n, PATCH, PATCH)),
+            ("images", self.images, np.uint8, (n, PATCH_SIZE, PATCH_SIZE, 3)),
+            ("labels", self.labels, np.uint8, (n, PATCH_SIZE, PATCH_SIZE)),
+            ("instances", self.instances, np.int32, (n, PATCH_SIZE, PATCH_SIZE)),
             ("complete", self.complete, np.bool_, (n, n_classes)),
         ):
             if array is not None and (array.dtype != dtype or array.shape != shape):
@@ -70,9 +70,9 @@ class SupportSet:
             raise SupportError("a support set needs at least one labelled patch")
         if not 1 <= n_classes <= MAX_CLASSES or len(set(self.class_names)) < n_classes:
             raise SupportError(f"classes are {self.class_names}, expected 1 to {MAX_CLASSES} different names")
-        if not np.isin(self.labels, (*range(n_classes + 1), IGNORE)).all():
+        if not np.isin(self.labels, (*range(n_classes + 1), IGNORE_LABEL)).all():
             raise SupportError(
-                f"labels hold {np.unique(self.labels)[:8].tolist()}, expected 0 to {n_classes} and {IGNORE}"
+                f"labels hold {np.unique(self.labels)[:8].tolist()}, expected 0 to {n_classes} and {IGNORE_LABEL}"
             )
         for c, of_class in enumerate(self.labels_by_class):
             of = f" of class {self.class_names[c]!r}" if n_classes > 1 else ""
@@ -82,7 +82,7 @@ class SupportSet:
             ):
                 if not (of_class == value).any():
                     raise SupportError(f"no pixel of the {n} patches is labelled as {what}{of}; {cure}")
-        is_object = (self.labels > 0) & (self.labels != IGNORE)
+        is_object = (self.labels > 0) & (self.labels != IGNORE_LABEL)
         if self.instances is not None and not np.array_equal(self.instances > 0, is_object):
             raise SupportError("instances and labels differ in what is object; make them agree")
         if self.mpp is not None and not self.mpp > 0:
@@ -97,9 +97,11 @@ class SupportSet:
     def labels_by_class(self) -> NDArray[np.uint8]:
         """What is known of each class, uint8 (C, K, 224, 224): 0 not of it, 1 of it, 255 not known."""
         values = np.arange(1, len(self.class_names) + 1)[:, None, None, None]
-        known = np.where(self.labels == IGNORE, np.uint8(IGNORE), (self.labels == values).astype(np.uint8))
+        known = np.where(
+            self.labels == IGNORE_LABEL, np.uint8(IGNORE_LABEL), (self.labels == values).astype(np.uint8)
+        )
         if self.complete is not None:
-            known[(self.labels == 0) & ~self.complete.T[..., None, None]] = IGNORE
+            known[(self.labels == 0) & ~self.complete.T[..., None, None]] = IGNORE_LABEL
         return known
 
     def of_class(self, value: int) -> SupportSet:
@@ -163,8 +165,8 @@ def join_classes(sets: Sequence[SupportSet]) -> SupportSet:
             place = places.setdefault(image.tobytes(), len(images))
             if place == len(images):
                 images.append(image)
-                labels.append(np.zeros((PATCH, PATCH), np.uint8))
-                instances.append(np.zeros((PATCH, PATCH), np.int32))
+                labels.append(np.zeros((PATCH_SIZE, PATCH_SIZE), np.uint8))
+                instances.append(np.zeros((PATCH_SIZE, PATCH_SIZE), np.int32))
                 names.append(f"{one.class_name}/{one.names[k]}")
                 complete.append(np.zeros(len(sets), bool))
             elif complete[place][c]:
@@ -175,7 +177,7 @@ def join_classes(sets: Sequence[SupportSet]) -> SupportSet:
                 names[place] += f", {one.class_name}"
             complete[place][c] = True
             is_object = one.labels[k] == 1
-            unknown = (labels[place] == IGNORE) | (one.labels[k] == IGNORE)
+            unknown = (labels[place] == IGNORE_LABEL) | (one.labels[k] == IGNORE_LABEL)
             claimed = is_object & (labels[place] > 0) & ~unknown
             if claimed.any():
                 log.info("%s: %d px are of two classes: not used", names[place], claimed.sum())
@@ -183,7 +185,7 @@ def join_classes(sets: Sequence[SupportSet]) -> SupportSet:
                 ids = one.instances[k] + instances[place].max()
                 instances[place] = np.where(is_object, ids, instances[place]).astype(np.int32)
             labels[place][is_object] = c + 1
-            labels[place][claimed | unknown] = IGNORE
+            labels[place][claimed | unknown] = IGNORE_LABEL
             instances[place][claimed | unknown] = 0
     return SupportSet(
         images=np.stack(images),

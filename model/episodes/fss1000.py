@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fewscope.model.episodes.class_folders import Category
+from fewscope.model.conventions import PATCH_SIZE
+from fewscope.model.episodes.category import Category
 from fewscope.model.episodes.sampler import Episode, synthetic_pictures
 from fewscope.model.episodes.synthetic import integer
 
@@ -25,7 +26,13 @@ class PaperEpisodes:
     """
 
     def __init__(
-        self, corpus: list[Category], *, size: int = 224, shots: int = 5, queries: int = 5, seed: int = 0
+        self,
+        corpus: list[Category],
+        *,
+        size: int = PATCH_SIZE,
+        shots: int = 5,
+        queries: int = 5,
+        seed: int = 0,
     ) -> None:
         self.corpus = corpus
         self.size = size

@@ -12,7 +12,7 @@ from skimage.segmentation import felzenszwalb
 from torch import Generator, Tensor
 
 from fewscope.model.depth import instance_depth
-from fewscope.model.episodes.class_folders import Category
+from fewscope.model.episodes.category import Category
 from fewscope.model.episodes.synthetic import integer, noise, uniform
 from fewscope.model.episodes.tessellations import random_task
 

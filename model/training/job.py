@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from fewscope.model.episodes.class_folders import load_corpus
+from fewscope.model.episodes.category import ClassDataset, load_categories
 from fewscope.model.training import distributed
 from fewscope.model.training.loop import RunOptions, train
 from fewscope.model.training.recipes import TrainConfig
@@ -24,7 +24,7 @@ class TrainingJob:
     Attributes
     ----------
     out : folder of the run; with several workers on several machines, one that all of them see
-    data : folder of class folders; None for synthetic episodes only
+    data : opened data set, picklable, that every worker reads itself; None for synthetic episodes only
     split : classes to train on; None for all
     validation_split : classes to judge by; None for no judgement
     shippable : leave out pairs whose licence forbids shipping the weights
@@ -33,7 +33,7 @@ class TrainingJob:
 
     config: TrainConfig
     out: Path
-    data: Path | None = None
+    data: ClassDataset | None = None
     split: str | None = None
     validation_split: str | None = None
     shippable: bool = False
@@ -54,9 +54,9 @@ class TrainingJob:
         """Train, and write ``weights.safetensors``. Returns the digest of the weights on every rank."""
         corpus, validation = [], None
         if self.data is not None:
-            corpus = load_corpus(self.data, self.split, shippable_only=self.shippable)
+            corpus = load_categories(self.data, self.split, shippable_only=self.shippable)
             if self.validation_split is not None and distributed.rank() == 0:
-                validation = load_corpus(self.data, self.validation_split)
+                validation = load_categories(self.data, self.validation_split)
         net = train(
             self.config,
             corpus,

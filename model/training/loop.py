@@ -15,8 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fewscope.model.conventions import PATCH_SIZE
 from fewscope.model.devices import computes_bfloat16, default_device
-from fewscope.model.episodes.class_folders import Category
+from fewscope.model.episodes.category import Category
 from fewscope.model.episodes.sampler import EpisodeSource
 from fewscope.model.networks.compact import CompactNet
 from fewscope.model.networks.imagenet import load_imagenet
@@ -38,7 +39,7 @@ from fewscope.model.weights import save_weights
 
 log = logging.getLogger(__name__)
 
-VALIDATION_SIDE = 224
+VALIDATION_SIDE = PATCH_SIZE
 """Side of validation pictures, px: what jobs segment in."""
 
 

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from fewscope.model.episodes.class_folders import Category
+from fewscope.model.conventions import PATCH_SIZE
+from fewscope.model.episodes.category import Category
 from fewscope.model.episodes.fss1000 import PaperEpisodes
 from fewscope.model.episodes.sampler import EpisodeSampler, EpisodeSource
 from fewscope.model.networks.registry import COMPACT, NETWORKS, side_multiple
@@ -115,7 +116,7 @@ def recipe(name: str, network: str, loss: str | None = None) -> TrainConfig:
             steps=500_000,
             episodes_per_step=1,
             images_per_episode=10,
-            crop=224,
+            crop=PATCH_SIZE,
             augmented=False,
             learning_rate=1e-3,
             weight_decay=0.0,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torchvision.utils import draw_segmentation_masks, make_grid
 
-from fewscope.model.episodes.class_folders import Category
+from fewscope.model.episodes.category import Category
 from fewscope.model.episodes.fss1000 import resized
 from fewscope.model.episodes.protocol import Draw, some_episodes
 from fewscope.model.episodes.sampler import Episode, EpisodeSource

@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from fewscope.connectors.conventions import IGNORE_LABEL
 from fewscope.pipeline.calibration.intervals import mean_interval, ratio_interval
-from fewscope.pipeline.predictor import IGNORE, Model, predict_maps, told
+from fewscope.pipeline.predictor import Model, predict_maps, told
 
 THRESHOLDS = np.arange(0.10, 0.91, 0.05)
 MOST_FOLDS = 6
@@ -121,7 +122,7 @@ def judge(probabilities: np.ndarray, labels: np.ndarray, threshold: float) -> Le
 
 def masked_iou(prediction: np.ndarray, labels: np.ndarray) -> float:
     """IoU of the object over the labelled pixels; NaN where the labels have no object."""
-    known = labels != IGNORE
+    known = labels != IGNORE_LABEL
     truth = labels == 1
     if not truth.any():
         return float("nan")
@@ -164,6 +165,6 @@ def covered_ratio(left_out: LeaveOneOut | None, labels: np.ndarray) -> tuple[flo
     """
     if left_out is None:
         return None
-    known = labels != IGNORE
+    known = labels != IGNORE_LABEL
     found = ((left_out.probabilities >= left_out.threshold) & known).sum((1, 2))
     return ratio_interval((labels == 1).sum((1, 2)), found)

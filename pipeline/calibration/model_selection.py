@@ -19,7 +19,7 @@ import numpy as np
 from scipy.special import expit, logit
 
 from fewscope.connectors.support.support_set import SupportSet
-from fewscope.model.episodes.class_folders import PATCH
+from fewscope.model.conventions import PATCH_SIZE
 from fewscope.model.finetune import AdaptConfig, one_thread, steps_within
 from fewscope.model.networks.pixel_classifier import LIMIT
 from fewscope.model.views import View
@@ -58,7 +58,7 @@ class Approach:
             return "replaced by a pixel classifier"
         ways = [f"fine-tuned for {self.adaptation.steps} steps"] if self.adaptation else []
         if self.sides:
-            ways += [f"seen at {' and '.join(map(str, self.sides))} px for {PATCH}"]
+            ways += [f"seen at {' and '.join(map(str, self.sides))} px for {PATCH_SIZE}"]
         if self.texture_share:
             ways += [f"{self.texture_share:.0%} of the answer by a pixel classifier"]
         return ", ".join(ways) or "as it is"

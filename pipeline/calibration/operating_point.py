@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from rasterio.windows import Window
 
+from fewscope.connectors.conventions import IGNORE_LABEL
 from fewscope.connectors.results.run_folder import WorkDir
 from fewscope.connectors.support.support_set import SupportSet
 from fewscope.pipeline import predictor
@@ -175,7 +176,7 @@ def choose_rule(
     depths : (K, H, W) likewise, where a rule is a `DepthRule`
     """
     assert support.instances is not None
-    known = support.labels != predictor.IGNORE
+    known = support.labels != IGNORE_LABEL
     best: tuple[tuple[float, float], Rule | None, tuple[float, float] | None] | None = None
     for rule in rules:
         found = [

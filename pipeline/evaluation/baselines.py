@@ -24,6 +24,7 @@ import skimage.filters
 from scipy import ndimage
 from sklearn.ensemble import RandomForestClassifier
 
+from fewscope.connectors.conventions import IGNORE_LABEL
 from fewscope.pipeline import predictor
 from fewscope.pipeline.calibration import leave_one_out
 
@@ -132,10 +133,10 @@ class PixelForest:
     def encode(self, images: np.ndarray, labels: np.ndarray) -> RandomForestClassifier:
         """Fit on the labelled pixels."""
         x = np.concatenate(
-            [_textures(i.shape, i.tobytes())[y != 255] for i, y in zip(images, labels, strict=True)]
+            [_textures(i.shape, i.tobytes())[y != IGNORE_LABEL] for i, y in zip(images, labels, strict=True)]
         )
         forest = self._classifier(50, max_depth=10, max_samples=0.05, n_jobs=1, random_state=0)
-        return forest.fit(x, labels[labels != 255])
+        return forest.fit(x, labels[labels != IGNORE_LABEL])
 
     def predict(self, tiles: np.ndarray, features: RandomForestClassifier) -> np.ndarray:
         """(N, 1, H, W) float32."""

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from fewscope.model.episodes.class_folders import Category
+from fewscope.connectors.conventions import PATCH_SIZE
+from fewscope.connectors.datasets.class_folders import ClassImages
 from fewscope.model.episodes.protocol import Draw
 from fewscope.pipeline.report.drawing import Picture, agreement, outlined, picture
 
@@ -27,7 +28,7 @@ class Example:
 
 
 def draw_examples(
-    category: Category,
+    category: ClassImages,
     methods: Sequence[str],
     iou: Mapping[tuple[str, int, str], float],
     shown: Mapping[tuple[int, str], Sequence[np.ndarray]],
@@ -61,4 +62,4 @@ def draw_examples(
 def _small(canvas: np.ndarray, side: int = 152) -> Picture:
     """A patch small enough that the page of 240 classes opens."""
     shrunk = Image.fromarray(canvas).resize((side, side), Image.Resampling.LANCZOS)
-    return picture(np.asarray(shrunk), 224, lines=True)
+    return picture(np.asarray(shrunk), PATCH_SIZE, lines=True)

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fewscope.connectors.datasets.class_folders import ClassImages
 from fewscope.connectors.support.support_set import SupportSet, join_classes
-from fewscope.model.episodes.class_folders import Category
 from fewscope.model.episodes.protocol import companions, some_episodes
 from fewscope.model.segmenter import Segmenter
 from fewscope.pipeline.calibration.operating_point import threshold_level
@@ -52,7 +52,7 @@ class WayStanding:
 
 
 def examine_ways(
-    categories: Sequence[Category], method: Model | GrabCut, config: EvaluationConfig, way: int, shots: int
+    categories: Sequence[ClassImages], method: Model | GrabCut, config: EvaluationConfig, way: int, shots: int
 ) -> WayStanding | None:
     """Ask every class among ``way - 1`` others of its domain; None for GrabCut, which is shown no class.
 
@@ -99,7 +99,9 @@ def examine_ways(
     )
 
 
-def _shown_beside(category: Category, asked: np.ndarray, shots: int, episode: int, seed: int) -> SupportSet:
+def _shown_beside(
+    category: ClassImages, asked: np.ndarray, shots: int, episode: int, seed: int
+) -> SupportSet:
     """Support of another class than the one that is asked, without the pictures that are asked: classes share some."""
     images, _, _ = category.arrays()
     queries = {picture.tobytes() for picture in asked}

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from fewscope.connectors.datasets.class_folders import ClassImages
 from fewscope.connectors.support.support_set import SupportSet
-from fewscope.model.episodes.class_folders import Category
 from fewscope.model.episodes.protocol import SEED, Draw, every_picture, some_episodes
 from fewscope.model.segmenter import Segmenter, SupportFeatures, labels_by_class
 from fewscope.pipeline import predictor
@@ -181,7 +181,7 @@ class _Learned:
         return 0.5 if self.loo is None else self.loo.threshold
 
 
-def examine(category: Category, methods: Sequence[Method], config: EvaluationConfig) -> Findings:
+def examine(category: ClassImages, methods: Sequence[Method], config: EvaluationConfig) -> Findings:
     """Put one class to all methods.
 
     Raises
@@ -273,7 +273,7 @@ def predict(method: Method, tiles: np.ndarray, learned: _Learned, labels: np.nda
     return predictor.predict_maps(method, tiles, learned.features, isinstance(learned.rule, DepthRule))
 
 
-def support_set(category: Category, chosen: Sequence[int]) -> SupportSet:
+def support_set(category: ClassImages, chosen: Sequence[int]) -> SupportSet:
     """Some pairs of a class as a support set."""
     images, labels, instances = category.arrays()
     places = list(chosen)
@@ -288,7 +288,7 @@ def support_set(category: Category, chosen: Sequence[int]) -> SupportSet:
 
 
 def _lesson(
-    method: Method, category: Category, shots: int, episode: int, learned: _Learned, has_objects: bool
+    method: Method, category: ClassImages, shots: int, episode: int, learned: _Learned, has_objects: bool
 ) -> Lesson:
     loo = learned.loo
     rule = "components" if learned.rule is None else "split"

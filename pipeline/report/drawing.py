@@ -16,11 +16,11 @@ from skimage.color import lab2rgb
 from skimage.measure import find_contours
 
 from fewscope.connectors.colours import Colour
+from fewscope.connectors.conventions import IGNORE_LABEL
 from fewscope.pipeline.report.seam_check import Floats, Mask
 
 RGB = npt.NDArray[np.uint8]
 Canvas = npt.NDArray[np.float32]
-IGNORE = 255  # "not labelled" in a support label
 FOUND: Colour = (255, 214, 0)  # where there is one class; several have their own
 CASING: Colour = (20, 20, 40)
 EDGE: Colour = (110, 120, 135)  # of the tissue: seen on white and on black
@@ -54,7 +54,7 @@ def agreement(
     A prediction of a class that the patch is not labelled for (`complete`, of each class) is neither right nor wrong.
     """
     known = np.ones(label.shape, bool) if complete is None else np.append(True, complete)[predicted * 1]
-    is_object = (label > 0) & (label != IGNORE)
+    is_object = (label > 0) & (label != IGNORE_LABEL)
     grey = np.asarray(Image.fromarray(image).convert("L"), np.float32)
     canvas = np.repeat((255 - (255 - grey) * 0.7)[..., None], 3, axis=2)
     for colour, where in (
@@ -64,7 +64,7 @@ def agreement(
     ):
         canvas = _tint(canvas, colour, 0.65 * where)
     doubled = np.repeat(np.repeat(canvas, 2, axis=0), 2, axis=1)
-    return _hatch(_bytes(doubled), label == IGNORE)
+    return _hatch(_bytes(doubled), label == IGNORE_LABEL)
 
 
 def _hatch(image: RGB, where: Mask) -> RGB:

@@ -20,10 +20,10 @@ from scipy.ndimage import gaussian_filter
 from skimage.measure import find_contours
 
 from fewscope.connectors.colours import Colour, class_colour
+from fewscope.connectors.conventions import IGNORE_LABEL
 from fewscope.pipeline.report.drawing import (
     EDGE,
     FOUND,
-    IGNORE,
     RGB,
     Picture,
     _hatch,
@@ -299,9 +299,9 @@ def _patches(support: Any, left_out: npt.NDArray[np.uint8] | None, colours: Sequ
         if left_out is not None:
             known = None if support.complete is None else support.complete[k]
             predicted = picture(agreement(image, label, left_out[k], known), image.shape[1])
-        classes = np.where(label == IGNORE, 0, label)
+        classes = np.where(label == IGNORE_LABEL, 0, label)
         objects = classes if support.instances is None else support.instances[k]
-        labelled = _hatch(outlined(image, objects, 2, 1.8, classes, colours), label == IGNORE)
+        labelled = _hatch(outlined(image, objects, 2, 1.8, classes, colours), label == IGNORE_LABEL)
         patches.append(
             Patch(
                 str(name),

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 from rasterio.windows import Window
 
-TILE = 224  # the side of the network's input: FSS-1000's images are 224 px squares
+from fewscope.model.conventions import PATCH_SIZE
+
+TILE = PATCH_SIZE  # the side of the network's input
 OVERLAP = 32  # one seventh of a tile: 36% more tiles than none
 
 

@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+from fewscope.connectors.datasets.class_folders import ClassFolders, class_names
 from fewscope.connectors.datasets.voc_coco import VOC_CLASSES, fold_classes
 from fewscope.jobs.convert import main
-from fewscope.model.episodes.class_folders import class_names, load_corpus
 
 PALETTE = np.random.default_rng(0).integers(0, 255, (256, 3), np.uint8)
 
@@ -64,13 +64,13 @@ def test_a_fold_takes_test_classes_from_validation_pictures_and_the_others_from_
     assert main(["voc", str(tmp_path / "voc"), "--out", str(tmp_path / "out"), "--fold", "1"]) == 0
     assert class_names(tmp_path / "out", "train") == ["dog"]
     assert class_names(tmp_path / "out", "test") == ["cat"]  # the car is too small
-    dogs = load_corpus(tmp_path / "out", "train")[0]
+    dogs = next(ClassFolders(tmp_path / "out").classes("train"))
     assert dogs.keys == ("1", "2")  # of t1 and t2, none of v1
     assert [int(o.max()) for o in dogs.instances] == [1, 2]
     for mask, area in zip(dogs.masks, (30 * 30, 30 * 30 + 20 * 15), strict=True):  # without the void rim
-        assert float(mask.float().mean()) == pytest.approx(area / (96 * 64), rel=0.05)
-    cats = load_corpus(tmp_path / "out", "test")[0]
-    row, col = np.argwhere(cats.masks[0].numpy()).mean(0)
+        assert float(mask.mean()) == pytest.approx(area / (96 * 64), rel=0.05)
+    cats = next(ClassFolders(tmp_path / "out").classes("test"))
+    row, col = np.argwhere(cats.masks[0]).mean(0)
     assert row == pytest.approx(224 * 25 / 96, abs=1)
     assert col == pytest.approx(224 * 25 / 64, abs=1)
 
@@ -80,7 +80,7 @@ def test_without_a_fold_all_classes_come_from_trainval(tmp_path, capsys):
     args = ["voc", str(tmp_path / "voc"), "--out", str(tmp_path / "out"), "--most", "2"]
     assert main(args) == 0
     assert class_names(tmp_path / "out") == ["aeroplane"]
-    assert len(load_corpus(tmp_path / "out")[0].images) == 2
+    assert len(next(ClassFolders(tmp_path / "out").classes()).images) == 2
     assert "2  aeroplane" in capsys.readouterr().out
     assert main(args) == 2  # not into a folder with pictures
     assert "is not empty" in capsys.readouterr().err
@@ -128,15 +128,15 @@ def test_cocos_polygons_and_run_lengths_become_masks_and_objects(coco):
         main(["coco", str(coco / "instances.json"), "--images", str(coco / "pictures"), "--out", str(out)])
         == 0
     )
-    cat, light = load_corpus(out)
+    cat, light = ClassFolders(out).classes()
     assert (cat.name, cat.domain) == ("cat", "animal")
     assert (light.name, light.domain) == ("traffic_light", "outdoor")
     assert light.keys == ("1", "2")  # without the crowd of picture 3
-    areas = [float(m.float().mean()) * 50 * 80 for m in light.masks]
+    areas = [float(m.mean()) * 50 * 80 for m in light.masks]
     assert areas == pytest.approx([40 * 40 / 2 + 18 * 18, 20 * 40], rel=0.04)
     assert [int(o.max()) for o in light.instances] == [2, 1]
     np.testing.assert_array_equal(cat.masks[0], light.masks[1])  # the same shape, as list and as text
-    assert light.images[1, 0].float().mean() == pytest.approx(80, abs=3)  # of the second picture
+    assert light.images[1, ..., 0].mean() == pytest.approx(80, abs=3)  # of the second picture
 
 
 @pytest.mark.parametrize(

@@ -128,3 +128,10 @@ def test_what_only_other_jobs_need_is_not_waited_for():
     imported = set(done.stdout.split())
     assert "torch" in imported
     assert not imported & {"torchvision", "tensorboard", "sklearn", "matplotlib"}
+
+
+def test_both_sides_of_the_wall_agree_on_patches_and_labels():
+    from fewscope.connectors import conventions as connectors
+    from fewscope.model import conventions as model
+
+    assert (connectors.PATCH_SIZE, connectors.IGNORE_LABEL) == (model.PATCH_SIZE, model.IGNORE_LABEL)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fewscope.connectors.support.image_files import IGNORE
+from fewscope.connectors.conventions import IGNORE_LABEL
 from fewscope.connectors.support.load import load_support
 from fewscope.connectors.support.support_set import SupportSet
 from fewscope.errors import SupportError
@@ -45,8 +45,8 @@ def test_background_of_one_class_is_not_known_of_another_but_its_objects_are(fol
     cell, vessel = load_support(str(folders)).labels_by_class
     assert np.array_equal(cell[0], blob(10, 20))
     assert np.array_equal(vessel[2], blob(50, 60, 70))
-    assert np.array_equal(vessel[0], np.where(blob(10, 20) == 1, 0, IGNORE))
-    assert np.array_equal(cell[2], np.where(blob(50, 60, 70) == 1, 0, IGNORE))
+    assert np.array_equal(vessel[0], np.where(blob(10, 20) == 1, 0, IGNORE_LABEL))
+    assert np.array_equal(cell[2], np.where(blob(50, 60, 70) == 1, 0, IGNORE_LABEL))
 
 
 def test_one_picture_in_two_folders_is_one_patch_known_for_both(tmp_path):
@@ -61,7 +61,7 @@ def test_one_picture_in_two_folders_is_one_patch_known_for_both(tmp_path):
     assert "cell/a.png, vessel" in support.names
     shared = support.labels[support.names.index("cell/a.png, vessel")]
     both = blob(10, 20) + blob(30, 40, 70) == 2
-    expected = np.where(both, IGNORE, blob(10, 20) + 2 * blob(30, 40, 70))
+    expected = np.where(both, IGNORE_LABEL, blob(10, 20) + 2 * blob(30, 40, 70))
     assert np.array_equal(shared, expected)  # what both claim is not labelled
     cell, vessel = support.labels_by_class[:, support.names.index("cell/a.png, vessel")]
     assert np.array_equal(cell == 0, (expected == 0) | (expected == 2))
@@ -86,8 +86,10 @@ def test_some_of_the_classes(folders):
 
 def test_several_classes_in_one_mask(tmp_path):
     mask = blob(10, 20) + 2 * blob(100, 100)
-    mask[200:] = IGNORE
-    objects = np.where(mask == IGNORE, 0, mask > 0).astype(np.uint16)  # number 1 in both classes: two objects
+    mask[200:] = IGNORE_LABEL
+    objects = np.where(mask == IGNORE_LABEL, 0, mask > 0).astype(
+        np.uint16
+    )  # number 1 in both classes: two objects
     for stem in ("a", "b"):
         save_pair(tmp_path, stem, mask=mask)
         Image.fromarray(objects).save(tmp_path / "label" / f"{stem}.inst.png")
@@ -98,7 +100,7 @@ def test_several_classes_in_one_mask(tmp_path):
     assert np.array_equal(support.labels[0], mask)
     assert np.bincount(support.instances[0].ravel())[1:].tolist() == [1600, 1600]
     vessel = load_support(str(tmp_path), class_names=["vessel"])
-    assert np.array_equal(vessel.labels[0], np.where(mask == IGNORE, IGNORE, mask == 2))
+    assert np.array_equal(vessel.labels[0], np.where(mask == IGNORE_LABEL, IGNORE_LABEL, mask == 2))
     assert vessel.instances.max() == 1
 
 

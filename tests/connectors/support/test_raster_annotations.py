@@ -13,9 +13,9 @@ from rasterio.warp import transform as transform_points
 from rasterio.windows import Window
 from shapely.geometry import box, mapping, shape
 
+from fewscope.connectors.conventions import IGNORE_LABEL
 from fewscope.connectors.open import open_source
 from fewscope.connectors.source import RasterOptions
-from fewscope.connectors.support.image_files import IGNORE
 from fewscope.connectors.support.load import load_support
 from fewscope.errors import SupportError
 from tests.helpers.rasters import ORIGIN, UTM18, north_up, waves, write_raster
@@ -71,7 +71,7 @@ def expected_patch() -> np.ndarray:
     col, row = np.meshgrid(np.arange(68, 292) + 0.5, np.arange(28, 252) + 0.5)
     points = shapely.points(X + 10 * col, Y - 10 * row)
     water = shapely.contains(RIVER, points)
-    return np.where(shapely.contains(REGION, points), water.astype(np.uint8), np.uint8(IGNORE))
+    return np.where(shapely.contains(REGION, points), water.astype(np.uint8), np.uint8(IGNORE_LABEL))
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_a_resampled_source_has_its_polygons_burnt_on_the_resampled_grid(tmp_pat
     path = write_vectors(tmp_path / "a.gpkg", DRAWN)
     coarse = open_source(source.info.uri, raster=RasterOptions(res=20))
     label = load_support(path, source=coarse).labels[0]
-    known = label != IGNORE
+    known = label != IGNORE_LABEL
     assert known.sum() == 80 * 80
     assert (label == 1).sum() == pytest.approx(RIVER.intersection(REGION).area / 400, rel=0.01)
 
@@ -127,7 +127,7 @@ def test_a_resampled_source_has_its_polygons_burnt_on_the_resampled_grid(tmp_pat
 def test_areas_to_ignore_are_not_labelled(tmp_path, source):
     drawn = [*DRAWN, (ground(100, 60, 150, 220), "Ignore")]
     label = load_support(write_vectors(tmp_path / "a.gpkg", drawn), source=source).labels[0]
-    assert (label[:, 32:82] == IGNORE).all()
+    assert (label[:, 32:82] == IGNORE_LABEL).all()
     assert np.array_equal(label[:, 82:], expected_patch()[:, 82:])
 
 

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from rasterio.windows import Window
 
+from fewscope.connectors.conventions import IGNORE_LABEL
 from fewscope.connectors.open import open_source
 from fewscope.connectors.slides.pyramid_tiff import write_pyramid
-from fewscope.connectors.support.image_files import IGNORE
 from fewscope.connectors.support.load import load_support
 from fewscope.connectors.support.support_set import SupportSet
 from fewscope.errors import SupportError
@@ -191,9 +191,9 @@ def test_other_sizes_are_cut_or_padded_never_resized(tmp_path):
     support = load_support(str(tmp_path))
     assert np.array_equal(support.images[0], photo(301, 260)[38:262, 18:242])
     assert np.array_equal(support.labels[0], disc(301, 260)[38:262, 18:242])
-    assert (support.labels[1][:62] == IGNORE).all()
+    assert (support.labels[1][:62] == IGNORE_LABEL).all()
     assert np.array_equal(support.labels[1][62:162], disc(100, 224))
-    assert (support.labels[1][162:] == IGNORE).all()
+    assert (support.labels[1][162:] == IGNORE_LABEL).all()
     assert support.names == ("large.png (its centre; was 301 x 260)", "small.png (padded; was 100 x 224)")
 
 
@@ -290,7 +290,7 @@ def test_one_small_region_is_one_patch_centred_on_it(load, slide):
     support = load(box(400, 300, 600, 500, name="Region*"), box(440, 340, 480, 400, name="Nucleus"))
     # Working px: region rows 150..250, cols 200..300, so the patch starts at row 88, col 138.
     assert np.array_equal(support.images[0], slide.read(Window(138, 88, 224, 224))[0])
-    expected = np.full((224, 224), IGNORE, np.uint8)
+    expected = np.full((224, 224), IGNORE_LABEL, np.uint8)
     expected[62:162, 62:162] = 0
     expected[82:112, 82:102] = 1
     assert np.array_equal(support.labels[0], expected)
@@ -301,7 +301,7 @@ def test_one_small_region_is_one_patch_centred_on_it(load, slide):
 def test_a_large_region_is_covered_by_patches_that_do_not_overlap(load):
     support = load(box(0, 0, 1200, 1000, name="region"), box(10, 10, 1190, 990, name="a"))
     assert len(support.names) == 9  # 3 x 3 patches for 500 x 600 px
-    assert (support.labels != IGNORE).sum() == 500 * 600
+    assert (support.labels != IGNORE_LABEL).sum() == 500 * 600
     assert (support.labels == 1).sum() == 490 * 590
 
 
@@ -327,7 +327,7 @@ def test_a_pixel_is_object_where_its_centre_is_in_the_polygon(tmp_path_factory, 
     centre = shapely.points(x, y)
     on_edge = shapely.distance(polygon.exterior, centre) < 1e-6
     expected = shapely.contains(polygon, centre)
-    known = labels != IGNORE
+    known = labels != IGNORE_LABEL
     assert known.sum() >= 223 * 223
     assert np.array_equal((labels == 1)[known & ~on_edge], expected[known & ~on_edge])
 
@@ -356,12 +356,12 @@ def test_what_is_outside_every_region_is_not_labelled(load):
     )
     assert (support.labels == 1).sum() == 25 * 25
     assert support.instances.max() == 1
-    assert (support.labels != IGNORE).sum() == 100 * 100
+    assert (support.labels != IGNORE_LABEL).sum() == 100 * 100
 
 
 def test_a_region_at_the_edge_of_the_slide(load):
     support = load(box(0, 0, 100, 100, name="Region"), box(10, 10, 30, 30, name="a"))
-    assert (support.labels != IGNORE).sum() == 50 * 50
+    assert (support.labels != IGNORE_LABEL).sum() == 50 * 50
     assert (support.labels == 1).sum() == 100
 
 
@@ -369,11 +369,11 @@ def test_all_classes_are_used_or_those_that_are_named(load):
     drawn = [box(0, 0, 200, 200, name="Region"), box(10, 10, 30, 30, name="B"), box(50, 50, 90, 90, name="A")]
     support = load(*drawn)
     assert support.class_names == ("A", "B")
-    assert np.bincount(support.labels[support.labels != IGNORE]).tolist() == [10_000 - 500, 400, 100]
-    assert [np.bincount(y[y != IGNORE])[1] for y in support.labels_by_class] == [400, 100]
+    assert np.bincount(support.labels[support.labels != IGNORE_LABEL]).tolist() == [10_000 - 500, 400, 100]
+    assert [np.bincount(y[y != IGNORE_LABEL])[1] for y in support.labels_by_class] == [400, 100]
     both = load(*drawn, class_names=["b", "A"])
     assert both.class_names == ("b", "A")
-    assert np.bincount(both.labels[both.labels != IGNORE]).tolist() == [10_000 - 500, 100, 400]
+    assert np.bincount(both.labels[both.labels != IGNORE_LABEL]).tolist() == [10_000 - 500, 100, 400]
     one = load(*drawn, class_names=["b"])  # what is of another class is background
     assert ((one.labels == 1).sum(), (one.labels == 0).sum()) == (100, 10_000 - 100)
     assert len({s.digest() for s in (support, both, one)}) == 3
@@ -386,7 +386,7 @@ def test_where_two_classes_overlap_the_smaller_object_counts(load):
     region = box(0, 0, 200, 200, name="Region")
     for drawn in ([region, gland, nucleus], [region, nucleus, gland]):
         support = load(*drawn)
-        assert np.bincount(support.labels[support.labels != IGNORE])[1:].tolist() == [2500 - 100, 100]
+        assert np.bincount(support.labels[support.labels != IGNORE_LABEL])[1:].tolist() == [2500 - 100, 100]
         assert np.bincount(support.instances.ravel())[1:].tolist() in ([2400, 100], [100, 2400])
 
 
@@ -396,7 +396,7 @@ def test_what_is_drawn_as_ignored_is_not_labelled(load):
     )
     assert support.class_names == ("A",)
     assert (support.labels == 1).sum() == 5 * 10
-    assert (support.labels != IGNORE).sum() == 100 * 100 - 20 * 100
+    assert (support.labels != IGNORE_LABEL).sum() == 100 * 100 - 20 * 100
 
 
 def test_polygons_that_cross_themselves_are_repaired(load):
@@ -465,5 +465,5 @@ def test_no_pixel_is_labelled_in_two_patches(load):
         box(380, 220, 400, 240, name="a"),
         box(470, 200, 476, 240, name="a"),
     )
-    n_labelled = [int((labels != IGNORE).sum()) for labels in support.labels]
+    n_labelled = [int((labels != IGNORE_LABEL).sum()) for labels in support.labels]
     assert n_labelled == [50 * 50, 50 * 50, 100 * 70 - 10 * 50 - 50 * 50]  # working px are 2 x 2 of the slide

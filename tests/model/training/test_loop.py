@@ -15,7 +15,8 @@ from PIL import Image
 import fewscope.jobs.train
 import fewscope.model.training.loop
 from benchmarks import training_speed
-from fewscope.model.episodes.class_folders import Category, load_corpus
+from fewscope.connectors.datasets.class_folders import ClassFolders
+from fewscope.model.episodes.category import Category, load_categories
 from fewscope.model.episodes.fss1000 import PaperEpisodes
 from fewscope.model.episodes.protocol import some_episodes
 from fewscope.model.episodes.sampler import EpisodeSampler
@@ -51,7 +52,7 @@ def make_corpus(root: Path, classes: int = 2, n: int = 3) -> None:
 
 def test_episode_i_is_the_same_in_every_run(tmp_path: Path) -> None:
     make_corpus(tmp_path)
-    corpus = load_corpus(tmp_path)
+    corpus = load_categories(ClassFolders(tmp_path))
     for i in range(6):
         a, b = EpisodeSampler(corpus, size=64, seed=5)[i], EpisodeSampler(corpus, size=64, seed=5)[i]
         assert torch.equal(a.images, b.images)
@@ -199,6 +200,12 @@ def one_class() -> list[Category]:
     return [Category("squares", "", images + 150 * masks[:, None].to(torch.uint8), masks)]
 
 
+def arrays_of(category: Category) -> tuple[np.ndarray, np.ndarray]:
+    """Images (N, 224, 224, 3) and labels (N, 224, 224), uint8, as `Segmenter` takes them."""
+    images = np.ascontiguousarray(category.images.permute(0, 2, 3, 1).numpy())
+    return images, category.masks.numpy().astype(np.uint8)
+
+
 def test_the_papers_episodes_are_ten_different_pictures_of_one_class_as_they_are() -> None:
     corpus = one_class()
     for i in range(3):
@@ -334,7 +341,7 @@ def test_validation_scores_as_evaluation_does_and_keeps_the_best_weights(
 
     segmenter = load_segmenter(device="cpu", dtype=torch.float32)
     (draw,) = some_episodes("squares", 10, 5, 1, 5)
-    images, labels, _ = classes[0].arrays()
+    images, labels = arrays_of(classes[0])
     support, query = list(draw.support), list(draw.query)
     found = segmenter.predict(images[query], segmenter.encode(images[support], labels[support]))[:, 0] >= 0.5
     truth = labels[query] > 0
@@ -376,7 +383,7 @@ def test_training_from_nothing_gives_weights_that_segment(
         assert said.out.splitlines()[-1] == str(tmp_path / "weights.safetensors")
         assert [row["step"] for row in rows_of(tmp_path)] == [1, 2]
     segmenter = load_segmenter("compact", str(tmp_path / "weights.safetensors"), device="cpu")
-    images, labels, _ = one_class()[0].arrays()
+    images, labels = arrays_of(one_class()[0])
     assert segmenter.predict(images[3:4], segmenter.encode(images[:3], labels[:3])).shape == (1, 1, 224, 224)
     with Image.open(tmp_path / "predictions.png") as picture:
         assert picture.size == (6 * (32 + 3) + 3, 6 * (32 + 3) + 3)  # six episodes, six pictures each

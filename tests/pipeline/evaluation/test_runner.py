@@ -9,11 +9,10 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
+from fewscope.connectors.datasets.class_folders import ClassImages
 from fewscope.jobs import evaluate as job
-from fewscope.model.episodes.class_folders import Category
 from fewscope.pipeline.evaluation.baselines import load_rival
 from fewscope.pipeline.evaluation.n_way import examine_ways
 from fewscope.pipeline.evaluation.results import calibration, differences, figures_of_classes, standings
@@ -25,7 +24,7 @@ from tests.helpers.fakes import ByColour, ByDepth, Certain
 ONCE = EvaluationConfig(shots=(2,), episodes=1, queries=2)
 
 
-def red_disks(name="disks", n=5, domain="", apart=70) -> Category:
+def red_disks(name="disks", n=5, domain="", apart=70) -> ClassImages:
     """Pictures of two red disks of radius 30 on blue, with objects; each picture has another place."""
     images = np.zeros((n, 224, 224, 3), np.uint8)
     images[..., 2] = 200
@@ -36,12 +35,12 @@ def red_disks(name="disks", n=5, domain="", apart=70) -> Category:
             disk = (row - 60 - 10 * i) ** 2 + (col - column) ** 2 < 30**2
             objects[i][disk & (objects[i] == 0)] = number
     images[objects > 0] = (250, 30, 20)
-    return Category(
+    return ClassImages(
         name,
         domain,
-        torch.from_numpy(images).permute(0, 3, 1, 2),
-        torch.from_numpy(objects > 0),
-        torch.from_numpy(objects),
+        images,
+        objects > 0,
+        objects,
         tuple(str(k) for k in range(1, n + 1)),
     )
 
@@ -75,7 +74,7 @@ def test_all_methods_learn_and_answer_the_same():
 def test_a_right_answer_is_1_and_a_wrong_one_its_part_of_the_picture():
     category = red_disks()
     found = examine(category, [ByColour(), Certain()], ONCE)
-    part = float(category.masks[0].float().mean())
+    part = float(category.masks[0].mean())
     for answer in found.answers:
         if answer.method == "by-colour":
             assert answer.at_half.iou == 1
@@ -104,12 +103,12 @@ def test_with_calibration_touching_objects_are_told_apart_where_the_support_says
 
 def test_with_a_model_that_knows_depth_objects_are_told_apart_by_it_where_that_counts_better():
     crowds = [crowd(30 + k, 120, 7.0, (224, 224)) for k in range(4)]
-    category = Category(
+    category = ClassImages(
         "disc",
         "",
-        torch.from_numpy(np.stack([painted(*c) for c in crowds])).permute(0, 3, 1, 2),
-        torch.from_numpy(np.stack([labels > 0 for labels, _ in crowds])),
-        torch.from_numpy(np.stack([labels for labels, _ in crowds]).astype(np.int32)),
+        np.stack([painted(*c) for c in crowds]),
+        np.stack([labels > 0 for labels, _ in crowds]),
+        np.stack([labels for labels, _ in crowds]).astype(np.int32),
         tuple("1234"),
     )
     found = examine(category, [ByDepth()], EvaluationConfig((3,), 1, 1, calibration=True))
@@ -259,15 +258,14 @@ def test_bad_input_is_one_line_and_exit_code_2(corpus, tmp_path, by_colour, caps
     assert not out.exists()
 
 
-def stripes(name, colour, n=4) -> Category:
+def stripes(name, colour, n=4) -> ClassImages:
     """Pictures with one square of a colour on grey; each picture has another place."""
     images = np.full((n, 224, 224, 3), 60, np.uint8)
     masks = np.zeros((n, 224, 224), bool)
     for i in range(n):
         masks[i, 20 * i : 20 * i + 80, 30:150] = True
     images[masks] = colour
-    pictures = torch.from_numpy(images).permute(0, 3, 1, 2)
-    return Category(name, "", pictures, torch.from_numpy(masks), None, tuple("1234"[:n]))
+    return ClassImages(name, "", images, masks, None, tuple("1234"[:n]))
 
 
 class ByMeanColour(ByColour):
@@ -289,7 +287,7 @@ def test_of_several_classes_every_pixel_is_of_the_likeliest():
     assert dict(found.by_class) == {"red": 1, "green": 1, "rust": 1}
     # certain of everything, the first class wins: of a query's three classes, its own is first
     blind = examine_ways(corpus, Certain(), config, way=3, shots=2)
-    part = float(corpus[0].masks[0].float().mean())
+    part = float(corpus[0].masks[0].mean())
     assert dict(blind.by_class) == pytest.approx({"red": part, "green": part, "rust": part})
     with pytest.raises(ValueError, match="2 other classes of its domain; expected at least 3"):
         examine_ways(corpus, Certain(), config, way=4, shots=2)
@@ -298,7 +296,7 @@ def test_of_several_classes_every_pixel_is_of_the_likeliest():
 def test_a_picture_that_is_asked_is_not_shown_for_another_class():
     """Classes share pictures, as cells and membranes do."""
     cells, red = stripes("cell", (250, 0, 0)), stripes("red", (0, 250, 0))
-    membranes = Category("membrane", "", cells.images, ~cells.masks, None, cells.keys)
+    membranes = ClassImages("membrane", "", cells.images, ~cells.masks, None, cells.keys)
     shown = Recorder("recorder")
     examine_ways([cells, membranes, red], shown, EvaluationConfig((2,)), way=2, shots=2)
     size = 224 * 224 * 3

@@ -21,15 +21,16 @@ import logging
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import torch
+from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
+
+from fewscope.connectors.conventions import PATCH_SIZE
+from fewscope.errors import DatasetError
 
 log = logging.getLogger(__name__)
-
-PATCH = 224
 
 SPLIT_FILES = {
     "train": ("splits/train.txt", "train.txt", "splits/trn.txt", "trn.txt", "splits/fss/trn.txt"),
@@ -47,125 +48,133 @@ WHERE_SPLITS_COME_FROM = (
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Category:
-    """One class of a corpus: all its pairs, in memory.
+class ClassImages:
+    """One class of a data set: all its pairs, in memory.
 
     Attributes
     ----------
-    domain : its domain or super-category, "" where no table says
-    images : (N, 3, 224, 224) uint8
-    masks : (N, 224, 224) bool
-    instances : (N, 224, 224) int32, 0 = background, 1..n = one object each; None unless every pair has them
-    keys : (N,) the k of each pair
+    name
+        Name of the class, as its folder has it.
+    domain
+        Its domain or super-category; "" where no table says.
+    images
+        uint8 (N, 224, 224, 3).
+    masks
+        bool (N, 224, 224).
+    instances
+        int32 (N, 224, 224), 0 = background, 1..n = one object each; None unless every pair has them.
+    keys
+        The <k> of each pair, (N,).
     """
 
     name: str
     domain: str
-    images: Tensor
-    masks: Tensor
-    instances: Tensor | None = None
+    images: NDArray[np.uint8]
+    masks: NDArray[np.bool_]
+    instances: NDArray[np.int32] | None = None
     keys: tuple[str, ...] = ()
 
-    def arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-        """Pictures (N, 224, 224, 3) uint8, labels (N, 224, 224) uint8 of 0 and 1, objects: for `Segmenter`."""
-        return (
-            np.ascontiguousarray(self.images.permute(0, 2, 3, 1).numpy()),
-            self.masks.numpy().astype(np.uint8),
-            None if self.instances is None else self.instances.numpy(),
-        )
+    def arrays(self) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.int32] | None]:
+        """Images, labels and instances, as a support set has them; labels are uint8 (N, 224, 224), 0 or 1."""
+        return self.images, self.masks.astype(np.uint8), self.instances
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Pair:
-    """A picture (224, 224, 3) uint8, its mask (224, 224) bool, and its objects (224, 224) int32 or None."""
+    """A picture, uint8 (224, 224, 3), its mask, bool (224, 224), and its objects, int32 (224, 224), or None."""
 
-    image: np.ndarray
-    mask: np.ndarray
-    instances: np.ndarray | None
-
-
-def load_corpus(
-    root: str | Path,
-    split: str | None = None,
-    *,
-    domains: Collection[str] = (),
-    shippable_only: bool = False,
-) -> list[Category]:
-    """All classes of a corpus, or those of a split, in memory: `iter_corpus` as a list."""
-    categories = list(iter_corpus(root, split, domains=domains, shippable_only=shippable_only))
-    log.info("%d classes, %d pairs from %s", len(categories), sum(len(c.images) for c in categories), root)
-    return categories
+    image: NDArray[np.uint8]
+    mask: NDArray[np.bool_]
+    instances: NDArray[np.int32] | None
 
 
-def iter_corpus(
-    root: str | Path,
-    split: str | None = None,
-    *,
-    domains: Collection[str] = (),
-    shippable_only: bool = False,
-) -> Iterator[Category]:
-    """Classes of a corpus one after the other, each with two pairs or more.
+@dataclass(frozen=True, slots=True)
+class ClassFolders:
+    """A data set laid out like FSS-1000, opened by name: picklable, so that every training worker reads it itself.
 
-    Parameters
+    Attributes
     ----------
-    split : "train", "val", "test", or another name of a list in ``splits/``; None for all folders
-    domains : only classes of these domains or super-categories
-    shippable_only : leave out the pairs that `allowed_for_shipping` refuses (needs ``pairs.csv``)
-
-    Raises
-    ------
-    FileNotFoundError
-        The folder, the split's list, or a class that the list names is not there.
-    ValueError
-        No class is left, or licences are asked for and not known.
+    root
+        The folder of the class folders, or the one above it, as FSS-1000's archive unpacks.
     """
-    root = corpus_root(root)
-    licences = {(row["class"], row["k"]): row["licence"] for row in _rows(root / "pairs.csv")}
-    if shippable_only and not licences:
-        raise ValueError(
-            f"{root} has no pairs.csv, so the licence of its pairs is not known; train without --shippable"
-        )
-    groups = domains_of(root)
-    names = class_names(root, split)
-    if domains:
-        known = {groups.get(name, "") for name in names}
-        if unknown := sorted(set(domains) - known):
-            raise ValueError(f"no class of the domain {unknown[0]!r} in {root}; there are {sorted(known)}")
-        names = [name for name in names if groups.get(name, "") in domains]
-    n_found = 0
-    for name in names:
-        pairs = {}
-        for path in picture_files(root / name):
-            licence = licences.get((name, path.stem), "unknown")
-            if shippable_only and not allowed_for_shipping(licence):
-                continue
-            if (pair := read_pair(path)) is not None:
-                pairs[path.stem] = pair
-        if len(pairs) >= 2:
-            n_found += 1
-            yield _category(name, groups.get(name, ""), pairs)
-    if not n_found:
-        raise ValueError(f"{root} has no class folder with two or more <k>.jpg/<k>.png pairs")
+
+    root: Path
+
+    def __str__(self) -> str:
+        return str(self.root)
+
+    def classes(
+        self,
+        split: str | None = None,
+        *,
+        domains: Collection[str] = (),
+        shippable_only: bool = False,
+    ) -> Iterator[ClassImages]:
+        """Read one class after the other, each with two pairs or more.
+
+        Parameters
+        ----------
+        split
+            "train", "val", "test", or another name of a list in ``splits/``; None for all folders.
+        domains
+            Only classes of these domains or super-categories; empty for all.
+        shippable_only
+            Leave out the pairs that `allowed_for_shipping` refuses (needs ``pairs.csv``).
+
+        Raises
+        ------
+        DatasetError
+            The folder, the split's list, or a class that the list names is missing; no class is left; or licences
+            are asked for and not known.
+        """
+        root = dataset_root(self.root)
+        licences = {(row["class"], row["k"]): row["licence"] for row in _rows(root / "pairs.csv")}
+        if shippable_only and not licences:
+            raise DatasetError(
+                f"{root} has no pairs.csv, so the licence of its pairs is not known; train without --shippable"
+            )
+        groups = domains_of(root)
+        names = class_names(root, split)
+        if domains:
+            known = {groups.get(name, "") for name in names}
+            if unknown := sorted(set(domains) - known):
+                raise DatasetError(
+                    f"no class of the domain {unknown[0]!r} in {root}; there are {sorted(known)}"
+                )
+            names = [name for name in names if groups.get(name, "") in domains]
+        n_found = 0
+        for name in names:
+            pairs = {}
+            for path in picture_files(root / name):
+                licence = licences.get((name, path.stem), "unknown")
+                if shippable_only and not allowed_for_shipping(licence):
+                    continue
+                if (pair := read_pair(path)) is not None:
+                    pairs[path.stem] = pair
+            if len(pairs) >= 2:
+                n_found += 1
+                yield _class_images(name, groups.get(name, ""), pairs)
+        if not n_found:
+            raise DatasetError(f"{root} has no class folder with two or more <k>.jpg/<k>.png pairs")
 
 
-def _category(name: str, domain: str, pairs: dict[str, Pair]) -> Category:
-    images = np.stack([pair.image for pair in pairs.values()])
+def _class_images(name: str, domain: str, pairs: dict[str, Pair]) -> ClassImages:
     instances = [pair.instances for pair in pairs.values() if pair.instances is not None]
-    return Category(
+    return ClassImages(
         name,
         domain,
-        torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(),
-        torch.from_numpy(np.stack([pair.mask for pair in pairs.values()])),
-        torch.from_numpy(np.stack(instances)) if len(instances) == len(pairs) else None,
+        np.stack([pair.image for pair in pairs.values()]),
+        np.stack([pair.mask for pair in pairs.values()]),
+        np.stack(instances) if len(instances) == len(pairs) else None,
         tuple(pairs),
     )
 
 
-def corpus_root(root: str | Path) -> Path:
+def dataset_root(root: str | Path) -> Path:
     """The folder of the class folders: `root`, or what FSS-1000's archive puts between (``fewshot_data``)."""
     root = Path(root)
     if not root.is_dir():
-        raise FileNotFoundError(f"{root} is not a folder; give the folder that holds the class folders")
+        raise DatasetError(f"{root} is not a folder; give the folder that holds the class folders")
     while not (root / "splits").exists() and (root / "fewshot_data").is_dir():
         root = root / "fewshot_data"
     return root
@@ -173,7 +182,7 @@ def corpus_root(root: str | Path) -> Path:
 
 def class_names(root: str | Path, split: str | None = None) -> list[str]:
     """The folders of a split's classes in the list's order, or of all classes in the order of the alphabet."""
-    root = corpus_root(root)
+    root = dataset_root(root)
     folders = sorted(p.name for p in root.iterdir() if p.is_dir() and p.name != "splits")
     if split is None:
         return folders
@@ -181,7 +190,7 @@ def class_names(root: str | Path, split: str | None = None) -> list[str]:
     listed = [line.strip() for line in split_file(root, split).read_text().splitlines() if line.strip()]
     missing = [name for name in listed if _plain(name) not in by_name]
     if missing:
-        raise FileNotFoundError(
+        raise DatasetError(
             f"{len(missing)} of the {len(listed)} classes of the split {split!r} have no folder in {root}, the first "
             f"is {missing[0]!r}; complete the download, or use the list that belongs to this folder"
         )
@@ -193,7 +202,7 @@ def split_file(root: Path, split: str) -> Path:
 
     Raises
     ------
-    FileNotFoundError
+    DatasetError
         There is none; the message says where it was looked for and where lists come from.
     """
     candidates = SPLIT_FILES.get(split, (f"splits/{split}.txt", f"{split}.txt"))
@@ -202,7 +211,7 @@ def split_file(root: Path, split: str) -> Path:
         for folder in (root, root.parent):
             if (folder / candidate).is_file():
                 return folder / candidate
-    raise FileNotFoundError(
+    raise DatasetError(
         f"{root} has no list of the classes of the split {split!r} (looked for {', '.join(candidates)}); put one "
         f"there, one class a line: {WHERE_SPLITS_COME_FROM}"
     )
@@ -219,13 +228,13 @@ def _plain(name: str) -> str:
 
 def domains_of(root: str | Path) -> dict[str, str]:
     """Domain or super-category of every class that ``supercategories.csv`` or ``classes.csv`` names."""
-    root = corpus_root(root)
+    root = dataset_root(root)
     found = {}
     for table in ("classes.csv", "supercategories.csv"):
         for row in _rows(root / table):
             domain = row.get("supercategory") or row.get("domain")
             if "class" not in row or domain is None:
-                raise ValueError(
+                raise DatasetError(
                     f"{root / table} has the columns {', '.join(row)}; expected class and domain or supercategory"
                 )
             found[row["class"]] = domain
@@ -271,7 +280,7 @@ def read_pair(image_path: Path) -> Pair | None:
     return Pair(image, mask, _read_instances(image_path.with_suffix(".inst.png"), mask))
 
 
-def _read_instances(path: Path, mask: np.ndarray) -> np.ndarray | None:
+def _read_instances(path: Path, mask: NDArray[Any]) -> NDArray[Any] | None:
     """Objects inside the mask, (224, 224) int32, or None if they are not told apart."""
     if not path.exists():
         return None
@@ -283,4 +292,8 @@ def _read_instances(path: Path, mask: np.ndarray) -> np.ndarray | None:
 
 
 def _fit(picture: Image.Image, resampling: Image.Resampling) -> Image.Image:
-    return picture if picture.size == (PATCH, PATCH) else picture.resize((PATCH, PATCH), resampling)
+    return (
+        picture
+        if picture.size == (PATCH_SIZE, PATCH_SIZE)
+        else picture.resize((PATCH_SIZE, PATCH_SIZE), resampling)
+    )
