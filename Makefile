@@ -16,7 +16,7 @@ RUN_READY := .venv/.ready-run
 DEV_READY := .venv/.ready-dev
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-river test lint format bench clean
+.PHONY: help setup demo demo-river test lint format bench docs clean
 .DELETE_ON_ERROR:
 
 help:  ## list the commands
@@ -57,6 +57,10 @@ bench: $(DEV_READY)  ## the benchmarks, one JSON line per measurement
 	@set -e; for script in benchmarks/bench_*.py; do \
 	    echo "== $$script" >&2; $(BIN)/python $$script; \
 	done
+
+docs: $(DEV_READY) | $(TYPED)  ## the documentation, into build/site; warnings are errors
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+	@echo "build/site/index.html"
 
 # In a checkout `fewscope/__init__.py` joins the packages to one. mypy and import-linter do not run it: they are
 # shown a folder of links that is laid out as the installed package is.

@@ -54,6 +54,8 @@ def test_every_dependency_is_pinned_to_a_version_it_allows():
     wanted = [*PROJECT["dependencies"], "uv"]
     wanted += [line for extra in PROJECT["optional-dependencies"].values() for line in extra]
     for requirement in wanted:
+        if requirement.startswith("fewscope["):  # an extra that includes another
+            continue
         name, minimum = re.fullmatch(r"([\w.-]+)(?:\[[\w,]+\])?(?:>=([\d.]+))?", requirement).groups()
         assert normal(name) in pins, f"{name} is not in constraints.txt"
         if minimum:
