@@ -6,7 +6,7 @@
 
 All methods learn from the same hand-drawn patches (`examples/`) and are held to the same protocol, that of
 `pipeline.calibration.leave_one_out`: each patch is predicted from the others, and patches that no method has seen
-(`*_check.geojson`) from all of them. All may choose their threshold of probability on the patches left out, and all
+(`*_check.geojson`) from all of them. All may choose their threshold of probability on the held-out patches, and all
 count with the rule, components or split, that suits their own masks there, without specks, as a run does. IoU is over
 the labelled pixels of
 a patch, then the mean.
@@ -46,7 +46,7 @@ from fewscope.pipeline import predictor
 from fewscope.pipeline.calibration import leave_one_out
 from fewscope.pipeline.calibration.operating_point import choose_rule, count_objects
 from fewscope.pipeline.config import SegmentConfig
-from fewscope.pipeline.evaluation.baselines import judged, load_rival
+from fewscope.pipeline.evaluation.baselines import load_rival, score_method
 from fewscope.pipeline.evaluation.runner import Adapted
 from fewscope.pipeline.plan import possible_rules, smallest_object
 
@@ -89,12 +89,12 @@ def judge(model: predictor.Model, support: SupportSet, check: SupportSet | None)
     """
     began = time.perf_counter()
     if isinstance(model, Adapted):  # as a job does
-        fitted = model.fit(support)
-        features, left_out = fitted.features, fitted.left_out[0]
+        encoding = model.select_encoding(support)
+        features, held_out = encoding.features, encoding.held_out[0]
     else:
         features = model.encode(support.images, support.labels)
-        (left_out,) = leave_one_out.predict_left_out(model, support.images, support.labels[None])
-    loo = judged(model, left_out, support.labels)
+        (held_out,) = leave_one_out.predict_held_out(model, support.images, support.labels[None])
+    loo = score_method(model, held_out, support.labels)
     if loo is None:
         raise ValueError("the support set is too small to leave a patch out; label objects in two patches")
     as_run = SegmentConfig("", "", "")  # what a run does by itself

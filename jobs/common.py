@@ -13,7 +13,7 @@ from typing import Any
 
 from fewscope.errors import UnreadableError, WorkerError
 from fewscope.model.segmenter import MODELS
-from fewscope.pipeline.calibration.model_selection import Fits
+from fewscope.pipeline.calibration.model_selection import EncodingCache
 from fewscope.pipeline.config import SegmentConfig
 from fewscope.pipeline.estimate import estimate
 from fewscope.pipeline.execution.pool import LocalPool
@@ -112,6 +112,7 @@ def add_run_options(parser: argparse.ArgumentParser, ground: str) -> None:
     add("--overwrite", action="store_true", help="replace another run's result in --out")
     add(
         "--max-unread",
+        dest="max_unreadable",
         type=float,
         default=0.1,
         help=f"part of the {ground} that may be unreadable (default 0.1)",
@@ -163,13 +164,13 @@ def run_all(
         for config in todo:
             print(estimate(config, model))
         return 0
-    failed, fits = False, Fits(model)
+    failed, encodings = False, EncodingCache(model)
     with (
         LocalPool(lambda: model) if args.local else RayPool(load, args.workers, args.gpus_per_worker) as pool
     ):
         for config in todo:
             try:
-                report = segment(config, pool, model, fits)
+                report = segment(config, pool, model, encodings)
                 print(
                     f"{config.source}: {summary(report)}\n  {config.out.rstrip('/')}/report.html", flush=True
                 )

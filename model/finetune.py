@@ -32,7 +32,7 @@ a step takes two to three times as long, and so does what was asked for: the num
 MOST_GROUPS = 6
 
 JITTER = 0.16
-"""Of brightness and contrast, as a part. With half of it, 100 steps on CMU-1 lost 0.06 IoU on left-out patches; with it
+"""Of brightness and contrast, as a part. With half of it, 100 steps on CMU-1 lost 0.06 IoU on held-out patches; with it
 they gained there, and 0.05 on regions that were never used."""
 
 FEWEST_STEPS = 40

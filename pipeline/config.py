@@ -29,7 +29,7 @@ class SegmentConfig:
     object_radius_um : typical radius, for "split" and "learned"; None: from the support's objects
     unit, shard : px; None: by the size of the source
     raster : the source is a raster, and what only rasters are asked for; None: it is a slide
-    max_unread : largest part of the foreground that may be unreadable
+    max_unreadable : largest part of the foreground that may be unreadable
     outlines : what instances.geojson.gz holds; "auto": polygons up to a million instances, points above
     simplify_px : outlines may differ from the mask by so much; 0 follows every pixel
     class_probabilities : keep the probability of each class too, not only that of the class which has the pixel
@@ -54,7 +54,7 @@ class SegmentConfig:
     foreground: Literal["auto", "all"] = "auto"
     unit: int | None = None
     shard: int | None = None
-    max_unread: float = 0.1
+    max_unreadable: float = 0.1
     overwrite: bool = False
     raster: RasterConfig | None = None
     outlines: Literal["auto", "polygons", "points", "none"] = "auto"
@@ -74,8 +74,8 @@ def check(config: SegmentConfig) -> None:
         raise ValueError(
             f"--min-area-um2 {config.min_area_um2} is negative; give an area, or 0 to keep everything"
         )
-    if not 0 <= config.max_unread <= 1:
-        raise ValueError(f"--max-unread {config.max_unread} is not between 0 and 1")
+    if not 0 <= config.max_unreadable <= 1:
+        raise ValueError(f"--max-unread {config.max_unreadable} is not between 0 and 1")
     if not 0 <= config.overlap <= TILE // 2:
         raise ValueError(f"overlap {config.overlap} is not in 0..{TILE // 2} (half a tile); use 32")
     if config.object_radius_um is not None and not config.object_radius_um > 0:

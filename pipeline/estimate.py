@@ -10,7 +10,7 @@ import numpy as np
 from fewscope.pipeline.config import SegmentConfig
 from fewscope.pipeline.instances.split_rules import DepthRule
 from fewscope.pipeline.plan import prepare
-from fewscope.pipeline.predictor import Model, has_depth, told
+from fewscope.pipeline.predictor import Model, has_depth, squeeze_single_class
 
 BYTES_PER_FOREGROUND_PX = 0.6
 """Of all arrays with their pyramids, tables and outlines; the demo and three real slides took 0.2 to 0.6."""
@@ -55,7 +55,7 @@ class Estimate:
 def estimate(config: SegmentConfig, model: Model) -> Estimate:
     """Look at a source without segmenting it: reads an overview, predicts one batch of blank tiles."""
     plan = prepare(config, has_depth(model))
-    features = model.encode(plan.support.images, told(plan.support.labels_by_class))
+    features = model.encode(plan.support.images, squeeze_single_class(plan.support.labels_by_class))
     tiles = np.full((16, plan.grid.tile, plan.grid.tile, 3), 200, np.uint8)
     model.predict(tiles, features)
     began = time.perf_counter()

@@ -37,6 +37,6 @@ def has_depth(model: Model) -> bool:
     return bool(getattr(model, "has_depth", False))
 
 
-def told(labels: np.ndarray) -> np.ndarray:
+def squeeze_single_class(labels: np.ndarray) -> np.ndarray:
     """Labels by class (C, K, H, W) as a model takes them: without the first axis where there is but one class."""
     return labels[0] if len(labels) == 1 else labels

@@ -26,8 +26,8 @@ from fewscope.connectors.vectors.geojson import FeatureStyle
 from fewscope.errors import UnreadableError
 from fewscope.model.segmenter import load_segmenter
 from fewscope.pipeline import predictor
-from fewscope.pipeline.calibration.model_selection import Fits
-from fewscope.pipeline.calibration.operating_point import decide, threshold_level
+from fewscope.pipeline.calibration.model_selection import EncodingCache
+from fewscope.pipeline.calibration.operating_point import choose_operating_point, threshold_level
 from fewscope.pipeline.config import SegmentConfig
 from fewscope.pipeline.execution.job import Job
 from fewscope.pipeline.execution.pool import Pool
@@ -50,7 +50,7 @@ def segment(
     config: SegmentConfig,
     pool: Pool | None = None,
     model: predictor.Model | None = None,
-    fits: Fits | None = None,
+    encodings: EncodingCache | None = None,
 ) -> dict[str, Any]:
     """Segment one source and count what is in it.
 
@@ -59,7 +59,7 @@ def segment(
     config : what to do
     pool : workers to use, perhaps for other sources too; None: Ray actors, started and stopped here
     model : to encode the support set with, the same that the pool's workers load
-    fits : of the same model, for sources that have their support set in common
+    encodings : of the same model, for sources that have their support set in common
 
     Returns
     -------
@@ -72,11 +72,11 @@ def segment(
     RunMismatch, OutputError
         The output folder belongs to another run, or cannot be written.
     UnreadableError
-        More than ``config.max_unread`` could not be read; the report is there.
+        More than ``config.max_unreadable`` could not be read; the report is there.
     """
     if pool is None:
         with RayPool(model_loader(config)) as started:
-            return segment(config, started, model, fits)
+            return segment(config, started, model, encodings)
     clock = Clock()
     with clock.stage("prepare"):
         model = model or load_segmenter(config.model, config.weights)
@@ -89,7 +89,7 @@ def segment(
         return finished_report(config)
     pool.start()
     with clock.stage("decide"):
-        decision = decide(plan, model, work, fits)
+        operating_point = choose_operating_point(plan, model, work, encodings)
         store = ResultStore(config.out)
         store.create(store_spec(plan), attributes={"run": work.run_hash, "manifest": determined})
     job = Job(
@@ -99,10 +99,10 @@ def segment(
         work=work,
         grid=plan.grid,
         foreground=plan.foreground,
-        features=decision.features,
-        thresholds=tuple(threshold_level(c.threshold) for c in decision.classes),
+        features=operating_point.features,
+        thresholds=tuple(threshold_level(c.threshold) for c in operating_point.classes),
         connectivity=config.connectivity,
-        rules=tuple(c.rule for c in decision.classes),
+        rules=tuple(c.rule for c in operating_point.classes),
         units=tuple(plan.units),
     )
     with clock.stage("segment"):
@@ -127,10 +127,12 @@ def segment(
         with clock.stage("map"):
             on_map = make_maps(pool, job, plan)
     with clock.stage("outlines and pictures"), ThreadPoolExecutor(1, thread_name_prefix="draw") as beside:
-        drawing = beside.submit(draw_findings, plan, decision, on_map)  # while the workers trace outlines
+        drawing = beside.submit(
+            draw_findings, plan, operating_point, on_map
+        )  # while the workers trace outlines
         write_geojson(pool, job, plan, merge, rows)
         found = drawing.result()
-    write_page(clock, pool, plan, decision, work, rows, fresh, found)
+    write_page(clock, pool, plan, operating_point, work, rows, fresh, found)
     work.finish()
     return finished_report(config)
 
@@ -138,10 +140,10 @@ def segment(
 def finished_report(config: SegmentConfig) -> dict[str, Any]:
     """``report.json`` of a finished run. UnreadableError if too much could not be read."""
     report = open_result(config.out).report
-    if report["unread_fraction"] > config.max_unread:
+    if report["unread_fraction"] > config.max_unreadable:
         raise UnreadableError(
             f"{config.source}: {report['unread_fraction']:.1%} of it could not be read, more than --max-unread "
-            f"{config.max_unread:.1%}; the rest is in {config.out}: copy the file again, or raise the limit"
+            f"{config.max_unreadable:.1%}; the rest is in {config.out}: copy the file again, or raise the limit"
         )
     return report
 

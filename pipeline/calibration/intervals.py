@@ -1,4 +1,4 @@
-"""Confidence intervals of means, areas and counts, from the left-out patches."""
+"""Confidence intervals of means, areas and counts, from the held-out patches."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ def ratio_interval(
 
 
 def count_errors(true: Sequence[int], counted: Sequence[int]) -> np.ndarray:
-    """How far the counts of K left-out patches are off: |log((true + 1) / (counted + 1))|, (K,); 1 keeps it finite."""
+    """How far the counts of K held-out patches are off: |log((true + 1) / (counted + 1))|, (K,); 1 keeps it finite."""
     return np.abs(np.log((np.array(true) + 1) / (np.array(counted) + 1)))
 
 
 def counted_ratio(
     true: Sequence[int], counted: Sequence[int], n_unmatched: int
 ) -> tuple[float, float] | None:
-    """95 % interval of true over counted objects, by the left-out patches; None where that cannot be said.
+    """95 % interval of true over counted objects, by the held-out patches; None where that cannot be said.
 
     That of `ratio_interval`, but no narrower than chance leaves it: objects are missed, and found where there are none,
     one by one, and in five patches the two may happen to cancel. Their difference has the error of a Poisson number of
@@ -64,5 +64,5 @@ def counted_ratio(
 
 
 def count_interval(count: int, ratio: tuple[float, float] | None) -> tuple[int, int] | None:
-    """95 % interval of a count, were it off as it is on the left-out patches (`counted_ratio`)."""
+    """95 % interval of a count, were it off as it is on the held-out patches (`counted_ratio`)."""
     return None if ratio is None else (int(np.floor(count * ratio[0])), int(np.ceil(count * ratio[1])))

@@ -16,11 +16,11 @@ import numpy as np
 
 from fewscope.connectors.conventions import IGNORE_LABEL
 from fewscope.pipeline.calibration.intervals import mean_interval, ratio_interval
-from fewscope.pipeline.predictor import Model, predict_maps, told
+from fewscope.pipeline.predictor import Model, predict_maps, squeeze_single_class
 
 THRESHOLDS = np.arange(0.10, 0.91, 0.05)
-MOST_FOLDS = 6
-EQUAL_IOU = 0.005
+MAX_FOLDS = 6
+IOU_TOLERANCE = 0.005
 """Mean IoUs closer than this are called equal, and the threshold nearest to 0.5 is taken: five patches tell no more."""
 
 
@@ -47,23 +47,12 @@ class LeaveOneOut:
         return float(np.nanmean(self.iou))
 
 
-def judged(
-    probabilities: np.ndarray | None, labels: np.ndarray, threshold: float | None = None
-) -> LeaveOneOut | None:
-    """Left-out predictions (K, H, W) of a class at the threshold, or the `careful_threshold`; None of None."""
-    if probabilities is None:
-        return None
-    if threshold is None:
-        threshold = careful_threshold(probabilities, labels)
-    return judge(probabilities, labels, threshold)
-
-
 def n_folds(n_patches: int) -> int:
     """Times that patches are left out: each by itself, or with many patches several at once."""
-    return min(n_patches, MOST_FOLDS)
+    return min(n_patches, MAX_FOLDS)
 
 
-def predict_left_out(
+def predict_held_out(
     model: Model,
     images: np.ndarray,
     labels: np.ndarray,
@@ -88,7 +77,7 @@ def predict_left_out(
     k, n_classes = len(images), len(labels)
     found: list[np.ndarray | None] = [None] * (2 * n_classes if depth else n_classes)
     folds = [np.arange(i, k, n_folds(k)) for i in range(n_folds(k))]
-    others = [np.setdiff1d(np.arange(k), left_out) for left_out in folds]
+    others = [np.setdiff1d(np.arange(k), held_out) for held_out in folds]
     usable = [
         c
         for c in range(n_classes)
@@ -98,24 +87,35 @@ def predict_left_out(
         return found
 
     def as_it_is(used: np.ndarray, classes: Sequence[int]) -> Any:
-        return model.encode(images[used], told(labels[classes][:, used]))
+        return model.encode(images[used], squeeze_single_class(labels[classes][:, used]))
 
-    def predict(left_out: np.ndarray, used: np.ndarray) -> np.ndarray:
-        return predict_maps(model, images[left_out], (encode or as_it_is)(used, usable), depth)
+    def predict(held_out: np.ndarray, used: np.ndarray) -> np.ndarray:
+        return predict_maps(model, images[held_out], (encode or as_it_is)(used, usable), depth)
 
     with ThreadPoolExecutor(n_threads) as threads:
         predicted = list(threads.map(predict, folds, others))
     places = [*usable, *(n_classes + c for c in usable if depth)]
     for i, place in enumerate(places):
         of_class = np.empty((k, *images.shape[1:3]), np.float32)
-        for left_out, maps in zip(folds, predicted, strict=True):
-            of_class[left_out] = maps[:, i]
+        for held_out, maps in zip(folds, predicted, strict=True):
+            of_class[held_out] = maps[:, i]
         found[place] = of_class
     return found
 
 
-def judge(probabilities: np.ndarray, labels: np.ndarray, threshold: float) -> LeaveOneOut:
-    """How good left-out predictions (K, H, W) of a class are at a threshold, by its labels (K, H, W)."""
+def score_held_out(
+    probabilities: np.ndarray, labels: np.ndarray, threshold: float | None = None
+) -> LeaveOneOut:
+    """Score the held-out predictions of one class against its labels.
+
+    Parameters
+    ----------
+    probabilities : (K, H, W) float32, from `predict_held_out`
+    labels : (K, H, W) uint8: 0 not of the class, 1 of it, 255 not labelled
+    threshold : probability from which on a pixel is object; None: the `shrunk_threshold`
+    """
+    if threshold is None:
+        threshold = shrunk_threshold(probabilities, labels)
     iou = _ious(probabilities, labels, threshold)
     return LeaveOneOut(probabilities, threshold, tuple(iou.tolist()), mean_interval(iou, 0.0, 1.0))
 
@@ -131,13 +131,13 @@ def masked_iou(prediction: np.ndarray, labels: np.ndarray) -> float:
 
 
 def best_threshold(probabilities: np.ndarray, labels: np.ndarray) -> float:
-    """The threshold of the best mean IoU; among equals (`EQUAL_IOU`) the one nearest to 0.5."""
+    """The threshold of the best mean IoU; among equals (`IOU_TOLERANCE`) the one nearest to 0.5."""
     means = np.array([np.nanmean(_ious(probabilities, labels, t)) for t in THRESHOLDS])
-    equal = THRESHOLDS[means >= means.max() - EQUAL_IOU]
+    equal = THRESHOLDS[means >= means.max() - IOU_TOLERANCE]
     return round(float(equal[np.argmin(np.abs(equal - 0.5))]), 2)
 
 
-def careful_threshold(probabilities: np.ndarray, labels: np.ndarray) -> float:
+def shrunk_threshold(probabilities: np.ndarray, labels: np.ndarray) -> float:
     """0.5, or half of the way to `best_threshold` where that is better on the patches beyond doubt (95 %, Student's t).
 
     What is best for five patches is too far for most others: on ten unseen classes the best of the patches loses 0.007
@@ -145,10 +145,10 @@ def careful_threshold(probabilities: np.ndarray, labels: np.ndarray) -> float:
     """
     best = best_threshold(probabilities, labels)
     gain = mean_interval(_ious(probabilities, labels, best) - _ious(probabilities, labels, 0.5), -1.0, 1.0)
-    return 0.5 if gain is None or gain[0] <= 0 else halfway(best)
+    return 0.5 if gain is None or gain[0] <= 0 else shrink_threshold(best)
 
 
-def halfway(threshold: float) -> float:
+def shrink_threshold(threshold: float) -> float:
     """Half of the way from 0.5 to a threshold."""
     return round(0.5 + (threshold - 0.5) / 2, 3)
 
@@ -158,13 +158,13 @@ def _ious(probabilities: np.ndarray, labels: np.ndarray, threshold: float) -> np
     return np.array([masked_iou(p >= threshold, y) for p, y in zip(probabilities, labels, strict=True)])
 
 
-def covered_ratio(left_out: LeaveOneOut | None, labels: np.ndarray) -> tuple[float, float] | None:
-    """95 % interval of true over found area, by the left-out patches; None where that cannot be said.
+def covered_ratio(held_out: LeaveOneOut | None, labels: np.ndarray) -> tuple[float, float] | None:
+    """95 % interval of true over found area, by the held-out patches; None where that cannot be said.
 
-    `labels` are (K, H, W), as in `predict_left_out`.
+    `labels` are (K, H, W), as in `predict_held_out`.
     """
-    if left_out is None:
+    if held_out is None:
         return None
     known = labels != IGNORE_LABEL
-    found = ((left_out.probabilities >= left_out.threshold) & known).sum((1, 2))
+    found = ((held_out.probabilities >= held_out.threshold) & known).sum((1, 2))
     return ratio_interval((labels == 1).sum((1, 2)), found)

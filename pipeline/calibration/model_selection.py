@@ -1,7 +1,7 @@
 """How the support set is encoded: at which scale, with the network fine-tuned on it or not, and with how much say for a
 pixel classifier beside it.
 
-All of it is asked of the patches left out: what predicts them better is kept. Nothing here depends on a clock or on the
+All of it is asked of the held-out patches: what predicts them better is kept. Nothing here depends on a clock or on the
 number of threads.
 """
 
@@ -23,23 +23,23 @@ from fewscope.model.conventions import PATCH_SIZE
 from fewscope.model.finetune import AdaptConfig, one_thread, steps_within
 from fewscope.model.networks.pixel_classifier import LIMIT
 from fewscope.model.views import View
-from fewscope.pipeline.calibration.leave_one_out import judged, n_folds, predict_left_out
-from fewscope.pipeline.predictor import Model, told
+from fewscope.pipeline.calibration.leave_one_out import n_folds, predict_held_out, score_held_out
+from fewscope.pipeline.predictor import Model, squeeze_single_class
 
 log = logging.getLogger(__name__)
 
 OTHER_SIDES = ((192, 320), (128, 320))
 """What 224 px may be shown to the network as, besides the sides that it prefers: small objects enlarged."""
 
-GOOD_ENOUGH = 0.95
-"""Mean IoU of left-out patches from which on nothing else is tried: people who outline twice agree no better."""
+SUFFICIENT_IOU = 0.95
+"""Mean IoU of held-out patches from which on nothing else is evaluated: people who outline twice agree no better."""
 
 TEXTURE_SHARES = (0.25, 0.5)
 """Parts of the answer that the pixel classifier may have by itself, which otherwise only informs the network."""
 
 
 @dataclass(frozen=True, slots=True)
-class Approach:
+class EncodingOptions:
     """A way to encode a support set.
 
     Attributes
@@ -65,33 +65,33 @@ class Approach:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Fit:
+class SelectedEncoding:
     """An encoded support set, and what leaving out its patches has shown.
 
     Attributes
     ----------
     features : what the model predicts with
-    left_out : of each class (K, H, W), every patch predicted without itself, as `calibrate.predict_left_out` gives it
+    held_out : of each class (K, H, W), every patch predicted without itself, as `calibrate.predict_held_out` gives it
     depths : likewise how deep in its object each pixel is; None where that was not asked
-    approach : the way that was kept
-    plain, kept : mean IoU of the left-out patches with the network as it is, and in the way that was kept; None where
-        no patch can be left out
+    options : the options that were selected
+    default_iou, selected_iou : mean IoU of the held-out patches with the default options and with the selected ones;
+        None where no patch can be held out
     """
 
     features: Any
-    left_out: list[np.ndarray | None]
+    held_out: list[np.ndarray | None]
     depths: list[np.ndarray | None]
-    approach: Approach
-    plain: float | None
-    kept: float | None
+    options: EncodingOptions
+    default_iou: float | None
+    selected_iou: float | None
 
     def __str__(self) -> str:
-        if self.approach == Approach() or self.plain is None or self.kept is None:
+        if self.options == EncodingOptions() or self.default_iou is None or self.selected_iou is None:
             return "none: the network as it is"
-        return f"{self.approach}: IoU of left-out patches {self.plain:.3f} without, {self.kept:.3f} with"
+        return f"{self.options}: IoU of held-out patches {self.default_iou:.3f} without, {self.selected_iou:.3f} with"
 
 
-def fit(
+def select_encoding(
     model: Model,
     images: np.ndarray,
     labels: np.ndarray,
@@ -99,8 +99,8 @@ def fit(
     seconds: float,
     *,
     depth: bool = False,
-) -> Fit:
-    """Encode a support set in the way that predicts left-out patches best.
+) -> SelectedEncoding:
+    """Encode a support set in the way that predicts held-out patches best.
 
     Parameters
     ----------
@@ -110,28 +110,28 @@ def fit(
         classifier too
     depth : also ask how deep in its object each pixel is
     """
-    trials = _Trials(model, images, labels, instances, depth)
+    candidates = _Candidates(model, images, labels, instances, depth)
     with one_thread():
-        plain = best = trials.of(Approach())
+        plain = best = candidates.of(EncodingOptions())
         if seconds and getattr(model, "adapts", False) and np.isfinite(plain.iou):
-            best = trials.best(plain, seconds)
-            log.info("kept: network %s, IoU of patches left out %.3f", best.approach, best.iou)
-        features = trials.encode_all(best.approach)
+            best = candidates.best(plain, seconds)
+            log.info("kept: network %s, IoU of held-out patches %.3f", best.options, best.iou)
+        features = candidates.encode_all(best.options)
     scores = (plain.iou, best.iou) if np.isfinite(plain.iou) else (None, None)
-    return Fit(features, best.left_out, best.depths, best.approach, *scores)
+    return SelectedEncoding(features, best.held_out, best.depths, best.options, *scores)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Trial:
-    """What a way to encode the support set gave for patches left out: of each class (K, H, W), or None.
+class _Candidate:
+    """What a way to encode the support set gave for held-out patches: of each class (K, H, W), or None.
 
     Attributes
     ----------
-    ious : of each class, (K,) IoU of each patch at the class's `careful_threshold`, NaN where there is no object
+    ious : of each class, (K,) IoU of each patch at the class's `shrunk_threshold`, NaN where there is no object
     """
 
-    approach: Approach
-    left_out: list[np.ndarray | None]
+    options: EncodingOptions
+    held_out: list[np.ndarray | None]
     depths: list[np.ndarray | None]
     ious: list[np.ndarray]
 
@@ -140,7 +140,7 @@ class _Trial:
         """Mean over the classes of the mean over their patches; NaN without any."""
         return float(np.mean([np.nanmean(ious) for ious in self.ious])) if self.ious else float("nan")
 
-    def beats(self, other: _Trial) -> bool:
+    def beats(self, other: _Candidate) -> bool:
         """Whether it is better by more than one standard error of the difference, patch by patch.
 
         Five patches tell little: what merely looks better on them is as often worse on the rest.
@@ -152,12 +152,12 @@ class _Trial:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Trials:
+class _Candidates:
     """One support set, to be encoded in different ways.
 
     Attributes
     ----------
-    views : what was compiled already, by approach, patches and classes, and side
+    views : what was compiled already, by options, patches and classes, and side
     tried : what was predicted already
     """
 
@@ -169,96 +169,106 @@ class _Trials:
     views: dict[tuple[AdaptConfig | None, bytes, tuple[int, ...]], dict[int, Any]] = field(
         default_factory=dict
     )
-    tried: dict[Approach, _Trial] = field(default_factory=dict)
+    evaluated: dict[EncodingOptions, _Candidate] = field(default_factory=dict)
 
-    def encode_all(self, approach: Approach) -> Any:
+    def encode_all(self, options: EncodingOptions) -> Any:
         """All of it, for the job."""
-        return self.encode(approach, np.arange(len(self.images)), range(len(self.labels)))
+        return self.encode(options, np.arange(len(self.images)), range(len(self.labels)))
 
-    def encode(self, approach: Approach, patches: np.ndarray, classes: Sequence[int]) -> Any:
+    def encode(self, options: EncodingOptions, patches: np.ndarray, classes: Sequence[int]) -> Any:
         """Some patches and classes of it."""
-        images, labels = self.images[patches], told(self.labels[classes][:, patches])
-        views = self.views.setdefault((approach.adaptation, patches.tobytes(), tuple(classes)), {})
-        options: dict[str, Any] = {}
-        if approach.sides:
-            options["sides"] = approach.sides
-        if approach.texture_share:
-            options["texture_share"] = approach.texture_share
+        images, labels = self.images[patches], squeeze_single_class(self.labels[classes][:, patches])
+        views = self.views.setdefault((options.adaptation, patches.tobytes(), tuple(classes)), {})
+        keywords: dict[str, Any] = {}
+        if options.sides:
+            keywords["sides"] = options.sides
+        if options.texture_share:
+            keywords["texture_share"] = options.texture_share
         if views:
-            options["known"] = dict(views)
-        if approach.adaptation:
-            options["adaptation"] = approach.adaptation
-            options["instances"] = None if self.instances is None else self.instances[patches]
+            keywords["known"] = dict(views)
+        if options.adaptation:
+            keywords["adaptation"] = options.adaptation
+            keywords["instances"] = None if self.instances is None else self.instances[patches]
         began = time.perf_counter()
-        features = self.model.encode(images, labels, **options)
-        if approach.adaptation and not views:  # what a user waits for: other ways take seconds
+        features = self.model.encode(images, labels, **keywords)
+        if options.adaptation and not views:  # what a user waits for: other ways take seconds
             what = f"{len(patches)} of {len(self.images)} patches"
-            log.info("%s on %s, %.0f s", approach, what, time.perf_counter() - began)
+            log.info("%s on %s, %.0f s", options, what, time.perf_counter() - began)
         views |= {view.side: view for view in getattr(features, "views", ())}
         return features
 
-    def of(self, approach: Approach, depth: bool | None = None) -> _Trial:
+    def of(self, options: EncodingOptions, depth: bool | None = None) -> _Candidate:
         """Predict every patch with the others as support."""
-        if approach in self.tried:
-            return self.tried[approach]
+        if options in self.evaluated:
+            return self.evaluated[options]
         began, n_classes = time.perf_counter(), len(self.labels)
         depth = self.depth if depth is None else depth
-        found = predict_left_out(
+        found = predict_held_out(
             self.model,
             self.images,
             self.labels,
-            lambda *which: self.encode(approach, *which),
+            lambda *which: self.encode(options, *which),
             n_threads=os.cpu_count() or 1,
             depth=depth,
         )
         depths: list[np.ndarray | None] = found[n_classes:] if depth else [None] * n_classes
-        trial = self.tried[approach] = self.judged(approach, found[:n_classes], depths)
+        candidate = self.evaluated[options] = self.scored(options, found[:n_classes], depths)
         seconds = time.perf_counter() - began
-        log.info("patches left out, network %s: IoU %.3f, %.1f s", approach, trial.iou, seconds)
-        return trial
+        log.info("held-out patches, network %s: IoU %.3f, %.1f s", options, candidate.iou, seconds)
+        return candidate
 
-    def judged(
-        self, approach: Approach, left_out: list[np.ndarray | None], depths: list[np.ndarray | None]
-    ) -> _Trial:
-        """Left-out predictions with their IoU."""
-        found = [judged(p, y) for p, y in zip(left_out, self.labels, strict=True)]
-        return _Trial(approach, left_out, depths, [np.array(one.iou) for one in found if one is not None])
+    def scored(
+        self, options: EncodingOptions, held_out: list[np.ndarray | None], depths: list[np.ndarray | None]
+    ) -> _Candidate:
+        """Held-out predictions with their IoU."""
+        ious = [
+            np.array(score_held_out(p, y).iou)
+            for p, y in zip(held_out, self.labels, strict=True)
+            if p is not None
+        ]
+        return _Candidate(options, held_out, depths, ious)
 
-    def best(self, plain: _Trial, seconds: float) -> _Trial:
-        """The way that predicts left-out patches best; what is not clearly better than the usual one is not taken."""
-        if plain.iou >= GOOD_ENOUGH:
+    def best(self, plain: _Candidate, seconds: float) -> _Candidate:
+        """The way that predicts held-out patches best; what is not clearly better than the usual one is not taken."""
+        if plain.iou >= SUFFICIENT_IOU:
             return plain
         best = self.best_of(plain, [self.at(sides) for sides in OTHER_SIDES])
-        if best.iou >= GOOD_ENOUGH:
+        if best.iou >= SUFFICIENT_IOU:
             return best
         n_runs = n_folds(len(self.images)) + 1
         if steps := steps_within(seconds, n_runs):
             log.info("fine-tuning %d times, %d steps each; --adapt bounds it", n_runs, steps)
-            tuned = replace(best.approach, adaptation=AdaptConfig(steps))
+            tuned = replace(best.options, adaptation=AdaptConfig(steps))
             with ThreadPoolExecutor(1) as beside:  # five folds leave a core of two without work at the end
                 whole = beside.submit(self.encode_all, tuned)
                 best = self.best_of(best, [self.of(tuned)])
             whole.result()
-        texture = self.of(replace(best.approach, texture_share=1.0), depth=False)
+        texture = self.of(replace(best.options, texture_share=1.0), depth=False)
         return self.best_of(best, [self.with_texture(best, texture, share) for share in TEXTURE_SHARES])
 
-    def best_of(self, usual: _Trial, others: Sequence[_Trial]) -> _Trial:
+    def best_of(self, usual: _Candidate, others: Sequence[_Candidate]) -> _Candidate:
         """The best of those that beat the usual one, or that."""
-        return max((usual, *(other for other in others if other.beats(usual))), key=lambda trial: trial.iou)
+        return max(
+            (usual, *(other for other in others if other.beats(usual))), key=lambda candidate: candidate.iou
+        )
 
-    def at(self, sides: tuple[int, ...]) -> _Trial:
+    def at(self, sides: tuple[int, ...]) -> _Candidate:
         """The network, as it is, at other sides."""
-        alone = [self.of(Approach((side,))) for side in sides]
+        alone = [self.of(EncodingOptions((side,))) for side in sides]
         shares = [1 / len(sides)] * len(sides)
-        left_out = [_mean(maps, shares) for maps in zip(*(trial.left_out for trial in alone), strict=True)]
-        depths = [_mean(maps, shares) for maps in zip(*(trial.depths for trial in alone), strict=True)]
-        return self.judged(Approach(sides), left_out, depths)
+        held_out = [
+            _mean(maps, shares) for maps in zip(*(candidate.held_out for candidate in alone), strict=True)
+        ]
+        depths = [
+            _mean(maps, shares) for maps in zip(*(candidate.depths for candidate in alone), strict=True)
+        ]
+        return self.scored(EncodingOptions(sides), held_out, depths)
 
-    def with_texture(self, network: _Trial, texture: _Trial, share: float) -> _Trial:
+    def with_texture(self, network: _Candidate, texture: _Candidate, share: float) -> _Candidate:
         """The answers of a network and of the pixel classifier."""
-        both = zip(network.left_out, texture.left_out, strict=True)
-        left_out = [_mean(maps, (1 - share, share)) for maps in both]
-        return self.judged(replace(network.approach, texture_share=share), left_out, network.depths)
+        both = zip(network.held_out, texture.held_out, strict=True)
+        held_out = [_mean(maps, (1 - share, share)) for maps in both]
+        return self.scored(replace(network.options, texture_share=share), held_out, network.depths)
 
 
 def _mean(maps: Sequence[np.ndarray | None], shares: Sequence[float]) -> np.ndarray | None:
@@ -269,31 +279,31 @@ def _mean(maps: Sequence[np.ndarray | None], shares: Sequence[float]) -> np.ndar
     return np.asarray(expit(np.average(logits, axis=0, weights=shares)), np.float32)
 
 
-class Fits:
+class EncodingCache:
     """What a model made of support sets, each once: the sources of a job have one support set in common."""
 
     def __init__(self, model: Model) -> None:
         self._model = model
-        self._last: tuple[tuple[str, float, bool], Fit] | None = None
+        self._last: tuple[tuple[str, float, bool], SelectedEncoding] | None = None
 
-    def of(self, support: SupportSet, seconds: float, depth: bool) -> Fit:
-        """The `fit` of a support set: the last one, if it was the same that was asked."""
+    def of(self, support: SupportSet, seconds: float, depth: bool) -> SelectedEncoding:
+        """The `select_encoding` of a support set: the last one, if it was the same that was asked."""
         asked = support.digest(), seconds, depth
         if self._last is not None and self._last[0] == asked:
             log.info("the support set is that of the source before: encoded as it was there")
             return self._last[1]
-        made = fit(
+        made = select_encoding(
             self._model, support.images, support.labels_by_class, support.instances, seconds, depth=depth
         )
         self._last = asked, made
         return made
 
 
-def to_arrays(found: Fit) -> dict[str, np.ndarray]:
+def to_arrays(found: SelectedEncoding) -> dict[str, np.ndarray]:
     """What of a fit cannot be computed again at once, to be kept in a working folder."""
-    way = found.approach
+    way = found.options
     steps = way.adaptation.steps if way.adaptation else 0
-    scores = [np.nan if score is None else score for score in (found.plain, found.kept)]
+    scores = [np.nan if score is None else score for score in (found.default_iou, found.selected_iou)]
     arrays = {"fit": np.array([steps, way.texture_share, *scores]), "sides": np.array(way.sides, np.int64)}
     for view in getattr(found.features, "views", ()):
         arrays |= {f"{view.side}.{name}": array for name, array in view.arrays().items()}
@@ -302,23 +312,25 @@ def to_arrays(found: Fit) -> dict[str, np.ndarray]:
 
 def from_arrays(
     arrays: Mapping[str, np.ndarray], model: Model, images: np.ndarray, labels: np.ndarray
-) -> Fit:
+) -> SelectedEncoding:
     """The fit that `to_arrays` kept, its support set compiled again; without what was left out."""
-    steps, texture_share, plain, kept = arrays["fit"].tolist()
+    steps, texture_share, default_iou, selected_iou = arrays["fit"].tolist()
     sides = tuple(arrays["sides"].tolist())
     adaptation = AdaptConfig(int(steps)) if steps else None
-    options: dict[str, Any] = {}
+    keywords: dict[str, Any] = {}
     if sides:
-        options["sides"] = sides
+        keywords["sides"] = sides
     if texture_share:
-        options["texture_share"] = texture_share
+        keywords["texture_share"] = texture_share
     views = {side: _under(arrays, f"{side}.") for side in sides or getattr(model, "sides", ())}
     if known := {side: View.of(side, view) for side, view in views.items() if view}:
-        options["known"] = known
-    features = model.encode(images, told(labels), **options)
-    scores = [None if np.isnan(score) else score for score in (plain, kept)]
+        keywords["known"] = known
+    features = model.encode(images, squeeze_single_class(labels), **keywords)
+    scores = [None if np.isnan(score) else score for score in (default_iou, selected_iou)]
     nothing: list[np.ndarray | None] = [None] * len(labels)
-    return Fit(features, nothing, nothing, Approach(sides, adaptation, texture_share), *scores)
+    return SelectedEncoding(
+        features, nothing, nothing, EncodingOptions(sides, adaptation, texture_share), *scores
+    )
 
 
 def _under(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:

@@ -19,8 +19,13 @@ from fewscope.connectors.results.run_folder import WorkDir
 from fewscope.connectors.support.support_set import SupportSet
 from fewscope.pipeline import predictor
 from fewscope.pipeline.calibration import intervals, leave_one_out
-from fewscope.pipeline.calibration.model_selection import Fit, Fits, from_arrays, to_arrays
-from fewscope.pipeline.instances.class_map import settle
+from fewscope.pipeline.calibration.model_selection import (
+    EncodingCache,
+    SelectedEncoding,
+    from_arrays,
+    to_arrays,
+)
+from fewscope.pipeline.instances.class_map import assign_classes
 from fewscope.pipeline.instances.labelling import label_core
 from fewscope.pipeline.instances.split_rules import DepthRule, Rule
 from fewscope.pipeline.instances.splitting import split_core
@@ -28,11 +33,11 @@ from fewscope.pipeline.metrics import compare_objects
 from fewscope.pipeline.plan import ClassPlan, Plan
 from fewscope.pipeline.tiling.blending import to_uint8
 
-KEPT_AS = "decision"
+SAVED_AS = "decision"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class ClassDecision:
+class ClassOperatingPoint:
     """How to go about one class.
 
     Attributes
@@ -41,7 +46,7 @@ class ClassDecision:
         its probabilities are 0 where another class has the pixel.
     threshold : probability from which on a pixel may be of the class
     rule : how touching objects are told apart; None for plain connected components
-    counted_ratio : 95 % interval of true over counted objects, by the left-out patches; None without outlined objects
+    counted_ratio : 95 % interval of true over counted objects, by the held-out patches; None without outlined objects
     """
 
     loo: leave_one_out.LeaveOneOut | None
@@ -56,25 +61,25 @@ class ClassDecision:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Decision:
+class OperatingPoint:
     """How to go about this source.
 
     Attributes
     ----------
-    fit : the encoded support set, and how it was encoded
+    encoding : the encoded support set, and how it was encoded
     classes : of each class
     """
 
-    fit: Fit
-    classes: tuple[ClassDecision, ...]
+    encoding: SelectedEncoding
+    classes: tuple[ClassOperatingPoint, ...]
 
     @property
     def features(self) -> Any:
         """The encoded support set."""
-        return self.fit.features
+        return self.encoding.features
 
     @property
-    def left_out(self) -> np.ndarray | None:
+    def held_out(self) -> np.ndarray | None:
         """The class of every pixel of the patches, each predicted from the others, (K, H, W) uint8.
 
         Classes that cannot be left out are not in it; None where there is no other.
@@ -84,64 +89,66 @@ class Decision:
             return None
         maps = np.stack([to_uint8(d.loo.probabilities) for _, d in known if d.loo is not None])
         values = np.array([0, *(value for value, _ in known)], np.uint8)
-        found: np.ndarray = values[settle(maps, [threshold_level(d.threshold) for _, d in known])]
+        found: np.ndarray = values[assign_classes(maps, [threshold_level(d.threshold) for _, d in known])]
         return found
 
 
-def decide(plan: Plan, model: predictor.Model, work: WorkDir, fits: Fits | None = None) -> Decision:
+def choose_operating_point(
+    plan: Plan, model: predictor.Model, work: WorkDir, encodings: EncodingCache | None = None
+) -> OperatingPoint:
     """Encode the support set, predict each patch from the others, choose.
 
-    Taken from `work` when it is there; the encoding from `fits`, when an earlier source had the same support set.
+    Taken from `work` when it is there; the encoding from `encodings`, when an earlier source had the same support set.
     """
     support, config = plan.support, plan.config
     if (kept := _load(plan, model, work)) is not None:
         return kept
     depth = any(isinstance(rule, DepthRule) for of_class in plan.classes for rule in of_class.rules)
-    fitted = (fits or Fits(model)).of(support, config.adapt_s, depth)
-    left_out, thresholds = fitted.left_out, []
-    for probabilities, labels in zip(left_out, support.labels_by_class, strict=True):
+    encoding = (encodings or EncodingCache(model)).of(support, config.adapt_s, depth)
+    held_out, thresholds = encoding.held_out, []
+    for probabilities, labels in zip(held_out, support.labels_by_class, strict=True):
         if config.threshold is None and probabilities is not None:
-            thresholds.append(leave_one_out.careful_threshold(probabilities, labels))
+            thresholds.append(leave_one_out.shrunk_threshold(probabilities, labels))
         else:
             thresholds.append(0.5 if config.threshold is None else config.threshold)
-    settled = _settled(left_out, thresholds)
-    decided = [
-        _decide_class(of_class, settled[c], fitted.depths[c], thresholds[c], config.connectivity)
+    settled = _settled(held_out, thresholds)
+    points = [
+        _choose_for_class(of_class, settled[c], encoding.depths[c], thresholds[c], config.connectivity)
         for c, of_class in enumerate(plan.classes)
     ]
-    decision = Decision(fitted, tuple(decided))
-    _save(decision, plan, work)
-    return decision
+    operating_point = OperatingPoint(encoding, tuple(points))
+    _save(operating_point, plan, work)
+    return operating_point
 
 
-def _settled(left_out: Sequence[np.ndarray | None], thresholds: Sequence[float]) -> list[np.ndarray | None]:
-    """The probabilities of each class, 0 where another has the pixel: what is judged is what a slide would show."""
-    known = [c for c, probabilities in enumerate(left_out) if probabilities is not None]
+def _settled(held_out: Sequence[np.ndarray | None], thresholds: Sequence[float]) -> list[np.ndarray | None]:
+    """The probabilities of each class, 0 where another has the pixel: what is scored is what a slide would show."""
+    known = [c for c, probabilities in enumerate(held_out) if probabilities is not None]
     if len(known) < 2:
-        return list(left_out)
-    maps = np.stack([to_uint8(p) for p in left_out if p is not None])
-    winner = settle(maps, [threshold_level(thresholds[c]) for c in known])
-    settled: list[np.ndarray | None] = [None] * len(left_out)
+        return list(held_out)
+    maps = np.stack([to_uint8(p) for p in held_out if p is not None])
+    winner = assign_classes(maps, [threshold_level(thresholds[c]) for c in known])
+    settled: list[np.ndarray | None] = [None] * len(held_out)
     for value, c in enumerate(known, start=1):
-        probabilities = left_out[c]
+        probabilities = held_out[c]
         assert probabilities is not None
         settled[c] = np.where((winner == value) | (winner == 0), probabilities, np.float32(0))
     return settled
 
 
-def _decide_class(
+def _choose_for_class(
     plan: ClassPlan,
     probabilities: np.ndarray | None,
     depths: np.ndarray | None,
     threshold: float,
     connectivity: int,
-) -> ClassDecision:
-    """The rule whose counts are nearest to the outlined objects of the left-out patches, and how far they are off."""
+) -> ClassOperatingPoint:
+    """The rule whose counts are nearest to the outlined objects of the held-out patches, and how far they are off."""
     if probabilities is None:
-        return ClassDecision(None, threshold, plan.rules[0], None)
-    loo = leave_one_out.judge(probabilities, plan.support.labels, threshold)
+        return ClassOperatingPoint(None, threshold, plan.rules[0], None)
+    loo = leave_one_out.score_held_out(probabilities, plan.support.labels, threshold)
     if plan.support.instances is None:
-        return ClassDecision(loo, threshold, plan.rules[0], None)
+        return ClassOperatingPoint(loo, threshold, plan.rules[0], None)
     rule, ratio = choose_rule(
         plan.support,
         probabilities,
@@ -151,7 +158,7 @@ def _decide_class(
         min_area=plan.min_area_px,
         depths=depths,
     )
-    return ClassDecision(loo, threshold, rule, ratio)
+    return ClassOperatingPoint(loo, threshold, rule, ratio)
 
 
 def choose_rule(
@@ -240,26 +247,28 @@ def threshold_level(threshold: float) -> int:
     return max(1, int(np.ceil(threshold * 255 - 1e-9)))
 
 
-def _save(decision: Decision, plan: Plan, work: WorkDir) -> None:
-    arrays = to_arrays(decision.fit)
-    for value, (decided, of_class) in enumerate(zip(decision.classes, plan.classes, strict=True), start=1):
+def _save(operating_point: OperatingPoint, plan: Plan, work: WorkDir) -> None:
+    arrays = to_arrays(operating_point.encoding)
+    for value, (point, of_class) in enumerate(
+        zip(operating_point.classes, plan.classes, strict=True), start=1
+    ):
         kept = {
-            "threshold": np.array(decided.threshold),
-            "rule": np.array(of_class.rules.index(decided.rule)),
+            "threshold": np.array(point.threshold),
+            "rule": np.array(of_class.rules.index(point.rule)),
         }
-        if decided.counted_ratio is not None:
-            kept["counted_ratio"] = np.array(decided.counted_ratio)
-        if decided.loo is not None:
-            kept["probabilities"] = decided.loo.probabilities
-            kept["iou"] = np.array(decided.loo.iou)
-            kept["interval"] = np.array(decided.loo.interval or ())
+        if point.counted_ratio is not None:
+            kept["counted_ratio"] = np.array(point.counted_ratio)
+        if point.loo is not None:
+            kept["probabilities"] = point.loo.probabilities
+            kept["iou"] = np.array(point.loo.iou)
+            kept["interval"] = np.array(point.loo.interval or ())
         arrays |= {f"{name}_{value}": array for name, array in kept.items()}
-    work.save_arrays(KEPT_AS, **arrays)
+    work.save_arrays(SAVED_AS, **arrays)
 
 
-def _load(plan: Plan, model: predictor.Model, work: WorkDir) -> Decision | None:
+def _load(plan: Plan, model: predictor.Model, work: WorkDir) -> OperatingPoint | None:
     try:
-        arrays = work.load_arrays(KEPT_AS)
+        arrays = work.load_arrays(SAVED_AS)
     except FileNotFoundError:
         return None
     classes = []
@@ -274,6 +283,6 @@ def _load(plan: Plan, model: predictor.Model, work: WorkDir) -> Decision | None:
             )
         rule = of_class.rules[int(kept["rule"])]
         ratio = tuple(kept["counted_ratio"].tolist()) if "counted_ratio" in kept else None
-        classes.append(ClassDecision(loo, threshold, rule, ratio))
-    fitted = from_arrays(arrays, model, plan.support.images, plan.support.labels_by_class)
-    return Decision(fitted, tuple(classes))
+        classes.append(ClassOperatingPoint(loo, threshold, rule, ratio))
+    encoding = from_arrays(arrays, model, plan.support.images, plan.support.labels_by_class)
+    return OperatingPoint(encoding, tuple(classes))

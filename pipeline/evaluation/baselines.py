@@ -189,18 +189,20 @@ class GrabCut:
         return found
 
 
-def judged(
-    method: predictor.Model, left_out: np.ndarray | None, labels: np.ndarray
+def score_method(
+    method: predictor.Model, held_out: np.ndarray | None, labels: np.ndarray
 ) -> leave_one_out.LeaveOneOut | None:
-    """`calibrate.judged` of left-out predictions (K, H, W) of any method.
+    """`leave_one_out.score_held_out` of held-out predictions (K, H, W) of any method.
 
     Rivals go half of the way to their best threshold without proof. Probabilities of a forest are less true than those
     of a network, and that suits it better: 0.637 and not 0.631 on the ten classes of the model card.
     """
-    if left_out is None or method.name not in RIVALS:
-        return leave_one_out.judged(left_out, labels)
-    return leave_one_out.judge(
-        left_out, labels, leave_one_out.halfway(leave_one_out.best_threshold(left_out, labels))
+    if held_out is None:
+        return None
+    if method.name not in RIVALS:
+        return leave_one_out.score_held_out(held_out, labels)
+    return leave_one_out.score_held_out(
+        held_out, labels, leave_one_out.shrink_threshold(leave_one_out.best_threshold(held_out, labels))
     )
 
 

@@ -20,7 +20,7 @@ from fewscope.model.segmenter import Segmenter
 from fewscope.pipeline.calibration.operating_point import threshold_level
 from fewscope.pipeline.evaluation.baselines import GrabCut
 from fewscope.pipeline.evaluation.runner import Adapted, EvaluationConfig, support_set
-from fewscope.pipeline.instances.class_map import settle
+from fewscope.pipeline.instances.class_map import assign_classes
 from fewscope.pipeline.metrics import Mean, Pixels, compare_masks, mean_over_classes
 from fewscope.pipeline.predictor import Model
 from fewscope.pipeline.tiling.blending import to_uint8
@@ -80,7 +80,7 @@ def examine_ways(
             probability = predict_classes(method, join_classes(shown), images[query])
             times.append((time.perf_counter() - began) / len(query))
             for maps, label in zip(to_uint8(probability), labels[query], strict=True):
-                found = settle(maps, [threshold_level(0.5)] * way)
+                found = assign_classes(maps, [threshold_level(0.5)] * way)
                 n_queries += 1
                 of_any += compare_masks(found > 0, label == 1)
                 for value, name in enumerate(names, start=1):

@@ -19,10 +19,10 @@ from fewscope.model.episodes.protocol import SEED, Draw, every_picture, some_epi
 from fewscope.model.segmenter import Segmenter, SupportFeatures, labels_by_class
 from fewscope.pipeline import predictor
 from fewscope.pipeline.calibration import leave_one_out
-from fewscope.pipeline.calibration.model_selection import Fit, fit
+from fewscope.pipeline.calibration.model_selection import SelectedEncoding, select_encoding
 from fewscope.pipeline.calibration.operating_point import choose_rule, label_objects
 from fewscope.pipeline.config import SegmentConfig
-from fewscope.pipeline.evaluation.baselines import GrabCut, judged
+from fewscope.pipeline.evaluation.baselines import GrabCut, score_method
 from fewscope.pipeline.evaluation.figures import Example, draw_examples
 from fewscope.pipeline.instances.split_rules import DepthRule, Rule
 from fewscope.pipeline.metrics import Objects, Pixels, compare_masks, compare_objects
@@ -52,14 +52,16 @@ class Adapted:
         self.has_depth = predictor.has_depth(model)
         self._model, self._seconds = model, seconds
 
-    def fit(self, support: SupportSet) -> Fit:
+    def select_encoding(self, support: SupportSet) -> SelectedEncoding:
         """As a job does."""
         images, labels = support.images, support.labels_by_class
-        return fit(self._model, images, labels, support.instances, self._seconds, depth=self.has_depth)
+        return select_encoding(
+            self._model, images, labels, support.instances, self._seconds, depth=self.has_depth
+        )
 
     def encode(self, images: np.ndarray, labels: np.ndarray) -> SupportFeatures:
-        """The features of `fit`, without outlined objects."""
-        features: SupportFeatures = fit(
+        """The features of `select_encoding`, without outlined objects."""
+        features: SupportFeatures = select_encoding(
             self._model, images, labels_by_class(labels), None, self._seconds
         ).features
         return features
@@ -237,17 +239,17 @@ def learn(method: Method, support: SupportSet, calibration: bool) -> _Learned:
         return _Learned(None, 0.0, None, None, 0)
     began = time.perf_counter()
     depth = predictor.has_depth(method)
-    left_out: list[np.ndarray | None] = [None, None]  # the object, and its depth
+    held_out: list[np.ndarray | None] = [None, None]  # the object, and its depth
     if isinstance(method, Adapted):
-        fitted = method.fit(support)
-        features, left_out = fitted.features, [fitted.left_out[0], fitted.depths[0]]
+        encoding = method.select_encoding(support)
+        features, held_out = encoding.features, [encoding.held_out[0], encoding.depths[0]]
     else:
         features = method.encode(support.images, support.labels)
     encode_s = time.perf_counter() - began
     if calibration and not isinstance(method, Adapted):
-        found = leave_one_out.predict_left_out(method, support.images, support.labels[None], depth=depth)
-        left_out = [*found, None][:2]
-    loo = judged(method, left_out[0], support.labels)
+        found = leave_one_out.predict_held_out(method, support.images, support.labels[None], depth=depth)
+        held_out = [*found, None][:2]
+    loo = score_method(method, held_out[0], support.labels)
     min_area = smallest_object(AS_RUN, support, None)
     rule, ratio = None, None
     if loo is not None and support.instances is not None:
@@ -258,7 +260,7 @@ def learn(method: Method, support: SupportSet, calibration: bool) -> _Learned:
             possible_rules(AS_RUN, support, None, depth),
             connectivity=AS_RUN.connectivity,
             min_area=min_area,
-            depths=left_out[1],
+            depths=held_out[1],
         )
     return _Learned(features, encode_s, loo, rule, min_area, ratio)
 

@@ -17,7 +17,7 @@ from rasterio.windows import Window
 
 from fewscope.pipeline.execution.job import Job
 from fewscope.pipeline.execution.tile_cache import SharedTiles
-from fewscope.pipeline.instances.class_map import label_classes, settle, winning_probability
+from fewscope.pipeline.instances.class_map import assign_classes, label_classes, winning_probability
 from fewscope.pipeline.instances.measurements import measure_unit
 from fewscope.pipeline.predictor import Model, predict_maps
 from fewscope.pipeline.tiling.blending import Blender, weights
@@ -92,7 +92,7 @@ class UnitWorker:
         inside = _overlap(window, around)
         real[_slices(inside, around)] = valid[_slices(inside, window)]
         maps[:, ~real] = 0
-        row["unread_px"] = _unread(job, _overlap(inside, unit.core), real, around)
+        row["unread_px"] = _unreadable_px(job, _overlap(inside, unit.core), real, around)
         return maps
 
     def _maps_of(
@@ -134,7 +134,7 @@ class UnitWorker:
         """Settle the classes, label, measure; write the shards, then the small files."""
         core, shape = unit.core, (job.grid.height, job.grid.width)
         probability, depths = maps[: len(job.rules)], maps[len(job.rules) :]
-        classes = settle(probability, job.thresholds)
+        classes = assign_classes(probability, job.thresholds)
         labels, n_labels, borders = label_classes(
             classes, around, core, shape, job.rules, job.connectivity, list(depths)
         )
@@ -152,7 +152,7 @@ class UnitWorker:
             job.work.save_arrays(unit.name, **borders.arrays())
 
 
-def _unread(job: Job, window: Window, real: np.ndarray, around: Window) -> int:
+def _unreadable_px(job: Job, window: Window, real: np.ndarray, around: Window) -> int:
     """Pixels of the foreground in `window` that failed to decode; not those outside the scan.
 
     A sum over the units does not depend on them: a unit that owns a pixel of the foreground has read it.

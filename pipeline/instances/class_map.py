@@ -17,7 +17,7 @@ from fewscope.pipeline.instances.split_rules import Rule
 from fewscope.pipeline.instances.splitting import split_core
 
 
-def settle(probability: np.ndarray, thresholds: Sequence[int]) -> np.ndarray:
+def assign_classes(probability: np.ndarray, thresholds: Sequence[int]) -> np.ndarray:
     """The class of every pixel.
 
     Parameters
@@ -29,7 +29,7 @@ def settle(probability: np.ndarray, thresholds: Sequence[int]) -> np.ndarray:
     -------
     (h, w) uint8: 0 of none, 1..C. Of equal probabilities the first class has it.
 
-    >>> settle(np.array([[[9, 200, 200, 150]], [[9, 210, 200, 190]]], np.uint8), [128, 200])
+    >>> assign_classes(np.array([[[9, 200, 200, 150]], [[9, 210, 200, 190]]], np.uint8), [128, 200])
     array([[0, 2, 1, 1]], dtype=uint8)
     """
     classes = np.zeros(probability.shape[1:], np.uint8)
@@ -63,7 +63,7 @@ def label_classes(
 
     Parameters
     ----------
-    classes : (h, w) uint8 on `window`, from `settle`
+    classes : (h, w) uint8 on `window`, from `assign_classes`
     window : Window
         Holds the core and the largest halo of the rules around it, as far as the source goes.
     shape : (height, width) of the source's working grid

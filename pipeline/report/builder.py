@@ -21,7 +21,7 @@ from fewscope.connectors.results.reader import open_result
 from fewscope.connectors.results.run_folder import WorkDir
 from fewscope.connectors.results.store import ResultStore
 from fewscope.pipeline.calibration import intervals, leave_one_out
-from fewscope.pipeline.calibration.operating_point import ClassDecision, Decision
+from fewscope.pipeline.calibration.operating_point import ClassOperatingPoint, OperatingPoint
 from fewscope.pipeline.execution.pool import Pool
 from fewscope.pipeline.maps.build import MapFindings
 from fewscope.pipeline.plan import Plan
@@ -87,7 +87,7 @@ class Findings:
     pictures: Pictures
 
 
-def draw_findings(plan: Plan, decision: Decision, on_map: MapFindings | None) -> Findings:
+def draw_findings(plan: Plan, operating_point: OperatingPoint, on_map: MapFindings | None) -> Findings:
     """Survey ``instances.parquet`` and draw the pictures of the report, from the finished store."""
     names = plan.support.class_names
     table = open_result(plan.config.out).table
@@ -110,7 +110,7 @@ def draw_findings(plan: Plan, decision: Decision, on_map: MapFindings | None) ->
         found,
         plan.foreground.mask,
         plan.support,
-        decision.left_out,
+        operating_point.held_out,
     )
     if on_map is not None:
         pictures = dataclasses.replace(pictures, map=draw_map(plan.source, store, on_map.summary))
@@ -121,7 +121,7 @@ def write_page(
     clock: Clock,
     pool: Pool,
     plan: Plan,
-    decision: Decision,
+    operating_point: OperatingPoint,
     work: WorkDir,
     rows: Mapping[str, Mapping[str, Any]],
     fresh: list[dict[str, Any]],
@@ -131,29 +131,29 @@ def write_page(
     found, of_classes, on_map = findings.whole, findings.of_classes, findings.on_map
     names = plan.support.class_names
     count_intervals = [
-        intervals.count_interval(one.count, decided.counted_ratio)
-        for one, decided in zip(of_classes or [found], decision.classes, strict=True)
+        intervals.count_interval(one.count, point.counted_ratio)
+        for one, point in zip(of_classes or [found], operating_point.classes, strict=True)
     ]
     ratios = [
-        leave_one_out.covered_ratio(decided.loo, labels)
-        for decided, labels in zip(decision.classes, plan.support.labels_by_class, strict=True)
+        leave_one_out.covered_ratio(point.loo, labels)
+        for point, labels in zip(operating_point.classes, plan.support.labels_by_class, strict=True)
     ]
-    qualities = [quality(plan, decided) for decided in decision.classes]
+    qualities = [quality(plan, point) for point in operating_point.classes]
     report = make_report(
         plan.source.info,
         found,
         class_name=plan.support.class_name,
-        run=facts(plan, decision, work, pool) | (on_map.facts if on_map else {}),
+        run=facts(plan, operating_point, work, pool) | (on_map.facts if on_map else {}),
         on_ground=on_map.on_ground if on_map else None,
         on_map=map_section(on_map.summary) if on_map else None,
         timings=timings(clock, fresh, pool),
         quality=mean_quality(qualities),
         count_interval=None if of_classes else count_intervals[0],
-        count_interval_source=count_interval_source(decision),
+        count_interval_source=count_interval_source(operating_point),
         covered_ratio=None if of_classes else ratios[0],
         covered_interval_source="" if of_classes or ratios[0] is None else COVERED_INTERVAL_SOURCE,
         unread_px=sum(row["unread_px"] for row in rows.values()),
-        notes=notes(plan, decision),
+        notes=notes(plan, operating_point),
         classes=[
             ClassFindings(*of_class)
             for of_class in zip(names, of_classes, qualities, count_intervals, ratios, strict=False)
@@ -163,26 +163,26 @@ def write_page(
     return report
 
 
-def count_interval_source(decision: Decision) -> str:
+def count_interval_source(operating_point: OperatingPoint) -> str:
     """One sentence on where the interval of the count comes from."""
-    if all(c.counted_ratio is None for c in decision.classes):
+    if all(c.counted_ratio is None for c in operating_point.classes):
         return ""
-    return COUNT_INTERVAL_SOURCE if len(decision.classes) == 1 else COUNT_INTERVALS_SOURCE
+    return COUNT_INTERVAL_SOURCE if len(operating_point.classes) == 1 else COUNT_INTERVALS_SOURCE
 
 
 def _levels(store: ResultStore, name: Literal["semantic", "instances"]) -> list[Any]:
     return [store.array(name, level) for level in range(store.spec.levels)]
 
 
-def facts(plan: Plan, decision: Decision, work: WorkDir, pool: Pool) -> dict[str, Any]:
+def facts(plan: Plan, operating_point: OperatingPoint, work: WorkDir, pool: Pool) -> dict[str, Any]:
     """What was run on what, in groups, as the report shows it."""
     config, names = plan.config, plan.support.class_names
     determined = ResultStore(config.out).attributes["manifest"]
-    decided = [
+    points = [
         {"threshold": c.threshold, "instances": c.instances, "smallest object (px)": of_class.min_area_px}
-        for c, of_class in zip(decision.classes, plan.classes, strict=True)
+        for c, of_class in zip(operating_point.classes, plan.classes, strict=True)
     ]
-    how = decided[0] if len(names) == 1 else {}
+    how = points[0] if len(names) == 1 else {}
     return {
         "support set": {
             "from": config.support,
@@ -198,12 +198,12 @@ def facts(plan: Plan, decision: Decision, work: WorkDir, pool: Pool) -> dict[str
         "options": {
             "tile": plan.grid.tile,
             "overlap": plan.grid.overlap,
-            "adaptation": str(decision.fit),
+            "adaptation": str(operating_point.encoding),
             **how,
             "connectivity": config.connectivity,
             "foreground": config.foreground,
         },
-        **({f"class {n}": of for n, of in zip(names, decided, strict=True)} if len(names) > 1 else {}),
+        **({f"class {n}": of for n, of in zip(names, points, strict=True)} if len(names) > 1 else {}),
         "work": {
             "units": len(plan.units),
             "workers": pool.n_workers,
@@ -236,9 +236,9 @@ def timings(clock: Clock, fresh: list[dict[str, Any]], pool: Pool) -> Timings:
     )
 
 
-def quality(plan: Plan, decision: ClassDecision) -> Quality | None:
+def quality(plan: Plan, operating_point: ClassOperatingPoint) -> Quality | None:
     """The leave-one-out estimate of one class, for the report."""
-    loo = decision.loo
+    loo = operating_point.loo
     if loo is None or not np.isfinite(loo.iou).any():
         return None
     n_patches = int(np.isfinite(loo.iou).sum()) if len(plan.classes) > 1 else len(loo.iou)
@@ -246,18 +246,18 @@ def quality(plan: Plan, decision: ClassDecision) -> Quality | None:
         iou_mean=loo.mean_iou,
         iou_interval=loo.interval,
         iou=tuple(float(v) if np.isfinite(v) else None for v in loo.iou),
-        threshold=decision.threshold,
-        threshold_source=_threshold_source(plan, decision),
+        threshold=operating_point.threshold,
+        threshold_source=_threshold_source(plan, operating_point),
         method=f"leave-one-out over {n_patches} patches, 95 % interval of the mean (Student's t)",
     )
 
 
-def _threshold_source(plan: Plan, decision: ClassDecision) -> str:
+def _threshold_source(plan: Plan, operating_point: ClassOperatingPoint) -> str:
     if plan.config.threshold is not None:
         return "given"
-    if decision.threshold == 0.5:
-        return "as none is better on left-out patches beyond doubt"
-    return "half of the way from 0.5 to the best on left-out patches"
+    if operating_point.threshold == 0.5:
+        return "as none is better on held-out patches beyond doubt"
+    return "half of the way from 0.5 to the best on held-out patches"
 
 
 def mean_quality(qualities: list[Quality | None]) -> Quality | None:
@@ -272,11 +272,11 @@ def mean_quality(qualities: list[Quality | None]) -> Quality | None:
     )
 
 
-def notes(plan: Plan, decision: Decision) -> list[str]:
+def notes(plan: Plan, operating_point: OperatingPoint) -> list[str]:
     """What the reader has to know before any number."""
     said = []
-    for name, decided in zip(plan.support.class_names, decision.classes, strict=True):
-        loo, of = decided.loo, f"Class {name}: " if len(decision.classes) > 1 else ""
+    for name, point in zip(plan.support.class_names, operating_point.classes, strict=True):
+        loo, of = point.loo, f"Class {name}: " if len(operating_point.classes) > 1 else ""
         if loo is None:
             said.append(
                 f"{of}The support set is too small to estimate the quality of this result (two patches with objects "

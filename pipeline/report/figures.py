@@ -108,7 +108,7 @@ def draw(
     survey: Survey,
     foreground: Mask,
     support: Any,
-    left_out: npt.NDArray[np.uint8] | None = None,
+    held_out: npt.NDArray[np.uint8] | None = None,
 ) -> Pictures:
     """Draw every picture of the report.
 
@@ -122,7 +122,7 @@ def draw(
     foreground : (h, w) bool
         tissue, on any grid that spans the source
     support : fewscope.connectors.support.support_set.SupportSet
-    left_out : (K, 224, 224) uint8
+    held_out : (K, 224, 224) uint8
         class of every pixel of each patch, predicted from the others; None when there is no such estimate
     """
     image, _ = source.overview(OVERVIEW_PX)
@@ -135,7 +135,7 @@ def draw(
         density=_density(image, tissue, survey, info.width, info.mpp or 1.0),
         fields=tuple(_fields(source, result, survey, colours)),
         gallery=tuple(_portrait(source, result, row, colours) for row in survey.samples),
-        patches=tuple(_patches(support, left_out, colours)),
+        patches=tuple(_patches(support, held_out, colours)),
         n_patches=len(support.names),
     )
 
@@ -291,14 +291,14 @@ def _crop(source: Any, result: Any, window: Window) -> tuple[RGB, npt.NDArray[An
     return image, labels, classes
 
 
-def _patches(support: Any, left_out: npt.NDArray[np.uint8] | None, colours: Sequence[Colour]) -> list[Patch]:
+def _patches(support: Any, held_out: npt.NDArray[np.uint8] | None, colours: Sequence[Colour]) -> list[Patch]:
     patches = []
     for k, name in enumerate(support.names[:MAX_PATCHES]):
         image, label = support.images[k], support.labels[k]
         predicted = None
-        if left_out is not None:
+        if held_out is not None:
             known = None if support.complete is None else support.complete[k]
-            predicted = picture(agreement(image, label, left_out[k], known), image.shape[1])
+            predicted = picture(agreement(image, label, held_out[k], known), image.shape[1])
         classes = np.where(label == IGNORE_LABEL, 0, label)
         objects = classes if support.instances is None else support.instances[k]
         labelled = _hatch(outlined(image, objects, 2, 1.8, classes, colours), label == IGNORE_LABEL)

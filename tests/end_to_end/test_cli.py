@@ -45,8 +45,8 @@ def test_a_run_its_repetition_and_a_refusal(slide, support, tmp_path):
     assert (first.returncode, first.stderr) == (0, "")
     report = json.loads((tmp_path / "out/report.json").read_text())
     assert report["run"]["options"]["adaptation"]
-    assert re.search(r"patches left out, network replaced by a pixel classifier: IoU 0\.\d+", first.stdout)
-    assert re.search(r"kept: network .*, IoU of patches left out 0\.\d+", first.stdout)
+    assert re.search(r"held-out patches, network replaced by a pixel classifier: IoU 0\.\d+", first.stdout)
+    assert re.search(r"kept: network .*, IoU of held-out patches 0\.\d+", first.stdout)
     assert f"{report['count']:,} blob" in first.stdout
     assert str(tmp_path / "out/report.html") in first.stdout
     assert re.search(r"\d+ of \d+ tiles \(100%\), [\d.]+ tiles/s, .*model busy \d+%", first.stdout)

@@ -198,7 +198,7 @@ def damaged_slide(tmp_path) -> str:
 
 
 def test_one_damaged_tile_is_said_and_costs_nothing_else(config, damaged_slide):
-    report = run(config, source=damaged_slide, support_slide=None, max_unread=0.5)
+    report = run(config, source=damaged_slide, support_slide=None, max_unreadable=0.5)
     result = open_result(config.out)
     assert report["unread_px"] == 256 * 256
     assert report["unread_fraction"] == pytest.approx(256 * 256 / (500 * 600), rel=0.02)
@@ -209,9 +209,9 @@ def test_one_damaged_tile_is_said_and_costs_nothing_else(config, damaged_slide):
     assert any("could not be read" in note for note in report["notes"])
 
 
-def test_more_unread_than_allowed_is_an_error_each_time_it_is_asked(config, damaged_slide):
+def test_more_unreadable_than_allowed_is_an_error_each_time_it_is_asked(config, damaged_slide):
     for _ in range(2):
         with pytest.raises(UnreadableError, match=r"21\.\d% .*--max-unread 10\.0%"):
             run(config, source=damaged_slide)
         assert (Path(config.out) / "report.json").exists()
-    assert run(config, source=damaged_slide, max_unread=0.5)["unread_px"] > 0
+    assert run(config, source=damaged_slide, max_unreadable=0.5)["unread_px"] > 0

@@ -147,7 +147,7 @@ def test_what_was_decided_stays_decided(config, no_pictures, monkeypatch):
         faulty.setattr(fewscope.pipeline.run, "run_units", None)
         with LocalPool(fakes.ByColour) as pool, pytest.raises(TypeError):
             segment(config, pool, fakes.ByColour())
-    monkeypatch.setattr(fewscope.pipeline.calibration.operating_point, "Fits", None)
+    monkeypatch.setattr(fewscope.pipeline.calibration.operating_point, "EncodingCache", None)
     with LocalPool(fakes.ByColour) as pool:
         report = segment(config, pool, fakes.ByColour())
     assert report["run"]["options"]["threshold"] == report["quality"]["threshold"]

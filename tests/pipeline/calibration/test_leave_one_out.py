@@ -8,9 +8,9 @@ import pytest
 from fewscope.pipeline.calibration.intervals import count_interval, counted_ratio, mean_interval
 from fewscope.pipeline.calibration.leave_one_out import (
     best_threshold,
-    careful_threshold,
     covered_ratio,
-    judged,
+    score_held_out,
+    shrunk_threshold,
 )
 
 
@@ -20,13 +20,12 @@ def test_half_of_the_way_to_the_best_threshold_is_gone(level: float) -> None:
     ramp = np.linspace(0, 1, 128, dtype=np.float32)[None, None].repeat(3, 0).repeat(128, 1)
     labels = (ramp >= level).astype(np.uint8)
     assert best_threshold(ramp, labels) == pytest.approx(level, abs=0.051)
-    chosen = careful_threshold(ramp, labels)
+    chosen = shrunk_threshold(ramp, labels)
     assert chosen == pytest.approx((0.5 + best_threshold(ramp, labels)) / 2, abs=1e-3)
-    loo = judged(ramp, labels)
+    loo = score_held_out(ramp, labels)
     assert loo is not None
     assert loo.threshold == chosen  # and the promise is for that one
-    assert judged(ramp, labels, 0.4).threshold == 0.4  # type: ignore[union-attr]
-    assert judged(None, labels) is None
+    assert score_held_out(ramp, labels, 0.4).threshold == 0.4
 
 
 def test_a_threshold_that_patches_do_not_agree_on_is_not_taken() -> None:
@@ -36,13 +35,13 @@ def test_a_threshold_that_patches_do_not_agree_on_is_not_taken() -> None:
     labels[0] = ramp[0] >= 0.1
     labels[1:3] = ramp[1:3] >= 0.45
     assert best_threshold(ramp, labels) < 0.5
-    assert careful_threshold(ramp, labels) == 0.5
+    assert shrunk_threshold(ramp, labels) == 0.5
 
 
 def test_among_equal_thresholds_the_middle_is_taken() -> None:
     labels = np.zeros((2, 64, 64), np.uint8)
     labels[:, 20:40] = 1
-    assert careful_threshold(np.where(labels == 1, 0.95, 0.05).astype(np.float32), labels) == 0.5
+    assert shrunk_threshold(np.where(labels == 1, 0.95, 0.05).astype(np.float32), labels) == 0.5
 
 
 def test_the_interval_of_the_area_holds_the_true_ratio() -> None:
@@ -55,14 +54,14 @@ def test_the_interval_of_the_area_holds_the_true_ratio() -> None:
         for k in range(5):
             labels[k].flat[:] = np.arange(64 * 64) < true[k]
             found[k].flat[:] = np.arange(64 * 64) < wrong[k]
-        ratio = covered_ratio(judged(found, labels, 0.5), labels)
+        ratio = covered_ratio(score_held_out(found, labels, 0.5), labels)
         assert ratio is not None
         inside.append(ratio[0] <= 1 / 1.1 <= ratio[1])
     assert np.mean(inside) == pytest.approx(0.95, abs=0.03)
     labels[0, 32:] = 255  # not known: neither side counts there
-    assert covered_ratio(judged(labels == 1, labels, 0.5), labels) == (1, 1)
+    assert covered_ratio(score_held_out(labels == 1, labels, 0.5), labels) == (1, 1)
     assert covered_ratio(None, labels) is None
-    assert covered_ratio(judged(np.zeros_like(found), labels, 0.5), labels) is None
+    assert covered_ratio(score_held_out(np.zeros_like(found), labels, 0.5), labels) is None
 
 
 def test_intervals_of_a_mean_and_of_the_mean_of_more() -> None:

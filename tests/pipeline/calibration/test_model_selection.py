@@ -1,4 +1,4 @@
-"""How a support set is encoded is decided by the patches left out, and stays decided when a run is resumed."""
+"""How a support set is encoded is decided by the held-out patches, and stays decided when a run is resumed."""
 
 from __future__ import annotations
 
@@ -15,8 +15,14 @@ from fewscope.connectors.support.support_set import SupportSet
 from fewscope.model.finetune import AdaptConfig, one_thread
 from fewscope.model.segmenter import load_segmenter
 from fewscope.pipeline.calibration import model_selection
-from fewscope.pipeline.calibration.leave_one_out import MOST_FOLDS, predict_left_out
-from fewscope.pipeline.calibration.model_selection import Approach, Fits, fit, from_arrays, to_arrays
+from fewscope.pipeline.calibration.leave_one_out import MAX_FOLDS, predict_held_out
+from fewscope.pipeline.calibration.model_selection import (
+    EncodingCache,
+    EncodingOptions,
+    from_arrays,
+    select_encoding,
+    to_arrays,
+)
 
 
 @dataclass
@@ -93,10 +99,10 @@ def patches(k: int) -> tuple[np.ndarray, np.ndarray]:
 @pytest.mark.parametrize("k", [2, 5, 13])
 def test_no_patch_is_predicted_by_itself_however_many_there_are(k: int) -> None:
     images, labels = patches(k)
-    (found,) = predict_left_out(Pupil(plain=0.0), images, labels, n_threads=3)
+    (found,) = predict_held_out(Pupil(plain=0.0), images, labels, n_threads=3)
     assert found is not None
     assert np.array_equal(found > 0.5, labels[0] == 1)
-    assert k <= MOST_FOLDS or k > 2 * MOST_FOLDS  # both ways are tried here
+    assert k <= MAX_FOLDS or k > 2 * MAX_FOLDS  # both ways are tried here
 
 
 ONE_IS_LUCKY = (0.0, *[0.45] * 12)  # against 0.4 of each
@@ -122,15 +128,15 @@ def test_what_predicts_left_out_patches_better_is_kept(
     errors: dict[str, Any], steps: int, sides: tuple[int, ...], share: float
 ) -> None:
     images, labels = patches(6)
-    found = fit(Pupil(**errors), images, labels, None, seconds=120)
+    found = select_encoding(Pupil(**errors), images, labels, None, seconds=120)
     adaptation = AdaptConfig(steps) if steps else None
-    assert found.approach == Approach(sides, adaptation, share)
+    assert found.options == EncodingOptions(sides, adaptation, share)
     taught = found.features
     assert (taught.steps, taught.sides, taught.texture_share) == (steps, sides, share)
     assert taught.patches == frozenset(range(6))
-    assert found.plain is not None
-    assert found.kept is not None
-    assert found.kept >= found.plain
+    assert found.default_iou is not None
+    assert found.selected_iou is not None
+    assert found.selected_iou >= found.default_iou
     assert ("IoU" in str(found)) == bool(steps or sides or share)
     assert ("pixel classifier" in str(found)) == bool(share)
 
@@ -139,29 +145,32 @@ def test_nothing_is_fine_tuned_twice() -> None:
     """Once on all patches, and once without each: minutes, each time."""
     images, labels = patches(5)
     pupil = Pupil(tuned=0.1)
-    assert fit(pupil, images, labels, None, seconds=120).approach.adaptation is not None
+    assert select_encoding(pupil, images, labels, None, seconds=120).options.adaptation is not None
     everything = frozenset(range(5))
     assert sorted(map(len, pupil.tuned_on)) == [4, 4, 4, 4, 4, 5]
-    assert set(pupil.tuned_on) == {everything, *(everything - {left_out} for left_out in range(5))}
+    assert set(pupil.tuned_on) == {everything, *(everything - {held_out} for held_out in range(5))}
 
 
 def test_what_takes_minutes_is_said_while_it_lasts(caplog: pytest.LogCaptureFixture) -> None:
     images, labels = patches(6)
     with caplog.at_level("INFO", logger="fewscope.pipeline.calibration.model_selection"):
-        fit(Pupil(tuned=0.1), images, labels, None, seconds=120)
+        select_encoding(Pupil(tuned=0.1), images, labels, None, seconds=120)
     said = [record.getMessage() for record in caplog.records]
     assert "fine-tuning 7 times, 68 steps each; --adapt bounds it" in said
     assert sum("on 5 of 6 patches" in line for line in said) == 6
-    assert said[-1].startswith("kept: network fine-tuned for 68 steps, IoU of patches left out 0.")
+    assert said[-1].startswith("kept: network fine-tuned for 68 steps, IoU of held-out patches 0.")
 
 
 def test_nothing_is_fine_tuned_where_it_is_not_wanted_or_cannot_be() -> None:
     images, labels = patches(5)
     better = {"tuned": 0.0, "scaled": 0.0, "texture": 0.0}
-    assert fit(Pupil(**better), images, labels, None, seconds=0).approach == Approach()
-    assert fit(Pupil(**better, adapts=False), images, labels, None, seconds=120).approach == Approach()
-    alone = fit(Pupil(**better), images[:1], labels[:, :1], None, seconds=120)
-    assert (alone.approach, alone.plain, alone.left_out) == (Approach(), None, [None])
+    assert select_encoding(Pupil(**better), images, labels, None, seconds=0).options == EncodingOptions()
+    assert (
+        select_encoding(Pupil(**better, adapts=False), images, labels, None, seconds=120).options
+        == EncodingOptions()
+    )
+    alone = select_encoding(Pupil(**better), images[:1], labels[:, :1], None, seconds=120)
+    assert (alone.options, alone.default_iou, alone.held_out) == (EncodingOptions(), None, [None])
 
 
 @pytest.mark.parametrize("kept", ["the last", "the first"])
@@ -176,28 +185,28 @@ def test_a_fit_with_the_real_network_repeats_itself_and_can_be_kept(
     images[labels[0] == 1] += (40, 0, -30)
     images = images.clip(0, 255).astype(np.uint8)
     monkeypatch.setattr(model_selection, "OTHER_SIDES", ((96, 160),))
-    monkeypatch.setattr(model_selection, "GOOD_ENOUGH", 2.0)
+    monkeypatch.setattr(model_selection, "SUFFICIENT_IOU", 2.0)
     monkeypatch.setattr("fewscope.model.finetune.FEWEST_STEPS", 1)
     better = itertools.count(0.1, 0.001 if kept == "the last" else -0.001)
     monkeypatch.setattr(
-        model_selection, "judged", lambda *_: SimpleNamespace(iou=(value := next(better), value))
+        model_selection, "score_held_out", lambda *_: SimpleNamespace(iou=(value := next(better), value))
     )
     segmenter = load_segmenter(device="cpu")
-    one = fit(segmenter, images, labels, None, seconds=3)
+    one = select_encoding(segmenter, images, labels, None, seconds=3)
     if kept == "the last":
-        assert one.approach.sides == (96, 160)
-        assert one.approach.adaptation is not None
-        assert one.approach.texture_share == model_selection.TEXTURE_SHARES[-1]
+        assert one.options.sides == (96, 160)
+        assert one.options.adaptation is not None
+        assert one.options.texture_share == model_selection.TEXTURE_SHARES[-1]
     else:
-        assert one.approach == Approach()
+        assert one.options == EncodingOptions()
     with one_thread():
-        options = {"sides": one.approach.sides, "texture_share": one.approach.texture_share}
-        again = segmenter.encode(images, labels[0], None, one.approach.adaptation, **options)
+        keywords = {"sides": one.options.sides, "texture_share": one.options.texture_share}
+        again = segmenter.encode(images, labels[0], None, one.options.adaptation, **keywords)
     assert one.features.digest == again.digest, "what the job got is not what the patches give"
     monkeypatch.setattr(model_selection.os, "cpu_count", lambda: 1)
-    other = fit(segmenter, images, labels, None, seconds=3)
+    other = select_encoding(segmenter, images, labels, None, seconds=3)
     assert one.features.digest == other.features.digest
-    assert np.array_equal(one.left_out[0], other.left_out[0])
+    assert np.array_equal(one.held_out[0], other.held_out[0])
     again = from_arrays(to_arrays(one), load_segmenter(device="cpu"), images, labels)
     assert (again.features.digest, str(again)) == (one.features.digest, str(one))
     assert np.array_equal(segmenter.predict(images, again.features), segmenter.predict(images, one.features))
@@ -207,7 +216,7 @@ def test_sources_with_one_support_set_have_it_encoded_once() -> None:
     model = Pupil(tuned=0.1)
     taught: list[Taught] = []
     encode = model.encode
-    model.encode = lambda *arguments, **options: taught.append(encode(*arguments, **options)) or taught[-1]  # type: ignore[method-assign]
+    model.encode = lambda *arguments, **keywords: taught.append(encode(*arguments, **keywords)) or taught[-1]  # type: ignore[method-assign]
 
     def support(seed: int) -> SupportSet:
         labels = np.zeros((3, 224, 224), np.uint8)
@@ -217,11 +226,11 @@ def test_sources_with_one_support_set_have_it_encoded_once() -> None:
         images[..., 1] = labels * 255
         return SupportSet(images, labels, None, ("a", "b", "c"), None, ("disc",))
 
-    fits = Fits(model)
-    first = fits.of(support(1), 120, False)
+    encodings = EncodingCache(model)
+    first = encodings.of(support(1), 120, False)
     n_taught = len(taught)
-    assert fits.of(support(1), 120, False) is first
+    assert encodings.of(support(1), 120, False) is first
     assert len(taught) == n_taught
-    for other in (fits.of(support(2), 120, False), fits.of(support(1), 60, False)):
+    for other in (encodings.of(support(2), 120, False), encodings.of(support(1), 60, False)):
         assert other is not first
     assert len(taught) == 3 * n_taught

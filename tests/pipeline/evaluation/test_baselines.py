@@ -121,10 +121,10 @@ def test_a_rival_needs_no_proof_for_another_threshold():
     labels[0] = ramp[0] >= 0.1
     labels[1:3] = ramp[1:3] >= 0.45
     chosen = {
-        name: baselines.judged(SimpleNamespace(name=name), ramp, labels).threshold
+        name: baselines.score_method(SimpleNamespace(name=name), ramp, labels).threshold
         for name in ("forest", "compact")
     }
     assert chosen["compact"] == 0.5
     assert chosen["forest"] == pytest.approx((0.5 + leave_one_out.best_threshold(ramp, labels)) / 2)
     assert chosen["forest"] < 0.5
-    assert baselines.judged(SimpleNamespace(name="forest"), None, labels) is None
+    assert baselines.score_method(SimpleNamespace(name="forest"), None, labels) is None

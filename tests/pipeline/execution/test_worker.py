@@ -169,7 +169,7 @@ class Damaged:
 
 
 @pytest.mark.parametrize("unit_px", [128, 256, 640])
-def test_unread_is_what_failed_to_decode_and_not_what_lies_outside_the_scan(job, unit_px):
+def test_unreadable_is_what_failed_to_decode_and_not_what_lies_outside_the_scan(job, unit_px):
     job = dataclasses.replace(job, source=Damaged(job.source))
     worker = UnitWorker(fakes.Certain)
     rows = [worker(job, unit) for unit in plan_units(HEIGHT, WIDTH, unit_px)]
@@ -180,7 +180,7 @@ def test_unread_is_what_failed_to_decode_and_not_what_lies_outside_the_scan(job,
     assert np.array_equal(job.store.array("probability")[:], expected)
 
 
-def test_unread_glass_is_no_loss(job):
+def test_unreadable_glass_is_no_loss(job):
     mask = np.ones((HEIGHT, WIDTH), bool)
     mask[:, 250:] = False
     job = dataclasses.replace(

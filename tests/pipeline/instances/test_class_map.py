@@ -22,7 +22,7 @@ from fewscope.connectors.results.reader import open_result
 from fewscope.pipeline.config import SegmentConfig
 from fewscope.pipeline.execution.pool import LocalPool
 from fewscope.pipeline.execution.ray_pool import RayPool
-from fewscope.pipeline.instances.class_map import label_classes, settle, winning_probability
+from fewscope.pipeline.instances.class_map import assign_classes, label_classes, winning_probability
 from fewscope.pipeline.instances.labelling import merge_labels, seam_pairs
 from fewscope.pipeline.instances.split_rules import SplitRule
 from fewscope.pipeline.run import segment
@@ -41,7 +41,7 @@ N_CLASSES = 3
 def test_the_largest_probability_among_those_that_reach_their_threshold_has_the_pixel(seed, thresholds):
     rng = np.random.default_rng(seed)
     probability = rng.integers(0, 256, (len(thresholds), 9, 11), np.uint8) // 32 * 32  # with many equals
-    classes = settle(probability, thresholds)
+    classes = assign_classes(probability, thresholds)
     winning = winning_probability(probability, classes)
     for row, col in np.ndindex(9, 11):
         reached = [

@@ -112,5 +112,5 @@ def test_what_was_decided_stays_decided(config, monkeypatch):
         faulty.setattr(fewscope.pipeline.run, "run_units", None)
         with pytest.raises(TypeError):
             run(config)
-    monkeypatch.setattr(fewscope.pipeline.calibration.operating_point, "Fits", None)
+    monkeypatch.setattr(fewscope.pipeline.calibration.operating_point, "EncodingCache", None)
     assert "learned depth" in run(config)["run"]["options"]["instances"]

@@ -134,7 +134,7 @@ def support_of(k=2, names=None):
     )
 
 
-def run_report(labels=None, *, k=2, uri="slides/a.svs", mpp=0.5, quality=None, left_out=None, **told):
+def run_report(labels=None, *, k=2, uri="slides/a.svs", mpp=0.5, quality=None, held_out=None, **told):
     labels = discs() if labels is None else labels
     source = FakeSource(labels, uri, mpp)
     result = SimpleNamespace(semantic=pyramid((labels > 0).astype(np.uint8)), instances=pyramid(labels))
@@ -143,7 +143,7 @@ def run_report(labels=None, *, k=2, uri="slides/a.svs", mpp=0.5, quality=None, l
     found = survey(table, *labels.shape, foreground, seam_rows=[128, 256], seam_cols=[128, 256, 384])
     told = {"class_name": "nucleus", "run": {"hash": "abc"}, "timings": Timings()} | told
     report = make_report(source.info, found, quality=quality, **told)
-    return report, draw(source, result, found, foreground, support_of(k), left_out)
+    return report, draw(source, result, found, foreground, support_of(k), held_out)
 
 
 @pytest.fixture(scope="module")
@@ -392,9 +392,9 @@ PAGES = {
     "one patch, no quality": {"k": 1},
     "with quality": {
         "quality": Quality(0.71, (0.6, 0.8), (0.7, None), 0.42, "best overlap", "leave-one-out"),
-        "left_out": np.ones((2, 224, 224), np.uint8),
+        "held_out": np.ones((2, 224, 224), np.uint8),
         "count_interval": (60, 90),
-        "count_interval_source": "from the left-out patches",
+        "count_interval_source": "from the held-out patches",
         "timings": Timings({"plan": 1.0, "segment": 75.0}, 76.0, 100, 1.3, 0.9, 0.05, 0.0, "2025-01-01"),
     },
     "smaller than a tile": {"labels": discs(100, 90)},
