@@ -38,7 +38,8 @@ from fewscope.connectors.open import open_source
 from fewscope.connectors.results.reader import open_result
 from fewscope.connectors.slides.pyramid_tiff import write_pyramid
 from fewscope.connectors.support.load import load_support
-from fewscope.model.segmenter import MODELS, load_segmenter
+from fewscope.model.networks.names import MODELS
+from fewscope.model.segmenter import load_segmenter
 from fewscope.pipeline.config import SegmentConfig
 from fewscope.pipeline.execution.pool import LocalPool
 from fewscope.pipeline.geometry.footprints import footprints

@@ -41,7 +41,8 @@ from fewscope.connectors.open import open_source
 from fewscope.connectors.slides.pyramid_tiff import write_pyramid
 from fewscope.connectors.support.load import load_support
 from fewscope.connectors.support.support_set import SupportSet
-from fewscope.model.segmenter import MODELS, load_segmenter
+from fewscope.model.networks.names import MODELS
+from fewscope.model.segmenter import load_segmenter
 from fewscope.pipeline import predictor
 from fewscope.pipeline.calibration import leave_one_out
 from fewscope.pipeline.calibration.operating_point import choose_rule, count_objects

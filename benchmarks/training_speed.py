@@ -20,7 +20,8 @@ import torch
 
 from benchmarks.records import emit
 from fewscope.model.devices import computes_bfloat16, default_device
-from fewscope.model.networks.registry import COMPACT, NETWORKS, build_network
+from fewscope.model.networks.names import COMPACT, NETWORKS
+from fewscope.model.networks.registry import build_network
 from fewscope.model.training.episode_batch import EpisodeBatch
 from fewscope.model.training.objectives import objective_of
 from fewscope.model.training.recipes import TrainConfig, clip_gradients, episode_source, optimiser_of, recipe

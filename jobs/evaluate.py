@@ -30,7 +30,7 @@ from fewscope.connectors.datasets.class_folders import (
 )
 from fewscope.model.episodes.protocol import SEED
 from fewscope.model.segmenter import MODELS, load_segmenter
-from fewscope.pipeline.evaluation.baselines import RIVALS, PixelForest, load_rival
+from fewscope.pipeline.evaluation.baselines import BASELINES, PixelForest, load_rival
 from fewscope.pipeline.evaluation.n_way import examine_ways
 from fewscope.pipeline.evaluation.page import Evaluation
 from fewscope.pipeline.evaluation.prediction_cache import Remembered
@@ -58,7 +58,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--model", choices=MODELS, default="compact", help="(default %(default)s)")
     parser.add_argument("--weights", help="weights instead of the shipped ones (.safetensors)")
     parser.add_argument(
-        "--rivals", nargs="*", choices=RIVALS, default=[], help="the forest takes seconds a query"
+        "--rivals", nargs="*", choices=BASELINES, default=[], help="the forest takes seconds a query"
     )
     parser.add_argument(
         "--forest-answers",

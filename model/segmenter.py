@@ -23,11 +23,10 @@ from fewscope.model.depth import instance_depth
 from fewscope.model.devices import computes_bfloat16, default_device
 from fewscope.model.finetune import AdaptConfig, adapt
 from fewscope.model.networks.compact import CompactNet, CompactPack
-from fewscope.model.networks.registry import RELATION, build_network
+from fewscope.model.networks.names import MODELS
+from fewscope.model.networks.registry import build_network
 from fewscope.model.views import SIDES, View, _scaled, _scaled_labels
 from fewscope.model.weights import SHIPPED, checksum, load_weights
-
-MODELS = ("compact", *RELATION)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

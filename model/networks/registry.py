@@ -6,18 +6,8 @@ from torch import Tensor, nn
 
 from fewscope.model.networks.compact import CompactNet
 from fewscope.model.networks.encoders import ENCODERS
-from fewscope.model.networks.relation import RelationNet, Variant
-
-COMPACT = {"compact-S": "S", "compact-L": "L"}
-RELATION: dict[str, tuple[str, Variant]] = {
-    "vgg16-released": ("vgg16", "released"),
-    "vgg16-paper": ("vgg16", "paper"),
-    "resnet101-paper": ("resnet101", "paper"),
-    "inception-paper": ("inception", "paper"),
-}
-"""Encoder and variant. The published code has VGG-16 alone."""
-
-NETWORKS = (*COMPACT, *RELATION)
+from fewscope.model.networks.names import COMPACT, NETWORKS, RELATION
+from fewscope.model.networks.relation import RelationNet
 
 
 def build_network(name: str, *, depth: bool = True) -> CompactNet | RelationNet:

@@ -21,7 +21,8 @@ from fewscope.model.episodes.category import Category
 from fewscope.model.episodes.sampler import EpisodeSource
 from fewscope.model.networks.compact import CompactNet
 from fewscope.model.networks.imagenet import load_imagenet
-from fewscope.model.networks.registry import RELATION, build_network, start_from
+from fewscope.model.networks.names import RELATION
+from fewscope.model.networks.registry import build_network, start_from
 from fewscope.model.networks.relation import RelationNet
 from fewscope.model.training import distributed
 from fewscope.model.training.episode_batch import EpisodeBatch

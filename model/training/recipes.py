@@ -17,10 +17,9 @@ from fewscope.model.conventions import PATCH_SIZE
 from fewscope.model.episodes.category import Category
 from fewscope.model.episodes.fss1000 import PaperEpisodes
 from fewscope.model.episodes.sampler import EpisodeSampler, EpisodeSource
-from fewscope.model.networks.registry import COMPACT, NETWORKS, side_multiple
+from fewscope.model.networks.names import COMPACT, NETWORKS, RECIPES
+from fewscope.model.networks.registry import side_multiple
 from fewscope.model.training.objectives import LOSSES
-
-RECIPES = ("modern", "paper")
 
 
 @dataclass(frozen=True, slots=True)

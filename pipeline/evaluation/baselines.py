@@ -27,8 +27,8 @@ from sklearn.ensemble import RandomForestClassifier
 from fewscope.connectors.conventions import IGNORE_LABEL
 from fewscope.pipeline import predictor
 from fewscope.pipeline.calibration import leave_one_out
+from fewscope.pipeline.evaluation.names import BASELINES
 
-RIVALS = ("threshold", "otsu", "forest", "grabcut")
 MISSING = "{} is not installed; install Fewscope with its rivals: pip install fewscope[eval]"
 CHANNELS = ("red", "green", "blue", "grey", "saturation", "haematoxylin")
 SMOOTHINGS = (0.0, 1.0, 2.0)  # px
@@ -199,7 +199,7 @@ def score_method(
     """
     if held_out is None:
         return None
-    if method.name not in RIVALS:
+    if method.name not in BASELINES:
         return leave_one_out.score_held_out(held_out, labels)
     return leave_one_out.score_held_out(
         held_out, labels, leave_one_out.shrink_threshold(leave_one_out.best_threshold(held_out, labels))
@@ -207,7 +207,7 @@ def score_method(
 
 
 def load_rival(name: str) -> predictor.Model | GrabCut:
-    """One of `RIVALS` by its name.
+    """One of `BASELINES` by its name.
 
     Raises
     ------
@@ -220,4 +220,4 @@ def load_rival(name: str) -> predictor.Model | GrabCut:
         return PixelForest()
     if name == "grabcut":
         return GrabCut()
-    raise ValueError(f"rival {name!r} is not one of {', '.join(RIVALS)}")
+    raise ValueError(f"rival {name!r} is not one of {', '.join(BASELINES)}")

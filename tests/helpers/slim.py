@@ -8,6 +8,7 @@ from torch import nn
 
 import fewscope.model.networks.registry
 import fewscope.model.training.loop
+from fewscope.model.networks import names
 from fewscope.model.networks.compact import CompactNet
 from fewscope.model.networks.encoders import Encoder
 from fewscope.model.networks.relation import RelationNet, Variant
@@ -41,9 +42,9 @@ def relation_network(variant: Variant) -> RelationNet:
 
 def build_network(name: str) -> CompactNet | RelationNet:
     """As `model.networks.registry.build_network`, but relation networks have four channels."""
-    if name in fewscope.model.networks.registry.COMPACT:
+    if name in names.COMPACT:
         return fewscope.model.networks.registry.build_network(name)
-    return relation_network(fewscope.model.networks.registry.RELATION[name][1])
+    return relation_network(names.RELATION[name][1])
 
 
 class SlimJob(TrainingJob):

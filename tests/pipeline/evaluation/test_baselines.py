@@ -71,7 +71,7 @@ def test_grabcut_sees_nothing_of_the_truth_but_its_box(rng):
     assert found[2].all()
 
 
-@pytest.mark.parametrize("name", baselines.RIVALS)
+@pytest.mark.parametrize("name", baselines.BASELINES)
 def test_a_rival_answers_twice_alike(rng, name):
     images, labels = low_red_dots(rng)
     answers = []
