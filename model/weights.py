@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from fewscope.errors import WeightsError
+from fewscope.model.atomic import atomic_file
 
 SHIPPED = Path(__file__).parent / "weights"
 
@@ -18,7 +19,8 @@ SHIPPED = Path(__file__).parent / "weights"
 def save_weights(net: nn.Module, path: Path, metadata: dict[str, str]) -> None:
     """Write the state of `net` in float32, with `metadata` in the file's header."""
     state = {k: v.detach().cpu().contiguous() for k, v in net.state_dict().items()}
-    save_file(state, path, metadata=metadata)
+    with atomic_file(path) as temporary:
+        save_file(state, temporary, metadata=metadata)
 
 
 def checksum(path: Path) -> str:

@@ -21,7 +21,8 @@ from rasterio.crs import CRS
 from rasterio.errors import NotGeoreferencedWarning
 from rasterio.windows import Window
 
-from fewscope.connectors.storage.filesystem import output_errors, output_path
+from fewscope.connectors.storage.atomic import atomic_file
+from fewscope.connectors.storage.filesystem import output_errors
 
 WriteWindow = Callable[[Window, npt.NDArray[Any]], None]
 
@@ -86,7 +87,7 @@ def cog_writer(uri: str, spec: CogSpec) -> Iterator[WriteWindow]:
         stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         with output_errors(uri):
-            path = stack.enter_context(output_path(uri))
+            path = stack.enter_context(atomic_file(uri))
             tiles = os.path.join(os.path.dirname(path), "tiles.tif")
             dataset = stack.enter_context(_open(tiles, spec))
 

@@ -5,13 +5,13 @@ from contextlib import suppress
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from fewscope.connectors.storage.atomic import OutputFile
 from fewscope.connectors.storage.filesystem import output_errors
-from fewscope.connectors.storage.output_file import _Output
 
 ROW_GROUP = 65_536  # rows; a reader that filters skips whole groups
 
 
-class InstanceTableWriter(_Output):
+class InstanceTableWriter(OutputFile):
     """A Parquet file (zstd) in row groups of 65,536, whatever the pieces it is fed.
 
     The file appears when the ``with`` block succeeds. The same rows give the same bytes.

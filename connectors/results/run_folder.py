@@ -3,8 +3,6 @@
 ``out`` is a local path or an fsspec URL (``s3://bucket/prefix``, ``memory://...``). Every file is written
 whole or not at all: locally to a temporary name that is then renamed, on object stores by one put. There are
 no locks: one driver claims the folder and assigns the units.
-
-This module also holds what the other writers share: `OutputError`, `open_filesystem`, `write_atomic`.
 """
 
 import hashlib
@@ -25,14 +23,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from fsspec import AbstractFileSystem
 
+from fewscope.connectors.storage.atomic import write_atomic
 from fewscope.connectors.storage.filesystem import (
-    _list,
     is_local,
+    list_names,
     open_filesystem,
     output_errors,
     remove,
-    temporary_path,
-    write_atomic,
 )
 from fewscope.errors import OutputError, RunMismatch
 
@@ -157,9 +154,9 @@ class WorkDir:
         fs, root = open_filesystem(self.out)
         if fs.isfile(root):
             raise OutputError(f"{self.out} is a file, not a folder; move it away or use another --out")
-        names = _list(fs, root)
+        names = list_names(fs, root)
         record = self._read_json("manifest.json")
-        if record is None and "manifest.json" not in _list(*self._locate("")):
+        if record is None and "manifest.json" not in list_names(*self._locate("")):
             foreign = [name for name in names if name != FOLDER]
             if foreign:
                 raise RunMismatch(
@@ -191,7 +188,9 @@ class WorkDir:
         """Rows of the units that are done, by name, sorted; not of broken markers or of another run."""
         run = self._claimed()
         fs, folder = self._locate("markers")
-        names = [name for name in _list(fs, folder) if name.endswith(".json") and not name.startswith(".")]
+        names = [
+            name for name in list_names(fs, folder) if name.endswith(".json") and not name.startswith(".")
+        ]
         with ThreadPoolExecutor(8) as threads:  # an object store answers each in tens of milliseconds
             records = list(threads.map(self._read_json, [f"markers/{name}" for name in names]))
         return {
@@ -251,9 +250,7 @@ class WorkDir:
         """Keep an array that others may use and can do without: on a local disk, which is not waited for."""
         buffer = io.BytesIO()
         np.savez(buffer, array=array)  # with a checksum
-        path = self._locate(f"lent/{_check(name)}.npz")[1]
-        with output_errors(path), temporary_path(path) as temporary, open(temporary, "wb") as file:
-            file.write(buffer.getbuffer())
+        write_atomic(*self._locate(f"lent/{_check(name)}.npz"), buffer.getbuffer(), durable=False)
 
     def find_lent(self, name: str) -> npt.NDArray[Any] | None:
         """Read back `lend`; None if there is nothing, or nothing whole."""

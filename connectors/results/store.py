@@ -12,7 +12,6 @@ A shard is one file and has one writer: two writers in one Zarr shard lose data 
 Hence `ResultStore.write` takes whole shards only.
 """
 
-import os
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -27,7 +26,7 @@ from zarr.codecs import BloscCodec, ZstdCodec
 
 from fewscope.connectors.colours import class_colour
 from fewscope.connectors.results.run_folder import FOLDER, describe_difference
-from fewscope.connectors.storage.filesystem import is_local, open_filesystem, output_errors, remove
+from fewscope.connectors.storage.filesystem import is_local, open_filesystem, output_errors, remove, sync
 from fewscope.errors import RunMismatch
 
 Name = str
@@ -303,22 +302,13 @@ class ResultStore:
                 return
             array[top : top + part.shape[0], left : left + part.shape[1]] = part
             if is_local(self._fs):
-                _flush(path)  # the done-marker must not reach the disk before the shard
+                with suppress(FileNotFoundError):  # empty shards have no file
+                    sync(path)  # the done-marker must not reach the disk before the shard
 
     def _open(self, name: str) -> Store:
         if is_local(self._fs):
             return zarr.storage.LocalStore(f"{self._root}/{name}")
         return zarr.storage.FsspecStore.from_url(f"{self.out.rstrip('/')}/{name}")
-
-
-def _flush(path: str) -> None:
-    """Have the disk hold a file, if there is one (empty shards have none)."""
-    with suppress(FileNotFoundError):
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def _create_array(group: zarr.Group, path: str, spec: StoreSpec, name: str, level: int) -> None:

@@ -13,7 +13,6 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -24,6 +23,7 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.windows import Window
 
 from fewscope.connectors.source import PLAUSIBLE_MPP
+from fewscope.connectors.storage.atomic import atomic_file
 from fewscope.connectors.storage.gdal import gdal
 from fewscope.errors import SourceError
 
@@ -98,29 +98,24 @@ def write_pyramid(
     else:
         raise ValueError(f"compress {compress!r} is not known; use 'deflate' or 'jpeg'")
 
-    unfinished = Path(path).with_name(f".{Path(path).name}.{os.getpid()}.part")
     band = max(1, BAND_BYTES // (3 * width * tile)) * tile
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", NotGeoreferencedWarning)  # slides have no place on earth
-            with gdal(), rasterio.Env(**jpeg_options):
-                with rasterio.open(unfinished, "w", **profile) as slide:
-                    if mpp is not None:
-                        pixels_per_cm = repr(1e4 / mpp)
-                        slide.update_tags(
-                            TIFFTAG_RESOLUTIONUNIT="3 (pixels/cm)",
-                            TIFFTAG_XRESOLUTION=pixels_per_cm,
-                            TIFFTAG_YRESOLUTION=pixels_per_cm,
-                        )
-                    for row in range(0, height, band):
-                        window = Window(0, row, width, min(band, height - row))
-                        slide.write(np.moveaxis(_checked(read_block(window), window), 2, 0), window=window)
-                with rasterio.Env(GDAL_TIFF_OVR_BLOCKSIZE=tile), rasterio.open(unfinished, "r+") as slide:
-                    if overviews:
-                        slide.build_overviews(list(overviews), Resampling.average)
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with atomic_file(os.fspath(path)) as unfinished, warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)  # slides have no place on earth
+        with gdal(), rasterio.Env(**jpeg_options):
+            with rasterio.open(unfinished, "w", **profile) as slide:
+                if mpp is not None:
+                    pixels_per_cm = repr(1e4 / mpp)
+                    slide.update_tags(
+                        TIFFTAG_RESOLUTIONUNIT="3 (pixels/cm)",
+                        TIFFTAG_XRESOLUTION=pixels_per_cm,
+                        TIFFTAG_YRESOLUTION=pixels_per_cm,
+                    )
+                for row in range(0, height, band):
+                    window = Window(0, row, width, min(band, height - row))
+                    slide.write(np.moveaxis(_checked(read_block(window), window), 2, 0), window=window)
+            with rasterio.Env(GDAL_TIFF_OVR_BLOCKSIZE=tile), rasterio.open(unfinished, "r+") as slide:
+                if overviews:
+                    slide.build_overviews(list(overviews), Resampling.average)
 
 
 def _checked(block: NDArray[np.uint8], window: Window) -> NDArray[np.uint8]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import fsspec
 
+from fewscope.connectors.storage.atomic import atomic_file
 from fewscope.errors import SourceError
 
 CACHE_VARIABLE = "FEWSCOPE_CACHE"
@@ -44,15 +45,11 @@ def local_copy(uri: str) -> str:
         copy = _cache_folder() / f"{key}{suffix}"
         if copy.exists():
             return str(copy)
-        unfinished = copy.with_name(f"{key}.{os.getpid()}.part")
-        try:
-            filesystem.get_file(path, str(unfinished))
-            size = facts.get("size")
-            if size is not None and unfinished.stat().st_size != size:
-                raise OSError(f"{unfinished.stat().st_size} of {size} bytes arrived")
-            os.replace(unfinished, copy)
-        finally:
-            unfinished.unlink(missing_ok=True)
+        with atomic_file(str(copy)) as unfinished:
+            filesystem.get_file(path, unfinished)
+            size, arrived = facts.get("size"), os.path.getsize(unfinished)
+            if size is not None and arrived != size:
+                raise OSError(f"{arrived} of {size} bytes arrived")
         return str(copy)
     except Exception as error:  # every storage driver has its own exceptions; all mean: no file
         reason = " ".join(str(error).split()) or type(error).__name__

@@ -21,8 +21,8 @@ import shapely
 from shapely.geometry.base import BaseGeometry
 
 from fewscope.connectors.colours import OBJECT_COLOUR, Colour
+from fewscope.connectors.storage.atomic import OutputFile
 from fewscope.connectors.storage.filesystem import output_errors
-from fewscope.connectors.storage.output_file import _Output
 from fewscope.connectors.vectors.layers import Geometries
 
 MEASUREMENT_DECIMALS = 4
@@ -199,7 +199,7 @@ def merge_sorted(fragments: Iterable[Iterable[tuple[int, str]]]) -> Iterator[tup
         yield instance, text
 
 
-class GeoJsonWriter(_Output):
+class GeoJsonWriter(OutputFile):
     """A gzipped GeoJSON FeatureCollection, one feature a line, written as a stream.
 
     The file appears when the ``with`` block succeeds. The same features give the same bytes. Another thread compresses

@@ -17,7 +17,8 @@ import pyogrio
 import pyproj
 import shapely
 
-from fewscope.connectors.storage.filesystem import output_errors, output_path
+from fewscope.connectors.storage.atomic import atomic_file
+from fewscope.connectors.storage.filesystem import output_errors
 
 GEOMETRY = "geometry"
 _ARROW_WKB = {b"ARROW:extension:name": b"geoarrow.wkb"}  # how GDAL knows the column by
@@ -76,7 +77,7 @@ def write_geopackage(uri: str, layers: Iterable[Layer], crs: str | None) -> None
     """
     wkt = pyproj.CRS.from_user_input(crs).to_wkt() if crs else None
     pyogrio.set_gdal_config_options({"OGR_CURRENT_DATE": "1970-01-01T00:00:00Z"})
-    with output_errors(uri), output_path(uri) as path, warnings.catch_warnings():
+    with output_errors(uri), atomic_file(uri) as path, warnings.catch_warnings():
         warnings.filterwarnings("ignore", "'crs' was not provided")  # the report says it
         for index, layer in enumerate(layers):
             pyogrio.write_arrow(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -15,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fewscope.model.atomic import atomic_file
 from fewscope.model.conventions import PATCH_SIZE
 from fewscope.model.devices import computes_bfloat16, default_device
 from fewscope.model.episodes.category import Category
@@ -95,9 +95,8 @@ class _State:
         """Write a checkpoint, atomically."""
         state = {name: getattr(self, name) for name in _PARTS}
         saved = {name: part.state_dict() for name, part in state.items() if part is not None}
-        temporary = path.with_suffix(".tmp")
-        torch.save({"run": run, "step": self.step, "best": self.best, **saved}, temporary)
-        os.replace(temporary, path)
+        with atomic_file(path) as temporary:
+            torch.save({"run": run, "step": self.step, "best": self.best, **saved}, temporary)
 
     def load(self, path: Path, run: dict[str, Any], device: torch.device) -> None:
         """Go on from a checkpoint of the same run."""

@@ -14,6 +14,8 @@ from torch import Tensor
 from torchvision.io import write_png
 from tqdm import tqdm
 
+from fewscope.model.atomic import atomic_file
+
 log = logging.getLogger(__name__)
 
 
@@ -85,9 +87,8 @@ def drop_rows_after(path: Path, step: int) -> None:
         if not line.endswith("\n") or json.loads(line)["step"] > step:
             break
         kept.append(line)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text("".join(kept))
-    os.replace(temporary, path)
+    with atomic_file(path) as temporary:
+        temporary.write_text("".join(kept))
 
 
 def _tensorboard(folder: Path, step: int) -> Any:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from fewscope.connectors.storage.atomic import atomic_file
 from fewscope.pipeline import predictor
 
 
@@ -50,10 +50,8 @@ class Remembered:
             with np.load(path) as kept:
                 return kept["probability"]
         probability = self._rival.predict(tile, taught.learned())
-        part = path.with_suffix(f".{os.getpid()}.part")
-        with part.open("wb") as file:
+        with atomic_file(str(path)) as temporary, open(temporary, "wb") as file:
             np.savez_compressed(file, probability=probability)
-        os.replace(part, path)
         return probability
 
 

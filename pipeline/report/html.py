@@ -8,7 +8,8 @@ from typing import Any
 
 import jinja2
 
-from fewscope.connectors.storage.filesystem import open_filesystem, write_atomic
+from fewscope.connectors.storage.atomic import write_atomic
+from fewscope.connectors.storage.filesystem import open_filesystem
 
 
 def fill(template: str, filters: Mapping[str, Callable[..., Any]] | None = None, **content: Any) -> str:

@@ -1,0 +1,70 @@
+"""How a recipe is carried out: episodes, optimiser, learning rate, clipping."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from fewscope.model.episodes.category import Category
+from fewscope.model.episodes.fss1000 import PaperEpisodes
+from fewscope.model.episodes.sampler import EpisodeSampler, EpisodeSource
+from fewscope.model.training.recipes import TrainConfig
+
+
+def episode_source(config: TrainConfig, corpus: list[Category], seed: int) -> EpisodeSource:
+    """Where the episodes of a run come from."""
+    if config.augmented:
+        return EpisodeSampler(
+            micro_colour_weighted(corpus),
+            size=config.crop,
+            images_per_episode=config.images_per_episode,
+            seed=seed,
+            alike=config.episodes_per_step,
+        )
+    return PaperEpisodes(corpus, size=config.crop, queries=config.images_per_episode - 5, seed=seed)
+
+
+def micro_colour_weighted(corpus: list[Category]) -> list[Category]:
+    """The corpus with every coloured microscopy class three times: grey fluorescence is most of what there is."""
+    weighted = []
+    for category in corpus:
+        sample = category.images[:10].float() / 255
+        colourful = float((sample.amax(1) - sample.amin(1)).mean()) > 0.05
+        weighted += [category] * (3 if category.domain == "micro" and colourful else 1)
+    return weighted
+
+
+def optimiser_of(config: TrainConfig, net: nn.Module) -> torch.optim.Optimizer:
+    """AdamW, which without weight decay is Adam. Norms and biases are not decayed."""
+    decayed = [p for p in net.parameters() if p.ndim > 1]
+    plain = [p for p in net.parameters() if p.ndim <= 1]
+    return torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}],
+        lr=config.learning_rate,
+    )
+
+
+def schedule_of(
+    config: TrainConfig, optimiser: torch.optim.Optimizer
+) -> torch.optim.lr_scheduler.LRScheduler:
+    """Learning rate of every step."""
+    if config.halve_every is not None:
+        steps = math.ceil(config.halve_every / config.episodes_per_step)
+        return torch.optim.lr_scheduler.StepLR(optimiser, steps, gamma=0.5)
+    return torch.optim.lr_scheduler.OneCycleLR(
+        optimiser,
+        config.learning_rate,
+        total_steps=config.steps,
+        pct_start=min(0.3, config.warmup / config.steps),
+    )
+
+
+def clip_gradients(config: TrainConfig, net: nn.Module) -> Tensor:
+    """Clip as the recipe says; returns the norm of the whole gradient before (scalar)."""
+    parts: list[list[nn.Parameter]] = [[], []]
+    for name, parameter in net.named_parameters():
+        parts[config.clip_parts and not name.startswith("encoder.")].append(parameter)
+    largest = math.inf if config.clip is None else config.clip
+    return torch.stack([nn.utils.clip_grad_norm_(part, largest) for part in parts if part]).norm()
