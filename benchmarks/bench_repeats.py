@@ -30,9 +30,10 @@ from scipy import ndimage
 from benchmarks import bench_memory, synthetic
 from benchmarks.records import emit, n_cores
 from fewscope.connectors.open import open_source
-from fewscope.pipeline.tiling.grid import OVERLAP, TILE
+from fewscope.model.conventions import PATCH_SIZE
+from fewscope.pipeline.tiling.grid import OVERLAP
 
-STRIDE = TILE - OVERLAP
+STRIDE = PATCH_SIZE - OVERLAP
 SMALL = (2, 3, 4)
 """Repeats that the polynomial is found from; the last one is also the small slide of the memory's ratio."""
 
@@ -80,7 +81,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--adapt", type=float, default=0.0, help="seconds to adapt --model compact in each job (default 0)")
     add("--workers", type=int, default=n_cores(), help="Ray workers (default: the number of cores)")
     args = parser.parse_args(argv)
-    if args.period % STRIDE or args.period < TILE:
+    if args.period % STRIDE or args.period < PATCH_SIZE:
         parser.error(f"--period {args.period} is not a multiple of {STRIDE} from {2 * STRIDE} on")
     if args.side % args.period or args.side <= max(SMALL) * args.period:
         parser.error(

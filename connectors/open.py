@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from fewscope.connectors.raster_options import RasterOptions
 from fewscope.connectors.rasters.gdal_source import RasterSource
 from fewscope.connectors.slides.openslide_source import OpenSlideSource
-from fewscope.connectors.source import RasterOptions, Source
+from fewscope.connectors.source import Source
 from fewscope.errors import SourceError
 
 

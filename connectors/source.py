@@ -90,67 +90,6 @@ class SourceInfo:
             raise ValueError(f"{self.uri}: background {self.background} is not three values of 0..255")
 
 
-@dataclass(frozen=True, slots=True)
-class RasterOptions:
-    """How a raster, or several as one, is to be seen.
-
-    Attributes
-    ----------
-    bands
-        1-based: three for red, green and blue, or one for grey. Empty: by the file's colour interpretation, else the
-        first three, else the first.
-    scale
-        Band values that become 0 and 255. None: 2nd to 98th percentile of each band, of the whole source.
-    keep_ratios
-        Without ``scale``: 0 stays 0, and all bands share one factor, so that ratios of bands are those of the file.
-    res
-        Side of a working pixel in units of the CRS; None: the file's.
-    crs
-        CRS to work in, in any notation that GDAL reads; None: the first file's.
-    aoi
-        File of polygons (GeoJSON, GPKG, shapefile; any CRS); what lies outside all of them is not valid.
-    bbox
-        West, south, east, north in degrees (in the raster's own units where it states no CRS); likewise.
-    scenes
-        Further rasters to see as one with the first: paths, patterns, STAC item collections.
-    assets
-        Keys of the STAC assets to read: one with all bands, or one for each band.
-    nodata
-        Band value that means "no pixel". "file": what the file says. "auto": likewise, and where it says nothing, what
-        the collar around the scene is made of, if it has one (`connectors.rasters.nodata`).
-    pick
-        Where scenes overlap: the first that has the pixel, or the one that it lies deepest inside of.
-    """
-
-    bands: tuple[int, ...] = ()
-    scale: tuple[float, float] | None = None
-    keep_ratios: bool = False
-    res: float | None = None
-    crs: str | None = None
-    aoi: str | None = None
-    bbox: tuple[float, float, float, float] | None = None
-    scenes: tuple[str, ...] = ()
-    assets: tuple[str, ...] = ()
-    nodata: float | Literal["auto", "file"] = "auto"
-    pick: Literal["first", "best"] = "first"
-
-    def __post_init__(self) -> None:
-        if len(self.bands) not in (0, 1, 3):
-            raise ValueError(
-                f"{len(self.bands)} bands {self.bands}; give three (red, green, blue) or one (grey)"
-            )
-        if self.scale is not None and not self.scale[0] < self.scale[1]:
-            raise ValueError(
-                f"--scale {self.scale[0]:g} {self.scale[1]:g}: the first must be below the second"
-            )
-        if self.res is not None and not 0 < self.res < float("inf"):
-            raise ValueError(
-                f"--res {self.res:g} is not above 0; give the side of a pixel in units of the CRS"
-            )
-        if self.bbox is not None and not (self.bbox[0] != self.bbox[2] and self.bbox[1] < self.bbox[3]):
-            raise ValueError(f"--bbox {self.bbox} has no area; give west, south, east, north")
-
-
 @runtime_checkable
 class Source(Protocol):
     """Pixels on one working grid; picklable (reopened on the other side), and threads may call ``read``.

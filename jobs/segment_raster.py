@@ -23,7 +23,7 @@ from typing import Any, Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from fewscope.connectors.source import RasterOptions
+from fewscope.connectors.raster_options import RasterOptions
 from fewscope.jobs.common import (
     add_model_options,
     add_run_options,

@@ -1,38 +1,55 @@
-"""Everything that a user may ask for, and whether it makes sense."""
+"""Configuration of a run, validated when it is made.
+
+Light to import: command lines need the defaults before they load numpy, GDAL or torch.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from fewscope.connectors.source import RasterOptions
-from fewscope.pipeline.tiling.grid import TILE
+from fewscope.connectors.raster_options import RasterOptions
+from fewscope.errors import ConfigError
+from fewscope.model.conventions import PATCH_SIZE
 
 Instances = Literal["auto", "components", "split", "learned"]
+"""How touching objects are separated."""
 
 
 @dataclass(frozen=True, slots=True)
 class SegmentConfig:
-    """Everything a user may ask for. The defaults are what the command line does.
+    """Configuration of one run. The defaults are those of the command line.
 
     Attributes
     ----------
     source, support, out : paths or fsspec URLs
-    support_slide : the slide that annotations were drawn on; None: the source itself
-    class_names : which classes of the support set to look for, in this order; none: all
-    mpp, slide_mpp : working resolution, and resolution of level 0 where the file does not say (um per px)
-    overlap : px between neighbouring tiles
-    adapt_s : seconds of one core, about, that fine-tuning on the support set may take; 0: none
-    threshold : probability from which on a pixel is object; None: chosen by leave-one-out, 0.5 where that cannot be
-    instances : "components", "split" (touching objects told apart by their shape), "learned" (by what the network says
-        of depth), or "auto": whichever counts the support's outlined objects better, left out one patch at a time
-    object_radius_um : typical radius, for "split" and "learned"; None: from the support's objects
-    unit, shard : px; None: by the size of the source
-    raster : the source is a raster, and what only rasters are asked for; None: it is a slide
-    max_unreadable : largest part of the foreground that may be unreadable
+    support_slide : the slide that the annotations were drawn on; None: the source itself
+    class_names : classes of the support set to segment, in this order; empty: all
+    mpp, slide_mpp : um per px: working resolution (None: 0.5), and resolution of level 0 where the file states none
+    overlap : px that neighbouring tiles share, 0 to half a tile
+    model, weights : name of the network, and a file of weights to use instead of the shipped one
+    adapt_s : time budget for adapting to the support set, in seconds on one core (approximate); 0: no adaptation
+    threshold : probability above which a pixel is object, between 0 and 1; None: 0.5, or a better value if
+        leave-one-out shows one with 95 % confidence
+    connectivity : 1: pixels that share a side are connected; 2: also those that share a corner
+    instances : how touching objects are separated: "components" (not at all), "split" (by shape), "learned" (by
+        predicted depth), or "auto": whichever counts the outlined objects of the held-out patches best
+    object_radius_um : typical radius for "split" and "learned"; None: measured on the support set
+    min_area_um2 : smaller objects are dropped; None: a tenth of the typical area
+    foreground : "auto": skip the background of slides; "all": predict every tile
+    unit, shard : sides of a work unit and of a storage shard, px; None: chosen by the size of the source
+    max_unreadable : largest fraction of the foreground that may be unreadable, 0 to 1
+    overwrite : replace the result of another run in `out`
+    raster : options for rasters; None: the source is a slide
     outlines : what instances.geojson.gz holds; "auto": polygons up to a million instances, points above
-    simplify_px : outlines may differ from the mask by so much; 0 follows every pixel
-    class_probabilities : keep the probability of each class too, not only that of the class which has the pixel
+    simplify_px : tolerance of the outlines, px; 0 follows every pixel
+    class_probabilities : also store the probability of each class, not only that of the class that a pixel is
+        assigned to
+
+    Raises
+    ------
+    ConfigError
+        A value is out of its range, or contradicts another.
     """
 
     source: str
@@ -61,43 +78,52 @@ class SegmentConfig:
     simplify_px: float = 0.5
     class_probabilities: bool = False
 
-
-def check(config: SegmentConfig) -> None:
-    """Refuse options that make no sense, before anything is read."""
-    if config.threshold is not None and not 0 < config.threshold < 1:
-        raise ValueError(
-            f"threshold {config.threshold} is not between 0 and 1; leave it out to have it chosen"
-        )
-    if config.adapt_s < 0:
-        raise ValueError(f"--adapt {config.adapt_s:g} is negative; give seconds, or 0 to leave it out")
-    if config.min_area_um2 is not None and config.min_area_um2 < 0:
-        raise ValueError(
-            f"--min-area-um2 {config.min_area_um2} is negative; give an area, or 0 to keep everything"
-        )
-    if not 0 <= config.max_unreadable <= 1:
-        raise ValueError(f"--max-unread {config.max_unreadable} is not between 0 and 1")
-    if not 0 <= config.overlap <= TILE // 2:
-        raise ValueError(f"overlap {config.overlap} is not in 0..{TILE // 2} (half a tile); use 32")
-    if config.object_radius_um is not None and not config.object_radius_um > 0:
-        raise ValueError(
-            f"--object-radius-um {config.object_radius_um} is not above 0; give a typical radius"
-        )
-    if config.shard is not None and (config.shard < 16 or config.shard % 16):
-        raise ValueError(f"shard {config.shard} is not a multiple of 16 px; use 1024, 2048 or 4096")
-    if config.unit and (config.shard is None or config.unit % config.shard):
-        raise ValueError(f"unit {config.unit} is not a multiple of the shard {config.shard}; give both")
+    def __post_init__(self) -> None:
+        if self.threshold is not None and not 0 < self.threshold < 1:
+            raise ConfigError(
+                f"--threshold {self.threshold} is not between 0 and 1; leave it out to have it chosen"
+            )
+        if not self.adapt_s >= 0:
+            raise ConfigError(f"--adapt {self.adapt_s:g} is negative; give seconds, or 0 for no adaptation")
+        if self.connectivity not in (1, 2):
+            raise ConfigError(
+                f"--connectivity {self.connectivity} is neither 1 (sides) nor 2 (sides and corners)"
+            )
+        if self.min_area_um2 is not None and not self.min_area_um2 >= 0:
+            raise ConfigError(
+                f"--min-area-um2 {self.min_area_um2} is negative; give an area, or 0 to keep everything"
+            )
+        if not 0 <= self.max_unreadable <= 1:
+            raise ConfigError(f"--max-unread {self.max_unreadable} is not between 0 and 1; use 0.1")
+        if not 0 <= self.overlap <= PATCH_SIZE // 2:
+            raise ConfigError(
+                f"--overlap {self.overlap} is not in 0..{PATCH_SIZE // 2} (half a tile); use 32"
+            )
+        if self.object_radius_um is not None and not self.object_radius_um > 0:
+            raise ConfigError(
+                f"--object-radius-um {self.object_radius_um} is not above 0; give a typical radius"
+            )
+        if self.shard is not None and (self.shard < 16 or self.shard % 16):
+            raise ConfigError(f"shard {self.shard} is not a multiple of 16 px; use 1024, 2048 or 4096")
+        if self.unit and (self.shard is None or self.unit % self.shard):
+            raise ConfigError(f"unit {self.unit} is not a multiple of the shard {self.shard}; give both")
 
 
 @dataclass(frozen=True, slots=True)
 class RasterConfig:
-    """What only rasters may be asked for.
+    """Configuration that applies to rasters only.
 
     Attributes
     ----------
-    view : how the raster is to be seen: bands, stretch, resolution, CRS, area, further scenes
-    index_bands : bands of water indices to compare the mask with; None: no comparison
-    min_area_m2 : objects smaller on the ground are dropped; None: those of a few pixels
-    simplify_px : polygons of the map may differ from the mask by so much; 0 follows every pixel
+    view : how the raster is read: bands, stretch, resolution, CRS, area, further scenes
+    index_bands : bands of the water indices that the mask is compared with; None: no comparison
+    min_area_m2 : smaller objects are dropped; None: those of fewer than 4 pixels
+    simplify_px : tolerance of the polygons, px; 0 follows every pixel
+
+    Raises
+    ------
+    ConfigError
+        A value is out of its range.
     """
 
     view: RasterOptions = field(default_factory=RasterOptions)
@@ -107,18 +133,24 @@ class RasterConfig:
 
     def __post_init__(self) -> None:
         if self.min_area_m2 is not None and not self.min_area_m2 >= 0:
-            raise ValueError(
+            raise ConfigError(
                 f"--min-area-m2 {self.min_area_m2:g} is negative; give an area, or 0 to keep everything"
             )
         if not self.simplify_px >= 0:
-            raise ValueError(
+            raise ConfigError(
                 f"--simplify {self.simplify_px:g} is negative; give pixels, or 0 to follow every pixel"
             )
 
 
 @dataclass(frozen=True, slots=True)
 class IndexBands:
-    """1-based bands of a raster by what they see; ``green`` and at least one of the others."""
+    """Numbers of the bands of water indices, counted from 1: ``green`` and at least one of the others.
+
+    Raises
+    ------
+    ConfigError
+        Both NIR and SWIR are missing.
+    """
 
     green: int
     nir: int | None = None
@@ -126,15 +158,15 @@ class IndexBands:
 
     def __post_init__(self) -> None:
         if self.nir is None and self.swir is None:
-            raise ValueError("a water index needs --green and one of --nir (NDWI) and --swir (MNDWI)")
+            raise ConfigError("a water index needs --green and one of --nir (NDWI) and --swir (MNDWI)")
 
     def view(self, view: RasterOptions) -> RasterOptions:
-        """How to see a raster so that red, green and blue are green, NIR and SWIR on one scale."""
+        """Options to read green, NIR and SWIR as the channels red, green and blue, on one scale."""
         bands = (self.green, self.nir or self.green, self.swir or self.green)
         return replace(view, bands=bands, scale=None, keep_ratios=True)
 
     @property
     def pairs(self) -> dict[str, int]:
-        """Name of each index that can be had, and the channel of that view which is held against green."""
+        """Each available index by name, with the channel of `view` that it compares with green."""
         channels = {"NDWI": (self.nir, 1), "MNDWI": (self.swir, 2)}
         return {name: channel for name, (band, channel) in channels.items() if band is not None}

@@ -21,14 +21,15 @@ from fewscope.connectors.conventions import IGNORE_LABEL
 from fewscope.connectors.source import Source
 from fewscope.connectors.support.load import load_support
 from fewscope.connectors.support.support_set import SupportSet
-from fewscope.errors import SourceError
+from fewscope.errors import ConfigError, SourceError
+from fewscope.model.conventions import PATCH_SIZE
 from fewscope.model.segmenter import Segmenter, load_segmenter
 from fewscope.pipeline import predictor
-from fewscope.pipeline.config import SegmentConfig, check
+from fewscope.pipeline.config import SegmentConfig
 from fewscope.pipeline.instances.split_rules import DepthRule, Rule, SplitRule
 from fewscope.pipeline.sources import open_sources, pixel_m2
 from fewscope.pipeline.tiling.foreground import Foreground, find_foreground
-from fewscope.pipeline.tiling.grid import TILE, TileGrid, Unit, default_shard, plan_units
+from fewscope.pipeline.tiling.grid import TileGrid, Unit, default_shard, plan_units
 
 OVERVIEW_PX = 2048
 """Longer side of the overview that tissue is looked for in: 50 px of a 100,000 px slide to a pixel, a quarter tile."""
@@ -105,7 +106,6 @@ def prepare(config: SegmentConfig, has_depth: bool = False) -> Plan:
 
     `has_depth`: the model tells how deep in its object a pixel is, so that touching objects may be told apart by it.
     """
-    check(config)
     source, drawn_on = open_sources(config)
     info = source.info
     support = load_support(config.support, source=drawn_on, class_names=config.class_names)
@@ -141,7 +141,7 @@ def prepare(config: SegmentConfig, has_depth: bool = False) -> Plan:
         config=config,
         source=source,
         support=support,
-        grid=TileGrid(info.height, info.width, TILE, config.overlap),
+        grid=TileGrid(info.height, info.width, PATCH_SIZE, config.overlap),
         units=units,
         shard=shard,
         chunk=math.gcd(CHUNK_PX, shard),
@@ -170,7 +170,7 @@ def smallest_object(
         radius = typical_radius(support)
         return 0 if radius is None else math.ceil(SPECK * math.pi * radius**2)
     if config.min_area_um2 > 0 and not mpp:
-        raise ValueError("--min-area-um2 needs a source with a resolution; give --slide-mpp")
+        raise ConfigError("--min-area-um2 needs a source with a resolution; give --slide-mpp")
     return math.ceil(config.min_area_um2 / mpp**2) if mpp else 0
 
 
@@ -179,7 +179,7 @@ def smallest_on_ground(min_area_m2: float | None, pixel_m2: float | None) -> int
     if min_area_m2 is None:
         return SPECK_PX
     if min_area_m2 > 0 and pixel_m2 is None:
-        raise ValueError(
+        raise ConfigError(
             "--min-area-m2 needs a raster with a CRS; state it, for example with gdal_edit.py -a_srs"
         )
     return math.ceil(min_area_m2 / pixel_m2) if pixel_m2 else 0
@@ -193,7 +193,7 @@ def possible_rules(
     `has_depth`: there is a model that tells how deep in its object a pixel is.
     """
     if config.instances == "learned" and not has_depth:
-        raise ValueError(
+        raise ConfigError(
             f"--instances learned needs weights that know how deep in its object a pixel is; those of {config.model!r} "
             "do not: give --weights, or --instances split"
         )
@@ -201,7 +201,7 @@ def possible_rules(
     if config.instances == "components" or (config.instances == "auto" and radius is None):
         return (None,)
     if radius is None:
-        raise ValueError(
+        raise ConfigError(
             f"--instances {config.instances} needs to know how large an object is: outline the objects one by one in "
             "the support set, or give --object-radius-um"
         )

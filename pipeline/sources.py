@@ -8,7 +8,8 @@ import numpy as np
 import shapely
 
 from fewscope.connectors.open import open_source
-from fewscope.connectors.source import RasterOptions, Source, SourceInfo
+from fewscope.connectors.raster_options import RasterOptions
+from fewscope.connectors.source import Source, SourceInfo
 from fewscope.connectors.support.load import is_drawn
 from fewscope.pipeline.config import SegmentConfig
 from fewscope.pipeline.geometry.geodesy import Ground

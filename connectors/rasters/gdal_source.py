@@ -31,6 +31,7 @@ from fewscope.connectors.pixels.levels import (
     render,
     whole_blocks,
 )
+from fewscope.connectors.raster_options import RasterOptions
 from fewscope.connectors.rasters.gdal_file import fingerprint, is_local
 from fewscope.connectors.rasters.layout import (
     block_grid,
@@ -42,7 +43,7 @@ from fewscope.connectors.rasters.layout import (
 )
 from fewscope.connectors.rasters.stack import Stack, Values
 from fewscope.connectors.rasters.stretch import Stretch, as_is, choose_stretch
-from fewscope.connectors.source import Pixels, RasterOptions, SourceInfo, window_bounds
+from fewscope.connectors.source import Pixels, SourceInfo, window_bounds
 from fewscope.connectors.vectors.polygon_files import burn, load_area
 from fewscope.errors import SourceError
 

@@ -12,13 +12,13 @@ from affine import Affine
 from numpy.typing import NDArray
 
 from fewscope.connectors.pixels.levels import SAME_RESOLUTION, whole_blocks
+from fewscope.connectors.raster_options import RasterOptions
 from fewscope.connectors.rasters.alignment import Grid, common_grid
 from fewscope.connectors.rasters.gdal_file import RasterFile, inspect
 from fewscope.connectors.rasters.inputs import list_scenes
 from fewscope.connectors.rasters.nodata import undeclared_nodata
 from fewscope.connectors.rasters.stack import Layer, Scene, Stack, holds, measure_depth, numpy_type
 from fewscope.connectors.rasters.stretch import Bands, choose_bands, stacked_bands
-from fewscope.connectors.source import RasterOptions
 from fewscope.connectors.storage.gdal import gdal
 from fewscope.errors import SourceError
 

@@ -18,7 +18,7 @@ from rasterio.features import rasterize
 from rasterio.warp import transform as transform_points
 from shapely.geometry.base import BaseGeometry
 
-from fewscope.connectors.source import RasterOptions
+from fewscope.connectors.raster_options import RasterOptions
 from fewscope.connectors.storage.gdal import gdal
 from fewscope.errors import SourceError
 

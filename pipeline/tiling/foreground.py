@@ -13,7 +13,8 @@ import numpy as np
 from rasterio.windows import Window
 from scipy import ndimage
 
-from fewscope.pipeline.tiling.grid import TILE, clip, grow
+from fewscope.model.conventions import PATCH_SIZE
+from fewscope.pipeline.tiling.grid import clip, grow
 
 OVERVIEW_SIDE = 2048  # px; a tile of a slide of 100,000 px is 5 px here, and a lone cell still a trace
 
@@ -195,7 +196,7 @@ def find_foreground(
     found = foreground(overview, valid, kind) | failed
     # a hole smaller than a few tiles is run through anyway, and may be the very thing that is looked for: a vacuole, a
     # vessel, white as glass
-    hole_px = HOLE_TILES * TILE**2 * found.size / (shape[0] * shape[1])
+    hole_px = HOLE_TILES * PATCH_SIZE**2 * found.size / (shape[0] * shape[1])
     holes, _ = ndimage.label(~found)
     area = np.bincount(holes.ravel())
     return Foreground(found | ((area[holes] < hole_px) & (holes > 0) & valid), shape)

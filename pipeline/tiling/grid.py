@@ -13,7 +13,6 @@ from rasterio.windows import Window
 
 from fewscope.model.conventions import PATCH_SIZE
 
-TILE = PATCH_SIZE  # the side of the network's input
 OVERLAP = 32  # one seventh of a tile: 36% more tiles than none
 
 
@@ -40,7 +39,7 @@ class TileGrid:
 
     height: int
     width: int
-    tile: int = TILE
+    tile: int = PATCH_SIZE
     overlap: int = OVERLAP
 
     def __post_init__(self) -> None:
@@ -49,7 +48,7 @@ class TileGrid:
                 f"a grid of {self.height}x{self.width} px has no pixels; both sides must be 1 or more"
             )
         if self.tile < 1:
-            raise ValueError(f"tile {self.tile} is not a side in pixels; use {TILE}")
+            raise ValueError(f"tile {self.tile} is not a side in pixels; use {PATCH_SIZE}")
         if not 0 <= self.overlap < self.tile:
             raise ValueError(f"overlap {self.overlap} is not in 0..{self.tile - 1} (tile - 1); use {OVERLAP}")
 

@@ -13,7 +13,7 @@ import rasterio
 from rasterio.features import rasterize
 
 from fewscope.connectors.open import open_source
-from fewscope.connectors.source import RasterOptions
+from fewscope.connectors.raster_options import RasterOptions
 from fewscope.connectors.support.load import load_support
 from fewscope.pipeline.geometry.geodesy import Ground
 from fewscope.pipeline.rivers.network import trace_network

@@ -12,7 +12,7 @@ from affine import Affine
 from rasterio.features import rasterize
 
 from fewscope.connectors.open import open_source
-from fewscope.connectors.source import RasterOptions
+from fewscope.connectors.raster_options import RasterOptions
 from fewscope.pipeline.execution.pool import LocalPool
 from fewscope.pipeline.maps.files import MapSummary, write_map
 from fewscope.pipeline.tiling.grid import plan_units

@@ -11,7 +11,7 @@ from affine import Affine
 from rasterio.control import GroundControlPoint
 
 from fewscope.connectors.open import open_source
-from fewscope.connectors.source import RasterOptions
+from fewscope.connectors.raster_options import RasterOptions
 from tests.helpers.rasters import ORIGIN, break_tile, north_up, waves, write_raster
 from tests.helpers.source_conformance import SourceConformance
 

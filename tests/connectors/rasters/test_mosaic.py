@@ -14,7 +14,7 @@ from rasterio.warp import transform as transform_points
 from rasterio.windows import Window
 
 from fewscope.connectors.open import open_source
-from fewscope.connectors.source import RasterOptions
+from fewscope.connectors.raster_options import RasterOptions
 from fewscope.errors import SourceError
 from tests.helpers.rasters import break_tile, north_up, waves, write_raster
 

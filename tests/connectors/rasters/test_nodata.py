@@ -9,9 +9,10 @@ from rasterio.control import GroundControlPoint
 from rasterio.windows import Window
 
 from fewscope.connectors.open import open_source
+from fewscope.connectors.raster_options import RasterOptions
 from fewscope.connectors.rasters.gdal_file import inspect
 from fewscope.connectors.rasters.nodata import undeclared_nodata
-from fewscope.connectors.source import Pixels, RasterOptions, Source
+from fewscope.connectors.source import Pixels, Source
 from fewscope.errors import SourceError
 from tests.helpers.rasters import north_up, waves, write_raster
 

@@ -16,10 +16,11 @@ from rasterio.windows import Window
 
 from fewscope.connectors.open import open_source
 from fewscope.connectors.pixels.resample import resample, taps
+from fewscope.connectors.raster_options import RasterOptions
 from fewscope.connectors.slides.pyramid_tiff import main as convert_main
 from fewscope.connectors.slides.pyramid_tiff import write_pyramid
 from fewscope.connectors.slides.resolution import resolve_mpp, working_scale
-from fewscope.connectors.source import DEFAULT_MPP, RasterOptions
+from fewscope.connectors.source import DEFAULT_MPP
 from fewscope.errors import SourceError
 from tests.helpers.rasters import break_tile
 from tests.helpers.source_conformance import SourceConformance, same_pixels

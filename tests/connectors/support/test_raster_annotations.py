@@ -15,7 +15,7 @@ from shapely.geometry import box, mapping, shape
 
 from fewscope.connectors.conventions import IGNORE_LABEL
 from fewscope.connectors.open import open_source
-from fewscope.connectors.source import RasterOptions
+from fewscope.connectors.raster_options import RasterOptions
 from fewscope.connectors.support.load import load_support
 from fewscope.errors import SupportError
 from tests.helpers.rasters import ORIGIN, UTM18, north_up, waves, write_raster

@@ -15,7 +15,7 @@ from rio_cogeo.cogeo import cog_validate
 
 import fewscope.pipeline.maps.files
 from fewscope.connectors.open import open_source
-from fewscope.connectors.source import RasterOptions
+from fewscope.connectors.raster_options import RasterOptions
 from fewscope.pipeline.maps.files import coarse_mask
 from tests.helpers.finished_runs import finished
 from tests.helpers.mapped_scene import HEIGHT, LAKE, LINE, UTM, WIDTH, mapped, scene

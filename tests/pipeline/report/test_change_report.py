@@ -17,7 +17,7 @@ from rasterio.features import rasterize
 from shapely import Point
 
 from fewscope.connectors.open import open_source
-from fewscope.connectors.source import RasterOptions
+from fewscope.connectors.raster_options import RasterOptions
 from fewscope.pipeline.execution.pool import LocalPool
 from fewscope.pipeline.geometry.geodesy import Ground
 from fewscope.pipeline.maps.files import write_map

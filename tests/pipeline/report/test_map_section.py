@@ -14,8 +14,8 @@ from PIL import Image
 
 from fewscope.connectors.colours import OBJECT_COLOUR
 from fewscope.connectors.open import open_source
+from fewscope.connectors.raster_options import RasterOptions
 from fewscope.connectors.results.store import ResultStore
-from fewscope.connectors.source import RasterOptions
 from fewscope.pipeline.maps.files import MapSummary
 from fewscope.pipeline.report.map_figures import INK
 from fewscope.pipeline.report.map_section import MAX_RIVERS, draw_map, map_section
