@@ -1,22 +1,34 @@
 # Fewscope's commands. All of them set up what they need in .venv; the second time that takes no time.
-#   make demo    make demo-river    make test    make help
+#   make demo    make demo-river    make check    make test    make help
 # Needs Python 3.11+, make and an internet connection for the packages; no C compiler.
 
 PYTHON ?= python3
-# The build of torch to install: empty takes PyPI's (CUDA on Linux), cpu is much smaller for machines without
-# a GPU, auto looks at the driver (uv's --torch-backend). Only the set-up reads it.
+# The build of torch to install: cpu, cu130, auto... (uv's --torch-backend). Empty takes the CPU build, which is much
+# smaller, on Linux without an NVIDIA driver, and PyPI's elsewhere (on Linux with CUDA). Only the set-up reads it.
 TORCH_BACKEND ?=
 DEMO_FLAGS ?=
 
 BIN := .venv/bin
-INSTALL := $(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python -c constraints.txt \
-           $(if $(TORCH_BACKEND),--torch-backend=$(TORCH_BACKEND))
+UV_INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt
+INSTALL = @set -e; $(CHOOSE_TORCH); $(UV_INSTALL) --compile-bytecode $${backend:+--torch-backend=$$backend}
 TYPED := build/typed
+PYTEST := $(BIN)/pytest -n 2 --dist loadgroup --no-loadscope-reorder
 RUN_READY := .venv/.ready-run
 DEV_READY := .venv/.ready-dev
 
+# Runs all of the commands given, and fails if one of them did.
+define all_of
+failed=; for check in $(1); do \
+    echo "== $$check"; \
+    eval "$$check" || failed="$$failed [$$check]"; \
+done; \
+echo; \
+if [ -n "$$failed" ]; then echo "FAILED:$$failed"; exit 1; fi; \
+echo "passed: ruff, import-linter, mypy, pytest"
+endef
+
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-river test lint format bench docs clean
+.PHONY: help setup demo demo-river check test lint format bench docs clean
 .DELETE_ON_ERROR:
 
 help:  ## list the commands
@@ -33,15 +45,11 @@ demo-river: $(RUN_READY) build/river/scene.tif  ## map the river of a demonstrat
 	    --bands 4,3,2 --out out/river --overwrite $(DEMO_FLAGS)
 	$(BIN)/python examples/compare_with_truth.py out/river build/river
 
-test: $(DEV_READY)  ## ruff, mypy and the whole test suite
-	@failed=; \
-	for check in "make --no-print-directory lint" "$(BIN)/pytest -n 2 --dist loadfile"; do \
-	    echo "== $$check"; \
-	    $$check || failed="$$failed [$$check]"; \
-	done; \
-	echo; \
-	if [ -n "$$failed" ]; then echo "FAILED:$$failed"; exit 1; fi; \
-	echo "passed: ruff, import-linter, mypy, pytest"
+check: $(DEV_READY)  ## ruff, import-linter, mypy and the fast tests: for the working day
+	@$(call all_of,"make --no-print-directory lint" "$(PYTEST) -m 'not slow'")
+
+test: $(DEV_READY)  ## ruff, import-linter, mypy and every test
+	@$(call all_of,"make --no-print-directory lint" "$(PYTEST)")
 
 lint: $(DEV_READY) | $(TYPED)  ## ruff, import-linter and mypy
 	$(BIN)/ruff check .
@@ -77,6 +85,18 @@ build/river/scene.tif: examples/make_demo_scene.py | $(RUN_READY)
 build/ihc.tif: examples/make_demo_slide.py connectors/slides/pyramid_tiff.py | $(RUN_READY)
 	$(BIN)/python examples/make_demo_slide.py $@
 
+# The CPU builds lie on an index of their own, which not every network reaches: a dry run tells within seconds.
+CHOOSE_TORCH = backend=$(TORCH_BACKEND); \
+	if [ -z "$$backend" ] && [ "$$(uname -s)" = Linux ] && [ ! -e /proc/driver/nvidia/version ] \
+	    && ! command -v nvidia-smi > /dev/null; then \
+	    if UV_HTTP_RETRIES=0 UV_HTTP_TIMEOUT=10 $(UV_INSTALL) --dry-run --no-deps --reinstall-package torch \
+	        --torch-backend=cpu torch 2> /dev/null; then \
+	        backend=cpu; echo "no NVIDIA driver here: the CPU build of torch (TORCH_BACKEND=... takes another)"; \
+	    else \
+	        echo "no NVIDIA driver here, but the CPU builds of torch are out of reach: PyPI's build, with CUDA (4 GB)"; \
+	    fi; \
+	fi
+
 # A stamp is younger than what it was made from; the environment itself is made once.
 $(BIN)/uv:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
@@ -90,5 +110,5 @@ $(RUN_READY): pyproject.toml constraints.txt | $(BIN)/uv
 	@touch $@
 
 $(DEV_READY): pyproject.toml constraints.txt | $(BIN)/uv
-	$(INSTALL) -e '.[dev,train,eval]'
+	$(INSTALL) -e '.[all,dev]'
 	@touch $@ $(RUN_READY)

@@ -39,6 +39,23 @@ from fewscope.pipeline.config import SegmentConfig
 from tests.helpers import fakes
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whatever needs Ray goes to one process, which starts it once, and first of all; then files of slow tests.
+
+    Everything else stays together by file, so that what a module makes is made once.
+    """
+    ranks: dict[str, int] = {}
+    for item in items:
+        needs_ray = "ray_head" in item.fixturenames  # type: ignore[attr-defined]
+        group = "ray" if needs_ray else item.nodeid.partition("::")[0]
+        item.add_marker(pytest.mark.xdist_group(group))
+        if needs_ray:
+            item.add_marker(pytest.mark.slow)
+        rank = 0 if needs_ray else 1 if item.get_closest_marker("slow") else 2
+        ranks[group] = min(rank, ranks.get(group, rank))
+    items.sort(key=lambda item: ranks[item.get_closest_marker("xdist_group").args[0]])
+
+
 @pytest.fixture(scope="session")
 def slide(tmp_path_factory) -> str:
     return fakes.write_slide(tmp_path_factory.mktemp("slides") / "blobs.tif")

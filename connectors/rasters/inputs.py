@@ -9,8 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 from urllib.parse import urljoin
 
-import fsspec
-
+from fewscope.connectors.storage.filesystem import find_filesystem
 from fewscope.errors import SourceError
 
 MAX_JSON_BYTES = 256 * 2**20
@@ -44,7 +43,8 @@ def list_scenes(uris: Sequence[str], assets: tuple[str, ...]) -> list[list[str]]
 def _items(uri: str) -> list[dict[str, Any]]:
     """The items of a STAC item, or item collection."""
     try:
-        with fsspec.open(uri, "rb") as file:
+        filesystem, path = find_filesystem(uri)
+        with filesystem.open(path, "rb") as file:
             content = file.read(MAX_JSON_BYTES + 1)
         if len(content) > MAX_JSON_BYTES:
             raise SourceError(f"{uri}: has more than {MAX_JSON_BYTES // 2**20} MiB; give fewer items")

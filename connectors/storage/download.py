@@ -7,9 +7,8 @@ import os
 import tempfile
 from pathlib import Path
 
-import fsspec
-
 from fewscope.connectors.storage.atomic import atomic_file
+from fewscope.connectors.storage.filesystem import find_filesystem
 from fewscope.errors import SourceError
 
 CACHE_VARIABLE = "FEWSCOPE_CACHE"
@@ -32,7 +31,7 @@ def local_copy(uri: str) -> str:
     if uri.startswith("file://"):
         return uri.removeprefix("file://")
     try:
-        filesystem, path = fsspec.core.url_to_fs(uri)
+        filesystem, path = find_filesystem(uri)
         facts = filesystem.info(path)
         if facts.get("type") == "directory":
             raise IsADirectoryError("a folder, expected one file")

@@ -12,9 +12,36 @@ from fsspec.implementations.local import LocalFileSystem
 from fewscope.errors import OutputError, RunMismatch
 
 
+def find_filesystem(uri: str) -> tuple[AbstractFileSystem, str]:
+    """The fsspec filesystem of a path or URL, and the path on it.
+
+    Raises
+    ------
+    ImportError
+        The package that knows the protocol is not installed; the message names it.
+    """
+    try:
+        fs, path = url_to_fs(uri)
+    except ImportError as error:
+        cure = "pip install 'fewscope[s3]'" if uri.startswith(("s3://", "s3a://")) else str(error)
+        raise ImportError(
+            f"no package is installed that reads {uri.partition('://')[0]}://; {cure}"
+        ) from error
+    return fs, path
+
+
 def open_filesystem(uri: str) -> tuple[AbstractFileSystem, str]:
-    """The fsspec filesystem of a path or URL, and the path on it (no trailing slash)."""
-    fs, path = url_to_fs(uri)
+    """The fsspec filesystem of a run's folder or file, and the path on it (no trailing slash).
+
+    Raises
+    ------
+    OutputError
+        The package that knows the protocol is not installed.
+    """
+    try:
+        fs, path = find_filesystem(uri)
+    except ImportError as error:
+        raise OutputError(f"{uri}: {error}") from error
     return fs, path.rstrip("/") or path
 
 

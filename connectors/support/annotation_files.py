@@ -11,11 +11,11 @@ import zlib
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import fsspec
 import shapely
 from rasterio.crs import CRS
 from shapely.geometry.base import BaseGeometry
 
+from fewscope.connectors.storage.filesystem import find_filesystem
 from fewscope.connectors.support.image_files import read_bytes
 from fewscope.connectors.vectors.polygon_files import Feature, polygons_of, read_features
 from fewscope.errors import SourceError, SupportError
@@ -118,7 +118,7 @@ def read_qupath(uri: str) -> Drawings:
 
 def _features(uri: str) -> list[Any]:
     try:
-        filesystem, path = fsspec.core.url_to_fs(uri)
+        filesystem, path = find_filesystem(uri)
     except Exception as error:  # unknown protocol, missing driver: each its own exception
         raise SupportError(f"{uri}: cannot be reached ({' '.join(str(error).split())})") from error
     content = read_bytes(filesystem, path, uri, MAX_JSON_BYTES)

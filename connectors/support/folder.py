@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
-import fsspec
 import numpy as np
 from numpy.typing import NDArray
 
 from fewscope.connectors.conventions import IGNORE_LABEL, PATCH_SIZE
 from fewscope.connectors.source import PLAUSIBLE_MPP
+from fewscope.connectors.storage.filesystem import find_filesystem
 from fewscope.connectors.support.image_files import (
     decode_classes,
     decode_image,
@@ -49,7 +49,7 @@ class _Pair:
 def load_folder(uri: str, class_names: Sequence[str]) -> SupportSet:
     """Support set from a folder; see `connectors.support.load.load_support`."""
     try:
-        filesystem, root = fsspec.core.url_to_fs(uri)
+        filesystem, root = find_filesystem(uri)
         is_folder, exists = filesystem.isdir(root), filesystem.exists(root)
     except Exception as error:  # unknown protocol, missing driver, no credentials: each its own exception
         raise SupportError(f"{uri}: cannot be reached ({' '.join(str(error).split())})") from error

@@ -1,5 +1,7 @@
 """Stand-ins for the model: small, exact, picklable, importable by Ray's workers. And a slide and a support set.
 
+A worker of Ray imports this for the model's class: what it does not need is imported where it is used.
+
 Run as a program, this segments a slide with one of them, as a job would: what the tests of resuming kill.
 """
 
@@ -14,6 +16,7 @@ import time
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -22,10 +25,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from fewscope.connectors.slides.pyramid_tiff import write_pyramid
 from fewscope.pipeline.config import SegmentConfig
 from fewscope.pipeline.execution.pool import LocalPool
-from fewscope.pipeline.execution.ray_pool import RayPool
-from fewscope.pipeline.report.drawing import picture as draw_picture
-from fewscope.pipeline.report.figures import Pictures
-from fewscope.pipeline.run import segment
+
+if TYPE_CHECKING:
+    from fewscope.pipeline.report.figures import Pictures
 
 MPP = 0.5
 HEIGHT, WIDTH = 500, 600
@@ -241,7 +243,10 @@ def write_class_support(folder: Path, image: np.ndarray | None = None) -> str:
 
 def no_pictures(*_: object) -> Pictures:
     """Instead of `pipeline.report.figures.draw`, which takes longer than all the rest on a slide this small."""
-    nothing = draw_picture(np.zeros((8, 8, 3), np.uint8), 8)
+    from fewscope.pipeline.report.drawing import picture as drawn
+    from fewscope.pipeline.report.figures import Pictures
+
+    nothing = drawn(np.zeros((8, 8, 3), np.uint8), 8)
     return Pictures(nothing, None, (), (), (), 0)
 
 
@@ -261,6 +266,9 @@ def outputs(out: Path) -> dict[str, bytes]:
 
 def main() -> None:
     """Segment with a slow model: ``fakes.py CONFIG.json {local,ray} LOG SECONDS``."""
+    from fewscope.pipeline.execution.ray_pool import RayPool
+    from fewscope.pipeline.run import segment
+
     parser = argparse.ArgumentParser()
     parser.add_argument("config")
     parser.add_argument("pool", choices=("local", "ray"))

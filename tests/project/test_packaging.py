@@ -52,9 +52,12 @@ def test_every_dependency_is_pinned_to_a_version_it_allows():
     pins = dict(line.split("==") for line in constraints())
     pins = {normal(name): version for name, version in pins.items()}
     wanted = [*PROJECT["dependencies"], "uv"]
-    wanted += [line for extra in PROJECT["optional-dependencies"].values() for line in extra]
+    extras = PROJECT["optional-dependencies"]
+    wanted += [line for extra in extras.values() for line in extra]
+    assert len(wanted) == len(set(wanted)), "a dependency is declared twice"
     for requirement in wanted:
-        if requirement.startswith("fewscope["):  # an extra that includes another
+        if together := re.fullmatch(r"fewscope\[([\w,]+)\]", requirement):  # an extra that includes others
+            assert set(together[1].split(",")) <= extras.keys()
             continue
         name, minimum = re.fullmatch(r"([\w.-]+)(?:\[[\w,]+\])?(?:>=([\d.]+))?", requirement).groups()
         assert normal(name) in pins, f"{name} is not in constraints.txt"

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import pickle
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,11 @@ import pyarrow as pa
 import pytest
 
 from fewscope.connectors.results import run_folder
+from fewscope.connectors.results.reader import open_result
 from fewscope.connectors.results.run_folder import WorkDir, hash_manifest
-from fewscope.errors import OutputError, RunMismatch
+from fewscope.connectors.storage.download import local_copy
+from fewscope.connectors.support.load import load_support
+from fewscope.errors import OutputError, RunMismatch, SourceError, SupportError
 
 MANIFEST = {"source": "slide.svs", "tile": 224, "model": {"name": "relation", "digest": "ab12"}}
 
@@ -262,3 +266,21 @@ def test_the_manifest_on_disk_can_be_read_by_people(tmp_path: Path) -> None:
     record = json.loads((tmp_path / ".fewscope" / "manifest.json").read_text())
     assert record["manifest"] == MANIFEST
     assert record["hash"] == hash_manifest(MANIFEST)
+
+
+@pytest.fixture
+def without_s3fs(monkeypatch):
+    """As a base install has it: no package for s3://."""
+    monkeypatch.setitem(sys.modules, "s3fs", None)
+    monkeypatch.setattr(sys.modules["fsspec.registry"], "_registry", {})  # of what was imported so far
+
+
+def test_s3_without_its_package_is_one_line_that_names_the_extra(without_s3fs):
+    reads = (load_support, local_copy, open_result, claimed)
+    for read, kind in zip(reads, (SupportError, SourceError, OutputError, OutputError), strict=True):
+        with pytest.raises(kind) as error:
+            read("s3://bucket/thing")
+        said = str(error.value)
+        assert said.startswith("s3://bucket/thing: ")
+        assert "pip install 'fewscope[s3]'" in said
+        assert "\n" not in said
