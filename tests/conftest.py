@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import atexit
+import functools
 import os
 import secrets
 import shutil
@@ -35,7 +36,9 @@ import pytest
 import ray
 
 import fewscope.pipeline.report.builder
+from fewscope.model.networks import compact, pixel_classifier
 from fewscope.pipeline.config import SegmentConfig
+from fewscope.pipeline.execution.ray_pool import start_ray
 from tests.helpers import fakes
 
 
@@ -78,6 +81,13 @@ def config(slide, support, tmp_path) -> SegmentConfig:
 def no_pictures(monkeypatch):
     """Reports without pictures."""
     monkeypatch.setattr(fewscope.pipeline.report.builder, "draw", fakes.no_pictures)
+
+
+@pytest.fixture
+def quick_texture(monkeypatch):
+    """Pixel classifiers learn in ten steps: worse ones, in a twentieth of the time."""
+    quick = functools.partial(pixel_classifier.fit_texture, steps=10, batch=256)
+    monkeypatch.setattr(compact, "fit_texture", quick)
 
 
 @dataclass(frozen=True)
@@ -140,9 +150,11 @@ def _answers(url: str) -> bool:
     return True
 
 
-@pytest.fixture
-def ray_here(ray_head, monkeypatch) -> Iterator[None]:
-    """This process is connected to Ray."""
-    monkeypatch.setenv("RAY_ADDRESS", ray_head.address)
-    yield
-    ray.shutdown()
+@pytest.fixture(scope="module")
+def ray_here(ray_head) -> Iterator[None]:
+    """This process is connected to Ray: once for all tests of a module, as its workers then need not wait for it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_ADDRESS", ray_head.address)
+        start_ray()
+        yield
+        ray.shutdown()

@@ -29,18 +29,26 @@ def write_report(out: str, report: Report, pictures: Pictures) -> str:
     return f"{base}/report.html"
 
 
+def whole(number: float) -> str:
+    """A number without decimals."""
+    return f"{number:,.0f}"
+
+
+FILTERS: dict[str, Callable[..., Any]] = {
+    "whole": whole,
+    "short": short,
+    "percent": percent,
+    "seconds": seconds,
+}
+"""How the page writes numbers."""
+
+
 def render(report: Report, pictures: Pictures) -> str:
     """The page as text."""
-    filters: dict[str, Callable[..., Any]] = {
-        "whole": lambda n: f"{n:,.0f}",
-        "short": short,
-        "percent": percent,
-        "seconds": seconds,
-    }
     ramp = ["#{:02x}{:02x}{:02x}".format(*colour) for colour in colour_map()[::15].tolist()]
     return fill(
         "report.html.j2",
-        filters,
+        FILTERS,
         r=report,
         p=pictures,
         show=Measures(report.metres_per_px * 1e6 if report.metres_per_px else report.mpp, report.kind),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import pickle
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -37,16 +38,32 @@ def local(split_config, tmp_path_factory) -> dict[str, bytes]:
     return fakes.outputs(out)
 
 
-@pytest.mark.parametrize(("workers", "unit"), [(1, 256), (3, 128)])  # three on two CPUs
-def test_ray_writes_what_one_process_writes(ray_here, split_config, local, tmp_path, workers, unit):
+def test_three_workers_on_two_cpus_write_what_one_process_writes(ray_here, split_config, local, tmp_path):
     out = tmp_path / "out"
-    with RayPool(fakes.ByPlace, workers) as pool:
-        report = segment(dataclasses.replace(split_config, out=str(out), unit=unit), pool, fakes.ByPlace())
-    assert report["run"]["work"]["workers"] == workers
-    found = fakes.outputs(out)
-    assert found.keys() == local.keys()
+    with RayPool(fakes.ByPlace, 3) as three:
+        report = segment(dataclasses.replace(split_config, out=str(out)), three, fakes.ByPlace())
+    assert report["run"]["work"]["workers"] == 3
+    same_files(fakes.outputs(out), local)
+
+
+@pytest.fixture(scope="module")
+def pool(ray_here) -> Iterator[RayPool]:
+    """A worker for all tests below whose matter is not how workers start or end; it leaves a CPU to the others."""
+    with RayPool(fakes.ByPlace, 1) as pool:
+        yield pool
+
+
+def test_a_worker_of_other_units_writes_what_one_process_writes(pool, split_config, local, tmp_path):
+    out = tmp_path / "out"
+    report = segment(dataclasses.replace(split_config, out=str(out), unit=256), pool, fakes.ByPlace())
+    assert report["run"]["work"]["workers"] == 1
+    same_files(fakes.outputs(out), local)
+
+
+def same_files(found: dict[str, bytes], expected: dict[str, bytes]) -> None:
+    assert found.keys() == expected.keys()
     for name in found:
-        assert found[name] == local[name], name
+        assert found[name] == expected[name], name
 
 
 def test_a_worker_that_is_killed_is_replaced_and_its_unit_done_again(ray_here, config, tmp_path):
@@ -59,27 +76,34 @@ def test_a_worker_that_is_killed_is_replaced_and_its_unit_done_again(ray_here, c
     assert fakes.outputs(Path(config.out)) == fakes.outputs(tmp_path / "local")
 
 
-def test_workers_that_always_die_end_the_job_with_one_line(ray_here, config):
+@pytest.fixture
+def one_retry(monkeypatch):
+    """Each retry is a process that has to start."""
+    monkeypatch.setattr("fewscope.pipeline.execution.ray_pool.RETRIES", 1)
+
+
+def test_workers_that_always_die_end_the_job_with_one_line(ray_here, one_retry, config):
     with RayPool(fakes.DiesAlways, 1) as pool, pytest.raises(WorkerError) as error:
         segment(config, pool, fakes.ByColour())
     assert "\n" not in str(error.value)
+    assert "a worker died 2 times" in str(error.value)
     assert "same command" in str(error.value)
 
 
 def test_a_model_that_cannot_be_loaded_there_ends_the_job_with_its_own_error(ray_here, config):
     with (
-        RayPool(fakes.cannot_load, 2) as pool,
+        RayPool(fakes.cannot_load, 1) as pool,
         pytest.raises(ValueError, match=r"^weights.safetensors: no such file"),
     ):
         segment(config, pool, fakes.ByColour())
 
 
-def test_a_model_that_crashes_while_it_is_loaded_is_no_hang(ray_here, config):
+def test_a_model_that_crashes_while_it_is_loaded_is_no_hang(ray_here, one_retry, config):
     with RayPool(fakes.crashes_loading, 1) as pool, pytest.raises(WorkerError):
         segment(config, pool, fakes.ByColour())
 
 
-def test_a_workers_error_is_the_error_as_it_was_raised(ray_here, config, monkeypatch):
+def test_a_workers_error_is_the_error_as_it_was_raised(pool, config, monkeypatch):
     """Here: a file lies where the store's shards should be."""
     create = ResultStore.create
 
@@ -89,14 +113,14 @@ def test_a_workers_error_is_the_error_as_it_was_raised(ray_here, config, monkeyp
         return created
 
     monkeypatch.setattr(ResultStore, "create", spoilt)
-    with RayPool(fakes.ByColour, 1) as pool, pytest.raises(OutputError) as error:
-        segment(config, pool, fakes.ByColour())
+    with pytest.raises(OutputError) as error:
+        segment(config, pool, fakes.ByPlace())
     assert type(error.value) is OutputError  # and not Ray's, with a traceback for a text
     assert "\n" not in str(error.value)
     assert "a file is where a folder should be" in str(error.value)
 
 
-def test_no_pixels_travel(ray_here, config, monkeypatch):
+def test_no_pixels_travel(pool, config, monkeypatch):
     """What goes through Ray is a small part of the pixels, and nothing is spilled."""
     sizes: dict[str, int] = {}
 
@@ -109,8 +133,7 @@ def test_no_pixels_travel(ray_here, config, monkeypatch):
         "fewscope.pipeline.execution.ray_pool.ray.put", lambda value: put(weigh("put", value))
     )
     monkeypatch.setattr("fewscope.pipeline.execution.ray_pool.ray.get", lambda ref: weigh("got", get(ref)))
-    with RayPool(fakes.ByColour, 2) as pool:
-        segment(config, pool, fakes.ByColour())
+    segment(config, pool, fakes.ByPlace())
     n_pixels = fakes.HEIGHT * fakes.WIDTH
     assert sizes["got"] < 20_000  # rows of six units, and numbers
     assert sizes["put"] < 2.5 * n_pixels  # one job, with the mask of its foreground, on the overview's grid
@@ -118,15 +141,14 @@ def test_no_pixels_travel(ray_here, config, monkeypatch):
     assert "Spilled" not in stats, stats
 
 
-def test_several_slides_over_one_pool(ray_here, config, slide, tmp_path):
+def test_several_slides_over_one_pool(pool, config, slide, tmp_path):
     other = fakes.write_slide(tmp_path / "other.tif", fakes.picture(300, 300, seed=1))
-    with RayPool(fakes.ByColour, 2) as pool:
-        counts = [
-            segment(
-                dataclasses.replace(config, source=source, out=str(tmp_path / str(k))), pool, fakes.ByColour()
-            )["count"]
-            for k, source in enumerate([slide, other, slide])
-        ]
-        actors = pool._actors
-        assert len(actors) == 2  # the same ones throughout
+    actors = list(pool._actors)
+    counts = [
+        segment(
+            dataclasses.replace(config, source=source, out=str(tmp_path / str(k))), pool, fakes.ByPlace()
+        )["count"]
+        for k, source in enumerate([slide, other, slide])
+    ]
+    assert pool._actors == actors != []  # the same throughout
     assert counts[0] == counts[2] != counts[1]

@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,7 @@ import fewscope.pipeline.calibration.operating_point
 import fewscope.pipeline.outputs.outlines
 import fewscope.pipeline.report.builder
 import fewscope.pipeline.run
+from fewscope.pipeline.config import SegmentConfig
 from fewscope.pipeline.execution.pool import LocalPool
 from fewscope.pipeline.plan import prepare
 from fewscope.pipeline.run import segment
@@ -47,24 +50,59 @@ def start(config, pool: str, log: Path, seconds: float) -> subprocess.Popen:
 N_UNITS = 20  # of 128 px: more than Ray's workers have in flight when their driver is killed
 
 
-@pytest.fixture
-def config(config):
-    return dataclasses.replace(config, shard=128)
+def settings(slide: str, support: str, out: Path) -> SegmentConfig:
+    return SegmentConfig(slide, support, str(out), shard=128, threshold=0.5, instances="components")
 
 
-@pytest.fixture
-def uninterrupted(config, tmp_path, no_pictures) -> dict[str, bytes]:
-    """What a run that nobody stops leaves."""
-    out = tmp_path / "uninterrupted"
+def finish(config: SegmentConfig) -> None:
+    """Segment in this process, from wherever the folder stands."""
     with LocalPool(fakes.ByColour) as pool:
-        segment(dataclasses.replace(config, out=str(out)), pool, fakes.ByColour())
+        segment(config, pool, fakes.ByColour())
+
+
+@pytest.fixture(autouse=True, scope="module")
+def no_pictures() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fewscope.pipeline.report.builder, "draw", fakes.no_pictures)
+        yield
+
+
+@pytest.fixture
+def config(slide, support, tmp_path) -> SegmentConfig:
+    return settings(slide, support, tmp_path / "out")
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(slide, support, tmp_path_factory) -> dict[str, bytes]:
+    """What a run that nobody stops leaves."""
+    out = tmp_path_factory.mktemp("uninterrupted") / "out"
+    finish(settings(slide, support, out))
     return fakes.outputs(out)
 
 
-@pytest.mark.parametrize("pool", ["local", "ray"])
-def test_kill_9_of_the_driver(config, tmp_path, uninterrupted, pool, request, monkeypatch):
-    if pool == "ray":
-        monkeypatch.setenv("RAY_ADDRESS", request.getfixturevalue("ray_head").address)
+@pytest.fixture(scope="module")
+def all_units_done(slide, support, tmp_path_factory) -> Path:
+    """The folder of a run that was stopped when its last unit was done."""
+    out = tmp_path_factory.mktemp("units") / "out"
+    with pytest.MonkeyPatch.context() as faulty:
+        faulty.setattr(fewscope.pipeline.run, "number_instances", None)
+        with pytest.raises(TypeError):
+            finish(settings(slide, support, out))
+    assert len(markers(str(out))) == N_UNITS
+    return out
+
+
+@pytest.mark.slow
+def test_kill_9_of_the_driver(config, tmp_path, uninterrupted):
+    killed_and_resumed("local", config, tmp_path, uninterrupted)
+
+
+def test_kill_9_of_the_driver_of_ray(config, tmp_path, uninterrupted, ray_head, monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", ray_head.address)
+    killed_and_resumed("ray", config, tmp_path, uninterrupted)
+
+
+def killed_and_resumed(pool: str, config, tmp_path, uninterrupted) -> None:
     log = tmp_path / "log"
     job = start(config, pool, log, 1.5)
     limit = time.monotonic() + 120
@@ -115,9 +153,11 @@ STAGES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("module", "stage"), STAGES, ids=[stage for _, stage in STAGES])
-def test_stopped_in_a_later_stage(config, monkeypatch, uninterrupted, module, stage):
+def test_stopped_in_a_later_stage(config, monkeypatch, all_units_done, uninterrupted, module, stage):
     """A stage that does half of its work and fails: the same command goes on, and asks the model nothing."""
+    shutil.copytree(all_units_done, config.out)
     wanted = getattr(module, stage)
     calls = []
 
@@ -128,19 +168,20 @@ def test_stopped_in_a_later_stage(config, monkeypatch, uninterrupted, module, st
         return wanted(*args, **options)
 
     with monkeypatch.context() as faulty:
+        faulty.setattr(fakes.ByColour, "predict", None)
         faulty.setattr(module, stage, half)
-        with LocalPool(fakes.ByColour) as pool, pytest.raises(KeyboardInterrupt):
-            segment(config, pool, fakes.ByColour())
+        with pytest.raises(KeyboardInterrupt):
+            finish(config)
+    assert calls, "the stage was not reached"
     before = markers(config.out)
     assert len(before) == N_UNITS
     monkeypatch.setattr(fakes.ByColour, "predict", None)
-    with LocalPool(fakes.ByColour) as pool:
-        segment(config, pool, fakes.ByColour())
+    finish(config)
     assert markers(config.out) == before
     assert fakes.outputs(Path(config.out)) == uninterrupted
 
 
-def test_what_was_decided_stays_decided(config, no_pictures, monkeypatch):
+def test_what_was_decided_stays_decided(config, monkeypatch):
     """A run resumed where leaving one out would choose otherwise keeps its threshold."""
     config = dataclasses.replace(config, threshold=None)
     with monkeypatch.context() as faulty:

@@ -148,10 +148,12 @@ def crashes_loading() -> ByColour:
 def picture(height: int = HEIGHT, width: int = WIDTH, seed: int = 0) -> np.ndarray:
     """Red blobs of all sizes on blue, some over many units; uint8 (height, width, 3)."""
     rng = np.random.default_rng(seed)
-    noise = rng.standard_normal((height // 8 + 2, width // 8 + 2))
-    smooth = np.kron(noise, np.ones((8, 8)))[:height, :width]
-    fine = np.kron(rng.standard_normal((height // 2 + 1, width // 2 + 1)), np.ones((2, 2)))[:height, :width]
-    red = np.clip(128 + 50 * smooth + 30 * fine, 0, 200)
+    noise = rng.standard_normal((height // 10 + 2, width // 10 + 2))
+    smooth = np.kron(noise, np.ones((10, 10)))[:height, :width]
+    fine = np.kron(rng.standard_normal((height // 3 + 1, width // 3 + 1)), np.ones((3, 3)))[:height, :width]
+    red = np.clip(
+        128 + 50 * smooth + 10 * fine, 0, 200
+    )  # rougher, tracing the largest would take most of a test
     red[height // 2 : height // 2 + 5] = 200  # one object from edge to edge, and one that crosses it
     red[:, width // 3 : width // 3 + 3] = 200
     return np.stack([red, np.full_like(red, 60), 200 - red], axis=-1).astype(np.uint8)

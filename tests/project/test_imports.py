@@ -111,7 +111,9 @@ def test_every_library_imported_is_a_declared_dependency():
     for folders, allowed in (((*PACKAGES, "examples"), run), (("tests", "benchmarks"), run | extras)):
         for path in modules(*folders):
             own = {sibling.stem for sibling in path.parent.glob("*.py")}
-            guarded = allowed.union(*(names(project["optional-dependencies"][e]) for e in ("train", "eval", "s3")))
+            guarded = allowed.union(
+                *(names(project["optional-dependencies"][e]) for e in ("train", "eval", "s3"))
+            )
             for line, name in imports(parse(path)):
                 top = name.split(".")[0]
                 if top in sys.stdlib_module_names or top in {"fewscope", "tests", "benchmarks"} or top in own:
