@@ -139,10 +139,10 @@ def main(argv: list[str] | None = None) -> int:
     right = True
     for unit in args.unit:
         ours_s, (labels, n) = timed(ours, mask, unit, rounds=args.rounds)
-        dask_s, (rival, n_rival) = timed(dask_image, mask, unit, rounds=1)
+        dask_s, (baseline, n_baseline) = timed(dask_image, mask, unit, rounds=1)
         equal = {
             "ours_equals_scipy": n == n_truth and same(labels, truth, n),
-            "dask_image_equals_scipy": n_rival == n_truth and same(rival, truth, n_truth),
+            "dask_image_equals_scipy": n_baseline == n_truth and same(baseline, truth, n_truth),
         }
         right = right and equal["ours_equals_scipy"]
         emit(

@@ -11,7 +11,7 @@ count with the rule, components or split, that suits their own masks there, with
 the labelled pixels of
 a patch, then the mean.
 
-The rivals are those of `pipeline.evaluation.baselines`.
+The baselines are those of `pipeline.evaluation.baselines`.
 
 Slides are looked for in ../shared/data/slides beside the repository, or in $FEWSCOPE_SHARED_DATA/slides; those that are
 not there are named and left out. The demo needs none. One JSON line per slide and method, differences first.
@@ -47,13 +47,13 @@ from fewscope.pipeline import predictor
 from fewscope.pipeline.calibration import leave_one_out
 from fewscope.pipeline.calibration.operating_point import choose_rule, count_objects
 from fewscope.pipeline.config import SegmentConfig
-from fewscope.pipeline.evaluation.baselines import load_rival, score_method
+from fewscope.pipeline.evaluation.baselines import load_baseline, score_method
 from fewscope.pipeline.evaluation.runner import Adapted
 from fewscope.pipeline.plan import possible_rules, smallest_object
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED_DATA = Path(os.environ.get("FEWSCOPE_SHARED_DATA") or ROOT.parent / "shared" / "data")
-RIVALS = ("threshold", "otsu", "forest")  # GrabCut needs one object in a box, and slides have many
+BASELINES = ("threshold", "otsu", "forest")  # GrabCut needs one object in a box, and slides have many
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,8 +202,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--rivals",
         nargs="*",
-        choices=RIVALS,
-        default=RIVALS,
+        choices=BASELINES,
+        default=BASELINES,
         help="which (default: all; the forest takes minutes)",
     )
     parser.add_argument("--model", choices=MODELS, default="compact", help="Fewscope's network (%(default)s)")
@@ -223,7 +223,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     network = load_segmenter(args.model, args.weights)
     models: list[predictor.Model] = [Adapted(network, args.adapt)] if args.adapt is not None else []
     models.append(network)
-    models += [load_rival(name) for name in args.rivals]
+    models += [load_baseline(name) for name in args.rivals]
     n = 0
     for slide, method, measures in compare([case for case in CASES if case.name in args.slides], models):
         emit("quality", {"slide": slide, "method": method} | measures)

@@ -30,11 +30,11 @@ from fewscope.connectors.datasets.class_folders import (
 )
 from fewscope.model.episodes.protocol import SEED
 from fewscope.model.segmenter import MODELS, load_segmenter
-from fewscope.pipeline.evaluation.baselines import BASELINES, PixelForest, load_rival
-from fewscope.pipeline.evaluation.n_way import examine_ways
+from fewscope.pipeline.evaluation.baselines import BASELINES, PixelForest, load_baseline
+from fewscope.pipeline.evaluation.n_way import evaluate_n_way
 from fewscope.pipeline.evaluation.page import Evaluation
-from fewscope.pipeline.evaluation.prediction_cache import Remembered
-from fewscope.pipeline.evaluation.runner import Adapted, EvaluationConfig, Method, examine
+from fewscope.pipeline.evaluation.prediction_cache import PredictionCache
+from fewscope.pipeline.evaluation.runner import Adapted, EvaluationConfig, Method, evaluate_class
 
 log = logging.getLogger("fewscope.evaluate")
 
@@ -96,22 +96,24 @@ def run(args: argparse.Namespace) -> Evaluation:
     methods: list[Method] = [Adapted(model, args.adapt)] if args.adapt is not None else []
     methods.append(model)
     for name in args.rivals:
-        rival = load_rival(name)
-        if args.forest_answers is not None and isinstance(rival, PixelForest):
-            rival = Remembered(rival, args.forest_answers)
-        methods.append(rival)
+        baseline = load_baseline(name)
+        if args.forest_answers is not None and isinstance(baseline, PixelForest):
+            baseline = PredictionCache(baseline, args.forest_answers)
+        methods.append(baseline)
     categories = ClassFolders(args.data).classes(args.split, domains=args.domains)
-    began, findings, left_out = time.perf_counter(), [], []
+    began, evaluated, left_out = time.perf_counter(), [], []
     kept: list[ClassImages] = []  # C-way episodes need all classes at once
     for category in tqdm(categories, unit="class", disable=not sys.stderr.isatty()):
         if len(category.images) <= max(config.shots):
             log.warning("%s has %d pictures only: left out", category.name, len(category.images))
             left_out.append(category.name)
             continue
-        findings.append(examine(category, methods, config))
+        evaluated.append(evaluate_class(category, methods, config))
         kept += [category] if args.way > 1 else []
         log.info("%s: %.0f s so far", category.name, time.perf_counter() - began)
-    ways = [examine_ways(kept, m, config, args.way, k) for k in config.shots for m in methods if args.way > 1]
+    ways = [
+        evaluate_n_way(kept, m, config, args.way, k) for k in config.shots for m in methods if args.way > 1
+    ]
     what = {
         "data": f"{args.data}, split {args.split or 'none: all classes'}",
         "benchmark": "the 240 test classes of FSS-1000"
@@ -126,7 +128,7 @@ def run(args: argparse.Namespace) -> Evaluation:
         "machine": f"{os.cpu_count()} cores, {platform.machine()}, {time.perf_counter() - began:.0f} s in all",
     }
     evaluation = Evaluation.of(
-        what, [m.name for m in methods], config.shots, findings, [w for w in ways if w]
+        what, [m.name for m in methods], config.shots, evaluated, [w for w in ways if w]
     )
     evaluation.write(args.out)
     return evaluation

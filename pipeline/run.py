@@ -40,7 +40,7 @@ from fewscope.pipeline.maps.build import make_maps
 from fewscope.pipeline.outputs.outlines import POINTS_ABOVE, write_outlines
 from fewscope.pipeline.outputs.pyramids import build_pyramids
 from fewscope.pipeline.plan import Plan, manifest, model_loader, prepare
-from fewscope.pipeline.report.builder import Clock, draw_findings, write_page
+from fewscope.pipeline.report.builder import Clock, collect_report_data, write_run_report
 from fewscope.pipeline.tiling.grid import Unit
 
 log = logging.getLogger(__name__)
@@ -122,17 +122,17 @@ def segment(
     ):
         for table in tables(job, plan, merge, rows):
             writer.write(table)
-    on_map = None
+    map_result = None
     if plan.source.info.kind == "raster":
         with clock.stage("map"):
-            on_map = make_maps(pool, job, plan)
+            map_result = make_maps(pool, job, plan)
     with clock.stage("outlines and pictures"), ThreadPoolExecutor(1, thread_name_prefix="draw") as beside:
         drawing = beside.submit(
-            draw_findings, plan, operating_point, on_map
+            collect_report_data, plan, operating_point, map_result
         )  # while the workers trace outlines
         write_geojson(pool, job, plan, merge, rows)
         found = drawing.result()
-    write_page(clock, pool, plan, operating_point, work, rows, fresh, found)
+    write_run_report(clock, pool, plan, operating_point, work, rows, fresh, found)
     work.finish()
     return finished_report(config)
 

@@ -12,7 +12,7 @@ from fewscope.connectors.raster_options import RasterOptions
 from fewscope.connectors.source import Source, SourceInfo
 from fewscope.connectors.support.load import is_drawn
 from fewscope.pipeline.config import SegmentConfig
-from fewscope.pipeline.geometry.geodesy import Ground
+from fewscope.pipeline.geometry.geodesy import GroundMeasure
 
 
 def open_sources(config: SegmentConfig) -> tuple[Source, Source]:
@@ -37,9 +37,9 @@ def open_sources(config: SegmentConfig) -> tuple[Source, Source]:
     ) if view.aoi or view.bbox else source
 
 
-def ground_of(info: SourceInfo) -> Ground:
+def ground_of(info: SourceInfo) -> GroundMeasure:
     """How to measure on a raster's ground."""
-    return Ground.of(info.crs, info.transform, info.height, info.width)
+    return GroundMeasure.of(info.crs, info.transform, info.height, info.width)
 
 
 def pixel_m2(info: SourceInfo) -> float | None:

@@ -29,7 +29,7 @@ NOTHING = Pixels(0, 0, 0, 0)
 
 
 @dataclass(frozen=True, slots=True)
-class WayStanding:
+class NWayMetrics:
     """One method with one number of shots on C-way episodes.
 
     Attributes
@@ -51,9 +51,9 @@ class WayStanding:
     tile_s: float
 
 
-def examine_ways(
+def evaluate_n_way(
     categories: Sequence[ClassImages], method: Model | GrabCut, config: EvaluationConfig, way: int, shots: int
-) -> WayStanding | None:
+) -> NWayMetrics | None:
     """Ask every class among ``way - 1`` others of its domain; None for GrabCut, which is shown no class.
 
     Raises
@@ -87,7 +87,7 @@ def examine_ways(
                     true = label == 1 if value == 1 else np.zeros_like(label, bool)
                     of_class[name] += compare_masks(found == value, true)
     by_class = tuple((name, pixels.iou) for name, pixels in of_class.items())
-    return WayStanding(
+    return NWayMetrics(
         method.name,
         way,
         shots,
@@ -111,7 +111,7 @@ def _shown_beside(
 
 
 def predict_classes(method: Model, support: SupportSet, tiles: np.ndarray) -> np.ndarray:
-    """Probability of every class by itself, (N, C, H, W); rivals, which know one class, are taught C times."""
+    """Probability of every class by itself, (N, C, H, W); baselines, which know one class, are taught C times."""
     if isinstance(method, Segmenter | Adapted):
         return method.predict(tiles, method.encode(support.images, support.labels_by_class))
     of_classes = [

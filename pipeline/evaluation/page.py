@@ -11,18 +11,18 @@ from pathlib import Path
 from typing import Any
 
 from fewscope.pipeline.evaluation.figures import Example
-from fewscope.pipeline.evaluation.n_way import WayStanding
+from fewscope.pipeline.evaluation.n_way import NWayMetrics
 from fewscope.pipeline.evaluation.results import (
     Calibration,
-    ClassFigures,
+    ClassMetrics,
     Difference,
-    Standing,
+    MethodMetrics,
     calibration,
+    class_metrics,
     differences,
-    figures_of_classes,
-    standings,
+    method_metrics,
 )
-from fewscope.pipeline.evaluation.runner import Answer, Findings, Lesson
+from fewscope.pipeline.evaluation.runner import ClassEvaluation, QueryResult, SupportResult
 from fewscope.pipeline.evaluation.tables import (
     Table,
     calibration_table,
@@ -34,6 +34,9 @@ from fewscope.pipeline.evaluation.tables import (
     way_table,
 )
 from fewscope.pipeline.report.html import fill, write_files
+
+JSON_KEYS = {"baseline": "baseline", "separated": "separated"}
+"""Attributes whose key in ``evaluation.json`` is older than their name."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -49,14 +52,14 @@ class Evaluation:
     what: dict[str, str]
     methods: tuple[str, ...]
     shots: tuple[int, ...]
-    standings: list[Standing]
-    classes: list[ClassFigures]
+    method_metrics: list[MethodMetrics]
+    classes: list[ClassMetrics]
     differences: list[Difference]
     calibrations: list[Calibration]
-    lessons: list[Lesson]
-    answers: list[Answer]
+    support_results: list[SupportResult]
+    query_results: list[QueryResult]
     examples: list[Example]
-    ways: tuple[WayStanding, ...]
+    ways: tuple[NWayMetrics, ...]
 
     @classmethod
     def of(
@@ -64,8 +67,8 @@ class Evaluation:
         what: dict[str, str],
         methods: Sequence[str],
         shots: Sequence[int],
-        findings: Sequence[Findings],
-        ways: Sequence[WayStanding] = (),
+        evaluated: Sequence[ClassEvaluation],
+        ways: Sequence[NWayMetrics] = (),
     ) -> Evaluation:
         """Figures of what was found, at least one class.
 
@@ -74,36 +77,36 @@ class Evaluation:
         ValueError
             Nothing was asked.
         """
-        lessons = [lesson for f in findings for lesson in f.lessons]
-        answers = [answer for f in findings for answer in f.answers]
-        if not answers:
+        support_results = [r for f in evaluated for r in f.support_results]
+        query_results = [r for f in evaluated for r in f.query_results]
+        if not query_results:
             raise ValueError(
                 "no class has pictures enough for the shots that are asked for; ask for fewer --shots"
             )
-        figures = figures_of_classes(answers)
-        calibrations = [calibration(lessons, answers, m, k) for k in shots for m in methods]
+        figures = class_metrics(query_results)
+        calibrations = [calibration(support_results, query_results, m, k) for k in shots for m in methods]
         return cls(
             what,
             tuple(methods),
             tuple(shots),
-            standings(figures),
+            method_metrics(figures),
             figures,
             differences(figures, methods[0]),
             [c for c in calibrations if c is not None],
-            lessons,
-            answers,
-            [example for f in findings for example in f.examples],
+            support_results,
+            query_results,
+            [example for f in evaluated for example in f.examples],
             tuple(ways),
         )
 
     def tables(self) -> list[Table]:
         """All figures in words."""
-        tables = [overall_table(self.standings)]
+        tables = [overall_table(self.method_metrics)]
         if self.differences:
             tables.append(difference_table(self.differences))
         tables += [class_table(self.classes, self.methods, k) for k in self.shots]
-        if any(s.components for s in self.standings):
-            tables.append(object_table(self.standings))
+        if any(s.components for s in self.method_metrics):
+            tables.append(object_table(self.method_metrics))
         if self.calibrations:
             tables.append(calibration_table(self.calibrations))
         if self.ways:
@@ -116,11 +119,11 @@ class Evaluation:
         return "\n\n\n".join([head, *(table.as_text() for table in self.tables())])
 
     def as_json(self) -> str:
-        """Every figure and every answer; NaN becomes null."""
-        answers = [
-            dataclasses.asdict(a)
-            | {"iou": a.at_half.iou, "chosen_iou": a.at_chosen.iou if a.at_chosen else None}
-            for a in self.answers
+        """Every number and every query; NaN becomes null. Keys are those of the first release: see `JSON_KEYS`."""
+        query_results = [
+            dataclasses.asdict(r)
+            | {"iou": r.at_half.iou, "chosen_iou": r.at_chosen.iou if r.at_chosen else None}
+            for r in self.query_results
         ]
         classes = [
             {
@@ -138,15 +141,15 @@ class Evaluation:
         ]
         content = {
             "what": self.what,
-            "standings": [dataclasses.asdict(s) for s in self.standings],
+            "standings": [dataclasses.asdict(s) for s in self.method_metrics],
             "differences": [dataclasses.asdict(d) for d in self.differences],
             "calibration": [dataclasses.asdict(c) for c in self.calibrations],
             "ways": [dataclasses.asdict(w) for w in self.ways],
             "classes": classes,
-            "lessons": [dataclasses.asdict(lesson) for lesson in self.lessons],
-            "answers": answers,
+            "lessons": [dataclasses.asdict(r) for r in self.support_results],
+            "answers": query_results,
         }
-        return json.dumps(_finite(content), indent=1, allow_nan=False)
+        return json.dumps(_json_value(content), indent=1, allow_nan=False)
 
     def as_html(self) -> str:
         """One self-contained page; every string from outside is escaped."""
@@ -165,11 +168,12 @@ class Evaluation:
         write_files(str(out), {name: text.encode() for name, text in files.items()})
 
 
-def _finite(value: Any) -> Any:
+def _json_value(value: Any) -> Any:
+    """The value with the keys of ``evaluation.json``, None for every float that JSON does not know."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
+        return {JSON_KEYS.get(key, key): _json_value(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
+        return [_json_value(item) for item in value]
     return value

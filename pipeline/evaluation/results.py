@@ -1,4 +1,4 @@
-"""Figures made of answers: per class, per domain and over all, method against method, estimate against truth.
+"""Figures made of query results: per class, per domain and over all, method against method, estimate against truth.
 
 Two metrics of FSS-1000 that are never put into one column (`docs/protocol.md`):
 
@@ -18,7 +18,7 @@ from operator import add
 import numpy as np
 
 from fewscope.pipeline.calibration.intervals import count_interval, mean_interval
-from fewscope.pipeline.evaluation.runner import Answer, Lesson
+from fewscope.pipeline.evaluation.runner import QueryResult, SupportResult
 from fewscope.pipeline.metrics import (
     CountError,
     Mean,
@@ -31,14 +31,14 @@ from fewscope.pipeline.metrics import (
 
 
 @dataclass(frozen=True, slots=True)
-class ClassFigures:
+class ClassMetrics:
     """One method, one number of shots, one class.
 
     Attributes
     ----------
     image_iou, chosen_iou : mean over the queries of the IoU at 0.5, and at the threshold that leave-one-out chose
     pixels : of all queries at 0.5
-    components, told_apart : objects of each query
+    components, separated : objects of each query
     """
 
     method: str
@@ -50,12 +50,12 @@ class ClassFigures:
     chosen_iou: float | None
     pixels: Pixels
     components: tuple[Objects, ...]
-    told_apart: tuple[Objects, ...]
+    separated: tuple[Objects, ...]
     tile_s: float
 
 
 @dataclass(frozen=True, slots=True)
-class ObjectFigures:
+class ObjectMetrics:
     """Objects of many pictures, pooled, and how far their counts are off."""
 
     n_pictures: int
@@ -67,7 +67,7 @@ class ObjectFigures:
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class MethodMetrics:
     """One method with one number of shots, over some classes.
 
     Attributes
@@ -76,7 +76,7 @@ class Standing:
     image_iou : metric (a)
     chosen_iou : the same at the threshold that leave-one-out chose, None without
     class_iou, fb_iou : metric (b), mIoU and FB-IoU
-    components, told_apart : of the classes whose objects are known, None without
+    components, separated : of the classes whose objects are known, None without
     tile_s : seconds per query, median over the classes
     """
 
@@ -89,8 +89,8 @@ class Standing:
     chosen_iou: Mean | None
     class_iou: Mean
     fb_iou: float
-    components: ObjectFigures | None
-    told_apart: ObjectFigures | None
+    components: ObjectMetrics | None
+    separated: ObjectMetrics | None
     tile_s: float
 
 
@@ -105,7 +105,7 @@ class Difference:
     """
 
     method: str
-    rival: str
+    baseline: str
     shots: int
     group: str
     by: str
@@ -145,16 +145,16 @@ class Calibration:
     points: tuple[tuple[str, float, float], ...]
 
 
-def figures_of_classes(answers: Iterable[Answer]) -> list[ClassFigures]:
-    """Figures per method, shots and class, in the order of the answers."""
-    grouped: dict[tuple[str, int, str], list[Answer]] = {}
-    for answer in answers:
-        grouped.setdefault((answer.method, answer.shots, answer.category), []).append(answer)
+def class_metrics(query_results: Iterable[QueryResult]) -> list[ClassMetrics]:
+    """Figures per method, shots and class, in the order of the results."""
+    grouped: dict[tuple[str, int, str], list[QueryResult]] = {}
+    for result in query_results:
+        grouped.setdefault((result.method, result.shots, result.category), []).append(result)
     figures = []
     for (method, shots, category), of_class in grouped.items():
         chosen = [a.at_chosen.iou for a in of_class if a.at_chosen is not None]
         figures.append(
-            ClassFigures(
+            ClassMetrics(
                 method,
                 shots,
                 category,
@@ -164,24 +164,24 @@ def figures_of_classes(answers: Iterable[Answer]) -> list[ClassFigures]:
                 float(np.mean(chosen)) if chosen else None,
                 reduce(add, (a.at_half for a in of_class)),
                 tuple(a.components for a in of_class if a.components is not None),
-                tuple(a.told_apart for a in of_class if a.told_apart is not None),
+                tuple(a.separated for a in of_class if a.separated is not None),
                 float(np.median([a.tile_s for a in of_class])),
             )
         )
     return figures
 
 
-def standings(figures: Sequence[ClassFigures]) -> list[Standing]:
+def method_metrics(figures: Sequence[ClassMetrics]) -> list[MethodMetrics]:
     """Every method and number of shots over all classes, and over each domain where there are several."""
     found = []
     for group, members in _groups(figures):
-        by_method: dict[tuple[int, str], list[ClassFigures]] = {}
+        by_method: dict[tuple[int, str], list[ClassMetrics]] = {}
         for f in members:
             by_method.setdefault((f.shots, f.method), []).append(f)
         for (shots, method), classes in by_method.items():
             chosen = [f.chosen_iou for f in classes if f.chosen_iou is not None]
             found.append(
-                Standing(
+                MethodMetrics(
                     method,
                     shots,
                     group,
@@ -191,32 +191,32 @@ def standings(figures: Sequence[ClassFigures]) -> list[Standing]:
                     mean_over_classes(chosen) if chosen else None,
                     mean_over_classes([f.pixels.iou for f in classes]),
                     reduce(add, (f.pixels for f in classes)).fb_iou,
-                    object_figures([o for f in classes for o in f.components]),
-                    object_figures([o for f in classes for o in f.told_apart]),
+                    object_metrics([o for f in classes for o in f.components]),
+                    object_metrics([o for f in classes for o in f.separated]),
                     float(np.median([f.tile_s for f in classes])),
                 )
             )
     return found
 
 
-def object_figures(pictures: Sequence[Objects]) -> ObjectFigures | None:
+def object_metrics(pictures: Sequence[Objects]) -> ObjectMetrics | None:
     """Objects of some pictures pooled; None without pictures."""
     if not pictures:
         return None
     total = reduce(add, pictures)
-    return ObjectFigures(len(pictures), total.f1, total.accuracy, total.pq, total.aji, count_error(pictures))
+    return ObjectMetrics(len(pictures), total.f1, total.accuracy, total.pq, total.aji, count_error(pictures))
 
 
-def differences(figures: Sequence[ClassFigures], method: str) -> list[Difference]:
+def differences(figures: Sequence[ClassMetrics], method: str) -> list[Difference]:
     """`method` against every other, at 0.5 and at the chosen thresholds, over all classes and over each domain."""
-    by_threshold: tuple[tuple[str, Callable[[ClassFigures], float | None]], ...] = (
+    by_threshold: tuple[tuple[str, Callable[[ClassMetrics], float | None]], ...] = (
         ("0.5", lambda f: f.image_iou),
         ("chosen", lambda f: f.chosen_iou),
     )
     found = []
     for group, members in _groups(figures):
         for shots in sorted({f.shots for f in members}):
-            for rival in dict.fromkeys(f.method for f in members if f.method != method):
+            for baseline in dict.fromkeys(f.method for f in members if f.method != method):
                 for by, iou_of in by_threshold:
                     iou = {(f.method, f.category): iou_of(f) for f in members if f.shots == shots}
                     pairs = [
@@ -224,44 +224,54 @@ def differences(figures: Sequence[ClassFigures], method: str) -> list[Difference
                         for (name, category), own in iou.items()
                         if name == method
                         and own is not None
-                        and (theirs := iou.get((rival, category))) is not None
+                        and (theirs := iou.get((baseline, category))) is not None
                     ]
                     if pairs:
                         minus = [own - theirs for own, theirs in pairs]
                         ahead = sum(d > 0 for d in minus)
                         found.append(
                             Difference(
-                                method, rival, shots, group, by, len(minus), mean_over_classes(minus), ahead
+                                method,
+                                baseline,
+                                shots,
+                                group,
+                                by,
+                                len(minus),
+                                mean_over_classes(minus),
+                                ahead,
                             )
                         )
     return found
 
 
 def calibration(
-    lessons: Sequence[Lesson], answers: Iterable[Answer], method: str, shots: int
+    support_results: Sequence[SupportResult], query_results: Iterable[QueryResult], method: str, shots: int
 ) -> Calibration | None:
     """Estimate against truth of one method; None where leave-one-out was not asked for."""
     true: dict[tuple[str, int], list[float]] = {}
     objects: dict[tuple[str, int], list[Objects]] = {}
-    for answer in answers:
-        if (answer.method, answer.shots) == (method, shots) and answer.at_chosen is not None:
-            true.setdefault((answer.category, answer.episode), []).append(answer.at_chosen.iou)
-            if answer.told_apart is not None:
-                objects.setdefault((answer.category, answer.episode), []).append(answer.told_apart)
+    for result in query_results:
+        if (result.method, result.shots) == (method, shots) and result.at_chosen is not None:
+            true.setdefault((result.category, result.episode), []).append(result.at_chosen.iou)
+            if result.separated is not None:
+                objects.setdefault((result.category, result.episode), []).append(result.separated)
     rows = [
         (
-            lesson.category,
-            lesson.estimate,
-            float(np.mean(true[lesson.category, lesson.episode])),
-            lesson.interval,
+            episode.category,
+            episode.estimate,
+            float(np.mean(true[episode.category, episode.episode])),
+            episode.interval,
             mean_interval(
-                np.array(lesson.left_out), 0.0, 1.0, n_more=len(true[lesson.category, lesson.episode])
+                np.array(episode.left_out),
+                0.0,
+                1.0,
+                n_more=len(true[episode.category, episode.episode]),
             ),
         )
-        for lesson in lessons
-        if (lesson.method, lesson.shots) == (method, shots)
-        and lesson.estimate is not None
-        and not math.isnan(lesson.estimate)
+        for episode in support_results
+        if (episode.method, episode.shots) == (method, shots)
+        and episode.estimate is not None
+        and not math.isnan(episode.estimate)
     ]
     if not rows:
         return None
@@ -271,10 +281,13 @@ def calibration(
         estimate, iou = np.mean(of_class, axis=0)
         points.append((category, float(estimate), float(iou)))
     counted = [
-        (sum(o.true for o in found), count_interval(sum(o.found for o in found), lesson.counted_ratio))
-        for lesson in lessons
-        if (lesson.method, lesson.shots) == (method, shots)
-        and (found := objects.get((lesson.category, lesson.episode)))
+        (
+            sum(o.true for o in found),
+            count_interval(sum(o.found for o in found), episode.counted_ratio),
+        )
+        for episode in support_results
+        if (episode.method, episode.shots) == (method, shots)
+        and (found := objects.get((episode.category, episode.episode)))
     ]
     promised = [(iou, interval) for _, _, iou, interval, _ in rows]
     predicted = [(iou, interval) for _, _, iou, _, interval in rows]
@@ -300,7 +313,7 @@ def _part_inside(rows: Sequence[tuple[float, tuple[float, float] | None]]) -> fl
     return float(np.mean(inside)) if inside else float("nan")
 
 
-def _groups(figures: Sequence[ClassFigures]) -> list[tuple[str, list[ClassFigures]]]:
+def _groups(figures: Sequence[ClassMetrics]) -> list[tuple[str, list[ClassMetrics]]]:
     domains = sorted({f.domain for f in figures})
     groups = [("all", list(figures))]
     if len(domains) > 1:

@@ -1,6 +1,6 @@
 """Few-shot classes put to the test: every method learns from the same supports and answers the same queries.
 
-One class after the other, so that memory holds one class: `examine` gives what was answered,
+One class after the other, so that memory holds one class: `evaluate_class` gives what was answered,
 `pipeline.evaluation.results` makes figures of it, `pipeline.evaluation.page` a page.
 """
 
@@ -105,7 +105,7 @@ class EvaluationConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class Lesson:
+class SupportResult:
     """What a method made of one support set.
 
     Attributes
@@ -133,14 +133,14 @@ class Lesson:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class QueryResult:
     """What a method said of one query.
 
     Attributes
     ----------
     at_half : pixels at the threshold 0.5
     at_chosen : pixels at the threshold chosen by leave-one-out, None without
-    components, told_apart : objects as connected components, and as the rule chosen by leave-one-out tells them apart,
+    components, separated : objects as connected components, and as the rule chosen by leave-one-out tells them apart,
         at the chosen threshold; None where objects are not known, or not chosen
     tile_s : seconds to predict
     """
@@ -154,23 +154,23 @@ class Answer:
     at_half: Pixels
     at_chosen: Pixels | None
     components: Objects | None
-    told_apart: Objects | None
+    separated: Objects | None
     tile_s: float
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Findings:
+class ClassEvaluation:
     """All that was asked and answered of one class."""
 
     category: str
     domain: str
-    lessons: tuple[Lesson, ...]
-    answers: tuple[Answer, ...]
+    support_results: tuple[SupportResult, ...]
+    query_results: tuple[QueryResult, ...]
     examples: tuple[Example, ...]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Learned:
+class EncodedSupport:
     features: Any
     encode_s: float
     loo: leave_one_out.LeaveOneOut | None
@@ -183,7 +183,9 @@ class _Learned:
         return 0.5 if self.loo is None else self.loo.threshold
 
 
-def examine(category: ClassImages, methods: Sequence[Method], config: EvaluationConfig) -> Findings:
+def evaluate_class(
+    category: ClassImages, methods: Sequence[Method], config: EvaluationConfig
+) -> ClassEvaluation:
     """Put one class to all methods.
 
     Raises
@@ -192,8 +194,8 @@ def examine(category: ClassImages, methods: Sequence[Method], config: Evaluation
         The class has too few pictures for the shots that are asked for.
     """
     images, labels, instances = category.arrays()
-    lessons: list[Lesson] = []
-    answers: list[Answer] = []
+    support_results: list[SupportResult] = []
+    query_results: list[QueryResult] = []
     shown: dict[tuple[int, str], list[np.ndarray]] = {}  # (episode, query): masks of the methods at 0.5
     drawn: dict[tuple[int, str], Draw] = {}
     for shots in config.shots:
@@ -202,7 +204,9 @@ def examine(category: ClassImages, methods: Sequence[Method], config: Evaluation
             query = list(draw.query)
             for method in methods:
                 learned = learn(method, support, config.calibration)
-                lessons.append(_lesson(method, category, shots, episode, learned, instances is not None))
+                support_results.append(
+                    _support_result(method, category, shots, episode, learned, instances is not None)
+                )
                 began = time.perf_counter()
                 found = predict(method, images[query], learned, labels[query])
                 tile_s = (time.perf_counter() - began) / len(query)
@@ -211,8 +215,8 @@ def examine(category: ClassImages, methods: Sequence[Method], config: Evaluation
                     key = category.keys[position]
                     true = labels[position] == 1
                     objects = None if instances is None else instances[position]
-                    answers.append(
-                        Answer(
+                    query_results.append(
+                        QueryResult(
                             method.name,
                             category.name,
                             category.domain,
@@ -228,15 +232,19 @@ def examine(category: ClassImages, methods: Sequence[Method], config: Evaluation
                     if shots == max(config.shots):
                         shown.setdefault((episode, key), []).append(probability >= 0.5)
                         drawn[episode, key] = draw
-    iou = {(a.method, a.episode, a.query): a.at_half.iou for a in answers if a.shots == max(config.shots)}
+    iou = {
+        (a.method, a.episode, a.query): a.at_half.iou for a in query_results if a.shots == max(config.shots)
+    }
     examples = draw_examples(category, [method.name for method in methods], iou, shown, drawn)
-    return Findings(category.name, category.domain, tuple(lessons), tuple(answers), examples)
+    return ClassEvaluation(
+        category.name, category.domain, tuple(support_results), tuple(query_results), examples
+    )
 
 
-def learn(method: Method, support: SupportSet, calibration: bool) -> _Learned:
+def learn(method: Method, support: SupportSet, calibration: bool) -> EncodedSupport:
     """Encode a support set, and ask it by leave-one-out what a job asks."""
     if isinstance(method, GrabCut):
-        return _Learned(None, 0.0, None, None, 0)
+        return EncodedSupport(None, 0.0, None, None, 0)
     began = time.perf_counter()
     depth = predictor.has_depth(method)
     held_out: list[np.ndarray | None] = [None, None]  # the object, and its depth
@@ -262,10 +270,10 @@ def learn(method: Method, support: SupportSet, calibration: bool) -> _Learned:
             min_area=min_area,
             depths=held_out[1],
         )
-    return _Learned(features, encode_s, loo, rule, min_area, ratio)
+    return EncodedSupport(features, encode_s, loo, rule, min_area, ratio)
 
 
-def predict(method: Method, tiles: np.ndarray, learned: _Learned, labels: np.ndarray) -> np.ndarray:
+def predict(method: Method, tiles: np.ndarray, learned: EncodedSupport, labels: np.ndarray) -> np.ndarray:
     """Probability of the object, and its depth where objects are told apart by it: (N, 1 or 2, H, W) float32.
 
     The truth is for GrabCut, which looks at its box.
@@ -289,14 +297,19 @@ def support_set(category: ClassImages, chosen: Sequence[int]) -> SupportSet:
     )
 
 
-def _lesson(
-    method: Method, category: ClassImages, shots: int, episode: int, learned: _Learned, has_objects: bool
-) -> Lesson:
+def _support_result(
+    method: Method,
+    category: ClassImages,
+    shots: int,
+    episode: int,
+    learned: EncodedSupport,
+    has_objects: bool,
+) -> SupportResult:
     loo = learned.loo
     rule = "components" if learned.rule is None else "split"
     if isinstance(learned.rule, DepthRule):
         rule = "learned depth"
-    return Lesson(
+    return SupportResult(
         method.name,
         category.name,
         category.domain,
@@ -313,7 +326,7 @@ def _lesson(
 
 
 def _objects(
-    maps: np.ndarray, true: np.ndarray | None, learned: _Learned
+    maps: np.ndarray, true: np.ndarray | None, learned: EncodedSupport
 ) -> tuple[Objects | None, Objects | None]:
     """Components and objects told apart, compared with the truth; `maps` of one query, as `predict` gives them."""
     if true is None:

@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fewscope.pipeline.evaluation.n_way import WayStanding
-from fewscope.pipeline.evaluation.results import Calibration, ClassFigures, Difference, Standing
+from fewscope.pipeline.evaluation.n_way import NWayMetrics
+from fewscope.pipeline.evaluation.results import Calibration, ClassMetrics, Difference, MethodMetrics
 from fewscope.pipeline.metrics import Mean
 
 
@@ -30,7 +30,7 @@ class Table:
         return "\n".join([*lines, "", self.note]) if self.note else "\n".join(lines)
 
 
-def overall_table(rows: Sequence[Standing]) -> Table:
+def overall_table(rows: Sequence[MethodMetrics]) -> Table:
     """Means over classes, both metrics."""
     chosen = any(s.chosen_iou for s in rows)
     columns = ["classes of", "method", "shots", "classes", "queries", "(a) image IoU", "95 % interval"]
@@ -53,7 +53,7 @@ def difference_table(rows: Sequence[Difference]) -> Table:
     cells = tuple(
         (
             d.group,
-            f"{d.method} − {d.rival}",
+            f"{d.method} − {d.baseline}",
             str(d.shots),
             d.by,
             f"{d.mean.value:+.3f}",
@@ -67,7 +67,7 @@ def difference_table(rows: Sequence[Difference]) -> Table:
     return Table("Method against method", note, columns, cells)
 
 
-def class_table(figures: Sequence[ClassFigures], methods: Sequence[str], shots: int) -> Table:
+def class_table(figures: Sequence[ClassMetrics], methods: Sequence[str], shots: int) -> Table:
     """Every class, for one number of shots."""
     of = {(f.category, f.method): f for f in figures if f.shots == shots}
     chosen = {m for m in methods if any(f.chosen_iou is not None for f in of.values() if f.method == m)}
@@ -92,11 +92,11 @@ def class_table(figures: Sequence[ClassFigures], methods: Sequence[str], shots: 
     return Table(f"Class by class, {_shots(shots)}", note, tuple(columns), tuple(cells))
 
 
-def object_table(rows: Sequence[Standing]) -> Table:
+def object_table(rows: Sequence[MethodMetrics]) -> Table:
     """Objects and counts, where objects are known."""
     cells = []
     for s in rows:
-        for how, figures in (("components", s.components), ("told apart", s.told_apart)):
+        for how, figures in (("components", s.components), ("told apart", s.separated)):
             if figures is not None:
                 counts = figures.counts
                 cells.append(
@@ -163,7 +163,7 @@ def calibration_table(rows: Sequence[Calibration]) -> Table:
     return Table("Is the promise kept?", note, columns, cells)
 
 
-def way_table(rows: Sequence[WayStanding]) -> Table:
+def way_table(rows: Sequence[NWayMetrics]) -> Table:
     """Episodes of several classes."""
     cells = tuple(
         (

@@ -36,8 +36,8 @@ Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Ground:
-    """How to measure in one CRS. Made by `Ground.of`; picklable.
+class GroundMeasure:
+    """How to measure in one CRS. Made by `GroundMeasure.of`; picklable.
 
     Attributes
     ----------
@@ -53,7 +53,8 @@ class Ground:
 
     Examples
     --------
-    >>> ground = Ground.of("EPSG:32618", Affine.translation(500_000, 4_000_000) @ Affine.scale(10, -10), 100, 100)
+    >>> utm = Affine.translation(500_000, 4_000_000) @ Affine.scale(10, -10)
+    >>> ground = GroundMeasure.of("EPSG:32618", utm, 100, 100)
     >>> ground.method, float(ground.area_m2(np.array([shapely.box(0, 0, 30, 20)]))[0])
     ('plane', 600.0)
     """
@@ -64,7 +65,7 @@ class Ground:
     centre: tuple[float, float] | None = None
 
     @classmethod
-    def of(cls, crs: str | None, transform: Affine, height: int, width: int) -> Ground:
+    def of(cls, crs: str | None, transform: Affine, height: int, width: int) -> GroundMeasure:
         """How to measure in a raster of (height, width) px whose corners ``transform`` takes to ``crs``.
 
         Raises
@@ -93,7 +94,7 @@ class Ground:
         return cls(crs, "plane", known.axis_info[0].unit_conversion_factor)
 
     @property
-    def in_words(self) -> str:
+    def description(self) -> str:
         """For reports."""
         return {
             "plane": "in the plane of the raster's projection",
@@ -145,7 +146,7 @@ class Ground:
         _, _, distance = self._geod.inv(*degrees[:-1].T, *degrees[1:].T)
         return np.asarray(distance)
 
-    def flat_m(self, points: Floats, centre: tuple[float, float]) -> Floats:
+    def local_plane_m(self, points: Floats, centre: tuple[float, float]) -> Floats:
         """Points (n, 2) of the CRS in a plane in metres around a place given in the CRS: for distances between them.
 
         On the ellipsoid the azimuthal equidistant plane, in which distances are off by less than 0.1 % within 300 km.
@@ -235,7 +236,7 @@ class Ground:
 
 
 def total_m2(where: npt.NDArray[np.bool_], areas: Floats) -> float:
-    """Area of the pixels that are True, (h, w), from `Ground.pixel_areas_m2` of their window."""
+    """Area of the pixels that are True, (h, w), from `GroundMeasure.pixel_areas_m2` of their window."""
     if areas.shape[1] == 1:
         return float(np.count_nonzero(where, axis=1) @ areas[:, 0])
     return float(areas[where].sum())

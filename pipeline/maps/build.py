@@ -11,14 +11,14 @@ import numpy as np
 from fewscope.connectors.open import open_source
 from fewscope.pipeline.execution.job import Job
 from fewscope.pipeline.execution.pool import Pool
-from fewscope.pipeline.maps.files import MapSummary, OnGround, write_map
+from fewscope.pipeline.maps.files import GroundAreas, MapSummary, write_map
 from fewscope.pipeline.maps.water_indices import SOURCES, agreement, compare_unit
 from fewscope.pipeline.plan import Plan
 from fewscope.pipeline.sources import pixel_m2
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class MapFindings:
+class MapResult:
     """What the report says of a map beside the count.
 
     Attributes
@@ -33,28 +33,28 @@ class MapFindings:
     indices: dict[str, Any]
 
     @property
-    def on_ground(self) -> OnGround | None:
+    def ground_areas(self) -> GroundAreas | None:
         """Areas in m2; None where the raster states no CRS."""
         areas = self.summary.areas
         if self.summary.ground.method == "pixels":
             return None
-        return OnGround(self.pixel_m2, areas.analysed, sum(areas.covered))
+        return GroundAreas(self.pixel_m2, areas.analysed, sum(areas.covered))
 
     @property
     def facts(self) -> dict[str, dict[str, Any]]:
         """Groups of facts for the report."""
-        groups: dict[str, dict[str, Any]] = {"areas": {"measured": self.summary.ground.in_words}}
+        groups: dict[str, dict[str, Any]] = {"areas": {"measured": self.summary.ground.description}}
         if self.indices:
             groups["water index"] = self.indices
         return groups
 
 
-def make_maps(pool: Pool, job: Job, plan: Plan) -> MapFindings:
+def make_maps(pool: Pool, job: Job, plan: Plan) -> MapResult:
     """Write the map, and compare the mask with the water indices that were asked for."""
     names = plan.support.class_names
     simplify_px = plan.config.raster.simplify_px if plan.config.raster else 0.0
     summary = write_map(pool, job, plan.units, plan.config.out, names, simplify_px)
-    return MapFindings(summary, pixel_m2(plan.source.info) or math.nan, compare_with_indices(pool, job, plan))
+    return MapResult(summary, pixel_m2(plan.source.info) or math.nan, compare_with_indices(pool, job, plan))
 
 
 def compare_with_indices(pool: Pool, job: Job, plan: Plan) -> dict[str, Any]:

@@ -18,7 +18,7 @@ Floats = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
 
 RIVER_SHARE = 0.25
-"""Of the longest river's length, from which on a centreline is followed: an oxbow lake beside it does not move."""
+"""Of the longest river's length, from which on a centreline is are_long: an oxbow lake beside it does not move."""
 
 _DATES = (
     re.compile(r"(?<!\d)((?:19|20)\d{2})-(\d{2})-(\d{2})(?!\d)"),
@@ -87,7 +87,7 @@ def date_in(name: str) -> Date | None:
     return None
 
 
-def tally(before: tuple[Mask, Mask], after: tuple[Mask, Mask], areas: Floats) -> Floats:
+def changed_areas(before: tuple[Mask, Mask], after: tuple[Mask, Mask], areas: Floats) -> Floats:
     """Areas gained, lost, kept and compared in a window, (4,), in the unit of `areas`. Sums of windows add up.
 
     Parameters
@@ -99,7 +99,7 @@ def tally(before: tuple[Mask, Mask], after: tuple[Mask, Mask], areas: Floats) ->
     --------
     >>> all_valid = np.ones((1, 4), bool)
     >>> before, after = np.array([[True, True, False, False]]), np.array([[True, False, True, True]])
-    >>> tally((before, all_valid), (after, all_valid), np.array([[2.0]])).tolist()
+    >>> changed_areas((before, all_valid), (after, all_valid), np.array([[2.0]])).tolist()
     [4.0, 2.0, 2.0, 8.0]
     """
     both = before[1] & after[1]
@@ -107,10 +107,10 @@ def tally(before: tuple[Mask, Mask], after: tuple[Mask, Mask], areas: Floats) ->
     return np.array([total_m2(where, areas) for where in (became & ~was, was & ~became, was & became, both)])
 
 
-def followed(lengths: Sequence[float]) -> list[bool]:
-    """Which of several rivers are followed: those at least `RIVER_SHARE` as long as the longest.
+def are_long(lengths: Sequence[float]) -> list[bool]:
+    """Which of several rivers are are_long: those at least `RIVER_SHARE` as long as the longest.
 
-    >>> followed([100.0, 60.0, 5.0])
+    >>> are_long([100.0, 60.0, 5.0])
     [True, True, False]
     """
     longest = max(lengths, default=0.0)

@@ -34,7 +34,7 @@ from fewscope.connectors.vectors.layers import (
 )
 from fewscope.pipeline.execution.job import Job
 from fewscope.pipeline.execution.pool import Pool
-from fewscope.pipeline.geometry.geodesy import Ground
+from fewscope.pipeline.geometry.geodesy import GroundMeasure
 from fewscope.pipeline.maps.polygons import POLYGON_SCHEMA, PolygonStyle, polygon_tables
 from fewscope.pipeline.rivers.centreline import Mask
 from fewscope.pipeline.rivers.network import Network, trace_network
@@ -91,7 +91,7 @@ class MapSummary:
     river_factor : the mask was looked at in blocks of so many pixels a side
     """
 
-    ground: Ground
+    ground: GroundMeasure
     areas: Areas
     networks: dict[str, Network]
     river_factor: int
@@ -120,7 +120,7 @@ def write_map(
         Something cannot be written.
     """
     out, info = out.rstrip("/"), job.source.info
-    ground = Ground.of(info.crs, info.transform, info.height, info.width)
+    ground = GroundMeasure.of(info.crs, info.transform, info.height, info.width)
     write_georeference(job.store, info.transform, info.crs)
     areas = write_rasters(job.source, job.store, out, ground, class_names)
     factor = max(1, math.ceil(math.sqrt(info.height * info.width / MAX_RIVER_PX)))
@@ -135,7 +135,7 @@ def write_map(
 
 
 def write_rasters(
-    source: Source, store: ResultStore, out: str, ground: Ground, class_names: Sequence[str]
+    source: Source, store: ResultStore, out: str, ground: GroundMeasure, class_names: Sequence[str]
 ) -> Areas:
     """Write the two COGs, and measure while at it."""
     info = source.info
@@ -201,7 +201,11 @@ def coarse_mask(store: ResultStore, value: int, factor: int, transform: Affine) 
 
 
 def write_features(
-    out: str, crs: str | None, polygons: Iterator[pa.Table], networks: dict[str, Network], ground: Ground
+    out: str,
+    crs: str | None,
+    polygons: Iterator[pa.Table],
+    networks: dict[str, Network],
+    ground: GroundMeasure,
 ) -> None:
     """Write polygons and centrelines, as layers of one GeoPackage and as GeoParquet."""
     lines = reach_table(networks, ground)
@@ -223,7 +227,7 @@ def write_features(
         write_geopackage(f"{out}/features.gpkg", layers, crs)
 
 
-def reach_table(networks: dict[str, Network], ground: Ground) -> pa.Table:
+def reach_table(networks: dict[str, Network], ground: GroundMeasure) -> pa.Table:
     """The reaches of all classes as a table of `CENTRELINE_SCHEMA`."""
     known = [(name, reach) for name, network in networks.items() for reach in network.reaches]
     in_metres = ground.method != "pixels"
@@ -246,7 +250,7 @@ def reach_table(networks: dict[str, Network], ground: Ground) -> pa.Table:
 
 
 @dataclass(frozen=True, slots=True)
-class OnGround:
+class GroundAreas:
     """Areas of a raster on the ground, m2: the mean of a pixel, of what was analysed, and of what objects cover."""
 
     pixel_m2: float

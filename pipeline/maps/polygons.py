@@ -23,7 +23,7 @@ from fewscope.connectors.vectors.layers import Geometries, encode, geometry_fiel
 from fewscope.pipeline.execution.job import Job
 from fewscope.pipeline.execution.pool import Pool
 from fewscope.pipeline.geometry.footprints import footprints, simplify, to_world
-from fewscope.pipeline.geometry.geodesy import Ground
+from fewscope.pipeline.geometry.geodesy import GroundMeasure
 from fewscope.pipeline.outputs.outlines import MAX_TRACED_PX, by_unit, read_instances, trace
 from fewscope.pipeline.tiling.grid import Unit, clip
 
@@ -54,7 +54,7 @@ class PolygonStyle:
     ``instances.parquet`` names none."""
 
     class_name: str
-    ground: Ground
+    ground: GroundMeasure
     simplify_px: float = 0.0
 
 

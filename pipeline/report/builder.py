@@ -23,13 +23,13 @@ from fewscope.connectors.results.store import ResultStore
 from fewscope.pipeline.calibration import intervals, leave_one_out
 from fewscope.pipeline.calibration.operating_point import ClassOperatingPoint, OperatingPoint
 from fewscope.pipeline.execution.pool import Pool
-from fewscope.pipeline.maps.build import MapFindings
+from fewscope.pipeline.maps.build import MapResult
 from fewscope.pipeline.plan import Plan
-from fewscope.pipeline.report.content import ClassFindings, Quality, Report, Timings, make_report
+from fewscope.pipeline.report.content import ClassResult, Quality, Report, Timings, make_report
 from fewscope.pipeline.report.figures import Pictures, draw
 from fewscope.pipeline.report.map_section import draw_map, map_section
 from fewscope.pipeline.report.render import write_report
-from fewscope.pipeline.report.statistics import Survey, survey
+from fewscope.pipeline.report.statistics import InstanceStatistics, instance_statistics
 
 log = logging.getLogger(__name__)
 
@@ -71,28 +71,30 @@ class Clock:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Findings:
+class ReportData:
     """What was found, counted and drawn.
 
     Attributes
     ----------
     whole : of everything that was found
     of_classes : of each class, where there are several
-    on_map : of rasters
+    map_result : of rasters
     """
 
-    whole: Survey
-    of_classes: list[Survey]
-    on_map: MapFindings | None
+    whole: InstanceStatistics
+    of_classes: list[InstanceStatistics]
+    map_result: MapResult | None
     pictures: Pictures
 
 
-def draw_findings(plan: Plan, operating_point: OperatingPoint, on_map: MapFindings | None) -> Findings:
-    """Survey ``instances.parquet`` and draw the pictures of the report, from the finished store."""
+def collect_report_data(
+    plan: Plan, operating_point: OperatingPoint, map_result: MapResult | None
+) -> ReportData:
+    """InstanceStatistics ``instances.parquet`` and draw the pictures of the report, from the finished store."""
     names = plan.support.class_names
     table = open_result(plan.config.out).table
     look = functools.partial(
-        survey,
+        instance_statistics,
         height=plan.grid.height,
         width=plan.grid.width,
         foreground=plan.foreground.mask,
@@ -112,12 +114,12 @@ def draw_findings(plan: Plan, operating_point: OperatingPoint, on_map: MapFindin
         plan.support,
         operating_point.held_out,
     )
-    if on_map is not None:
-        pictures = dataclasses.replace(pictures, map=draw_map(plan.source, store, on_map.summary))
-    return Findings(found, of_classes, on_map, pictures)
+    if map_result is not None:
+        pictures = dataclasses.replace(pictures, map=draw_map(plan.source, store, map_result.summary))
+    return ReportData(found, of_classes, map_result, pictures)
 
 
-def write_page(
+def write_run_report(
     clock: Clock,
     pool: Pool,
     plan: Plan,
@@ -125,10 +127,10 @@ def write_page(
     work: WorkDir,
     rows: Mapping[str, Mapping[str, Any]],
     fresh: list[dict[str, Any]],
-    findings: Findings,
+    data: ReportData,
 ) -> Report:
     """``report.html`` and ``report.json``."""
-    found, of_classes, on_map = findings.whole, findings.of_classes, findings.on_map
+    found, of_classes, map_result = data.whole, data.of_classes, data.map_result
     names = plan.support.class_names
     count_intervals = [
         intervals.count_interval(one.count, point.counted_ratio)
@@ -143,23 +145,23 @@ def write_page(
         plan.source.info,
         found,
         class_name=plan.support.class_name,
-        run=facts(plan, operating_point, work, pool) | (on_map.facts if on_map else {}),
-        on_ground=on_map.on_ground if on_map else None,
-        on_map=map_section(on_map.summary) if on_map else None,
+        run=facts(plan, operating_point, work, pool) | (map_result.facts if map_result else {}),
+        ground_areas=map_result.ground_areas if map_result else None,
+        map_section=map_section(map_result.summary) if map_result else None,
         timings=timings(clock, fresh, pool),
         quality=mean_quality(qualities),
         count_interval=None if of_classes else count_intervals[0],
         count_interval_source=count_interval_source(operating_point),
         covered_ratio=None if of_classes else ratios[0],
         covered_interval_source="" if of_classes or ratios[0] is None else COVERED_INTERVAL_SOURCE,
-        unread_px=sum(row["unread_px"] for row in rows.values()),
+        unreadable_px=sum(row["unread_px"] for row in rows.values()),
         notes=notes(plan, operating_point),
         classes=[
-            ClassFindings(*of_class)
+            ClassResult(*of_class)
             for of_class in zip(names, of_classes, qualities, count_intervals, ratios, strict=False)
         ],
     )
-    write_report(plan.config.out, report, findings.pictures)
+    write_report(plan.config.out, report, data.pictures)
     return report
 
 

@@ -12,8 +12,8 @@ import numpy as np
 from PIL import Image
 
 from fewscope.connectors.results.map_series import Centreline, MapSeries
-from fewscope.pipeline.geometry.geodesy import Ground, total_m2
-from fewscope.pipeline.maps.changes import Change, Floats, followed, migration, tally
+from fewscope.pipeline.geometry.geodesy import GroundMeasure, total_m2
+from fewscope.pipeline.maps.changes import Change, Floats, are_long, changed_areas, migration
 from fewscope.pipeline.maps.files import windows
 from fewscope.pipeline.report.drawing import Picture, colour_map, picture
 from fewscope.pipeline.report.html import fill, write_files
@@ -25,9 +25,9 @@ from fewscope.pipeline.report.map_figures import (
     Colour,
     MapView,
     change_picture,
-    furnished,
     grey,
     with_lines,
+    with_map_elements,
 )
 
 FIGURE_PX = 1400  # longer side of the two large figures
@@ -58,8 +58,8 @@ class Epoch:
 
 
 @dataclass(frozen=True, slots=True)
-class EpochNumbers:
-    """What the map of one date says: water where it is valid, length and mean width of the rivers that are followed."""
+class EpochSummary:
+    """What the map of one date says: water where it is valid, length and mean width of the rivers that are are_long."""
 
     name: str
     water_km2: float
@@ -72,10 +72,10 @@ class EpochNumbers:
 class Comparison:
     """Everything that the page shows, in numbers."""
 
-    epochs: tuple[EpochNumbers, ...]
+    epochs: tuple[EpochSummary, ...]
     changes: tuple[Change, ...]
     overall: Change
-    ground: Ground
+    ground: GroundMeasure
 
 
 def compare(epochs: Sequence[Epoch], series: MapSeries) -> Comparison:
@@ -90,7 +90,7 @@ def compare(epochs: Sequence[Epoch], series: MapSeries) -> Comparison:
     """
     if len(epochs) < 2:
         raise ValueError(f"{len(epochs)} raster has no changes; give the same area at two dates or more")
-    ground = Ground.of(series.crs, series.transform, series.height, series.width)
+    ground = GroundMeasure.of(series.crs, series.transform, series.height, series.width)
     if ground.method == "pixels":
         raise ValueError(
             f"{epochs[0].name}: has no CRS, so no areas in km2; give it one, e.g. gdal_edit.py -a_srs EPSG:32618"
@@ -102,9 +102,9 @@ def compare(epochs: Sequence[Epoch], series: MapSeries) -> Comparison:
         pixels = ground.pixel_areas_m2(series.transform, window)
         seen = [series.read(index, window) for index in range(len(epochs))]
         for pair in areas:
-            areas[pair] += tally(seen[pair[0]], seen[pair[1]], pixels)
+            areas[pair] += changed_areas(seen[pair[0]], seen[pair[1]], pixels)
         alone += [[total_m2(water & valid, pixels), total_m2(valid, pixels)] for water, valid in seen]
-    rivers = [followed_reaches(series.centrelines(index)) for index in range(len(epochs))]
+    rivers = [reaches_of_long_rivers(series.centrelines(index)) for index in range(len(epochs))]
     changes = [
         _change(epochs[one], epochs[other], areas[one, other], (rivers[one], rivers[other]), series, ground)
         for one, other in pairs
@@ -113,13 +113,13 @@ def compare(epochs: Sequence[Epoch], series: MapSeries) -> Comparison:
     return Comparison(tuple(numbers), tuple(changes[:-1]), changes[-1], ground)
 
 
-def followed_reaches(reaches: Sequence[Centreline]) -> list[Centreline]:
+def reaches_of_long_rivers(reaches: Sequence[Centreline]) -> list[Centreline]:
     """The reaches of the rivers whose main channels are long: of the river, and not of lakes beside it."""
     lengths: dict[int, float] = {}
     for reach in reaches:
         own = (reach.length_km or 0.0) if reach.role == "main" else 0.0
         lengths[reach.river] = lengths.get(reach.river, 0.0) + own
-    chosen = {river for river, keep in zip(lengths, followed(list(lengths.values())), strict=True) if keep}
+    chosen = {river for river, keep in zip(lengths, are_long(list(lengths.values())), strict=True) if keep}
     return [reach for reach in reaches if reach.river in chosen]
 
 
@@ -129,13 +129,13 @@ def _change(
     areas: Floats,
     rivers: tuple[Sequence[Centreline], Sequence[Centreline]],
     series: MapSeries,
-    ground: Ground,
+    ground: GroundMeasure,
 ) -> Change:
     """One row of the table. The later main channels are compared with all channels that there were."""
     centre = series.transform @ (series.width / 2, series.height / 2)
 
     def flat(reaches: Sequence[Centreline]) -> list[Floats]:
-        return [ground.flat_m(np.array(reach.line.coords), centre) for reach in reaches]
+        return [ground.local_plane_m(np.array(reach.line.coords), centre) for reach in reaches]
 
     moved = migration(flat(rivers[0]), flat([reach for reach in rivers[1] if reach.role == "main"]))
     gained, lost, kept, compared = (areas / 1e6).tolist()
@@ -152,11 +152,11 @@ def _change(
     )
 
 
-def _numbers(name: str, areas_km2: Floats, reaches: Sequence[Centreline]) -> EpochNumbers:
+def _numbers(name: str, areas_km2: Floats, reaches: Sequence[Centreline]) -> EpochSummary:
     lengths = [reach.length_km or 0.0 for reach in reaches]
     main = [reach.length_km or 0.0 for reach in reaches if reach.role == "main"]
     widths = [reach.width_m or 0.0 for reach in reaches]
-    return EpochNumbers(
+    return EpochSummary(
         name=name,
         water_km2=float(areas_km2[0]),
         valid_km2=float(areas_km2[1]),
@@ -237,17 +237,17 @@ def draw_changes(
         shape = on.height, on.width
         return change_picture(_fitted(background, on), series.shrunk(one, shape), series.shrunk(other, shape))
 
-    overall = furnished(changed(0, len(epochs) - 1, view), view, legend, f"{names[0]} to {names[-1]}")
+    overall = with_map_elements(changed(0, len(epochs) - 1, view), view, legend, f"{names[0]} to {names[-1]}")
     colours = year_colours(epochs)
     lines = [
         (np.array(reach.line.coords), colour)
         for index, colour in enumerate(colours)
-        for reach in followed_reaches(series.centrelines(index))
+        for reach in reaches_of_long_rivers(series.centrelines(index))
     ]
     drawn = with_lines(_fitted(background, view), view, lines, width=max(2.0, view.width / 500))
-    drawn = furnished(drawn, view, tuple(zip(names, colours, strict=True)))
+    drawn = with_map_elements(drawn, view, tuple(zip(names, colours, strict=True)))
     intervals = [
-        furnished(changed(k, k + 1, small), small, (), f"{names[k]} to {names[k + 1]}")
+        with_map_elements(changed(k, k + 1, small), small, (), f"{names[k]} to {names[k + 1]}")
         for k in range(len(epochs) - 1)
     ]
     return Figures(

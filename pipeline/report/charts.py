@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from fewscope.pipeline.report.distributions import Histogram
-from fewscope.pipeline.report.formatting import nice, short
+from fewscope.pipeline.report.formatting import round_up, short
 from fewscope.pipeline.report.seam_check import SeamCheck
 
 
@@ -61,7 +61,7 @@ def seam_chart(seams: SeamCheck, mpp: float | None, width: int = 520, height: in
     end = seams.distance_px[-1] * scale
     step = seams.distance_px[0] * scale
     values = [None if d is None else d / scale**2 for d in seams.density_per_mpx]
-    highest = nice(max([v for v in values if v], default=1.0))
+    highest = round_up(max([v for v in values if v], default=1.0))
 
     def x(value: float) -> float:
         return round(left + value / end * (width - left - right), 2)

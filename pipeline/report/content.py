@@ -18,12 +18,15 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from fewscope.connectors.colours import class_colour
-from fewscope.pipeline.maps.files import OnGround
+from fewscope.pipeline.maps.files import GroundAreas
 from fewscope.pipeline.report.distributions import Sizes, sizes_of
 from fewscope.pipeline.report.formatting import percent
 from fewscope.pipeline.report.map_section import MapSection
 from fewscope.pipeline.report.seam_check import SeamCheck
-from fewscope.pipeline.report.statistics import Survey
+from fewscope.pipeline.report.statistics import InstanceStatistics
+
+JSON_KEYS = {"unreadable_px": "unreadable_px", "unreadable_fraction": "unreadable_fraction"}
+"""Fields of `Report` whose key in ``report.json`` is older than their name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +63,11 @@ class Timings:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class ClassFindings:
+class ClassResult:
     """What was found of one class of several: the survey of its instances, and how far to trust it."""
 
     name: str
-    found: Survey
+    found: InstanceStatistics
     quality: Quality | None
     count_interval: tuple[int, int] | None
     covered_ratio: tuple[float, float] | None = None
@@ -110,8 +113,8 @@ class Report:
     covered_interval_px: tuple[float, float] | None
     covered_interval_source: str
     covered_fraction: float | None
-    unread_px: float
-    unread_fraction: float
+    unreadable_px: float
+    unreadable_fraction: float
     mpp: float | None
     kind: str  # "slide" or "raster"
     metres_per_px: float | None  # of rasters, with the areas on the ground
@@ -133,7 +136,7 @@ class Report:
 
         ``classes`` is there only where there are several, ``map`` only for rasters.
         """
-        numbers = dataclasses.asdict(self)
+        numbers = {JSON_KEYS.get(key, key): value for key, value in dataclasses.asdict(self).items()}
         if not self.classes:
             del numbers["classes"]
         if self.map is None:
@@ -152,7 +155,7 @@ def _finite(value: float | None) -> float | None:
 
 def make_report(
     info: Any,
-    found: Survey,
+    found: InstanceStatistics,
     *,
     class_name: str,
     run: Mapping[str, Any],
@@ -162,18 +165,18 @@ def make_report(
     count_interval_source: str = "",
     covered_ratio: tuple[float, float] | None = None,
     covered_interval_source: str = "",
-    unread_px: float = 0.0,
-    on_ground: OnGround | None = None,
-    on_map: MapSection | None = None,
+    unreadable_px: float = 0.0,
+    ground_areas: GroundAreas | None = None,
+    map_section: MapSection | None = None,
     notes: Sequence[str] = (),
-    classes: Sequence[ClassFindings] = (),
+    classes: Sequence[ClassResult] = (),
 ) -> Report:
     """Derive the page's numbers from the survey of the instances.
 
     Parameters
     ----------
     info : fewscope.connectors.source.SourceInfo
-    found : Survey
+    found : InstanceStatistics
     class_name : str
         what one instance is, e.g. "nucleus"
     run : mapping
@@ -183,26 +186,26 @@ def make_report(
         lowest and highest plausible count, and one sentence on where they come from
     covered_ratio, covered_interval_source
         the same of the area that objects cover, as a part of what was found
-    unread_px : float
+    unreadable_px : float
         tissue that could not be read, in working pixels
-    on_map : MapSection, optional
+    map_section : MapSection, optional
         of rasters
-    on_ground : OnGround, optional
+    ground_areas : GroundAreas, optional
         of rasters whose place is known
     notes : sequence of str
         what the reader has to know, shown above everything else
     classes : of the classes 1, 2..., where there are several
     """
     tissue_px = found.tissue_px
-    area_px = max(0.0, tissue_px - unread_px)
-    unread = min(1.0, unread_px / tissue_px) if tissue_px else 0.0
+    area_px = max(0.0, tissue_px - unreadable_px)
+    unread = min(1.0, unreadable_px / tissue_px) if tissue_px else 0.0
     said = [*info.notes, *notes]
     if info.kind == "slide" and not info.mpp:
         said.append("The source states no resolution: areas and lengths are in pixels, not in micrometres.")
-    if unread_px:
+    if unreadable_px:
         what = "tissue" if info.kind == "slide" else "raster"
         said.append(f"{percent(unread)} of the {what} could not be read and is not part of any number below.")
-    metres_per_px = math.sqrt(on_ground.pixel_m2) if on_ground else None
+    metres_per_px = math.sqrt(ground_areas.pixel_m2) if ground_areas else None
     if found.seams is not None and found.seams.suspicious:
         said.append("More objects than expected end exactly on a seam between work units; see Checks.")
     return Report(
@@ -212,20 +215,22 @@ def make_report(
         count_interval_source=count_interval_source,
         area_mm2=area_px * info.mpp**2 / 1e6 if info.mpp else None,
         area_px=area_px,
-        unread_px=float(unread_px),
-        unread_fraction=unread,
+        unreadable_px=float(unreadable_px),
+        unreadable_fraction=unread,
         mpp=info.mpp,
         kind=info.kind,
         metres_per_px=metres_per_px,
-        area_km2=on_ground.analysed_m2 / 1e6 if on_ground else None,
-        covered_km2=on_ground.covered_m2 / 1e6 if on_ground else None,
+        area_km2=ground_areas.analysed_m2 / 1e6 if ground_areas else None,
+        covered_km2=ground_areas.covered_m2 / 1e6 if ground_areas else None,
         covered_interval_px=_between(covered_ratio, found.covered_px, area_px),
         covered_interval_source=covered_interval_source,
-        covered_interval_km2=_between(covered_ratio, on_ground.covered_m2 / 1e6, on_ground.analysed_m2 / 1e6)
-        if on_ground
+        covered_interval_km2=_between(
+            covered_ratio, ground_areas.covered_m2 / 1e6, ground_areas.analysed_m2 / 1e6
+        )
+        if ground_areas
         else None,
-        density_per_km2=found.count / on_ground.analysed_m2 * 1e6
-        if on_ground and on_ground.analysed_m2
+        density_per_km2=found.count / ground_areas.analysed_m2 * 1e6
+        if ground_areas and ground_areas.analysed_m2
         else None,
         **_measures(found, area_px, info.mpp, metres_per_px),
         quality=quality,
@@ -245,12 +250,12 @@ def make_report(
         notes=tuple(said),
         run={"source": _source_facts(info), **run},
         timings=timings,
-        map=on_map,
+        map=map_section,
     )
 
 
 def _measures(
-    found: Survey, area_px: float, mpp: float | None, metres_per_px: float | None
+    found: InstanceStatistics, area_px: float, mpp: float | None, metres_per_px: float | None
 ) -> dict[str, Any]:
     """Count, density, cover and sizes of a survey, over so much tissue."""
     mm2_per_px = mpp**2 / 1e6 if mpp else None

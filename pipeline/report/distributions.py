@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from fewscope.pipeline.report.formatting import nice
-from fewscope.pipeline.report.statistics import Survey
+from fewscope.pipeline.report.formatting import round_up
+from fewscope.pipeline.report.statistics import InstanceStatistics
 
 HISTOGRAM_BINS = 40
 HISTOGRAM_END = 0.98  # quantile of area at which the histograms end; larger objects are counted beside them
@@ -37,7 +37,9 @@ class Sizes:
     area: Histogram
 
 
-def sizes_of(found: Survey, mpp: float | None, metres_per_px: float | None = None) -> Sizes | None:
+def sizes_of(
+    found: InstanceStatistics, mpp: float | None, metres_per_px: float | None = None
+) -> Sizes | None:
     """Sizes of the instances of a survey, in um of slides and m of rasters; None where it has none."""
     if not found.count:
         return None
@@ -62,7 +64,7 @@ def sizes_of(found: Survey, mpp: float | None, metres_per_px: float | None = Non
 
 def _histogram(values: Any, counts: Any, median: float, end: float, unit: str) -> Histogram:
     """Bins of a round width from 0 to just beyond `end`."""
-    width = nice(end / HISTOGRAM_BINS)
+    width = round_up(end / HISTOGRAM_BINS)
     n_bins = int(end / width) + 1
     bins = np.floor(values / width).astype(np.int64)
     inside = bins < n_bins

@@ -34,9 +34,9 @@ from fewscope.pipeline.report.drawing import (
     outlined,
     picture,
 )
-from fewscope.pipeline.report.formatting import nice
+from fewscope.pipeline.report.formatting import round_up
 from fewscope.pipeline.report.seam_check import Floats, Mask
-from fewscope.pipeline.report.statistics import FIELD_PX, Survey, area_mean
+from fewscope.pipeline.report.statistics import FIELD_PX, InstanceStatistics, area_mean
 
 OVERVIEW_PX = 1400  # 180 mm of paper at 200 dots per inch
 CROP_PX = 1024  # no window of the source larger than this is read
@@ -105,7 +105,7 @@ class Pictures:
 def draw(
     source: Any,
     result: Any,
-    survey: Survey,
+    statistics: InstanceStatistics,
     foreground: Mask,
     support: Any,
     held_out: npt.NDArray[np.uint8] | None = None,
@@ -117,7 +117,7 @@ def draw(
     source : fewscope.connectors.source.Source
     result : fewscope.connectors.results.reader.Result
         ``semantic`` and ``instances``: one array (H, W) per pyramid level, factor 2, read lazily by slices
-    survey : Survey
+    statistics : InstanceStatistics
         of the same result
     foreground : (h, w) bool
         tissue, on any grid that spans the source
@@ -132,9 +132,9 @@ def draw(
     covered = _coverage(result.semantic, image.shape[:2], len(colours))
     return Pictures(
         overview=_overview(image, covered, tissue, info.width, colours),
-        density=_density(image, tissue, survey, info.width, info.mpp or 1.0),
-        fields=tuple(_fields(source, result, survey, colours)),
-        gallery=tuple(_portrait(source, result, row, colours) for row in survey.samples),
+        density=_density(image, tissue, statistics, info.width, info.mpp or 1.0),
+        fields=tuple(_fields(source, result, statistics, colours)),
+        gallery=tuple(_portrait(source, result, row, colours) for row in statistics.samples),
         patches=tuple(_patches(support, held_out, colours)),
         n_patches=len(support.names),
     )
@@ -181,26 +181,31 @@ def _overview(
     return picture(canvas, span_px, lines=True)
 
 
-def _density(image: RGB, tissue: Mask, survey: Survey, span_px: float, mpp: float) -> DensityMap | None:
+def _density(
+    image: RGB, tissue: Mask, statistics: InstanceStatistics, span_px: float, mpp: float
+) -> DensityMap | None:
     """Objects over tissue, both blurred by the same Gaussian, over the slide in grey."""
-    tissue_px = survey.tissue_px
-    if not survey.count or not tissue_px:
+    tissue_px = statistics.tissue_px
+    if not statistics.count or not tissue_px:
         return None
-    longest = max(survey.height, survey.width)
+    longest = max(statistics.height, statistics.width)
     # about thirty objects under the window (area 4 pi sigma^2), neither finer than the cells nor one blur
     sigma_px = float(
-        np.clip(np.sqrt(30 * tissue_px / survey.count / (4 * np.pi)), longest / 100, longest / 16)
+        np.clip(np.sqrt(30 * tissue_px / statistics.count / (4 * np.pi)), longest / 100, longest / 16)
     )
-    cell_px = survey.cell_px
-    objects = gaussian_filter(survey.grid.astype(np.float64), sigma_px / cell_px, mode="constant")
-    ground = gaussian_filter(survey.tissue, sigma_px / cell_px, mode="constant") * cell_px**2
+    cell_px = statistics.cell_px
+    objects = gaussian_filter(statistics.grid.astype(np.float64), sigma_px / cell_px, mode="constant")
+    ground = gaussian_filter(statistics.tissue, sigma_px / cell_px, mode="constant") * cell_px**2
     share = ground / cell_px**2  # tissue under the window, 0..1
     per_mpx = np.divide(objects * 1e6, ground, out=np.zeros_like(objects), where=share > 0.05)
-    shown = per_mpx[(survey.tissue >= 0.5) & (share > 0.05)]
-    top = nice(float(shown.max()) / mpp**2) * mpp**2 if shown.size and shown.max() > 0 else 1.0
+    shown = per_mpx[(statistics.tissue >= 0.5) & (share > 0.05)]
+    top = round_up(float(shown.max()) / mpp**2) * mpp**2 if shown.size and shown.max() > 0 else 1.0
 
     size = image.shape[1], image.shape[0]
-    rows, cols = survey.height / cell_px, survey.width / cell_px  # the last cells may reach over the edge
+    rows, cols = (
+        statistics.height / cell_px,
+        statistics.width / cell_px,
+    )  # the last cells may reach over the edge
     smooth = Image.fromarray(per_mpx.astype(np.float32)).resize(
         size, Image.Resampling.BICUBIC, box=(0, 0, cols, rows)
     )
@@ -214,15 +219,17 @@ def _density(image: RGB, tissue: Mask, survey: Survey, span_px: float, mpp: floa
 # Fields of view and single instances
 
 
-def _fields(source: Any, result: Any, survey: Survey, colours: Sequence[Colour]) -> list[Field]:
+def _fields(
+    source: Any, result: Any, statistics: InstanceStatistics, colours: Sequence[Colour]
+) -> list[Field]:
     """The densest, the median and a sparse field of tissue, and the one with the least certain objects."""
-    counts, probability = survey.field_counts, survey.field_probability
+    counts, probability = statistics.field_counts, statistics.field_probability
     order = np.argsort(counts, axis=None, kind="stable")
-    usable = order[survey.field_tissue.flat[order] >= 0.5]  # a reader learns little from glass
+    usable = order[statistics.field_tissue.flat[order] >= 0.5]  # a reader learns little from glass
     if not len(usable):
         usable = order[counts.flat[order] > 0]
-    if not survey.count or not len(usable):
-        chosen = {"Field with the most tissue": int(survey.field_tissue.argmax())}
+    if not statistics.count or not len(usable):
+        chosen = {"Field with the most tissue": int(statistics.field_tissue.argmax())}
     else:
         chosen = {
             "Densest field": int(usable[-1]),
@@ -239,7 +246,9 @@ def _fields(source: Any, result: Any, survey: Survey, colours: Sequence[Colour])
         if i in fields:
             continue
         row, col = (int(k) * FIELD_PX for k in np.unravel_index(i, counts.shape))
-        window = Window(col, row, min(FIELD_PX, survey.width - col), min(FIELD_PX, survey.height - row))
+        window = Window(
+            col, row, min(FIELD_PX, statistics.width - col), min(FIELD_PX, statistics.height - row)
+        )
         image, labels, classes = _crop(source, result, window)
         fields[i] = Field(
             title=title,

@@ -22,7 +22,7 @@ def seconds(value: float) -> str:
     return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
-def nice(value: float) -> float:
+def round_up(value: float) -> float:
     """The next number at or above `value` of the form 1, 1.5, 2, 3, 4, 5, 6 or 8 times a power of ten."""
     power = 10.0 ** np.floor(np.log10(value))
     return float(

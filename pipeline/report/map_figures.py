@@ -12,7 +12,7 @@ from affine import Affine
 from PIL import Image, ImageDraw, ImageFont
 
 from fewscope.connectors.pixels.transform import place_points
-from fewscope.pipeline.geometry.geodesy import Ground
+from fewscope.pipeline.geometry.geodesy import GroundMeasure
 
 RGB = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.bool_]
@@ -27,7 +27,7 @@ LOST: Colour = (213, 94, 0)
 UNKNOWN: Colour = (225, 225, 225)
 """Water that stayed, came, went; ground that one of the dates does not show. Told apart by colour-blind readers."""
 
-FINER = 2
+SUPERSAMPLING = 2
 """Times that lines and letters are drawn larger, then shrunk, so that their edges are smooth."""
 
 
@@ -45,10 +45,10 @@ class MapView:
     height: int
     width: int
     transform: Affine
-    ground: Ground
+    ground: GroundMeasure
 
     @classmethod
-    def of(cls, height: int, width: int, transform: Affine, ground: Ground, longest: int) -> MapView:
+    def of(cls, height: int, width: int, transform: Affine, ground: GroundMeasure, longest: int) -> MapView:
         """The whole of a raster (height, width), scaled to `longest` px, at most four times enlarged."""
         scale = min(4.0, longest / max(height, width))
         shape = max(1, round(height * scale)), max(1, round(width * scale))
@@ -94,15 +94,17 @@ def with_lines(image: RGB, view: MapView, lines: Sequence[tuple[Floats, Colour]]
     pen = ImageDraw.Draw(picture)
     for line, colour in lines:
         points = [tuple(point) for point in _pixels(line, view)]
-        pen.line(points, fill=colour, width=round(width * FINER), joint="curve")
+        pen.line(points, fill=colour, width=round(width * SUPERSAMPLING), joint="curve")
     return _shrunk(picture)
 
 
-def furnished(image: RGB, view: MapView, legend: Sequence[tuple[str, Colour]] = (), title: str = "") -> RGB:
+def with_map_elements(
+    image: RGB, view: MapView, legend: Sequence[tuple[str, Colour]] = (), title: str = ""
+) -> RGB:
     """The map with a scale bar, an arrow to north, a legend and a title, as far as these are known."""
     picture = _enlarged(image)
     pen = ImageDraw.Draw(picture)
-    size = max(11, min(20, view.width // 55)) * FINER
+    size = max(11, min(20, view.width // 55)) * SUPERSAMPLING
     font = _font(size)
     margin = size
     if title:
@@ -126,17 +128,17 @@ def scale_length(view: MapView, share: float = 0.22) -> float:
 
 def _pixels(line: Floats, view: MapView) -> list[list[float]]:
     """x, y of the enlarged picture."""
-    points: list[list[float]] = (place_points(line, ~view.transform) * FINER).tolist()
+    points: list[list[float]] = (place_points(line, ~view.transform) * SUPERSAMPLING).tolist()
     return points
 
 
 def _enlarged(image: RGB) -> Image.Image:
-    size = image.shape[1] * FINER, image.shape[0] * FINER
+    size = image.shape[1] * SUPERSAMPLING, image.shape[0] * SUPERSAMPLING
     return Image.fromarray(image).resize(size, Image.Resampling.BICUBIC)
 
 
 def _shrunk(picture: Image.Image) -> RGB:
-    size = picture.size[0] // FINER, picture.size[1] // FINER
+    size = picture.size[0] // SUPERSAMPLING, picture.size[1] // SUPERSAMPLING
     return np.asarray(picture.resize(size, Image.Resampling.BOX))
 
 
@@ -157,7 +159,7 @@ def _scale_bar(
     pen: ImageDraw.ImageDraw, view: MapView, size: tuple[int, int], margin: int, font: ImageFont.FreeTypeFont
 ) -> None:
     length = scale_length(view)
-    pixels = length / view.pixel_m * FINER
+    pixels = length / view.pixel_m * SUPERSAMPLING
     text = f"{length / 1000:g} km" if length >= 1000 else f"{length:g} m"
     left, bottom = margin, size[1] - margin
     thick = max(12, margin // 3)

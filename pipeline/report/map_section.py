@@ -14,8 +14,8 @@ from fewscope.connectors.source import Source
 from fewscope.pipeline.maps.files import MapSummary
 from fewscope.pipeline.report.distributions import Histogram
 from fewscope.pipeline.report.drawing import Picture, picture
-from fewscope.pipeline.report.formatting import nice
-from fewscope.pipeline.report.map_figures import INK, MapView, furnished, grey, tinted, with_lines
+from fewscope.pipeline.report.formatting import round_up
+from fewscope.pipeline.report.map_figures import INK, MapView, grey, tinted, with_lines, with_map_elements
 from fewscope.pipeline.rivers.centreline import Floats
 
 MAP_PX = 1400  # longer side: 180 mm of paper at 200 dots per inch
@@ -90,7 +90,7 @@ def map_section(summary: MapSummary) -> MapSection:
         n_rivers=len(rows),
         rivers=tuple(rows[:MAX_RIVERS]),
         widths=_histogram(widths, lengths, "m" if in_metres else "px") if len(widths) else None,
-        measured=summary.ground.in_words,
+        measured=summary.ground.description,
         coarse=summary.river_factor,
     )
 
@@ -110,7 +110,7 @@ def draw_map(source: Source, store: ResultStore, summary: MapSummary) -> Picture
     shown = with_lines(shown, view, lines, width=max(1.2, view.width / 900))
     legend = [(name, class_colour(value)) for value, name in enumerate(names, start=1)]
     legend += [("centreline", INK)] if lines else []
-    return picture(furnished(shown, view, legend), info.width, lines=True)
+    return picture(with_map_elements(shown, view, legend), info.width, lines=True)
 
 
 def _shrunk_classes(store: ResultStore, size: tuple[int, int]) -> Any:
@@ -127,7 +127,7 @@ def _histogram(widths: Floats, lengths: Floats, unit: str) -> Histogram:
     order = np.argsort(widths, kind="stable")
     so_far = np.cumsum(lengths[order]) / lengths.sum()
     median, end = (float(widths[order][np.searchsorted(so_far, q)]) for q in (0.5, WIDTH_END))
-    step = nice(end / WIDTH_BINS)
+    step = round_up(end / WIDTH_BINS)
     n_bins = int(end / step) + 1
     bins = np.floor(widths / step).astype(np.int64)
     inside = bins < n_bins

@@ -26,7 +26,7 @@ COLUMNS = ("id", "centroid_row", "centroid_col", "area_px", "mean_probability", 
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Survey:
+class InstanceStatistics:
     """Summary of an instance table on one pixel grid.
 
     Attributes
@@ -81,7 +81,7 @@ class Survey:
         return float(low + (high - low) * (position - np.floor(position)))
 
 
-def survey(
+def instance_statistics(
     table: Any,
     height: int,
     width: int,
@@ -90,7 +90,7 @@ def survey(
     seam_rows: Sequence[int] = (),
     seam_cols: Sequence[int] = (),
     n_samples: int = 24,
-) -> Survey:
+) -> InstanceStatistics:
     """Read the instance table twice, in batches, and keep what the report needs.
 
     Parameters
@@ -126,7 +126,7 @@ def survey(
 
     areas = np.array(sorted(sizes), np.int64)
     n_of_area = np.array([sizes[int(a)] for a in areas], np.int64)
-    return Survey(
+    return InstanceStatistics(
         height=height,
         width=width,
         count=int(n_of_area.sum()),

@@ -23,7 +23,7 @@ from scipy.ndimage import distance_transform_edt
 from scipy.signal import savgol_filter
 
 from fewscope.connectors.pixels.transform import place_points
-from fewscope.pipeline.geometry.geodesy import Ground
+from fewscope.pipeline.geometry.geodesy import GroundMeasure
 from fewscope.pipeline.rivers.skeleton import Ints, Node
 
 Floats = npt.NDArray[np.float64]
@@ -46,11 +46,11 @@ class Frame:
     """
 
     transform: Affine
-    ground: Ground
+    ground: GroundMeasure
     pixel: tuple[float, float]
 
     @classmethod
-    def of(cls, shape: tuple[int, int], transform: Affine, ground: Ground) -> Frame:
+    def of(cls, shape: tuple[int, int], transform: Affine, ground: GroundMeasure) -> Frame:
         """For a mask of `shape` (H, W)."""
         pixel = 1.0, 1.0
         if ground.method != "pixels":
@@ -84,7 +84,7 @@ class Banks:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Channel:
+class Centreline:
     """A channel between two nodes.
 
     Attributes
@@ -94,7 +94,7 @@ class Channel:
     path : (n, 2) pixels, drawn on to where the water ends
     points : (n, 2) the smooth centreline as row, col from the corner of the first pixel
     steps : (n - 1,) lengths between the points
-    rough_width : twice the distance to the bank, median along the path
+    approximate_width : twice the distance to the bank, median along the path
     """
 
     ends: tuple[Node, Node]
@@ -102,7 +102,7 @@ class Channel:
     path: Ints
     points: Floats
     steps: Floats
-    rough_width: float
+    approximate_width: float
 
     @property
     def length(self) -> float:
@@ -126,30 +126,30 @@ class Channel:
         )  # water at a junction belongs to no channel more than to the others
         own[0], own[-1] = self.is_free
         if not own.any():
-            return np.full(len(self.path), self.rough_width)
-        n = 2 * round(self.rough_width / (2 * float(np.median(self.steps)))) + 1
+            return np.full(len(self.path), self.approximate_width)
+        n = 2 * round(self.approximate_width / (2 * float(np.median(self.steps)))) + 1
         n = max(3, min(n, len(self.path)))
         stretch = np.ones(n)
         lengths = np.convolve(np.where(own, self.shares(), 0), stretch, "full")[n // 2 :][: len(own)]
         water = np.convolve(np.where(own, areas, 0), stretch, "full")[n // 2 :][: len(own)]
-        return np.divide(water, lengths, out=np.full(len(own), self.rough_width), where=lengths > 0)
+        return np.divide(water, lengths, out=np.full(len(own), self.approximate_width), where=lengths > 0)
 
 
-def make_channel(
+def make_centreline(
     ends: tuple[Node, Node], is_free: tuple[bool, bool], path: Ints, water: Mask, banks: Banks, frame: Frame
-) -> Channel:
+) -> Centreline:
     """Draw a path of the skeleton on to where the water ends, smooth it, measure it."""
-    rough_width = 2 * float(np.median(banks.half_width(path)))
-    width_px = rough_width / float(np.hypot(*frame.pixel) / np.sqrt(2))
+    approximate_width = 2 * float(np.median(banks.half_width(path)))
+    width_px = approximate_width / float(np.hypot(*frame.pixel) / np.sqrt(2))
     if is_free[1]:
-        path = _drawn_on(path, water, width_px)
+        path = _extended(path, water, width_px)
     if is_free[0]:
-        path = _drawn_on(path[::-1], water, width_px)[::-1]
+        path = _extended(path[::-1], water, width_px)[::-1]
     points = _smooth(path.astype(np.float64) + 0.5, width_px, is_ring=ends[0] == ends[1], is_free=is_free)
-    return Channel(ends, is_free, path, points, frame.steps(points), rough_width)
+    return Centreline(ends, is_free, path, points, frame.steps(points), approximate_width)
 
 
-def nearest_areas(water: Mask, channels: Sequence[Channel], others: Ints, frame: Frame) -> list[Floats]:
+def nearest_areas(water: Mask, centrelines: Sequence[Centreline], others: Ints, frame: Frame) -> list[Floats]:
     """Area of the water that is nearest to each pixel of each channel's path: one (n,) for each channel.
 
     Water counts for centrelines of its own connected object only.
@@ -158,7 +158,7 @@ def nearest_areas(water: Mask, channels: Sequence[Channel], others: Ints, frame:
     ----------
     others : (m, 2) pixels of the skeleton that no channel passes: what is nearest to these is left out
     """
-    pixels = np.concatenate([*(channel.path for channel in channels), others])
+    pixels = np.concatenate([*(centreline.path for centreline in centrelines), others])
     owner = np.full(water.shape, -1, np.int32)
     owner[pixels[:, 0], pixels[:, 1]] = np.arange(len(pixels))  # of several, the last one gets the water
     nearest = distance_transform_edt(
@@ -175,10 +175,10 @@ def nearest_areas(water: Mask, channels: Sequence[Channel], others: Ints, frame:
         )
         weight = np.broadcast_to(pixel_areas, mine.shape)[mine]
         areas += np.bincount(owner[rows[mine], cols[mine]], weight, len(pixels))
-    return np.split(areas[: len(pixels) - len(others)], np.cumsum([len(c.path) for c in channels])[:-1])
+    return np.split(areas[: len(pixels) - len(others)], np.cumsum([len(c.path) for c in centrelines])[:-1])
 
 
-def _drawn_on(path: Ints, water: Mask, width_px: float) -> Ints:
+def _extended(path: Ints, water: Mask, width_px: float) -> Ints:
     """The path with its last half width replaced by a straight line to where the water ends.
 
     Thinning stops half a width before the end, or bends into a corner of it.

@@ -17,14 +17,14 @@ import numpy as np
 from affine import Affine
 from skimage.morphology import remove_small_holes
 
-from fewscope.pipeline.geometry.geodesy import Ground
+from fewscope.pipeline.geometry.geodesy import GroundMeasure
 from fewscope.pipeline.rivers.centreline import (
     Banks,
-    Channel,
+    Centreline,
     Floats,
     Frame,
     Mask,
-    make_channel,
+    make_centreline,
     nearest_areas,
 )
 from fewscope.pipeline.rivers.skeleton import Node, path_from, prune, skeleton_graph
@@ -123,7 +123,7 @@ class Network:
         return float(np.average(widths, weights=lengths)) if len(widths) else None
 
 
-def trace_network(water: Mask, transform: Affine, ground: Ground) -> Network:
+def trace_network(water: Mask, transform: Affine, ground: GroundMeasure) -> Network:
     """Find the rivers in a water mask and measure them. Holds about 20 bytes per pixel.
 
     Parameters
@@ -138,16 +138,20 @@ def trace_network(water: Mask, transform: Affine, ground: Ground) -> Network:
         Objects less than `MIN_ELONGATION` times as long as wide are not in it. A river ends where the water, or the
         raster, ends.
     """
-    water = without_specks(remove_small_holes(water, max_size=MIN_ISLAND_PX))
+    water = remove_specks(remove_small_holes(water, max_size=MIN_ISLAND_PX))
     graph = skeleton_graph(water)
     if not graph.number_of_edges() or water.all():  # without a bank there is no river
         return Network((), ())
     height, width = water.shape
     frame = Frame.of((height, width), transform, ground)
-    channels = _channels(graph, water, frame)
+    centrelines = _centrelines(graph, water, frame)
     nodes = np.array(graph.nodes, np.int64).reshape(-1, 2)
-    areas = nearest_areas(water, channels, nodes[[not graph.degree(tuple(n)) for n in nodes.tolist()]], frame)
-    found = [river for members in _connected(channels) if (river := _river(channels, areas, members, frame))]
+    areas = nearest_areas(
+        water, centrelines, nodes[[not graph.degree(tuple(n)) for n in nodes.tolist()]], frame
+    )
+    found = [
+        river for members in _connected(centrelines) if (river := _river(centrelines, areas, members, frame))
+    ]
     found.sort(key=lambda river: -river[0].main_length_m)
     rivers = [
         River(i, r.length_m, r.main_length_m, r.width_m, r.braiding, r.sinuosity)
@@ -157,9 +161,9 @@ def trace_network(water: Mask, transform: Affine, ground: Ground) -> Network:
         Reach(
             i,
             role,
-            frame.to_world(channels[k].points),
-            channels[k].shares(),
-            channels[k].widths(areas[k]),
+            frame.to_world(centrelines[k].points),
+            centrelines[k].shares(),
+            centrelines[k].widths(areas[k]),
         )
         for i, (_, roles) in enumerate(found, start=1)
         for k, role in roles.items()
@@ -167,7 +171,7 @@ def trace_network(water: Mask, transform: Affine, ground: Ground) -> Network:
     return Network(tuple(rivers), tuple(reaches))
 
 
-def without_specks(water: Mask) -> Mask:
+def remove_specks(water: Mask) -> Mask:
     """`water` (H, W) without what is nowhere as long as a river must be if it is a pixel wide.
 
     There may be as many ponds as there are pixels, and each takes kilobytes while it is looked at.
@@ -183,13 +187,13 @@ def without_specks(water: Mask) -> Mask:
     return kept
 
 
-def _channels(graph: nx.MultiGraph, water: Mask, frame: Frame) -> list[Channel]:
+def _centrelines(graph: nx.MultiGraph, water: Mask, frame: Frame) -> list[Centreline]:
     """The edges of a graph as channels, from top to bottom, once it is pruned."""
     banks = Banks(water, frame.pixel)
     prune(graph, lambda node: float(banks.half_width(np.array([node]))[0]), frame.pixel)
     edges = sorted((min(a, b), max(a, b), key) for a, b, key in graph.edges(keys=True))
     return [
-        make_channel(
+        make_centreline(
             (one, other),
             (graph.degree(one) == 1, graph.degree(other) == 1),
             path_from(graph, one, other, key),
@@ -201,31 +205,33 @@ def _channels(graph: nx.MultiGraph, water: Mask, frame: Frame) -> list[Channel]:
     ]
 
 
-def _connected(channels: Sequence[Channel]) -> list[list[int]]:
+def _connected(centrelines: Sequence[Centreline]) -> list[list[int]]:
     """Numbers of the channels that hang together."""
     graph = nx.MultiGraph()
-    graph.add_edges_from((*channel.ends, {"channel": k}) for k, channel in enumerate(channels))
+    graph.add_edges_from((*centreline.ends, {"centreline": k}) for k, centreline in enumerate(centrelines))
     return [
-        sorted(k for *_, k in graph.subgraph(nodes).edges(data="channel"))
+        sorted(k for *_, k in graph.subgraph(nodes).edges(data="centreline"))
         for nodes in nx.connected_components(graph)
     ]
 
 
 def _river(
-    channels: Sequence[Channel], areas: Sequence[Floats], members: list[int], frame: Frame
+    centrelines: Sequence[Centreline], areas: Sequence[Floats], members: list[int], frame: Frame
 ) -> tuple[River, dict[int, Role]] | None:
     """One river, and the role of each of its channels; None if it is no longer than a lake."""
-    total = sum(channels[k].length for k in members)
+    total = sum(centrelines[k].length for k in members)
     width = sum(float(areas[k].sum()) for k in members) / total
     if total < MIN_ELONGATION * width:  # nor is a part of it; most ponds end here, and there are many
         return None
     graph = nx.MultiGraph()
     for k in members:
-        channel = channels[k]
-        own_width = max(float(areas[k].sum()) / channel.length, 1e-9)
-        graph.add_edge(*channel.ends, key=k, length=channel.length, effort=channel.length / own_width)
+        centreline = centrelines[k]
+        own_width = max(float(areas[k].sum()) / centreline.length, 1e-9)
+        graph.add_edge(
+            *centreline.ends, key=k, length=centreline.length, effort=centreline.length / own_width
+        )
     main, ends = _main_path(graph)
-    main_length = sum(channels[k].length for k in main)
+    main_length = sum(centrelines[k].length for k in main)
     if main_length < MIN_ELONGATION * width:
         return None
     bridges = {frozenset(edge) for edge in nx.bridges(graph)}
@@ -233,7 +239,7 @@ def _river(
     for one, other, k in graph.edges(keys=True):
         is_bridge = one != other and frozenset((one, other)) in bridges
         roles[k] = "main" if k in main else "branch" if is_bridge else "side"
-    aside = sum(channels[k].length for k, role in roles.items() if role == "side")
+    aside = sum(centrelines[k].length for k, role in roles.items() if role == "side")
     straight = float(frame.steps(np.array(ends) + 0.5)[0])
     river = River(
         id=0,

@@ -15,7 +15,7 @@ from rasterio.features import rasterize
 from fewscope.connectors.open import open_source
 from fewscope.connectors.raster_options import RasterOptions
 from fewscope.connectors.support.load import load_support
-from fewscope.pipeline.geometry.geodesy import Ground
+from fewscope.pipeline.geometry.geodesy import GroundMeasure
 from fewscope.pipeline.rivers.network import trace_network
 
 PROGRAM = (sys.executable, str(Path(__file__).resolve().parents[2] / "examples/make_demo_scene.py"))
@@ -60,7 +60,7 @@ def test_the_truth_is_true(folder):
     with rasterio.open(folder / "truth.tif") as truth:
         water, transform = truth.read(1) == 1, truth.transform
     assert facts["water_km2"] == pytest.approx(water.sum() * 100 / 1e6, rel=1e-3)
-    network = trace_network(water, transform, Ground.of("EPSG:32718", transform, *water.shape))
+    network = trace_network(water, transform, GroundMeasure.of("EPSG:32718", transform, *water.shape))
     assert network.rivers[0].main_length_m / 1000 == pytest.approx(facts["river_km"], rel=0.02)
     own = [reach for reach in network.reaches if reach.river == 1]
     widths = np.concatenate([reach.widths_m for reach in own])

@@ -148,7 +148,7 @@ STAGES = [
     (fewscope.pipeline.run, "write_outlines"),
     (fewscope.pipeline.outputs.outlines, "outline_unit"),
     (fewscope.pipeline.outputs.outlines, "read_fragment"),
-    (fewscope.pipeline.report.builder, "survey"),
+    (fewscope.pipeline.report.builder, "instance_statistics"),
     (fewscope.pipeline.report.builder, "write_report"),
 ]
 

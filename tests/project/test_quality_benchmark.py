@@ -1,4 +1,4 @@
-"""The rivals of the quality benchmark are as strong as it says, and the outlines it judges by are sound."""
+"""The baselines of the quality benchmark are as strong as it says, and the outlines it judges by are sound."""
 
 from __future__ import annotations
 

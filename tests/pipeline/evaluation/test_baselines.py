@@ -1,4 +1,4 @@
-"""The rivals of Fewscope are as strong as they say, and learn from labelled pixels only."""
+"""The baselines of Fewscope are as strong as they say, and learn from labelled pixels only."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from fewscope.pipeline.calibration import leave_one_out
 from fewscope.pipeline.evaluation import baselines
-from fewscope.pipeline.evaluation.prediction_cache import Remembered
+from fewscope.pipeline.evaluation.prediction_cache import PredictionCache
 from tests.helpers.fakes import low_red_dots
 
 
@@ -65,7 +65,7 @@ def test_grabcut_sees_nothing_of_the_truth_but_its_box(rng):
     labels[1, 17:44, 21:48] = 1  # the disk's box, not its shape
     images[1] = images[0]
     labels[2] = 1  # an object that leaves no background
-    found = baselines.load_rival("grabcut").predict_in_boxes(images, labels)
+    found = baselines.load_baseline("grabcut").predict_in_boxes(images, labels)
     assert leave_one_out.masked_iou(found[0] > 0.5, labels[0]) > 0.95
     np.testing.assert_array_equal(found[1], found[0])
     assert found[2].all()
@@ -76,36 +76,36 @@ def test_a_rival_answers_twice_alike(rng, name):
     images, labels = low_red_dots(rng)
     answers = []
     for _ in range(2):
-        rival = baselines.load_rival(name)
-        if isinstance(rival, baselines.GrabCut):
-            answers.append(rival.predict_in_boxes(images, labels))
+        baseline = baselines.load_baseline(name)
+        if isinstance(baseline, baselines.GrabCut):
+            answers.append(baseline.predict_in_boxes(images, labels))
         else:
-            answers.append(rival.predict(images[2:], rival.encode(images[:2], labels[:2])))
+            answers.append(baseline.predict(images[2:], baseline.encode(images[:2], labels[:2])))
     np.testing.assert_array_equal(*answers)
 
 
 def test_a_rival_that_is_not_installed_says_how_to_get_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "cv2", None)
     with pytest.raises(ImportError, match=r"opencv-python-headless.*fewscope\[eval\]"):
-        baselines.load_rival("grabcut")
+        baselines.load_baseline("grabcut")
 
 
 def test_kept_answers_are_those_of_the_rival_which_is_not_asked_again(rng, tmp_path):
     images, labels = low_red_dots(rng)
-    rival = baselines.ColourThreshold()
-    expected = rival.predict(images, rival.encode(images[:2], labels[:2]))
-    kept = Remembered(rival, tmp_path)
+    baseline = baselines.ColourThreshold()
+    expected = baseline.predict(images, baseline.encode(images[:2], labels[:2]))
+    kept = PredictionCache(baseline, tmp_path)
     np.testing.assert_array_equal(kept.predict(images, kept.encode(images[:2], labels[:2])), expected)
 
     class Gone:
-        name = rival.name
+        name = baseline.name
 
         def encode(self, images, labels):
             raise AssertionError("asked again")
 
         predict = encode
 
-    again = Remembered(Gone(), tmp_path)
+    again = PredictionCache(Gone(), tmp_path)
     found = again.predict(images[::-1], again.encode(images[:2], labels[:2]))
     assert found.dtype == expected.dtype
     np.testing.assert_array_equal(found, expected[::-1])

@@ -13,10 +13,16 @@ from PIL import Image
 
 from fewscope.connectors.datasets.class_folders import ClassImages
 from fewscope.jobs import evaluate as job
-from fewscope.pipeline.evaluation.baselines import load_rival
-from fewscope.pipeline.evaluation.n_way import examine_ways
-from fewscope.pipeline.evaluation.results import calibration, differences, figures_of_classes, standings
-from fewscope.pipeline.evaluation.runner import Adapted, Answer, EvaluationConfig, Lesson, examine
+from fewscope.pipeline.evaluation.baselines import load_baseline
+from fewscope.pipeline.evaluation.n_way import evaluate_n_way
+from fewscope.pipeline.evaluation.results import calibration, class_metrics, differences, method_metrics
+from fewscope.pipeline.evaluation.runner import (
+    Adapted,
+    EvaluationConfig,
+    QueryResult,
+    SupportResult,
+    evaluate_class,
+)
 from fewscope.pipeline.metrics import Objects, Pixels
 from tests.helpers.crowds import crowd, painted
 from tests.helpers.fakes import ByColour, ByDepth, Certain
@@ -64,18 +70,24 @@ class Recorder(ByColour):
 
 def test_all_methods_learn_and_answer_the_same():
     one, other = Recorder("one"), Recorder("other")
-    found = examine(red_disks(), [one, other], EvaluationConfig(shots=(1, 3)))
+    found = evaluate_class(red_disks(), [one, other], EvaluationConfig(shots=(1, 3)))
     assert one.taught == other.taught
     assert one.asked == other.asked
     assert len(one.asked) == 2 * 5  # every picture once, for both numbers of shots
-    assert [a.query for a in found.answers if (a.method, a.shots) == ("one", 3)] == ["1", "2", "3", "4", "5"]
+    assert [a.query for a in found.query_results if (a.method, a.shots) == ("one", 3)] == [
+        "1",
+        "2",
+        "3",
+        "4",
+        "5",
+    ]
 
 
 def test_a_right_answer_is_1_and_a_wrong_one_its_part_of_the_picture():
     category = red_disks()
-    found = examine(category, [ByColour(), Certain()], ONCE)
+    found = evaluate_class(category, [ByColour(), Certain()], ONCE)
     part = float(category.masks[0].mean())
-    for answer in found.answers:
+    for answer in found.query_results:
         if answer.method == "by-colour":
             assert answer.at_half.iou == 1
             assert answer.components.f1 == answer.components.pq == 1
@@ -84,8 +96,8 @@ def test_a_right_answer_is_1_and_a_wrong_one_its_part_of_the_picture():
             assert answer.at_half.iou == pytest.approx(part)
             assert answer.at_half.background_iou == 0
         assert answer.at_chosen is None
-        assert answer.told_apart is None
-    assert all(lesson.estimate is None for lesson in found.lessons)
+        assert answer.separated is None
+    assert all(r.estimate is None for r in found.support_results)
 
 
 @pytest.mark.parametrize(("apart", "rule", "n_components"), [(52, "split", 1), (70, "components", 2)])
@@ -93,12 +105,12 @@ def test_with_calibration_touching_objects_are_told_apart_where_the_support_says
     apart, rule, n_components
 ):
     config = EvaluationConfig((3,), 1, 2, calibration=True)
-    found = examine(red_disks(apart=apart), [ByColour()], config)
-    assert {(lesson.rule, lesson.estimate) for lesson in found.lessons} == {(rule, 1.0)}
-    for asked in found.answers:
+    found = evaluate_class(red_disks(apart=apart), [ByColour()], config)
+    assert {(r.rule, r.estimate) for r in found.support_results} == {(rule, 1.0)}
+    for asked in found.query_results:
         assert asked.at_chosen.iou == 1
-        assert (asked.components.found, asked.told_apart.found) == (n_components, 2)
-        assert asked.told_apart.f1 == 1
+        assert (asked.components.found, asked.separated.found) == (n_components, 2)
+        assert asked.separated.f1 == 1
 
 
 def test_with_a_model_that_knows_depth_objects_are_told_apart_by_it_where_that_counts_better():
@@ -111,34 +123,36 @@ def test_with_a_model_that_knows_depth_objects_are_told_apart_by_it_where_that_c
         np.stack([labels for labels, _ in crowds]).astype(np.int32),
         tuple("1234"),
     )
-    found = examine(category, [ByDepth()], EvaluationConfig((3,), 1, 1, calibration=True))
-    assert [lesson.rule for lesson in found.lessons] == ["learned depth"]
-    (asked,) = found.answers
-    assert abs(asked.told_apart.found - asked.told_apart.true) <= 0.05 * asked.told_apart.true
+    found = evaluate_class(category, [ByDepth()], EvaluationConfig((3,), 1, 1, calibration=True))
+    assert [r.rule for r in found.support_results] == ["learned depth"]
+    (asked,) = found.query_results
+    assert abs(asked.separated.found - asked.separated.true) <= 0.05 * asked.separated.true
     assert asked.components.found < 0.5 * asked.components.true
 
 
 def test_grabcut_is_asked_without_being_taught():
-    found = examine(red_disks(), [load_rival("grabcut")], EvaluationConfig((2,), 1, 1, calibration=True))
-    assert found.lessons[0].threshold is None
-    assert found.answers[0].at_half.both > 0
+    found = evaluate_class(
+        red_disks(), [load_baseline("grabcut")], EvaluationConfig((2,), 1, 1, calibration=True)
+    )
+    assert found.support_results[0].threshold is None
+    assert found.query_results[0].at_half.both > 0
 
 
-def answer(category, iou_parts, method="own", query="1", domain="", episode=0, chosen=None) -> Answer:
+def answer(category, iou_parts, method="own", query="1", domain="", episode=0, chosen=None) -> QueryResult:
     both, wrong = iou_parts
     pixels = Pixels(both, wrong, 0, 100 - both - wrong)
-    return Answer(method, category, domain, 5, episode, query, pixels, chosen, None, None, 0.1)
+    return QueryResult(method, category, domain, 5, episode, query, pixels, chosen, None, None, 0.1)
 
 
 def test_the_two_metrics_by_hand():
-    figures = figures_of_classes(
+    figures = class_metrics(
         [
             answer("a", (10, 10), query="1"),  # IoU 1/2, background 80/90
             answer("a", (30, 0), query="2"),  # IoU 1, background 70/70
             answer("b", (5, 15), query="1"),  # IoU 1/4, background 80/95
         ]
     )
-    (standing,) = standings(figures)
+    (standing,) = method_metrics(figures)
     assert standing.n_queries == 3
     assert standing.image_iou.value == pytest.approx((3 / 4 + 1 / 4) / 2)  # (a)
     assert standing.class_iou.value == pytest.approx((40 / 50 + 5 / 20) / 2)  # (b), pooled per class
@@ -149,15 +163,15 @@ def test_the_two_metrics_by_hand():
 
 
 def test_methods_are_compared_class_by_class_and_domains_apart():
-    answers = []
+    query_results = []
     for category, domain, own, theirs in (
         ("a", "micro", 40, 30),
         ("b", "micro", 20, 30),
         ("c", "sat", 50, 10),
     ):
-        answers.append(answer(category, (own, 50 - own), "own", domain=domain))
-        answers.append(answer(category, (theirs, 50 - theirs), "rival", domain=domain))
-    found = {d.group: d for d in differences(figures_of_classes(answers), "own")}
+        query_results.append(answer(category, (own, 50 - own), "own", domain=domain))
+        query_results.append(answer(category, (theirs, 50 - theirs), "baseline", domain=domain))
+    found = {d.group: d for d in differences(class_metrics(query_results), "own")}
     assert set(found) == {"all", "micro", "sat"}
     assert found["all"].mean.value == pytest.approx((0.2 - 0.2 + 0.8) / 3)
     assert (found["all"].ahead, found["all"].n_classes) == (2, 3)
@@ -166,22 +180,26 @@ def test_methods_are_compared_class_by_class_and_domains_apart():
 
 
 def test_the_promise_is_compared_with_what_came():
-    lessons, answers = [], []
+    support_results, query_results = [], []
     for category, promised, came in (("a", 0.9, 0.8), ("b", 0.5, 0.4), ("c", 0.2, 0.3)):
         left_out = promised - 0.03, promised, promised + 0.03  # so that one more is within 0.149
         interval = promised - 0.1001, promised + 0.05
         ratio = None if category == "c" else (0.8, 1.1)
-        lessons.append(Lesson("own", category, "", 5, 0, 0.1, 0.4, promised, interval, left_out, "", ratio))
+        support_results.append(
+            SupportResult("own", category, "", 5, 0, 0.1, 0.4, promised, interval, left_out, "", ratio)
+        )
         pixels = Pixels(int(came * 100), 100 - int(came * 100), 0, 0)
         counted = Objects(10 if category == "a" else 12, 10, 9, 8.0, 90, 100)  # true, found
-        answers.append(dataclasses.replace(answer(category, (50, 50), chosen=pixels), told_apart=counted))
-    found = calibration(lessons, answers, "own", 5)
+        query_results.append(
+            dataclasses.replace(answer(category, (50, 50), chosen=pixels), separated=counted)
+        )
+    found = calibration(support_results, query_results, "own", 5)
     assert found.coverage == pytest.approx(2 / 3)
     assert found.coverage_with_queries == 1
     assert found.bias == pytest.approx((0.1 + 0.1 - 0.1) / 3)
     assert (found.n_counted, found.count_coverage) == (2, 0.5)  # 8 to 11 hold 10, not 12
     assert found.over_classes == pytest.approx(np.corrcoef([0.9, 0.5, 0.2], [0.8, 0.4, 0.3])[0, 1])
-    assert calibration(lessons, [], "other", 5) is None
+    assert calibration(support_results, [], "other", 5) is None
 
 
 @pytest.fixture
@@ -282,15 +300,15 @@ class ByMeanColour(ByColour):
 def test_of_several_classes_every_pixel_is_of_the_likeliest():
     corpus = [stripes("red", (250, 0, 0)), stripes("green", (0, 250, 0)), stripes("rust", (200, 60, 0))]
     config = EvaluationConfig((2,), 1, 2)
-    found = examine_ways(corpus, ByMeanColour(), config, way=3, shots=2)
+    found = evaluate_n_way(corpus, ByMeanColour(), config, way=3, shots=2)
     assert found.n_queries == 6
     assert dict(found.by_class) == {"red": 1, "green": 1, "rust": 1}
     # certain of everything, the first class wins: of a query's three classes, its own is first
-    blind = examine_ways(corpus, Certain(), config, way=3, shots=2)
+    blind = evaluate_n_way(corpus, Certain(), config, way=3, shots=2)
     part = float(corpus[0].masks[0].mean())
     assert dict(blind.by_class) == pytest.approx({"red": part, "green": part, "rust": part})
     with pytest.raises(ValueError, match="2 other classes of its domain; expected at least 3"):
-        examine_ways(corpus, Certain(), config, way=4, shots=2)
+        evaluate_n_way(corpus, Certain(), config, way=4, shots=2)
 
 
 def test_a_picture_that_is_asked_is_not_shown_for_another_class():
@@ -298,7 +316,7 @@ def test_a_picture_that_is_asked_is_not_shown_for_another_class():
     cells, red = stripes("cell", (250, 0, 0)), stripes("red", (0, 250, 0))
     membranes = ClassImages("membrane", "", cells.images, ~cells.masks, None, cells.keys)
     shown = Recorder("recorder")
-    examine_ways([cells, membranes, red], shown, EvaluationConfig((2,)), way=2, shots=2)
+    evaluate_n_way([cells, membranes, red], shown, EvaluationConfig((2,)), way=2, shots=2)
     size = 224 * 224 * 3
     for asked, taught in zip(shown.asked, shown.taught, strict=True):
         pictures = [taught[i * size : (i + 1) * size] for i in range(4)]  # two of each class
@@ -323,8 +341,8 @@ class Adapts(ByColour):
 def test_an_adapted_network_is_a_method_of_its_own():
     model = Adapts()
     adapted = Adapted(model, seconds=60)
-    found = examine(red_disks(n=3), [adapted, model], EvaluationConfig((2,), 1, 1))
-    iou = {answer.method: answer.at_half.iou for answer in found.answers}
+    found = evaluate_class(red_disks(n=3), [adapted, model], EvaluationConfig((2,), 1, 1))
+    iou = {answer.method: answer.at_half.iou for answer in found.query_results}
     assert iou["by-colour"] == 0
     assert iou["by-colour, adapted"] == 1
     with pytest.raises(ValueError, match="no time"):

@@ -11,7 +11,7 @@ from affine import Affine
 from rasterio.windows import Window
 
 from fewscope.errors import SourceError
-from fewscope.pipeline.geometry.geodesy import Ground
+from fewscope.pipeline.geometry.geodesy import GroundMeasure
 
 A, F = 6_378_137.0, 1 / 298.257223563  # WGS 84
 E2 = F * (2 - F)
@@ -30,8 +30,8 @@ def zone_area(south: float, north: float, degrees: float) -> float:
     return A * A * math.radians(degrees) / 2 * (q(north) - q(south))
 
 
-def ground(crs: str | None, transform: Affine = DEGREES) -> Ground:
-    return Ground.of(crs, transform, 100, 100)
+def ground(crs: str | None, transform: Affine = DEGREES) -> GroundMeasure:
+    return GroundMeasure.of(crs, transform, 100, 100)
 
 
 def test_a_circle_in_utm_and_in_feet_is_pi_r_squared():
@@ -67,7 +67,7 @@ def test_perimeters_count_holes_and_parts():
     outer, hole = shapely.box(500_000, 0, 500_040, 40), shapely.box(500_010, 10, 500_020, 20)
     both = shapely.MultiPolygon([outer - hole, shapely.box(500_100, 0, 500_101, 1)])
     plane = ground("EPSG:32618", Affine(1, 0, 500_000, 0, -1, 100))
-    degrees = Ground("EPSG:4326", "ellipsoid")
+    degrees = GroundMeasure("EPSG:4326", "ellipsoid")
     assert plane.length_m(np.array([both]))[0] == 160 + 40 + 4
     small = shapely.transform(both, lambda xy: (xy - (500_000, 0)) / 1e5)  # some 40 m at the equator
     rings = [polygon.exterior for polygon in small.geoms] + list(small.geoms[0].interiors)
@@ -117,7 +117,7 @@ def geodesic_area(polygon: shapely.Polygon, crs: str) -> float:
 )
 def test_at_the_pole_areas_are_those_of_the_ellipsoid(box):
     """The plane of EPSG:3413 shows them 6 % too small there; the date line runs through the second box."""
-    polar = Ground.of("EPSG:3413", POLAR, 200, 200)
+    polar = GroundMeasure.of("EPSG:3413", POLAR, 200, 200)
     assert polar.method == "ellipsoid"
     patch = shapely.box(*box)
     expected = geodesic_area(patch, "EPSG:3413")
@@ -126,7 +126,7 @@ def test_at_the_pole_areas_are_those_of_the_ellipsoid(box):
 
 
 def test_pixels_around_the_pole_add_up_to_the_raster():
-    polar = Ground.of("EPSG:3413", POLAR, 200, 200)
+    polar = GroundMeasure.of("EPSG:3413", POLAR, 200, 200)
     areas = polar.pixel_areas_m2(POLAR, Window(0, 0, 200, 200))
     assert areas.shape == (200, 200)
     corner = polar.pixel_areas_m2(POLAR, Window(150, 160, 50, 40))  # windows of the same pixels agree
@@ -153,14 +153,14 @@ def test_distances_in_the_flat_plane_are_those_on_the_ellipsoid(crs):
     assert measured.method == "ellipsoid"
     step = (1.0, 0.4) if crs == "EPSG:4326" else (1e5, 5e4)
     there = np.array([centre, np.add(centre, step)])
-    flat = measured.flat_m(there, centre)
+    flat = measured.local_plane_m(there, centre)
     assert flat[0].tolist() == pytest.approx([0, 0], abs=1e-6)
     assert np.hypot(*(flat[1] - flat[0])) == pytest.approx(measured.steps_m(there)[0], rel=1e-3)
 
 
 def test_the_flat_plane_of_a_projection_is_its_own():
     feet = ground("EPSG:2263", Affine(30, 0, 980_000, 0, -30, 200_000))
-    assert feet.flat_m(np.array([[980_100.0, 200_000.0]]), (980_000, 200_000)).tolist() == [
+    assert feet.local_plane_m(np.array([[980_100.0, 200_000.0]]), (980_000, 200_000)).tolist() == [
         [pytest.approx(100 * FOOT), 0]
     ]
 

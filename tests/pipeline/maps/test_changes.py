@@ -18,7 +18,7 @@ from rasterio.windows import Window
 from fewscope.connectors.results.map_series import MapSeries
 from fewscope.connectors.vectors.layers import encode, geoparquet_schema
 from fewscope.errors import SourceError
-from fewscope.pipeline.maps.changes import Change, date_in, followed, migration, tally
+from fewscope.pipeline.maps.changes import Change, are_long, changed_areas, date_in, migration
 from fewscope.pipeline.maps.files import CENTRELINE_SCHEMA
 
 UTM = Affine(10, 0, 500_000, 0, -10, 9_000_000)
@@ -30,7 +30,7 @@ def test_areas_gained_lost_and_kept_add_up():
         (rng.random((40, 50)) < 0.3, rng.random((40, 50)) < 0.9) for _ in range(2)
     )
     row_areas = np.linspace(80, 100, 40)[:, None]
-    gained, lost, kept, compared = tally((one, valid_one), (two, valid_two), row_areas)
+    gained, lost, kept, compared = changed_areas((one, valid_one), (two, valid_two), row_areas)
     both, weight = valid_one & valid_two, np.broadcast_to(row_areas, one.shape)
     assert gained + kept == pytest.approx(weight[two & both].sum())
     assert lost + kept == pytest.approx(weight[one & both].sum())
@@ -43,10 +43,10 @@ def test_windows_add_up_to_the_whole():
     water = [(rng.random((30, 40)) < 0.4, rng.random((30, 40)) < 0.8) for _ in range(2)]
     row_areas = np.linspace(1, 2, 30)[:, None]
     cut = [
-        tally(*((w[r : r + 7], v[r : r + 7]) for w, v in water), row_areas[r : r + 7])
+        changed_areas(*((w[r : r + 7], v[r : r + 7]) for w, v in water), row_areas[r : r + 7])
         for r in range(0, 30, 7)
     ]
-    np.testing.assert_allclose(np.sum(cut, axis=0), tally(*water, row_areas))
+    np.testing.assert_allclose(np.sum(cut, axis=0), changed_areas(*water, row_areas))
 
 
 @given(st.floats(1, 500), st.floats(0, 360))
@@ -85,8 +85,8 @@ def test_without_a_river_on_one_date_nothing_has_moved():
 
 
 def test_oxbow_lakes_beside_the_river_are_not_followed():
-    assert followed([100, 30, 20]) == [True, True, False]
-    assert followed([]) == []
+    assert are_long([100, 30, 20]) == [True, True, False]
+    assert are_long([]) == []
 
 
 @pytest.mark.parametrize(

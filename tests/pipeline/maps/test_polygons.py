@@ -33,7 +33,7 @@ from fewscope.connectors.vectors.layers import (
 from fewscope.errors import OutputError
 from fewscope.pipeline.execution.pool import LocalPool
 from fewscope.pipeline.geometry.footprints import footprints
-from fewscope.pipeline.geometry.geodesy import Ground
+from fewscope.pipeline.geometry.geodesy import GroundMeasure
 from fewscope.pipeline.maps.polygons import POLYGON_SCHEMA, PolygonStyle, joined, polygon_tables
 from fewscope.pipeline.tiling.grid import plan_units
 from tests.helpers.finished_runs import SIDE, finished
@@ -70,7 +70,7 @@ def test_polygons_have_the_class_of_their_instance(tmp_path):
 
 
 def in_utm(simplify_px: float = 0.0) -> PolygonStyle:
-    return PolygonStyle("water", Ground.of(CRS, UTM, 200, 200), simplify_px)
+    return PolygonStyle("water", GroundMeasure.of(CRS, UTM, 200, 200), simplify_px)
 
 
 @pytest.mark.parametrize("traced_px", [2**24, 40**2])
@@ -126,7 +126,7 @@ def test_simplified_polygons_are_valid_near_and_keep_the_area_of_the_mask(tmp_pa
 
 def test_a_raster_without_a_crs_has_polygons_without_square_metres(tmp_path):
     labels = blobs(80, 80, seed=1)
-    table = polygons(tmp_path, labels, PolygonStyle("water", Ground(None, "pixels")))
+    table = polygons(tmp_path, labels, PolygonStyle("water", GroundMeasure(None, "pixels")))
     assert table["area_m2"].null_count == table["perimeter_m"].null_count == table.num_rows > 0
     assert table["area_px"].to_pylist() == np.bincount(labels.ravel())[1:].tolist()
 

@@ -19,12 +19,12 @@ from shapely import Point
 from fewscope.connectors.open import open_source
 from fewscope.connectors.raster_options import RasterOptions
 from fewscope.pipeline.execution.pool import LocalPool
-from fewscope.pipeline.geometry.geodesy import Ground
+from fewscope.pipeline.geometry.geodesy import GroundMeasure
 from fewscope.pipeline.maps.files import write_map
 from fewscope.pipeline.report.change_report import (
     Epoch,
     compare,
-    followed_reaches,
+    reaches_of_long_rivers,
     write_changes,
     year_colours,
 )
@@ -36,8 +36,8 @@ from fewscope.pipeline.report.map_figures import (
     UNKNOWN,
     MapView,
     change_picture,
-    furnished,
     scale_length,
+    with_map_elements,
 )
 from fewscope.pipeline.tiling.grid import plan_units
 from tests.helpers.finished_runs import SIDE, finished
@@ -157,7 +157,7 @@ def test_lakes_are_not_followed_and_one_date_has_no_changes(epochs):
     from fewscope.connectors.results.map_series import MapSeries
 
     with MapSeries([epoch.out for epoch in epochs]) as series:
-        assert {reach.role for reach in followed_reaches(series.centrelines(0))} == {"main"}
+        assert {reach.role for reach in reaches_of_long_rivers(series.centrelines(0))} == {"main"}
         with pytest.raises(ValueError, match="two dates or more"):
             compare(epochs[:1], series)
 
@@ -197,24 +197,26 @@ def test_what_is_not_valid_is_no_change():
 @pytest.mark.parametrize(("pixel", "expected"), [(10, 2000), (0.3, 50), (120, 20_000)])
 def test_the_scale_bar_is_round_and_as_long_as_it_says(pixel, expected):
     transform = Affine(pixel, 0, 500_000, 0, -pixel, 4e6)
-    view = MapView(300, 1000, transform, Ground("EPSG:32618", "plane"))
+    view = MapView(300, 1000, transform, GroundMeasure("EPSG:32618", "plane"))
     assert scale_length(view) == expected
     bare = np.full((300, 1000, 3), 200, np.uint8)
-    map_ = furnished(bare, view).astype(int)
+    map_ = with_map_elements(bare, view).astype(int)
     bottom = map_[-12 - 18 : -8]
     dark = np.flatnonzero((bottom.sum(axis=2) < 150).any(axis=0))
     assert dark.max() - dark.min() + 1 == pytest.approx(expected / pixel, abs=3)
 
 
 def test_without_a_crs_a_map_has_neither_scale_nor_north():
-    view = MapView(300, 1000, Affine.scale(1, -1), Ground(None, "pixels"))
+    view = MapView(300, 1000, Affine.scale(1, -1), GroundMeasure(None, "pixels"))
     bare = np.full((300, 1000, 3), 200, np.uint8)
-    np.testing.assert_array_equal(furnished(bare, view), bare)
+    np.testing.assert_array_equal(with_map_elements(bare, view), bare)
 
 
 @pytest.mark.parametrize("side", [16, 40])
 def test_a_map_of_a_few_pixels_is_drawn_too(side):
-    view = MapView(side, side, Affine(20, 0, 500_000, 0, -20, 9_000_000), Ground("EPSG:32618", "plane"))
-    drawn = furnished(np.full((side, side, 3), 90, np.uint8), view)
+    view = MapView(
+        side, side, Affine(20, 0, 500_000, 0, -20, 9_000_000), GroundMeasure("EPSG:32618", "plane")
+    )
+    drawn = with_map_elements(np.full((side, side, 3), 90, np.uint8), view)
     assert drawn.shape == (side, side, 3)
     assert (drawn != 90).any()

@@ -27,7 +27,7 @@ from fewscope.pipeline.report.content import Quality, Timings, make_report
 from fewscope.pipeline.report.figures import draw
 from fewscope.pipeline.report.formatting import short
 from fewscope.pipeline.report.render import Measures, render, write_report
-from fewscope.pipeline.report.statistics import area_mean, survey
+from fewscope.pipeline.report.statistics import area_mean, instance_statistics
 
 HEIGHT, WIDTH = 310, 450
 
@@ -140,7 +140,9 @@ def run_report(labels=None, *, k=2, uri="slides/a.svs", mpp=0.5, quality=None, h
     result = SimpleNamespace(semantic=pyramid((labels > 0).astype(np.uint8)), instances=pyramid(labels))
     foreground = np.ones((31, 45), bool)
     table = ds.dataset(table_of(labels))
-    found = survey(table, *labels.shape, foreground, seam_rows=[128, 256], seam_cols=[128, 256, 384])
+    found = instance_statistics(
+        table, *labels.shape, foreground, seam_rows=[128, 256], seam_cols=[128, 256, 384]
+    )
     told = {"class_name": "nucleus", "run": {"hash": "abc"}, "timings": Timings()} | told
     report = make_report(source.info, found, quality=quality, **told)
     return report, draw(source, result, found, foreground, support_of(k), held_out)
@@ -165,7 +167,7 @@ def test_sizes_and_samples_are_those_of_the_sorted_table(areas, n_samples, q):
             ("centroid_row", "centroid_col", "bbox_row0", "bbox_col0", "bbox_row1", "bbox_col1"), zeros
         )
     )
-    found = survey(table, 100, 100, np.ones((10, 10), bool), n_samples=n_samples)
+    found = instance_statistics(table, 100, 100, np.ones((10, 10), bool), n_samples=n_samples)
     assert found.count == n
     assert found.covered_px == sum(areas)
     if n:
@@ -181,10 +183,10 @@ def test_sizes_and_samples_are_those_of_the_sorted_table(areas, n_samples, q):
 
 def test_how_the_table_is_cut_into_batches_does_not_matter(monkeypatch):
     table = table_of(discs())
-    whole = survey(table, HEIGHT, WIDTH, np.ones((31, 45), bool), seam_rows=[256])
+    whole = instance_statistics(table, HEIGHT, WIDTH, np.ones((31, 45), bool), seam_rows=[256])
     monkeypatch.setattr("fewscope.pipeline.report.statistics.BATCH_ROWS", 7)
     for cut in (table, ds.dataset(table)):
-        again = survey(cut, HEIGHT, WIDTH, np.ones((31, 45), bool), seam_rows=[256])
+        again = instance_statistics(cut, HEIGHT, WIDTH, np.ones((31, 45), bool), seam_rows=[256])
         assert again.samples == whole.samples
         assert again.seams == whole.seams
         np.testing.assert_array_equal(again.grid, whole.grid)
@@ -192,20 +194,20 @@ def test_how_the_table_is_cut_into_batches_does_not_matter(monkeypatch):
 
 
 def test_every_object_is_in_one_density_cell():
-    found = survey(table_of(discs()), HEIGHT, WIDTH, np.ones((31, 45), bool))
+    found = instance_statistics(table_of(discs()), HEIGHT, WIDTH, np.ones((31, 45), bool))
     assert found.grid.sum() == found.count == discs().max()
 
 
 def test_areas_and_densities_by_hand():
     foreground = np.zeros((31, 90), bool)
     foreground[:, :45] = True  # the left half is tissue
-    found = survey(table_of(discs()), HEIGHT, WIDTH, foreground)
+    found = instance_statistics(table_of(discs()), HEIGHT, WIDTH, foreground)
     info = FakeSource(discs()).info
-    report = make_report(info, found, class_name="n", run={}, timings=Timings(), unread_px=9_750)
+    report = make_report(info, found, class_name="n", run={}, timings=Timings(), unreadable_px=9_750)
     assert report.area_px == pytest.approx(HEIGHT * WIDTH / 2 - 9_750)
     assert report.area_mm2 == pytest.approx(report.area_px * 0.25e-6)
     assert report.density_per_mm2 == pytest.approx(report.count / report.area_mm2)
-    assert report.unread_fraction == pytest.approx(9_750 / 69_750)
+    assert report.unreadable_fraction == pytest.approx(9_750 / 69_750)
     assert report.covered_fraction == pytest.approx((discs() > 0).sum() / 60_000)
     assert report.sizes.median_area_um2 == pytest.approx(np.median(np.bincount(discs().ravel())[1:]) / 4)
 
@@ -256,7 +258,7 @@ def test_objects_cut_at_seams_are_noticed_and_whole_ones_are_not():
             cut[block] = np.where(part > 0, part + cut.max(), 0)
     assert cut.max() > whole.max()
     for labels, expected in ((whole, False), (cut, True)):
-        found = survey(
+        found = instance_statistics(
             table_of(labels), 1024, 1024, np.ones((64, 64), bool), seam_rows=[512], seam_cols=[512]
         )
         assert found.seams.suspicious is expected
@@ -264,7 +266,10 @@ def test_objects_cut_at_seams_are_noticed_and_whole_ones_are_not():
 
 
 def test_one_unit_has_no_seam_check():
-    assert survey(table_of(discs()), HEIGHT, WIDTH, np.ones((6, 9), bool), seam_rows=[0]).seams is None
+    assert (
+        instance_statistics(table_of(discs()), HEIGHT, WIDTH, np.ones((6, 9), bool), seam_rows=[0]).seams
+        is None
+    )
 
 
 # What the pictures promise
@@ -330,7 +335,7 @@ def test_only_bounded_pieces_are_read():
     source = FakeSource(labels)
     result = SimpleNamespace(semantic=pyramid((labels > 0).astype(np.uint8)), instances=pyramid(labels))
     foreground = np.ones((24, 28), bool)
-    found = survey(table_of(labels), 1200, 1400, foreground)
+    found = instance_statistics(table_of(labels), 1200, 1400, foreground)
     drawn = draw(source, result, found, foreground, support_of(1))
     assert source.largest <= figures.CROP_PX
     assert result.instances[0].largest <= figures.CROP_PX**2

@@ -12,12 +12,12 @@ from affine import Affine
 from rasterio.features import rasterize
 from scipy.ndimage import gaussian_filter
 
-from fewscope.pipeline.geometry.geodesy import Ground
-from fewscope.pipeline.rivers.network import MIN_ELONGATION, Network, trace_network, without_specks
+from fewscope.pipeline.geometry.geodesy import GroundMeasure
+from fewscope.pipeline.rivers.network import MIN_ELONGATION, Network, remove_specks, trace_network
 from fewscope.pipeline.rivers.skeleton import contract, path_from, prune, skeleton_graph
 from tests.helpers.rivers import band, burn, sinusoid, turned
 
-METRES = Ground("EPSG:32618", "plane")
+METRES = GroundMeasure("EPSG:32618", "plane")
 
 
 def drawn(text: str) -> np.ndarray:
@@ -63,7 +63,7 @@ def test_a_sinusoid_at_60_degrees_north_in_degrees_is_measured_within_2_percent(
     transform = Affine(pixel, 0, west - 0.001, 0, -pixel, north + 0.001)
     size = int((north - south + 0.002) / pixel), int((east - west + 0.002) / pixel)
     mask = rasterize([(shape, 1)], size, transform=transform).astype(bool)
-    (river,) = trace_network(mask, transform, Ground.of(degrees, transform, *size)).rivers
+    (river,) = trace_network(mask, transform, GroundMeasure.of(degrees, transform, *size)).rivers
     scale = pyproj.Proj(utm).get_factors(9.7, 60).meridional_scale  # UTM's metres are not quite the ground's
     assert river.length_m == pytest.approx(shapely.LineString(line).length / scale, rel=0.02)
     assert river.width_m == pytest.approx(120 / scale, rel=0.02)
@@ -71,7 +71,7 @@ def test_a_sinusoid_at_60_degrees_north_in_degrees_is_measured_within_2_percent(
 
 def test_without_a_crs_lengths_are_in_pixels():
     mask, transform = burn([shapely.box(0, 0, 900, 100)], 10, margin=50)
-    (river,) = trace_network(mask, transform, Ground(None, "pixels")).rivers
+    (river,) = trace_network(mask, transform, GroundMeasure(None, "pixels")).rivers
     assert river.length_m == pytest.approx(90, rel=0.02)
     assert river.width_m == pytest.approx(10, rel=0.02)
 
@@ -230,8 +230,8 @@ def test_ponds_of_a_few_pixels_are_not_looked_at():
     kept[20, 31:36] = True  # five in a row
     kept[[24, 25, 26, 27, 28], [51, 52, 53, 54, 55]] = True  # and across
     mask[18:30, 29:58] = kept[18:30, 29:58]
-    assert np.array_equal(without_specks(mask), kept)
-    assert not without_specks(np.zeros((3, 5), bool)).any()
+    assert np.array_equal(remove_specks(mask), kept)
+    assert not remove_specks(np.zeros((3, 5), bool)).any()
     river = np.zeros((60, 300), bool)
     river[27:33] = True
     alone = trace_network(river, Affine.identity(), METRES)
