@@ -20,11 +20,11 @@ import torch
 
 from benchmarks.records import emit
 from fewscope.model.devices import computes_bfloat16, default_device
-from fewscope.model.networks.names import COMPACT, NETWORKS
-from fewscope.model.networks.registry import build_network
+from fewscope.model.networks.registry import NETWORKS, build_network
 from fewscope.model.training.episode_batch import EpisodeBatch
 from fewscope.model.training.objectives import objective_of
-from fewscope.model.training.recipes import TrainConfig, clip_gradients, episode_source, optimiser_of, recipe
+from fewscope.model.training.optimisation import clip_gradients, episode_source, optimiser_of
+from fewscope.model.training.recipes import TrainConfig, recipe
 
 
 def seconds_per_step(config: TrainConfig, n_steps: int, device: torch.device) -> float:
@@ -63,7 +63,7 @@ def main(argv: list[str] | None = None) -> int:
     device = default_device()
     baseline = None
     for name in args.networks:
-        config = recipe("modern" if name in COMPACT else "paper", name)
+        config = recipe("modern" if NETWORKS[name].family == "compact" else "paper", name)
         seconds = seconds_per_step(config, args.steps, device)
         baseline = baseline or seconds
         emit(

@@ -1,12 +1,55 @@
-"""The one function that opens a slide or a raster."""
+"""The one function that opens a slide or a raster. A new format is a file of its own and one line in `READERS`.
+
+A reader's module is imported when it opens a source: opening a slide does not wait for the code of rasters.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
 from fewscope.connectors.raster_options import RasterOptions
-from fewscope.connectors.rasters.gdal_source import RasterSource
-from fewscope.connectors.slides.openslide_source import OpenSlideSource
 from fewscope.connectors.source import Source
 from fewscope.errors import SourceError
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """One line of `READERS`.
+
+    Attributes
+    ----------
+    kind
+        What it opens.
+    endings
+        Endings of the names it opens, in lower case; "" stands for any name.
+    open
+        Opens ``(uri, mpp, slide_mpp, raster)``, as `open_source` takes them; ``raster`` is given for a raster alone.
+    """
+
+    kind: Literal["slide", "raster"]
+    endings: tuple[str, ...]
+    open: Callable[[str, float | None, float | None, RasterOptions | None], Source]
+
+
+def _openslide(uri: str, mpp: float | None, slide_mpp: float | None, _raster: RasterOptions | None) -> Source:
+    from fewscope.connectors.slides.openslide_source import OpenSlideSource
+
+    return OpenSlideSource.open(uri, mpp=mpp, slide_mpp=slide_mpp)
+
+
+def _gdal(uri: str, _mpp: float | None, _slide_mpp: float | None, raster: RasterOptions | None) -> Source:
+    from fewscope.connectors.rasters.gdal_source import RasterSource
+
+    return RasterSource.open(uri, raster or RasterOptions())
+
+
+READERS: tuple[Reader, ...] = (
+    Reader("slide", ("",), _openslide),
+    Reader("raster", ("",), _gdal),
+)
+"""The first that opens the kind and the ending is taken: put a reader of some endings before one of any."""
 
 
 def open_source(
@@ -37,8 +80,8 @@ def open_source(
     SourceError
         One line: the file, what is wrong with it, and what to do.
     """
-    if raster is not None:
-        if mpp is not None or slide_mpp is not None:
-            raise SourceError(f"{uri}: mpp is of slides; give the resolution of a raster with res")
-        return RasterSource.open(uri, raster)
-    return OpenSlideSource.open(uri, mpp=mpp, slide_mpp=slide_mpp)
+    if raster is not None and (mpp is not None or slide_mpp is not None):
+        raise SourceError(f"{uri}: mpp is for slides; give the resolution of a raster with res")
+    kind = "slide" if raster is None else "raster"
+    reader = next(r for r in READERS if r.kind == kind and uri.lower().endswith(r.endings))
+    return reader.open(uri, mpp, slide_mpp, raster)

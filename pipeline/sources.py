@@ -10,7 +10,7 @@ import shapely
 from fewscope.connectors.open import open_source
 from fewscope.connectors.raster_options import RasterOptions
 from fewscope.connectors.source import Source, SourceInfo
-from fewscope.connectors.support.load import is_drawn
+from fewscope.connectors.support.load import is_annotations
 from fewscope.pipeline.config import SegmentConfig
 from fewscope.pipeline.geometry.geodesy import GroundMeasure
 
@@ -18,7 +18,7 @@ from fewscope.pipeline.geometry.geodesy import GroundMeasure
 def open_sources(config: SegmentConfig) -> tuple[Source, Source]:
     """The source, and the picture that the support set was drawn on, which may be the same."""
     source = _open(config, config.source)
-    if not is_drawn(config.support):
+    if not is_annotations(config.support):
         return source, source
     elsewhere = config.support_slide not in (None, config.source)
     if config.raster is None:

@@ -1,18 +1,60 @@
-"""Reading a support set, whichever way it was made."""
+"""Reads a support set, whichever way it was made. A new format is a file of its own and one line in `FORMATS`."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from fewscope.connectors.source import Source
-from fewscope.connectors.support.annotations import load_annotations
-from fewscope.connectors.support.folder import load_folder
 from fewscope.connectors.support.support_set import SupportSet
 
 
-def is_drawn(uri: str) -> bool:
-    """Whether a support set is annotations drawn on a slide, by its name; else it is a folder of pairs."""
-    return uri.lower().removesuffix(".gz").endswith((".geojson", ".json", ".gpkg", ".shp", ".fgb"))
+@dataclass(frozen=True, slots=True)
+class SupportFormat:
+    """One line of `FORMATS`.
+
+    Attributes
+    ----------
+    endings
+        Endings of the names it reads, in lower case and without ``.gz``; "" stands for any name.
+    on_source
+        Whether it is drawn on a slide or raster, which must be open to read it.
+    load
+        Reads ``(uri, source, class_names)``, as `load_support` takes them.
+    """
+
+    endings: tuple[str, ...]
+    on_source: bool
+    load: Callable[[str, Source | None, Sequence[str]], SupportSet]
+
+
+def _annotations(uri: str, source: Source | None, class_names: Sequence[str]) -> SupportSet:
+    from fewscope.connectors.support.annotations import load_annotations
+
+    return load_annotations(uri, source, class_names)
+
+
+def _folder(uri: str, _source: Source | None, class_names: Sequence[str]) -> SupportSet:
+    from fewscope.connectors.support.folder import load_folder
+
+    return load_folder(uri, class_names)
+
+
+FORMATS: tuple[SupportFormat, ...] = (
+    SupportFormat((".geojson", ".json", ".gpkg", ".shp", ".fgb"), True, _annotations),
+    SupportFormat(("",), False, _folder),
+)
+"""The first that reads the ending is taken."""
+
+
+def _format_of(uri: str) -> SupportFormat:
+    name = uri.lower().removesuffix(".gz")
+    return next(one for one in FORMATS if name.endswith(one.endings))
+
+
+def is_annotations(uri: str) -> bool:
+    """Whether a support set, by its name, is annotations drawn on a slide or raster; else it is a folder of pairs."""
+    return _format_of(uri).on_source
 
 
 def load_support(uri: str, *, source: Source | None = None, class_names: Sequence[str] = ()) -> SupportSet:
@@ -24,10 +66,10 @@ def load_support(uri: str, *, source: Source | None = None, class_names: Sequenc
         A folder (path or fsspec URL) of pairs: ``image/`` and ``label/`` with the same names, or ``1.jpg
         1.png`` side by side, with optional ``1.inst.png`` and ``support.json`` (``{"mpp": 0.5, "class":
         "nucleus"}``, or ``"classes": ["nucleus", "vessel"]`` for masks with the values 1, 2...). Or a folder of
-        such folders, one for each class. Or a ``.geojson`` / ``.json`` (``.gz``) of QuPath with regions and the
-        objects in them, drawn on ``source``.
+        such folders, one for each class. Or annotations, regions and the objects in them, drawn on ``source``:
+        GeoJSON of QuPath (``.geojson``, ``.json``, either with ``.gz``) on a slide, any vector file on a raster.
     source
-        The slide of the annotations.
+        The slide or raster of the annotations.
     class_names
         Which classes to look for, in this order, where there are several; all by default. A single name for a folder
         of one class only names it.
@@ -37,6 +79,4 @@ def load_support(uri: str, *, source: Source | None = None, class_names: Sequenc
     SupportError
         One line: the file, what is wrong, and what to do.
     """
-    if is_drawn(uri):
-        return load_annotations(uri, source, class_names)
-    return load_folder(uri, class_names)
+    return _format_of(uri).load(uri, source, class_names)

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyogrio
 import pyproj
 import shapely
 
@@ -75,6 +74,8 @@ def write_geopackage(uri: str, layers: Iterable[Layer], crs: str | None) -> None
     OutputError
         It cannot be written.
     """
+    import pyogrio  # slow where pandas is installed, and of maps alone
+
     wkt = pyproj.CRS.from_user_input(crs).to_wkt() if crs else None
     pyogrio.set_gdal_config_options({"OGR_CURRENT_DATE": "1970-01-01T00:00:00Z"})
     with output_errors(uri), atomic_file(uri) as path, warnings.catch_warnings():

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pyogrio
 import shapely
 from affine import Affine
 from numpy.typing import NDArray
@@ -43,6 +42,8 @@ def read_features(uri: str, crs: CRS | None) -> list[Feature]:
     SourceError
         The file is missing or damaged, has no feature, or states no CRS.
     """
+    import pyogrio  # with pandas beside it, as it asks for where it is installed, this takes half a second
+
     if "://" not in uri and not uri.startswith("/vsi") and not os.path.exists(uri):
         raise SourceError(f"{uri}: no such file; check the path")
     features: list[Feature] = []

@@ -1,26 +1,17 @@
-"""Names of models, networks, losses and recipes. Imports nothing heavy, so that ``--help`` does not wait for torch."""
+"""Names that a command line offers. Does not import torch, so that ``--help`` does not wait for it."""
 
-from typing import Literal
+from __future__ import annotations
 
-COMPACT = {"compact-S": "S", "compact-L": "L"}
-"""Compact networks, and their size."""
+from fewscope.model.networks import registry
 
-RELATION: dict[str, tuple[str, Literal["released", "paper"]]] = {
-    "vgg16-released": ("vgg16", "released"),
-    "vgg16-paper": ("vgg16", "paper"),
-    "resnet101-paper": ("resnet101", "paper"),
-    "inception-paper": ("inception", "paper"),
-}
-"""Encoder and variant of each relation network. The published code has VGG-16 alone."""
-
-NETWORKS = (*COMPACT, *RELATION)
+NETWORKS = tuple(registry.NETWORKS)
 """What can be trained."""
 
-MODELS = ("compact", *RELATION)
-"""What can be loaded to predict with; the weights say whether ``compact`` is S or L."""
+MODELS = registry.MODELS
+"""What can be loaded to predict with."""
 
 LOSSES = ("bce", "mse", "bce+dice")
-"""Training losses (`model.training.objectives.LOSSES` computes them)."""
+"""Training losses (`model.training.objectives.LOSS_FUNCTIONS` computes them)."""
 
 RECIPES = ("modern", "paper")
 """Training settings that have a name (`model.training.recipes.recipe`)."""

@@ -21,19 +21,13 @@ from fewscope.model.episodes.category import Category
 from fewscope.model.episodes.sampler import EpisodeSource
 from fewscope.model.networks.compact import CompactNet
 from fewscope.model.networks.imagenet import load_imagenet
-from fewscope.model.networks.names import RELATION
-from fewscope.model.networks.registry import build_network, start_from
+from fewscope.model.networks.registry import NETWORKS, build_network, start_from
 from fewscope.model.networks.relation import RelationNet
 from fewscope.model.training import distributed
 from fewscope.model.training.episode_batch import EpisodeBatch
 from fewscope.model.training.objectives import objective_of
-from fewscope.model.training.recipes import (
-    TrainConfig,
-    clip_gradients,
-    episode_source,
-    optimiser_of,
-    schedule_of,
-)
+from fewscope.model.training.optimisation import clip_gradients, episode_source, optimiser_of, schedule_of
+from fewscope.model.training.recipes import TrainConfig
 from fewscope.model.training.run_log import Journal
 from fewscope.model.training.validation import Examination, Unjudged, ValidationClasses, picture_of
 from fewscope.model.weights import save_weights
@@ -226,7 +220,7 @@ def _start(
     net = build_network(config.network)
     if config.imagenet and fresh:
         assert isinstance(net, RelationNet)
-        load_imagenet(net.encoder, RELATION[config.network][0])
+        load_imagenet(net.encoder, NETWORKS[config.network].encoder)
     if initial is not None:
         start_from(net, initial, config.network)
     net = net.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]

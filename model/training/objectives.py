@@ -13,14 +13,13 @@ from torch import Tensor, nn
 from fewscope.model.losses import cross_entropy, depth_loss, readout_loss, segmentation_loss, squared_error
 from fewscope.model.metrics import mean_image_iou
 from fewscope.model.networks.compact import CompactNet
+from fewscope.model.networks.names import LOSSES
 from fewscope.model.networks.relation import RelationNet
 from fewscope.model.training.episode_batch import EpisodeBatch, answer_episodes
 
-LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "bce": cross_entropy,
-    "mse": squared_error,
-    "bce+dice": segmentation_loss,
-}
+LOSS_FUNCTIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = dict(
+    zip(LOSSES, (cross_entropy, squared_error, segmentation_loss), strict=True)
+)
 """Of logits (N, 1, H, W) and targets in {0, 1}."""
 
 
@@ -30,7 +29,7 @@ class CompactObjective(nn.Module):
     def __init__(self, net: CompactNet, loss: str) -> None:
         super().__init__()
         self.net = net
-        self.loss = LOSSES[loss]
+        self.loss = LOSS_FUNCTIONS[loss]
 
     def forward(self, batches: Sequence[EpisodeBatch]) -> tuple[Tensor, Tensor]:
         """Loss of the episodes, and the mean IoU of their queries: two scalars."""
@@ -61,7 +60,7 @@ class RelationObjective(nn.Module):
     def __init__(self, net: RelationNet, loss: str) -> None:
         super().__init__()
         self.net = net
-        self.loss = LOSSES[loss]
+        self.loss = LOSS_FUNCTIONS[loss]
 
     def forward(self, batches: Sequence[EpisodeBatch]) -> tuple[Tensor, Tensor]:
         """Loss of the episodes, and the mean IoU of their queries: two scalars."""

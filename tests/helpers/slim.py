@@ -8,7 +8,6 @@ from torch import nn
 
 import fewscope.model.networks.registry
 import fewscope.model.training.loop
-from fewscope.model.networks import names
 from fewscope.model.networks.compact import CompactNet
 from fewscope.model.networks.encoders import Encoder
 from fewscope.model.networks.relation import RelationNet, Variant
@@ -42,9 +41,9 @@ def relation_network(variant: Variant) -> RelationNet:
 
 def build_network(name: str) -> CompactNet | RelationNet:
     """As `model.networks.registry.build_network`, but relation networks have four channels."""
-    if name in names.COMPACT:
+    if fewscope.model.networks.registry.NETWORKS[name].family == "compact":
         return fewscope.model.networks.registry.build_network(name)
-    return relation_network(names.RELATION[name][1])
+    return relation_network("released" if name.endswith("-released") else "paper")
 
 
 class SlimJob(TrainingJob):

@@ -137,3 +137,14 @@ def test_both_sides_of_the_wall_agree_on_patches_and_labels():
     from fewscope.model import conventions as model
 
     assert (connectors.PATCH_SIZE, connectors.IGNORE_LABEL) == (model.PATCH_SIZE, model.IGNORE_LABEL)
+
+
+def test_names_for_a_command_line_do_not_import_torch():
+    said = (
+        "import sys, fewscope.model.conventions, fewscope.model.networks.names as names, "
+        "fewscope.model.training.recipes; "
+        "assert names.MODELS and names.NETWORKS and names.RECIPES and names.LOSSES; "
+        "print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", said], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"

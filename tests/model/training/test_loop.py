@@ -30,7 +30,8 @@ from fewscope.model.training.episode_batch import EpisodeBatch
 from fewscope.model.training.job import TrainingJob
 from fewscope.model.training.loop import RunOptions, train
 from fewscope.model.training.objectives import RelationObjective
-from fewscope.model.training.recipes import TrainConfig, clip_gradients, optimiser_of, recipe, schedule_of
+from fewscope.model.training.optimisation import clip_gradients, optimiser_of, schedule_of
+from fewscope.model.training.recipes import TrainConfig, recipe
 from fewscope.model.training.validation import ValidationClasses
 from fewscope.model.weights import load_weights
 from fewscope.pipeline.execution.ray_training import train_on_ray
