@@ -109,7 +109,7 @@ def adapt(
 
     Parameters
     ----------
-    network : settled on the patches (`CompactNet.settle`); its statistics stay as they are
+    network : settled on the patches (`CompactNet.adapt_statistics`); its statistics stay as they are
     images : (K, 3, H, W) float in [0, 1]
     labels : (C, K, H, W) uint8: for each class 0 not of it, 1 of it, 255 not known
     depths : (K, H, W) float in [0, 1] (`model.depth`), or None where objects are not told apart

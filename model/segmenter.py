@@ -25,7 +25,7 @@ from fewscope.model.finetune import AdaptConfig, adapt
 from fewscope.model.networks.compact import CompactNet, CompactPack
 from fewscope.model.networks.names import MODELS
 from fewscope.model.networks.registry import build_network
-from fewscope.model.views import SIDES, View, _scaled, _scaled_labels
+from fewscope.model.views import SIDES, View, scale_images, scale_labels
 from fewscope.model.weights import SHIPPED, checksum, load_weights
 
 
@@ -174,12 +174,12 @@ class Segmenter:
         known : with these weights and pixel classifiers
         learned : with these values of the network's parameters
         """
-        images, labels = _scaled(images, side), _scaled_labels(labels, side)
+        images, labels = scale_images(images, side), scale_labels(labels, side)
         network, weights = self._exact, known.weights if known else None
         if weights is not None:
             network = self._with(weights)
         elif isinstance(network, CompactNet):
-            network = network.settle(images)
+            network = network.adapt_statistics(images)
             for mine, other in zip(network.parameters(), learned or (), strict=learned is not None):
                 mine.data.copy_(other)
             weights = {name: tensor.cpu() for name, tensor in network.state_dict().items()}
@@ -200,13 +200,13 @@ class Segmenter:
         """The network fine-tuned on (K, 3, H, W) and (C, K, H, W): one for all sides, it sees views at all scales."""
         if not isinstance(self._exact, CompactNet):
             raise ValueError(f"model {self.name!r} is not adapted; leave the adaptation out, or use compact")
-        images, labels = _scaled(images, adaptation.side), _scaled_labels(labels, adaptation.side)
+        images, labels = scale_images(images, adaptation.side), scale_labels(labels, adaptation.side)
         depths = None
         if instances is not None:
             depths = torch.from_numpy(np.stack([instance_depth(i) for i in instances])).to(self.device) / 255
             depths = F.interpolate(depths[None], size=labels.shape[-2:], mode="bilinear")[0]
         bf16 = self.dtype == torch.bfloat16
-        return adapt(self._exact.settle(images), images, labels, depths, adaptation, bf16=bf16)
+        return adapt(self._exact.adapt_statistics(images), images, labels, depths, adaptation, bf16=bf16)
 
     def _with(self, weights: Mapping[str, Tensor]) -> nn.Module:
         """A copy of the network with other weights."""
@@ -261,14 +261,14 @@ class Segmenter:
     def _answers(self, x: Tensor, ready: _Ready, depth: bool) -> Iterator[Tensor]:
         """Logits of each class, (N, 1 or 2, H, W) float32, from tiles (N, 3, H, W) uint8."""
         tiles = x.contiguous().float() / 255  # resizing likes channel by channel
-        queries = [network.encode_queries(_scaled(tiles, view.side)) for network, view in ready.members]  # type: ignore[operator]
+        queries = [network.encode_queries(scale_images(tiles, view.side)) for network, view in ready.members]  # type: ignore[operator]
         asked: dict[str, Any] = {"depth": depth} if self.has_depth else {}
         if self.adapts:
             asked["texture_share"] = ready.features.texture_share
         for c in range(ready.features.n_classes):
             answers = []
             for query, (network, view) in zip(queries, ready.members, strict=True):
-                logits = network.answer(query, view.packs[c], **asked).float()  # type: ignore[operator]
+                logits = network.predict_encoded(query, view.packs[c], **asked).float()  # type: ignore[operator]
                 # of the same size: a copy
                 answers.append(F.interpolate(logits.contiguous(), size=x.shape[-2:], mode="bilinear"))
             yield torch.stack(answers).mean(0)

@@ -29,8 +29,8 @@ class View:
     ----------
     side : what the network is shown a tile of 224 px as, px; more than 224: objects enlarged
     packs : what the network needs of the support set, in float32, for each class
-    weights : the network's weights, settled on the support set (`CompactNet.settle`) or fine-tuned too; None for those
-        that the segmenter has
+    weights : the network's weights with the statistics of the support set (`CompactNet.adapt_statistics`), or
+        fine-tuned, too; None for those that the segmenter has
     textures : the pixel classifier of each class; none where the network has none
     """
 
@@ -68,7 +68,7 @@ class View:
         return digest.hexdigest()
 
 
-def _scaled(images: Tensor, side: int) -> Tensor:
+def scale_images(images: Tensor, side: int) -> Tensor:
     """Images (N, 3, H, W), where 224 px become `side`, to a multiple of 32."""
     if side == PATCH_SIZE:
         return images
@@ -79,7 +79,7 @@ def _scaled_size(shape: Sequence[int], side: int) -> list[int]:
     return [max(1, round(n * side / PATCH_SIZE / 32)) * 32 for n in shape[-2:]]
 
 
-def _scaled_labels(labels: Tensor, side: int) -> Tensor:
+def scale_labels(labels: Tensor, side: int) -> Tensor:
     """Labels (C, K, H, W) likewise."""
     if side == PATCH_SIZE:
         return labels

@@ -105,12 +105,12 @@ def open_on_grid(file: RasterFile, grid: Grid, resampling: Resampling) -> Warped
 
     To be closed by `raster_file.close_raster`.
     """
-    dataset = open_raster(file.path, file.georeference, file.crs, nodata=file.told_nodata)
+    dataset = open_raster(file.path, file.georeference, file.crs, nodata=file.nodata_override)
     try:
         return WarpedVRT(
             dataset,
             src_crs=file.crs or PLAIN,
-            src_nodata=dataset.nodata if file.told_nodata is None else file.told_nodata,
+            src_nodata=dataset.nodata if file.nodata_override is None else file.nodata_override,
             crs=grid.crs or PLAIN,
             transform=grid.transform,
             height=grid.height,

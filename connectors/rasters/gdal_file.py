@@ -33,7 +33,7 @@ VSI = {
 SAMPLE_PX = 32  # side of the nine samples in the fingerprint of a file that is not local
 
 Georeference = Literal["transform", "gcps", "rpcs", "none"]
-SaidBy = Literal["file", "collar", "user"]
+NodataOrigin = Literal["file", "implicit", "user"]
 METHODS = {"gcps": "GCP_POLYNOMIAL", "rpcs": "RPC"}  # of GDAL's transformer
 
 # Once for the process, as filters changed in one thread are changed in all: reports say it in their own words.
@@ -63,7 +63,7 @@ class RasterFile:
         Band that says what is transparent, None without.
     nodata
         For each band the value that means "no pixel"; empty where there is none.
-    nodata_by
+    nodata_origin
         Who says so: the file itself, its collar (`connectors.rasters.nodata`), or the user.
     overviews
         (height, width) of the file's overviews, finest first.
@@ -87,16 +87,16 @@ class RasterFile:
     n_points: int
     overviews: tuple[tuple[int, int], ...]
     block: tuple[int, int]
-    nodata_by: SaidBy = "file"
+    nodata_origin: NodataOrigin = "file"
 
-    def without_data(self, value: float, said_by: SaidBy) -> RasterFile:
+    def with_nodata(self, value: float, origin: NodataOrigin) -> RasterFile:
         """The file, with a value that means "no pixel" in all bands, whatever it says itself."""
-        return replace(self, nodata=(value,) * len(self.dtypes), nodata_by=said_by)
+        return replace(self, nodata=(value,) * len(self.dtypes), nodata_origin=origin)
 
     @property
-    def told_nodata(self) -> float | None:
+    def nodata_override(self) -> float | None:
         """The value that GDAL has to be told, as the file does not say it."""
-        return None if self.nodata_by == "file" else self.nodata[0]
+        return None if self.nodata_origin == "file" else self.nodata[0]
 
     @property
     def is_upright(self) -> bool:

@@ -41,7 +41,7 @@ from fewscope.connectors.rasters.layout import (
     resampled,
     sample_values,
 )
-from fewscope.connectors.rasters.stack import Stack, Values
+from fewscope.connectors.rasters.stack import SceneStack, Values
 from fewscope.connectors.rasters.stretch import Stretch, as_is, choose_stretch
 from fewscope.connectors.source import Pixels, SourceInfo, window_bounds
 from fewscope.connectors.vectors.polygon_files import burn, load_area
@@ -81,7 +81,7 @@ class View:
 class RasterSource:
     """A raster, or several as one, on a working grid. Made by `RasterSource.open`; see `source.Source`."""
 
-    def __init__(self, info: SourceInfo, stack: Stack, view: View) -> None:
+    def __init__(self, info: SourceInfo, stack: SceneStack, view: View) -> None:
         self._info = info
         self._stack = stack
         self._view = view
@@ -230,7 +230,7 @@ class RasterSource:
         return image, valid
 
 
-def _reopen(info: SourceInfo, stack: Stack, view: View) -> RasterSource:
+def _reopen(info: SourceInfo, stack: SceneStack, view: View) -> RasterSource:
     """The source in another process; SourceError if a local file is another one now."""
     files = [layer.file for scene in stack.scenes for layer in scene.layers]
     if all(is_local(file) for file in files) and (found := fingerprint(files)) != info.fingerprint:

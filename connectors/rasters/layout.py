@@ -16,8 +16,8 @@ from fewscope.connectors.raster_options import RasterOptions
 from fewscope.connectors.rasters.alignment import Grid, common_grid
 from fewscope.connectors.rasters.gdal_file import RasterFile, inspect
 from fewscope.connectors.rasters.inputs import list_scenes
-from fewscope.connectors.rasters.nodata import undeclared_nodata
-from fewscope.connectors.rasters.stack import Layer, Scene, Stack, holds, measure_depth, numpy_type
+from fewscope.connectors.rasters.nodata import implicit_nodata
+from fewscope.connectors.rasters.stack import Layer, Scene, SceneStack, holds, measure_depth, numpy_type
 from fewscope.connectors.rasters.stretch import Bands, choose_bands, stacked_bands
 from fewscope.connectors.storage.gdal import gdal
 from fewscope.errors import SourceError
@@ -31,7 +31,7 @@ SAMPLE_VALUES = 2**20  # of each band, at most
 FINEST_ENLARGEMENT = 8.0  # working grids finer than this times the raster show nothing but interpolation
 
 
-def lay_out(uri: str, options: RasterOptions) -> tuple[Stack, Bands, list[RasterFile]]:
+def lay_out(uri: str, options: RasterOptions) -> tuple[SceneStack, Bands, list[RasterFile]]:
     """Scenes on their common grid, what is shown of them, and all files in order."""
     scenes = [
         [inspect(part) for part in scene] for scene in list_scenes((uri, *options.scenes), options.assets)
@@ -52,10 +52,10 @@ def lay_out(uri: str, options: RasterOptions) -> tuple[Stack, Bands, list[Raster
     grid, places = common_grid(files, options.crs)
     layers = [Layer(file, bands, place) for file, place in zip(files, places, strict=True)]
     made = [Scene(tuple(layers[i : i + per_scene])) for i in range(0, len(layers), per_scene)]
-    stack = Stack(grid, tuple(made), options.pick)
+    stack = SceneStack(grid, tuple(made), options.pick)
     if options.pick == "best" and len(made) > 1:
         deep = [replace(scene, depth=measure_depth(stack, scene)) for scene in made]
-        stack = Stack(grid, tuple(deep), options.pick)
+        stack = SceneStack(grid, tuple(deep), options.pick)
     return stack, shown, files
 
 
@@ -72,9 +72,9 @@ def _with_nodata(
                     f"{file.uri}: --nodata {asked:g} is no value of {dtype}, the type of its bands; give one that "
                     "is, or leave it out"
                 )
-        return file.without_data(asked, "user")
-    value = undeclared_nodata(file, bands)
-    return file if value is None else file.without_data(value, "collar")
+        return file.with_nodata(asked, "user")
+    value = implicit_nodata(file, bands)
+    return file if value is None else file.with_nodata(value, "implicit")
 
 
 def palette_of(file: RasterFile) -> NDArray[np.uint8]:
@@ -84,7 +84,7 @@ def palette_of(file: RasterFile) -> NDArray[np.uint8]:
     return np.array([colours.get(value, (0, 0, 0, 0))[:3] for value in range(max(colours) + 1)], np.uint8)
 
 
-def sample_values(stack: Stack) -> NDArray[np.generic]:
+def sample_values(stack: SceneStack) -> NDArray[np.generic]:
     """(n_bands, n) valid values from all over: of the file's overview, or of chunks spread evenly."""
     long_enough = [level for level in stack.levels if max(level.height, level.width) >= SAMPLE_LEVEL]
     level = long_enough[-1] if long_enough else stack.levels[0]
@@ -98,7 +98,7 @@ def sample_values(stack: Stack) -> NDArray[np.generic]:
     return np.concatenate(parts, axis=1)
 
 
-def block_grid(stack: Stack) -> tuple[tuple[int, int], tuple[int, int]]:
+def block_grid(stack: SceneStack) -> tuple[tuple[int, int], tuple[int, int]]:
     """(rows, cols) of the blocks that are tried one by one, and of the chunks of them read at once."""
     layer = stack.scenes[0].layers[0]
     if layer.place.offset == (0, 0):
@@ -138,9 +138,9 @@ def notes_on(files: list[RasterFile], grid: Grid) -> list[str]:
         said.append("The file states no CRS: its coordinates are kept, their unit is not known.")
     if grid.transform.b or grid.transform.d:
         said.append("The raster is rotated against its CRS; results keep its grid.")
-    collars = [file for file in files if file.nodata_by == "collar"]
-    if collars:
-        values = " or ".join(sorted({f"{file.told_nodata:g}" for file in collars}))
+    implicit = [file for file in files if file.nodata_origin == "implicit"]
+    if implicit:
+        values = " or ".join(sorted({f"{file.nodata_override:g}" for file in implicit}))
         said.append(
             f"Pixels of {values} in all bands, which fill the corners, were taken for no data, though the file does "
             "not declare it; --nodata file keeps them."

@@ -28,7 +28,7 @@ SQUARE = 5
 FEWEST_VALUES = 16  # that the rest of a picture has in a band: not a drawing on an empty ground
 
 
-def undeclared_nodata(file: RasterFile, bands: tuple[int, ...]) -> float | None:
+def implicit_nodata(file: RasterFile, bands: tuple[int, ...]) -> float | None:
     """The number that fills a file's collar; None where the file says itself what is no data, or has no collar.
 
     A collar fills two corners at least, with the same number in all ``bands`` (1-based), lower or higher than what else
@@ -54,7 +54,7 @@ def undeclared_nodata(file: RasterFile, bands: tuple[int, ...]) -> float | None:
                 if value is None:
                     return None
                 places = _spread(file.height, file.width, SAMPLE_SIDE, SAMPLES)
-                return value if _is_collar(value, [read(*place, SAMPLE_SIDE) for place in places]) else None
+                return value if _is_fill(value, [read(*place, SAMPLE_SIDE) for place in places]) else None
             finally:
                 close_raster(dataset)
     except RasterioError:  # the run will say so
@@ -80,7 +80,7 @@ def _of_corners(corners: list[NDArray[np.generic]]) -> float | None:
     return float(values[counts.argmax()])
 
 
-def _is_collar(value: float, samples: list[NDArray[np.generic]]) -> bool:
+def _is_fill(value: float, samples: list[NDArray[np.generic]]) -> bool:
     """Whether what has the number lies in solid areas, around a picture whose numbers are all on one side of it."""
     empty = [(sample == value).all(0) for sample in samples]
     n_empty = sum(int(each.sum()) for each in empty)

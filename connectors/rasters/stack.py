@@ -1,7 +1,7 @@
 """Band values of one or many scenes on one grid; the first scene that has a pixel gives it, or the best.
 
-A `Stack` is made of scenes, each of one file, or of one file per band. It is picklable, and any number of threads may
-read: each takes a handle of its own from those that are idle.
+A `SceneStack` is made of scenes, each of one file, or of one file per band. It is picklable, and any number of threads
+may read: each takes an idle handle of its own.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Scene:
         )
 
 
-class Stack:
+class SceneStack:
     """Scenes on a grid; see the module."""
 
     def __init__(
@@ -219,7 +219,7 @@ class Stack:
         file = layer.file
         if self._is_direct(layer, level):
             overview = level.index - 1 if level.index else None
-            return open_raster(file.path, file.georeference, file.crs, overview, file.told_nodata)
+            return open_raster(file.path, file.georeference, file.crs, overview, file.nodata_override)
         if file.colours[0] == ColorInterp.palette:
             resampling = Resampling.nearest  # numbers of colours have no mean
         else:
@@ -227,9 +227,9 @@ class Stack:
         return open_on_grid(file, self.grid.shrunk(2**level.index), resampling)
 
 
-def measure_depth(stack: Stack, scene: Scene) -> NDArray[np.float32]:
+def measure_depth(stack: SceneStack, scene: Scene) -> NDArray[np.float32]:
     """How far each place of the grid is from the nearest that a scene has no pixel for; coarse, over the whole grid."""
-    alone = Stack(stack.grid, (scene,))
+    alone = SceneStack(stack.grid, (scene,))
     level = next(
         (level for level in alone.levels if max(level.height, level.width) <= DEPTH_SIDE), alone.levels[-1]
     )

@@ -246,14 +246,14 @@ class WorkDir:
         fs, path = self._locate(f"markers/{_check(name)}.json")
         return bool(fs.exists(path))
 
-    def lend(self, name: str, array: npt.NDArray[Any]) -> None:
+    def keep_array(self, name: str, array: npt.NDArray[Any]) -> None:
         """Keep an array that others may use and can do without: on a local disk, which is not waited for."""
         buffer = io.BytesIO()
         np.savez(buffer, array=array)  # with a checksum
         write_atomic(*self._locate(f"lent/{_check(name)}.npz"), buffer.getbuffer(), durable=False)
 
-    def find_lent(self, name: str) -> npt.NDArray[Any] | None:
-        """Read back `lend`; None if there is nothing, or nothing whole."""
+    def find_kept(self, name: str) -> npt.NDArray[Any] | None:
+        """Read back `keep_array`; None if there is nothing, or nothing whole."""
         try:
             path = self._locate(f"lent/{_check(name)}.npz")[1]
             with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
@@ -261,8 +261,8 @@ class WorkDir:
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
             return None
 
-    def drop_lent(self, name: str) -> None:
-        """Remove what `lend` kept, if it is there."""
+    def drop_kept(self, name: str) -> None:
+        """Remove what `keep_array` kept, if it is there."""
         with suppress(FileNotFoundError):
             os.unlink(self._locate(f"lent/{_check(name)}.npz")[1])
 

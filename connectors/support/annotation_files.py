@@ -31,7 +31,7 @@ Kind = Literal["region", "object", "ignored area"]
 
 
 @dataclass(frozen=True, slots=True)
-class Drawn:
+class Annotation:
     """One polygon (or several as one), valid, with its class and a title for people."""
 
     geometry: BaseGeometry
@@ -40,14 +40,14 @@ class Drawn:
 
 
 @dataclass(frozen=True, slots=True)
-class Drawings:
+class AnnotationFile:
     """All that was drawn, by what it means, in the order of the file."""
 
-    regions: list[Drawn] = field(default_factory=list)
-    objects: list[Drawn] = field(default_factory=list)
-    ignored: list[Drawn] = field(default_factory=list)
+    regions: list[Annotation] = field(default_factory=list)
+    objects: list[Annotation] = field(default_factory=list)
+    ignored: list[Annotation] = field(default_factory=list)
 
-    def add(self, kind: Kind, drawn: Drawn) -> None:
+    def add(self, kind: Kind, drawn: Annotation) -> None:
         """Put it where it belongs."""
         {"region": self.regions, "object": self.objects, "ignored area": self.ignored}[kind].append(drawn)
 
@@ -60,7 +60,7 @@ def kind_of(name: str) -> Kind:
     return "ignored area" if plain.startswith("ignore") else "object"
 
 
-def read_map(uri: str, crs: str | None) -> Drawings:
+def read_vector_file(uri: str, crs: str | None) -> AnnotationFile:
     """What a GeoJSON, GeoPackage, shapefile or the like holds, in the coordinates of ``crs``.
 
     The class of a polygon is that of the first of `CLASS_COLUMNS` that it has, else the name of its layer where the
@@ -71,7 +71,7 @@ def read_map(uri: str, crs: str | None) -> Drawings:
     except SourceError as error:
         raise SupportError(str(error)) from error
     several = len({feature.layer for feature in features}) > 1
-    drawings = Drawings()
+    annotations = AnnotationFile()
     for number, feature in enumerate(features, start=1):
         name = _class_of(feature) or (feature.layer if several else UNNAMED)
         kind = kind_of(name)
@@ -81,8 +81,8 @@ def read_map(uri: str, crs: str | None) -> Drawings:
             raise SupportError(
                 f"{uri}: {title} is a {feature.geometry.geom_type} without an area, expected a Polygon: draw an area"
             )
-        drawings.add(kind, Drawn(geometry, name, title))
-    return drawings
+        annotations.add(kind, Annotation(geometry, name, title))
+    return annotations
 
 
 def _class_of(feature: Feature) -> str | None:
@@ -97,9 +97,9 @@ def _class_of(feature: Feature) -> str | None:
         return stated
 
 
-def read_qupath(uri: str) -> Drawings:
+def read_qupath(uri: str) -> AnnotationFile:
     """What QuPath exported as GeoJSON, in level-0 pixels."""
-    drawings = Drawings()
+    annotations = AnnotationFile()
     for number, feature in enumerate(_features(uri), start=1):
         if not isinstance(feature, dict) or feature.get("type") != "Feature":
             raise SupportError(f"{uri}: entry {number} is not a GeoJSON Feature; export it again")
@@ -112,8 +112,8 @@ def read_qupath(uri: str) -> Drawings:
         name = str(classification or own_name or UNNAMED)
         kind = kind_of(name)
         title = f"{kind} {own_name!r} (feature {number})" if own_name else f"{kind} (feature {number})"
-        drawings.add(kind, Drawn(_area(uri, title, feature.get("geometry")), name, title))
-    return drawings
+        annotations.add(kind, Annotation(_area(uri, title, feature.get("geometry")), name, title))
+    return annotations
 
 
 def _features(uri: str) -> list[Any]:

@@ -21,7 +21,7 @@ from rasterio.windows import Window
 
 from fewscope.connectors.conventions import IGNORE_LABEL, PATCH_SIZE
 from fewscope.connectors.source import Source, SourceInfo
-from fewscope.connectors.support.annotation_files import UNNAMED, Drawn, read_map, read_qupath
+from fewscope.connectors.support.annotation_files import UNNAMED, Annotation, read_qupath, read_vector_file
 from fewscope.connectors.support.support_set import SupportSet, choose_classes
 from fewscope.connectors.vectors.polygon_files import burn
 from fewscope.errors import SupportError
@@ -43,17 +43,17 @@ def load_annotations(uri: str, source: Source | None, class_names: Sequence[str]
     if source is None:
         raise SupportError(f"{uri}: annotations need the picture they were drawn on; give it as the source")
     info = source.info
-    drawings = read_map(uri, info.crs) if info.kind == "raster" else read_qupath(uri)
+    annotations = read_vector_file(uri, info.crs) if info.kind == "raster" else read_qupath(uri)
     how_to = HOW_TO[info.kind]
-    if not drawings.regions:
+    if not annotations.regions:
         raise SupportError(f"{uri}: holds no region to learn from; {how_to}")
-    if not drawings.objects:
+    if not annotations.objects:
         raise SupportError(
-            f"{uri}: holds {len(drawings.regions)} regions but no object; draw the objects in the regions too"
+            f"{uri}: holds {len(annotations.regions)} regions but no object; draw the objects in the regions too"
         )
-    chosen_names, values, chosen = _choose_objects(uri, drawings.objects, class_names)
-    regions = _onto_grid(drawings.regions, info.transform)
-    ignored = _onto_grid(drawings.ignored, info.transform)
+    chosen_names, values, chosen = _choose_objects(uri, annotations.objects, class_names)
+    regions = _onto_grid(annotations.regions, info.transform)
+    ignored = _onto_grid(annotations.ignored, info.transform)
     chosen = _onto_grid(chosen, info.transform)
     _check_inside(uri, regions, info)
 
@@ -106,8 +106,8 @@ def load_annotations(uri: str, source: Source | None, class_names: Sequence[str]
 
 
 def _choose_objects(
-    uri: str, objects: list[Drawn], class_names: Sequence[str]
-) -> tuple[tuple[str, ...], NDArray[np.int64], list[Drawn]]:
+    uri: str, objects: list[Annotation], class_names: Sequence[str]
+) -> tuple[tuple[str, ...], NDArray[np.int64], list[Annotation]]:
     """The classes to look for, and their objects with the place 1..C of each one's class, in the order to draw in."""
     found = sorted({drawn.name for drawn in objects})
     if found == [UNNAMED] and len(class_names) <= 1:
@@ -135,7 +135,7 @@ def _remove(mask: NDArray[np.bool_], window: Window, other: NDArray[np.bool_], o
         mask[here] &= ~other[there]
 
 
-def _are_whole(regions: list[Drawn], objects: list[Drawn]) -> bool:
+def _are_whole(regions: list[Annotation], objects: list[Annotation]) -> bool:
     """Whether no region cuts an object: parts of rivers and lakes are no sample of how many there are."""
     tree = shapely.STRtree([drawn.geometry for drawn in objects])
     return all(
@@ -145,14 +145,14 @@ def _are_whole(regions: list[Drawn], objects: list[Drawn]) -> bool:
     )
 
 
-def _onto_grid(drawn: list[Drawn], transform: Affine) -> list[Drawn]:
+def _onto_grid(drawn: list[Annotation], transform: Affine) -> list[Annotation]:
     """The same in pixels (col, row) of the working grid."""
     inside = ~transform
     matrix = [inside.a, inside.b, inside.d, inside.e, inside.c, inside.f]
     return [replace(one, geometry=shapely.affinity.affine_transform(one.geometry, matrix)) for one in drawn]
 
 
-def _check_inside(uri: str, regions: list[Drawn], info: SourceInfo) -> None:
+def _check_inside(uri: str, regions: list[Annotation], info: SourceInfo) -> None:
     """Refuse regions that reach out of the picture: they are of another one, or in other coordinates."""
     tolerance = EDGE_TOLERANCE * max(1.0, info.width / info.native_width)
     for region in regions:
@@ -174,9 +174,9 @@ def _check_inside(uri: str, regions: list[Drawn], info: SourceInfo) -> None:
             )
 
 
-def _windows(uri: str, regions: list[Drawn], info: SourceInfo) -> list[tuple[str, Drawn, Window]]:
+def _windows(uri: str, regions: list[Annotation], info: SourceInfo) -> list[tuple[str, Annotation, Window]]:
     """224 px windows of the working grid that cover each region, centred on it: (title, region, window)."""
-    windows: list[tuple[str, Drawn, Window]] = []
+    windows: list[tuple[str, Annotation, Window]] = []
     for region in regions:
         left, top, right, bottom = region.geometry.bounds
         rows, cols = _starts(top, bottom), _starts(left, right)
@@ -201,7 +201,7 @@ def _starts(first: float, last: float) -> list[int]:
     return [start + index * PATCH_SIZE for index in range(n)]
 
 
-def _burn(drawn: list[Drawn], window: Window) -> NDArray[np.int32]:
+def _burn(drawn: list[Annotation], window: Window) -> NDArray[np.int32]:
     """int32 (224, 224): 1 + index of the last of them that holds the pixel's centre, 0 for none."""
     shapes = ((one.geometry, index) for index, one in enumerate(drawn, start=1))
     return burn(shapes, (PATCH_SIZE, PATCH_SIZE), Affine.translation(window.col_off, window.row_off))

@@ -2,9 +2,9 @@
 
 Two ways to draw, both with support and query disjoint:
 
-- every picture of a class is the query of one episode, its support drawn from the others (`every_picture`): the 2,400
-  test queries of FSS-1000;
-- a few episodes of several queries (`some_episodes`), where a class has hundreds of pictures.
+- every image of a class is the query of one episode, with supports drawn from the others (`exhaustive_episodes`): the
+  2,400 test queries of FSS-1000;
+- a few episodes of several queries (`sampled_episodes`), where a class has hundreds of images.
 
 What is drawn depends on the seed, the class's name and how many pictures it has, and on nothing else: leaving classes
 out changes no other class. An episode of 5 shots is that of 7 without its last two supports, with the same queries as
@@ -26,7 +26,7 @@ SEED = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class Draw:
+class EpisodeDraw:
     """Positions of an episode's pictures within their class.
 
     Raises
@@ -47,18 +47,18 @@ class Draw:
             )
 
 
-def every_picture(name: str, n_pictures: int, shots: int, seed: int = SEED) -> Iterator[Draw]:
+def exhaustive_episodes(name: str, n_pictures: int, shots: int, seed: int = SEED) -> Iterator[EpisodeDraw]:
     """One episode for each picture of a class, in order, with `shots` distinct others as its support."""
     _check(name, n_pictures, shots, 1)
     for query in range(n_pictures):
         others = np.delete(np.arange(n_pictures), query)
         order = _generator(name, n_pictures, seed, query).permutation(others)
-        yield Draw(name, tuple(int(i) for i in order[:shots]), (query,))
+        yield EpisodeDraw(name, tuple(int(i) for i in order[:shots]), (query,))
 
 
-def some_episodes(
+def sampled_episodes(
     name: str, n_pictures: int, shots: int, episodes: int, queries: int, seed: int = SEED
-) -> Iterator[Draw]:
+) -> Iterator[EpisodeDraw]:
     """Some episodes of a class with up to `queries` queries each."""
     _check(name, n_pictures, shots, 1)
     for episode in range(episodes):
@@ -66,7 +66,7 @@ def some_episodes(
             int(i) for i in _generator(name, n_pictures, seed, n_pictures + episode).permutation(n_pictures)
         ]
         # supports from the front, queries from the back: neither changes with the number of the other
-        yield Draw(name, tuple(order[:shots]), tuple(order[max(shots, n_pictures - queries) :]))
+        yield EpisodeDraw(name, tuple(order[:shots]), tuple(order[max(shots, n_pictures - queries) :]))
 
 
 def _check(name: str, n_pictures: int, shots: int, queries: int) -> None:
@@ -81,7 +81,9 @@ def _generator(name: str, n_pictures: int, seed: int, episode: int) -> np.random
     return np.random.default_rng([seed, zlib.crc32(name.encode()), n_pictures, episode])
 
 
-def companions(name: str, others: Sequence[str], way: int, episode: int, seed: int = SEED) -> tuple[str, ...]:
+def other_classes(
+    name: str, others: Sequence[str], way: int, episode: int, seed: int = SEED
+) -> tuple[str, ...]:
     """The other ``way - 1`` classes of a C-way episode that asks `name`, distinct and drawn from `others`.
 
     Raises

@@ -38,7 +38,7 @@ STRIDES = (2, 4, 8, 16)
 
 N_MASK_FEATURES = 8
 N_VALUES = N_MASK_FEATURES + 2  # the embedding, and the plain foreground and background fractions
-N_TOLD = N_VALUES + 4
+N_SUPPORT_CHANNELS = N_VALUES + 4
 """Channels that the support set adds at strides 4, 8, 16: attention, ridge, two cosines, the pixel classifier."""
 
 TEXTURE_SCALE = 3.0
@@ -73,9 +73,9 @@ class CompactPack:
 class TaskNorm(nn.BatchNorm2d):
     """Batch norm by statistics that are partly those of the support set (the idea of TaskNorm [1]_).
 
-    Fluorescence is dark, tissue is pink: by statistics of the training data, a user's pictures are all odd in the same
-    way. How large a part the support set has is learned. `CompactNet.settle` puts its statistics in once; from then on
-    this is a batch norm in eval mode, a tile depends on no other, and nothing is computed anew.
+    Fluorescence is dark, tissue is pink: by the statistics of the training data, all images of a user deviate in the
+    same way. The share of the support set is learned. `CompactNet.adapt_statistics` blends its statistics in once;
+    afterwards this is a batch norm in eval mode, and a tile depends on no other tile.
 
     References
     ----------
@@ -89,7 +89,7 @@ class TaskNorm(nn.BatchNorm2d):
         super().__init__(width)
         self.share = nn.Parameter(torch.zeros(()))  # logit of the support set's part
 
-    def of_episodes(self, x: Tensor, n_episodes: int, shots: int) -> Tensor:
+    def forward_episodes(self, x: Tensor, n_episodes: int, shots: int) -> Tensor:
         """Normalise (E * N, C, H, W), each episode by its first K pictures and by all episodes together.
 
         Keeps the running statistics of the latter.
@@ -109,7 +109,7 @@ class TaskNorm(nn.BatchNorm2d):
         return torch.addcmul(shift, pictures, scale).flatten(0, 1)
 
     @torch.no_grad()
-    def settle(self, support: Tensor) -> None:
+    def adapt_statistics(self, support: Tensor) -> None:
         """Take the statistics of support maps (K, C, H, W) in, once."""
         variance, mean = torch.var_mean(support.float(), dim=(0, 2, 3), correction=0)
         share = torch.sigmoid(self.share)
@@ -143,22 +143,22 @@ class CompactEncoder(nn.Module):
     def forward(self, images: Tensor) -> dict[int, Tensor]:
         return self._maps(images, lambda layer, x: layer(x))
 
-    def of_episodes(self, images: Tensor, n_episodes: int, shots: int) -> dict[int, Tensor]:
-        """Maps of (E * N, 3, H, W), while training: see `TaskNorm.of_episodes`."""
+    def forward_episodes(self, images: Tensor, n_episodes: int, shots: int) -> dict[int, Tensor]:
+        """Maps of (E * N, 3, H, W), while training: see `TaskNorm.forward_episodes`."""
         return self._maps(
             images,
             lambda layer, x: (
-                layer.of_episodes(x, n_episodes, shots) if isinstance(layer, TaskNorm) else layer(x)
+                layer.forward_episodes(x, n_episodes, shots) if isinstance(layer, TaskNorm) else layer(x)
             ),
         )
 
     @torch.no_grad()
-    def settle(self, images: Tensor) -> None:
+    def adapt_statistics(self, images: Tensor) -> None:
         """Take the statistics of the support images (K, 3, H, W) into the norms."""
 
         def step(layer: nn.Module, x: Tensor) -> Tensor:
             if isinstance(layer, TaskNorm):
-                layer.settle(x)
+                layer.adapt_statistics(x)
             settled: Tensor = layer(x)
             return settled
 
@@ -220,10 +220,10 @@ class CompactNet(nn.Module):
         self.log_ridge = nn.ParameterDict({str(s): nn.Parameter(torch.tensor(-3.0)) for s in STRIDES})
         self.ridge_gain = nn.Parameter(torch.ones(4))
         d16, d8, d4, d2, d1 = width[16] * 2 // 3, width[8] * 3 // 4, width[4] * 3 // 4, width[2], width[1]
-        self.decode16 = ConvBlock(width[16] + N_TOLD, d16)
-        self.decode8 = ConvBlock(d16 + width[8] + N_TOLD, d8)
-        self.decode4 = ConvBlock(d8 + width[4] + N_TOLD, d4)
-        self.decode2 = ConvBlock(d4 + width[2] + N_TOLD - N_VALUES, d2)
+        self.decode16 = ConvBlock(width[16] + N_SUPPORT_CHANNELS, d16)
+        self.decode8 = ConvBlock(d16 + width[8] + N_SUPPORT_CHANNELS, d8)
+        self.decode4 = ConvBlock(d8 + width[4] + N_SUPPORT_CHANNELS, d4)
+        self.decode2 = ConvBlock(d4 + width[2] + N_SUPPORT_CHANNELS - N_VALUES, d2)
         # at full resolution the skip is added: a concatenation costs more than it says
         self.reduce = nn.Conv2d(d2, d1, 1)
         self.decode1 = nn.Sequential(
@@ -237,10 +237,10 @@ class CompactNet(nn.Module):
 
     # -- the support set, once ---------------------------------------------------------------------------------------
 
-    def settle(self, images: Tensor) -> CompactNet:
+    def adapt_statistics(self, images: Tensor) -> CompactNet:
         """A copy in eval mode for a support set with these images (K, 3, H, W), float in [0, 1]: see `TaskNorm`."""
         settled = copy.deepcopy(self).eval()
-        settled.encoder.settle(images)
+        settled.encoder.adapt_statistics(images)
         return settled
 
     def compile_support(
@@ -284,14 +284,14 @@ class CompactNet(nn.Module):
 
     def forward(self, images: Tensor, pack: CompactPack) -> Tensor:
         """Logits of queries (N, 3, H, W) in [0, 1], as `decode` has them; H and W multiples of 16."""
-        return self.answer(self.encode_queries(images), pack)
+        return self.predict_encoded(self.encode_queries(images), pack)
 
     def encode_queries(self, images: Tensor) -> tuple[Tensor, dict[int, Tensor]]:
         """What of the queries does not depend on the support: once per batch, for any number of packs."""
         maps = self.encoder(images.to(self.head.weight.dtype).contiguous(memory_format=torch.channels_last))
         return texture_statistics(images), maps
 
-    def answer(
+    def predict_encoded(
         self,
         queries: tuple[Tensor, dict[int, Tensor]],
         pack: CompactPack,
@@ -307,7 +307,7 @@ class CompactNet(nn.Module):
         """
         statistics, maps = queries
         texture = texture_logits(statistics, pack.texture)
-        logits = self.decode(maps, self.consult(texture, maps, pack), depth=depth).float()
+        logits = self.decode(maps, self.match_support(texture, maps, pack), depth=depth).float()
         if texture_share is not None:
             both = torch.cat([texture, flatness(statistics)], 1)
             own, flat = F.interpolate(both, scale_factor=STRIDE, mode="bilinear").split(1, 1)
@@ -316,29 +316,29 @@ class CompactNet(nn.Module):
             logits[:, :1] = torch.lerp(mixed, torch.minimum(decoded, own), flat)
         return logits
 
-    def consult(self, texture: Tensor, maps: dict[int, Tensor], pack: CompactPack) -> dict[int, Tensor]:
+    def match_support(self, texture: Tensor, maps: dict[int, Tensor], pack: CompactPack) -> dict[int, Tensor]:
         """What the pack says about every pixel: {stride: (N, channels, H/stride, W/stride)} for the decoder.
 
         Parameters
         ----------
         texture : (N, 1, H/2, W/2), logits of the pixel classifier
         """
-        told: dict[int, Tensor] = {}
+        matched: dict[int, Tensor] = {}
         texture = (texture / TEXTURE_SCALE).to(maps[2].dtype)
         for i, s in enumerate(STRIDES):
             score = (readouts.apply_ridge(maps[s], pack.ridge[s]) * self.ridge_gain[i]).clamp(-4, 4)
-            said = [
+            parts = [
                 score,
                 readouts.cosine_to(maps[s], pack.prototypes[s]),
                 F.avg_pool2d(texture, s // STRIDE),
             ]
             if s in ATTENTION:
                 scale = self.log_scale[str(s)].exp()
-                said.append(readouts.attend(self.keys(maps[s], s), pack.keys[s], pack.values[s], scale))
-            told[s] = join(said)
-        return told
+                parts.append(readouts.attend(self.keys(maps[s], s), pack.keys[s], pack.values[s], scale))
+            matched[s] = join(parts)
+        return matched
 
-    def decode(self, maps: dict[int, Tensor], told: dict[int, Tensor], *, depth: bool = True) -> Tensor:
+    def decode(self, maps: dict[int, Tensor], matched: dict[int, Tensor], *, depth: bool = True) -> Tensor:
         """Logits from query features and what the support says of them.
 
         Returns
@@ -346,9 +346,9 @@ class CompactNet(nn.Module):
         (N, 1 or 2, H, W): of the object, and with `has_depth`, where it is asked for, of the depth: how far from the
         rim of its own object a pixel lies, 0 at the rim and outside, 1 in the middle, whatever the object's size.
         """
-        x = self.decode16(join([maps[16], told[16]]))
+        x = self.decode16(join([maps[16], matched[16]]))
         for stride, block in ((8, self.decode8), (4, self.decode4), (2, self.decode2)):
-            x = block(join([_up(x), maps[stride], told[stride]]))
+            x = block(join([_up(x), maps[stride], matched[stride]]))
         x = self.decode1(_up(self.reduce(x)) + maps[1])
         return (
             torch.cat([self.head(x), self.depth_head(x)], dim=1) if self.has_depth and depth else self.head(x)

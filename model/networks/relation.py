@@ -105,7 +105,7 @@ class RelationNet(nn.Module):
 
     def forward(self, images: Tensor, pack: RelationPack) -> Tensor:
         """Logits (N, 1, H, W) of queries (N, 3, H, W) in [0, 1]."""
-        return self.answer(self.encode_queries(images), pack)
+        return self.predict_encoded(self.encode_queries(images), pack)
 
     def encode_queries(self, images: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         """What of the queries does not depend on the support: once per batch, for any number of packs."""
@@ -114,7 +114,7 @@ class RelationNet(nn.Module):
         encoded: tuple[Tensor, tuple[Tensor, ...]] = self.encoder(torch.cat([images, zeros], dim=1))
         return encoded
 
-    def answer(self, queries: tuple[Tensor, tuple[Tensor, ...]], pack: RelationPack) -> Tensor:
+    def predict_encoded(self, queries: tuple[Tensor, tuple[Tensor, ...]], pack: RelationPack) -> Tensor:
         """Logits of encoded queries, as `forward` has them."""
         return self.decode(*queries, pack)
 

@@ -19,21 +19,21 @@ def rank() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
 
 
-def n_ranks() -> int:
+def world_size() -> int:
     """How many processes train together."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def in_parallel(objective: nn.Module) -> nn.Module:
     """The objective, with gradients averaged over the ranks. A step uses all parameters."""
-    if n_ranks() == 1:
+    if world_size() == 1:
         return objective
     return DistributedDataParallel(objective, broadcast_buffers=False)
 
 
 def average_statistics(net: nn.Module) -> None:
     """Make the running statistics of all batch norms the mean over the ranks."""
-    if n_ranks() == 1:
+    if world_size() == 1:
         return
     norms = [m for m in net.modules() if isinstance(m, _BatchNorm)]
     statistics = [t for m in norms for t in (m.running_mean, m.running_var) if t is not None]
@@ -43,9 +43,9 @@ def average_statistics(net: nn.Module) -> None:
 
 def mean_over_ranks(values: Tensor) -> Tensor:
     """Mean of a tensor over the ranks, in place."""
-    if n_ranks() > 1:
+    if world_size() > 1:
         dist.all_reduce(values)
-        values /= n_ranks()
+        values /= world_size()
     return values
 
 
@@ -57,9 +57,9 @@ def same_step(step: int) -> None:
     ValueError
         They do not: the run's folder is not the same for all.
     """
-    if n_ranks() == 1:
+    if world_size() == 1:
         return
-    steps: list[int] = [step] * n_ranks()
+    steps: list[int] = [step] * world_size()
     dist.all_gather_object(steps, step)
     if len(set(steps)) > 1:
         raise ValueError(
@@ -74,7 +74,7 @@ def digests(net: nn.Module) -> list[str]:
     for name, tensor in net.state_dict().items():
         own.update(name.encode())
         own.update(tensor.detach().cpu().contiguous().float().numpy().tobytes())
-    found: list[str] = [own.hexdigest()] * n_ranks()
-    if n_ranks() > 1:
+    found: list[str] = [own.hexdigest()] * world_size()
+    if world_size() > 1:
         dist.all_gather_object(found, own.hexdigest())
     return found

@@ -101,7 +101,7 @@ def _bytes(maps: list[Tensor]) -> Tensor:
     return (torch.stack(maps) * 255).round().to(torch.uint8)
 
 
-def answer_episodes(
+def predict_episodes(
     net: CompactNet, batch: EpisodeBatch, *, texture: TexturePack | None = None
 ) -> tuple[Tensor, dict[int, Tensor]]:
     """Logits of all queries, and the scores of the ridge regressions.
@@ -118,15 +118,15 @@ def answer_episodes(
     n, k = batch.images.shape[0], batch.shots
     images = batch.images.flatten(0, 1).float() / 255
     statistics = texture_statistics(images).unflatten(0, (n, -1))
-    maps = net.encoder.of_episodes(images.contiguous(memory_format=torch.channels_last), n, k)
+    maps = net.encoder.forward_episodes(images.contiguous(memory_format=torch.channels_last), n, k)
     truth = batch.masks[:, :k].float()
     labelled = batch.labelled.float()
     sides = torch.cat([truth * labelled, (1 - truth) * labelled], dim=2)  # (E, K, 2, S, S)
     if texture is None:
         texture = fit_classifiers(images.unflatten(0, (n, -1))[:, :k], statistics[:, :k], sides)
     embedded = net.mask_encoder(sides.flatten(0, 1))
-    answers = _texture_answers(statistics[:, k:], texture).to(maps[2].dtype) / TEXTURE_SCALE
-    told, scores, asked = {}, {}, {}
+    texture_maps = _texture_logits(statistics[:, k:], texture).to(maps[2].dtype) / TEXTURE_SCALE
+    matched, scores, query_maps = {}, {}, {}
     for i, s in enumerate(STRIDES):
         shares = F.avg_pool2d(sides.flatten(0, 1), s).unflatten(0, (n, k))
         fg, bg = (shares[:, :, side].flatten(1) for side in (0, 1))  # (E, P)
@@ -143,15 +143,15 @@ def answer_episodes(
         means = readouts.prototypes(rows, fg, bg)  # (E, 2, C)
         unit = F.normalize(by_episode.float(), dim=2, eps=1e-4)
         cosines = torch.einsum("eqchw,epc->eqphw", unit, means).flatten(0, 1)
-        said = [scores[s].clamp(-4, 4), cosines, F.avg_pool2d(answers, s // 2)]
+        parts = [scores[s].clamp(-4, 4), cosines, F.avg_pool2d(texture_maps, s // 2)]
         if s in ATTENTION:
-            said.append(
+            parts.append(
                 _attend(net, s, _rows(net.keys(supports, s), n), queries, _rows(embedded[s], n), fg, bg)
             )
-        told[s] = join([part.to(queries.dtype) for part in said])
-        asked[s] = queries
-    asked[1] = maps[1].unflatten(0, (n, -1))[:, k:].flatten(0, 1)
-    return net.decode(asked, told), scores
+        matched[s] = join([part.to(queries.dtype) for part in parts])
+        query_maps[s] = queries
+    query_maps[1] = maps[1].unflatten(0, (n, -1))[:, k:].flatten(0, 1)
+    return net.decode(query_maps, matched), scores
 
 
 def _rows(maps: Tensor, n: int) -> Tensor:
@@ -167,8 +167,8 @@ def _attend(
     kept = keys_kept(fg, bg, ATTENTION[stride][1])
     is_kept, at = kept.float().topk(min(ATTENTION[stride][1], kept.shape[1]), dim=1)
     keys, values = (t.gather(1, at[..., None].expand(-1, -1, t.shape[-1])) for t in (keys, values))
-    asked = net.keys(queries, stride)
-    flat = _rows(asked, n) * net.log_scale[str(stride)].exp()
+    query_keys = net.keys(queries, stride)
+    flat = _rows(query_keys, n) * net.log_scale[str(stride)].exp()
     width = flat.shape[-1]
     padded = F.pad(values, (0, width - values.shape[-1]))
     hidden = torch.where(is_kept > 0, 0.0, -1e4)[:, None, None].to(flat.dtype)
@@ -220,7 +220,7 @@ def fit_classifiers(images: Tensor, statistics: Tensor, sides: Tensor) -> Textur
         )
 
 
-def _texture_answers(statistics: Tensor, pack: TexturePack) -> Tensor:
+def _texture_logits(statistics: Tensor, pack: TexturePack) -> Tensor:
     """`texture_logits` of every episode: (E * Q, 1, H, W) from (E, Q, N_STATISTICS, H, W)."""
     with torch.no_grad(), torch.autocast(statistics.device.type, enabled=False):
         x = statistics.permute(0, 1, 3, 4, 2).flatten(1, 3)

@@ -28,8 +28,8 @@ from fewscope.model.training.episode_batch import EpisodeBatch
 from fewscope.model.training.objectives import objective_of
 from fewscope.model.training.optimisation import clip_gradients, episode_source, optimiser_of, schedule_of
 from fewscope.model.training.recipes import TrainConfig
-from fewscope.model.training.run_log import Journal
-from fewscope.model.training.validation import Examination, Unjudged, ValidationClasses, picture_of
+from fewscope.model.training.run_log import RunLog
+from fewscope.model.training.validation import NoValidation, Validation, ValidationClasses, picture_of
 from fewscope.model.weights import save_weights
 
 log = logging.getLogger(__name__)
@@ -45,20 +45,20 @@ class RunOptions:
     Attributes
     ----------
     report_every : steps; a row of the log and a checkpoint
-    examine_every : steps, a multiple of `report_every`; the validation score and the picture
+    validate_every : steps, a multiple of `report_every`; the validation score and the picture
     loader_workers : processes that make episodes
     threads : of torch. Two processes of one thread train more than one of two.
     """
 
     report_every: int = 50
-    examine_every: int = 500
+    validate_every: int = 500
     loader_workers: int = 1
     threads: int = 1
 
     def __post_init__(self) -> None:
-        if self.report_every < 1 or self.examine_every % self.report_every:
+        if self.report_every < 1 or self.validate_every % self.report_every:
             raise ValueError(
-                f"examine_every {self.examine_every} is not a multiple of report_every {self.report_every}"
+                f"validate_every {self.validate_every} is not a multiple of report_every {self.report_every}"
             )
 
 
@@ -108,9 +108,9 @@ class _State:
 class _Steps(torch.utils.data.Dataset[list[EpisodeBatch]]):
     """The episodes of each step that are this rank's."""
 
-    def __init__(self, source: EpisodeSource, per_step: int, rank: int, n_ranks: int) -> None:
+    def __init__(self, source: EpisodeSource, per_step: int, rank: int, world_size: int) -> None:
         self.source, self.per_step = source, per_step
-        self.own = range(rank, per_step, n_ranks)
+        self.own = range(rank, per_step, world_size)
 
     def __getitem__(self, step: int) -> list[EpisodeBatch]:
         return EpisodeBatch.grouped([self.source[step * self.per_step + i] for i in self.own])
@@ -149,7 +149,7 @@ def train(
     """
     options = options or RunOptions()
     device = device or default_device()
-    config.share(distributed.n_ranks())
+    config.share(distributed.world_size())
     out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(options.threads)
     run = asdict(config) | {"corpus": {c.name: len(c.images) for c in corpus}}
@@ -161,17 +161,17 @@ def train(
         log.info("goes on from step %d of %d", state.step, config.steps)
     distributed.same_step(state.step)
     source = episode_source(config, corpus, config.seed)
-    examination: Examination = (
+    validation_episodes: Validation = (
         ValidationClasses(validation, VALIDATION_SIDE)
         if validation
-        else Unjudged(episode_source(config, corpus, config.seed + 1))
+        else NoValidation(episode_source(config, corpus, config.seed + 1))
     )
     bf16 = computes_bfloat16(device) if config.bf16 is None else config.bf16
     objective = distributed.in_parallel(objective_of(state.net, config.loss))
     with contextlib.ExitStack() as stack:
-        journal = None
+        run_log = None
         if distributed.rank() == 0:
-            journal = stack.enter_context(Journal(out, state.step, config.steps))
+            run_log = stack.enter_context(RunLog(out, state.step, config.steps))
         began, sums, n = time.perf_counter(), torch.zeros(3, device=device), 0
         state.net.train()
         for batches in _batches(source, config, state.step, options):
@@ -190,8 +190,8 @@ def train(
             sums += torch.stack([loss.detach().float(), iou.float(), norm.float()])
             n += 1
             state.step += 1
-            if journal is not None:
-                journal.advance()
+            if run_log is not None:
+                run_log.advance()
             last = state.step == config.steps
             if last or state.step % options.report_every == 0:
                 means = distributed.mean_over_ranks(sums / n).tolist()
@@ -202,10 +202,10 @@ def train(
                     )
                 row["learning_rate"] = state.schedule.get_last_lr()[0]
                 row["s_per_step"] = (time.perf_counter() - began) / n
-                if journal is not None:
-                    if last or state.step % options.examine_every == 0:
-                        row |= _examine(state, config, examination, journal, out, device, bf16)
-                    journal.write({"step": state.step, **row})
+                if run_log is not None:
+                    if last or state.step % options.validate_every == 0:
+                        row |= _validate(state, config, validation_episodes, run_log, out, device, bf16)
+                    run_log.write({"step": state.step, **row})
                     state.save(checkpoint, run)
                 began, n = time.perf_counter(), 0
                 sums.zero_()
@@ -233,19 +233,19 @@ def _start(
     return _State(net, mean, optimiser, schedule_of(config, optimiser))
 
 
-def _examine(
+def _validate(
     state: _State,
     config: TrainConfig,
-    examination: Examination,
-    journal: Journal,
+    validation_episodes: Validation,
+    run_log: RunLog,
     out: Path,
     device: torch.device,
     bf16: bool,
 ) -> dict[str, float]:
     """Judge and draw the network that is kept; keep the best one. Returns what the row should say of it."""
     state.kept.eval()
-    score = examination.score(state.kept, device, bf16=bf16)
-    journal.show(state.step, picture_of(state.kept, examination.shown(), device, bf16=bf16))
+    score = validation_episodes.score(state.kept, device, bf16=bf16)
+    run_log.show(state.step, picture_of(state.kept, validation_episodes.preview(), device, bf16=bf16))
     if score is not None and score > state.best:
         state.best = score
         facts = {"recipe": str(config), "step": str(state.step), "validation_iou": f"{score:.4f}"}
@@ -258,7 +258,7 @@ def _batches(
     source: EpisodeSource, config: TrainConfig, start: int, options: RunOptions
 ) -> Iterator[list[EpisodeBatch]]:
     loader = torch.utils.data.DataLoader(
-        _Steps(source, config.episodes_per_step, distributed.rank(), distributed.n_ranks()),
+        _Steps(source, config.episodes_per_step, distributed.rank(), distributed.world_size()),
         batch_size=None,
         sampler=range(start, config.steps),
         num_workers=options.loader_workers,

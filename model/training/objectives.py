@@ -15,7 +15,7 @@ from fewscope.model.metrics import mean_image_iou
 from fewscope.model.networks.compact import CompactNet
 from fewscope.model.networks.names import LOSSES
 from fewscope.model.networks.relation import RelationNet
-from fewscope.model.training.episode_batch import EpisodeBatch, answer_episodes
+from fewscope.model.training.episode_batch import EpisodeBatch, predict_episodes
 
 LOSS_FUNCTIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = dict(
     zip(LOSSES, (cross_entropy, squared_error, segmentation_loss), strict=True)
@@ -36,7 +36,7 @@ class CompactObjective(nn.Module):
         return _mean_over(batches, self._of_batch)
 
     def _of_batch(self, batch: EpisodeBatch) -> tuple[Tensor, Tensor]:
-        logits, scores = answer_episodes(self.net, batch)
+        logits, scores = predict_episodes(self.net, batch)
         known = batch.has_depth.float()[:, None, None, None, None].expand_as(batch.masks[:, batch.shots :])
         target, true, known = (
             maps.flatten(0, 1).float()

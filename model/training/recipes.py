@@ -72,7 +72,7 @@ class TrainConfig:
                 f"crop {self.crop} px is not a multiple of {multiple}, which {self.network} needs; use 128 or 224"
             )
 
-    def share(self, n_ranks: int) -> int:
+    def share(self, world_size: int) -> int:
         """Episodes of a step that each of so many ranks takes.
 
         Raises
@@ -80,11 +80,11 @@ class TrainConfig:
         ConfigError
             They cannot be shared evenly.
         """
-        share, rest = divmod(self.episodes_per_step, n_ranks)
+        share, rest = divmod(self.episodes_per_step, world_size)
         if rest:
             raise ConfigError(
-                f"{self.episodes_per_step} episodes a step cannot be shared evenly by {n_ranks} workers; give "
-                f"--episodes-per-step {n_ranks * (share + 1)}"
+                f"{self.episodes_per_step} episodes a step cannot be shared evenly by {world_size} workers; give "
+                f"--episodes-per-step {world_size * (share + 1)}"
             )
         return share
 

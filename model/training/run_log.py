@@ -19,7 +19,7 @@ from fewscope.model.atomic import atomic_file
 log = logging.getLogger(__name__)
 
 
-class Journal:
+class RunLog:
     """Writes into the run's folder: ``log.jsonl``, ``tensorboard/``, ``predictions.png``.
 
     Parameters
@@ -66,7 +66,7 @@ class Journal:
         if self._board is not None:
             self._board.add_image("predictions", picture, step)
 
-    def __enter__(self) -> Journal:
+    def __enter__(self) -> RunLog:
         return self
 
     def __exit__(

@@ -12,7 +12,7 @@ from torchvision.utils import draw_segmentation_masks, make_grid
 
 from fewscope.model.episodes.category import Category
 from fewscope.model.episodes.fss1000 import resized
-from fewscope.model.episodes.protocol import Draw, some_episodes
+from fewscope.model.episodes.protocol import EpisodeDraw, sampled_episodes
 from fewscope.model.episodes.sampler import Episode, EpisodeSource
 from fewscope.model.metrics import mean_image_iou
 from fewscope.model.networks.compact import CompactNet
@@ -28,10 +28,10 @@ N_SUPPORTS_SHOWN = 3
 COLOUR = (255, 0, 200)
 
 
-class Examination(Protocol):
+class Validation(Protocol):
     """Episodes that a network is shown with and, where they are of validation classes, judged by."""
 
-    def shown(self) -> list[Episode]:
+    def preview(self) -> list[Episode]:
         """The episodes of the picture."""
         ...
 
@@ -52,10 +52,10 @@ class ValidationClasses:
 
     def _episode(self, category: Category) -> Episode:
         n = len(category.images)
-        (draw,) = some_episodes(category.name, n, min(SHOTS, n - 1), 1, QUERIES)
+        (draw,) = sampled_episodes(category.name, n, min(SHOTS, n - 1), 1, QUERIES)
         return episode_of(category, draw, self.size)
 
-    def shown(self) -> list[Episode]:
+    def preview(self) -> list[Episode]:
         """Of classes evenly spread over the list."""
         step = max(1, len(self.categories) // N_SHOWN)
         return [self._episode(category) for category in self.categories[::step][:N_SHOWN]]
@@ -65,18 +65,18 @@ class ValidationClasses:
         ious = []
         for category in self.categories:
             episode = self._episode(category)
-            found = answer(net, episode, device, bf16=bf16)
+            found = predict_episode(net, episode, device, bf16=bf16)
             ious.append(float(mean_image_iou(found >= 0.5, episode.masks[episode.shots :] > 0.5)))
         return sum(ious) / len(ious)
 
 
 @dataclass(frozen=True, slots=True)
-class Unjudged:
+class NoValidation:
     """The first episodes of a source, to look at."""
 
     source: EpisodeSource
 
-    def shown(self) -> list[Episode]:
+    def preview(self) -> list[Episode]:
         """The first of the source."""
         return [self.source[i] for i in range(N_SHOWN)]
 
@@ -84,7 +84,7 @@ class Unjudged:
         """Nothing is judged."""
 
 
-def episode_of(category: Category, draw: Draw, size: int) -> Episode:
+def episode_of(category: Category, draw: EpisodeDraw, size: int) -> Episode:
     """The pictures of a draw as an episode, resized to `size` px."""
     drawn = [*draw.support, *draw.query]
     images, masks = resized(category.images[drawn], category.masks[drawn], size)
@@ -92,13 +92,15 @@ def episode_of(category: Category, draw: Draw, size: int) -> Episode:
 
 
 @torch.no_grad()
-def answer(net: CompactNet | RelationNet, episode: Episode, device: torch.device, *, bf16: bool) -> Tensor:
+def predict_episode(
+    net: CompactNet | RelationNet, episode: Episode, device: torch.device, *, bf16: bool
+) -> Tensor:
     """Probabilities (Q, 1, S, S) of an episode's queries, float32 on the CPU. `net` is in eval mode."""
     e = episode.to(device)
     images = e.images.to(memory_format=torch.channels_last)
     truth = e.masks[: e.shots]
     if isinstance(net, CompactNet):
-        net = net.settle(images[: e.shots])
+        net = net.adapt_statistics(images[: e.shots])
     pack = net.compile_support(images[: e.shots], truth * e.labelled, (1 - truth) * e.labelled)
     with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
         logits = net(images[e.shots :], pack)
@@ -116,7 +118,7 @@ def picture_of(
     """
     cells = []
     for e in episodes:
-        found = answer(net, e, device, bf16=bf16)
+        found = predict_episode(net, e, device, bf16=bf16)
         pictures = (e.images * 255).round().to(torch.uint8)
         supports = [i % e.shots for i in range(N_SUPPORTS_SHOWN)]
         cells += [_tinted(pictures[i], e.masks[i, 0] > 0.5) for i in supports]

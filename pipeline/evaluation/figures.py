@@ -10,7 +10,7 @@ from PIL import Image
 
 from fewscope.connectors.conventions import PATCH_SIZE
 from fewscope.connectors.datasets.class_folders import ClassImages
-from fewscope.model.episodes.protocol import Draw
+from fewscope.model.episodes.protocol import EpisodeDraw
 from fewscope.pipeline.report.drawing import Picture, agreement, outlined, picture
 
 
@@ -32,7 +32,7 @@ def draw_examples(
     methods: Sequence[str],
     iou: Mapping[tuple[str, int, str], float],
     shown: Mapping[tuple[int, str], Sequence[np.ndarray]],
-    drawn: Mapping[tuple[int, str], Draw],
+    drawn: Mapping[tuple[int, str], EpisodeDraw],
 ) -> tuple[Example, ...]:
     """The queries that the first method answered best, in the middle and worst.
 

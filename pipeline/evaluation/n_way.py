@@ -15,7 +15,7 @@ import numpy as np
 
 from fewscope.connectors.datasets.class_folders import ClassImages
 from fewscope.connectors.support.support_set import SupportSet, join_classes
-from fewscope.model.episodes.protocol import companions, some_episodes
+from fewscope.model.episodes.protocol import other_classes, sampled_episodes
 from fewscope.model.segmenter import Segmenter
 from fewscope.pipeline.calibration.operating_point import threshold_level
 from fewscope.pipeline.evaluation.baselines import GrabCut
@@ -70,7 +70,7 @@ def evaluate_n_way(
         domain = [other.name for other in categories if other.domain == category.domain]
         images, labels, _ = category.arrays()
         for episode, draw in enumerate(config.draws(category.name, len(images), shots)):
-            names = (category.name, *companions(category.name, domain, way, episode, config.seed))
+            names = (category.name, *other_classes(category.name, domain, way, episode, config.seed))
             query = list(draw.query)
             shown = [support_set(category, draw.support)]
             shown += [
@@ -106,7 +106,7 @@ def _shown_beside(
     images, _, _ = category.arrays()
     queries = {picture.tobytes() for picture in asked}
     apart = [i for i, picture in enumerate(images) if picture.tobytes() not in queries]
-    *_, draw = some_episodes(category.name, len(apart), shots, episode + 1, 1, seed)
+    *_, draw = sampled_episodes(category.name, len(apart), shots, episode + 1, 1, seed)
     return support_set(category, [apart[i] for i in draw.support])
 
 

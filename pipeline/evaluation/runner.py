@@ -15,7 +15,7 @@ import numpy as np
 
 from fewscope.connectors.datasets.class_folders import ClassImages
 from fewscope.connectors.support.support_set import SupportSet
-from fewscope.model.episodes.protocol import SEED, Draw, every_picture, some_episodes
+from fewscope.model.episodes.protocol import SEED, EpisodeDraw, exhaustive_episodes, sampled_episodes
 from fewscope.model.segmenter import Segmenter, SupportFeatures, labels_by_class
 from fewscope.pipeline import predictor
 from fewscope.pipeline.calibration import leave_one_out
@@ -97,11 +97,11 @@ class EvaluationConfig:
             if value is not None and value < 1:
                 raise ValueError(f"{name} {value} is not above 0; leave it out for every picture")
 
-    def draws(self, category: str, n_pictures: int, shots: int) -> Iterator[Draw]:
+    def draws(self, category: str, n_pictures: int, shots: int) -> Iterator[EpisodeDraw]:
         """The episodes of a class."""
         if self.episodes is None:
-            return every_picture(category, n_pictures, shots, self.seed)
-        return some_episodes(category, n_pictures, shots, self.episodes, self.queries, self.seed)
+            return exhaustive_episodes(category, n_pictures, shots, self.seed)
+        return sampled_episodes(category, n_pictures, shots, self.episodes, self.queries, self.seed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +197,7 @@ def evaluate_class(
     support_results: list[SupportResult] = []
     query_results: list[QueryResult] = []
     shown: dict[tuple[int, str], list[np.ndarray]] = {}  # (episode, query): masks of the methods at 0.5
-    drawn: dict[tuple[int, str], Draw] = {}
+    drawn: dict[tuple[int, str], EpisodeDraw] = {}
     for shots in config.shots:
         for episode, draw in enumerate(config.draws(category.name, len(images), shots)):
             support = support_set(category, draw.support)

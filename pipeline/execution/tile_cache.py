@@ -47,13 +47,13 @@ class SharedTiles:
         """The maps of a tile, float32 of a shape, if another unit has left them."""
         if _name(tile) not in self._needed_by:
             return None
-        maps = self._work.find_lent(_name(tile))
+        maps = self._work.find_kept(_name(tile))
         return maps if maps is not None and maps.shape == shape and maps.dtype == np.float32 else None
 
     def leave(self, tile: Window, maps: np.ndarray) -> None:
         """Leave what was predicted for the units that have yet to come by."""
         if not self._done.issuperset(self._needed_by.get(_name(tile), ())):
-            self._work.lend(_name(tile), maps)
+            self._work.keep_array(_name(tile), maps)
 
     def clean(self) -> None:
         """Remove what no unit needs any more; to be called when this unit is marked as done."""
@@ -61,7 +61,7 @@ class SharedTiles:
         done = {name for name in others if self._work.is_done(name)}
         for tile, names in self._needed_by.items():
             if done.issuperset(names):
-                self._work.drop_lent(tile)
+                self._work.drop_kept(tile)
 
 
 def _touch(one: Window, other: Window) -> bool:

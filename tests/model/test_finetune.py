@@ -51,7 +51,7 @@ def iou_of_others(network: CompactNet, images: torch.Tensor, labels: torch.Tenso
 def test_an_adapted_network_segments_other_patches_of_a_hard_task_better() -> None:
     tasks = [patches(6, 64, seed) for seed in range(20)]
     tried = [
-        (iou_of_others(shipped().settle(images[:3]), images, labels), images, labels)
+        (iou_of_others(shipped().adapt_statistics(images[:3]), images, labels), images, labels)
         for images, labels in tasks
     ]
     hard = sorted(tried, key=lambda task: task[0])[:2]
@@ -59,7 +59,7 @@ def test_an_adapted_network_segments_other_patches_of_a_hard_task_better() -> No
     config = AdaptConfig(steps=40, views=2, size=64)
     after = []
     for _, images, labels in hard:
-        network = shipped().settle(images[:3])
+        network = shipped().adapt_statistics(images[:3])
         tuned = adapt(network, images[:3], labels[None, :3], None, config, bf16=False)
         after.append(iou_of_others(tuned, images, labels))
     assert np.mean(after) > np.mean(before) + 0.02, (before, after)

@@ -11,7 +11,7 @@ from rasterio.windows import Window
 from fewscope.connectors.open import open_source
 from fewscope.connectors.raster_options import RasterOptions
 from fewscope.connectors.rasters.gdal_file import inspect
-from fewscope.connectors.rasters.nodata import undeclared_nodata
+from fewscope.connectors.rasters.nodata import implicit_nodata
 from fewscope.connectors.source import Pixels, Source
 from fewscope.errors import SourceError
 from tests.helpers.rasters import north_up, waves, write_raster
@@ -97,7 +97,7 @@ def test_a_file_that_says_what_is_no_data_is_believed(tmp_path):
         write_raster(tmp_path / "nowhere.tif", pixels, crs=None),
     ]
     for path in paths:
-        assert undeclared_nodata(inspect(path), (1, 2, 3)) is None, path
+        assert implicit_nodata(inspect(path), (1, 2, 3)) is None, path
 
 
 def test_collars_of_scenes_in_two_zones_let_the_other_scene_through(tmp_path):

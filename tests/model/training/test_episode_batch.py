@@ -10,7 +10,7 @@ from fewscope.model.episodes.sampler import EpisodeSampler
 from fewscope.model.networks import readouts
 from fewscope.model.networks.compact import CompactNet, TaskNorm
 from fewscope.model.networks.pixel_classifier import texture_statistics
-from fewscope.model.training.episode_batch import EpisodeBatch, answer_episodes, fit_classifiers, keys_kept
+from fewscope.model.training.episode_batch import EpisodeBatch, fit_classifiers, keys_kept, predict_episodes
 
 
 def drawn(n: int, seed: int = 0) -> EpisodeBatch:
@@ -37,9 +37,9 @@ def test_an_episode_of_many_is_answered_as_a_job_answers(seed: int) -> None:
     statistics = texture_statistics(images.flatten(0, 1)).unflatten(0, (3, -1))
     texture = fit_classifiers(images[:, :k], statistics[:, :k], sides)
     with torch.inference_mode():
-        answers = answer_episodes(net, batch, texture=texture)[0].unflatten(0, (3, -1))
+        answers = predict_episodes(net, batch, texture=texture)[0].unflatten(0, (3, -1))
         for e, answer in enumerate(answers):
-            settled = net.settle(images[e, :k])
+            settled = net.adapt_statistics(images[e, :k])
             pack = settled.compile_support(
                 images[e, :k], sides[e, :, :1], sides[e, :, 1:], texture.of_episode(e)
             )
@@ -50,7 +50,7 @@ def test_norms_mix_what_is_usual_with_what_the_support_set_looks_like() -> None:
     norm = TaskNorm(2)
     torch.nn.init.constant_(norm.share, -1.0)
     x = torch.randn(3 * 4, 2, 8, 8) * 3 + torch.arange(3).repeat_interleave(4)[:, None, None, None]
-    together = norm.of_episodes(x, n_episodes=3, shots=2).unflatten(0, (3, -1))
+    together = norm.forward_episodes(x, n_episodes=3, shots=2).unflatten(0, (3, -1))
     supports = x.unflatten(0, (3, -1))[:, :2]
     usual = TaskNorm(2).eval()
     usual.load_state_dict(norm.state_dict())
@@ -58,7 +58,7 @@ def test_norms_mix_what_is_usual_with_what_the_support_set_looks_like() -> None:
     for e in range(3):
         usual.running_mean.copy_(mean.mean(0))
         usual.running_var.copy_(variance.mean(0) + mean.var(0, correction=0))
-        usual.settle(supports[e])
+        usual.adapt_statistics(supports[e])
         torch.testing.assert_close(together[e], usual(x.unflatten(0, (3, -1))[e]), atol=1e-5, rtol=1e-5)
 
 

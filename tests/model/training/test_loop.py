@@ -18,7 +18,7 @@ from benchmarks import training_speed
 from fewscope.connectors.datasets.class_folders import ClassFolders
 from fewscope.model.episodes.category import Category, load_categories
 from fewscope.model.episodes.fss1000 import PaperEpisodes
-from fewscope.model.episodes.protocol import some_episodes
+from fewscope.model.episodes.protocol import sampled_episodes
 from fewscope.model.episodes.sampler import EpisodeSampler
 from fewscope.model.episodes.synthetic import Blobs, LabelField, Rivers
 from fewscope.model.episodes.tessellations import Cells, Parcels, random_task
@@ -108,7 +108,7 @@ def test_training_goes_on_after_a_kill_as_if_nothing_had_happened(
     tmp_path: Path, config: TrainConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The same weights, and a log of the same rows, each once: also where the kill came between log and checkpoint."""
-    options = RunOptions(report_every=2, examine_every=4, loader_workers=0)
+    options = RunOptions(report_every=2, validate_every=4, loader_workers=0)
     whole = train(config, [], tmp_path / "whole", options=options)
     save, saved = fewscope.model.training.loop._State.save, []
 
@@ -145,7 +145,7 @@ def test_training_goes_on_after_a_kill_as_if_nothing_had_happened(
 def test_two_workers_go_on_where_one_process_stopped_and_do_the_same(tmp_path: Path) -> None:
     """Gradients are averaged, episodes shared without loss, and both workers end with the same network."""
     config = replace(PAPER, loss="bce", episodes_per_step=4)
-    options = RunOptions(report_every=1, examine_every=4, loader_workers=0)
+    options = RunOptions(report_every=1, validate_every=4, loader_workers=0)
     train(config, [], tmp_path / "one", options=options)
 
     def stop(step: int) -> None:
@@ -341,7 +341,7 @@ def test_validation_scores_as_evaluation_does_and_keeps_the_best_weights(
     assert not torch.equal(kept[1], kept[2])
 
     segmenter = load_segmenter(device="cpu", dtype=torch.float32)
-    (draw,) = some_episodes("squares", 10, 5, 1, 5)
+    (draw,) = sampled_episodes("squares", 10, 5, 1, 5)
     images, labels = arrays_of(classes[0])
     support, query = list(draw.support), list(draw.query)
     found = segmenter.predict(images[query], segmenter.encode(images[support], labels[support]))[:, 0] >= 0.5
@@ -397,7 +397,7 @@ def test_training_from_nothing_gives_weights_that_segment(
         ("--synthetic-only --validate val", "--validate val needs --data"),
         ("--synthetic-only --imagenet", "no ImageNet weights for compact-S"),
         ("--data nowhere", "nowhere is not a folder"),
-        ("--synthetic-only --report-every 3 --examine-every 4", "examine_every 4 is not a multiple"),
+        ("--synthetic-only --report-every 3 --examine-every 4", "validate_every 4 is not a multiple"),
         ("--synthetic-only --initial nothing.safetensors", "no such weights file"),
     ],
 )

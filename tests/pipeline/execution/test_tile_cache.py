@@ -94,7 +94,7 @@ def test_units_at_work_at_once_may_both_predict_and_nothing_is_left(slide, tmp_p
     job = make_job(slide, tmp_path / "out")
     worker = UnitWorker(fakes.ByPlace)
     with monkeypatch.context() as blind:
-        blind.setattr(WorkDir, "find_lent", lambda *_: None)
+        blind.setattr(WorkDir, "find_kept", lambda *_: None)
         first = [worker(job, unit) for unit in UNITS[:2]]
     assert [row["tiles_found"] for row in first] == [0, 0]
     for unit in UNITS[2:]:
@@ -113,7 +113,7 @@ def test_a_damaged_file_is_as_good_as_none(slide, tmp_path, alone, damage):
     for path in left:
         data = path.read_bytes()
         if damage == "shape":
-            job.work.lend(path.stem, np.zeros((2, 224, 224), np.float32))
+            job.work.keep_array(path.stem, np.zeros((2, 224, 224), np.float32))
         else:
             path.write_bytes({"cut": data[: len(data) // 2], "empty": b"", "zeros": bytes(len(data))}[damage])
     for unit in UNITS[1:]:
