@@ -10,7 +10,6 @@ import os
 import secrets
 import shutil
 import subprocess
-import sys
 import tempfile
 import time
 import urllib.error
@@ -40,6 +39,7 @@ from fewscope.model.networks import compact, pixel_classifier
 from fewscope.pipeline.config import SegmentConfig
 from fewscope.pipeline.execution.ray_pool import start_ray
 from tests.helpers import fakes
+from tests.helpers.environments import lent_environment
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -100,7 +100,10 @@ class Head:
 
 @pytest.fixture(scope="session")
 def ray_head() -> Iterator[Head]:
-    """One Ray for the whole session: two CPUs, token authentication, and these tests importable by its workers."""
+    """One Ray for the whole session: two CPUs, token authentication, and an environment that has no Fewscope.
+
+    Its workers import what their driver imports: from the folder that it was started in, or that came with the job.
+    """
     folder = Path(tempfile.mkdtemp(prefix="fewscope-ray-"))  # short: Ray keeps sockets in it
     names = ["port", "dashboard-port", "ray-client-server-port", "node-manager-port", "object-manager-port"]
     # where these are told, Ray waits for fewer of its agents, each at most 15 s, which a busy machine exceeds
@@ -111,19 +114,17 @@ def ray_head() -> Iterator[Head]:
         "runtime-env-agent-port",
     ]
     ports = dict(zip(names, free_ports(len(names)), strict=True))
+    python = lent_environment(folder / "environment")
     head = Head(f"127.0.0.1:{ports['port']}", f"http://127.0.0.1:{ports['dashboard-port']}")
     started = subprocess.Popen(
         [
-            *(sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--num-cpus=2"),
+            *(python, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--num-cpus=2"),
             *("--node-ip-address=127.0.0.1", "--dashboard-host=127.0.0.1", "--disable-usage-stats"),
             *("--object-store-memory=80000000", f"--temp-dir={folder / 'ray'}"),
             *(f"--{name}={port}" for name, port in ports.items()),
         ],
         env=os.environ
-        | {
-            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",  # what a job calls python
-            "PYTHONPATH": str(ROOT),
-        },
+        | {"PATH": f"{python.parent}{os.pathsep}{os.environ['PATH']}"},  # what a job calls python
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
@@ -155,6 +156,7 @@ def ray_here(ray_head) -> Iterator[None]:
     """This process is connected to Ray: once for all tests of a module, as its workers then need not wait for it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_ADDRESS", ray_head.address)
+        patch.chdir(ROOT)
         start_ray()
         yield
         ray.shutdown()

@@ -25,7 +25,7 @@ from fewscope.pipeline.report.map_section import MapSection
 from fewscope.pipeline.report.seam_check import SeamCheck
 from fewscope.pipeline.report.statistics import InstanceStatistics
 
-JSON_KEYS = {"unreadable_px": "unreadable_px", "unreadable_fraction": "unreadable_fraction"}
+JSON_KEYS = {"unreadable_px": "unread_px", "unreadable_fraction": "unread_fraction"}
 """Fields of `Report` whose key in ``report.json`` is older than their name."""
 
 

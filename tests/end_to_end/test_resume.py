@@ -24,6 +24,7 @@ from fewscope.pipeline.execution.pool import LocalPool
 from fewscope.pipeline.plan import prepare
 from fewscope.pipeline.run import segment
 from tests.helpers import fakes
+from tests.helpers.machine import ROOT
 
 FAKES = Path(fakes.__file__)
 
@@ -40,6 +41,7 @@ def start(config, pool: str, log: Path, seconds: float) -> subprocess.Popen:
     path.write_text(json.dumps(dataclasses.asdict(config)))
     return subprocess.Popen(
         [sys.executable, FAKES, path, pool, log, str(seconds)],
+        cwd=ROOT,  # from where Ray's workers import
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         start_new_session=True,

@@ -102,6 +102,20 @@ class ByChannel(ByColour):
         return np.moveaxis(tiles[..., :features], 3, 1).astype(np.float32) / np.float32(255)
 
 
+class ByExample(ByColour):
+    """Each class is what is redder than blue, or what is not, whichever its labelled pixels are."""
+
+    name = "by-example"
+
+    def encode(self, images: np.ndarray, labels: np.ndarray) -> tuple[bool, ...]:
+        of_classes = labels if labels.ndim == 4 else labels[None]
+        return tuple(bool(np.median(colour_probability(images)[of == 1]) >= 0.5) for of in of_classes)
+
+    def predict(self, tiles: np.ndarray, features: tuple[bool, ...]) -> np.ndarray:
+        red = colour_probability(tiles)
+        return np.stack([red if is_red else 1 - red for is_red in features], axis=1).astype(np.float32)
+
+
 class Slow(ByColour):
     """Takes its time, and writes down every batch: ``process tiles`` a line of the file `log`."""
 

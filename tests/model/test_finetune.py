@@ -104,6 +104,7 @@ def test_the_weights_go_a_part_of_the_way() -> None:
     assert not torch.equal(network.head.weight, ways[2].head.weight)
 
 
+@pytest.mark.usefixtures("quick_texture")
 def test_adapted_weights_travel_with_the_support_set() -> None:
     images, labels = patches(3, 224, 5)
     pictures = (images.permute(0, 2, 3, 1).numpy() * 255).astype(np.uint8)
@@ -126,6 +127,7 @@ def test_seconds_become_steps_by_arithmetic_alone() -> None:
         AdaptConfig(steps=0)
 
 
+@pytest.mark.usefixtures("quick_texture")
 def test_a_tile_may_be_shown_to_the_network_larger_or_smaller() -> None:
     images, labels = patches(3, 224, 5)
     pictures = (images.permute(0, 2, 3, 1).numpy() * 255).astype(np.uint8)

@@ -127,17 +127,22 @@ def segmenter() -> Segmenter:
     return load_segmenter("compact", batch_size=4)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_tile_does_not_depend_on_its_batch(dtype: torch.dtype) -> None:
+@pytest.mark.usefixtures("quick_texture")
+@pytest.mark.parametrize(
+    ("dtype", "sides"),
+    [(torch.float32, SIDES), (torch.bfloat16, (96,))],  # bfloat16 takes a core without it ten times as long
+)
+def test_a_tile_does_not_depend_on_its_batch(dtype: torch.dtype, sides: tuple[int, ...]) -> None:
     segmenter = load_segmenter("compact", dtype=dtype, batch_size=4)
-    images, labels = patches(9)
-    features = segmenter.encode(images[:3], labels[:3])
+    images, labels = patches(6)
+    features = segmenter.encode(images[:3], labels[:3], sides=sides)
     together = segmenter.predict(images, features)
-    alone = np.concatenate([segmenter.predict(images[i : i + 1], features) for i in range(9)])
+    alone = np.concatenate([segmenter.predict(images[i : i + 1], features) for i in range(6)])
     np.testing.assert_array_equal(together, alone)
     np.testing.assert_array_equal(segmenter.predict(images[::-1], features)[::-1], together)
 
 
+@pytest.mark.usefixtures("quick_texture")
 def test_features_travel(segmenter: Segmenter) -> None:
     images, labels = patches(3)
     features = segmenter.encode(images, labels)
@@ -146,6 +151,7 @@ def test_features_travel(segmenter: Segmenter) -> None:
     np.testing.assert_array_equal(segmenter.predict(images, arrived), segmenter.predict(images, features))
 
 
+@pytest.mark.usefixtures("quick_texture")
 def test_digest_changes_with_the_support_set(segmenter: Segmenter) -> None:
     images, labels = patches(3)
     other = labels.copy()
@@ -163,6 +169,7 @@ def test_shipped_weights_segment_dark_discs_and_the_inverse(segmenter: Segmenter
         assert (found & truth).sum() / (found | truth).sum() > 0.85
 
 
+@pytest.mark.usefixtures("quick_texture")
 def test_three_classes_are_three_runs_over_one_encoding(segmenter: Segmenter) -> None:
     """C classes give, to the bit, what C runs of one class each give, and every tile is encoded once for all."""
     images, labels = patches(5)
@@ -183,6 +190,7 @@ def test_three_classes_are_three_runs_over_one_encoding(segmenter: Segmenter) ->
         np.testing.assert_array_equal(together[:, c - 1 : c], alone)
 
 
+@pytest.mark.usefixtures("quick_texture")
 def test_what_is_seen_at_two_scales_is_answered_with_the_mean(segmenter: Segmenter) -> None:
     images, labels = patches(3)
     together = segmenter.encode(images, labels)
@@ -200,9 +208,20 @@ def test_what_is_seen_at_two_scales_is_answered_with_the_mean(segmenter: Segment
     assert np.abs(logits(together) - (one + other) / 2).max() < 0.01
 
 
+@pytest.fixture(scope="module")
+def on_glass(segmenter: Segmenter) -> dict[str, SupportFeatures]:
+    """Three patches encoded as a job does, and for the network or the classifier alone."""
+    images, labels = patches(3)
+    found = {"both": segmenter.encode(images, labels, sides=(128,))}
+    known = {view.side: view for view in found["both"].views}
+    for name, share in (("network", 0.0), ("classifier", 1.0)):
+        found[name] = segmenter.encode(images, labels, sides=(128,), texture_share=share, known=known)
+    return found
+
+
 @pytest.mark.parametrize("colour", [0, 220, 255])
 def test_nothing_is_found_on_empty_glass(
-    colour: int, segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch
+    colour: int, segmenter: Segmenter, on_glass: dict[str, SupportFeatures], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nor on a black rim: where there is but a colour, network and classifier both have to say that it is an object."""
     images, labels = patches(3)
@@ -210,18 +229,16 @@ def test_nothing_is_found_on_empty_glass(
     glass = (colour + noise).clip(0, 255).astype(np.uint8)
     bright = (images[labels == 0].mean() + noise).clip(0, 255).astype(np.uint8)
     tiles = np.concatenate([glass, bright])
-    found = segmenter.predict(tiles, segmenter.encode(images, labels, sides=(128,)))
+    found = segmenter.predict(tiles, on_glass["both"])
     assert found[2:].max() < 0.5
     monkeypatch.setattr("fewscope.model.networks.pixel_classifier.FLAT", 1e-9)
-    network, classifier = (
-        segmenter.predict(tiles, segmenter.encode(images, labels, sides=(128,), texture_share=share))
-        for share in (0.0, 1.0)
-    )
+    network, classifier = (segmenter.predict(tiles, on_glass[name]) for name in ("network", "classifier"))
     limits = 1 / (1 + np.exp([LIMIT, -LIMIT]))
     nearly = 0.05  # the lower of the two at 128 px, here at 224
     assert np.abs(found - np.minimum(network.clip(*limits), classifier)).max() < nearly
 
 
+@pytest.mark.usefixtures("quick_texture")
 def test_depth_comes_after_the_probabilities_and_changes_none_of_them(segmenter: Segmenter) -> None:
     torch.manual_seed(2)
     with_depth = Segmenter(CompactNet("S"), "compact", dtype=torch.float32, batch_size=2)
@@ -240,6 +257,7 @@ def test_depth_comes_after_the_probabilities_and_changes_none_of_them(segmenter:
         without.predict(images, without.encode(images, labels), depth=True)
 
 
+@pytest.mark.usefixtures("quick_texture")
 def test_a_patch_may_be_labelled_for_some_classes_only(segmenter: Segmenter) -> None:
     """Labels by class: what is not known of a class has no say in it."""
     images, labels = patches(4)
@@ -252,6 +270,7 @@ def test_a_patch_may_be_labelled_for_some_classes_only(segmenter: Segmenter) -> 
     )
 
 
+@pytest.mark.usefixtures("quick_texture")
 def test_unlabelled_pixels_have_no_say(segmenter: Segmenter) -> None:
     images, labels = patches(3)
     partly = labels.copy()

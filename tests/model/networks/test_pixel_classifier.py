@@ -116,7 +116,8 @@ def nothing_is_flat(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fewscope.model.networks.pixel_classifier.FLAT", 1e-9)
 
 
-def test_the_two_are_mixed_in_logits(segmenter: Segmenter, nothing_is_flat: None) -> None:
+@pytest.mark.usefixtures("quick_texture", "nothing_is_flat")
+def test_the_two_are_mixed_in_logits(segmenter: Segmenter) -> None:
     images, labels = striped(3, 3)
     tiles, _ = striped(8, 3)
     known = by_side(segmenter.encode(images, labels))
@@ -172,6 +173,7 @@ def test_of_nothing_nothing_is_learned() -> None:
     assert torch.isfinite(logits).all()
 
 
+@pytest.mark.usefixtures("quick_texture")
 def test_a_tile_is_answered_alike_in_any_batch(segmenter: Segmenter) -> None:
     images, labels = striped(4, 3)
     features = segmenter.encode(images, labels, texture_share=0.25)
@@ -180,6 +182,7 @@ def test_a_tile_is_answered_alike_in_any_batch(segmenter: Segmenter) -> None:
     assert np.array_equal(together[2:], segmenter.predict(tiles[2:], features))
 
 
+@pytest.mark.usefixtures("quick_texture")
 def test_every_class_has_a_classifier_and_they_are_a_part_of_what_is_encoded(segmenter: Segmenter) -> None:
     images, labels = striped(5, 3)
     labels[:, :, :20] = 2
