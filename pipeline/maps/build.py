@@ -13,6 +13,7 @@ from fewscope.pipeline.execution.job import Job
 from fewscope.pipeline.execution.pool import Pool
 from fewscope.pipeline.maps.files import GroundAreas, MapSummary, write_map
 from fewscope.pipeline.maps.water_indices import SOURCES, agreement, compare_unit
+from fewscope.pipeline.outputs.segmentation import Segmentation
 from fewscope.pipeline.plan import Plan
 from fewscope.pipeline.sources import pixel_m2
 
@@ -49,8 +50,9 @@ class MapResult:
         return groups
 
 
-def make_maps(pool: Pool, job: Job, plan: Plan) -> MapResult:
+def make_maps(segmentation: Segmentation) -> MapResult:
     """Write the map, and compare the mask with the water indices that were asked for."""
+    pool, job, plan = segmentation.pool, segmentation.job, segmentation.plan
     names = plan.support.class_names
     simplify_px = plan.config.raster.simplify_px if plan.config.raster else 0.0
     summary = write_map(pool, job, plan.units, plan.config.out, names, simplify_px)

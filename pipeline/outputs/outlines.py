@@ -18,6 +18,7 @@ import shapely
 from affine import Affine
 from rasterio.windows import Window
 
+from fewscope.connectors.colours import class_colour
 from fewscope.connectors.results.store import ResultStore
 from fewscope.connectors.vectors.geojson import (
     FeatureStyle,
@@ -30,6 +31,7 @@ from fewscope.connectors.vectors.geojson import (
 from fewscope.pipeline.execution.job import Job
 from fewscope.pipeline.execution.pool import Pool
 from fewscope.pipeline.geometry.footprints import footprints
+from fewscope.pipeline.outputs.segmentation import Segmentation
 from fewscope.pipeline.tiling.grid import Unit, clip
 
 POINTS_ABOVE = 1_000_000
@@ -55,6 +57,28 @@ COLUMNS = (
     "equivalent_diameter_um",
     "mean_probability",
 )
+
+
+def write_geojson(segmentation: Segmentation) -> None:
+    """Write ``instances.geojson.gz`` as ``config.outlines`` asks; above `POINTS_ABOVE`, "auto" writes points."""
+    job, plan, choice = segmentation.job, segmentation.plan, segmentation.plan.config.outlines
+    if choice == "none":
+        return
+    if choice == "auto":
+        choice = "points" if segmentation.merge.n_instances > POINTS_ABOVE else "polygons"
+    styles = [
+        FeatureStyle(job.work.run_hash or "", name, class_colour(value))
+        for value, name in enumerate(plan.support.class_names, start=1)
+    ]
+    write_outlines(
+        f"{plan.folder}/instances.geojson.gz",
+        segmentation.pool,
+        job,
+        plan.units,
+        segmentation.instance_tables(),
+        styles,
+        plan.config.simplify_px if choice == "polygons" else None,
+    )
 
 
 def write_outlines(

@@ -14,6 +14,7 @@ from dask.delayed import Delayed
 from rasterio.windows import Window
 
 from fewscope.connectors.results.store import Name, ResultStore
+from fewscope.pipeline.outputs.segmentation import Segmentation
 
 Scheduler = str | Callable[..., Any] | None
 
@@ -45,6 +46,11 @@ def halve_mean(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
 def halve_labels(image: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Every second pixel, (h, w) -> (ceil(h/2), ceil(w/2)): labels have no mean."""
     return image[::2, ::2]
+
+
+def write_pyramids(segmentation: Segmentation) -> None:
+    """Fill the coarser levels of ``result.zarr``, on the workers of the run."""
+    build_pyramids(segmentation.plan.config.out, scheduler=segmentation.pool.dask_scheduler)
 
 
 def build_pyramids(out: str, names: Sequence[Name] | None = None, scheduler: Scheduler = "threads") -> int:

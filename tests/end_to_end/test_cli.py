@@ -71,7 +71,7 @@ def test_a_run_its_repetition_and_a_refusal(slide, support, tmp_path, job):
 
     code, said, errors = job(slide, support, tmp_path / "out", "--local")
     assert (code, errors) == (0, "")
-    assert "finished already" in said
+    assert "already finished" in said
 
     refused = call(*run, "--overlap", "0", "-v", cwd=tmp_path)
     assert refused.returncode == 2

@@ -137,7 +137,7 @@ def test_a_finished_run_says_so_and_does_nothing(config, caplog, monkeypatch):
     monkeypatch.setattr(fakes.ByColour, "predict", None)  # nobody may ask the model
     monkeypatch.setattr(fakes.ByColour, "encode", None)
     assert run(config) == first
-    assert "finished already" in caplog.text
+    assert "already finished" in caplog.text
     assert fakes.outputs(Path(config.out)) == before
 
 

@@ -17,6 +17,8 @@ import pytest
 
 import fewscope.pipeline.calibration.operating_point
 import fewscope.pipeline.outputs.outlines
+import fewscope.pipeline.outputs.pyramids
+import fewscope.pipeline.outputs.segmentation
 import fewscope.pipeline.report.builder
 import fewscope.pipeline.run
 from fewscope.pipeline.config import SegmentConfig
@@ -145,9 +147,9 @@ def killed_and_resumed(pool: str, config, tmp_path, uninterrupted) -> None:
 STAGES = [
     (fewscope.pipeline.run, "number_instances"),
     (fewscope.pipeline.run, "relabel_unit"),
-    (fewscope.pipeline.run, "build_pyramids"),
-    (fewscope.pipeline.run, "tables"),
-    (fewscope.pipeline.run, "write_outlines"),
+    (fewscope.pipeline.outputs.pyramids, "build_pyramids"),
+    (fewscope.pipeline.outputs.segmentation, "final_tables"),
+    (fewscope.pipeline.outputs.outlines, "write_outlines"),
     (fewscope.pipeline.outputs.outlines, "outline_unit"),
     (fewscope.pipeline.outputs.outlines, "read_fragment"),
     (fewscope.pipeline.report.builder, "instance_statistics"),
