@@ -1,1 +1,1 @@
-"""Tensors: few-shot segmentation networks. The only package that imports torch."""
+"""Few-shot segmentation networks, their training and inference. The only package that imports torch."""

@@ -1,4 +1,4 @@
-"""Depth: how far inside its own object a pixel lies. What touching objects are told apart by."""
+"""Depth: how far inside its own object a pixel lies, which separates touching objects."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from scipy import ndimage
 
 
 def instance_depth(instances: np.ndarray) -> np.ndarray:
-    """How deep inside its object a pixel lies.
+    """Depth of every pixel inside its object.
 
     Parameters
     ----------
-    instances : (H, W) int, 0 = background
+    instances : (H, W) int, 0 = background, 1..n = one object each
 
     Returns
     -------
-    (H, W) uint8: the distance to the nearest pixel that is not of the same object, 255 where it is largest in the
-    object, 0 outside. The picture's edge is no rim; an object that it cuts is measured against the typical one, where
-    that is larger.
+    (H, W) uint8: Euclidean distance to the nearest pixel that is not of the same object, scaled to 255 at its maximum
+    in the object; 0 outside. The image's edge is no rim; an object cut by it is scaled by the median maximum of the
+    others if that is larger than its own.
     """
     depth = np.zeros(instances.shape, np.float32)
     largest, cut = (

@@ -1,4 +1,4 @@
-"""Where networks compute, and in which precision."""
+"""Devices and their precision."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import torch
 
 
 def default_device() -> torch.device:
-    """CUDA where there is one."""
+    """CUDA if available, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def computes_bfloat16(device: torch.device) -> bool:
-    """Whether the device has instructions for bfloat16; elsewhere it is emulated, and slower than float32."""
+    """Whether the device computes in bfloat16 natively. Emulated bfloat16 is slower than float32."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())

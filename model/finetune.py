@@ -1,11 +1,11 @@
-"""Adaptation: a network fine-tuned on the support set itself, once per job.
+"""Fine-tuning: a network adapted to the support set itself, once per job.
 
-Cells and rivers of a user are in none of the classes that a network was trained on. A hundred small steps on views of
-the five labelled patches tell it how these objects look here; the weights that come out are a part of the encoded
-support set and travel with it. Whether they are kept is decided by leaving patches out
-(`pipeline.calibration.leave_one_out`).
+A user's cells and rivers are in none of the training classes. A hundred small steps on views of the labelled patches
+adapt the network to them; the weights become a part of the encoded support set and travel with it. Whether they are
+kept is decided on held-out patches (`pipeline.calibration.leave_one_out`).
 
-The number of steps follows from what the user allows, never from a clock: the same support set gives the same weights.
+The number of steps follows from the time budget that the user gives, never from a clock: the same support set gives the
+same weights.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fewscope.errors import ConfigError
 from fewscope.model.conventions import IGNORE_LABEL
 from fewscope.model.episodes.sampler import random_grid, sample_grid
 from fewscope.model.episodes.synthetic import integer, uniform
@@ -26,36 +27,43 @@ from fewscope.model.networks.compact import CompactNet, CompactPack
 from fewscope.model.networks.pixel_classifier import QUICK_BATCH, QUICK_STEPS, TexturePack, fit_texture
 
 SECONDS_PER_STEP = 0.25
-"""Of one step on one core of a server CPU in bfloat16: what a user's seconds are turned into steps by. Without bfloat16
-a step takes two to three times as long, and so does what was asked for: the number of steps is that of any machine."""
+"""Of one step on one core of a server CPU in bfloat16; converts the budget to steps. Without bfloat16, a step takes two
+to three times as long, and so does the budget: the number of steps is the same on any machine."""
 
 MOST_GROUPS = 6
+"""Of patches that are held out together."""
 
 JITTER = 0.16
-"""Of brightness and contrast, as a part. With half of it, 100 steps on CMU-1 lost 0.06 IoU on held-out patches; with it
-they gained there, and 0.05 on regions that were never used."""
+"""Relative jitter of brightness and contrast. With half of it, 100 steps on CMU-1 lost 0.06 IoU on held-out patches;
+with all of it they gained there, and 0.05 on regions that were never used."""
 
 FEWEST_STEPS = 40
-"""Fewer are spent on the warm-up."""
+"""Fewer steps would be spent on the warm-up."""
 
 MOST_STEPS = 400
-"""Twice what the default allows; beyond that nothing has been measured."""
+"""Twice the default; more has not been measured."""
 
 
 @dataclass(frozen=True, slots=True)
 class AdaptConfig:
-    """How to fine-tune.
+    """Settings of the fine-tuning.
 
     Attributes
     ----------
     steps : optimiser steps
-    side : what the network is shown 224 px as
-    views : views of one patch in a step
+    side : px to which 224 px of a patch are resized
+    views : random views of one patch in a step
     size : side of a view in px, a multiple of 16
     learning_rate : of AdamW, after a warm-up and before a linear decay
-    refresh : steps after which the support set is compiled again with the weights of that moment
-    towards : how far of the way from the weights as they were to the fine-tuned ones is gone in the end (WiSE-FT,
-        Wortsman et al. 2022): what the network knew is worth keeping
+    refresh : steps after which the support set is compiled again, with the current weights
+    towards : weight of the fine-tuned weights in the final interpolation with the original ones (WiSE-FT, Wortsman et
+        al., CVPR 2022), which keeps what the network knew
+    seed : of views and jitter
+
+    Raises
+    ------
+    ConfigError
+        A number is out of range.
     """
 
     steps: int = 100
@@ -69,19 +77,19 @@ class AdaptConfig:
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.views < 1 or self.refresh < 1:
-            raise ValueError(f"{self} asks for nothing; leave the adaptation out instead")
+            raise ConfigError(f"{self} does nothing: steps, views and refresh must be at least 1")
         if self.size % 16:
-            raise ValueError(f"size {self.size} is not a multiple of 16; use 112 or 160")
+            raise ConfigError(f"size {self.size} is not a multiple of 16; use 112 or 160")
 
     def rate(self, step: int) -> float:
-        """Learning rate of a step: up over ten steps, down over the last 40 %."""
+        """Learning rate of a step: linear warm-up over ten steps, linear decay over the last 40 %."""
         remaining = (self.steps - step) / (0.4 * self.steps)
         return self.learning_rate * min(1.0, (step + 1) / 10, max(0.05, remaining))
 
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Torch computes with one thread in here, and in threads started in here: sums are then always in one order."""
+    """Have torch compute with one thread in here, and in threads started in here: sums then have one order."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -91,7 +99,7 @@ def one_thread() -> Iterator[None]:
 
 
 def steps_within(seconds: float, n_runs: int) -> int:
-    """Steps of each of `n_runs` fine-tunings that one core does in about so many seconds; 0 if hardly any."""
+    """Steps per run if one core does `n_runs` fine-tunings in about `seconds`; 0 below `FEWEST_STEPS`."""
     steps = int(seconds / (n_runs * SECONDS_PER_STEP))
     return 0 if steps < FEWEST_STEPS else min(steps, MOST_STEPS)
 
@@ -109,15 +117,15 @@ def adapt(
 
     Parameters
     ----------
-    network : settled on the patches (`CompactNet.adapt_statistics`); its statistics stay as they are
+    network : with the statistics of the patches (`CompactNet.adapt_statistics`), which stay as they are
     images : (K, 3, H, W) float in [0, 1]
-    labels : (C, K, H, W) uint8: for each class 0 not of it, 1 of it, 255 not known
-    depths : (K, H, W) float in [0, 1] (`model.depth`), or None where objects are not told apart
+    labels : (C, K, H, W) uint8: per class 0 for background, 1 for object, 255 for not known
+    depths : (K, H, W) float in [0, 1] (`model.depth`); None if objects are not separated
     bf16 : compute in bfloat16 where that is safe
 
     Returns
     -------
-    The copy, in eval mode. A function of the arguments and of the processor's arithmetic, under `one_thread`.
+    The copy, in eval mode. It depends on the arguments and the processor's arithmetic alone, under `one_thread`.
     """
     net = copy.deepcopy(network).eval()
     generator = torch.Generator().manual_seed(config.seed)
@@ -161,12 +169,12 @@ def adapt(
 
 
 def n_groups(n_patches: int) -> int:
-    """Groups of patches, every so-manieth in one, that are left out of the support set together."""
+    """Number of groups of patches that are held out together; patch k is in group k modulo this number."""
     return min(n_patches, MOST_GROUPS)
 
 
 def _without(group: int, foreground: Tensor, background: Tensor) -> Tensor:
-    """The patches that are not of a group; all, where the others would leave nothing to learn from.
+    """Places of the patches outside a group; of all, if the others have no object or no background pixel.
 
     Parameters
     ----------
@@ -180,7 +188,7 @@ def _without(group: int, foreground: Tensor, background: Tensor) -> Tensor:
 def _textures_without(
     images: Tensor, foreground: Tensor, background: Tensor, classes: list[int]
 ) -> dict[tuple[int, int], TexturePack]:
-    """For each class and group the pixel classifier of the others, as quickly fitted as those of the training."""
+    """Pixel classifier of each class and group, fitted to the other patches with the settings of training."""
     textures = {}
     for c in classes:
         for group in range(n_groups(len(images))):
@@ -197,7 +205,8 @@ def _packs_without(
     background: Tensor,
     textures: dict[tuple[int, int], TexturePack],
 ) -> dict[tuple[int, int], CompactPack]:
-    """For each class and group the support set without the group, as a slide's tiles are not in it either."""
+    """Pack of each class and group, compiled from the other patches: a slide's tiles are not in the support set
+    either."""
     packs = {}
     for (c, group), texture in textures.items():
         kept = _without(group, foreground[c], background[c])
@@ -216,14 +225,14 @@ def _view(
     config: AdaptConfig,
     g: torch.Generator,
 ) -> Tensor:
-    """A turned, scaled, mirrored part of a patch: (6, size, size), picture, foreground, background, depth."""
+    """A rotated, scaled, mirrored view of a patch, (6, size, size): image, foreground, background, depth."""
     grid = random_grid(foreground, config.size, 2.0 ** uniform(g, -0.35, 0.6), g)
     maps = torch.stack([foreground, background, torch.zeros_like(foreground) if depth is None else depth])
     return sample_grid(torch.cat([image, maps])[None], grid)[0]
 
 
 def _jitter(images: Tensor, g: torch.Generator, strength: float = JITTER) -> Tensor:
-    """Brightness, contrast and white balance of each picture changed a little."""
+    """Jitter brightness, contrast and white balance of each image (N, 3, H, W) in [0, 1]."""
     n, device = len(images), images.device
     gain = 1 + strength * (torch.randn(n, 1, 1, 1, generator=g) + 0.4 * torch.randn(n, 3, 1, 1, generator=g))
     shift = 0.5 * strength * torch.randn(n, 1, 1, 1, generator=g)

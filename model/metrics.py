@@ -1,4 +1,4 @@
-"""Metrics of few-shot segmentation. Masks are bool, (N, ...) with one image per row."""
+"""Metrics of few-shot segmentation. Masks are bool (N, ...), one image each."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def image_iou(prediction: Tensor, target: Tensor) -> Tensor:
-    """Intersection over union of the object, per image: (N,). 1 where both are empty."""
+    """Intersection over union of the object per image: (N,) float; 1 where both masks are empty."""
     p, t = prediction.flatten(1), target.flatten(1)
     union = (p | t).sum(1)
     iou = (p & t).sum(1) / union.clamp_min(1)

@@ -1,6 +1,6 @@
-"""`Segmenter`: encode a support set once, predict many tiles with it.
+"""`Segmenter`: encode a support set once, predict many tiles with it. NumPy arrays in, NumPy arrays out.
 
-The only face of this package that the pipeline sees: numpy in, numpy out.
+The pipeline sees networks through this class alone.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fewscope.errors import WeightsError
+from fewscope.errors import ConfigError, WeightsError
 from fewscope.model.conventions import IGNORE_LABEL, PATCH_SIZE
 from fewscope.model.depth import instance_depth
 from fewscope.model.devices import computes_bfloat16, default_device
@@ -31,14 +31,14 @@ from fewscope.model.weights import SHIPPED, checksum, load_weights
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SupportFeatures:
-    """A compiled support set: immutable, picklable, on the CPU, shared with all workers.
+    """An encoded support set: immutable, picklable, on the CPU, shared with all workers.
 
     Attributes
     ----------
-    views : at one scale or several; the answer is the mean of theirs
-    shots : K
-    digest : hash of the support set, of the weights that encoded it, and of how they were adapted to it
-    texture_share : part of a pixel's logit that is the pixel classifier's own, 0 to 1
+    views : at one scale or several; their logits are averaged
+    shots : K, the number of patches
+    digest : hash of the support set, the weights, and their adaptation
+    texture_share : weight of the pixel classifier in a pixel's logit, 0 to 1
     """
 
     views: tuple[View, ...]
@@ -48,13 +48,13 @@ class SupportFeatures:
 
     @property
     def n_classes(self) -> int:
-        """C."""
+        """C, the number of classes."""
         return len(self.views[0].packs)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Ready:
-    """Features, and for each of their views a network and the packs as the device likes them."""
+    """Features, with a network and packs on the device, in its dtype, for each view."""
 
     features: SupportFeatures
     members: tuple[tuple[nn.Module, View], ...]
@@ -66,13 +66,12 @@ class Segmenter:
     Parameters
     ----------
     network : `CompactNet` or `RelationNet`
-    name : what to call it in the report
+    name : shown in the report
     weights_digest : identity of the weights
     device : "cpu", "cuda", or None for CUDA when there is one
-    dtype : None for bfloat16 where the device computes in it natively, float32 elsewhere
-    batch_size : tiles per forward pass. Shorter batches are filled up, so that a tile's result depends neither on how
-        many tiles nor on which tiles are predicted with it. None: 4 on a CPU, which fit its caches, and 64 on a
-        GPU.
+    dtype : None for bfloat16 where the device computes in it natively, else float32
+    batch_size : tiles per forward pass; None for 4 on a CPU, which fit its caches, and 64 on a GPU. Shorter batches are
+        padded, so that a tile's result does not depend on the tiles that are predicted with it.
     """
 
     def __init__(
@@ -90,19 +89,19 @@ class Segmenter:
         self.batch_size = batch_size or (4 if self.device.type == "cpu" else 64)
         self.name = name
         self.weights_digest = weights_digest
-        # the support set is compiled in float32: closed-form solutions want the digits, and it happens once
+        # the support set is compiled in float32: closed-form solutions need the precision, and it happens once
         self._exact = network.eval().to(self.device)
         self._fast = self._faster(network)
         self._ready: _Ready | None = None
 
     @property
     def has_depth(self) -> bool:
-        """Whether `predict` knows depth: with the weights of a network that was trained with it."""
+        """Whether `predict` can return depth: the network was trained with it."""
         return bool(getattr(self._exact, "has_depth", False))
 
     @property
     def sides(self) -> tuple[int, ...]:
-        """At which sizes the network sees 224 px where `encode` is told nothing."""
+        """Sides, px, to which 224 px are resized by default."""
         return SIDES if self.adapts else (PATCH_SIZE,)
 
     @property
@@ -121,31 +120,38 @@ class Segmenter:
         texture_share: float = 0.0,
         known: Mapping[int, View] | None = None,
     ) -> SupportFeatures:
-        """Compile a support set.
+        """Encode a support set.
 
         Parameters
         ----------
         images : (K, 224, 224, 3) uint8
-        labels : (K, 224, 224) uint8: 0 background, 1..C the object's class, 255 not labelled. Or, where a patch is not
-            labelled for all classes, (C, K, 224, 224): for each class 0 not of it, 1 of it, 255 not known.
-        instances : (K, 224, 224) int, 0 background: objects that are told apart, for the adaptation of the depth
-        adaptation : fine-tune the network on the support set first; None: take it as it is
-        sides : multiples of 32; the network sees patches and tiles at each of these sizes for 224 px, and the answer is
-            the mean. Nothing: `Segmenter.sides`.
-        texture_share : part of the answer that the pixel classifier gives by itself; at 1 the network has no say
+        labels : (K, 224, 224) uint8: 0 background, 1..C the object's class, 255 not labelled. Or, if patches are not
+            labelled for all classes, (C, K, 224, 224): per class 0 for background, 1 for object, 255 for not known.
+        instances : (K, 224, 224) int, 0 background, 1..n one object each, for fine-tuning the depth
+        adaptation : fine-tune the network on the support set first; None for the network as it is
+        sides : px, multiples of 32, to which 224 px of patches and tiles are resized; the logits are averaged. Empty
+            for `Segmenter.sides`.
+        texture_share : weight of the pixel classifier in a pixel's logit; at 1 it decides alone
         known : views of an earlier call with the same patches and adaptation, by their side: their weights and pixel
-            classifiers serve again, and nothing is fine-tuned or fitted
+            classifiers are reused, and nothing is fine-tuned or fitted
+
+        Raises
+        ------
+        ConfigError
+            The arrays do not fit together, a side is not a multiple of 32, or the network cannot be fine-tuned.
         """
         if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8:
-            raise ValueError(
+            raise ConfigError(
                 f"support images are {images.dtype} {images.shape}; expected uint8 (K, 224, 224, 3)"
             )
         if labels.shape[-3:] != images.shape[:3] or labels.ndim not in (3, 4):
-            raise ValueError(f"support labels are {labels.shape}; expected {images.shape[:3]}, one per image")
+            raise ConfigError(
+                f"support labels are {labels.shape}; expected {images.shape[:3]}, one per image"
+            )
         sides, known = tuple(sides) or self.sides, known or {}
         for side in sides:
             if side % 32:
-                raise ValueError(f"side {side} is not a multiple of 32; use 128, 192 or 320")
+                raise ConfigError(f"side {side} is not a multiple of 32; use 128, 192 or 320")
         x = self._tensor(images).float() / 255
         y = torch.from_numpy(np.ascontiguousarray(labels_by_class(labels))).to(self.device)
         learned: tuple[Tensor, ...] | None = None
@@ -167,12 +173,12 @@ class Segmenter:
         known: View | None,
         learned: Sequence[Tensor] | None,
     ) -> View:
-        """Compile (K, 3, H, W) and (C, K, H, W) as the network sees them at a side.
+        """Compile images (K, 3, H, W) and labels (C, K, H, W) at a side.
 
         Parameters
         ----------
-        known : with these weights and pixel classifiers
-        learned : with these values of the network's parameters
+        known : reuse its weights and pixel classifiers
+        learned : fine-tuned values of the network's parameters
         """
         images, labels = scale_images(images, side), scale_labels(labels, side)
         network, weights = self._exact, known.weights if known else None
@@ -197,9 +203,12 @@ class Segmenter:
     def _adapt(
         self, images: Tensor, labels: Tensor, instances: np.ndarray | None, adaptation: AdaptConfig
     ) -> CompactNet:
-        """The network fine-tuned on (K, 3, H, W) and (C, K, H, W): one for all sides, it sees views at all scales."""
+        """Fine-tune the network on images (K, 3, H, W) and labels (C, K, H, W), once for all sides: it sees all
+        scales."""
         if not isinstance(self._exact, CompactNet):
-            raise ValueError(f"model {self.name!r} is not adapted; leave the adaptation out, or use compact")
+            raise ConfigError(
+                f"model {self.name!r} cannot be fine-tuned; leave the adaptation out, or use compact"
+            )
         images, labels = scale_images(images, adaptation.side), scale_labels(labels, adaptation.side)
         depths = None
         if instances is not None:
@@ -215,35 +224,38 @@ class Segmenter:
         return network
 
     def _faster(self, network: nn.Module) -> nn.Module:
-        """A copy that predicts: batch norms merged, in the dtype and layout that the device likes."""
+        """A copy for prediction: batch norms folded, in the dtype and memory layout that suit the device."""
         fast = fold_batch_norm(copy.deepcopy(network)).eval()
         return fast.to(device=self.device, dtype=self.dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @torch.inference_mode()
     def predict(self, tiles: np.ndarray, features: SupportFeatures, depth: bool = False) -> np.ndarray:
-        """Probability of each class, by itself: they need not add up to 1. A tile is encoded once for all classes.
+        """Predict the probability of each class separately: they need not add up to 1.
+
+        A tile is encoded once for all classes.
 
         Parameters
         ----------
         tiles : (N, H, W, 3) uint8, H and W multiples of 32
-        depth : also how deep in its own object a pixel lies, 0 at the rim and 1 in the middle, if it is of the class
+        features : the encoded support set
+        depth : return depth, too: 0 at the rim of a pixel's own object, 1 in its middle, given that it is of the class
 
         Returns
         -------
-        (N, C, H, W) float32 in [0, 1]; with `depth` (N, 2C, H, W), the depths after the probabilities
+        (N, C, H, W) float32 in [0, 1]; with `depth` (N, 2 C, H, W), depths after probabilities
 
         Raises
         ------
-        ValueError
-            The tiles are of another size, or the network knows no depth (`has_depth`).
+        ConfigError
+            The tiles have another size, or the network has no depth (`has_depth`).
         """
         if depth and not self.has_depth:
-            raise ValueError(
-                f"the weights of model {self.name!r} know no depth; use others, or --instances split"
+            raise ConfigError(
+                f"the weights of model {self.name!r} have no depth; use others, or --instances split"
             )
         n, h, w, _ = tiles.shape
         if h % 32 or w % 32:
-            raise ValueError(f"tile size {h}x{w} is not a multiple of 32; use 192 or 224")
+            raise ConfigError(f"tile size {h}x{w} is not a multiple of 32; use 192 or 224")
         ready = self._prepared(features)
         n_classes, n_maps = features.n_classes, 2 if depth else 1
         out = np.empty((n, n_maps * n_classes, h, w), np.float32)
@@ -253,32 +265,32 @@ class Segmenter:
             if real < self.batch_size:
                 batch = np.concatenate([batch, np.zeros((self.batch_size - real, h, w, 3), np.uint8)])
             x = self._tensor(batch)
-            for c, logits in enumerate(self._answers(x, ready, depth)):
+            for c, logits in enumerate(self._class_logits(x, ready, depth)):
                 # place c is the class's probability, place c + C its depth
                 out[start : start + real, c::n_classes] = torch.sigmoid(logits[:real]).cpu().numpy()
         return out
 
-    def _answers(self, x: Tensor, ready: _Ready, depth: bool) -> Iterator[Tensor]:
+    def _class_logits(self, x: Tensor, ready: _Ready, depth: bool) -> Iterator[Tensor]:
         """Logits of each class, (N, 1 or 2, H, W) float32, from tiles (N, 3, H, W) uint8."""
-        tiles = x.contiguous().float() / 255  # resizing likes channel by channel
+        tiles = x.contiguous().float() / 255  # resizing is faster in planar memory
         queries = [network.encode_queries(scale_images(tiles, view.side)) for network, view in ready.members]  # type: ignore[operator]
-        asked: dict[str, Any] = {"depth": depth} if self.has_depth else {}
+        options: dict[str, Any] = {"depth": depth} if self.has_depth else {}
         if self.adapts:
-            asked["texture_share"] = ready.features.texture_share
+            options["texture_share"] = ready.features.texture_share
         for c in range(ready.features.n_classes):
-            answers = []
+            views = []
             for query, (network, view) in zip(queries, ready.members, strict=True):
-                logits = network.predict_encoded(query, view.packs[c], **asked).float()  # type: ignore[operator]
+                logits = network.predict_encoded(query, view.packs[c], **options).float()  # type: ignore[operator]
                 # of the same size: a copy
-                answers.append(F.interpolate(logits.contiguous(), size=x.shape[-2:], mode="bilinear"))
-            yield torch.stack(answers).mean(0)
+                views.append(F.interpolate(logits.contiguous(), size=x.shape[-2:], mode="bilinear"))
+            yield torch.stack(views).mean(0)
 
     def _tensor(self, images: np.ndarray) -> Tensor:
         """(N, H, W, 3) uint8 -> (N, 3, H, W) uint8 on the device, in channels-last memory: no copy on a CPU."""
         return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).to(self.device)
 
     def _prepared(self, features: SupportFeatures) -> _Ready:
-        """What it takes to predict with features; kept for the next call. Threads may ask at once."""
+        """Networks and packs for features, kept for the next call. Safe with several threads."""
         ready = self._ready
         if ready is None or ready.features.digest != features.digest:
             self._ready = ready = _Ready(features, tuple(map(self._member, features.views)))
@@ -291,7 +303,7 @@ class Segmenter:
 
 
 def labels_by_class(labels: np.ndarray) -> np.ndarray:
-    """What is known of each class.
+    """Labels of each class.
 
     Parameters
     ----------
@@ -299,7 +311,7 @@ def labels_by_class(labels: np.ndarray) -> np.ndarray:
 
     Returns
     -------
-    (C, K, H, W) uint8: 0 not of the class, 1 of it, 255 not known
+    (C, K, H, W) uint8: 0 for background, 1 for object of the class, 255 for not known
 
     >>> labels_by_class(np.array([[[0, 1, 2, 255]]], np.uint8)).tolist()
     [[[[0, 1, 0, 255]]], [[[0, 0, 1, 255]]]]
@@ -312,7 +324,7 @@ def labels_by_class(labels: np.ndarray) -> np.ndarray:
 
 
 def fold_batch_norm(module: nn.Module) -> nn.Module:
-    """Merge every batch norm that follows a convolution in a `Sequential` into it. The module must be in eval mode."""
+    """Fold every batch norm that follows a convolution in a `Sequential` into it. The module must be in eval mode."""
     for name, child in module.named_children():
         if isinstance(child, nn.Sequential):
             layers = list(child)
@@ -329,7 +341,7 @@ def fold_batch_norm(module: nn.Module) -> nn.Module:
 
 
 def load_segmenter(model: str = "compact", weights: str | None = None, **options: Any) -> Segmenter:
-    """A segmenter by name.
+    """Load a segmenter by name.
 
     Parameters
     ----------
@@ -340,7 +352,7 @@ def load_segmenter(model: str = "compact", weights: str | None = None, **options
     Raises
     ------
     WeightsError
-        If the weights are missing, damaged, or of another network.
+        There is no such model, or its weights are missing, damaged, or those of another network.
     """
     if model not in MODELS:
         raise WeightsError(f"model {model!r} is not one of {', '.join(MODELS)}")

@@ -1,4 +1,4 @@
-"""The scale at which a network sees its patches and tiles."""
+"""Views: a support set encoded at one scale of patches and tiles."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from fewscope.model.conventions import PATCH_SIZE
 from fewscope.model.networks.pixel_classifier import TexturePack
 
 SIDES = (128, 192)
-"""What `compact` is shown 224 px as, the answer being the mean of both: it learned from views of 128 px. On unseen
-classes that is worth 0.012 IoU more than 224 px on cells and land, and 0.04 on photographs, in the same time."""
+"""Sides, px, to which `compact` resizes 224 px; the logits of both are averaged. It was trained on views of 128 px. On
+unseen classes this gains 0.012 IoU over 224 px on cells and land, and 0.04 on photographs, in the same time."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class View:
-    """A support set as a network sees it at one scale.
+    """A support set encoded at one scale.
 
     Attributes
     ----------
-    side : what the network is shown a tile of 224 px as, px; more than 224: objects enlarged
-    packs : what the network needs of the support set, in float32, for each class
+    side : px to which a tile of 224 px is resized; above 224, objects are enlarged
+    packs : the compiled support set in float32, one pack per class
     weights : the network's weights with the statistics of the support set (`CompactNet.adapt_statistics`), or
-        fine-tuned, too; None for those that the segmenter has
-    textures : the pixel classifier of each class; none where the network has none
+        fine-tuned, too; None for the segmenter's own
+    textures : the pixel classifier of each class; empty for a network without
     """
 
     side: int
@@ -40,7 +40,7 @@ class View:
     textures: tuple[TexturePack, ...] = ()
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """Weights and pixel classifiers by name: with the support set, all that `of` makes a view again from."""
+        """Weights and pixel classifiers by name: what `of` restores a view from, given the support set."""
         kept = {f"weight.{name}": tensor.numpy() for name, tensor in (self.weights or {}).items()}
         for c, texture in enumerate(self.textures):
             kept |= {f"texture.{c}.{name}": tensor.numpy() for name, tensor in texture.tensors().items()}
@@ -48,7 +48,7 @@ class View:
 
     @classmethod
     def of(cls, side: int, arrays: Mapping[str, np.ndarray]) -> View:
-        """What `arrays` gave, its support set not compiled yet: for `Segmenter.encode` as known."""
+        """The inverse of `arrays`, without packs: a `known` view for `Segmenter.encode`."""
         weights, textures = {}, defaultdict[int, dict[str, np.ndarray]](dict)
         for path, array in arrays.items():
             kind, _, name = path.partition(".")
@@ -60,7 +60,7 @@ class View:
         return cls(side, (), weights or None, tuple(TexturePack.of(textures[c]) for c in sorted(textures)))
 
     def digest(self) -> str:
-        """Hash of what the packs follow from, but for the support set."""
+        """Hash of everything that determines the packs, except for the support set."""
         digest = hashlib.sha256(str(self.side).encode())
         of_textures = [tensor for pack in self.textures for tensor in pack.tensors().values()]
         for tensor in (*(self.weights or {}).values(), *of_textures):
@@ -69,7 +69,7 @@ class View:
 
 
 def scale_images(images: Tensor, side: int) -> Tensor:
-    """Images (N, 3, H, W), where 224 px become `side`, to a multiple of 32."""
+    """Resize images (N, 3, H, W) so that 224 px become `side`, rounded to a multiple of 32; bilinear, antialiased."""
     if side == PATCH_SIZE:
         return images
     return F.interpolate(images, size=_scaled_size(images.shape, side), mode="bilinear", antialias=True)
@@ -80,7 +80,7 @@ def _scaled_size(shape: Sequence[int], side: int) -> list[int]:
 
 
 def scale_labels(labels: Tensor, side: int) -> Tensor:
-    """Labels (C, K, H, W) likewise."""
+    """Resize labels (C, K, H, W) to the sizes of `scale_images`; nearest pixel."""
     if side == PATCH_SIZE:
         return labels
     return F.interpolate(labels, size=_scaled_size(labels.shape, side), mode="nearest-exact")

@@ -1,4 +1,4 @@
-"""Weights as safetensors files, checked against a checksum; never a pickle."""
+"""Weights as safetensors files, never pickles; shipped ones have a checksum."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from fewscope.errors import WeightsError
 from fewscope.model.atomic import atomic_file
 
 SHIPPED = Path(__file__).parent / "weights"
+"""Folder of the shipped weights."""
 
 
 def save_weights(net: nn.Module, path: Path, metadata: dict[str, str]) -> None:
-    """Write the state of `net` in float32, with `metadata` in the file's header."""
+    """Write the state of `net` as it is, with `metadata` in the file's header. The file appears whole or not at all."""
     state = {k: v.detach().cpu().contiguous() for k, v in net.state_dict().items()}
     with atomic_file(path) as temporary:
         save_file(state, temporary, metadata=metadata)
@@ -31,12 +32,14 @@ def checksum(path: Path) -> str:
 def load_weights(path: Path) -> dict[str, Tensor]:
     """Tensors of a weights file.
 
-    A file in the shipped folder must have the checksum that ``SHA256.json`` beside it gives.
+    Parameters
+    ----------
+    path : a safetensors file; one in the shipped folder must have the checksum in ``SHA256.json`` beside it
 
     Raises
     ------
     WeightsError
-        If the file is missing, not a safetensors file, or not the one that was shipped.
+        The file is missing, not a safetensors file, or not the one that was shipped.
     """
     if not path.exists():
         raise WeightsError(

@@ -1,8 +1,8 @@
-"""``compact``: a small query-only network whose support set is compiled once into a pack.
+"""``compact``: a small U-Net for queries, conditioned on a support set that is compiled once into a pack.
 
-A plain U-Net sees the query; at every level it is told what the support set says about each pixel (see
-``matching.py``). The mask is never an input channel: it is the target or the value of the matching, so nothing of the
-support has to be encoded again for a query, and cost per tile does not depend on the number of shots.
+The U-Net encodes the query alone; its decoder receives, at every level, the read-outs of the support set for each pixel
+(`model.networks.readouts`). The mask is never an input channel but the target or value of the read-outs. So the support
+set is not encoded again for a query, and the cost of a tile does not depend on the number of shots.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fewscope.errors import ConfigError
 from fewscope.model.networks import readouts
 from fewscope.model.networks.pixel_classifier import (
     LIMIT,
@@ -30,24 +31,24 @@ WIDTHS = {"S": (16, 32, 64, 128, 192), "L": (32, 64, 128, 256, 384)}
 """Channels at strides 1, 2, 4, 8, 16."""
 
 ATTENTION = {4: (32, 512), 8: (64, 1024), 16: (64, 512)}
-"""Stride -> (key dimension, most support pixels kept). Twice as many changed nothing we could measure in speed of
-learning, and the softmax is the part of a tile that grows with them."""
+"""Stride -> (key dimension, most support pixels kept). Twice as many pixels made no measurable difference to learning,
+and the cost of the softmax grows with them."""
 
 STRIDES = (2, 4, 8, 16)
-"""Where the support set is asked."""
+"""Strides at which the support set is read out."""
 
 N_MASK_FEATURES = 8
 N_VALUES = N_MASK_FEATURES + 2  # the embedding, and the plain foreground and background fractions
 N_SUPPORT_CHANNELS = N_VALUES + 4
-"""Channels that the support set adds at strides 4, 8, 16: attention, ridge, two cosines, the pixel classifier."""
+"""Channels of the read-outs at strides 4, 8, 16: attention, ridge, two cosines, the pixel classifier."""
 
 TEXTURE_SCALE = 3.0
-"""The pixel classifier's logits are divided by it, to be about as large as the other read-outs."""
+"""Divides the pixel classifier's logits, to bring them to the size of the other read-outs."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CompactPack:
-    """What `CompactNet` keeps of a support set: about 140,000 numbers for any number of shots."""
+    """A compiled support set for `CompactNet`: about 140,000 numbers for any number of shots."""
 
     keys: dict[int, Tensor]  # stride -> (M, D) L2-normalised
     values: dict[int, Tensor]  # stride -> (M, N_VALUES)
@@ -71,7 +72,7 @@ class CompactPack:
 
 
 class TaskNorm(nn.BatchNorm2d):
-    """Batch norm by statistics that are partly those of the support set (the idea of TaskNorm [1]_).
+    """Batch norm whose statistics are blended with those of the support set (after TaskNorm [1]_).
 
     Fluorescence is dark, tissue is pink: by the statistics of the training data, all images of a user deviate in the
     same way. The share of the support set is learned. `CompactNet.adapt_statistics` blends its statistics in once;
@@ -87,30 +88,38 @@ class TaskNorm(nn.BatchNorm2d):
 
     def __init__(self, width: int) -> None:
         super().__init__(width)
-        self.share = nn.Parameter(torch.zeros(()))  # logit of the support set's part
+        self.share = nn.Parameter(torch.zeros(()))  # logit of the support set's share
 
     def forward_episodes(self, x: Tensor, n_episodes: int, shots: int) -> Tensor:
-        """Normalise (E * N, C, H, W), each episode by its first K pictures and by all episodes together.
+        """Normalise the maps of E episodes of N images, in training.
 
-        Keeps the running statistics of the latter.
+        Parameters
+        ----------
+        x : (E * N, C, H, W)
+        n_episodes, shots : E, and K: the first K images of each episode are its support set
+
+        Returns
+        -------
+        (E * N, C, H, W), normalised by the blend of each episode's support statistics with the mean over episodes, of
+        which the running statistics are kept
         """
-        pictures = x.unflatten(0, (n_episodes, -1))
-        variance, mean = torch.var_mean(pictures[:, :shots].float(), dim=(1, 3, 4), correction=0)
-        usual_mean = mean.mean(0)
-        usual_variance = variance.mean(0) + mean.var(0, correction=0)
+        images = x.unflatten(0, (n_episodes, -1))
+        variance, mean = torch.var_mean(images[:, :shots].float(), dim=(1, 3, 4), correction=0)
+        common_mean = mean.mean(0)
+        common_variance = variance.mean(0) + mean.var(0, correction=0)
         with torch.no_grad():
-            self.running_mean.lerp_(usual_mean, 0.1)
-            self.running_var.lerp_(usual_variance, 0.1)
+            self.running_mean.lerp_(common_mean, 0.1)
+            self.running_var.lerp_(common_variance, 0.1)
         share = torch.sigmoid(self.share)
-        mean = torch.lerp(usual_mean, mean, share)
-        scale = self.weight * torch.rsqrt(torch.lerp(usual_variance, variance, share) + self.eps)
+        mean = torch.lerp(common_mean, mean, share)
+        scale = self.weight * torch.rsqrt(torch.lerp(common_variance, variance, share) + self.eps)
         shift = self.bias - mean * scale
         scale, shift = (v[:, None, :, None, None].to(x.dtype) for v in (scale, shift))
-        return torch.addcmul(shift, pictures, scale).flatten(0, 1)
+        return torch.addcmul(shift, images, scale).flatten(0, 1)
 
     @torch.no_grad()
     def adapt_statistics(self, support: Tensor) -> None:
-        """Take the statistics of support maps (K, C, H, W) in, once."""
+        """Blend the statistics of support maps (K, C, H, W) into the running statistics. Call it once."""
         variance, mean = torch.var_mean(support.float(), dim=(0, 2, 3), correction=0)
         share = torch.sigmoid(self.share)
         self.running_mean.lerp_(mean, share)
@@ -118,7 +127,7 @@ class TaskNorm(nn.BatchNorm2d):
 
 
 class ConvBlock(nn.Sequential):
-    """Twice 3x3 convolution, norm, ReLU: (N, C, H, W) -> (N, width, H, W)."""
+    """Two times 3x3 convolution, norm, ReLU: (N, C, H, W) -> (N, width, H, W)."""
 
     def __init__(self, n_in: int, width: int, norm: type[nn.BatchNorm2d] = nn.BatchNorm2d) -> None:
         super().__init__(
@@ -141,10 +150,11 @@ class CompactEncoder(nn.Module):
         )
 
     def forward(self, images: Tensor) -> dict[int, Tensor]:
+        """Maps by stride: {1, 2, 4, 8, 16: (N, C, H / stride, W / stride)} of images (N, 3, H, W)."""
         return self._maps(images, lambda layer, x: layer(x))
 
     def forward_episodes(self, images: Tensor, n_episodes: int, shots: int) -> dict[int, Tensor]:
-        """Maps of (E * N, 3, H, W), while training: see `TaskNorm.forward_episodes`."""
+        """Maps of (E * N, 3, H, W) in training; see `TaskNorm.forward_episodes`."""
         return self._maps(
             images,
             lambda layer, x: (
@@ -154,13 +164,13 @@ class CompactEncoder(nn.Module):
 
     @torch.no_grad()
     def adapt_statistics(self, images: Tensor) -> None:
-        """Take the statistics of the support images (K, 3, H, W) into the norms."""
+        """Blend the statistics of the support images (K, 3, H, W) into every norm. Call it once."""
 
         def step(layer: nn.Module, x: Tensor) -> Tensor:
             if isinstance(layer, TaskNorm):
                 layer.adapt_statistics(x)
-            settled: Tensor = layer(x)
-            return settled
+            normalised: Tensor = layer(x)
+            return normalised
 
         self._maps(images, step)
 
@@ -187,6 +197,8 @@ class MaskEncoder(nn.Module):
         )
 
     def forward(self, sides: Tensor) -> dict[int, Tensor]:
+        """Values by stride: {2, 4, 8, 16: (N, N_VALUES, H / stride, W / stride)} of (N, 2, H, W), object and
+        background."""
         values: dict[int, Tensor] = {}
         x = sides
         for i, step in enumerate(self.steps):
@@ -202,13 +214,18 @@ class CompactNet(nn.Module):
     Parameters
     ----------
     size : "S" (1.7 M parameters) or "L" (about 7 M)
-    depth : whether there is a second output, how deep inside its object a pixel lies (see `decode`)
+    depth : add a second output, the depth of a pixel inside its object (see `decode`)
+
+    Raises
+    ------
+    ConfigError
+        There is no such size.
     """
 
     def __init__(self, size: str = "S", *, depth: bool = True) -> None:
         super().__init__()
         if size not in WIDTHS:
-            raise ValueError(f"size {size!r} is not one of {', '.join(WIDTHS)}")
+            raise ConfigError(f"size {size!r} is not one of {', '.join(WIDTHS)}")
         self.size = size
         self.has_depth = depth
         w = WIDTHS[size]
@@ -224,7 +241,7 @@ class CompactNet(nn.Module):
         self.decode8 = ConvBlock(d16 + width[8] + N_SUPPORT_CHANNELS, d8)
         self.decode4 = ConvBlock(d8 + width[4] + N_SUPPORT_CHANNELS, d4)
         self.decode2 = ConvBlock(d4 + width[2] + N_SUPPORT_CHANNELS - N_VALUES, d2)
-        # at full resolution the skip is added: a concatenation costs more than it says
+        # at full resolution the skip is added: concatenating it costs more than it gains
         self.reduce = nn.Conv2d(d2, d1, 1)
         self.decode1 = nn.Sequential(
             nn.Conv2d(d1, d1, 3, padding=1, bias=False), nn.BatchNorm2d(d1), nn.ReLU(inplace=True)
@@ -238,10 +255,10 @@ class CompactNet(nn.Module):
     # -- the support set, once ---------------------------------------------------------------------------------------
 
     def adapt_statistics(self, images: Tensor) -> CompactNet:
-        """A copy in eval mode for a support set with these images (K, 3, H, W), float in [0, 1]: see `TaskNorm`."""
-        settled = copy.deepcopy(self).eval()
-        settled.encoder.adapt_statistics(images)
-        return settled
+        """A copy in eval mode with the statistics of support images (K, 3, H, W), float in [0, 1]; see `TaskNorm`."""
+        adapted = copy.deepcopy(self).eval()
+        adapted.encoder.adapt_statistics(images)
+        return adapted
 
     def compile_support(
         self,
@@ -256,8 +273,8 @@ class CompactNet(nn.Module):
         ----------
         images : (K, 3, H, W) float in [0, 1]
         foreground, background : (K, 1, H, W) float
-            1 where the pixel is labelled object (not object); both 0 where it is not labelled.
-        texture : the pixel classifier, if it was fitted before; it does not depend on the network
+            1 where the pixel is labelled as object (background); both 0 where it is not labelled.
+        texture : the pixel classifier, if already fitted: it does not depend on the network
         """
         maps = self.encoder(images)
         sides = torch.cat([foreground, background], dim=1).to(images.dtype)
@@ -277,17 +294,22 @@ class CompactNet(nn.Module):
         return CompactPack(keys, values, ridge, means, texture)
 
     def keys(self, features: Tensor, stride: int) -> Tensor:
-        """What pixels are matched by: unit vectors (N, D, H, W) from maps of a stride of `ATTENTION`."""
+        """Keys of the attention: unit vectors (N, D, H, W) from maps of a stride of `ATTENTION`."""
         return F.normalize(self.project[str(stride)](features), dim=1, eps=1e-4)
 
     # -- a batch of queries ------------------------------------------------------------------------------------------
 
     def forward(self, images: Tensor, pack: CompactPack) -> Tensor:
-        """Logits of queries (N, 3, H, W) in [0, 1], as `decode` has them; H and W multiples of 16."""
+        """Logits of queries (N, 3, H, W) in [0, 1], as `decode` returns them; H and W multiples of 16."""
         return self.predict_encoded(self.encode_queries(images), pack)
 
     def encode_queries(self, images: Tensor) -> tuple[Tensor, dict[int, Tensor]]:
-        """What of the queries does not depend on the support: once per batch, for any number of packs."""
+        """Encode queries independently of the support set: once per batch, for any number of packs.
+
+        Returns
+        -------
+        Statistics of the pixel classifier (`texture_statistics`), and the encoder's maps by stride.
+        """
         maps = self.encoder(images.to(self.head.weight.dtype).contiguous(memory_format=torch.channels_last))
         return texture_statistics(images), maps
 
@@ -299,11 +321,17 @@ class CompactNet(nn.Module):
         depth: bool = True,
         texture_share: float | None = None,
     ) -> Tensor:
-        """Logits of encoded queries, as `decode` has them.
+        """Logits of encoded queries, as `decode` returns them.
 
-        With a `texture_share` of 0 to 1 so much of the object's logit is the pixel classifier's own. Where a query is
-        flat, it is an object only if both say so: the decoder never saw a picture of nothing, and the classifier is at
-        a loss for colours that no patch has. Beside flat places (`flatness` 1/2) it is one only if their mean says so.
+        Parameters
+        ----------
+        queries : what `encode_queries` returns
+        pack : the compiled support set
+        depth : return the depth, too, if the network has it
+        texture_share : weight of the pixel classifier's own logit in the object's logit, 0 to 1; None leaves the
+            decoder's logit as it is. Where a query is flat (`flatness`), the smaller of the two logits counts: the
+            decoder was never trained on empty images, and the classifier cannot judge colours that no patch has.
+            Where `flatness` is 1/2, beside flat places, it is the mean of the smaller and the blended logit.
         """
         statistics, maps = queries
         texture = texture_logits(statistics, pack.texture)
@@ -317,11 +345,17 @@ class CompactNet(nn.Module):
         return logits
 
     def match_support(self, texture: Tensor, maps: dict[int, Tensor], pack: CompactPack) -> dict[int, Tensor]:
-        """What the pack says about every pixel: {stride: (N, channels, H/stride, W/stride)} for the decoder.
+        """Read the support set out for every pixel of the queries.
 
         Parameters
         ----------
-        texture : (N, 1, H/2, W/2), logits of the pixel classifier
+        texture : (N, 1, H / 2, W / 2), logits of the pixel classifier
+        maps : the queries' maps by stride
+        pack : the compiled support set
+
+        Returns
+        -------
+        {stride: (N, channels, H / stride, W / stride)} for `decode`, for the strides of `STRIDES`
         """
         matched: dict[int, Tensor] = {}
         texture = (texture / TEXTURE_SCALE).to(maps[2].dtype)
@@ -339,12 +373,12 @@ class CompactNet(nn.Module):
         return matched
 
     def decode(self, maps: dict[int, Tensor], matched: dict[int, Tensor], *, depth: bool = True) -> Tensor:
-        """Logits from query features and what the support says of them.
+        """Logits from the queries' maps and the read-outs of the support set (`match_support`).
 
         Returns
         -------
-        (N, 1 or 2, H, W): of the object, and with `has_depth`, where it is asked for, of the depth: how far from the
-        rim of its own object a pixel lies, 0 at the rim and outside, 1 in the middle, whatever the object's size.
+        (N, 1 or 2, H, W): the object's logit, and, if the network has depth and `depth` asks for it, the depth's: the
+        distance of a pixel from the rim of its own object, 0 at the rim and outside, 1 in the middle, at any size.
         """
         x = self.decode16(join([maps[16], matched[16]]))
         for stride, block in ((8, self.decode8), (4, self.decode4), (2, self.decode2)):
@@ -362,12 +396,12 @@ def _up(x: Tensor) -> Tensor:
 def join(maps: list[Tensor]) -> Tensor:
     """Concatenate maps (N, C_i, H, W) over channels, in channels-last memory whatever theirs is.
 
-    ``torch.cat`` falls back to the other layout when one of them has a single channel, and every convolution after it
-    pays for a copy: a fifth of a tile's time.
+    ``torch.cat`` falls back to the other layout if one of them has a single channel, and every convolution after it
+    then makes a copy: a fifth of the time of a tile.
     """
     return torch.cat([m.permute(0, 2, 3, 1) for m in maps], dim=3).permute(0, 3, 1, 2)
 
 
 def _rows(maps: Tensor) -> Tensor:
-    """(N, C, H, W) -> (N*H*W, C)"""
+    """(N, C, H, W) -> (N * H * W, C)."""
     return maps.permute(0, 2, 3, 1).reshape(-1, maps.shape[1])

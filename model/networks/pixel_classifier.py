@@ -1,9 +1,9 @@
-"""What colour, edges and texture alone say of a pixel: a classifier learned from the support set in seconds.
+"""A pixel classifier on colour, edges and texture, fitted to the support set in seconds.
 
 The pixel classifiers of ilastik, QuPath and scikit-image's trainable segmentation are random forests on intensities,
-gradients and Hessian eigenvalues at several scales. This is one on the same statistics, as a small perceptron, so that
-it runs beside the network in the same batch. `model.networks.compact` is told its answer at every level, as it is told
-what the support set says: the two err in different places, and the decoder has learned which to believe where.
+gradients and Hessian eigenvalues at several scales. This one uses the same statistics with a small perceptron, so that
+it runs beside the network in the same batch. `model.networks.compact` receives its logits at every level, beside the
+read-outs of the support set: the two err in different places, and the decoder has learned which to trust where.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 STRIDE = 2
-"""Of the statistics, px: a quarter of the pixels, and outlines come from the network."""
+"""Of the statistics, px: a quarter of the pixels suffices, as outlines come from the network."""
 
 SIGMAS = (1, 2, 4, 8, 16)
 """Scales in pixels of that stride."""
@@ -27,39 +27,40 @@ SIGMAS = (1, 2, 4, 8, 16)
 N_STATISTICS = 4 + 12 * len(SIGMAS)
 WIDTH = 32
 LIMIT = 6.0
-"""Logits, and standardised statistics, are cut at this size: a classifier of five patches is not surer than that."""
+"""Logits and standardised statistics are clipped to +-LIMIT: five patches justify no more certainty."""
 
 ZOOMS = (1.0, 0.7, 1.4)
-"""The patches are shown at these sizes: on unseen classes that gained up to 0.03 IoU, and lost 0.005 at most."""
+"""Scales of the patches in fitting: on unseen classes they gained up to 0.03 IoU, and lost 0.005 at most."""
 
 JITTER = 0.1
-"""Of brightness and contrast, as a part, in a second showing of each."""
+"""Relative jitter of brightness and contrast in a second copy of each patch."""
 
 STEPS, BATCH, LEARNING_RATE, WEIGHT_DECAY, BETAS = 300, 2048, 5e-3, 1e-2, (0.9, 0.999)
 QUICK_STEPS, QUICK_BATCH = 150, 1024
-"""A quarter of that, where classifiers are fitted by the thousand: 0.015 IoU less over ten unseen classes."""
+"""A quarter of the work, for training and fine-tuning, which fit thousands of classifiers: 0.015 IoU less over ten
+unseen classes."""
 
 SIZES = ((N_STATISTICS, WIDTH), (WIDTH, WIDTH), (WIDTH, 1))
-"""Of the perceptron's layers, in and out."""
+"""Inputs and outputs of the perceptron's layers."""
 
 N_PARAMETERS = sum((n_in + 1) * n_out for n_in, n_out in SIZES)
 MOST_PIXELS = 200_000
 DROPOUT = 0.1
-"""Of the first hidden layer. 0.008 IoU over ten unseen classes."""
+"""Of the first hidden layer: gained 0.008 IoU over ten unseen classes."""
 
 SMOOTHING = 0.1
-"""How sure a pixel's label is taken to be of the other side (Szegedy et al. 2016). 0.01 IoU over ten unseen classes."""
+"""Label smoothing (Szegedy et al., CVPR 2016): gained 0.01 IoU over ten unseen classes."""
 
 BALANCE = 0.3
-"""How far the share of objects in a batch is moved from theirs in the patches to a half."""
-
+"""How far the share of object pixels in a batch is moved from their share in the patches towards one half."""
 
 FLAT = 0.01
-"""Scale-normalised slope, of 1, up to which there is nothing to see but a colour; from twice that on there is. On ten
-unseen classes that is worth nothing, and on empty glass everything."""
+"""Scale-normalised slope (of intensities in [0, 1]) up to which a place is flat; from twice that on it is not. This
+makes no difference on ten unseen classes, and prevents false positives on empty glass."""
 
 REACH = 16
-"""How far the largest scale that `flatness` asks sees a steep edge, in pixels of the statistics: twice its sigma."""
+"""Distance at which the largest scale of `flatness` still responds to a steep edge, in pixels of the statistics: twice
+its sigma."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -80,16 +81,16 @@ class TexturePack:
         return TexturePack(**{name: tensor.to(device) for name, tensor in self.tensors().items()})
 
     def tensors(self) -> dict[str, Tensor]:
-        """By name."""
+        """All tensors by name."""
         return {f.name: getattr(self, f.name) for f in fields(self)}
 
     def of_episode(self, index: int) -> TexturePack:
-        """One of several that `fit_textures` made."""
+        """One of the classifiers of `fit_textures`, by its place."""
         return TexturePack(**{name: tensor[index].clone() for name, tensor in self.tensors().items()})
 
     @classmethod
     def of(cls, arrays: Mapping[str, np.ndarray]) -> TexturePack:
-        """What `tensors` gave, as arrays."""
+        """The inverse of `tensors`, from arrays."""
         return cls(**{name: torch.from_numpy(array) for name, array in arrays.items()})
 
 
@@ -102,9 +103,9 @@ def texture_statistics(images: Tensor) -> Tensor:
 
     Returns
     -------
-    (N, N_STATISTICS, H / 2, W / 2) float32. Scale-normalised (Lindeberg 1998), so that one size fits all of them.
+    (N, N_STATISTICS, H / 2, W / 2) float32, scale-normalised (Lindeberg, IJCV 1998), so that all have one magnitude.
     """
-    images = images.float().contiguous()  # channel by channel is quicker here, whatever convolutions like
+    images = images.float().contiguous()  # planar memory is faster here, unlike in convolutions
     grey = images.mean(1, keepdim=True)
     x = F.avg_pool2d(images, STRIDE)
     contrast = (
@@ -130,10 +131,19 @@ def texture_statistics(images: Tensor) -> Tensor:
 
 
 def flatness(statistics: Tensor) -> Tensor:
-    """Where a picture is empty glass, a black rim, still water, by its statistics: (N, 1, H / 2, W / 2), 1 flat, 0 not.
+    """Where an image is flat, like empty glass, a black rim or still water.
 
-    By the slopes at scales of 4 to 16 px: smaller ones see noise. The largest sees the tissue from afar, and the glass
-    beside it would not be flat: 1/2 is what is so at 4 px, with something within `REACH` that is so at all scales.
+    Judged by the slopes at scales of 4 to 16 px; smaller scales respond to noise. The largest scale responds to tissue
+    from a distance, so that the glass beside it would not be flat: a place gets 1/2 if it is flat at 4 px and something
+    within `REACH` is flat at all scales.
+
+    Parameters
+    ----------
+    statistics : (N, N_STATISTICS, H / 2, W / 2), as `texture_statistics` returns them
+
+    Returns
+    -------
+    (N, 1, H / 2, W / 2), from 1 (flat) to 0 (not flat)
     """
     # (N, scale, colour, H / 2, W / 2)
     slopes = statistics[:, 4:].unflatten(1, (len(SIGMAS), 4, 3))[:, 1:4, 1]
@@ -164,9 +174,9 @@ def _slope(x: Tensor, dim: int) -> Tensor:
 
 
 def texture_logits(statistics: Tensor, pack: TexturePack) -> Tensor:
-    """Logits of the object from `texture_statistics`: (N, 1, H / 2, W / 2) float32, cut at `LIMIT`.
+    """Logits of the object from `texture_statistics`: (N, 1, H / 2, W / 2) float32, clipped to +-`LIMIT`.
 
-    The first layer standardises by the way; what it is given is cut where standardised statistics would be.
+    Standardisation is folded into the first layer; the statistics are clipped where standardised ones would be.
     """
     reach = LIMIT * pack.std
     x = torch.maximum(statistics.flatten(2), (pack.mean - reach)[:, None])
@@ -182,17 +192,17 @@ def texture_logits(statistics: Tensor, pack: TexturePack) -> Tensor:
 def fit_texture(
     images: Tensor, foreground: Tensor, background: Tensor, *, steps: int = STEPS, batch: int = BATCH
 ) -> TexturePack:
-    """Learn a class from labelled patches.
+    """Fit a classifier to labelled patches.
 
     Parameters
     ----------
     images : (K, 3, H, W) float in [0, 1]
-    foreground, background : (K, 1, H, W) float, 1 where a pixel is labelled object (not object)
-    steps, batch : how long to learn, and from how many pixels in a step
+    foreground, background : (K, 1, H, W) float, 1 where a pixel is labelled as object (background)
+    steps, batch : optimiser steps, and pixels per step
 
     Returns
     -------
-    A function of the arguments and of the processor's arithmetic, under `model.finetune.one_thread`.
+    The classifier. It depends on the arguments and the processor's arithmetic alone, under `model.finetune.one_thread`.
     """
     generator = torch.Generator().manual_seed(0)
     x, share = _pixels(images, torch.cat([foreground, background], dim=1), generator)
@@ -209,20 +219,21 @@ def fit_textures(
     steps: int = STEPS,
     batch: int = BATCH,
 ) -> TexturePack:
-    """Learn from statistics of pixels, for many support sets at once: AdamW on the cross-entropy.
+    """Fit classifiers to many support sets at once: AdamW (Loshchilov and Hutter, ICLR 2019) on the cross-entropy.
 
-    The gradient is written out: with perceptrons so small, keeping the books of it would take longer than itself.
+    The gradient is written out: for perceptrons this small, autograd's bookkeeping would take longer than the gradient.
 
     Parameters
     ----------
     x : (E, P, N_STATISTICS), P pixels of each of E support sets
-    share : (E, P), the object's part of the pixel, 0 to 1
+    share : (E, P), fraction of the pixel that is object, 0 to 1
     known : (E, P) bool, whether the pixel is labelled
-    generator : of the CPU, or of the device of `x`
+    generator : on the CPU, or on the device of `x`
+    steps, batch : as for `fit_texture`
 
     Returns
     -------
-    A pack whose tensors have E in front.
+    A pack whose tensors have a leading dimension E.
     """
     weight = known.to(x.dtype)[..., None]
     n = weight.sum(1, keepdim=True).clamp_min(1)
@@ -230,7 +241,7 @@ def fit_textures(
     std = ((x - mean).square() * weight).sum(1, keepdim=True).div(n).sqrt() + 1e-4
     pixels = _Pixels.of(((x - mean) / std).clamp(-LIMIT, LIMIT), share, known)
     flat = _perceptrons(len(x), generator).to(x.device)
-    layers = w1, b1, w2, b2, w3, b3 = _views(flat)  # a step changes them all
+    layers = w1, b1, w2, b2, w3, b3 = _views(flat)  # views: a step on `flat` changes them all
     decay = torch.ones_like(flat[:1])
     for bias in _views(decay)[1::2]:
         bias.zero_()
@@ -250,7 +261,7 @@ def fit_textures(
         slope2 = torch.bmm(error, w3).mul_(hidden2 > 0)
         slope1 = torch.bmm(slope2, w2).mul_(hidden1 > 0).mul_(kept)
         by_layer = ((slope1, rows), (slope2, hidden1), (error, hidden2))
-        parts = [part for slope, told in by_layer for part in (torch.bmm(slope.mT, told), slope.sum(1))]
+        parts = [part for slope, inputs in by_layer for part in (torch.bmm(slope.mT, inputs), slope.sum(1))]
         gradient = torch.cat([part.flatten(1) for part in parts], dim=1)
         first.lerp_(gradient, 1 - BETAS[0])
         second.lerp_(gradient.square(), 1 - BETAS[1])
@@ -264,7 +275,7 @@ def fit_textures(
 
 
 def _schedule(steps: int) -> Tensor:
-    """Of every step the learning rate and Adam's two corrections of its bias: (steps, 3)."""
+    """Learning rate and Adam's two bias corrections of every step: (steps, 3)."""
     rows = []
     for step in range(steps):
         rate = LEARNING_RATE * min(1.0, (step + 1) / 20) * (0.51 + 0.5 * math.cos(math.pi * step / steps))
@@ -273,7 +284,8 @@ def _schedule(steps: int) -> Tensor:
 
 
 def _repeat(step: Callable[[], None], n: int, generator: torch.Generator) -> None:
-    """Take a step n times; on a GPU recorded once and replayed, since launching it takes longer than computing it."""
+    """Take a step n times; on a GPU, record it once as a CUDA graph and replay it: launching costs more than
+    computing."""
     if generator.device.type != "cuda" or n < 3:
         for _ in range(n):
             step()
@@ -281,7 +293,7 @@ def _repeat(step: Callable[[], None], n: int, generator: torch.Generator) -> Non
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
-        step()  # what is made at the first call is made before it is recorded
+        step()  # lazy initialisation must not be recorded
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
     graph.register_generator_state(generator)
@@ -293,12 +305,12 @@ def _repeat(step: Callable[[], None], n: int, generator: torch.Generator) -> Non
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Pixels:
-    """Pixels to draw from, each support set's other ones before those of the object."""
+    """Pixels to draw from; those of each support set in the order unknown, background, object."""
 
     x: Tensor  # (E * P, N_STATISTICS)
     target: Tensor  # (E * P,)
     order: Tensor  # (E, P), rows of `x`
-    n_unknown: Tensor  # (E, 1), at the front of `order`
+    n_unknown: Tensor  # (E, 1), first in `order`
     n_others: Tensor
     n_objects: Tensor
 
@@ -313,7 +325,7 @@ class _Pixels:
         return _Pixels(x.flatten(0, 1), target.flatten(), order, *counts)
 
     def draw(self, batch: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Rows (E, batch, N_STATISTICS) and targets (E, batch) of each support set."""
+        """A batch for each support set: rows (E, batch, N_STATISTICS) and targets (E, batch)."""
         n, n_pixels = self.order.shape
         share = self.n_objects / (self.n_others + self.n_objects).clamp_min(1)
         share = BALANCE * 0.5 + (1 - BALANCE) * share
@@ -327,7 +339,7 @@ class _Pixels:
 
 
 def _perceptrons(n: int, generator: torch.Generator) -> Tensor:
-    """Parameters of n perceptrons (n, N_PARAMETERS), drawn as `torch.nn.Linear` draws them."""
+    """Initial parameters of n perceptrons, (n, N_PARAMETERS), from the distribution of `torch.nn.Linear`."""
     drawn = torch.rand(n, N_PARAMETERS, generator=generator, device=generator.device) * 2 - 1
     for layer, (n_in, _) in zip(_views(drawn), [size for size in SIZES for _ in range(2)], strict=True):
         layer.div_(math.sqrt(n_in))
@@ -342,7 +354,7 @@ def _views(flat: Tensor) -> tuple[Tensor, ...]:
 
 
 def _pixels(images: Tensor, sides: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Statistics (P, N_STATISTICS) of known pixels and the object's share of them (P,), at all `ZOOMS`, plain and
+    """Statistics (P, N_STATISTICS) of labelled pixels and the object's share of each (P,), at all `ZOOMS`, plain and
     jittered."""
     found: list[tuple[Tensor, Tensor]] = []
     most = MOST_PIXELS // (2 * len(ZOOMS) * len(images))
@@ -350,14 +362,14 @@ def _pixels(images: Tensor, sides: Tensor, generator: torch.Generator) -> tuple[
         for jitter in (0.0, JITTER):
             for image, of_patch in zip(images.split(1), sides.split(1), strict=True):
                 size = [max(1, round(n * zoom / 32)) * 32 for n in image.shape[-2:]]
-                shown = F.interpolate(image.float(), size=size, mode="bilinear", antialias=True)
+                view = F.interpolate(image.float(), size=size, mode="bilinear", antialias=True)
                 gain, shift = (1 + jitter * torch.randn(1, generator=generator).item() for _ in range(2))
-                shown = ((shown - 0.5) * gain + 0.5 + (shift - 1) / 2).clamp(0, 1)
+                view = ((view - 0.5) * gain + 0.5 + (shift - 1) / 2).clamp(0, 1)
                 share = F.interpolate(of_patch.float(), size=[n // STRIDE for n in size], mode="area")[0]
                 known = torch.nonzero((share.sum(0) > 0.5).flatten()).flatten()
                 if len(known) > most:
                     known = known[torch.randperm(len(known), generator=generator)[:most].to(known.device)]
-                rows = texture_statistics(shown)[0].flatten(1).T[known]
+                rows = texture_statistics(view)[0].flatten(1).T[known]
                 found.append((rows, (share[0] / share.sum(0).clamp_min(1e-6)).flatten()[known]))
     rows, share = torch.cat([x for x, _ in found]), torch.cat([y for _, y in found])
     if not len(rows):  # nothing is labelled: one pixel that is neither

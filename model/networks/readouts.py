@@ -1,10 +1,10 @@
-"""Read-outs of a support set: what five labelled patches say about a pixel of the query.
+"""Read-outs of a support set: predictions for the pixels of a query from a few labelled patches.
 
-Three of them, from the most linear to the most local. All are *compiled*: the support's part is computed once and
-is a handful of small tensors, so that a query costs a few matrix products whatever the number of shots.
+Three of them, from the most linear to the most local. All are *compiled*: the part of the support set is computed once
+and is a handful of small tensors, so that a query costs a few matrix products for any number of shots.
 
-- ridge regression, solved in closed form (the idea of R2-D2 [1]_): a linear classifier on pixel features;
-- softmax attention over support pixels, whose values are embeddings of the local mask (the idea of DCAMA [2]_);
+- ridge regression, solved in closed form (as in R2-D2 [1]_): a linear classifier on pixel features;
+- softmax attention over support pixels, whose values are embeddings of the local mask (as in DCAMA [2]_);
 - cosine similarity to the mean foreground and mean background feature (PANet [3]_).
 
 References
@@ -22,16 +22,16 @@ from torch import Tensor
 
 
 def class_balanced_weights(foreground: Tensor, background: Tensor) -> Tensor:
-    """Pixel weights with which foreground and background count the same, whatever their areas.
+    """Pixel weights that give foreground and background the same total, whatever their areas.
 
     Parameters
     ----------
     foreground, background : (..., N) float
-        Labelled fraction of each pixel (cell) that is object, and that is not. Both are 0 where nothing is labelled.
+        Fraction of each pixel (cell) labelled as object, and as background. Both are 0 where nothing is labelled.
 
     Returns
     -------
-    (..., N) float, sums to 1 (or 0 when nothing is labelled).
+    (..., N) float that sums to 1, or to 0 where nothing is labelled.
     """
     fg_share = foreground / foreground.sum(-1, keepdim=True).clamp_min(1e-6)
     bg_share = background / background.sum(-1, keepdim=True).clamp_min(1e-6)
@@ -63,13 +63,17 @@ def solve_ridge(features: Tensor, target: Tensor, weights: Tensor, regularisatio
 
 
 def class_ridge(features: Tensor, foreground: Tensor, background: Tensor, regularisation: Tensor) -> Tensor:
-    """`solve_ridge` for -1 where all of a pixel is background to 1 where all of it is object, in balance.
+    """`solve_ridge` with targets from -1 (all of a pixel is background) to 1 (all of it is object), class-balanced.
 
     Parameters
     ----------
     features : (..., N, D)
     foreground, background : (..., N)
     regularisation : scalar tensor > 0
+
+    Returns
+    -------
+    (..., D + 1) coefficients, the intercept last.
     """
     target = (foreground - background) / (foreground + background).clamp_min(1e-6)
     with torch.autocast(features.device.type, enabled=False):
@@ -84,15 +88,19 @@ def apply_ridge(features: Tensor, coefficients: Tensor) -> Tensor:
 
 
 def select_keys(foreground: Tensor, background: Tensor, n_max: int) -> Tensor:
-    """Indices of at most `n_max` labelled pixels, half of each side where there are enough, evenly spread.
+    """Indices of at most `n_max` labelled pixels, evenly spread: half foreground, half background if possible.
 
-    Deterministic: the pixels are taken at even steps through the list of each side. A side with fewer than half leaves
-    its room to the other.
+    Deterministic: pixels are taken at even steps through the list of each side. A side with fewer than `n_max / 2`
+    pixels leaves its places to the other.
 
     Parameters
     ----------
     foreground, background : (N,) float
-        As in `class_balanced_weights`. A pixel less than half labelled is not taken.
+        As in `class_balanced_weights`. A pixel that is less than half labelled is not taken.
+
+    Returns
+    -------
+    (M,) int64, foreground first.
     """
     labelled = (foreground + background) >= 0.5
     fg = torch.nonzero(labelled & (foreground >= background)).flatten()
@@ -127,11 +135,11 @@ def attend(queries: Tensor, keys: Tensor, values: Tensor, scale: Tensor) -> Tens
     if keys.shape[0] == 0:
         return queries.new_zeros(n, n_values, h, w)
     flat = queries.permute(0, 2, 3, 1).reshape(n, 1, h * w, d)
-    # values as wide as keys: then the fused kernels take them, which never write the similarities to memory
+    # the fused kernels, which never write the similarities to memory, need values as wide as keys
     keys, values = (
         pixels.to(flat.dtype).expand(n, 1, -1, -1) for pixels in (keys, F.pad(values, (0, d - n_values)))
     )
-    # the queries take the scale, which is learned
+    # the scale is learned, and the kernel takes a constant: it goes into the queries
     read = F.scaled_dot_product_attention(flat * scale.to(flat.dtype), keys, values, scale=1.0)
     return read[..., :n_values].reshape(n, h, w, n_values).permute(0, 3, 1, 2)
 

@@ -123,7 +123,7 @@ def test_seconds_become_steps_by_arithmetic_alone() -> None:
     assert steps_within(120, 6) == 80
     assert steps_within(10_000, 6) == MOST_STEPS
     assert steps_within(3, 6) == steps_within(50, 6) == 0  # a few steps are a warm-up and no more
-    with pytest.raises(ValueError, match="asks for nothing"):
+    with pytest.raises(ValueError, match="does nothing"):
         AdaptConfig(steps=0)
 
 

@@ -253,7 +253,7 @@ def test_depth_comes_after_the_probabilities_and_changes_none_of_them(segmenter:
     assert ((both >= 0) & (both <= 1)).all()
     without = Segmenter(CompactNet("S", depth=False), "compact", dtype=torch.float32)
     assert not without.has_depth
-    with pytest.raises(ValueError, match="know no depth"):
+    with pytest.raises(ValueError, match="have no depth"):
         without.predict(images, without.encode(images, labels), depth=True)
 
 
