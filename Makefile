@@ -6,6 +6,7 @@ PYTHON ?= python3
 # The build of torch to install: cpu, cu130, auto... (uv's --torch-backend). Empty takes the CPU build, which is much
 # smaller, on Linux without an NVIDIA driver, and PyPI's elsewhere (on Linux with CUDA). Only the set-up reads it.
 TORCH_BACKEND ?=
+NVIDIA_DRIVER = $(wildcard /proc/driver/nvidia/version)$(shell command -v nvidia-smi)
 DEMO_FLAGS ?=
 
 BIN := .venv/bin
@@ -87,8 +88,7 @@ build/ihc.tif: examples/make_demo_slide.py connectors/slides/pyramid_tiff.py | $
 
 # The CPU builds lie on an index of their own, which not every network reaches: a dry run tells within seconds.
 CHOOSE_TORCH = backend=$(TORCH_BACKEND); \
-	if [ -z "$$backend" ] && [ "$$(uname -s)" = Linux ] && [ ! -e /proc/driver/nvidia/version ] \
-	    && ! command -v nvidia-smi > /dev/null; then \
+	if [ -z "$$backend" ] && [ "$$(uname -s)" = Linux ] && [ -z "$(NVIDIA_DRIVER)" ]; then \
 	    if UV_HTTP_RETRIES=0 UV_HTTP_TIMEOUT=10 $(UV_INSTALL) --dry-run --no-deps --reinstall-package torch \
 	        --torch-backend=cpu torch 2> /dev/null; then \
 	        backend=cpu; echo "no NVIDIA driver here: the CPU build of torch (TORCH_BACKEND=... takes another)"; \

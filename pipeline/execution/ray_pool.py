@@ -19,6 +19,7 @@ import dask.local
 import ray
 from ray.exceptions import RayError, RayTaskError
 
+import fewscope
 from fewscope.errors import WorkerError
 from fewscope.pipeline.execution.job import Job
 from fewscope.pipeline.execution.pool import UNITS_IN_FLIGHT, Item, Row, Task
@@ -240,7 +241,7 @@ def start_ray(*, worker_logs: bool = False) -> None:
             ray.init(address="auto", log_to_driver=worker_logs, logging_level=logging.WARNING)
             return
         # workers must find these packages whether or not they are installed
-        root = str(Path(__file__).resolve().parents[2])
+        root = str(Path(fewscope.__file__).resolve().parents[1])
         paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
         ray.init(
             address="local",

@@ -154,7 +154,7 @@ sys.path.insert(0, stand_ins)
 from tests.helpers import fakes
 fewscope.jobs.common.model_loader = lambda config: fakes.ByColour
 fewscope.pipeline.report.builder.draw = fakes.no_pictures
-flags = ["--local", "--threshold", "0.5", "--instances", "components", "--unit", "512"]
+flags = ["--local", "--threshold", "0.5", "--instances", "components"]
 code = segment_wsi.main([slide, "--support", support, "--out", out, *flags])
 print(json.dumps([code, sorted(sys.modules), fewscope.jobs.common.__file__]))
 """
@@ -180,9 +180,7 @@ def test_an_installed_fewscope_writes_the_bytes_of_a_checkout(
     assert code == 0
     assert file.startswith(str(source if installed.kind == "editable" else installed.packages))
     assert not {name.split(".")[0] for name in modules} & set(FLOORS)
-    config = SegmentConfig(
-        slide, support, str(tmp_path / "checkout"), threshold=0.5, instances="components", unit=512
-    )
+    config = SegmentConfig(slide, support, str(tmp_path / "checkout"), threshold=0.5, instances="components")
     with LocalPool(fakes.ByColour) as pool:
         segment(config, pool, fakes.ByColour())
     assert fakes.outputs(tmp_path / "installed") == fakes.outputs(tmp_path / "checkout")

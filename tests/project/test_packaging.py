@@ -3,7 +3,9 @@
 import ast
 import json
 import re
+import shutil
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -114,7 +116,42 @@ def test_weights_are_safetensors_with_a_checksum():
 
 
 def make_targets() -> set[str]:
-    return set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    return set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+
+
+UV = """#!/bin/sh
+case "$*" in
+    *--dry-run*) exit {reachable} ;;
+    *) echo "uv $*" ;;
+esac
+"""
+"""Says what it was called with; whether the index of the CPU builds answers is `reachable`'s exit status."""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere PyPI's build of torch is the one for CPUs")
+@pytest.mark.parametrize(
+    ("reachable", "variables", "backend", "said"),
+    [
+        (0, ["NVIDIA_DRIVER="], "cpu", "no NVIDIA driver here: the CPU build of torch"),
+        (1, ["NVIDIA_DRIVER="], None, "no NVIDIA driver here, but the CPU builds of torch are out of reach"),
+        (0, ["NVIDIA_DRIVER=there"], None, ""),
+        (0, ["NVIDIA_DRIVER=", "TORCH_BACKEND=cu130"], "cu130", ""),
+    ],
+)
+def test_setting_up_chooses_the_build_of_torch(tmp_path, reachable, variables, backend, said):
+    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+        shutil.copy(ROOT / name, tmp_path)
+    (tmp_path / ".venv/bin").mkdir(parents=True)
+    (tmp_path / ".venv/bin/uv").write_text(UV.format(reachable=reachable))
+    (tmp_path / ".venv/bin/uv").chmod(0o755)
+    done = subprocess.run(
+        ["make", "setup", *variables], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    *lines, install = done.stdout.splitlines()
+    assert re.findall(r"--torch-backend=(\S+)", install) == ([backend] if backend else [])
+    assert install.endswith("-e .[all,dev]")
+    assert len(lines) == bool(said)
+    assert all(line.startswith(said) for line in lines)
 
 
 def code_of(page: Path) -> str:

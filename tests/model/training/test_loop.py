@@ -37,6 +37,8 @@ from fewscope.model.weights import load_weights
 from fewscope.pipeline.execution.ray_training import train_on_ray
 from tests.helpers import slim
 
+pytestmark = pytest.mark.usefixtures("quick_texture")
+
 
 def make_corpus(root: Path, classes: int = 2, n: int = 3) -> None:
     rng = np.random.default_rng(0)

@@ -173,6 +173,8 @@ def test_nothing_is_fine_tuned_where_it_is_not_wanted_or_cannot_be() -> None:
     assert (alone.options, alone.default_iou, alone.held_out) == (EncodingOptions(), None, [None])
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("quick_texture")
 @pytest.mark.parametrize("kept", ["the last", "the first"])
 def test_a_fit_with_the_real_network_repeats_itself_and_can_be_kept(
     kept: str, monkeypatch: pytest.MonkeyPatch
@@ -184,7 +186,7 @@ def test_a_fit_with_the_real_network_repeats_itself_and_can_be_kept(
     images = generator.normal(100, 30, (2, 224, 224, 3))
     images[labels[0] == 1] += (40, 0, -30)
     images = images.clip(0, 255).astype(np.uint8)
-    monkeypatch.setattr(model_selection, "OTHER_SIDES", ((96, 160),))
+    monkeypatch.setattr(model_selection, "OTHER_SIDES", ((64, 96),))
     monkeypatch.setattr(model_selection, "SUFFICIENT_IOU", 2.0)
     monkeypatch.setattr("fewscope.model.finetune.FEWEST_STEPS", 1)
     better = itertools.count(0.1, 0.001 if kept == "the last" else -0.001)
@@ -194,7 +196,7 @@ def test_a_fit_with_the_real_network_repeats_itself_and_can_be_kept(
     segmenter = load_segmenter(device="cpu")
     one = select_encoding(segmenter, images, labels, None, seconds=3)
     if kept == "the last":
-        assert one.options.sides == (96, 160)
+        assert one.options.sides == (64, 96)
         assert one.options.adaptation is not None
         assert one.options.texture_share == model_selection.TEXTURE_SHARES[-1]
     else:
