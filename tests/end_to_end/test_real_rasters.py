@@ -43,8 +43,8 @@ def patches(tmp_path_factory) -> str:
 
 @pytest.fixture
 def job(tmp_path, capfd, monkeypatch):
-    """``job(raster, support, flags)`` -> (exit code, stderr's lines), with a model that looks at colours."""
-    monkeypatch.setattr(fewscope.jobs.common, "model_loader", lambda config: fakes.ByColour)
+    """``job(raster, support, flags)`` -> (exit code, stderr's lines), with a model that looks at colours, coarsely."""
+    monkeypatch.setattr(fewscope.jobs.common, "model_loader", lambda config: fakes.Coarse)
 
     def call(raster: Path, support: str, *flags: object) -> tuple[int, list[str]]:
         capfd.readouterr()

@@ -176,7 +176,7 @@ def test_three_classes_are_three_runs_over_one_encoding(segmenter: Segmenter) ->
     rows = np.indices(labels.shape)[1]
     classes = np.where(labels == 0, 0, 1 + rows * 3 // 224).astype(np.uint8)
     classes[:, :, 200:] = 255
-    features = segmenter.encode(images, classes)
+    features = segmenter.encode(images[:3], classes[:3])
     assert features.n_classes == 3
     encoded: list[tuple[int, int]] = []
     for network, _ in segmenter._prepared(features).members:
@@ -186,7 +186,7 @@ def test_three_classes_are_three_runs_over_one_encoding(segmenter: Segmenter) ->
     assert encoded == [(4, 128), (4, 192)] * 2  # 5 tiles in batches of 4, at two scales
     for c in (1, 2, 3):
         binary = np.where(classes == 255, 255, classes == c).astype(np.uint8)
-        alone = segmenter.predict(images, segmenter.encode(images, binary))
+        alone = segmenter.predict(images, segmenter.encode(images[:3], binary[:3]))
         np.testing.assert_array_equal(together[:, c - 1 : c], alone)
 
 
