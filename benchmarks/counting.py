@@ -44,7 +44,7 @@ from fewscope.pipeline.config import SegmentConfig
 from fewscope.pipeline.execution.pool import LocalPool
 from fewscope.pipeline.geometry.footprints import footprints
 from fewscope.pipeline.instances.labelling import label_core
-from fewscope.pipeline.plan import smallest_object
+from fewscope.pipeline.plan import min_object_area_px
 from fewscope.pipeline.predictor import Model
 from fewscope.pipeline.run import segment
 
@@ -149,7 +149,7 @@ def count(
     assert support.instances is not None
     components, _ = label_core(np.asarray(result.semantic[0]) > 0, config.connectivity)
     areas = np.bincount(components.ravel())
-    components[areas[components] < smallest_object(config, support, MPP)] = 0
+    components[areas[components] < min_object_area_px(config, support, MPP)] = 0
     true = outside(objects, regions)
     true_components, _ = label_core(objects > 0, config.connectivity)
     found = {

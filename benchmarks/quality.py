@@ -49,7 +49,7 @@ from fewscope.pipeline.calibration.operating_point import choose_rule, count_obj
 from fewscope.pipeline.config import SegmentConfig
 from fewscope.pipeline.evaluation.baselines import load_baseline, score_method
 from fewscope.pipeline.evaluation.runner import Adapted
-from fewscope.pipeline.plan import possible_rules, smallest_object
+from fewscope.pipeline.plan import candidate_rules, min_object_area_px
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED_DATA = Path(os.environ.get("FEWSCOPE_SHARED_DATA") or ROOT.parent / "shared" / "data")
@@ -99,10 +99,10 @@ def judge(model: predictor.Model, support: SupportSet, check: SupportSet | None)
     if loo is None:
         raise ValueError("the support set is too small to leave a patch out; label objects in two patches")
     as_run = SegmentConfig("", "", "")  # what a run does by itself
-    rules = possible_rules(as_run, support, support.mpp)
+    rules = candidate_rules(as_run, support, support.mpp)
     how: dict[str, Any] = {
         "connectivity": as_run.connectivity,
-        "min_area": smallest_object(as_run, support, support.mpp),
+        "min_area": min_object_area_px(as_run, support, support.mpp),
     }
     rule = rules[0]
     if support.instances is not None:

@@ -9,7 +9,7 @@ import numpy as np
 
 from fewscope.pipeline.config import SegmentConfig
 from fewscope.pipeline.instances.split_rules import DepthRule
-from fewscope.pipeline.plan import prepare
+from fewscope.pipeline.plan import make_plan
 from fewscope.pipeline.predictor import Model, has_depth, squeeze_single_class
 
 BYTES_PER_FOREGROUND_PX = 0.6
@@ -54,7 +54,7 @@ class Estimate:
 
 def estimate(config: SegmentConfig, model: Model) -> Estimate:
     """Look at a source without segmenting it: reads an overview, predicts one batch of blank tiles."""
-    plan = prepare(config, has_depth(model))
+    plan = make_plan(config, has_depth(model))
     features = model.encode(plan.support.images, squeeze_single_class(plan.support.labels_by_class))
     tiles = np.full((16, plan.grid.tile, plan.grid.tile, 3), 200, np.uint8)
     model.predict(tiles, features)

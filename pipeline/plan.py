@@ -34,10 +34,10 @@ from fewscope.pipeline.tiling.grid import TileGrid, Unit, default_shard, plan_un
 OVERVIEW_PX = 2048
 """Longer side of the overview that tissue is looked for in: 50 px of a 100,000 px slide to a pixel, a quarter tile."""
 
-SPECK = 0.1
+MIN_AREA_FRACTION = 0.1
 """Part of the typical object's area below which an object is not counted, unless the user says which area."""
 
-SPECK_PX = 4
+MIN_RASTER_OBJECT_PX = 4
 """The same in a raster, px."""
 
 CHUNK_PX = 512
@@ -101,7 +101,7 @@ def model_loader(config: SegmentConfig) -> Callable[[], Segmenter]:
     return functools.partial(load_segmenter, config.model, config.weights)
 
 
-def prepare(config: SegmentConfig, has_depth: bool = False) -> Plan:
+def make_plan(config: SegmentConfig, has_depth: bool = False) -> Plan:
     """Open, check, lay out. Reads the support set and an overview; writes nothing.
 
     `has_depth`: the model tells how deep in its object a pixel is, so that touching objects may be told apart by it.
@@ -119,8 +119,8 @@ def prepare(config: SegmentConfig, has_depth: bool = False) -> Plan:
     classes = [
         ClassPlan(
             view,
-            possible_rules(config, view, info.mpp, has_depth),
-            smallest_object(config, view, info.mpp, pixel),
+            candidate_rules(config, view, info.mpp, has_depth),
+            min_object_area_px(config, view, info.mpp, pixel),
         )
         for view in views
     ]
@@ -128,7 +128,7 @@ def prepare(config: SegmentConfig, has_depth: bool = False) -> Plan:
     units = plan_units(info.height, info.width, config.unit or shard)
     overview, valid = source.overview(OVERVIEW_PX)
     if not valid.any():
-        raise SourceError(f"{config.source}: {nothing_to_see(source)}")
+        raise SourceError(f"{config.source}: {explain_no_pixels(source)}")
     foreground = find_foreground(
         overview,
         valid,
@@ -150,7 +150,7 @@ def prepare(config: SegmentConfig, has_depth: bool = False) -> Plan:
     )
 
 
-def nothing_to_see(source: Source) -> str:
+def explain_no_pixels(source: Source) -> str:
     """Why no pixel of a source is valid, and the cure."""
     if source.info.kind == "raster" and not source.unreadable(OVERVIEW_PX):
         return (
@@ -160,24 +160,24 @@ def nothing_to_see(source: Source) -> str:
     return "no pixel of it could be read; copy the file again from where it came"
 
 
-def smallest_object(
+def min_object_area_px(
     config: SegmentConfig, support: SupportSet, mpp: float | None, pixel_m2: float | None = None
 ) -> int:
     """Area in px below which an object is a speck and is dropped; ``pixel_m2``: of a raster's pixel, if known."""
     if config.raster is not None:
-        return smallest_on_ground(config.raster.min_area_m2, pixel_m2)
+        return min_raster_object_area_px(config.raster.min_area_m2, pixel_m2)
     if config.min_area_um2 is None:
         radius = typical_radius(support)
-        return 0 if radius is None else math.ceil(SPECK * math.pi * radius**2)
+        return 0 if radius is None else math.ceil(MIN_AREA_FRACTION * math.pi * radius**2)
     if config.min_area_um2 > 0 and not mpp:
         raise ConfigError("--min-area-um2 needs a source with a resolution; give --slide-mpp")
     return math.ceil(config.min_area_um2 / mpp**2) if mpp else 0
 
 
-def smallest_on_ground(min_area_m2: float | None, pixel_m2: float | None) -> int:
+def min_raster_object_area_px(min_area_m2: float | None, pixel_m2: float | None) -> int:
     """The same of a raster: few pixels have no shape; lakes and rivers have no typical size to compare with."""
     if min_area_m2 is None:
-        return SPECK_PX
+        return MIN_RASTER_OBJECT_PX
     if min_area_m2 > 0 and pixel_m2 is None:
         raise ConfigError(
             "--min-area-m2 needs a raster with a CRS; state it, for example with gdal_edit.py -a_srs"
@@ -185,7 +185,7 @@ def smallest_on_ground(min_area_m2: float | None, pixel_m2: float | None) -> int
     return math.ceil(min_area_m2 / pixel_m2) if pixel_m2 else 0
 
 
-def possible_rules(
+def candidate_rules(
     config: SegmentConfig, support: SupportSet, mpp: float | None, has_depth: bool = False
 ) -> tuple[Rule | None, ...]:
     """The ways to tell objects apart that ``config.instances`` allows; None is plain connected components.

@@ -48,7 +48,7 @@ from fewscope.pipeline.outputs.instance_table import write_instance_table
 from fewscope.pipeline.outputs.outlines import write_geojson
 from fewscope.pipeline.outputs.pyramids import write_pyramids
 from fewscope.pipeline.outputs.segmentation import Output, Segmentation
-from fewscope.pipeline.plan import Plan, manifest, model_loader, prepare
+from fewscope.pipeline.plan import Plan, make_plan, manifest, model_loader
 from fewscope.pipeline.report.builder import Clock, collect_report_data, write_run_report
 
 log = logging.getLogger(__name__)
@@ -100,7 +100,7 @@ def segment(
 
     with clock.stage("prepare"):
         model = model or load_segmenter(config.model, config.weights)
-        plan = prepare(config, predictor.has_depth(model))
+        plan = make_plan(config, predictor.has_depth(model))
         work = WorkDir(config.out)
         determined = manifest(plan, model)
         state = work.claim(determined, overwrite=config.overwrite)

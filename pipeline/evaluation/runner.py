@@ -26,7 +26,7 @@ from fewscope.pipeline.evaluation.baselines import GrabCut, score_method
 from fewscope.pipeline.evaluation.figures import Example, draw_examples
 from fewscope.pipeline.instances.split_rules import DepthRule, Rule
 from fewscope.pipeline.metrics import Objects, Pixels, compare_masks, compare_objects
-from fewscope.pipeline.plan import possible_rules, smallest_object
+from fewscope.pipeline.plan import candidate_rules, min_object_area_px
 
 Method = predictor.Model | GrabCut
 AS_RUN = SegmentConfig("", "", "")  # how a job that is told nothing tells objects apart
@@ -258,14 +258,14 @@ def learn(method: Method, support: SupportSet, calibration: bool) -> EncodedSupp
         found = leave_one_out.predict_held_out(method, support.images, support.labels[None], depth=depth)
         held_out = [*found, None][:2]
     loo = score_method(method, held_out[0], support.labels)
-    min_area = smallest_object(AS_RUN, support, None)
+    min_area = min_object_area_px(AS_RUN, support, None)
     rule, ratio = None, None
     if loo is not None and support.instances is not None:
         rule, ratio = choose_rule(
             support,
             loo.probabilities,
             loo.threshold,
-            possible_rules(AS_RUN, support, None, depth),
+            candidate_rules(AS_RUN, support, None, depth),
             connectivity=AS_RUN.connectivity,
             min_area=min_area,
             depths=held_out[1],

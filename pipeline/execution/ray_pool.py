@@ -35,7 +35,7 @@ WORKER_BYTES = 2e9
 RETRIES = 3
 """Times that a unit is done again after its worker died, before the job gives up."""
 
-SAY_EVERY_S = 30.0
+LOG_EVERY_S = 30.0
 """While Ray has started no worker yet."""
 
 
@@ -155,7 +155,7 @@ class RayPool:
                 actor = room.pop(0)
                 running[getattr(actor, method).remote(*self._shared, unit, *arguments)] = (unit, actor)
                 waiting = next(calls, None)
-            done, _ = ray.wait([*running, *starting], num_returns=1, timeout=SAY_EVERY_S)
+            done, _ = ray.wait([*running, *starting], num_returns=1, timeout=LOG_EVERY_S)
             if not done and len(starting) == self.n_workers:
                 log.info("waiting for Ray to start a worker: it may have to start a machine first")
             for ref in done:
@@ -189,7 +189,7 @@ class RayPool:
             try:
                 return dask.local.get_async(submit, self.n_workers, graph, keys, **options)
             except RayError as error:
-                raise _explained(error) from error
+                raise _as_worker_error(error) from error
 
         return get
 
@@ -209,10 +209,10 @@ def _result(ref: ray.ObjectRef) -> Any:
     try:
         return ray.get(ref)
     except RayError as error:
-        raise _explained(error) from error
+        raise _as_worker_error(error) from error
 
 
-def _explained(error: RayError) -> Exception:
+def _as_worker_error(error: RayError) -> Exception:
     """The exception of the worker's code, or one line about the worker's death."""
     if isinstance(error, RayTaskError):
         cause: Exception = error.cause

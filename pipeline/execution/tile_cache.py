@@ -14,7 +14,7 @@ from fewscope.connectors.results.run_folder import WorkDir
 from fewscope.pipeline.tiling.grid import TileGrid, Unit, grow
 
 
-class SharedTiles:
+class TileCache:
     """The tiles that a unit has in common with others.
 
     Parameters
@@ -37,25 +37,25 @@ class SharedTiles:
 
         around = grow(unit.core, halo + grid.tile, grid.height, grid.width)
         others = [(other.name, reach(other)) for other in units if other != unit]
-        others = [(name, window) for name, window in others if _touch(window, around)]
+        others = [(name, window) for name, window in others if _intersect(window, around)]
         for tile in grid.tiles_touching(reach(unit)):
-            if names := [name for name, window in others if _touch(window, tile)]:
+            if names := [name for name, window in others if _intersect(window, tile)]:
                 self._needed_by[_name(tile)] = names
         self._done = {name for name, _ in others if work.is_done(name)}
 
-    def find(self, tile: Window, shape: tuple[int, ...]) -> np.ndarray | None:
+    def get(self, tile: Window, shape: tuple[int, ...]) -> np.ndarray | None:
         """The maps of a tile, float32 of a shape, if another unit has left them."""
         if _name(tile) not in self._needed_by:
             return None
         maps = self._work.find_kept(_name(tile))
         return maps if maps is not None and maps.shape == shape and maps.dtype == np.float32 else None
 
-    def leave(self, tile: Window, maps: np.ndarray) -> None:
+    def put(self, tile: Window, maps: np.ndarray) -> None:
         """Leave what was predicted for the units that have yet to come by."""
         if not self._done.issuperset(self._needed_by.get(_name(tile), ())):
             self._work.keep_array(_name(tile), maps)
 
-    def clean(self) -> None:
+    def evict(self) -> None:
         """Remove what no unit needs any more; to be called when this unit is marked as done."""
         others = {name for names in self._needed_by.values() for name in names}
         done = {name for name in others if self._work.is_done(name)}
@@ -64,7 +64,7 @@ class SharedTiles:
                 self._work.drop_kept(tile)
 
 
-def _touch(one: Window, other: Window) -> bool:
+def _intersect(one: Window, other: Window) -> bool:
     return bool(
         one.row_off < other.row_off + other.height
         and other.row_off < one.row_off + one.height

@@ -150,12 +150,18 @@ def seam_pairs(
     columns = [list(column) for column in zip(*lines, strict=True)]
     found = [np.zeros((0, 2), np.int64)]
     for before, after in pairwise(lines):
-        one, other = _lay(before, borders, offsets, "bottom"), _lay(after, borders, offsets, "top")
-        found.append(_contacts(one, other, _lay_links(before, borders, "down"), connectivity))
+        one, other = (
+            _labels_along(before, borders, offsets, "bottom"),
+            _labels_along(after, borders, offsets, "top"),
+        )
+        found.append(_touching_pairs(one, other, _links_along(before, borders, "down"), connectivity))
     for before, after in pairwise(columns):
-        one, other = _lay(before, borders, offsets, "right"), _lay(after, borders, offsets, "left")
-        found.append(_contacts(one, other, _lay_links(before, borders, "across"), connectivity))
-    return _each_once(np.concatenate(found))
+        one, other = (
+            _labels_along(before, borders, offsets, "right"),
+            _labels_along(after, borders, offsets, "left"),
+        )
+        found.append(_touching_pairs(one, other, _links_along(before, borders, "across"), connectivity))
+    return _unique_pairs(np.concatenate(found))
 
 
 def merge_labels(
@@ -187,8 +193,8 @@ def merge_labels(
     """
     offsets = _offsets(n_labels)
     total = int(offsets[-1])
-    object_first = _join(first, total, "first")
-    object_area = _join(area, total, "area")
+    object_first = _concatenate(first, total, "first")
+    object_area = _concatenate(area, total, "area")
 
     # Only labels at seams can be more than one to an object: the union is over them alone. An object is
     # represented by its label that holds its first pixel.
@@ -228,7 +234,7 @@ def _offsets(n_labels: Sequence[int]) -> np.ndarray:
     return np.concatenate([[0], np.cumsum(n_labels, dtype=np.int64)]).astype(np.int64)
 
 
-def _join(parts: Iterable[np.ndarray], total: int, name: str) -> np.ndarray:
+def _concatenate(parts: Iterable[np.ndarray], total: int, name: str) -> np.ndarray:
     """The units' arrays end to end, (total,) int64, never shared with the caller's."""
     joined = np.concatenate([np.zeros(0, np.int64), *parts]).astype(np.int64, copy=False)
     if len(joined) != total:
@@ -242,7 +248,7 @@ def _length(unit: Unit, side: str) -> int:
     return unit.core.width if side in ("top", "bottom", "down") else unit.core.height
 
 
-def _lay(
+def _labels_along(
     units: Sequence[Unit], borders: Sequence[Borders | None], offsets: np.ndarray, side: str
 ) -> np.ndarray:
     """One side of a line of units end to end, int64: entries of `Merge.ids`, -1 for background."""
@@ -257,7 +263,7 @@ def _lay(
     return np.concatenate(parts)
 
 
-def _lay_links(units: Sequence[Unit], borders: Sequence[Borders | None], side: str) -> np.ndarray:
+def _links_along(units: Sequence[Unit], borders: Sequence[Borders | None], side: str) -> np.ndarray:
     """The ``down`` or ``across`` of a line of units end to end, (3, n) bool."""
     parts = []
     for unit in units:
@@ -267,7 +273,7 @@ def _lay_links(units: Sequence[Unit], borders: Sequence[Borders | None], side: s
     return np.concatenate(parts, axis=1)
 
 
-def _contacts(one: np.ndarray, other: np.ndarray, links: np.ndarray, connectivity: int) -> np.ndarray:
+def _touching_pairs(one: np.ndarray, other: np.ndarray, links: np.ndarray, connectivity: int) -> np.ndarray:
     """Pairs of entries that touch across one seam, (n, 2) int64, each once."""
     n = len(one)
     found = []
@@ -276,10 +282,10 @@ def _contacts(one: np.ndarray, other: np.ndarray, links: np.ndarray, connectivit
         there = slice(max(0, shift), n - max(0, -shift))
         touch = (one[here] >= 0) & (other[there] >= 0) & links[1 + shift, here]
         found.append(np.stack([one[here][touch], other[there][touch]], axis=1))
-    return _each_once(np.concatenate(found))
+    return _unique_pairs(np.concatenate(found))
 
 
-def _each_once(pairs: np.ndarray) -> np.ndarray:
+def _unique_pairs(pairs: np.ndarray) -> np.ndarray:
     """The different rows of (n, 2) int64 pairs of entries, in order; much faster than comparing rows."""
     base = int(pairs.max(initial=0)) + 1  # its square fits int64 up to 3 thousand million labels
     keys = np.unique(pairs[:, 0] * base + pairs[:, 1])

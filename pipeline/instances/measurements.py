@@ -112,10 +112,10 @@ def measure_unit(
     table: Columns = {"label": np.arange(1, n + 1, dtype=np.uint32)}
     n_labels = [n] if n_labels is None else n_labels
     table["class"] = np.repeat(np.arange(1, len(n_labels) + 1, dtype=np.uint8), n_labels)
-    table["area"] = _add(n, index, length)
-    table["row0"], table["row1"] = _lowest(n, index, row), -_lowest(n, index, -row - 1)
-    table["col0"], table["col1"] = _lowest(n, index, start), -_lowest(n, index, -stop)
-    table["first"] = _lowest(n, index, (row + core.row_off) * width + start + core.col_off)
+    table["area"] = _sum_by_group(n, index, length)
+    table["row0"], table["row1"] = _min_by_group(n, index, row), -_min_by_group(n, index, -row - 1)
+    table["col0"], table["col1"] = _min_by_group(n, index, start), -_min_by_group(n, index, -stop)
+    table["first"] = _min_by_group(n, index, (row + core.row_off) * width + start + core.col_off)
 
     # Sums over a run of the columns c and c^2, as differences of the sums over 0 .. c - 1.
     down, left, right = (
@@ -125,12 +125,12 @@ def measure_unit(
     )
     columns = (right * (right - 1) - left * (left - 1)) // 2
     squares = ((right - 1) * right * (2 * right - 1) - (left - 1) * left * (2 * left - 1)) // 6
-    table["sum_row"] = _add(n, index, down * length)
-    table["sum_col"] = _add(n, index, columns)
-    table["sum_row_row"] = _add(n, index, down * down * length)
-    table["sum_row_col"] = _add(n, index, down * columns)
-    table["sum_col_col"] = _add(n, index, squares)
-    table["sum_probability"] = _add(n, index, _sums_over_runs(probability, row, start, stop))
+    table["sum_row"] = _sum_by_group(n, index, down * length)
+    table["sum_col"] = _sum_by_group(n, index, columns)
+    table["sum_row_row"] = _sum_by_group(n, index, down * down * length)
+    table["sum_row_col"] = _sum_by_group(n, index, down * columns)
+    table["sum_col_col"] = _sum_by_group(n, index, squares)
+    table["sum_probability"] = _sum_by_group(n, index, _sums_over_runs(probability, row, start, stop))
 
     for bound, offset in zip(_BOUNDS, (core.row_off, core.col_off) * 2, strict=True):
         table[bound] += offset
@@ -171,9 +171,9 @@ def final_tables(
     pa.Table of `instance_schema`, never empty, ids ascending within and from one to the next.
     """
     shared_parts = [_select(unit, load_table, merge, shared=True) for unit in units]
-    shared_ids, shared = _join_parts(*_concatenate(shared_parts))
+    shared_ids, shared = _merge_parts(*_concatenate(shared_parts))
     n_finished = 0
-    for line in _lines(units):
+    for line in _unit_rows(units):
         ids, columns = _concatenate([_select(unit, load_table, merge, shared=False) for unit in line])
         bottom = line[0].core.row_off + line[0].core.height
         n_here = np.searchsorted(shared["row0"][n_finished:], bottom)  # ids ascend by first row
@@ -184,7 +184,7 @@ def final_tables(
         if len(ids):
             order = np.argsort(ids)
             columns = {name: column[order] for name, column in columns.items()}
-            yield _describe(ids[order], columns, transform, um_per_px, class_names)
+            yield _to_instances(ids[order], columns, transform, um_per_px, class_names)
 
 
 def _runs(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -214,21 +214,21 @@ def _sums_over_runs(values: np.ndarray, row: np.ndarray, start: np.ndarray, stop
     return sums
 
 
-def _add(n: int, index: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Sums of ``values`` by group, exact: (n,) of the values' kind (int64, or Python integers)."""
+def _sum_by_group(n: int, index: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Sums of ``values`` by group, exact: (n,) of the values' dtype (int64, or Python integers)."""
     sums = np.zeros(n, values.dtype)
     np.add.at(sums, index, values)
     return sums
 
 
-def _lowest(n: int, index: np.ndarray, values: np.ndarray) -> np.ndarray:
+def _min_by_group(n: int, index: np.ndarray, values: np.ndarray) -> np.ndarray:
     """Smallest of ``values`` by group, (n,) int64."""
     lowest = np.full(n, np.iinfo(np.int64).max)
     np.minimum.at(lowest, index, values)
     return lowest
 
 
-def _lines(units: Sequence[Unit]) -> Iterable[list[Unit]]:
+def _unit_rows(units: Sequence[Unit]) -> Iterable[list[Unit]]:
     """The units of each line of the plan."""
     lines: dict[int, list[Unit]] = {}
     for unit in units:
@@ -254,30 +254,30 @@ def _concatenate(parts: list[tuple[np.ndarray, Columns]]) -> tuple[np.ndarray, C
     return ids, {name: np.concatenate([columns[name] for _, columns in parts]) for name in parts[0][1]}
 
 
-def _join_parts(ids: np.ndarray, parts: Columns) -> tuple[np.ndarray, Columns]:
+def _merge_parts(ids: np.ndarray, parts: Columns) -> tuple[np.ndarray, Columns]:
     """Add up the parts of each object, ids ascending. Moments that int64 may not hold are Python integers."""
     ids, index = np.unique(ids, return_inverse=True)
     n = len(ids)
-    whole: Columns = {name: _add(n, index, parts[name]) for name in ("area", "sum_probability")}
-    whole["class"] = _lowest(n, index, parts["class"])  # the same in all parts
-    whole["touches_edge"] = _add(n, index, parts["touches_edge"].astype(np.int64)) > 0
+    whole: Columns = {name: _sum_by_group(n, index, parts[name]) for name in ("area", "sum_probability")}
+    whole["class"] = _min_by_group(n, index, parts["class"])  # the same in all parts
+    whole["touches_edge"] = _sum_by_group(n, index, parts["touches_edge"].astype(np.int64)) > 0
     for name in _BOUNDS[:2]:
-        whole[name] = _lowest(n, index, parts[name])
+        whole[name] = _min_by_group(n, index, parts[name])
     for name in _BOUNDS[2:]:
-        whole[name] = -_lowest(n, index, -parts[name])
+        whole[name] = -_min_by_group(n, index, -parts[name])
 
     # Move each part's moments to the corner of the whole's bounding box, then add.
-    small = _is_small(whole)
+    fits = _fits_int64(whole)
     for name in _MOMENTS:
-        whole[name] = np.zeros(n, np.int64 if small.all() else object)
-    for of_kind, kind in ((small[index], np.int64), (~small[index], object)):
-        if of_kind.any():
-            of_whole = index[of_kind]
+        whole[name] = np.zeros(n, np.int64 if fits.all() else object)
+    for rows, dtype in ((fits[index], np.int64), (~fits[index], object)):
+        if rows.any():
+            of_whole = index[rows]
             area, s_r, s_c, s_rr, s_rc, s_cc = (
-                parts[name][of_kind].astype(kind) for name in ("area", *_MOMENTS)
+                parts[name][rows].astype(dtype) for name in ("area", *_MOMENTS)
             )
-            down = (parts["row0"][of_kind] - whole["row0"][of_whole]).astype(kind)
-            right = (parts["col0"][of_kind] - whole["col0"][of_whole]).astype(kind)
+            down = (parts["row0"][rows] - whole["row0"][of_whole]).astype(dtype)
+            right = (parts["col0"][rows] - whole["col0"][of_whole]).astype(dtype)
             moved = (
                 s_r + area * down,
                 s_c + area * right,
@@ -290,13 +290,13 @@ def _join_parts(ids: np.ndarray, parts: Columns) -> tuple[np.ndarray, Columns]:
     return ids, whole
 
 
-def _is_small(columns: Columns) -> np.ndarray:
+def _fits_int64(columns: Columns) -> np.ndarray:
     """True where int64 holds area x the second moments: they are below (area x longer side)^2."""
     longer = np.maximum(columns["row1"] - columns["row0"], columns["col1"] - columns["col0"])
     return columns["area"].astype(float) * longer < 2.0**31
 
 
-def _describe(
+def _to_instances(
     ids: np.ndarray,
     columns: Columns,
     transform: Affine,
@@ -306,16 +306,16 @@ def _describe(
     """From sums to what people read. Each value is computed from the whole object's integers alone."""
     row, col = np.empty(len(ids)), np.empty(len(ids))
     eccentricity = np.empty(len(ids))
-    small = _is_small(columns)
-    for of_kind, kind in ((small, np.int64), (~small, object)):
-        if of_kind.any():
+    fits = _fits_int64(columns)
+    for rows, dtype in ((fits, np.int64), (~fits, object)):
+        if rows.any():
             area, s_r, s_c, s_rr, s_rc, s_cc = (
-                columns[name][of_kind].astype(kind) for name in ("area", *_MOMENTS)
+                columns[name][rows].astype(dtype) for name in ("area", *_MOMENTS)
             )
-            row[of_kind] = columns["row0"][of_kind] + (s_r / area).astype(float)
-            col[of_kind] = columns["col0"][of_kind] + (s_c / area).astype(float)
+            row[rows] = columns["row0"][rows] + (s_r / area).astype(float)
+            col[rows] = columns["col0"][rows] + (s_c / area).astype(float)
             # Central second moments times area^2: whole numbers, so nothing cancels.
-            eccentricity[of_kind] = _eccentricity(
+            eccentricity[rows] = _eccentricity(
                 (area * s_rr - s_r * s_r).astype(float),
                 (area * s_rc - s_r * s_c).astype(float),
                 (area * s_cc - s_c * s_c).astype(float),

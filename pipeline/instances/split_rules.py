@@ -16,25 +16,25 @@ _TOLERANCE = round(0.4 * _SCALE)
 _TOLERANCE_PERCENT = 6
 
 
-class _Climb:
+class _AscentRule:
     """How far is smoothed, and how far climbed, by the radius of a typical object."""
 
     __slots__ = ()
     radius: float
 
     @property
-    def smoothings(self) -> int:
+    def n_smoothings(self) -> int:
         """How often the (1, 2, 1) filter runs: ripples of the outline go, necks stay."""
         return min(1 + int(self.radius / 6), 6)
 
     @property
-    def doublings(self) -> int:
-        """``climb`` = 2 ** doublings steps: at least 1.25 radii, from a pass to near the summit."""
+    def n_doublings(self) -> int:
+        """``climb`` = 2 ** n_doublings steps: at least 1.25 radii, from a pass to near the summit."""
         return int(np.ceil(np.log2(1.25 * self.radius + 1)))
 
 
 @dataclass(frozen=True, slots=True)
-class SplitRule(_Climb):
+class SplitRule(_AscentRule):
     """Touching objects told apart by their shape: height is the distance to the background.
 
     Parameters
@@ -67,10 +67,10 @@ class SplitRule(_Climb):
     @property
     def halo(self) -> int:
         """Pixels of the mask around a core that have to be known."""
-        return self.reach + self.smoothings + 2**self.doublings + 1
+        return self.reach + self.n_smoothings + 2**self.n_doublings + 1
 
     def heights(self, mask: np.ndarray) -> np.ndarray:
-        """Smoothed distance to the background, int32 in 1/64 px, without the outer ``reach + smoothings`` px."""
+        """Smoothed distance to the background, int32 in 1/64 px, without the outer ``reach + n_smoothings`` px."""
         reach = self.reach
         # Squared distance, at most that of reach + 1, one axis after the other: the smallest of what pixels up to
         # reach away have, plus the square of how far away they are. Below 2^16, as the radius is bounded.
@@ -87,7 +87,7 @@ class SplitRule(_Climb):
             square = nearest
         np.minimum(square, reach * reach, out=square)
         height = np.rint(_SCALE * np.sqrt(np.arange(reach * reach + 1))).astype(np.int32)[square]
-        return _smoothed(height, self.smoothings)
+        return _smoothed(height, self.n_smoothings)
 
     def is_shallow(self, rise: np.ndarray, side: np.ndarray) -> np.ndarray:
         """Whether the lower side of a pass hardly rises above it; ``side`` is its height."""
@@ -96,7 +96,7 @@ class SplitRule(_Climb):
 
 
 @dataclass(frozen=True, slots=True)
-class DepthRule(_Climb):
+class DepthRule(_AscentRule):
     """Touching objects told apart by learned depth: height is what a network says of how deep in its object a pixel is.
 
     Parameters
@@ -129,11 +129,11 @@ class DepthRule(_Climb):
     @property
     def halo(self) -> int:
         """Pixels of mask and depth around a core that have to be known."""
-        return self.smoothings + 2**self.doublings + 1
+        return self.n_smoothings + 2**self.n_doublings + 1
 
     def heights(self, depth: np.ndarray) -> np.ndarray:
-        """Smoothed depth, int32 in 1/4080, without the outer ``smoothings`` px; ``depth`` is uint8, 255 for 1."""
-        return _smoothed(depth.astype(np.int32) * _DEPTH_SCALE, self.smoothings)
+        """Smoothed depth, int32 in 1/4080, without the outer ``n_smoothings`` px; ``depth`` is uint8, 255 for 1."""
+        return _smoothed(depth.astype(np.int32) * _DEPTH_SCALE, self.n_smoothings)
 
     def is_shallow(self, rise: np.ndarray, side: np.ndarray) -> np.ndarray:
         """As in `SplitRule`; the height of the side does not matter: depth is relative to the object already."""

@@ -85,12 +85,12 @@ def split_core(
         raise ValueError(
             f"the mask on {window} does not reach {rule.halo} px beyond {core}; give it on {needed}"
         )
-    beyond = [
-        _beyond(core.row_off, core.height, rule, shape[0]),
-        _beyond(core.col_off, core.width, rule, shape[1]),
+    missing = [
+        _missing_halo(core.row_off, core.height, rule, shape[0]),
+        _missing_halo(core.col_off, core.width, rule, shape[1]),
     ]
-    relief = np.pad(relief, beyond, mode="symmetric")
-    mask = np.pad(mask, beyond)
+    relief = np.pad(relief, missing, mode="symmetric")
+    mask = np.pad(mask, missing)
 
     blocks = plan_units(core.height, core.width, max(_BLOCK, 4 * rule.halo))
     labels = np.zeros((core.height, core.width), np.uint32)
@@ -122,7 +122,7 @@ def split_core(
     return labels, merge.n_instances, Borders.of(labels, down, across)
 
 
-def _beyond(start: int, length: int, rule: Rule, end: int) -> tuple[int, int]:
+def _missing_halo(start: int, length: int, rule: Rule, end: int) -> tuple[int, int]:
     """How many pixels of the halo lie before and after the source, along one axis."""
     return max(rule.halo - start, 0), max(start + length + rule.halo - end, 0)
 
@@ -145,7 +145,7 @@ def _split_block(
     links : ((3, w) bool, (3, h) bool)
         ``down`` and ``across`` of `Borders`.
     """
-    margin = 2**rule.doublings + 1  # so far around the block heights are needed
+    margin = 2**rule.n_doublings + 1  # so far around the block heights are needed
     trim = rule.halo - margin
     inside = mask[trim:-trim, trim:-trim]
     block = (slice(margin, -margin), slice(margin, -margin))
@@ -162,7 +162,7 @@ def _split_block(
     uphill = _uphill(height, rule.connectivity)
     altitude = height.ravel()
     summit = uphill
-    for _ in range(rule.doublings):
+    for _ in range(rule.n_doublings):
         summit = summit[summit]
     up = altitude[summit]
     while not np.array_equal(further := summit[summit], summit):

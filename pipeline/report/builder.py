@@ -290,6 +290,6 @@ def notes(plan: Plan, operating_point: OperatingPoint) -> list[str]:
                 f"{loo.mean_iou:.2f}: do not trust the numbers below. More patches, or another --mpp, may help."
             )
     is_slide = plan.source.info.kind == "slide"  # of a raster everything is analysed, always
-    if is_slide and plan.foreground.is_everything and plan.config.foreground == "auto":
+    if is_slide and plan.foreground.covers_all and plan.config.foreground == "auto":
         said.append("Tissue and background could not be told apart: everything was analysed.")
     return said

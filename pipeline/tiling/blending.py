@@ -12,7 +12,7 @@ ROWS_AT_ONCE = 32  # of a window of 4096 px: half a megabyte
 LOWEST_WEIGHT = 1e-3  # at a tile's edge; above 0, so that no pixel of the source is ever without a prediction
 
 
-def weights(tile: int, overlap: int) -> np.ndarray:
+def tile_weights(tile: int, overlap: int) -> np.ndarray:
     """How far a tile is believed at each of its pixels: 1 inside, falling as sin^2 over the overlap.
 
     Parameters
@@ -110,7 +110,7 @@ class Blender:
         np.divide(self._weighted, self._weight, out=probability, where=covered)
         return probability, covered
 
-    def stored(self) -> np.ndarray:
+    def result_uint8(self) -> np.ndarray:
         """``to_uint8(probability)`` of `result`, (h, w) or (n_maps, h, w), a few rows at a time.
 
         Pages of fresh memory cost more than the sums: what is made on the way stays in the caches.

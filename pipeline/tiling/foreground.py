@@ -27,7 +27,7 @@ _LEAST_CONTRAST, _MOST_CONTRAST = 5.0, 12.0  # grey levels; bounds of what the n
 _MARGIN = 1 / 400  # of the longer side: 5 px, about a tile
 
 
-def foreground(image: np.ndarray, valid: np.ndarray, kind: str = "slide") -> np.ndarray:
+def foreground_mask(image: np.ndarray, valid: np.ndarray, kind: str = "slide") -> np.ndarray:
     """Tissue on a bright slide, signal on a dark one, everything valid on a raster.
 
     Parameters
@@ -89,7 +89,7 @@ def foreground(image: np.ndarray, valid: np.ndarray, kind: str = "slide") -> np.
     return grown & valid
 
 
-def touches_foreground(mask: np.ndarray, window: Window, shape: tuple[int, int]) -> bool:
+def touches_mask(mask: np.ndarray, window: Window, shape: tuple[int, int]) -> bool:
     """Whether a window of the working grid shares anything with the foreground.
 
     Parameters
@@ -145,15 +145,15 @@ class Foreground:
     margin: int = 0
 
     @property
-    def is_everything(self) -> bool:
+    def covers_all(self) -> bool:
         """True when nothing is skipped."""
         return bool(self.mask.all())
 
     def touches(self, tile: Window) -> bool:
         """Whether any foreground lies under a tile, however little."""
-        return touches_foreground(self.mask, grow(tile, self.margin, *self.shape), self.shape)
+        return touches_mask(self.mask, grow(tile, self.margin, *self.shape), self.shape)
 
-    def on(self, window: Window) -> np.ndarray:
+    def on_window(self, window: Window) -> np.ndarray:
         """The mask on a window inside the source, (h, w) bool at the working resolution."""
         rows = (np.arange(window.row_off, window.row_off + window.height) + 0.5) * self.mask.shape[0]
         cols = (np.arange(window.col_off, window.col_off + window.width) + 0.5) * self.mask.shape[1]
@@ -193,7 +193,7 @@ def find_foreground(
         return Foreground(valid | failed, shape, math.ceil(max(shape) / max(valid.shape)))
     if choice == "all":
         return Foreground(ndimage.binary_dilation(valid | failed), shape)
-    found = foreground(overview, valid, kind) | failed
+    found = foreground_mask(overview, valid, kind) | failed
     # a hole smaller than a few tiles is run through anyway, and may be the very thing that is looked for: a vacuole, a
     # vessel, white as glass
     hole_px = HOLE_TILES * PATCH_SIZE**2 * found.size / (shape[0] * shape[1])

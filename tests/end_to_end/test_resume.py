@@ -23,7 +23,7 @@ import fewscope.pipeline.report.builder
 import fewscope.pipeline.run
 from fewscope.pipeline.config import SegmentConfig
 from fewscope.pipeline.execution.pool import LocalPool
-from fewscope.pipeline.plan import prepare
+from fewscope.pipeline.plan import make_plan
 from fewscope.pipeline.run import segment
 from tests.helpers import fakes
 from tests.helpers.machine import ROOT
@@ -124,7 +124,7 @@ def killed_and_resumed(pool: str, config, tmp_path, uninterrupted) -> None:
     before = markers(config.out)
     assert 2 <= len(before) < N_UNITS
     n_batches = len(log.read_text().splitlines())
-    plan = prepare(config)
+    plan = make_plan(config)
     left = {path.stem for path in (Path(config.out) / ".fewscope/lent").glob("r*.npz")}
     needed = {
         f"r{tile.row_off:06d}_c{tile.col_off:06d}"

@@ -210,6 +210,6 @@ def test_places_of_the_overview_that_failed_are_worth_reading_and_those_outside_
 def test_the_mask_on_a_window_is_the_mask():
     mask = np.random.default_rng(0).random((50, 60)) < 0.5
     whole = Foreground(mask, (500, 600))
-    assert np.array_equal(whole.on(Window(0, 0, 600, 500)), np.kron(mask, np.ones((10, 10), bool)))
-    crop = whole.on(Window(33, 71, 200, 100))
+    assert np.array_equal(whole.on_window(Window(0, 0, 600, 500)), np.kron(mask, np.ones((10, 10), bool)))
+    crop = whole.on_window(Window(33, 71, 200, 100))
     assert np.array_equal(crop, np.kron(mask, np.ones((10, 10), bool))[71:171, 33:233])

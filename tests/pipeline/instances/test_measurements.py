@@ -72,7 +72,7 @@ def test_any_units_give_the_same_bytes(
     mask, probability = random_image(seed, density)
     with pytest.MonkeyPatch.context() as patch:
         if large:  # as if objects were too large for int64: the same bytes in this way too
-            patch.setattr(measurements, "_is_small", lambda columns: columns["area"] < 5)
+            patch.setattr(measurements, "_fits_int64", lambda columns: columns["area"] < 5)
         in_units = table_of(mask, probability, side, min_area)
     assert in_units.equals(table_of(mask, probability, 80, min_area))
     assert in_units["id"].to_pylist() == list(range(1, len(in_units) + 1))

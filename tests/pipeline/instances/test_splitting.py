@@ -123,10 +123,10 @@ def test_an_object_cut_by_the_edge_of_the_source_is_one() -> None:
 def test_heights_are_the_euclidean_distance() -> None:
     mask = np.random.default_rng(0).random((40, 50)) < 0.97
     rule = SplitRule(4)
-    around = rule.reach + rule.smoothings
+    around = rule.reach + rule.n_smoothings
     distance = np.minimum(ndimage.distance_transform_edt(mask), rule.reach)
     kernel = np.array([1, 2, 1]) / 4
-    for _ in range(rule.smoothings):
+    for _ in range(rule.n_smoothings):
         distance = ndimage.correlate1d(ndimage.correlate1d(distance, kernel, 0), kernel, 1)
     inner = np.s_[around:-around, around:-around]
     np.testing.assert_allclose(rule.heights(mask) / 64, distance[inner], atol=2 / 64)

@@ -6,14 +6,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rasterio.windows import Window
 
-from fewscope.pipeline.tiling.blending import Blender, to_uint8, weights
+from fewscope.pipeline.tiling.blending import Blender, tile_weights, to_uint8
 from fewscope.pipeline.tiling.grid import TileGrid, plan_units
 
 
 def blend(
     grid: TileGrid, window: Window, tiles: dict[tuple[int, int], np.ndarray]
 ) -> tuple[np.ndarray, np.ndarray]:
-    blender = Blender(window, weights(grid.tile, grid.overlap))
+    blender = Blender(window, tile_weights(grid.tile, grid.overlap))
     for tile in grid.tiles_touching(window):
         if (tile.row_off, tile.col_off) in tiles:
             blender.add(tile, tiles[tile.row_off, tile.col_off])
@@ -26,7 +26,7 @@ def whole(grid: TileGrid) -> Window:
 
 @pytest.mark.parametrize("overlap", [0, 1, 31, 32, 111, 112, 113, 223])
 def test_weights_are_smooth_positive_and_separable(overlap: int) -> None:
-    weight = weights(224, overlap)
+    weight = tile_weights(224, overlap)
     assert weight.dtype == np.float32
     assert weight.shape == (224, 224)
     assert (weight > 0).all()
@@ -74,7 +74,7 @@ def test_blend_is_the_weighted_mean() -> None:
     grid = TileGrid(8, 12, tile=8, overlap=4)
     left, right = np.full((8, 8), 0.25, np.float32), np.full((8, 8), 0.75, np.float32)
     probability, _ = blend(grid, whole(grid), {(0, 0): left, (0, 4): right})
-    weight = weights(8, 4)[4].astype(float)
+    weight = tile_weights(8, 4)[4].astype(float)
     expected = np.full(12, 0.25)
     expected[4:8] = (0.25 * weight[4:] + 0.75 * weight[:4]) / (weight[4:] + weight[:4])
     expected[8:] = 0.75
@@ -92,17 +92,17 @@ def test_where_no_tile_was_laid_there_is_0_and_it_is_said() -> None:
 @pytest.mark.parametrize("maps", [(), (2,)])
 def test_what_is_stored_is_the_blend_in_255ths(maps: tuple[int, ...]) -> None:
     grid = TileGrid(70, 50, tile=16, overlap=4)  # more rows than are made at once, and not a multiple of them
-    blender = Blender(whole(grid), weights(16, 4), *maps)
+    blender = Blender(whole(grid), tile_weights(16, 4), *maps)
     rng = np.random.default_rng(0)
     for tile in list(grid.tiles_touching(whole(grid)))[::2]:
         blender.add(tile, rng.random((*maps, 16, 16), np.float32))
     probability, covered = blender.result()
     assert not covered.all()
-    np.testing.assert_array_equal(blender.stored(), to_uint8(probability))
+    np.testing.assert_array_equal(blender.result_uint8(), to_uint8(probability))
 
 
 def test_tiles_out_of_order_are_refused() -> None:
-    blender = Blender(Window(0, 0, 12, 8), weights(8, 4))
+    blender = Blender(Window(0, 0, 12, 8), tile_weights(8, 4))
     blender.add(Window(4, 0, 8, 8), np.ones((8, 8), np.float32))
     with pytest.raises(ValueError, match="raster order"):
         blender.add(Window(0, 0, 8, 8), np.ones((8, 8), np.float32))
@@ -110,7 +110,7 @@ def test_tiles_out_of_order_are_refused() -> None:
 
 def test_a_tile_of_another_size_is_refused() -> None:
     with pytest.raises(ValueError, match=r"\(8, 7\)"):
-        Blender(Window(0, 0, 12, 8), weights(8, 4)).add(Window(0, 0, 8, 8), np.ones((8, 7), np.float32))
+        Blender(Window(0, 0, 12, 8), tile_weights(8, 4)).add(Window(0, 0, 8, 8), np.ones((8, 7), np.float32))
 
 
 def test_to_uint8_keeps_the_ends_and_the_order() -> None:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rasterio.windows import Window
 
-from fewscope.pipeline.tiling.foreground import find_foreground, foreground, touches_foreground
+from fewscope.pipeline.tiling.foreground import find_foreground, foreground_mask, touches_mask
 
 SIDE = 200
 
@@ -45,7 +45,7 @@ def test_tissue_is_kept_and_ground_is_skipped(
     ground: tuple[int, int, int], tissue: tuple[int, int, int]
 ) -> None:
     image, where = slide(ground, tissue)
-    found = foreground(image, everywhere())
+    found = foreground_mask(image, everywhere())
     assert found[where].all(), f"{(~found[where]).sum()} px of tissue were lost"
     assert found[~where].mean() < 0.15
     assert not found[:20, 150:].any()
@@ -54,7 +54,7 @@ def test_tissue_is_kept_and_ground_is_skipped(
 def test_glass_that_was_not_scanned_does_not_hide_what_glass_is() -> None:
     image, where = slide((238, 236, 237), (225, 205, 215))
     image[:, 150:165] = 255
-    found = foreground(image, everywhere())
+    found = foreground_mask(image, everywhere())
     assert found[where].all()
     assert not found[:20].any()
 
@@ -63,12 +63,12 @@ def test_glass_that_was_not_scanned_does_not_hide_what_glass_is() -> None:
 def test_a_picture_full_of_tissue_is_kept_whole(colour: tuple[int, int, int]) -> None:
     image = np.full((SIDE, SIDE, 3), colour, np.uint8)
     image[:60, :80] = (20, 15, 15)  # pigment is not the dark of a fluorescence slide
-    assert foreground(image, everywhere()).all()
+    assert foreground_mask(image, everywhere()).all()
 
 
 @pytest.mark.parametrize("level", [0, 30, 240, 255])
 def test_nothing_but_ground_is_computed_rather_than_guessed(level: int) -> None:
-    assert foreground(np.full((SIDE, SIDE, 3), level, np.uint8), everywhere()).all()
+    assert foreground_mask(np.full((SIDE, SIDE, 3), level, np.uint8), everywhere()).all()
 
 
 def test_what_is_not_valid_is_neither_foreground_nor_ground() -> None:
@@ -76,18 +76,18 @@ def test_what_is_not_valid_is_neither_foreground_nor_ground() -> None:
     valid = everywhere()
     valid[:, 100:] = False
     image[:, 100:] = 0
-    found = foreground(image, valid)
+    found = foreground_mask(image, valid)
     assert not found[~valid].any()
     assert found[where & valid].all()
     assert found.mean() < 0.3
-    assert not foreground(image, np.zeros_like(valid)).any()
+    assert not foreground_mask(image, np.zeros_like(valid)).any()
 
 
 def test_a_raster_is_computed_where_it_is_valid() -> None:
     image, _ = slide((243, 243, 243), (195, 130, 167))
     valid = everywhere()
     valid[:10] = False
-    np.testing.assert_array_equal(foreground(image, valid, "raster"), valid)
+    np.testing.assert_array_equal(foreground_mask(image, valid, "raster"), valid)
 
 
 @given(
@@ -113,18 +113,18 @@ def test_a_window_touches_what_lies_in_it(
         and Fraction((j + 1) * width, n_cols) > col
         for i, j in zip(*np.nonzero(mask), strict=True)
     )
-    assert touches_foreground(mask, Window(col, row, wide, tall), (height, width)) == expected
+    assert touches_mask(mask, Window(col, row, wide, tall), (height, width)) == expected
 
 
 def test_a_window_beyond_the_source_touches_nothing() -> None:
-    assert not touches_foreground(np.ones((4, 4), bool), Window(50, 0, 8, 8), (40, 40))
+    assert not touches_mask(np.ones((4, 4), bool), Window(50, 0, 8, 8), (40, 40))
 
 
 def test_arguments_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ValueError, match=r"valid \(3, 3\) do not fit"):
-        foreground(np.zeros((4, 4, 3), np.uint8), np.ones((3, 3), bool))
+        foreground_mask(np.zeros((4, 4, 3), np.uint8), np.ones((3, 3), bool))
     with pytest.raises(ValueError, match='kind "scan"'):
-        foreground(np.zeros((4, 4, 3), np.uint8), np.ones((4, 4), bool), "scan")
+        foreground_mask(np.zeros((4, 4, 3), np.uint8), np.ones((4, 4), bool), "scan")
 
 
 def test_a_white_vacuole_in_tissue_is_not_left_out_and_glass_is() -> None:
