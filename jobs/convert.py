@@ -1,64 +1,82 @@
-"""Convert PASCAL VOC or COCO to class folders, for jobs/train.py and jobs/evaluate.py.
-
-    python jobs/convert.py voc ~/VOCdevkit/VOC2012 --out ~/fspascal --fold 0
-    python jobs/convert.py coco ~/coco/annotations/instances_val2017.json --images ~/coco/val2017 --out ~/fscoco
-
-One pair for each picture and each class in it, at 224x224. With --fold, the classes of that fold of PASCAL-5i are the
-split "test", from VOC's validation pictures; the other fifteen are the split "train", from its training pictures.
-"""
+"""Convert PASCAL VOC or COCO to class folders, for training and evaluation. Also ``fewscope convert``."""
 
 from __future__ import annotations
 
 import argparse
 import itertools
-import logging
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from tqdm import tqdm
+from fewscope.jobs.common import call
+from fewscope.jobs.options import JobParser, typed
 
-from fewscope.connectors.datasets.voc_coco import (
-    MIN_AREA,
-    N_FOLDS,
-    coco_groups,
-    fold_classes,
-    read_coco,
-    read_voc,
-    write_lists,
-    write_pairs,
-)
+PROG = "python jobs/convert.py"
+DESCRIPTION = """\
+Convert PASCAL VOC or COCO to class folders, for training and evaluation.
+
+Examples:
+    %(prog)s voc ~/VOCdevkit/VOC2012 --out ~/fspascal --fold 0
+    %(prog)s coco ~/coco/annotations/instances_val2017.json --images ~/coco/val2017 --out ~/fscoco
+
+Writes one pair for each image and each class in it, at 224x224. With --fold (VOC only), the classes of that fold of
+PASCAL-5i become the split "test", from VOC's validation images, and the other fifteen the split "train", from its
+training images.
+"""
+FOLDS = range(4)
 
 
-def parse(argv: list[str] | None) -> argparse.Namespace:
+def parser(prog: str = PROG) -> JobParser:
+    """The options."""
+    usage = "{voc,coco} DATA --out OUT [options]"
+    made = JobParser(prog, DESCRIPTION, usage, renamed={"--most": "--max-pairs"})
+    add = made.group["input"].add_argument
+    add("kind", choices=("voc", "coco"), help="format of the data")
+    add(
+        "data",
+        type=Path,
+        metavar="DATA",
+        help="voc: folder with JPEGImages, SegmentationClass and ImageSets; coco: annotations (.json)",
+    )
+    add("--images", type=Path, metavar="DIR", help="coco: folder of the images")
+    add("--fold", type=int, choices=FOLDS, help="voc: fold of PASCAL-5i (default: all classes, no split)")
+    add(
+        "--min-area",
+        type=float,
+        default=0.01,
+        metavar="FRACTION",
+        help="fraction of an image that a class must cover (default %(default)s)",
+    )
+    add("--max-pairs", type=int, metavar="N", help="pairs per class (default: all)")
+    made.group["output"].add_argument("--out", type=Path, required=True, help="folder for the class folders")
+    return made.finish()
+
+
+def parse(argv: list[str] | None, prog: str = PROG) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    kinds = parser.add_subparsers(dest="kind", required=True)
-    voc = kinds.add_parser("voc", help="PASCAL VOC")
-    voc.add_argument("data", type=Path, help="folder of JPEGImages, SegmentationClass and ImageSets")
-    voc.add_argument(
-        "--fold", type=int, choices=range(N_FOLDS), help="of PASCAL-5i (default: all classes, no split)"
-    )
-    coco = kinds.add_parser("coco", help="COCO, or any instance annotations in its format")
-    coco.add_argument("data", type=Path, help="annotations, such as instances_val2017.json")
-    coco.add_argument("--images", type=Path, required=True, help="folder of the pictures")
-    for kind in (voc, coco):
-        kind.add_argument("--out", type=Path, required=True, help="folder to write class folders into")
-        kind.add_argument(
-            "--min-area",
-            type=float,
-            default=MIN_AREA,
-            help="part of a picture a class must fill (%(default)s)",
-        )
-        kind.add_argument("--most", type=int, help="pairs of a class (default: all)")
-    return parser.parse_args(argv)
+    made = parser(prog)
+    args = made.parse_intermixed_args(argv)
+    if args.kind == "coco" and args.images is None:
+        made.error("coco needs --images, the folder of its images")
+    if args.kind == "coco" and args.fold is not None:
+        made.error("--fold is for voc")
+    return args
 
 
-def run(args: argparse.Namespace) -> dict[str, int]:
-    """Read, write, and say how many pairs each class got."""
+def run(args: argparse.Namespace) -> int:
+    """Read, write, and print how many pairs each class got."""
+    from tqdm import tqdm
+
+    from fewscope.connectors.datasets.voc_coco import (
+        coco_groups,
+        fold_classes,
+        read_coco,
+        read_voc,
+        write_lists,
+        write_pairs,
+    )
+
     if args.kind == "coco":
         pairs = read_coco(args.data, args.images)
     elif args.fold is None:
@@ -67,7 +85,7 @@ def run(args: argparse.Namespace) -> dict[str, int]:
         train, test = fold_classes(args.fold)
         pairs = itertools.chain(read_voc(args.data, "train", train), read_voc(args.data, "val", test))
     shown = tqdm(pairs, unit="pair", disable=not sys.stderr.isatty())
-    written = write_pairs(shown, args.out, min_area=args.min_area, most=args.most)
+    written = write_pairs(shown, args.out, min_area=args.min_area, most=args.max_pairs)
     if not written:
         raise ValueError(f"{args.data}: no class fills {args.min_area:g} of any picture; lower --min-area")
     if args.kind == "coco":
@@ -77,23 +95,16 @@ def run(args: argparse.Namespace) -> dict[str, int]:
         write_lists(
             args.out, {name: [c for c in classes if c in written] for name, classes in splits.items()}
         )
-    return written
-
-
-def main(argv: list[str] | None = None) -> int:
-    """0: written; 2: bad input, with one line on stderr."""
-    args = parse(argv)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    try:
-        written = run(args)
-    except (ValueError, OSError, ImportError) as e:
-        print(f"error: {e}", file=sys.stderr)
-        return 2
     for name, n in sorted(written.items()):
         print(f"{n:7d}  {name}")
     print(args.out)
     return 0
 
 
+def main(argv: list[str] | None = None, prog: str = PROG) -> int:
+    """Parse, call, print; the exit code."""
+    return call(run, parse(argv, prog))
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(prog=typed(__file__)))

@@ -1,11 +1,4 @@
-"""Evaluate a few-shot network on classes it has not been trained on, beside what a user has without it.
-
-    python jobs/evaluate.py --data ~/fewshot_data --split test --shots 1 5 --out out/fss1000
-    python jobs/evaluate.py --data ~/mine --split val --episodes 3 --rivals forest --calibration --out out/mine
-
-The first line is the FSS-1000 benchmark: every picture of the 240 test classes is asked once (2,400 queries), with
-supports fixed by a seed. Data has FSS-1000's layout; docs/protocol.md says how it is asked and how to convert others.
-"""
+"""Evaluate a few-shot network on classes it has not been trained on. Also ``fewscope evaluate``."""
 
 from __future__ import annotations
 
@@ -16,77 +9,125 @@ import platform
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from tqdm import tqdm
+from fewscope.jobs.common import call
+from fewscope.jobs.options import JobParser, typed
+from fewscope.model.networks.names import MODELS
+from fewscope.pipeline.evaluation.names import BASELINES
 
-from fewscope.connectors.datasets.class_folders import (
-    FSS1000_TEST,
-    ClassFolders,
-    ClassImages,
-    class_names,
-    fingerprint,
-)
-from fewscope.model.episodes.protocol import SEED
-from fewscope.model.segmenter import MODELS, load_segmenter
-from fewscope.pipeline.evaluation.baselines import BASELINES, PixelForest, load_baseline
-from fewscope.pipeline.evaluation.n_way import evaluate_n_way
-from fewscope.pipeline.evaluation.page import Evaluation
-from fewscope.pipeline.evaluation.prediction_cache import PredictionCache
-from fewscope.pipeline.evaluation.runner import Adapted, EvaluationConfig, Method, evaluate_class
+if TYPE_CHECKING:
+    from fewscope.connectors.datasets.class_folders import ClassImages
+    from fewscope.pipeline.evaluation.page import Evaluation
+    from fewscope.pipeline.evaluation.runner import Method
 
 log = logging.getLogger("fewscope.evaluate")
 
+PROG = "python jobs/evaluate.py"
+RENAMED = {"--rivals": "--baselines", "--forest-answers": "--cache-predictions", "--way": "--n-way"}
+DESCRIPTION = """\
+Evaluate a few-shot network on classes it has not been trained on, beside baselines that need no network.
 
-def parse(argv: list[str] | None) -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+Examples:
+    %(prog)s --data ~/fewshot_data --split test --shots 1 5 --out out/fss1000
+    %(prog)s --data ~/mine --split val --episodes 3 --baselines forest --calibration --out out/mine
+
+The first is the FSS-1000 benchmark: every image of the 240 test classes is a query once (2,400 queries), with
+support images fixed by a seed. DIR has FSS-1000's layout; docs/protocol.md describes the protocol, and how to convert
+other data.
+"""
+
+
+def parser(prog: str = PROG) -> JobParser:
+    """The options."""
+    made = JobParser(prog, DESCRIPTION, "--data DIR --out OUT [options]", renamed=RENAMED)
+    add = made.group["input"].add_argument
+    add(
+        "--data",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="folder of class folders with <k>.jpg and <k>.png",
     )
-    parser.add_argument(
-        "--data", type=Path, required=True, help="folder of class folders with <k>.jpg and <k>.png"
+    add("--split", help="train, val, test or NAME of splits/NAME.txt (default: all class folders)")
+    add("--domains", nargs="+", default=[], metavar="DOMAIN", help="only these domains or super-categories")
+    add(
+        "--shots", type=int, nargs="+", default=[5], metavar="K", help="numbers of support images (default 5)"
     )
-    parser.add_argument(
-        "--split", help="train, val, test or NAME of splits/NAME.txt (default: all class folders)"
+    add("--episodes", type=int, metavar="N", help="episodes per class (default: every image is a query once)")
+    add(
+        "--queries", type=int, default=5, metavar="N", help="queries per episode, with --episodes (default 5)"
     )
-    parser.add_argument("--domains", nargs="+", default=[], help="only these domains or super-categories")
-    parser.add_argument("--shots", type=int, nargs="+", default=[5], help="support pictures (default 5)")
-    parser.add_argument("--episodes", type=int, help="per class (default: every picture is a query once)")
-    parser.add_argument("--queries", type=int, default=5, help="per episode, with --episodes (default 5)")
-    parser.add_argument("--seed", type=int, default=SEED, help="of the episodes (default %(default)s)")
-    parser.add_argument("--model", choices=MODELS, default="compact", help="(default %(default)s)")
-    parser.add_argument("--weights", help="weights instead of the shipped ones (.safetensors)")
-    parser.add_argument(
-        "--rivals", nargs="*", choices=BASELINES, default=[], help="the forest takes seconds a query"
+    add(
+        "--n-way",
+        type=int,
+        default=1,
+        metavar="N",
+        help="also evaluate N classes at once (N-way; default 1: off)",
     )
-    parser.add_argument(
-        "--forest-answers",
+    add(
+        "--seed",
+        type=int,
+        default=1000,
+        help="seed of the episodes (default 1000, that of published numbers)",
+    )
+    add = made.group["output"].add_argument
+    add("--out", type=Path, required=True, help="folder for evaluation.html, .txt and .json")
+    add(
+        "--cache-predictions",
         type=Path,
         metavar="DIR",
-        help="keep what the forest says there, and do not ask it the same twice: for other weights, or after a kill",
+        help="keep the forest's predictions here, and reuse them: for other weights, or after an interruption",
     )
-    parser.add_argument(
-        "--calibration",
-        action="store_true",
-        help="leave one support picture out at a time, as jobs do: chosen thresholds, promised IoU against true",
-    )
-    parser.add_argument(
+    add = made.group["model"].add_argument
+    add("--model", choices=MODELS, default="compact", help="network (default %(default)s)")
+    add("--weights", metavar="FILE", help="weights to use instead of the shipped ones (.safetensors)")
+    add(
         "--adapt",
         type=float,
         metavar="SECONDS",
-        help="also fine-tuned on each support set, for so long on one core",
+        help="also evaluate it fine-tuned on each support set, for so long on one core",
     )
-    parser.add_argument(
-        "--way", type=int, default=1, help="also ask with so many classes shown at once (C-way)"
+    add(
+        "--baselines",
+        nargs="*",
+        choices=BASELINES,
+        default=[],
+        help="baselines to compare with; the forest takes seconds per query",
     )
-    parser.add_argument("--out", type=Path, required=True, help="folder for evaluation.html, .txt and .json")
-    parser.add_argument("-v", "--verbose", action="store_true", help="tracebacks of errors")
-    return parser.parse_args(argv)
+    add(
+        "--calibration",
+        action="store_true",
+        help="hold out one support image at a time, as jobs do: score the thresholds they would choose, and compare "
+        "the IoU they would estimate with the IoU measured",
+    )
+    return made.finish()
 
 
-def run(args: argparse.Namespace) -> Evaluation:
-    """Ask every class, and write what was found."""
+def parse(argv: list[str] | None, prog: str = PROG) -> argparse.Namespace:
+    """The command line."""
+    return parser(prog).parse_args(argv)
+
+
+def evaluate(args: argparse.Namespace) -> Evaluation:
+    """Evaluate every class, and write the results."""
+    from tqdm import tqdm
+
+    from fewscope.connectors.datasets.class_folders import (
+        FSS1000_TEST,
+        ClassFolders,
+        class_names,
+        fingerprint,
+    )
+    from fewscope.model.segmenter import load_segmenter
+    from fewscope.pipeline.evaluation.baselines import PixelForest, load_baseline
+    from fewscope.pipeline.evaluation.n_way import evaluate_n_way
+    from fewscope.pipeline.evaluation.page import Evaluation
+    from fewscope.pipeline.evaluation.prediction_cache import PredictionCache
+    from fewscope.pipeline.evaluation.runner import Adapted, EvaluationConfig, evaluate_class
+
     config = EvaluationConfig(
         tuple(dict.fromkeys(args.shots)), args.episodes, args.queries, args.seed, args.calibration
     )
@@ -95,10 +136,10 @@ def run(args: argparse.Namespace) -> Evaluation:
     model = load_segmenter(args.model, args.weights, batch_size=1)
     methods: list[Method] = [Adapted(model, args.adapt)] if args.adapt is not None else []
     methods.append(model)
-    for name in args.rivals:
+    for name in args.baselines:
         baseline = load_baseline(name)
-        if args.forest_answers is not None and isinstance(baseline, PixelForest):
-            baseline = PredictionCache(baseline, args.forest_answers)
+        if args.cache_predictions is not None and isinstance(baseline, PixelForest):
+            baseline = PredictionCache(baseline, args.cache_predictions)
         methods.append(baseline)
     categories = ClassFolders(args.data).classes(args.split, domains=args.domains)
     began, evaluated, left_out = time.perf_counter(), [], []
@@ -109,10 +150,13 @@ def run(args: argparse.Namespace) -> Evaluation:
             left_out.append(category.name)
             continue
         evaluated.append(evaluate_class(category, methods, config))
-        kept += [category] if args.way > 1 else []
+        kept += [category] if args.n_way > 1 else []
         log.info("%s: %.0f s so far", category.name, time.perf_counter() - began)
     ways = [
-        evaluate_n_way(kept, m, config, args.way, k) for k in config.shots for m in methods if args.way > 1
+        evaluate_n_way(kept, m, config, args.n_way, k)
+        for k in config.shots
+        for m in methods
+        if args.n_way > 1
     ]
     what = {
         "data": f"{args.data}, split {args.split or 'none: all classes'}",
@@ -134,21 +178,17 @@ def run(args: argparse.Namespace) -> Evaluation:
     return evaluation
 
 
-def main(argv: list[str] | None = None) -> int:
-    """0: written; 2: bad input, with one line on stderr."""
-    args = parse(argv)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    try:
-        evaluation = run(args)
-    except (ValueError, OSError, ImportError) as e:
-        if args.verbose:
-            raise
-        print(f"error: {e}", file=sys.stderr)
-        return 2
-    print(evaluation.as_text())
+def run(args: argparse.Namespace) -> int:
+    """Evaluate, and print the results."""
+    print(evaluate(args).as_text())
     print(f"\n{args.out / 'evaluation.html'}")
     return 0
 
 
+def main(argv: list[str] | None = None, prog: str = PROG) -> int:
+    """Parse, call, print; the exit code."""
+    return call(run, parse(argv, prog))
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(prog=typed(__file__)))

@@ -1,13 +1,4 @@
-"""Map the same area at several dates with one support set, and say what changed.
-
-    python jobs/map_changes.py 1985.tif 2000.tif 2020.tif --support drawn.gpkg --support-raster 2000.tif --out out/river
-    python jobs/map_changes.py before.tif after.tif --support drawn.gpkg --out out/flood --dates 2024-05-02 2024-06-11
-
-Each raster is segmented as jobs/segment_raster.py does it, into a folder of its own under --out; then water gained and
-lost between dates, and how far the centreline moved, are written there: changes.html (one page to print), changes.csv,
-changes.jpg, centrelines.jpg. Dates come from --dates, or from the names of the files (a year, or year, month and day).
-A job that was stopped goes on where it was when the same command is given again.
-"""
+"""Map the same area at several dates with one support set, and say what changed. Also ``fewscope changes``."""
 
 from __future__ import annotations
 
@@ -15,28 +6,51 @@ import argparse
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from fewscope.connectors.open import open_source
 from fewscope.jobs import segment_raster
-from fewscope.jobs.common import call, run_all
+from fewscope.jobs.common import call
+from fewscope.jobs.options import JobParser, typed
+from fewscope.jobs.raster_options import add_options
 from fewscope.pipeline.config import SegmentConfig
-from fewscope.pipeline.maps.changes import date_in
-from fewscope.pipeline.report.change_report import FIGURE_PX, Comparison, Epoch, write_changes
+
+if TYPE_CHECKING:
+    from fewscope.pipeline.report.change_report import Comparison, Epoch
+
+PROG = "python jobs/map_changes.py"
+DESCRIPTION = """\
+Map the same area at several dates with one support set, and report what changed.
+
+Examples:
+    %(prog)s 1985.tif 2000.tif 2020.tif --support drawn.gpkg --support-raster 2000.tif --out out/river
+    %(prog)s before.tif after.tif --support drawn.gpkg --out out/flood --dates 2024-05-02 2024-06-11
+
+Each raster is mapped into a folder of its own in OUT. The water gained and lost between dates, and the movement of the
+centreline, are written beside them: changes.html (one page to print), changes.csv, changes.jpg, centrelines.jpg.
+After an interruption, the same command resumes.
+"""
 
 
-def parse(argv: list[str] | None) -> argparse.Namespace:
-    """The command line: that of segment_raster.py, and dates."""
-    parser = segment_raster.options("map_changes.py", __doc__)
-    parser.add_argument(
+def parser(prog: str = PROG) -> JobParser:
+    """The options: those of segment_raster.py, and dates."""
+    usage = "RASTER RASTER [RASTER ...] --support SUPPORT --out OUT [options]"
+    made = JobParser(prog, DESCRIPTION, usage, renamed=segment_raster.RENAMED)
+    add_options(made)
+    made.group["input"].add_argument(
         "--dates",
         nargs="+",
         metavar="DATE",
-        help="of the rasters, in their order: 2020 or 2020-07-02 (default: from the names of the files)",
+        help="date of each raster, in the same order: 2020 or 2020-07-02 (default: taken from the file names)",
     )
-    parser.add_argument("--title", default="Changes between dates", help="heading of the page")
-    return parser.parse_intermixed_args(argv)
+    made.group["output"].add_argument("--title", default="Changes between dates", help="heading of the page")
+    return made.finish()
+
+
+def parse(argv: list[str] | None, prog: str = PROG) -> argparse.Namespace:
+    """The command line."""
+    return parser(prog).parse_intermixed_args(argv)
 
 
 def epochs(args: argparse.Namespace, configs: list[SegmentConfig]) -> list[Epoch]:
@@ -47,6 +61,9 @@ def epochs(args: argparse.Namespace, configs: list[SegmentConfig]) -> list[Epoch
     ValueError
         There are fewer than two rasters, or not as many dates as rasters, or one is not a date.
     """
+    from fewscope.pipeline.maps.changes import date_in
+    from fewscope.pipeline.report.change_report import Epoch
+
     if len(configs) < 2:
         raise ValueError(
             f"{len(configs)} source has no changes; give the same area at two dates or more"
@@ -75,6 +92,10 @@ def epochs(args: argparse.Namespace, configs: list[SegmentConfig]) -> list[Epoch
 
 def run(args: argparse.Namespace) -> int:
     """Segment every date, then compare the maps."""
+    from fewscope.connectors.open import open_source
+    from fewscope.jobs.segmenting import run_all
+    from fewscope.pipeline.report.change_report import FIGURE_PX, write_changes
+
     configs = segment_raster.configs(args)
     dates = epochs(args, configs)
     failed = run_all(configs, args, segment_raster.summary)
@@ -104,10 +125,10 @@ def summary(comparison: Comparison) -> str:
     return text
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: list[str] | None = None, prog: str = PROG) -> int:
     """Parse, call, print; the exit code."""
-    return call(run, parse(argv))
+    return call(run, parse(argv, prog))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(prog=typed(__file__)))

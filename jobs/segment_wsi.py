@@ -1,15 +1,4 @@
-"""Segment whole slides with a few labelled patches, and count what is in them.
-
-    python jobs/segment_wsi.py slide.svs --support annotations.geojson --out out/slide
-    python jobs/segment_wsi.py slides/*.svs --support nuclei/ --out out --instances split --min-area-um2 10
-    ray job submit --working-dir . -- python jobs/segment_wsi.py s3://bucket/slide.svs --support support/ \\
-        --out s3://bucket/out
-
-SUPPORT is a folder of labelled patches (image/ and label/, or 1.jpg 1.png ...), or polygons drawn on the slide and
-exported from QuPath as GeoJSON (regions of class "Region*", objects inside them). See docs/support-set.md.
-With several slides, each gets a folder of its own under --out. A job that was stopped goes on where it was when the
-same command is given again.
-"""
+"""Segment whole slides with a few labelled patches, and count what is in them. Also ``fewscope segment``."""
 
 from __future__ import annotations
 
@@ -20,75 +9,101 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from fewscope.jobs.common import (
-    add_model_options,
-    add_run_options,
-    call,
-    configs_of,
-    count_in_words,
-    expand,
-    parser_of,
-    run_all,
-)
+from fewscope.jobs import options
+from fewscope.jobs.common import call, expand
+from fewscope.jobs.options import JobParser, typed
 from fewscope.pipeline.config import SegmentConfig
-from fewscope.pipeline.report.formatting import short
+
+PROG = "python jobs/segment_wsi.py"
+DESCRIPTION = """\
+Segment whole slides with a few labelled patches, and count what is in them.
+
+Examples:
+    %(prog)s slide.svs --support annotations.geojson --out out/slide
+    %(prog)s slides/*.svs --support nuclei/ --out out --instances split --min-area-um2 10
+
+SUPPORT is a folder of labelled patches (image/ and label/, or 1.jpg 1.png ...), or polygons drawn on the slide and
+exported from QuPath as GeoJSON: regions of class "Region*", with the objects inside outlined. See docs/support-set.md.
+With several slides, each gets a folder of its own in OUT. After an interruption, the same command resumes.
+"""
 
 
-def parse(argv: list[str] | None) -> argparse.Namespace:
-    """The command line."""
-    parser = parser_of("segment_wsi.py", __doc__)
-    add = parser.add_argument
+def parser(prog: str = PROG, *, only_estimate: bool = False) -> JobParser:
+    """The options; ``only_estimate``: for ``fewscope estimate``, which needs no output folder."""
+    usage = f"SLIDE [SLIDE ...] --support SUPPORT{'' if only_estimate else ' --out OUT'} [options]"
+    made = JobParser(prog, DESCRIPTION, usage, renamed={"--max-unread": "--max-unreadable"})
+    add = made.group["input"].add_argument
     add("slides", nargs="+", metavar="SLIDE", help="slide: path, glob, or fsspec URL (s3://...)")
-    add("--support", required=True, help="support set: folder of patches, or GeoJSON drawn on the slide")
-    add("--support-slide", help="slide that the GeoJSON was drawn on (default: the first SLIDE)")
-    add_model_options(parser)
+    options.add_support_options(made, "--support-slide", "SLIDE", "GeoJSON drawn on a slide")
     add("--mpp", type=float, help="working resolution, um per px (default 0.5, or the slide's if coarser)")
     add(
         "--slide-mpp",
         type=float,
-        help="resolution of the slide's level 0, where the file does not say or is wrong",
+        metavar="MPP",
+        help="resolution of the slide's level 0, if the file does not state it or is wrong",
     )
     add(
-        "--instances",
-        choices=("auto", "components", "split", "learned"),
+        "--foreground",
+        choices=("auto", "all"),
         default="auto",
-        help="how objects are told apart: connected components, split by shape or by learned depth, or (default) what "
-        "counts the support best",
+        help="auto: segment tissue and skip empty glass; all: segment everything (default auto)",
     )
-    add("--object-radius-um", type=float, help="typical object radius, for split (default: from the support)")
+    options.add_output_options(made, only_estimate)
+    options.add_model_options(made)
+    options.add_instance_options(made, "auto")
+    add = made.group["instances"].add_argument
+    add(
+        "--object-radius-um",
+        type=float,
+        metavar="UM",
+        help="typical object radius, for split and learned (default: measured on the support set)",
+    )
     add(
         "--min-area-um2",
         type=float,
-        help="drop smaller objects (default: a tenth of the support's typical object; 0 keeps all)",
+        metavar="UM2",
+        help="drop smaller objects (default: a tenth of the support set's typical object; 0 keeps all)",
     )
-    add("--foreground", choices=("auto", "all"), default="auto", help="all: do not skip glass")
-    add_run_options(parser, "tissue")
-    return parser.parse_intermixed_args(argv)  # options may stand between slides
+    options.add_execution_options(made, "tissue", only_estimate)
+    return made.finish()
+
+
+def parse(argv: list[str] | None, prog: str = PROG, *, only_estimate: bool = False) -> argparse.Namespace:
+    """The command line."""
+    made = parser(prog, only_estimate=only_estimate)
+    return made.parse_intermixed_args(argv)  # options may stand between slides
 
 
 def configs(args: argparse.Namespace) -> list[SegmentConfig]:
     """One configuration for each slide."""
+    from fewscope.jobs.segmenting import configs_of
+
     slides = expand(args.slides)
     return configs_of(args, slides, support_slide=args.support_slide or slides[0])
 
 
 def run(args: argparse.Namespace) -> int:
     """All slides over one pool of workers."""
+    from fewscope.jobs.segmenting import run_all
+
     return run_all(configs(args), args, summary)
 
 
 def summary(report: dict[str, Any]) -> str:
     """The count in words, and how dense."""
+    from fewscope.jobs.segmenting import count_in_words
+    from fewscope.pipeline.report.formatting import short
+
     text = count_in_words(report)
     if report["density_per_mm2"] and "classes" not in report:
         text += f", {short(report['density_per_mm2'])} per mm2 on {short(report['area_mm2'])} mm2"
     return text
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: list[str] | None = None, prog: str = PROG, *, only_estimate: bool = False) -> int:
     """Parse, call, print; the exit code."""
-    return call(run, parse(argv))
+    return call(run, parse(argv, prog, only_estimate=only_estimate))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(prog=typed(__file__)))

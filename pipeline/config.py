@@ -94,7 +94,7 @@ class SegmentConfig:
                 f"--min-area-um2 {self.min_area_um2} is negative; give an area, or 0 to keep everything"
             )
         if not 0 <= self.max_unreadable <= 1:
-            raise ConfigError(f"--max-unread {self.max_unreadable} is not between 0 and 1; use 0.1")
+            raise ConfigError(f"--max-unreadable {self.max_unreadable} is not between 0 and 1; use 0.1")
         if not 0 <= self.overlap <= PATCH_SIZE // 2:
             raise ConfigError(
                 f"--overlap {self.overlap} is not in 0..{PATCH_SIZE // 2} (half a tile); use 32"

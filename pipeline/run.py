@@ -40,7 +40,6 @@ from fewscope.pipeline.config import SegmentConfig
 from fewscope.pipeline.execution.job import Job
 from fewscope.pipeline.execution.pool import Pool
 from fewscope.pipeline.execution.progress import Progress
-from fewscope.pipeline.execution.ray_pool import RayPool
 from fewscope.pipeline.execution.worker import relabel_unit
 from fewscope.pipeline.instances.labelling import Borders, Merge, merge_labels, seam_pairs
 from fewscope.pipeline.maps.build import make_maps
@@ -94,6 +93,8 @@ def segment(
         More of the source than ``config.max_unreadable`` could not be read; the report was written.
     """
     if pool is None:
+        from fewscope.pipeline.execution.ray_pool import RayPool  # Ray takes a second to import
+
         with RayPool(model_loader(config)) as started:
             return segment(config, started, model, encodings)
     clock = Clock()
@@ -149,7 +150,7 @@ def finished_report(config: SegmentConfig) -> dict[str, Any]:
     report = open_result(config.out).report
     if report["unread_fraction"] > config.max_unreadable:
         raise UnreadableError(
-            f"{config.source}: {report['unread_fraction']:.1%} of it could not be read, more than --max-unread "
+            f"{config.source}: {report['unread_fraction']:.1%} of it could not be read, more than --max-unreadable "
             f"{config.max_unreadable:.1%}; the rest is in {config.out}: copy the file again, or raise the limit"
         )
     return report

@@ -12,7 +12,7 @@ import s3fs
 from affine import Affine
 from PIL import Image
 
-import fewscope.jobs.common
+import fewscope.jobs.segmenting
 from fewscope.jobs import segment_wsi
 from tests.helpers import fakes
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("no_pictures")
 @pytest.fixture
 def cli(monkeypatch, capfd, tmp_path, slide, support):
     """Run the job with a fake model: ``cli(source=..., support=..., flags)`` -> (exit code, stderr's lines)."""
-    monkeypatch.setattr(fewscope.jobs.common, "model_loader", lambda config: fakes.ByColour)
+    monkeypatch.setattr(fewscope.jobs.segmenting, "model_loader", lambda config: fakes.ByColour)
 
     def call(*flags, source=slide, support=support, out=tmp_path / "out"):
         capfd.readouterr()
@@ -128,9 +128,9 @@ def test_the_flag_that_the_message_names_settles_it(cli, tmp_path):
 
 def test_a_damaged_tile_is_no_error_unless_too_much_is_lost(cli, tmp_path):
     slide = fakes.write_damaged_slide(tmp_path / "damaged.tif")
-    refused(cli(source=slide), slide, "could not be read", "--max-unread")
+    refused(cli(source=slide), slide, "could not be read", "--max-unreadable")
     assert (tmp_path / "out/report.json").exists()  # the rest is there
-    assert cli("--max-unread", "0.5", source=slide) == (0, [])
+    assert cli("--max-unreadable", "0.5", source=slide) == (0, [])
 
 
 # --- the support set --------------------------------------------------------------------------------------
@@ -265,7 +265,7 @@ def test_support_that_is_not_there(cli, tmp_path, name, words):
         (["--threshold", "1.5"], ["1.5", "between 0 and 1"]),
         (["--overlap", "200"], ["200", "use 32"]),
         (["--min-area-um2", "-1"], ["-1"]),
-        (["--max-unread", "7"], ["--max-unread 7"]),
+        (["--max-unreadable", "7"], ["--max-unreadable 7"]),
         (["--instances", "split"], ["--object-radius-um"]),
         (["--object-radius-um", "-3"], ["-3"]),
         (["--mpp", "1000"], ["1000", "0.05..50"]),

@@ -105,17 +105,9 @@ def test_estimate_writes_nothing(slide, support, tmp_path, capfd):
     assert not (tmp_path / "out").exists()
 
 
-def test_help_shows_commands_that_parse():
-    said = call(JOB, "--help").stdout
-    shown = re.findall(r"^ +python jobs/segment_wsi\.py (.*)$", said, re.M)
-    assert len(shown) == 2
-    for line in shown:
-        assert segment_wsi.parse(line.split()).support
-
-
 def test_two_classes_are_counted_in_one_run(slide, tmp_path, job, no_pictures, monkeypatch):
     """A folder of support sets, one for each class; and one class of it by name."""
-    monkeypatch.setattr("fewscope.jobs.common.model_loader", lambda config: fakes.ByExample)
+    monkeypatch.setattr("fewscope.jobs.segmenting.model_loader", lambda config: fakes.ByExample)
     for name, invert in (("blob", False), ("ground", True)):
         fakes.write_support(tmp_path / "support" / name, invert=invert)
         (tmp_path / "support" / name / "support.json").write_text('{"mpp": 0.5}')

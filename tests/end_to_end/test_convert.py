@@ -77,7 +77,7 @@ def test_a_fold_takes_test_classes_from_validation_pictures_and_the_others_from_
 
 def test_without_a_fold_all_classes_come_from_trainval(tmp_path, capsys):
     write_voc(tmp_path / "voc", {"trainval": {f"p{i}": {1: [(10, 10, 40, 40)]} for i in range(3)}})
-    args = ["voc", str(tmp_path / "voc"), "--out", str(tmp_path / "out"), "--most", "2"]
+    args = ["voc", str(tmp_path / "voc"), "--out", str(tmp_path / "out"), "--max-pairs", "2"]
     assert main(args) == 0
     assert class_names(tmp_path / "out") == ["aeroplane"]
     assert len(next(ClassFolders(tmp_path / "out").classes()).images) == 2

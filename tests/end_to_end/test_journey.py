@@ -211,7 +211,7 @@ def test_one_damaged_tile_is_said_and_costs_nothing_else(config, damaged_slide):
 
 def test_more_unreadable_than_allowed_is_an_error_each_time_it_is_asked(config, damaged_slide):
     for _ in range(2):
-        with pytest.raises(UnreadableError, match=r"21\.\d% .*--max-unread 10\.0%"):
+        with pytest.raises(UnreadableError, match=r"21\.\d% .*--max-unreadable 10\.0%"):
             run(config, source=damaged_slide)
         assert (Path(config.out) / "report.json").exists()
     assert run(config, source=damaged_slide, max_unreadable=0.5)["unread_px"] > 0

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from shapely.geometry import box, mapping
 
-import fewscope.jobs.common
+import fewscope.jobs.segmenting
 from fewscope.jobs import map_changes, segment_raster
 from tests.helpers import fakes
 from tests.helpers.rasters import ORIGIN, north_up, write_raster
@@ -29,7 +29,7 @@ def scene(top: int) -> np.ndarray:
 @pytest.fixture
 def command(tmp_path, monkeypatch) -> list[str]:
     """Three dates, not in the order of time, and a support set drawn on the first of them."""
-    monkeypatch.setattr(fewscope.jobs.common, "model_loader", lambda config: fakes.ByColour)
+    monkeypatch.setattr(fewscope.jobs.segmenting, "model_loader", lambda config: fakes.ByColour)
     tops = {"2010": 130, "1990": 100, "2000": 110}
     rasters = [
         write_raster(tmp_path / f"river_{year}.tif", scene(top), north_up()) for year, top in tops.items()

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import rasterio
 
-import fewscope.jobs.common
+import fewscope.jobs.segmenting
 from fewscope.connectors.results.reader import open_result
 from fewscope.jobs import segment_raster
 from tests.helpers import fakes
@@ -44,7 +44,7 @@ def patches(tmp_path_factory) -> str:
 @pytest.fixture
 def job(tmp_path, capfd, monkeypatch):
     """``job(raster, support, flags)`` -> (exit code, stderr's lines), with a model that looks at colours, coarsely."""
-    monkeypatch.setattr(fewscope.jobs.common, "model_loader", lambda config: fakes.Coarse)
+    monkeypatch.setattr(fewscope.jobs.segmenting, "model_loader", lambda config: fakes.Coarse)
 
     def call(raster: Path, support: str, *flags: object) -> tuple[int, list[str]]:
         capfd.readouterr()
@@ -98,7 +98,7 @@ def test_odd_rasters_give_a_map_or_a_clear_error(job, tmp_path, patches, name):
     code, lines = job(raster, patches, *flags)
     if name in REFUSED or name in UNREAD:
         assert (code, len(lines)) == (2, 1)
-        for word in (str(raster), *REFUSED.get(name, ["--max-unread"])):
+        for word in (str(raster), *REFUSED.get(name, ["--max-unreadable"])):
             assert word in lines[0]
         assert out.exists() == (name in UNREAD)
         if name in UNREAD:

@@ -15,7 +15,7 @@ import shapely
 from affine import Affine
 from shapely.geometry import Polygon, box, mapping
 
-import fewscope.jobs.common
+import fewscope.jobs.segmenting
 from fewscope.connectors.results.reader import open_result
 from fewscope.jobs import segment_raster
 from tests.helpers import fakes
@@ -71,7 +71,7 @@ def drawn(tmp_path) -> str:
 @pytest.fixture
 def job(tmp_path, drawn, capfd, monkeypatch):
     """``job(raster, flags)`` -> (exit code, report or None, stderr's lines), with a model that looks at colours."""
-    monkeypatch.setattr(fewscope.jobs.common, "model_loader", lambda config: fakes.ByColour)
+    monkeypatch.setattr(fewscope.jobs.segmenting, "model_loader", lambda config: fakes.ByColour)
 
     def call(*arguments: object):
         capfd.readouterr()
@@ -207,14 +207,6 @@ def test_several_rasters_get_folders_of_their_own(tmp_path):
     found = segment_raster.configs(args)
     assert [config.out for config in found] == ["o/x-1", "o/x-2", "o/y"]
     assert {config.support_slide for config in found} == {"a/x.tif"}
-
-
-def test_every_command_of_the_help_parses():
-    lines = segment_raster.__doc__.replace("\\\n", " ").splitlines()
-    commands = [line.split("segment_raster.py ")[1].split() for line in lines if "segment_raster.py " in line]
-    assert len(commands) == 4
-    for command in commands:
-        assert segment_raster.parse(command).support
 
 
 def nodata_only(folder: Path) -> list:

@@ -125,7 +125,7 @@ def test_every_library_imported_is_a_declared_dependency():
 
 def test_what_only_other_jobs_need_is_not_waited_for():
     """torchvision and what belongs to training take seconds to import, on every start of every worker."""
-    said = "import sys, fewscope.jobs.segment_wsi; print(*{n.split('.')[0] for n in sys.modules})"
+    said = "import sys, fewscope.jobs.segmenting; print(*{n.split('.')[0] for n in sys.modules})"
     done = subprocess.run([sys.executable, "-c", said], cwd=ROOT, capture_output=True, text=True, check=True)
     imported = set(done.stdout.split())
     assert "torch" in imported

@@ -148,15 +148,15 @@ def test_one_name_is_installed_and_importing_it_loads_no_torch(installed, tmp_pa
 RUN = """
 import json, sys
 stand_ins, slide, support, out = sys.argv[1:]
-import fewscope.jobs.common, fewscope.pipeline.report.builder
+import fewscope.jobs.segmenting, fewscope.pipeline.report.builder
 from fewscope.jobs import segment_wsi
 sys.path.insert(0, stand_ins)
 from tests.helpers import fakes
-fewscope.jobs.common.model_loader = lambda config: fakes.ByColour
+fewscope.jobs.segmenting.model_loader = lambda config: fakes.ByColour
 fewscope.pipeline.report.builder.draw = fakes.no_pictures
 flags = ["--local", "--threshold", "0.5", "--instances", "components"]
 code = segment_wsi.main([slide, "--support", support, "--out", out, *flags])
-print(json.dumps([code, sorted(sys.modules), fewscope.jobs.common.__file__]))
+print(json.dumps([code, sorted(sys.modules), fewscope.jobs.segmenting.__file__]))
 """
 
 

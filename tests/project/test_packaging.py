@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from fewscope.jobs import segment_raster, segment_wsi
+
 ROOT = Path(__file__).resolve().parents[2]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PROJECT, SETUPTOOLS = PYPROJECT["project"], PYPROJECT["tool"]["setuptools"]
@@ -178,19 +180,6 @@ def test_readme_gives_the_two_commands_and_ci_runs_one_of_them():
     ]
 
 
-def segment_options(job: str) -> set[str]:
-    """The options of a segmenting job, and those that both share."""
-    trees = [ast.parse((ROOT / "jobs" / name).read_text()) for name in (job, "common.py")]
-    return {
-        argument.value
-        for tree in trees
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Call) and ast.unparse(node.func) in {"add", "parser.add_argument"}
-        for argument in node.args
-        if isinstance(argument, ast.Constant) and str(argument.value).startswith("-")
-    } | {"-h", "--help"}
-
-
 @pytest.mark.parametrize(
     "page",
     [*PAGES, ROOT / "Makefile", ROOT / "examples" / "rayjob.yaml"],
@@ -203,11 +192,13 @@ def test_options_of_the_segmenting_jobs_named_anywhere_exist(page):
         text = re.sub(r"\n {4,}(?=--)", " ", text)
     elif page.name == "Makefile":
         text += "".join(f"\njobs/segment_wsi.py {flags}" for flags in re.findall(r"_FLAGS \?= (.*)", text))
-    for job in ("segment_wsi.py", "segment_raster.py"):
-        calls = re.findall(rf"jobs/{re.escape(job)}([^\n#|]*)", text)
+    for job in (segment_wsi, segment_raster):
+        name = job.PROG.removeprefix("python ")
+        calls = re.findall(rf"{re.escape(name)}([^\n#|]*)", text)
         named = {option for call in calls for option in re.findall(r"(?<!\S)--?[a-z][a-z0-9-]*", call)}
-        unknown = named - segment_options(job)
-        assert not unknown, f"{page.name} names {sorted(unknown)}; {job} has {sorted(segment_options(job))}"
+        existing = {option for action in job.parser()._actions for option in action.option_strings}
+        unknown = named - existing
+        assert not unknown, f"{page.name} names {sorted(unknown)}; {name} has {sorted(existing)}"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

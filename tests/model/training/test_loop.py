@@ -379,7 +379,7 @@ def test_training_from_nothing_gives_weights_that_segment(
         "--report-every",
         "1",
     ]
-    flags += ["--examine-every", "2", "--loader-workers", "0", "--out", str(tmp_path)]
+    flags += ["--validate-every", "2", "--loader-workers", "0", "--out", str(tmp_path)]
     for _ in range(2):
         assert fewscope.jobs.train.main(flags) == 0
         said = capfd.readouterr()
@@ -399,8 +399,8 @@ def test_training_from_nothing_gives_weights_that_segment(
         ("--synthetic-only --validate val", "--validate val needs --data"),
         ("--synthetic-only --imagenet", "no ImageNet weights for compact-S"),
         ("--data nowhere", "nowhere is not a folder"),
-        ("--synthetic-only --report-every 3 --examine-every 4", "validate_every 4 is not a multiple"),
-        ("--synthetic-only --initial nothing.safetensors", "no such weights file"),
+        ("--synthetic-only --report-every 3 --validate-every 4", "validate_every 4 is not a multiple"),
+        ("--synthetic-only --initial-weights nothing.safetensors", "no such weights file"),
     ],
 )
 def test_bad_input_is_one_line(
@@ -416,7 +416,7 @@ def test_bad_input_is_one_line(
 def test_commands_in_help_and_pages_are_runs() -> None:
     root = Path(__file__).resolve().parents[3]
     pages = [
-        str(fewscope.jobs.train.__doc__),
+        fewscope.jobs.train.DESCRIPTION.replace("%(prog)s", fewscope.jobs.train.PROG),
         *((root / "docs" / f"{n}.md").read_text() for n in ("training", "model-card")),
     ]
     shown = [

@@ -218,7 +218,7 @@ def corpus(tmp_path):
 
 @pytest.fixture
 def by_colour(monkeypatch):
-    monkeypatch.setattr(job, "load_segmenter", lambda *args, **kwargs: ByColour())
+    monkeypatch.setattr("fewscope.model.segmenter.load_segmenter", lambda *args, **kwargs: ByColour())
 
 
 def test_the_command_writes_a_page_a_table_and_json_that_say_the_same(corpus, tmp_path, by_colour, capsys):
@@ -229,7 +229,7 @@ def test_the_command_writes_a_page_a_table_and_json_that_say_the_same(corpus, tm
         "--shots",
         "1",
         "3",
-        "--rivals",
+        "--baselines",
         "threshold",
         "--calibration",
         "--out",

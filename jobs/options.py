@@ -1,0 +1,187 @@
+"""Command lines: a parser with the same groups in all jobs, renamed options, and the options that jobs share.
+
+Nothing here imports numpy, torch or Ray: ``--help``, ``--version`` and a mistyped option answer at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fewscope import __version__
+from fewscope.model.networks.names import MODELS
+
+GROUPS = ("input", "output", "model", "instances", "execution")
+"""Argument groups, in the order in which every job shows them."""
+
+
+class JobParser(argparse.ArgumentParser):
+    """A parser with the groups of `GROUPS`, that still takes the old names of renamed options.
+
+    Parameters
+    ----------
+    prog : the command as it was typed; ``%(prog)s`` in the description stands for it
+    description : what the job does, with examples, shown as it is
+    usage : what follows the command in the first line of the help
+    renamed : old name of an option -> its new name; old names are not shown, and using one prints a warning
+    """
+
+    def __init__(
+        self,
+        prog: str,
+        description: str = "",
+        usage: str = "",
+        renamed: Mapping[str, str] | None = None,
+        **more: Any,
+    ) -> None:
+        super().__init__(
+            prog=prog,
+            usage=usage and f"%(prog)s {usage}",
+            description=description,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            add_help=False,
+            **more,
+        )
+        self.renamed = dict(renamed or {})
+        self.group = {name: self.add_argument_group(name) for name in GROUPS}
+
+    def finish(self) -> JobParser:
+        """Add what every job has, as the last options of the last group."""
+        add = self.group["execution"].add_argument
+        add("-v", "--verbose", action="store_true", help="log more, with the tracebacks of errors")
+        add(
+            "--version", action="version", version=f"Fewscope {__version__}", help="show the version and exit"
+        )
+        add("-h", "--help", action="help", help="show this help and exit")
+        return self
+
+    def parse_known_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: Any = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """As argparse does, after old names have been replaced by new ones."""
+        args = list(sys.argv[1:] if args is None else args)
+        end = args.index("--") if "--" in args else len(args)
+        for i, word in enumerate(args[:end]):
+            name, equals, value = word.partition("=")
+            if name in self.renamed:
+                new = self.renamed[name]
+                print(f"warning: {name} is now {new}; the old name goes in the next release", file=sys.stderr)
+                args[i] = f"{new}{equals}{value}"
+        return super().parse_known_args(args, namespace)
+
+
+def typed(file: str) -> str:
+    """The command that started a job's file as a program."""
+    return f"python {sys.argv[0] or file}"
+
+
+def add_support_options(parser: JobParser, drawn_on: str, metavar: str, what: str) -> None:
+    """The support set and its classes; ``drawn_on``: option that names the picture it was drawn on."""
+    add = parser.group["input"].add_argument
+    add("--support", required=True, help=f"support set: folder of labelled patches, or {what}")
+    add(drawn_on, help=f"{metavar.lower()} that SUPPORT was drawn on (default: the first {metavar})")
+    add(
+        "--class",
+        dest="class_names",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="segment only this class of the support set; repeat for several (default: all classes)",
+    )
+
+
+def add_output_options(parser: JobParser, only_estimate: bool = False) -> None:
+    """Where results go and what they hold. ``only_estimate``: nothing is written, so no folder is needed."""
+    add = parser.group["output"].add_argument
+    add("--out", required=not only_estimate, default="", help="output folder: path or fsspec URL (s3://...)")
+    add("--overwrite", action="store_true", help="replace the result of another run in OUT")
+    add(
+        "--outlines",
+        choices=("auto", "polygons", "points", "none"),
+        default="auto",
+        help="contents of instances.geojson.gz (default auto: polygons, or points above a million instances)",
+    )
+    add(
+        "--class-probabilities",
+        action="store_true",
+        help="also store the probability of each class, as result.zarr/classes/1, 2, ...",
+    )
+
+
+def add_model_options(parser: JobParser) -> None:
+    """Which network, and how it is used."""
+    add = parser.group["model"].add_argument
+    add("--model", choices=MODELS, default="compact", help="network (default compact)")
+    add("--weights", metavar="FILE", help="weights to use instead of the shipped ones (.safetensors)")
+    add(
+        "--adapt",
+        dest="adapt_s",
+        type=float,
+        default=120,
+        metavar="SECONDS",
+        help="time budget for adapting to the support set, in seconds on one core (approximate; doubled on processors "
+        "without bfloat16). Fine-tuning and a pixel classifier are each kept only if they improve held-out patches "
+        "(default 120; 30 leaves out fine-tuning, 0 leaves out both)",
+    )
+    add(
+        "--threshold",
+        type=float,
+        metavar="P",
+        help="probability above which a pixel counts as object (default 0.5, or a better value if leave-one-out shows "
+        "one with 95 %% confidence)",
+    )
+    add("--overlap", type=int, default=32, metavar="PX", help="overlap of neighbouring tiles (default 32)")
+
+
+def add_instance_options(parser: JobParser, default: str) -> None:
+    """How objects are separated; ``default``: of --instances."""
+    add = parser.group["instances"].add_argument
+    add(
+        "--instances",
+        choices=("auto", "components", "split", "learned"),
+        default=default,
+        help="instance separation: connected components, split by shape, split by learned depth, or (auto) whichever "
+        f"counts the support set best (default {default})",
+    )
+    add(
+        "--connectivity",
+        type=int,
+        choices=(1, 2),
+        default=2,
+        help="1: pixels of one object share an edge; 2: or a corner (default 2)",
+    )
+
+
+def add_execution_options(parser: JobParser, ground: str, only_estimate: bool = False) -> None:
+    """Where and how a job runs; ``ground``: what is segmented, in a word."""
+    add = parser.group["execution"].add_argument
+    add(
+        "--workers",
+        type=int,
+        metavar="N",
+        help="Ray actors (default: one per GPU, else one per CPU that fits in memory)",
+    )
+    add(
+        "--gpus-per-worker",
+        type=float,
+        metavar="N",
+        help="GPUs per actor; 0.5 puts two on a GPU (default 1 if there are GPUs)",
+    )
+    add("--local", action="store_true", help="run in this process, without Ray")
+    add(
+        "--max-unreadable",
+        type=float,
+        default=0.1,
+        metavar="FRACTION",
+        help=f"fraction of the {ground} that may be unreadable before the job fails (default 0.1)",
+    )
+    if only_estimate:
+        parser.set_defaults(estimate=True)
+    else:
+        add(
+            "--estimate",
+            action="store_true",
+            help="report tiles, time, memory and disk space needed, and run nothing",
+        )

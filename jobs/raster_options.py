@@ -1,0 +1,114 @@
+"""The options of the jobs that segment rasters."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Literal
+
+from fewscope.jobs import options
+from fewscope.jobs.options import JobParser
+
+
+def add_options(made: JobParser, only_estimate: bool = False) -> None:
+    """The options of a job that segments rasters."""
+    add = made.group["input"].add_argument
+    add(
+        "rasters",
+        nargs="+",
+        metavar="RASTER",
+        help="raster: path, glob, URL (https://, s3://), /vsi..., or STAC JSON",
+    )
+    options.add_support_options(made, "--support-raster", "RASTER", "polygons drawn on a raster")
+    add(
+        "--bands",
+        type=numbers,
+        default=(),
+        metavar="R,G,B",
+        help="bands to use, counted from 1 (default: red, green and blue by the file's band names or colours, else the "
+        "first three)",
+    )
+    add(
+        "--scale",
+        type=float,
+        nargs=2,
+        metavar=("MIN", "MAX"),
+        help="band values shown as black and white (default: 8-bit rasters unchanged, others 2nd to 98th percentile)",
+    )
+    add(
+        "--nodata",
+        type=nodata,
+        default="auto",
+        metavar="VALUE",
+        help="band value that marks missing pixels (default: the file's, or the value that fills its empty corners; "
+        "'file': only the file's)",
+    )
+    add("--res", type=float, help="working resolution in units of the CRS (default: the raster's)")
+    add("--crs", help="CRS to work in, such as EPSG:32618 (default: that of the first RASTER)")
+    add("--mosaic", action="store_true", help="treat all RASTERs as one")
+    add(
+        "--pick",
+        choices=("first", "best"),
+        default="first",
+        help="which of overlapping rasters supplies a pixel: the first that has it, or the one whose edge is farthest "
+        "away (default first)",
+    )
+    add(
+        "--assets",
+        type=names,
+        default=(),
+        metavar="KEY,...",
+        help="assets of STAC items: one, or one per band",
+    )
+    add("--aoi", metavar="FILE", help="polygons of the area to segment, in any vector format and CRS")
+    add(
+        "--bbox",
+        type=float,
+        nargs=4,
+        metavar=("WEST", "SOUTH", "EAST", "NORTH"),
+        help="box to segment, in degrees (in the raster's units if it has no CRS)",
+    )
+    options.add_output_options(made, only_estimate)
+    add = made.group["output"].add_argument
+    add(
+        "--simplify",
+        type=float,
+        default=0.0,
+        metavar="PX",
+        help="tolerance when simplifying map polygons (default 0: they follow pixel edges)",
+    )
+    add(
+        "--green",
+        type=int,
+        metavar="BAND",
+        help="number of the green band; enables NDWI (with --nir) and MNDWI (with --swir) in the report",
+    )
+    add("--nir", type=int, metavar="BAND", help="number of the near-infrared band, for NDWI")
+    add("--swir", type=int, metavar="BAND", help="number of the short-wave infrared band, for MNDWI")
+    options.add_model_options(made)
+    options.add_instance_options(made, "components")
+    made.group["instances"].add_argument(
+        "--min-area-m2",
+        type=float,
+        metavar="M2",
+        help="drop smaller objects (default: those below 4 pixels; 0 keeps all)",
+    )
+    options.add_execution_options(made, "raster", only_estimate)
+
+
+def numbers(text: str) -> tuple[int, ...]:
+    """``4,3,2``."""
+    return tuple(int(part) for part in text.split(","))
+
+
+def nodata(text: str) -> float | Literal["auto", "file"]:
+    """``255``, ``nan``, ``file``."""
+    words: dict[str, Literal["auto", "file"]] = {"auto": "auto", "file": "file"}
+    try:
+        return words[text] if text in words else float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number; give one, nan, or file") from None
+
+
+def names(text: str) -> tuple[str, ...]:
+    """``red,green,blue``."""
+    return tuple(part.strip() for part in text.split(","))

@@ -1,0 +1,79 @@
+"""What the segmenting jobs share once their command lines are parsed: configurations, one pool of workers, counts.
+
+Imports the whole pipeline: to be imported when a job runs, not when it is asked for help.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from fewscope.jobs.common import BAD_INPUT, EXPECTED, complain
+from fewscope.pipeline.calibration.model_selection import EncodingCache
+from fewscope.pipeline.config import SegmentConfig
+from fewscope.pipeline.estimate import estimate
+from fewscope.pipeline.execution.pool import LocalPool, Pool
+from fewscope.pipeline.plan import model_loader
+from fewscope.pipeline.run import segment
+
+
+def configs_of(args: argparse.Namespace, sources: list[str], **more: Any) -> list[SegmentConfig]:
+    """One configuration for each source, from the options of the same names; several get folders of their own."""
+    fields = {field.name for field in dataclasses.fields(SegmentConfig)}
+    given = {name: value for name, value in vars(args).items() if name in fields}
+    given |= {"class_names": tuple(args.class_names), **more}
+    if len(sources) == 1:
+        return [SegmentConfig(source=sources[0], **given)]
+    stems = [Path(source).stem for source in sources]
+    # two sources of one name, from different folders
+    names = [f"{stem}-{i}" if stems.count(stem) > 1 else stem for i, stem in enumerate(stems, start=1)]
+    base = args.out.rstrip("/")
+    return [
+        SegmentConfig(source=source, **(given | {"out": f"{base}/{name}"}))
+        for source, name in zip(sources, names, strict=True)
+    ]
+
+
+def run_all(
+    todo: list[SegmentConfig], args: argparse.Namespace, summary: Callable[[dict[str, Any]], str]
+) -> int:
+    """All sources over one pool of workers; a source that fails does not stop the others."""
+    load = model_loader(todo[0])
+    model = load()
+    if args.estimate:
+        for config in todo:
+            print(estimate(config, model))
+        return 0
+    failed, encodings = False, EncodingCache(model)
+    workers: Pool
+    if args.local:
+        workers = LocalPool(lambda: model)
+    else:
+        from fewscope.pipeline.execution.ray_pool import RayPool  # Ray takes a second to import
+
+        workers = RayPool(load, args.workers, args.gpus_per_worker)
+    with workers as pool:
+        for config in todo:
+            try:
+                report = segment(config, pool, model, encodings)
+                text = f"{config.source}: {summary(report)}\n  {config.out.rstrip('/')}/report.html"
+                print(text, flush=True)
+            except EXPECTED as error:
+                failed = True
+                complain(error)
+    return BAD_INPUT if failed else 0
+
+
+def count_in_words(report: dict[str, Any]) -> str:
+    """The count and its interval, or the counts of several classes."""
+    if "classes" in report:
+        counts = ", ".join(f"{c['count']:,} {c['name']}" for c in report["classes"])
+        return f"{report['count']:,} objects: {counts}"
+    text = f"{report['count']:,} {report['class_name']}"
+    if report["count_interval"]:
+        low, high = report["count_interval"]
+        text += f" (95 % interval {low:,} to {high:,})"
+    return text
