@@ -58,6 +58,10 @@ class SourceInfo:
         Hash of how a raster's values become pixels: bands, stretch, resolution, area.
     notes
         What a reader of the result has to know of the source, one sentence each.
+    assumptions
+        What the file does not say and was assumed, one sentence each, with the option that overrides it.
+    scan_origin
+        Level-0 (x, y) of the corner of the scanned area, which QuPath counts from; (0, 0) where the file states none.
     """
 
     uri: str
@@ -77,6 +81,8 @@ class SourceInfo:
     bands: str = ""
     appearance: str = ""
     notes: tuple[str, ...] = ()
+    assumptions: tuple[str, ...] = ()
+    scan_origin: tuple[int, int] = (0, 0)
 
     def __post_init__(self) -> None:
         if min(self.height, self.width, self.native_height, self.native_width) < 1:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from fewscope.connectors.raster_options import RasterOptions
+from fewscope.connectors.support_options import CellPart, GeoJsonOrigin
 from fewscope.errors import ConfigError
 from fewscope.model.conventions import PATCH_SIZE
 
@@ -45,6 +46,10 @@ class SegmentConfig:
     simplify_px : tolerance of the outlines, px; 0 follows every pixel
     class_probabilities : also store the probability of each class, not only that of the class that a pixel is
         assigned to
+    geojson_origin : where the coordinates of GeoJSON start, read and written, on slides that state a scanned area:
+        "scan": at its corner, as QuPath expects; "file": at the corner of the slide
+    cell_part : outline of QuPath's cells that is learned from; "auto": the nucleus for classes that mean nuclei, else
+        the cell
 
     Raises
     ------
@@ -77,6 +82,8 @@ class SegmentConfig:
     outlines: Literal["auto", "polygons", "points", "none"] = "auto"
     simplify_px: float = 0.5
     class_probabilities: bool = False
+    geojson_origin: GeoJsonOrigin = "scan"
+    cell_part: CellPart = "auto"
 
     def __post_init__(self) -> None:
         if self.threshold is not None and not 0 < self.threshold < 1:

@@ -108,7 +108,13 @@ def make_plan(config: SegmentConfig, has_depth: bool = False) -> Plan:
     """
     source, drawn_on = open_sources(config)
     info = source.info
-    support = load_support(config.support, source=drawn_on, class_names=config.class_names)
+    support = load_support(
+        config.support,
+        source=drawn_on,
+        class_names=config.class_names,
+        cell_part=config.cell_part,
+        geojson_origin=config.geojson_origin,
+    )
     if support.mpp and info.mpp and not 0.9 < support.mpp / info.mpp < 1.1:
         raise SourceError(
             f"{config.source}: would be segmented at {info.mpp:.4g} um per px, but the support set {config.support} is "
@@ -245,7 +251,9 @@ def manifest(plan: Plan, model: predictor.Model) -> dict[str, Any]:
             "map_simplify_px": config.raster.simplify_px,
         }
     radii = [max((rule.radius for rule in c.rules if rule), default=None) for c in plan.classes]
-    several = {"class_probabilities": True} if config.class_probabilities else {}
+    several: dict[str, Any] = {"class_probabilities": True} if config.class_probabilities else {}
+    if info.scan_origin != (0, 0):
+        several["geojson_origin"] = config.geojson_origin
     return (
         of_raster
         | several

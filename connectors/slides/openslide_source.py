@@ -103,6 +103,7 @@ class OpenSlideSource:
             crs=None,
             background=_stated_background(properties) or (255, 255, 255),
             fingerprint=_fingerprint(slide, path),
+            scan_origin=_scan_origin(properties),
         )
         source = cls(info, slide)
         if _stated_background(properties) is None and source._is_dark():
@@ -241,6 +242,24 @@ def _levels(slide: openslide.OpenSlide) -> tuple[_Level, ...]:
         if index == 0 or max(steps) / min(steps) < 1.02:
             levels.append(_Level(index, size[1], size[0], *steps, reported_step=float(reported)))
     return tuple(levels)
+
+
+def _scan_origin(properties: Mapping[str, str]) -> tuple[int, int]:
+    """Level-0 (x, y) of the corner of the scanned area.
+
+    Leica and MIRAX files state one. As QuPath reads them: all four bounds as whole numbers, or none.
+    """
+    names = (
+        openslide.PROPERTY_NAME_BOUNDS_X,
+        openslide.PROPERTY_NAME_BOUNDS_Y,
+        openslide.PROPERTY_NAME_BOUNDS_WIDTH,
+        openslide.PROPERTY_NAME_BOUNDS_HEIGHT,
+    )
+    try:
+        x, y, _, _ = (int(properties[name]) for name in names)
+    except (KeyError, ValueError):
+        return 0, 0
+    return x, y
 
 
 def _stated_background(properties: Mapping[str, str]) -> tuple[int, int, int] | None:

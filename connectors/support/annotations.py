@@ -23,6 +23,7 @@ from fewscope.connectors.conventions import IGNORE_LABEL, PATCH_SIZE
 from fewscope.connectors.source import Source, SourceInfo
 from fewscope.connectors.support.annotation_files import UNNAMED, Annotation, read_qupath, read_vector_file
 from fewscope.connectors.support.support_set import SupportSet, choose_classes
+from fewscope.connectors.support_options import SupportOptions
 from fewscope.connectors.vectors.polygon_files import burn
 from fewscope.errors import SupportError
 
@@ -38,7 +39,7 @@ HOW_TO = {
 }
 
 
-def load_annotations(uri: str, source: Source | None, class_names: Sequence[str]) -> SupportSet:
+def load_annotations(uri: str, source: Source | None, options: SupportOptions) -> SupportSet:
     """Support set from annotations on ``source``; see `connectors.support.load.load_support`."""
     if source is None:
         raise SupportError(f"{uri}: annotations need the picture they were drawn on; give it as the source")
@@ -51,11 +52,19 @@ def load_annotations(uri: str, source: Source | None, class_names: Sequence[str]
         raise SupportError(
             f"{uri}: holds {len(annotations.regions)} regions but no object; draw the objects in the regions too"
         )
-    chosen_names, values, chosen = _choose_objects(uri, annotations.objects, class_names)
-    regions = _onto_grid(annotations.regions, info.transform)
-    ignored = _onto_grid(annotations.ignored, info.transform)
-    chosen = _onto_grid(chosen, info.transform)
-    _check_inside(uri, regions, info)
+    chosen_names, values, chosen = _choose_objects(uri, annotations.objects, options.class_names)
+    origin = info.scan_origin if options.geojson_origin == "scan" else (0, 0)
+    to_grid = ~info.transform @ Affine.translation(*origin)
+    regions = _onto_grid(annotations.regions, to_grid)
+    ignored = _onto_grid(annotations.ignored, to_grid)
+    chosen = _onto_grid(chosen, to_grid)
+    _check_inside(uri, regions, info, origin)
+    assumptions = []
+    if origin != (0, 0):
+        assumptions.append(
+            f"Coordinates in {uri} start at the corner of the scanned area of the slide it was drawn on, x, y = "
+            f"{origin[0]}, {origin[1]}, as QuPath writes them. --geojson-origin file: at the corner of the slide."
+        )
 
     tree = shapely.STRtree([drawn.geometry for drawn in chosen])
     images, labels, instances, names = [], [], [], []
@@ -100,6 +109,7 @@ def load_annotations(uri: str, source: Source | None, class_names: Sequence[str]
             names=tuple(names),
             mpp=info.mpp,
             class_names=chosen_names,
+            assumptions=tuple(assumptions),
         )
     except SupportError as error:
         raise SupportError(f"{uri}: {error}") from error
@@ -145,14 +155,13 @@ def _are_whole(regions: list[Annotation], objects: list[Annotation]) -> bool:
     )
 
 
-def _onto_grid(drawn: list[Annotation], transform: Affine) -> list[Annotation]:
+def _onto_grid(drawn: list[Annotation], to_grid: Affine) -> list[Annotation]:
     """The same in pixels (col, row) of the working grid."""
-    inside = ~transform
-    matrix = [inside.a, inside.b, inside.d, inside.e, inside.c, inside.f]
+    matrix = [to_grid.a, to_grid.b, to_grid.d, to_grid.e, to_grid.c, to_grid.f]
     return [replace(one, geometry=shapely.affinity.affine_transform(one.geometry, matrix)) for one in drawn]
 
 
-def _check_inside(uri: str, regions: list[Annotation], info: SourceInfo) -> None:
+def _check_inside(uri: str, regions: list[Annotation], info: SourceInfo, origin: tuple[int, int]) -> None:
     """Refuse regions that reach out of the picture: they are of another one, or in other coordinates."""
     tolerance = EDGE_TOLERANCE * max(1.0, info.width / info.native_width)
     for region in regions:
@@ -170,8 +179,17 @@ def _check_inside(uri: str, regions: list[Annotation], info: SourceInfo) -> None
             )
             raise SupportError(
                 f"{uri}: {region.title} reaches from pixel ({left:.0f}, {top:.0f}) to ({right:.0f}, {bottom:.0f}), "
-                f"out of the {info.kind} of {info.width} x {info.height} px; is it of {other}?"
+                f"out of the {info.kind} of {info.width} x {info.height} px; is it of {other}?{_other_origin(origin)}"
             )
+
+
+def _other_origin(origin: tuple[int, int]) -> str:
+    if origin == (0, 0):
+        return ""
+    return (
+        f" Its coordinates were taken to start at the scanned area, {origin[0]}, {origin[1]}, as QuPath's do: if they "
+        "start at the corner of the slide, give --geojson-origin file"
+    )
 
 
 def _windows(uri: str, regions: list[Annotation], info: SourceInfo) -> list[tuple[str, Annotation, Window]]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from fewscope.connectors.source import Source
 from fewscope.connectors.support.support_set import SupportSet
+from fewscope.connectors.support_options import CellPart, GeoJsonOrigin, SupportOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,24 +21,24 @@ class SupportFormat:
     on_source
         Whether it is drawn on a slide or raster, which must be open to read it.
     load
-        Reads ``(uri, source, class_names)``, as `load_support` takes them.
+        Reads ``(uri, source, options)``.
     """
 
     endings: tuple[str, ...]
     on_source: bool
-    load: Callable[[str, Source | None, Sequence[str]], SupportSet]
+    load: Callable[[str, Source | None, SupportOptions], SupportSet]
 
 
-def _annotations(uri: str, source: Source | None, class_names: Sequence[str]) -> SupportSet:
+def _annotations(uri: str, source: Source | None, options: SupportOptions) -> SupportSet:
     from fewscope.connectors.support.annotations import load_annotations
 
-    return load_annotations(uri, source, class_names)
+    return load_annotations(uri, source, options)
 
 
-def _folder(uri: str, _source: Source | None, class_names: Sequence[str]) -> SupportSet:
+def _folder(uri: str, _source: Source | None, options: SupportOptions) -> SupportSet:
     from fewscope.connectors.support.folder import load_folder
 
-    return load_folder(uri, class_names)
+    return load_folder(uri, options.class_names)
 
 
 FORMATS: tuple[SupportFormat, ...] = (
@@ -57,7 +58,14 @@ def is_annotations(uri: str) -> bool:
     return _format_of(uri).on_source
 
 
-def load_support(uri: str, *, source: Source | None = None, class_names: Sequence[str] = ()) -> SupportSet:
+def load_support(
+    uri: str,
+    *,
+    source: Source | None = None,
+    class_names: Sequence[str] = (),
+    cell_part: CellPart = "auto",
+    geojson_origin: GeoJsonOrigin = "scan",
+) -> SupportSet:
     """Read a support set.
 
     Parameters
@@ -71,12 +79,15 @@ def load_support(uri: str, *, source: Source | None = None, class_names: Sequenc
     source
         The slide or raster of the annotations.
     class_names
-        Which classes to look for, in this order, where there are several; all by default. A single name for a folder
-        of one class only names it.
+        Which classes to look for, in this order, where there are several; all by default. A name that differs in case
+        alone will do where only one class has it. A single name for a folder of one class only names it.
+    cell_part, geojson_origin
+        See `connectors.support_options.SupportOptions`.
 
     Raises
     ------
     SupportError
         One line: the file, what is wrong, and what to do.
     """
-    return _format_of(uri).load(uri, source, class_names)
+    options = SupportOptions(tuple(class_names), cell_part, geojson_origin)
+    return _format_of(uri).load(uri, source, options)

@@ -44,6 +44,11 @@ class SupportSet:
     complete
         bool (K, C): whether every object of the class is marked in the patch. Where not, the patch's background may
         be of the class. None: all are marked everywhere.
+    notes
+        What a reader of the result has to know of the support set, one sentence each: what was left out, what looks
+        wrong.
+    assumptions
+        What the files do not say and was assumed, one sentence each, with the option that overrides it.
     """
 
     images: NDArray[np.uint8]
@@ -53,6 +58,8 @@ class SupportSet:
     mpp: float | None
     class_names: tuple[str, ...]
     complete: NDArray[np.bool_] | None = None
+    notes: tuple[str, ...] = ()
+    assumptions: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         n, n_classes = len(self.names), len(self.class_names)

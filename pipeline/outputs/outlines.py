@@ -78,6 +78,7 @@ def write_geojson(segmentation: Segmentation) -> None:
         segmentation.instance_tables(),
         styles,
         plan.config.simplify_px if choice == "polygons" else None,
+        job.source.info.scan_origin if plan.config.geojson_origin == "scan" else (0, 0),
     )
 
 
@@ -89,6 +90,7 @@ def write_outlines(
     tables: Iterable[pa.Table],
     styles: Sequence[FeatureStyle],
     simplify_px: float | None,
+    origin: tuple[int, int] = (0, 0),
 ) -> None:
     """Write ``instances.geojson.gz``; the workers trace.
 
@@ -98,6 +100,7 @@ def write_outlines(
     tables : rows of ``instances.parquet``, a table for each line of units that has instances, in their order
     styles : of each class
     simplify_px : None for points instead of outlines
+    origin : world (x, y) that the coordinates of the file start at
     """
     lines: deque[tuple[list[Unit], set[Unit]]] = (
         deque()
@@ -109,7 +112,7 @@ def write_outlines(
             rows = dict(by_unit(units, table.select(wanted)))
             lines.append((list(rows), set(rows)))
             for unit, of_unit in rows.items():
-                yield unit, (of_unit, styles, simplify_px)
+                yield unit, (of_unit, styles, simplify_px, origin)
 
     with GeoJsonWriter(uri) as writer:
         for traced, _ in pool.map(outline_unit, job, ask()):
@@ -122,7 +125,12 @@ def write_outlines(
 
 
 def outline_unit(
-    job: Job, unit: Unit, table: pa.Table, styles: Sequence[FeatureStyle], simplify_px: float | None
+    job: Job,
+    unit: Unit,
+    table: pa.Table,
+    styles: Sequence[FeatureStyle],
+    simplify_px: float | None,
+    origin: tuple[int, int],
 ) -> int:
     """Keep the features of the instances in `table` as a text of the working folder; returns how many.
 
@@ -131,13 +139,15 @@ def outline_unit(
     table : rows of ``instances.parquet`` whose bounding box begins in the unit
     styles : of each class
     simplify_px : None for points instead of outlines
+    origin : world (x, y) that the coordinates of the file start at
     """
     columns = {name: table[name].to_numpy() for name in COLUMNS}
     ids = columns["id"].astype(np.int64)
     if simplify_px is None:
-        geometries = shapely.points(columns["x"], columns["y"])
+        geometries = shapely.points(columns["x"] - origin[0], columns["y"] - origin[1])
     else:
-        found = dict(trace(job.store, job.source.info.transform, columns, simplify_px, trace_coarsely))
+        transform = Affine.translation(-origin[0], -origin[1]) @ job.source.info.transform
+        found = dict(trace(job.store, transform, columns, simplify_px, trace_coarsely))
         geometries = np.array([found[int(i)] for i in ids], dtype=object)
     measurements = {
         "Area µm^2": columns["area_um2"],

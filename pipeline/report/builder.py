@@ -155,7 +155,8 @@ def write_run_report(
         covered_ratio=None if of_classes else ratios[0],
         covered_interval_source="" if of_classes or ratios[0] is None else COVERED_INTERVAL_SOURCE,
         unreadable_px=sum(row["unread_px"] for row in rows.values()),
-        notes=notes(plan, operating_point),
+        notes=[*plan.support.notes, *notes(plan, operating_point)],
+        assumptions=assumptions(plan),
         classes=[
             ClassResult(*of_class)
             for of_class in zip(names, of_classes, qualities, count_intervals, ratios, strict=False)
@@ -272,6 +273,24 @@ def mean_quality(qualities: list[Quality | None]) -> Quality | None:
     return Quality(
         iou_mean=float(np.mean(means)), method=f"mean of {len(means)} classes, each by leave-one-out"
     )
+
+
+def assumptions(plan: Plan) -> list[str]:
+    """What was assumed of the support set and of coordinates, and the options that override it."""
+    said, (x, y) = list(plan.support.assumptions), plan.source.info.scan_origin
+    if (x, y) != (0, 0) and plan.config.outlines != "none":
+        if plan.config.geojson_origin == "scan":
+            said.append(
+                f"The scanned area begins at x, y = {x}, {y} of the slide. Coordinates in instances.geojson.gz start "
+                "there, as QuPath expects; x and y in instances.parquet start at the corner of the slide. "
+                "--geojson-origin file: both start at the corner of the slide."
+            )
+        else:
+            said.append(
+                f"Coordinates in instances.geojson.gz start at the corner of the slide, as asked for; QuPath, which "
+                f"starts at the scanned area, shows the outlines shifted by {x}, {y} px."
+            )
+    return said
 
 
 def notes(plan: Plan, operating_point: OperatingPoint) -> list[str]:

@@ -127,6 +127,7 @@ class Report:
     classes: tuple[ClassReport, ...]  # of each class, where there are several
     seams: SeamCheck | None  # None when there was one unit, hence no seam
     notes: tuple[str, ...]
+    assumptions: tuple[str, ...]  # what the files do not say, and the option that overrides it
     run: Mapping[str, Any]  # groups of "name: value", shown in this order; "hash" is a single string
     timings: Timings
     map: MapSection | None = None  # of rasters
@@ -169,6 +170,7 @@ def make_report(
     ground_areas: GroundAreas | None = None,
     map_section: MapSection | None = None,
     notes: Sequence[str] = (),
+    assumptions: Sequence[str] = (),
     classes: Sequence[ClassResult] = (),
 ) -> Report:
     """Derive the page's numbers from the survey of the instances.
@@ -194,6 +196,8 @@ def make_report(
         of rasters whose place is known
     notes : sequence of str
         what the reader has to know, shown above everything else
+    assumptions : sequence of str
+        what the files do not say and was assumed, beside what the source assumes
     classes : of the classes 1, 2..., where there are several
     """
     tissue_px = found.tissue_px
@@ -248,6 +252,7 @@ def make_report(
         ),
         seams=found.seams,
         notes=tuple(said),
+        assumptions=(*info.assumptions, *assumptions),
         run={"source": _source_facts(info), **run},
         timings=timings,
         map=map_section,

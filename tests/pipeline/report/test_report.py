@@ -54,6 +54,7 @@ class FakeSource:
             kind="slide",
             bands="",
             notes=(),
+            assumptions=(),
         )
 
     def overview(self, max_side):
@@ -443,6 +444,7 @@ def test_strings_from_outside_are_text():
         count_interval=(1, 2),
         count_interval_source=evil,
         notes=[evil],
+        assumptions=[evil],
         run={evil: {evil: evil}, "hash": evil},
         timings=Timings({evil: 1.0}, started=evil),
     )

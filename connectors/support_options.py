@@ -1,0 +1,31 @@
+"""Options for reading a support set. Light to import: a command line needs them before it reads a pixel."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+CellPart = Literal["auto", "nucleus", "cell"]
+GeoJsonOrigin = Literal["scan", "file"]
+
+
+@dataclass(frozen=True, slots=True)
+class SupportOptions:
+    """How a support set is to be read.
+
+    Attributes
+    ----------
+    class_names
+        Which classes to look for, in this order, where there are several; all by default. A single name for a support
+        set of one class without a name only names it.
+    cell_part
+        Outline to take of QuPath's cells, which have one of the nucleus beside one of the cell. "auto": the nucleus
+        for classes that mean nuclei, else the cell.
+    geojson_origin
+        Where the coordinates of GeoJSON on a slide start, if the slide states a scanned area. "scan": at its corner,
+        as QuPath counts; "file": at the corner of the slide, as OpenSlide counts.
+    """
+
+    class_names: tuple[str, ...] = ()
+    cell_part: CellPart = "auto"
+    geojson_origin: GeoJsonOrigin = "scan"
