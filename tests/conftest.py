@@ -35,7 +35,6 @@ import pytest
 import ray
 
 import fewscope.pipeline.report.builder
-from fewscope.model.networks import compact, pixel_classifier
 from fewscope.pipeline.config import SegmentConfig
 from fewscope.pipeline.execution.ray_pool import start_ray
 from tests.helpers import fakes
@@ -86,6 +85,8 @@ def no_pictures(monkeypatch):
 @pytest.fixture
 def quick_texture(monkeypatch):
     """Pixel classifiers learn in ten steps: worse ones, in a twentieth of the time."""
+    from fewscope.model.networks import compact, pixel_classifier  # torch: not for those that do without
+
     quick = functools.partial(pixel_classifier.fit_texture, steps=10, batch=256)
     monkeypatch.setattr(compact, "fit_texture", quick)
 

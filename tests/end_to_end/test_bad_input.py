@@ -320,6 +320,7 @@ def test_a_bucket_that_does_not_answer(cli, monkeypatch):
 # --- many slides ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("broken_one", [0, 1])
 def test_one_broken_slide_among_many_does_not_stop_the_others(cli, tmp_path, slide, broken_one):
     broken = tmp_path / "broken.svs"

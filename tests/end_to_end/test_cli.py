@@ -96,6 +96,7 @@ def test_fine_tuning_is_said_and_reported(
     assert re.search(r"kept: network .*, IoU of patches left out 0\.\d+", said)
 
 
+@pytest.mark.slow
 def test_estimate_writes_nothing(slide, support, tmp_path, capfd):
     code = segment_wsi.main(command(slide, support, tmp_path / "out", "--estimate")[1:])
     said = capfd.readouterr().out

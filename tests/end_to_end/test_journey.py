@@ -42,6 +42,7 @@ def truth() -> np.ndarray:
     return fakes.colour_probability(fakes.picture()) >= 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("connectivity", [1, 2])
 def test_instances_are_the_components_of_the_whole_mask(config, truth, connectivity):
     report = run(config, connectivity=connectivity, shard=128)
@@ -67,6 +68,7 @@ def test_p_1_gives_1_everywhere(config, overlap):
     assert (report["count"], report["covered_fraction"], report["unread_px"]) == (1, 1.0, 0)
 
 
+@pytest.mark.slow
 def test_the_bytes_do_not_depend_on_the_size_of_the_units(config, tmp_path):
     found = []
     for unit in (128, 384, 640):
@@ -165,6 +167,7 @@ def test_a_folder_of_something_else_is_left_alone(config):
     assert [path.name for path in Path(config.out).iterdir()] == ["thesis.txt"]
 
 
+@pytest.mark.slow
 def test_a_full_disk_stops_cleanly_and_the_same_command_resumes(config, tmp_path, monkeypatch):
     run(config, out=str(tmp_path / "never full"))
     room = [25]

@@ -91,6 +91,7 @@ def test_there_is_no_format_that_is_not_tried():
     assert {*REFUSED, *UNREAD, *NOTED, *COARSER} <= found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", formats())
 def test_odd_rasters_give_a_map_or_a_clear_error(job, tmp_path, patches, name):
     raster, out = RASTERS / "formats" / name, tmp_path / "out"
@@ -116,6 +117,7 @@ def test_odd_rasters_give_a_map_or_a_clear_error(job, tmp_path, patches, name):
         assert np.array_equal(mask.read(1)[valid], np.asarray(result.semantic[0])[valid])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "bands"), [("s2_cape_lookout_8band.tif", "4,3,2"), ("ucayali/2020.tif", "1,2,3")]
 )

@@ -79,6 +79,7 @@ REAL = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "resolution", "size"), REAL, ids=[case[0] for case in REAL])
 def test_real_slides_from_annotations_to_a_report(job, tmp_path, name, resolution, size):
     slide = str(SLIDES / name)
@@ -124,6 +125,7 @@ def patches(tmp_path_factory) -> str:
     return str(folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "words"), ODD.items(), ids=ODD.keys())
 def test_odd_files_give_a_clear_error_or_a_result(job, tmp_path, patches, name, words):
     slide = str(SLIDES / "odd" / name)

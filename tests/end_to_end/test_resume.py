@@ -185,6 +185,7 @@ def test_stopped_in_a_later_stage(config, monkeypatch, all_units_done, uninterru
     assert fakes.outputs(Path(config.out)) == uninterrupted
 
 
+@pytest.mark.slow
 def test_what_was_decided_stays_decided(config, monkeypatch):
     """A run resumed where leaving one out would choose otherwise keeps its threshold."""
     config = dataclasses.replace(config, threshold=None)

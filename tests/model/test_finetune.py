@@ -48,23 +48,23 @@ def iou_of_others(network: CompactNet, images: torch.Tensor, labels: torch.Tenso
     return float(mean_image_iou(found, labels[3:, None] > 0))
 
 
+@pytest.mark.slow
 def test_an_adapted_network_segments_other_patches_of_a_hard_task_better() -> None:
-    tasks = [patches(6, 64, seed) for seed in range(20)]
-    tried = [
-        (iou_of_others(shipped().adapt_statistics(images[:3]), images, labels), images, labels)
-        for images, labels in tasks
+    hard = [patches(6, 64, seed) for seed in (17, 18)]  # of the first twenty, those that go worst
+    before = [
+        iou_of_others(shipped().adapt_statistics(images[:3]), images, labels) for images, labels in hard
     ]
-    hard = sorted(tried, key=lambda task: task[0])[:2]
-    before = [iou for iou, _, _ in hard]
+    assert np.mean(before) < 0.8, "no hard tasks: find others"
     config = AdaptConfig(steps=40, views=2, size=64)
     after = []
-    for _, images, labels in hard:
+    for images, labels in hard:
         network = shipped().adapt_statistics(images[:3])
         tuned = adapt(network, images[:3], labels[None, :3], None, config, bf16=False)
         after.append(iou_of_others(tuned, images, labels))
     assert np.mean(after) > np.mean(before) + 0.02, (before, after)
 
 
+@pytest.mark.slow
 def test_adaptation_repeats_itself_and_leaves_the_network_alone() -> None:
     images, labels = patches(3, 64, 1)
     network = shipped()
@@ -88,6 +88,7 @@ def test_what_is_not_labelled_costs_nothing() -> None:
     assert torch.allclose(segmentation_loss(logits, target), segmentation_loss(logits, target, everywhere))
 
 
+@pytest.mark.slow
 def test_the_weights_go_a_part_of_the_way() -> None:
     torch.manual_seed(0)
     network = CompactNet("S").eval()
@@ -104,6 +105,7 @@ def test_the_weights_go_a_part_of_the_way() -> None:
     assert not torch.equal(network.head.weight, ways[2].head.weight)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick_texture")
 def test_adapted_weights_travel_with_the_support_set() -> None:
     images, labels = patches(3, 224, 5)
@@ -127,6 +129,7 @@ def test_seconds_become_steps_by_arithmetic_alone() -> None:
         AdaptConfig(steps=0)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick_texture")
 def test_a_tile_may_be_shown_to_the_network_larger_or_smaller() -> None:
     images, labels = patches(3, 224, 5)

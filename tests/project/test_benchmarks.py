@@ -45,6 +45,7 @@ def test_help_shows_a_command(script, capsys):
     assert f"python benchmarks/{script}" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_engine(capsys):
     arguments = "--engines local --side 500 --unit 256 --shard 256 --tile-ms 0"
     assert bench_engine.main(arguments.split()) == 0
@@ -96,6 +97,7 @@ def jobs_in_this_process(monkeypatch):
     monkeypatch.setattr(bench_memory, "watch", watch)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["slide", "raster"])
 @pytest.mark.usefixtures("jobs_in_this_process")
 def test_memory(capsys, kind):
@@ -120,6 +122,7 @@ def test_a_peak_is_seen_in_a_child_process_after_it_is_gone():
     assert seen.processes[program.pid].peak_mb < 100
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("jobs_in_this_process")
 def test_repeats(capsys):
     assert bench_repeats.main(["--side", "1920", "--period", "384", "--unit", "512"]) == 0
@@ -134,6 +137,7 @@ def test_the_polynomial_of_repeats_counts_what_scipy_counts():
     assert bench_repeats.expected(counts, 9) == bench_repeats.scipy_count(picture, 9)
 
 
+@pytest.mark.slow
 def test_support(capsys):
     arguments = "--models compact --tiles 1 --shots 2 --dtypes float32 --threads 1"
     assert bench_support.main(arguments.split()) == 0
@@ -142,6 +146,7 @@ def test_support(capsys):
     assert line["model"] == "compact"
 
 
+@pytest.mark.slow
 def test_tile(capsys):
     assert bench_tile.main(["--dtype", "float32", "--rounds", "1", "--shots", "2"]) == 0
     (line,) = lines(capsys.readouterr().out)

@@ -67,6 +67,7 @@ def test_what_was_shown_is_not_asked():
     assert counting.outside(objects, []) == 3
 
 
+@pytest.mark.slow
 def test_a_job_counts_what_it_was_shown_the_like_of(tmp_path, no_pictures):
     objects = grid_of_disks(touching=True)
     found = counting.count(red_on_blue(objects), objects, ByColour(), tmp_path, seed=1)
@@ -91,6 +92,7 @@ def test_the_summary_by_hand():
     assert (found["pictures"], found["crowded"]) == (4, 2)
 
 
+@pytest.mark.slow
 def test_the_command_gives_a_line_per_picture_and_a_summary(tmp_path, monkeypatch, capsys, no_pictures):
     objects = grid_of_disks(256)
     Image.fromarray(red_on_blue(objects)).save(tmp_path / "a.png")

@@ -7,6 +7,8 @@ import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("connectors", "model", "pipeline", "jobs")
 IMPORT_NAMES = {  # of distributions whose module has another name
@@ -123,6 +125,7 @@ def test_every_library_imported_is_a_declared_dependency():
     assert not missing, "\n".join(missing)
 
 
+@pytest.mark.slow
 def test_what_only_other_jobs_need_is_not_waited_for():
     """torchvision and what belongs to training take seconds to import, on every start of every worker."""
     said = "import sys, fewscope.jobs.segmenting; print(*{n.split('.')[0] for n in sys.modules})"

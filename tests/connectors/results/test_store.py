@@ -191,6 +191,7 @@ def _write_column(store: ResultStore, col: int) -> None:
         store.write("instances", 0, Window(col, row, 64, height), value)
 
 
+@pytest.mark.slow
 def test_many_processes_write_at_once(tmp_path: Path) -> None:
     store = ResultStore(str(tmp_path)).create(SPEC)
     store.array("instances")  # an open array does not hinder the pickle
@@ -339,6 +340,7 @@ def bucket() -> Iterator[str]:
                 os.environ[key] = value
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["memory", "s3"])
 def test_a_run_on_an_object_store(where: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     base = f"memory://{tmp_path.name}" if where == "memory" else request.getfixturevalue("bucket")

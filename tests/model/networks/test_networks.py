@@ -50,11 +50,13 @@ def released() -> RelationNet:
     return RelationNet("released").eval()
 
 
+@pytest.mark.slow
 def test_released_vgg16_has_the_published_number_of_parameters(released: RelationNet) -> None:
     assert n_parameters(released.encoder) == 14_723_712
     assert n_parameters(released) - n_parameters(released.encoder) == 18_109_313
 
 
+@pytest.mark.slow
 def test_released_vgg16_costs_what_the_published_code_costs(released: RelationNet) -> None:
     image, mask = torch.rand(1, 3, 224, 224), torch.ones(1, 1, 224, 224)
     with torch.inference_mode():
@@ -70,6 +72,7 @@ def test_released_vgg16_costs_what_the_published_code_costs(released: RelationNe
     )  # as the authors do: 5 supports for every query
 
 
+@pytest.mark.slow
 def test_variants_differ_where_paper_and_code_differ(released: RelationNet) -> None:
     paper = RelationNet("paper").eval()
     images, masks = torch.rand(3, 3, 64, 64), torch.ones(3, 1, 64, 64)
@@ -86,6 +89,7 @@ def test_variants_differ_where_paper_and_code_differ(released: RelationNet) -> N
     assert released.relation[0].kernel_size == (3, 3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "taps", "deepest", "n_encoder"),
     [  # of the paper's other two encoders; parameters are torchvision's without classifier, and a fourth input channel
@@ -106,6 +110,7 @@ def test_other_encoders_have_the_maps_of_their_papers(
         assert net(image, net.compile_support(image, mask, 1 - mask)).shape == (1, 1, 224, 224)
 
 
+@pytest.mark.slow
 def test_compact_is_small() -> None:
     net = CompactNet("S").eval()
     assert n_parameters(net) < 2_000_000
@@ -127,6 +132,7 @@ def segmenter() -> Segmenter:
     return load_segmenter("compact", batch_size=4)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick_texture")
 @pytest.mark.parametrize(
     ("dtype", "sides"),
@@ -151,6 +157,7 @@ def test_features_travel(segmenter: Segmenter) -> None:
     np.testing.assert_array_equal(segmenter.predict(images, arrived), segmenter.predict(images, features))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick_texture")
 def test_digest_changes_with_the_support_set(segmenter: Segmenter) -> None:
     images, labels = patches(3)
@@ -159,6 +166,7 @@ def test_digest_changes_with_the_support_set(segmenter: Segmenter) -> None:
     assert segmenter.encode(images, labels).digest != segmenter.encode(images, other).digest
 
 
+@pytest.mark.slow
 def test_shipped_weights_segment_dark_discs_and_the_inverse(segmenter: Segmenter) -> None:
     """The support set decides what is found: the same query, the object and then all but the object."""
     images, labels = patches(6)
@@ -169,6 +177,7 @@ def test_shipped_weights_segment_dark_discs_and_the_inverse(segmenter: Segmenter
         assert (found & truth).sum() / (found | truth).sum() > 0.85
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick_texture")
 def test_three_classes_are_three_runs_over_one_encoding(segmenter: Segmenter) -> None:
     """C classes give, to the bit, what C runs of one class each give, and every tile is encoded once for all."""
@@ -190,6 +199,7 @@ def test_three_classes_are_three_runs_over_one_encoding(segmenter: Segmenter) ->
         np.testing.assert_array_equal(together[:, c - 1 : c], alone)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick_texture")
 def test_what_is_seen_at_two_scales_is_answered_with_the_mean(segmenter: Segmenter) -> None:
     images, labels = patches(3)
@@ -238,6 +248,7 @@ def test_nothing_is_found_on_empty_glass(
     assert np.abs(found - np.minimum(network.clip(*limits), classifier)).max() < nearly
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick_texture")
 def test_depth_comes_after_the_probabilities_and_changes_none_of_them(segmenter: Segmenter) -> None:
     torch.manual_seed(2)
@@ -257,6 +268,7 @@ def test_depth_comes_after_the_probabilities_and_changes_none_of_them(segmenter:
         without.predict(images, without.encode(images, labels), depth=True)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick_texture")
 def test_a_patch_may_be_labelled_for_some_classes_only(segmenter: Segmenter) -> None:
     """Labels by class: what is not known of a class has no say in it."""
@@ -270,6 +282,7 @@ def test_a_patch_may_be_labelled_for_some_classes_only(segmenter: Segmenter) -> 
     )
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick_texture")
 def test_unlabelled_pixels_have_no_say(segmenter: Segmenter) -> None:
     images, labels = patches(3)
@@ -349,6 +362,7 @@ def test_damaged_and_foreign_weights_are_refused(tmp_path: object) -> None:
         load_segmenter("unet")
 
 
+@pytest.mark.slow
 def test_relation_network_runs_behind_the_segmenter(tmp_path: object) -> None:
     from pathlib import Path
 

@@ -65,6 +65,7 @@ def test_statistics_turn_with_the_picture() -> None:
     assert torch.allclose(texture_statistics(torch.rot90(picture, 1, (2, 3))), turned, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_texture_is_learned_that_no_colour_tells() -> None:
     images, labels = striped(0, 3)
     pack = fit_texture(*tensors(images, labels))
@@ -74,6 +75,7 @@ def test_a_texture_is_learned_that_no_colour_tells() -> None:
     assert iou((logits[0, 0] > 0).numpy(), true[0, ::2, ::2] == 1) > 0.85
 
 
+@pytest.mark.slow
 def test_it_repeats_itself_and_travels() -> None:
     one, other = (fit_texture(*tensors(*striped(1, 2))) for _ in range(2))
     arrays = {name: tensor.numpy() for name, tensor in one.tensors().items()}
@@ -116,6 +118,7 @@ def nothing_is_flat(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fewscope.model.networks.pixel_classifier.FLAT", 1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick_texture", "nothing_is_flat")
 def test_the_two_are_mixed_in_logits(segmenter: Segmenter) -> None:
     images, labels = striped(3, 3)
@@ -135,6 +138,7 @@ def test_the_two_are_mixed_in_logits(segmenter: Segmenter) -> None:
     assert np.array_equal(with_depth[:, 1:], logits(0.0, depth=True)[:, 1:])  # depth is the network's alone
 
 
+@pytest.mark.slow
 def test_the_network_is_told_what_the_classifier_says_and_need_not_believe_it(
     segmenter: Segmenter, nothing_is_flat: None
 ) -> None:
@@ -182,6 +186,7 @@ def test_a_tile_is_answered_alike_in_any_batch(segmenter: Segmenter) -> None:
     assert np.array_equal(together[2:], segmenter.predict(tiles[2:], features))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick_texture")
 def test_every_class_has_a_classifier_and_they_are_a_part_of_what_is_encoded(segmenter: Segmenter) -> None:
     images, labels = striped(5, 3)

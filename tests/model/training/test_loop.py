@@ -104,6 +104,7 @@ def rows_of(folder: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("slim_vgg16")
 @pytest.mark.parametrize("config", [QUICK, PAPER], ids=["compact", "vgg16"])
 def test_training_goes_on_after_a_kill_as_if_nothing_had_happened(
@@ -173,6 +174,7 @@ def test_episodes_that_cannot_be_shared_evenly_are_refused_before_ray_starts(tmp
         train_on_ray(TrainingJob(replace(QUICK, episodes_per_step=4), tmp_path), 3)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
     options = RunOptions(1, 1, loader_workers=0)
     config = replace(QUICK, steps=1)
@@ -181,6 +183,7 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
         train(replace(config, steps=2), [], tmp_path, options=options)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("slim_vgg16")
 @pytest.mark.parametrize("loss", ["bce", "mse"])
 def test_a_relation_network_learns_the_papers_way(tmp_path: Path, loss: str) -> None:
@@ -274,6 +277,7 @@ def test_encoder_and_decoder_are_clipped_apart_with_the_squared_error_only() -> 
         assert after == pytest.approx(0.5 if clipped else n_encoder**0.5, rel=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["vgg16", "resnet101", "inception"])
 def test_imagenet_weights_see_what_they_were_trained_on(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Our [0, 1] pictures, whatever the mask, give the maps that torchvision's network has of standardised ones."""
@@ -322,6 +326,7 @@ def test_imagenet_weights_without_a_network_are_one_line(monkeypatch: pytest.Mon
         imagenet.load_imagenet(ENCODERS["vgg16"](), "vgg16")
 
 
+@pytest.mark.slow
 def test_validation_scores_as_evaluation_does_and_keeps_the_best_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -353,6 +358,7 @@ def test_validation_scores_as_evaluation_does_and_keeps_the_best_weights(
     assert judged == pytest.approx(np.mean(ious), abs=1e-3)
 
 
+@pytest.mark.slow
 def test_weights_to_start_from_are_those_of_the_network(tmp_path: Path) -> None:
     other = build_network("compact-L").state_dict()
     with pytest.raises(ValueError, match="another network than compact-S"):
@@ -364,6 +370,7 @@ def test_weights_to_start_from_are_those_of_the_network(tmp_path: Path) -> None:
     assert torch.equal(net.head.weight, own["head.weight"])
 
 
+@pytest.mark.slow
 def test_training_from_nothing_gives_weights_that_segment(
     tmp_path: Path, capfd: pytest.CaptureFixture
 ) -> None:
@@ -429,6 +436,7 @@ def test_commands_in_help_and_pages_are_runs() -> None:
         assert fewscope.jobs.train.job_of(fewscope.jobs.train.parse(line.split())).config.steps > 0, line
 
 
+@pytest.mark.slow
 def test_the_speed_of_training_is_measured_beside_a_baseline(capsys: pytest.CaptureFixture) -> None:
     assert (
         training_speed.main(["--minutes", "10", "--steps", "1", "--networks", "compact-S", "compact-S"]) == 0

@@ -65,6 +65,7 @@ def run(config, model=fakes.ByDepth, **changes):
         return segment(dataclasses.replace(config, **changes), pool, model())
 
 
+@pytest.mark.slow
 def test_what_counts_the_support_best_is_chosen_and_counts_the_slide_best(config, truth, tmp_path):
     true = len(np.unique(truth[0])) - 1
     report = run(config)
@@ -77,6 +78,7 @@ def test_what_counts_the_support_best_is_chosen_and_counts_the_slide_best(config
         assert abs(by_other - true) > 0.1 * true
 
 
+@pytest.mark.slow
 def test_the_bytes_do_not_depend_on_the_size_of_the_units(config, tmp_path):
     found = []
     for unit in (128, 256, 512):
