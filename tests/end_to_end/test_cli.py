@@ -92,8 +92,8 @@ def test_fine_tuning_is_said_and_reported(
     assert (code, errors) == (0, "")
     report = json.loads((tmp_path / "out/report.json").read_text())
     assert report["run"]["options"]["adaptation"]
-    assert re.search(r"patches left out, network replaced by a pixel classifier: IoU 0\.\d+", said)
-    assert re.search(r"kept: network .*, IoU of patches left out 0\.\d+", said)
+    assert re.search(r"held-out patches, network replaced by a pixel classifier: IoU 0\.\d+", said)
+    assert re.search(r"kept: network .*, IoU of held-out patches 0\.\d+", said)
 
 
 @pytest.mark.slow
