@@ -13,6 +13,7 @@ BIN := .venv/bin
 UV_INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt
 INSTALL = @set -e; $(CHOOSE_TORCH); $(UV_INSTALL) --compile-bytecode $${backend:+--torch-backend=$$backend}
 TYPED := build/typed
+NOTEBOOKS := $(patsubst docs/%.md,build/%.ipynb,$(wildcard docs/notebooks/*.md))
 PYTEST := $(BIN)/pytest -n 2 --dist loadgroup --no-loadscope-reorder
 RUN_READY := .venv/.ready-run
 DEV_READY := .venv/.ready-dev
@@ -67,9 +68,12 @@ bench: $(DEV_READY)  ## the benchmarks, one JSON line per measurement
 	    echo "== $$script" >&2; $(BIN)/python $$script; \
 	done
 
-docs: $(DEV_READY) | $(TYPED)  ## the documentation, into build/site; warnings are errors
+docs: $(DEV_READY) $(NOTEBOOKS) | $(TYPED)  ## the documentation, into build/site; warnings are errors
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 	@echo "build/site/index.html"
+
+build/notebooks/%.ipynb: docs/notebooks/%.md docs/execute_notebook.py | $(DEV_READY)
+	$(BIN)/python docs/execute_notebook.py $< $@
 
 # In a checkout `fewscope/__init__.py` joins the packages to one. mypy and import-linter do not run it: they are
 # shown a folder of links that is laid out as the installed package is.

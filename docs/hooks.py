@@ -1,4 +1,4 @@
-"""Pages of the site that are made from other files: README, CHANGELOG, CONTRIBUTING, and the reference of every room.
+"""Pages of the site that are made from other files: README, CHANGELOG, CONTRIBUTING, notebooks, and the reference.
 
 MkDocs calls the functions (``hooks`` in mkdocs.yml). Links between the repository's pages keep working: a link out of
 `docs/` leads to a page of the site, or to a copy of the file.
@@ -6,6 +6,7 @@ MkDocs calls the functions (``hooks`` in mkdocs.yml). Links between the reposito
 
 from __future__ import annotations
 
+import json
 import re
 import tomllib
 from pathlib import Path
@@ -70,6 +71,30 @@ def on_files(files: Files, config: Any) -> Files:
     return files
 
 
+def notebook(executed: Path) -> str:
+    """A notebook with its outputs as Markdown; pictures lie in the text itself."""
+    parts = []
+    for cell in json.loads(executed.read_text())["cells"]:
+        source = "".join(cell["source"])
+        if cell["cell_type"] == "markdown":
+            parts.append(source)
+            continue
+        parts.append(f"```python\n{source}\n```")
+        for output in cell["outputs"]:
+            data = output.get("data", {})
+            if "image/png" in data:
+                picture = data["image/png"].replace("\n", "")
+                parts.append(f'<img src="data:image/png;base64,{picture}" alt="Output of the cell above">')
+            elif "text/html" in data:
+                parts.append("".join(data["text/html"]))
+            elif output["output_type"] != "stream" or output["name"] == "stdout":
+                parts.append("```text\n" + "".join(output.get("text", data.get("text/plain", ""))) + "\n```")
+    return "\n\n".join(parts)
+
+
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Links from docs/ to files outside it."""
+    """Outputs of the notebooks, if `make docs` has run them; links from docs/ to files outside it."""
+    executed = ROOT / "build" / Path(page.file.src_uri).with_suffix(".ipynb")
+    if page.file.src_uri.startswith("notebooks/") and executed.is_file():
+        return notebook(executed)
     return markdown.replace("](../", "](") if "/" not in page.file.src_uri else markdown
