@@ -1,41 +1,44 @@
-"""What a user has without a network, to compare with: a colour threshold, Otsu, a random forest of pixels, GrabCut.
+"""Baselines that need no network: a colour threshold, Otsu's threshold, a random forest of pixels, GrabCut.
 
-All but GrabCut have the verbs of `model.segmenter.Segmenter` (`pipeline.predictor.Model`): encode a support set once,
-predict tiles with it. They learn from the labelled pixels alone.
+All but GrabCut have the interface of a model (`pipeline.predictor.Model`): encode a support set, then predict tiles.
+They learn from the labelled pixels alone.
 
-- threshold: the channel (red, green, blue, grey, saturation, haematoxylin), the smoothing (none, 1 px, 2 px), the level
-  and the side of it with the best mean IoU on the labelled pixels. It is fitted on the labels: no user does it so well.
-- otsu: Otsu's level of each picture, on the channel, smoothing and side that `threshold` chose.
+- threshold: the channel (red, green, blue, grey, saturation, haematoxylin), smoothing (0, 1 or 2 px), level and side of
+  it with the best mean IoU on the labelled pixels. It is optimised on the labels, better than a user could by hand.
+- otsu: the channel, smoothing and side chosen by `threshold`, with Otsu's level of each image.
 - forest: 50 trees on scikit-image's multiscale intensities, edges and textures, as in its trainable segmentation and
-  like the pixel classifiers of ilastik and QuPath.
-- grabcut: OpenCV's GrabCut inside the bounding box of the true object. It has no support set and is told more of the
-  query than any other: where the object is.
+  similar to the pixel classifiers of ilastik and QuPath.
+- grabcut: OpenCV's GrabCut inside the bounding box of the true object. It uses no support set, but knows more about the
+  query than any other method: where the object is.
 """
 
 from __future__ import annotations
 
 import functools
+import sys
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import skimage.color
 import skimage.feature
 import skimage.filters
 from scipy import ndimage
-from sklearn.ensemble import RandomForestClassifier
 
 from fewscope.connectors.conventions import IGNORE_LABEL
 from fewscope.pipeline import predictor
 from fewscope.pipeline.calibration import leave_one_out
 from fewscope.pipeline.evaluation.names import BASELINES
 
-MISSING = "{} is not installed; install Fewscope with its baselines: pip install fewscope[eval]"
+if TYPE_CHECKING:
+    from sklearn.ensemble import RandomForestClassifier
+
+MISSING = "{} is not installed; install the baselines with pip install fewscope[eval]"
 CHANNELS = ("red", "green", "blue", "grey", "saturation", "haematoxylin")
 SMOOTHINGS = (0.0, 1.0, 2.0)  # px
 LEVELS = 256
-HAEMATOXYLIN_MAX = (
-    0.5  # optical density of skimage's rgb2hed that the scale ends at; dark nuclei have 0.2 to 0.4
-)
+HAEMATOXYLIN_MAX = 0.5
+"""Upper end of the haematoxylin scale, optical density of scikit-image's rgb2hed; dark nuclei have 0.2 to 0.4."""
 
 
 @functools.lru_cache(maxsize=64)
@@ -54,15 +57,21 @@ def _planes(shape: tuple[int, int, int], content: bytes) -> dict[tuple[str, floa
 
 
 def planes(image: np.ndarray) -> dict[tuple[str, float], np.ndarray]:
-    """(H, W, 3) uint8 -> every channel at every smoothing, (H, W) uint8."""
+    """Every channel of an image (H, W, 3) uint8 at every smoothing: (H, W) uint8 each."""
     return _planes(image.shape, image.tobytes())
 
 
 def ious_of_levels(plane: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """IoU of ``plane >= level`` and of ``plane < level`` with the labelled object, for levels 0..255: (2, 256)."""
+    """IoU of ``plane >= level`` and of ``plane < level`` with the labelled object, for all levels: (2, 256) float64.
+
+    Parameters
+    ----------
+    plane : (H, W) uint8
+    labels : (H, W) uint8; 1 is object, 0 background, anything else is not labelled
+    """
     objects = np.bincount(plane[labels == 1], minlength=LEVELS)
     others = np.bincount(plane[labels == 0], minlength=LEVELS)
-    below = np.stack([np.cumsum(x) - x for x in (objects, others)])  # of each, how many are below the level
+    below = np.stack([np.cumsum(x) - x for x in (objects, others)])  # pixels below each level
     total = np.array([objects.sum(), others.sum()])[:, None]
     above = total - below
     return np.stack([above[0] / (total[0] + above[1]), below[0] / (total[0] + below[1])])
@@ -70,23 +79,21 @@ def ious_of_levels(plane: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """A level of a channel. Object is what is at or above it (``bright``), or below it."""
+    """A level in one channel. Object pixels are at or above it (``bright``), or below it."""
 
     channel: str
-    smoothing: float
+    smoothing: float  # px
     bright: bool
     level: int
 
 
 class ColourThreshold:
-    """The threshold that fits the labels best; with `otsu`, only its channel and side, and Otsu's level."""
+    """The threshold with the best mean IoU on the labelled pixels."""
 
-    def __init__(self, otsu: bool = False) -> None:
-        self.name = "otsu" if otsu else "threshold"
-        self.otsu = otsu
+    name = "threshold"
 
     def encode(self, images: np.ndarray, labels: np.ndarray) -> Cut:
-        """The best of all cuts on these patches."""
+        """The best of all cuts on patches (K, H, W, 3) uint8 with labels (K, H, W)."""
         with_object = [k for k in range(len(labels)) if (labels[k] == 1).any()]
         best = (-1.0, Cut("grey", 0.0, False, 0))
         for channel, smoothing in planes(images[0]):
@@ -100,15 +107,26 @@ class ColourThreshold:
         return best[1]
 
     def predict(self, tiles: np.ndarray, features: Cut) -> np.ndarray:
-        """(N, 1, H, W) float32 of 0 and 1."""
-        found = []
+        """Masks (N, 1, H, W) float32, 0 or 1, of tiles (N, H, W, 3) uint8."""
+        masks = []
         for tile in tiles:
             plane = planes(tile)[features.channel, features.smoothing]
-            level = features.level
-            if self.otsu and plane.min() < plane.max():
-                level = int(skimage.filters.threshold_otsu(plane)) + 1
-            found.append((plane >= level) == features.bright)
-        return np.stack(found)[:, None].astype(np.float32)
+            masks.append((plane >= self._level(plane, features)) == features.bright)
+        return np.stack(masks)[:, None].astype(np.float32)
+
+    def _level(self, plane: np.ndarray, cut: Cut) -> int:
+        return cut.level
+
+
+class OtsuThreshold(ColourThreshold):
+    """Channel, smoothing and side as `ColourThreshold` chooses them; the level is Otsu's, for each tile."""
+
+    name = "otsu"
+
+    def _level(self, plane: np.ndarray, cut: Cut) -> int:
+        if plane.min() == plane.max():  # Otsu's method needs two values
+            return cut.level
+        return int(skimage.filters.threshold_otsu(plane)) + 1
 
 
 @functools.lru_cache(maxsize=64)
@@ -119,7 +137,13 @@ def _textures(shape: tuple[int, int, int], content: bytes) -> np.ndarray:
 
 
 class PixelForest:
-    """Random forest of pixels, with the settings of scikit-image's example of trainable segmentation."""
+    """A random forest of pixels with the settings of scikit-image's example of trainable segmentation.
+
+    Raises
+    ------
+    ImportError
+        scikit-learn is not installed.
+    """
 
     name = "forest"
 
@@ -131,7 +155,7 @@ class PixelForest:
         self._classifier = RandomForestClassifier
 
     def encode(self, images: np.ndarray, labels: np.ndarray) -> RandomForestClassifier:
-        """Fit on the labelled pixels."""
+        """A forest fitted to the labelled pixels of patches (K, H, W, 3) uint8, labels (K, H, W)."""
         x = np.concatenate(
             [_textures(i.shape, i.tobytes())[y != IGNORE_LABEL] for i, y in zip(images, labels, strict=True)]
         )
@@ -139,16 +163,22 @@ class PixelForest:
         return forest.fit(x, labels[labels != IGNORE_LABEL])
 
     def predict(self, tiles: np.ndarray, features: RandomForestClassifier) -> np.ndarray:
-        """(N, 1, H, W) float32."""
-        found = [
+        """Probability (N, 1, H, W) float32 of tiles (N, H, W, 3) uint8."""
+        probabilities = [
             features.predict_proba(_textures(t.shape, t.tobytes()).reshape(t.shape[0] * t.shape[1], -1))[:, 1]
             for t in tiles
         ]
-        return np.stack(found).reshape(len(tiles), 1, *tiles.shape[1:3]).astype(np.float32)
+        return np.stack(probabilities).reshape(len(tiles), 1, *tiles.shape[1:3]).astype(np.float32)
 
 
 class GrabCut:
-    """GrabCut (Rother et al. 2004), told the bounding box of the object in the query; five iterations."""
+    """GrabCut (Rother et al. 2004) inside the bounding box of the query's true object.
+
+    Raises
+    ------
+    ImportError
+        OpenCV is not installed.
+    """
 
     name = "grabcut"
     ITERATIONS = 5  # as in OpenCV's tutorial
@@ -161,12 +191,13 @@ class GrabCut:
         self._cv2 = cv2
 
     def predict_in_boxes(self, tiles: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        """(N, H, W) float32 of 0 and 1, from (N, H, W, 3) uint8 and the truth, of which only the box is looked at.
+        """Masks (N, H, W) float32, 0 or 1, of tiles (N, H, W, 3) uint8.
 
-        A box that leaves no background around it is returned as it is: there is nothing to learn background from.
+        Only the bounding box of the true labels (N, H, W) is used. A box as large as the tile is returned unchanged:
+        there is no background to learn from.
         """
-        found = np.zeros(labels.shape, np.float32)
-        for tile, truth, mask in zip(tiles, labels, found, strict=True):
+        masks = np.zeros(labels.shape, np.float32)
+        for tile, truth, mask in zip(tiles, labels, masks, strict=True):
             if not (truth == 1).any():
                 continue
             (rows, cols), *_ = ndimage.find_objects(np.asarray(truth == 1, np.uint8))
@@ -186,17 +217,17 @@ class GrabCut:
                 self._cv2.GC_INIT_WITH_RECT,
             )
             mask[:] = (marks == self._cv2.GC_FGD) | (marks == self._cv2.GC_PR_FGD)
-        return found
+        return masks
 
 
 def score_method(
     method: predictor.Model, held_out: np.ndarray | None, labels: np.ndarray
 ) -> leave_one_out.LeaveOneOut | None:
-    """`leave_one_out.score_held_out` of held-out predictions (K, H, W) of any method.
+    """Leave-one-out scores of any method, from its held-out predictions (K, H, W); None without predictions.
 
-    Baselines always use the midpoint between 0.5 and their best threshold. The probabilities of a random forest
-    are less calibrated than those of a network, and this suits it better: 0.637 instead of 0.631 on the ten classes of
-    the model card.
+    Baselines always use the midpoint between 0.5 and their best threshold. The probabilities of a random forest are
+    less calibrated than those of a network, and this suits it better: 0.637 instead of 0.631 on the ten classes of the
+    model card.
     """
     if held_out is None:
         return None
@@ -208,17 +239,16 @@ def score_method(
 
 
 def load_baseline(name: str) -> predictor.Model | GrabCut:
-    """One of `BASELINES` by its name.
+    """The baseline of that name, one of `BASELINES`.
 
     Raises
     ------
     ImportError
-        Its library is not installed; the message says how.
+        Its library is not installed; the message says how to install it.
+    ValueError
+        There is no such baseline.
     """
-    if name in ("threshold", "otsu"):
-        return ColourThreshold(otsu=name == "otsu")
-    if name == "forest":
-        return PixelForest()
-    if name == "grabcut":
-        return GrabCut()
-    raise ValueError(f"baseline {name!r} is not one of {', '.join(BASELINES)}")
+    if name not in BASELINES:
+        raise ValueError(f"baseline {name!r} does not exist; choose from {', '.join(BASELINES)}")
+    baseline: predictor.Model | GrabCut = getattr(sys.modules[__name__], BASELINES[name])()
+    return baseline

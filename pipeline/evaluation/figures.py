@@ -1,4 +1,4 @@
-"""What an evaluation shows of a class: the queries that were answered best, in the middle and worst."""
+"""Example images of each class: the queries with the best, the median and the worst IoU."""
 
 from __future__ import annotations
 
@@ -16,50 +16,50 @@ from fewscope.pipeline.report.drawing import Picture, agreement, outlined, pictu
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Example:
-    """One query in pictures: "best", "median" or "worst" of its class by the first method."""
+    """One query as images: the "best", "median" or "worst" of its class by the IoU of the first method."""
 
     category: str
     rank: str
     query: str
     support: tuple[Picture, ...]
-    seen: Picture
+    image: Picture
     truth: Picture
-    found: tuple[tuple[str, float, Picture], ...]  # method, IoU, picture
+    predictions: tuple[tuple[str, float, Picture], ...]  # method, IoU, image
 
 
 def draw_examples(
     category: ClassImages,
     methods: Sequence[str],
     iou: Mapping[tuple[str, int, str], float],
-    shown: Mapping[tuple[int, str], Sequence[np.ndarray]],
-    drawn: Mapping[tuple[int, str], EpisodeDraw],
+    masks: Mapping[tuple[int, str], Sequence[np.ndarray]],
+    draws: Mapping[tuple[int, str], EpisodeDraw],
 ) -> tuple[Example, ...]:
-    """The queries that the first method answered best, in the middle and worst.
+    """Draw the queries with the best, the median and the worst IoU of the first method.
 
     Parameters
     ----------
-    iou : of (method, episode, query)
-    shown : of (episode, query), the masks (H, W) bool of the methods in their order
-    drawn : of (episode, query), whence the support
+    iou : by (method, episode, query)
+    masks : by (episode, query); one mask (H, W) bool per method
+    draws : by (episode, query); support set and query of the episode
     """
     images, labels, _ = category.arrays()
-    ranked = sorted(shown, key=lambda asked: iou[methods[0], *asked])
+    ranked = sorted(masks, key=lambda query: iou[methods[0], *query])
     chosen = {"best": ranked[-1], "median": ranked[len(ranked) // 2], "worst": ranked[0]}
     examples = []
-    for rank, (episode, key) in chosen.items():
-        position = category.keys.index(key)
+    for rank, (episode, query) in chosen.items():
+        position = category.keys.index(query)
         image, label = images[position], labels[position]
-        support = tuple(_small(outlined(images[i], labels[i], 1), 72) for i in drawn[episode, key].support)
-        found = tuple(
-            (method, iou[method, episode, key], _small(agreement(image, label, mask)))
-            for method, mask in zip(methods, shown[episode, key], strict=True)
+        support = tuple(_small(outlined(images[i], labels[i], 1), 72) for i in draws[episode, query].support)
+        predictions = tuple(
+            (method, iou[method, episode, query], _small(agreement(image, label, mask)))
+            for method, mask in zip(methods, masks[episode, query], strict=True)
         )
         truth = _small(outlined(image, label, 1))
-        examples.append(Example(category.name, rank, key, support, _small(image), truth, found))
+        examples.append(Example(category.name, rank, query, support, _small(image), truth, predictions))
     return tuple(examples)
 
 
 def _small(canvas: np.ndarray, side: int = 152) -> Picture:
-    """A patch small enough that the page of 240 classes opens."""
+    """An image (H, W, 3) reduced to `side` px, so that a page of 240 classes still opens."""
     shrunk = Image.fromarray(canvas).resize((side, side), Image.Resampling.LANCZOS)
     return picture(np.asarray(shrunk), PATCH_SIZE, lines=True)

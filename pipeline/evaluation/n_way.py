@@ -1,8 +1,8 @@
-"""C-way episodes: several classes are shown, and each pixel of a query is of one of them or of none.
+"""N-way episodes: the support set has N classes, and each pixel of a query is assigned to one of them or to none.
 
-The network is asked for every class by itself over one encoding of the query (`model.segmenter.Segmenter.predict`), the
-largest probability wins, and where none reaches 0.5 it is background: the union of C binary runs. A query shows one of
-the classes that were shown. **What else it may show of the others is not labelled**, and counts as wrongly found.
+The network encodes the query once and predicts every class (`model.segmenter.Segmenter.predict`). The largest
+probability wins; below 0.5 a pixel is background. Each query is labelled for one of the N classes only. **Objects of
+the other classes that it may contain are not labelled**, and count as false positives.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from fewscope.pipeline.metrics import Mean, Pixels, compare_masks, mean_over_cla
 from fewscope.pipeline.predictor import Model
 from fewscope.pipeline.tiling.blending import to_uint8
 
-NOTHING = Pixels(0, 0, 0, 0)
+NO_PIXELS = Pixels(0, 0, 0, 0)
 
 
 @dataclass(frozen=True, slots=True)
 class NWayMetrics:
-    """One method with one number of shots on C-way episodes.
+    """One method with one number of shots on N-way episodes.
 
     Attributes
     ----------
-    class_iou : mean over the classes of the IoU of their pooled pixels; what is wrongly taken for a class in a query
-        of another one counts
-    fb_iou : of object, whichever class, and background
+    class_iou : mean over the classes of the IoU of their pooled pixels; false positives in the queries of other
+        classes count
+    fb_iou : FB-IoU of the objects of all classes taken together
     by_class : (class, IoU)
     tile_s : seconds per query for all classes together, median
     """
@@ -54,38 +54,39 @@ class NWayMetrics:
 def evaluate_n_way(
     categories: Sequence[ClassImages], method: Model | GrabCut, config: EvaluationConfig, way: int, shots: int
 ) -> NWayMetrics | None:
-    """Ask every class among ``way - 1`` others of its domain; None for GrabCut, which is shown no class.
+    """Evaluate every class together with ``way - 1`` others of its domain; None for GrabCut, which has no support.
 
     Raises
     ------
     ValueError
-        A domain has fewer than `way` classes, or a class too few pictures.
+        A domain has fewer than `way` classes, or a class too few images.
     """
     if isinstance(method, GrabCut):
         return None
     by_name = {category.name: category for category in categories}
-    of_class = dict.fromkeys(by_name, NOTHING)
-    of_any, n_queries, times = NOTHING, 0, []
+    of_class = dict.fromkeys(by_name, NO_PIXELS)
+    of_any, n_queries, times = NO_PIXELS, 0, []
     for category in categories:
         domain = [other.name for other in categories if other.domain == category.domain]
         images, labels, _ = category.arrays()
         for episode, draw in enumerate(config.draws(category.name, len(images), shots)):
             names = (category.name, *other_classes(category.name, domain, way, episode, config.seed))
             query = list(draw.query)
-            shown = [support_set(category, draw.support)]
-            shown += [
-                _shown_beside(by_name[name], images[query], shots, episode, config.seed) for name in names[1:]
+            supports = [support_set(category, draw.support)]
+            supports += [
+                _other_support(by_name[name], images[query], shots, episode, config.seed)
+                for name in names[1:]
             ]
             began = time.perf_counter()
-            probability = predict_classes(method, join_classes(shown), images[query])
+            probability = predict_classes(method, join_classes(supports), images[query])
             times.append((time.perf_counter() - began) / len(query))
             for maps, label in zip(to_uint8(probability), labels[query], strict=True):
-                found = assign_classes(maps, [threshold_level(0.5)] * way)
+                predicted = assign_classes(maps, [threshold_level(0.5)] * way)
                 n_queries += 1
-                of_any += compare_masks(found > 0, label == 1)
+                of_any += compare_masks(predicted > 0, label == 1)
                 for value, name in enumerate(names, start=1):
                     true = label == 1 if value == 1 else np.zeros_like(label, bool)
-                    of_class[name] += compare_masks(found == value, true)
+                    of_class[name] += compare_masks(predicted == value, true)
     by_class = tuple((name, pixels.iou) for name, pixels in of_class.items())
     return NWayMetrics(
         method.name,
@@ -99,19 +100,19 @@ def evaluate_n_way(
     )
 
 
-def _shown_beside(
-    category: ClassImages, asked: np.ndarray, shots: int, episode: int, seed: int
+def _other_support(
+    category: ClassImages, queries: np.ndarray, shots: int, episode: int, seed: int
 ) -> SupportSet:
-    """Support of another class than the one that is asked, without the pictures that are asked: classes share some."""
+    """Support set of another class than that of the queries, without the queries: some classes share images."""
     images, _, _ = category.arrays()
-    queries = {picture.tobytes() for picture in asked}
-    apart = [i for i, picture in enumerate(images) if picture.tobytes() not in queries]
-    *_, draw = sampled_episodes(category.name, len(apart), shots, episode + 1, 1, seed)
-    return support_set(category, [apart[i] for i in draw.support])
+    excluded = {query.tobytes() for query in queries}
+    usable = [i for i, image in enumerate(images) if image.tobytes() not in excluded]
+    *_, draw = sampled_episodes(category.name, len(usable), shots, episode + 1, 1, seed)
+    return support_set(category, [usable[i] for i in draw.support])
 
 
 def predict_classes(method: Model, support: SupportSet, tiles: np.ndarray) -> np.ndarray:
-    """Probability of every class by itself, (N, C, H, W); baselines, which know one class, are taught C times."""
+    """Probability of every class, (N, C, H, W) float32, of tiles (N, H, W, 3) uint8; baselines are fitted C times."""
     if isinstance(method, Segmenter | Adapted):
         return method.predict(tiles, method.encode(support.images, support.labels_by_class))
     of_classes = [

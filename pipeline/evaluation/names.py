@@ -1,4 +1,11 @@
-"""Names of baselines. Imports nothing, so that ``--help`` does not wait for scikit-learn."""
+"""Names of the baselines, apart from their code: ``--help`` does not wait for scikit-learn and OpenCV."""
 
-BASELINES = ("threshold", "otsu", "forest", "grabcut")
-"""What a model is compared with (`pipeline.evaluation.baselines`)."""
+from collections.abc import Mapping
+
+BASELINES: Mapping[str, str] = {
+    "threshold": "ColourThreshold",
+    "otsu": "OtsuThreshold",
+    "forest": "PixelForest",
+    "grabcut": "GrabCut",
+}
+"""Each baseline and its class in `pipeline.evaluation.baselines`. A new baseline is a class there and a line here."""

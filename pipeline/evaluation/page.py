@@ -1,4 +1,4 @@
-"""The result of an evaluation: as tables for a terminal, as JSON, and as one page with pictures."""
+"""The result of an evaluation: tables for a terminal, JSON, and one HTML page with example images."""
 
 from __future__ import annotations
 
@@ -28,138 +28,137 @@ from fewscope.pipeline.evaluation.tables import (
     calibration_table,
     class_table,
     difference_table,
-    figure,
+    n_way_table,
+    number,
     object_table,
     overall_table,
-    way_table,
 )
 from fewscope.pipeline.report.html import fill, write_files
 
-JSON_KEYS = {"baseline": "baseline", "separated": "separated"}
+JSON_KEYS = {"baseline": "rival", "separated": "told_apart"}
 """Attributes whose key in ``evaluation.json`` is older than their name."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Evaluation:
-    """All figures of an evaluation, and what they are made of.
+    """All metrics of an evaluation, and the results they are computed from.
 
     Attributes
     ----------
-    what : what was asked of what: data, split, model, episodes, machine; in the page's words
-    methods : the first is the one that is tested
+    settings : data, split, model, episodes, machine..., as the page shows them
+    methods : names; the first is compared with the others
+    methods_overall : each method and number of shots, over all classes and per domain
     """
 
-    what: dict[str, str]
+    settings: dict[str, str]
     methods: tuple[str, ...]
     shots: tuple[int, ...]
-    method_metrics: list[MethodMetrics]
+    methods_overall: list[MethodMetrics]
     classes: list[ClassMetrics]
     differences: list[Difference]
     calibrations: list[Calibration]
     support_results: list[SupportResult]
     query_results: list[QueryResult]
     examples: list[Example]
-    ways: tuple[NWayMetrics, ...]
+    n_way: tuple[NWayMetrics, ...]
 
     @classmethod
     def of(
         cls,
-        what: dict[str, str],
+        settings: dict[str, str],
         methods: Sequence[str],
         shots: Sequence[int],
         evaluated: Sequence[ClassEvaluation],
-        ways: Sequence[NWayMetrics] = (),
+        n_way: Sequence[NWayMetrics] = (),
     ) -> Evaluation:
-        """Figures of what was found, at least one class.
+        """Compute all metrics from the results of at least one class.
 
         Raises
         ------
         ValueError
-            Nothing was asked.
+            No class was evaluated.
         """
-        support_results = [r for f in evaluated for r in f.support_results]
-        query_results = [r for f in evaluated for r in f.query_results]
+        support_results = [r for e in evaluated for r in e.support_results]
+        query_results = [r for e in evaluated for r in e.query_results]
         if not query_results:
-            raise ValueError(
-                "no class has pictures enough for the shots that are asked for; ask for fewer --shots"
-            )
-        figures = class_metrics(query_results)
+            raise ValueError("no class has enough images for the requested shots; use fewer --shots")
+        classes = class_metrics(query_results)
         calibrations = [calibration(support_results, query_results, m, k) for k in shots for m in methods]
         return cls(
-            what,
-            tuple(methods),
-            tuple(shots),
-            method_metrics(figures),
-            figures,
-            differences(figures, methods[0]),
-            [c for c in calibrations if c is not None],
-            support_results,
-            query_results,
-            [example for f in evaluated for example in f.examples],
-            tuple(ways),
+            settings=settings,
+            methods=tuple(methods),
+            shots=tuple(shots),
+            methods_overall=method_metrics(classes),
+            classes=classes,
+            differences=differences(classes, methods[0]),
+            calibrations=[c for c in calibrations if c is not None],
+            support_results=support_results,
+            query_results=query_results,
+            examples=[example for e in evaluated for example in e.examples],
+            n_way=tuple(n_way),
         )
 
     def tables(self) -> list[Table]:
-        """All figures in words."""
-        tables = [overall_table(self.method_metrics)]
+        """All metrics, as tables of text."""
+        tables = [overall_table(self.methods_overall)]
         if self.differences:
             tables.append(difference_table(self.differences))
         tables += [class_table(self.classes, self.methods, k) for k in self.shots]
-        if any(s.components for s in self.method_metrics):
-            tables.append(object_table(self.method_metrics))
+        if any(m.components for m in self.methods_overall):
+            tables.append(object_table(self.methods_overall))
         if self.calibrations:
             tables.append(calibration_table(self.calibrations))
-        if self.ways:
-            tables.append(way_table(self.ways))
+        if self.n_way:
+            tables.append(n_way_table(self.n_way))
         return tables
 
     def as_text(self) -> str:
-        """What the command prints."""
-        head = "\n".join(f"{name}: {value}" for name, value in self.what.items())
+        """Settings and tables, for a terminal."""
+        head = "\n".join(f"{name}: {value}" for name, value in self.settings.items())
         return "\n\n\n".join([head, *(table.as_text() for table in self.tables())])
 
     def as_json(self) -> str:
-        """Every number and every query; NaN becomes null. Keys are those of the first release: see `JSON_KEYS`."""
-        query_results = [
+        """Every metric and every result; NaN becomes null. Keys are those of the first release: see `JSON_KEYS`."""
+        queries = [
             dataclasses.asdict(r)
             | {"iou": r.at_half.iou, "chosen_iou": r.at_chosen.iou if r.at_chosen else None}
             for r in self.query_results
         ]
         classes = [
             {
-                "method": f.method,
-                "shots": f.shots,
-                "class": f.category,
-                "domain": f.domain,
-                "queries": f.n_queries,
-                "mean_image_iou": f.image_iou,
-                "mean_image_iou_at_chosen_threshold": f.chosen_iou,
-                "class_iou": f.pixels.iou,
-                "fb_iou": f.pixels.fb_iou,
+                "method": c.method,
+                "shots": c.shots,
+                "class": c.category,
+                "domain": c.domain,
+                "queries": c.n_queries,
+                "mean_image_iou": c.image_iou,
+                "mean_image_iou_at_chosen_threshold": c.chosen_iou,
+                "class_iou": c.pixels.iou,
+                "fb_iou": c.pixels.fb_iou,
             }
-            for f in self.classes
+            for c in self.classes
         ]
         content = {
-            "what": self.what,
-            "standings": [dataclasses.asdict(s) for s in self.method_metrics],
+            "what": self.settings,
+            "standings": [dataclasses.asdict(m) for m in self.methods_overall],
             "differences": [dataclasses.asdict(d) for d in self.differences],
             "calibration": [dataclasses.asdict(c) for c in self.calibrations],
-            "ways": [dataclasses.asdict(w) for w in self.ways],
+            "ways": [dataclasses.asdict(w) for w in self.n_way],
             "classes": classes,
             "lessons": [dataclasses.asdict(r) for r in self.support_results],
-            "answers": query_results,
+            "answers": queries,
         }
         return json.dumps(_json_value(content), indent=1, allow_nan=False)
 
     def as_html(self) -> str:
-        """One self-contained page; every string from outside is escaped."""
-        pictures: dict[str, list[Example]] = {}
+        """One self-contained page; all text from outside is escaped."""
+        examples: dict[str, list[Example]] = {}
         for example in self.examples:
-            pictures.setdefault(example.category, []).append(example)
-        return fill("evaluation.html.j2", e=self, tables=self.tables(), pictures=pictures, iou=figure)
+            examples.setdefault(example.category, []).append(example)
+        return fill("evaluation.html.j2", e=self, tables=self.tables(), examples=examples, number=number)
 
     def write(self, out: Path) -> None:
-        """``evaluation.html``, ``evaluation.txt`` and, last, ``evaluation.json`` in a folder; each appears whole."""
+        """Write ``evaluation.html``, ``evaluation.txt`` and, last, ``evaluation.json`` into a folder, atomically."""
         files = {
             "evaluation.html": self.as_html(),
             "evaluation.txt": self.as_text() + "\n",
@@ -169,11 +168,17 @@ class Evaluation:
 
 
 def _json_value(value: Any) -> Any:
-    """The value with the keys of ``evaluation.json``, None for every float that JSON does not know."""
+    """The value with the keys of ``evaluation.json``; floats that JSON does not know become None."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):
-        return {JSON_KEYS.get(key, key): _json_value(item) for key, item in value.items()}
+        flat: dict[Any, Any] = {}
+        for key, item in value.items():
+            if key == "scores":
+                flat |= item
+            else:
+                flat[JSON_KEYS.get(key, key)] = item
+        return {key: _json_value(item) for key, item in flat.items()}
     if isinstance(value, (list, tuple)):
         return [_json_value(item) for item in value]
     return value

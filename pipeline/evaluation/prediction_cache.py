@@ -16,15 +16,14 @@ from fewscope.pipeline import predictor
 
 
 class PredictionCache:
-    """A baseline whose answers are kept in a folder, and taken from there when it is asked the same again.
+    """A baseline whose predictions are stored in a folder and reused for the same support set and tile.
 
-    A forest takes minutes where a network takes seconds, and its answers change with no weights. A baseline is taught
-    only when something is asked that it has not answered before.
+    A random forest takes minutes where a network takes seconds. It is fitted only when a prediction is missing.
 
     Parameters
     ----------
-    baseline : with answers that are a function of the support set and the tile alone
-    folder : for ``<hash>.npz``, one for each tile; another version of a baseline's library wants another folder
+    baseline : its predictions must depend on the support set and the tile alone
+    folder : for one ``<hash>.npz`` per tile; use another folder for another version of the baseline's library
     """
 
     def __init__(self, baseline: predictor.Model, folder: Path) -> None:
@@ -33,23 +32,23 @@ class PredictionCache:
         folder.mkdir(parents=True, exist_ok=True)
 
     def encode(self, images: np.ndarray, labels: np.ndarray) -> DeferredFit:
-        """What would be learned, for when it is needed."""
+        """Identify a support set, (K, H, W, 3) uint8 and (K, H, W); nothing is fitted yet."""
         digest = hashlib.sha256(f"{self.name} {images.shape} {labels.shape}".encode())
         for array in (images, labels):
             digest.update(np.ascontiguousarray(array).tobytes())
         return DeferredFit(digest.digest(), functools.cache(lambda: self._baseline.encode(images, labels)))
 
     def predict(self, tiles: np.ndarray, features: DeferredFit) -> np.ndarray:
-        """As the baseline."""
-        return np.concatenate([self._answer(tiles[i : i + 1], features) for i in range(len(tiles))])
+        """The baseline's probability, (N, 1, H, W) float32, of tiles (N, H, W, 3) uint8."""
+        return np.concatenate([self._predict_tile(tiles[i : i + 1], features) for i in range(len(tiles))])
 
-    def _answer(self, tile: np.ndarray, taught: DeferredFit) -> np.ndarray:
-        asked = hashlib.sha256(taught.digest + np.ascontiguousarray(tile).tobytes()).hexdigest()
-        path = self._folder / f"{asked}.npz"
+    def _predict_tile(self, tile: np.ndarray, support: DeferredFit) -> np.ndarray:
+        key = hashlib.sha256(support.digest + np.ascontiguousarray(tile).tobytes()).hexdigest()
+        path = self._folder / f"{key}.npz"
         if path.exists():
-            with np.load(path) as kept:
-                return kept["probability"]
-        probability = self._baseline.predict(tile, taught.learned())
+            with np.load(path) as stored:
+                return stored["probability"]
+        probability = self._baseline.predict(tile, support.fit())
         with atomic_file(str(path)) as temporary, open(temporary, "wb") as file:
             np.savez_compressed(file, probability=probability)
         return probability
@@ -57,7 +56,7 @@ class PredictionCache:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DeferredFit:
-    """Identity of a support set, and what a baseline learns from it, when it has to."""
+    """The digest of a support set, and a function that fits the baseline to it, once, when first called."""
 
     digest: bytes
-    learned: Callable[[], Any]
+    fit: Callable[[], Any]

@@ -1,10 +1,14 @@
-"""Figures made of query results: per class, per domain and over all, method against method, estimate against truth.
+"""Metrics of an evaluation: per class, per domain and over all classes, method against method, estimate against truth.
 
 Two metrics of FSS-1000 that are never put into one column (`docs/protocol.md`):
 
-(a) mean image IoU: the IoU of every query at the threshold 0.5, meant per class and then over classes; where all
-    classes have as many queries, as FSS-1000 has, that is the mean over all queries, the metric of its paper;
-(b) mIoU and FB-IoU: pixels pooled per class before the IoU is taken, and over all classes for FB-IoU, as HSNet has it.
+(a) mean image IoU: the IoU of every query at threshold 0.5, averaged per class and then over classes. Where all classes
+    have equally many queries, as in FSS-1000, this is the mean over all queries, the metric of its paper.
+(b) mIoU and FB-IoU: pixels are pooled per class before the IoU is computed, and over all classes for FB-IoU, as in
+    HSNet.
+
+A new metric of masks is a property of `pipeline.metrics.Pixels` and a line in `CLASS_SCORES`; a new metric of objects
+is a property of `pipeline.metrics.Objects` and a line in `OBJECT_SCORES`. Tables and ``evaluation.json`` follow.
 """
 
 from __future__ import annotations
@@ -14,6 +18,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from operator import add
+from typing import Generic, TypeVar
 
 import numpy as np
 
@@ -29,6 +34,8 @@ from fewscope.pipeline.metrics import (
     mean_over_classes,
 )
 
+T = TypeVar("T")
+
 
 @dataclass(frozen=True, slots=True)
 class ClassMetrics:
@@ -36,9 +43,10 @@ class ClassMetrics:
 
     Attributes
     ----------
-    image_iou, chosen_iou : mean over the queries of the IoU at 0.5, and at the threshold that leave-one-out chose
-    pixels : of all queries at 0.5
-    components, separated : objects of each query
+    image_iou, chosen_iou : mean over the queries of the IoU at 0.5, and at the threshold chosen by leave-one-out
+    pixels : of all queries at 0.5, pooled
+    components, separated : objects of each query, by connected components and by the rule that leave-one-out chose
+    tile_s : seconds per query, median
     """
 
     method: str
@@ -55,14 +63,36 @@ class ClassMetrics:
 
 
 @dataclass(frozen=True, slots=True)
+class Score(Generic[T]):
+    """A metric: its key in ``evaluation.json``, the head of its column, and its value; None where it is unknown."""
+
+    key: str
+    column: str
+    value: Callable[[T], float | None]
+
+
+CLASS_SCORES: tuple[Score[ClassMetrics], ...] = (
+    Score("image_iou", "(a) image IoU", lambda c: c.image_iou),
+    Score("chosen_iou", "at chosen threshold", lambda c: c.chosen_iou),
+    Score("class_iou", "(b) mIoU", lambda c: c.pixels.iou),
+)
+"""Metrics of one class, averaged over the classes, with an interval."""
+
+OBJECT_SCORES: tuple[Score[Objects], ...] = (
+    Score("f1", "F1", lambda o: o.f1),
+    Score("accuracy", "TP/(TP+FP+FN)", lambda o: o.accuracy),
+    Score("pq", "PQ", lambda o: o.pq),
+    Score("aji", "AJI", lambda o: o.aji),
+)
+"""Metrics of objects, pooled over all images."""
+
+
+@dataclass(frozen=True, slots=True)
 class ObjectMetrics:
-    """Objects of many pictures, pooled, and how far their counts are off."""
+    """Objects of many images, pooled: `OBJECT_SCORES` by key, and the error of the counts."""
 
     n_pictures: int
-    f1: float
-    accuracy: float
-    pq: float
-    aji: float
+    scores: dict[str, float | None]
     counts: CountError
 
 
@@ -73,10 +103,9 @@ class MethodMetrics:
     Attributes
     ----------
     group : a domain, or "all"
-    image_iou : metric (a)
-    chosen_iou : the same at the threshold that leave-one-out chose, None without
-    class_iou, fb_iou : metric (b), mIoU and FB-IoU
-    components, separated : of the classes whose objects are known, None without
+    scores : `CLASS_SCORES` by key; None where no class has the metric
+    fb_iou : FB-IoU of the pixels of all classes
+    components, separated : of the classes with labelled objects, None without any
     tile_s : seconds per query, median over the classes
     """
 
@@ -85,9 +114,7 @@ class MethodMetrics:
     group: str
     n_classes: int
     n_queries: int
-    image_iou: Mean
-    chosen_iou: Mean | None
-    class_iou: Mean
+    scores: dict[str, Mean | None]
     fb_iou: float
     components: ObjectMetrics | None
     separated: ObjectMetrics | None
@@ -96,12 +123,12 @@ class MethodMetrics:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One method minus another in mean image IoU on the same episodes, over the same classes.
+    """One method minus a baseline in mean image IoU, on the same episodes of the same classes.
 
     Attributes
     ----------
     by : "0.5" or "chosen", the threshold of both
-    ahead : classes on which the first is ahead
+    ahead : number of classes on which the method is better
     """
 
     method: str
@@ -116,19 +143,19 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """How far the leave-one-out estimate of the IoU can be trusted.
+    """Calibration of the leave-one-out estimate of the IoU.
 
     Attributes
     ----------
-    over_classes, over_episodes : Pearson's correlation of estimate and true IoU of the queries at the chosen threshold,
-        both as means per class, and per episode
-    coverage : part of the episodes whose 95 % interval of the mean IoU holds that of the queries; of those that have
-        an interval. Few queries have an error of their own, for which the interval has no room
-    coverage_with_queries : the same, with room for it: the 95 % prediction interval of the mean of so many queries
-    bias : mean of estimate minus true IoU, over classes
+    over_classes, over_episodes : Pearson's correlation of estimated and measured IoU of the queries, both at the chosen
+        threshold; of means per class, and per episode
+    coverage : share of the episodes whose 95 % interval of the mean IoU contains the mean of the queries, of those with
+        an interval. The interval makes no allowance for the sampling error of a few queries
+    coverage_with_queries : the same for the 95 % prediction interval of the mean of that many queries
+    bias : mean of estimated minus measured IoU, over classes
     n_counted : episodes with an interval of the count
-    count_coverage : part of these whose interval holds the number of objects of all their queries
-    points : (class, estimate, true IoU), one per class
+    count_coverage : share of these whose interval contains the number of objects in all their queries
+    points : (class, estimated IoU, measured IoU), one per class
     """
 
     method: str
@@ -146,176 +173,154 @@ class Calibration:
 
 
 def class_metrics(query_results: Iterable[QueryResult]) -> list[ClassMetrics]:
-    """Figures per method, shots and class, in the order of the results."""
+    """Metrics per method, number of shots and class, in the order of the results."""
     grouped: dict[tuple[str, int, str], list[QueryResult]] = {}
     for result in query_results:
         grouped.setdefault((result.method, result.shots, result.category), []).append(result)
-    figures = []
-    for (method, shots, category), of_class in grouped.items():
-        chosen = [a.at_chosen.iou for a in of_class if a.at_chosen is not None]
-        figures.append(
+    metrics = []
+    for (method, shots, category), results in grouped.items():
+        chosen = [r.at_chosen.iou for r in results if r.at_chosen is not None]
+        metrics.append(
             ClassMetrics(
-                method,
-                shots,
-                category,
-                of_class[0].domain,
-                len(of_class),
-                float(np.mean([a.at_half.iou for a in of_class])),
-                float(np.mean(chosen)) if chosen else None,
-                reduce(add, (a.at_half for a in of_class)),
-                tuple(a.components for a in of_class if a.components is not None),
-                tuple(a.separated for a in of_class if a.separated is not None),
-                float(np.median([a.tile_s for a in of_class])),
+                method=method,
+                shots=shots,
+                category=category,
+                domain=results[0].domain,
+                n_queries=len(results),
+                image_iou=float(np.mean([r.at_half.iou for r in results])),
+                chosen_iou=float(np.mean(chosen)) if chosen else None,
+                pixels=reduce(add, (r.at_half for r in results)),
+                components=tuple(r.components for r in results if r.components is not None),
+                separated=tuple(r.separated for r in results if r.separated is not None),
+                tile_s=float(np.median([r.tile_s for r in results])),
             )
         )
-    return figures
+    return metrics
 
 
-def method_metrics(figures: Sequence[ClassMetrics]) -> list[MethodMetrics]:
-    """Every method and number of shots over all classes, and over each domain where there are several."""
-    found = []
-    for group, members in _groups(figures):
+def method_metrics(metrics: Sequence[ClassMetrics]) -> list[MethodMetrics]:
+    """Every method and number of shots over all classes, and over each domain if there are several."""
+    rows = []
+    for group, members in _groups(metrics):
         by_method: dict[tuple[int, str], list[ClassMetrics]] = {}
-        for f in members:
-            by_method.setdefault((f.shots, f.method), []).append(f)
+        for of_class in members:
+            by_method.setdefault((of_class.shots, of_class.method), []).append(of_class)
         for (shots, method), classes in by_method.items():
-            chosen = [f.chosen_iou for f in classes if f.chosen_iou is not None]
-            found.append(
+            rows.append(
                 MethodMetrics(
-                    method,
-                    shots,
-                    group,
-                    len(classes),
-                    sum(f.n_queries for f in classes),
-                    mean_over_classes([f.image_iou for f in classes]),
-                    mean_over_classes(chosen) if chosen else None,
-                    mean_over_classes([f.pixels.iou for f in classes]),
-                    reduce(add, (f.pixels for f in classes)).fb_iou,
-                    object_metrics([o for f in classes for o in f.components]),
-                    object_metrics([o for f in classes for o in f.separated]),
-                    float(np.median([f.tile_s for f in classes])),
+                    method=method,
+                    shots=shots,
+                    group=group,
+                    n_classes=len(classes),
+                    n_queries=sum(c.n_queries for c in classes),
+                    scores={score.key: _mean(score, classes) for score in CLASS_SCORES},
+                    fb_iou=reduce(add, (c.pixels for c in classes)).fb_iou,
+                    components=object_metrics([o for c in classes for o in c.components]),
+                    separated=object_metrics([o for c in classes for o in c.separated]),
+                    tile_s=float(np.median([c.tile_s for c in classes])),
                 )
             )
-    return found
+    return rows
 
 
-def object_metrics(pictures: Sequence[Objects]) -> ObjectMetrics | None:
-    """Objects of some pictures pooled; None without pictures."""
-    if not pictures:
+def _mean(score: Score[ClassMetrics], classes: Sequence[ClassMetrics]) -> Mean | None:
+    values = [value for c in classes if (value := score.value(c)) is not None]
+    return mean_over_classes(values) if values else None
+
+
+def object_metrics(images: Sequence[Objects]) -> ObjectMetrics | None:
+    """Metrics of the objects of some images, pooled; None without images."""
+    if not images:
         return None
-    total = reduce(add, pictures)
-    return ObjectMetrics(len(pictures), total.f1, total.accuracy, total.pq, total.aji, count_error(pictures))
+    total = reduce(add, images)
+    scores = {score.key: score.value(total) for score in OBJECT_SCORES}
+    return ObjectMetrics(len(images), scores, count_error(images))
 
 
-def differences(figures: Sequence[ClassMetrics], method: str) -> list[Difference]:
-    """`method` against every other, at 0.5 and at the chosen thresholds, over all classes and over each domain."""
+def differences(metrics: Sequence[ClassMetrics], method: str) -> list[Difference]:
+    """`method` minus every other one, at 0.5 and at the chosen thresholds, over all classes and over each domain."""
     by_threshold: tuple[tuple[str, Callable[[ClassMetrics], float | None]], ...] = (
-        ("0.5", lambda f: f.image_iou),
-        ("chosen", lambda f: f.chosen_iou),
+        ("0.5", lambda c: c.image_iou),
+        ("chosen", lambda c: c.chosen_iou),
     )
-    found = []
-    for group, members in _groups(figures):
-        for shots in sorted({f.shots for f in members}):
-            for baseline in dict.fromkeys(f.method for f in members if f.method != method):
+    rows = []
+    for group, members in _groups(metrics):
+        for shots in sorted({c.shots for c in members}):
+            for baseline in dict.fromkeys(c.method for c in members if c.method != method):
                 for by, iou_of in by_threshold:
-                    iou = {(f.method, f.category): iou_of(f) for f in members if f.shots == shots}
+                    iou = {(c.method, c.category): iou_of(c) for c in members if c.shots == shots}
                     pairs = [
-                        (own, theirs)
+                        (own, other)
                         for (name, category), own in iou.items()
                         if name == method
                         and own is not None
-                        and (theirs := iou.get((baseline, category))) is not None
+                        and (other := iou.get((baseline, category))) is not None
                     ]
                     if pairs:
-                        minus = [own - theirs for own, theirs in pairs]
-                        ahead = sum(d > 0 for d in minus)
-                        found.append(
-                            Difference(
-                                method,
-                                baseline,
-                                shots,
-                                group,
-                                by,
-                                len(minus),
-                                mean_over_classes(minus),
-                                ahead,
-                            )
-                        )
-    return found
+                        minus = [own - other for own, other in pairs]
+                        mean, ahead = mean_over_classes(minus), sum(d > 0 for d in minus)
+                        rows.append(Difference(method, baseline, shots, group, by, len(minus), mean, ahead))
+    return rows
 
 
 def calibration(
     support_results: Sequence[SupportResult], query_results: Iterable[QueryResult], method: str, shots: int
 ) -> Calibration | None:
-    """Estimate against truth of one method; None where leave-one-out was not asked for."""
-    true: dict[tuple[str, int], list[float]] = {}
+    """Estimated against measured IoU and counts of one method; None where leave-one-out was not run."""
+    measured: dict[tuple[str, int], list[float]] = {}  # (class, episode): IoU of the queries
     objects: dict[tuple[str, int], list[Objects]] = {}
     for result in query_results:
         if (result.method, result.shots) == (method, shots) and result.at_chosen is not None:
-            true.setdefault((result.category, result.episode), []).append(result.at_chosen.iou)
+            measured.setdefault((result.category, result.episode), []).append(result.at_chosen.iou)
             if result.separated is not None:
                 objects.setdefault((result.category, result.episode), []).append(result.separated)
-    rows = [
-        (
-            episode.category,
-            episode.estimate,
-            float(np.mean(true[episode.category, episode.episode])),
-            episode.interval,
-            mean_interval(
-                np.array(episode.left_out),
-                0.0,
-                1.0,
-                n_more=len(true[episode.category, episode.episode]),
-            ),
-        )
-        for episode in support_results
-        if (episode.method, episode.shots) == (method, shots)
-        and episode.estimate is not None
-        and not math.isnan(episode.estimate)
-    ]
-    if not rows:
+    own = [s for s in support_results if (s.method, s.shots) == (method, shots)]
+    supports = [s for s in own if s.estimate is not None and not math.isnan(s.estimate)]
+    if not supports:
         return None
+    estimates = [float(s.estimate) for s in supports if s.estimate is not None]
+    queries = [measured[s.category, s.episode] for s in supports]
+    truths = [float(np.mean(ious)) for ious in queries]
+    of_mean = [s.interval for s in supports]
+    of_queries = [
+        mean_interval(np.array(s.left_out), 0.0, 1.0, n_more=len(ious))
+        for s, ious in zip(supports, queries, strict=True)
+    ]
     points = []
-    for category in dict.fromkeys(row[0] for row in rows):
-        of_class = [(estimate, iou) for name, estimate, iou, *_ in rows if name == category]
-        estimate, iou = np.mean(of_class, axis=0)
+    for category in dict.fromkeys(s.category for s in supports):
+        rows = [k for k, s in enumerate(supports) if s.category == category]
+        estimate, iou = np.mean([(estimates[k], truths[k]) for k in rows], axis=0)
         points.append((category, float(estimate), float(iou)))
     counted = [
-        (
-            sum(o.true for o in found),
-            count_interval(sum(o.found for o in found), episode.counted_ratio),
-        )
-        for episode in support_results
-        if (episode.method, episode.shots) == (method, shots)
-        and (found := objects.get((episode.category, episode.episode)))
+        (sum(o.true for o in found), count_interval(sum(o.found for o in found), s.counted_ratio))
+        for s in own
+        if (found := objects.get((s.category, s.episode)))
     ]
-    promised = [(iou, interval) for _, _, iou, interval, _ in rows]
-    predicted = [(iou, interval) for _, _, iou, _, interval in rows]
     return Calibration(
-        method,
-        shots,
-        len(points),
-        len(rows),
-        correlation([p[1] for p in points], [p[2] for p in points]),
-        correlation([r[1] for r in rows], [r[2] for r in rows]),
-        _part_inside(promised),
-        _part_inside(predicted),
-        float(np.mean([p[1] - p[2] for p in points])),
-        sum(interval is not None for _, interval in counted),
-        _part_inside(counted),
-        tuple(points),
+        method=method,
+        shots=shots,
+        n_classes=len(points),
+        n_episodes=len(supports),
+        over_classes=correlation([p[1] for p in points], [p[2] for p in points]),
+        over_episodes=correlation(estimates, truths),
+        coverage=_coverage(zip(truths, of_mean, strict=True)),
+        coverage_with_queries=_coverage(zip(truths, of_queries, strict=True)),
+        bias=float(np.mean([p[1] - p[2] for p in points])),
+        n_counted=sum(interval is not None for _, interval in counted),
+        count_coverage=_coverage(counted),
+        points=tuple(points),
     )
 
 
-def _part_inside(rows: Sequence[tuple[float, tuple[float, float] | None]]) -> float:
-    """Part of the intervals that hold their value; NaN where there is none."""
+def _coverage(rows: Iterable[tuple[float, tuple[float, float] | None]]) -> float:
+    """Share of the intervals that contain their value; NaN without intervals."""
     inside = [interval[0] <= value <= interval[1] for value, interval in rows if interval is not None]
     return float(np.mean(inside)) if inside else float("nan")
 
 
-def _groups(figures: Sequence[ClassMetrics]) -> list[tuple[str, list[ClassMetrics]]]:
-    domains = sorted({f.domain for f in figures})
-    groups = [("all", list(figures))]
+def _groups(metrics: Sequence[ClassMetrics]) -> list[tuple[str, list[ClassMetrics]]]:
+    domains = sorted({c.domain for c in metrics})
+    groups = [("all", list(metrics))]
     if len(domains) > 1:
-        groups += [(d or "no domain", [f for f in figures if f.domain == d]) for d in domains]
+        groups += [(d or "no domain", [c for c in metrics if c.domain == d]) for d in domains]
     return groups

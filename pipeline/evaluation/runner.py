@@ -1,7 +1,7 @@
-"""Few-shot classes put to the test: every method learns from the same supports and answers the same queries.
+"""Few-shot evaluation of one class: every method gets the same support sets and predicts the same queries.
 
-One class after the other, so that memory holds one class: `evaluate_class` gives what was answered,
-`pipeline.evaluation.results` makes figures of it, `pipeline.evaluation.page` a page.
+Only one class is in memory at a time. `evaluate_class` gives a result per support set and per query,
+`pipeline.evaluation.results` computes metrics from them, and `pipeline.evaluation.page` writes tables, JSON and HTML.
 """
 
 from __future__ import annotations
@@ -29,59 +29,70 @@ from fewscope.pipeline.metrics import Objects, Pixels, compare_masks, compare_ob
 from fewscope.pipeline.plan import candidate_rules, min_object_area_px
 
 Method = predictor.Model | GrabCut
-AS_RUN = SegmentConfig("", "", "")  # how a job that is told nothing tells objects apart
+DEFAULTS = SegmentConfig("", "", "")  # objects are separated as a job does by default
 
 
 class Adapted:
-    """A segmenter that makes of every support set what a job makes of it: another scale, fine-tuning, if they help.
+    """A network adapted to every support set as a job adapts it: another scale and fine-tuning, each if it helps.
 
     Parameters
     ----------
-    model : one that adapts
-    seconds : of one core that the fine-tuning may take, about
+    model : a network that can be adapted
+    seconds : time budget of the fine-tuning on one core, s, approximate
+
+    Raises
+    ------
+    ValueError
+        The network cannot be adapted, or there is no time for it.
     """
 
     def __init__(self, model: Segmenter, seconds: float) -> None:
         if not model.adapts:
-            raise ValueError(f"model {model.name!r} is not adapted; leave --adapt out, or use compact")
+            raise ValueError(f"model {model.name!r} cannot be adapted; leave out --adapt, or use compact")
         if seconds <= 0:
             raise ValueError(
-                f"--adapt {seconds:g} s leave no time to adapt; give 30 or more, or leave it out"
+                f"--adapt {seconds:g} leaves no time to adapt; give 30 s or more, or leave it out"
             )
         self.name = f"{model.name}, adapted"
         self.has_depth = predictor.has_depth(model)
         self._model, self._seconds = model, seconds
 
     def select_encoding(self, support: SupportSet) -> SelectedEncoding:
-        """As a job does."""
+        """The encoding that a job would select for the support set."""
         images, labels = support.images, support.labels_by_class
         return select_encoding(
             self._model, images, labels, support.instances, self._seconds, depth=self.has_depth
         )
 
     def encode(self, images: np.ndarray, labels: np.ndarray) -> SupportFeatures:
-        """The features of `select_encoding`, without outlined objects."""
+        """Features of the selected encoding of images (K, H, W, 3) uint8, labels (K, H, W); objects are unknown."""
         features: SupportFeatures = select_encoding(
             self._model, images, labels_by_class(labels), None, self._seconds
         ).features
         return features
 
     def predict(self, tiles: np.ndarray, features: SupportFeatures, depth: bool = False) -> np.ndarray:
-        """As `Segmenter.predict`, with the adapted weights."""
+        """`Segmenter.predict` with the adapted weights."""
         return predictor.predict_maps(self._model, tiles, features, depth)
 
 
 @dataclass(frozen=True, slots=True)
 class EvaluationConfig:
-    """Which questions are asked.
+    """Which episodes are run.
 
     Attributes
     ----------
-    shots : numbers of support pictures, each asked by itself
-    episodes : per class; None: every picture of a class is the query of one episode
-    queries : per episode, where `episodes` is given
-    calibration : also leave out one support picture at a time, as a job does: the threshold, the estimate of the IoU
-        and its interval, and how objects are told apart
+    shots : numbers of support images, each evaluated separately
+    episodes : per class; None: every image of a class is the query of one episode
+    queries : per episode, if `episodes` is given
+    seed : of the episodes
+    calibration : also run leave-one-out on each support set, as a job does, for the threshold, the estimated IoU with
+        its interval, and the rule that separates objects
+
+    Raises
+    ------
+    ValueError
+        A number is below 1.
     """
 
     shots: tuple[int, ...] = (5,)
@@ -92,30 +103,30 @@ class EvaluationConfig:
 
     def __post_init__(self) -> None:
         if not self.shots or min(self.shots) < 1:
-            raise ValueError(f"shots {self.shots} must be 1 or more; usual are 1, 3, 5 and 7")
+            raise ValueError(f"shots {self.shots} must be 1 or more; usual values are 1, 3, 5 and 7")
         for name, value in (("episodes", self.episodes), ("queries", self.queries)):
             if value is not None and value < 1:
-                raise ValueError(f"{name} {value} is not above 0; leave it out for every picture")
+                raise ValueError(f"{name} {value} is not above 0; leave it out to use every image")
 
-    def draws(self, category: str, n_pictures: int, shots: int) -> Iterator[EpisodeDraw]:
+    def draws(self, category: str, n_images: int, shots: int) -> Iterator[EpisodeDraw]:
         """The episodes of a class."""
         if self.episodes is None:
-            return exhaustive_episodes(category, n_pictures, shots, self.seed)
-        return sampled_episodes(category, n_pictures, shots, self.episodes, self.queries, self.seed)
+            return exhaustive_episodes(category, n_images, shots, self.seed)
+        return sampled_episodes(category, n_images, shots, self.episodes, self.queries, self.seed)
 
 
 @dataclass(frozen=True, slots=True)
 class SupportResult:
-    """What a method made of one support set.
+    """One method on one support set.
 
     Attributes
     ----------
-    encode_s : seconds to encode it, leave-one-out not included
-    threshold : chosen by leave-one-out; None where that was not asked for or cannot be
+    encode_s : seconds to encode it, without leave-one-out
+    threshold : chosen by leave-one-out; None if that was not run or is impossible
     estimate, interval : of the mean IoU, by leave-one-out
-    left_out : IoU of each patch while it was left out
-    rule : how objects are told apart, in words; "" where there are none to tell
-    counted_ratio : 95 % interval of true over counted objects, by leave-one-out; None where there are none to tell
+    left_out : IoU of each held-out patch
+    rule : "components", "split" or "learned depth", how objects are separated; "" without labelled objects
+    counted_ratio : 95 % interval of true over counted objects, by leave-one-out; None without labelled objects
     """
 
     method: str
@@ -134,15 +145,15 @@ class SupportResult:
 
 @dataclass(frozen=True, slots=True)
 class QueryResult:
-    """What a method said of one query.
+    """One method on one query.
 
     Attributes
     ----------
     at_half : pixels at the threshold 0.5
-    at_chosen : pixels at the threshold chosen by leave-one-out, None without
-    components, separated : objects as connected components, and as the rule chosen by leave-one-out tells them apart,
-        at the chosen threshold; None where objects are not known, or not chosen
-    tile_s : seconds to predict
+    at_chosen : pixels at the threshold chosen by leave-one-out; None without leave-one-out
+    components, separated : objects at the chosen threshold, by connected components and by the rule chosen by
+        leave-one-out; None without labelled objects, or without leave-one-out
+    tile_s : seconds to predict it
     """
 
     method: str
@@ -160,7 +171,7 @@ class QueryResult:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ClassEvaluation:
-    """All that was asked and answered of one class."""
+    """Results of all methods on one class."""
 
     category: str
     domain: str
@@ -171,6 +182,17 @@ class ClassEvaluation:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class EncodedSupport:
+    """A method's features of a support set, and what leave-one-out chose for it.
+
+    Attributes
+    ----------
+    encode_s : seconds to encode it, without leave-one-out
+    loo : scores of the held-out patches; None without leave-one-out
+    rule : how objects are separated; None: connected components
+    min_area : smallest object, px
+    counted_ratio : 95 % interval of true over counted objects
+    """
+
     features: Any
     encode_s: float
     loo: leave_one_out.LeaveOneOut | None
@@ -180,37 +202,38 @@ class EncodedSupport:
 
     @property
     def threshold(self) -> float:
+        """The chosen threshold; 0.5 without leave-one-out."""
         return 0.5 if self.loo is None else self.loo.threshold
 
 
 def evaluate_class(
     category: ClassImages, methods: Sequence[Method], config: EvaluationConfig
 ) -> ClassEvaluation:
-    """Put one class to all methods.
+    """Evaluate all methods on one class.
 
     Raises
     ------
     ValueError
-        The class has too few pictures for the shots that are asked for.
+        The class has too few images for the requested shots.
     """
     images, labels, instances = category.arrays()
     support_results: list[SupportResult] = []
     query_results: list[QueryResult] = []
-    shown: dict[tuple[int, str], list[np.ndarray]] = {}  # (episode, query): masks of the methods at 0.5
+    masks: dict[tuple[int, str], list[np.ndarray]] = {}  # (episode, query): one mask per method, at 0.5
     drawn: dict[tuple[int, str], EpisodeDraw] = {}
     for shots in config.shots:
         for episode, draw in enumerate(config.draws(category.name, len(images), shots)):
             support = support_set(category, draw.support)
             query = list(draw.query)
             for method in methods:
-                learned = learn(method, support, config.calibration)
+                encoded = encode_support(method, support, config.calibration)
                 support_results.append(
-                    _support_result(method, category, shots, episode, learned, instances is not None)
+                    _support_result(method, category, shots, episode, encoded, instances is not None)
                 )
                 began = time.perf_counter()
-                found = predict(method, images[query], learned, labels[query])
+                predicted = predict(method, images[query], encoded, labels[query])
                 tile_s = (time.perf_counter() - began) / len(query)
-                for position, maps in zip(query, found, strict=True):
+                for position, maps in zip(query, predicted, strict=True):
                     probability = maps[0]
                     key = category.keys[position]
                     true = labels[position] == 1
@@ -224,30 +247,30 @@ def evaluate_class(
                             episode,
                             key,
                             compare_masks(probability >= 0.5, true),
-                            compare_masks(probability >= learned.threshold, true) if learned.loo else None,
-                            *_objects(maps, objects, learned),
+                            compare_masks(probability >= encoded.threshold, true) if encoded.loo else None,
+                            *_objects(maps, objects, encoded),
                             tile_s,
                         )
                     )
                     if shots == max(config.shots):
-                        shown.setdefault((episode, key), []).append(probability >= 0.5)
+                        masks.setdefault((episode, key), []).append(probability >= 0.5)
                         drawn[episode, key] = draw
     iou = {
-        (a.method, a.episode, a.query): a.at_half.iou for a in query_results if a.shots == max(config.shots)
+        (r.method, r.episode, r.query): r.at_half.iou for r in query_results if r.shots == max(config.shots)
     }
-    examples = draw_examples(category, [method.name for method in methods], iou, shown, drawn)
+    examples = draw_examples(category, [method.name for method in methods], iou, masks, drawn)
     return ClassEvaluation(
         category.name, category.domain, tuple(support_results), tuple(query_results), examples
     )
 
 
-def learn(method: Method, support: SupportSet, calibration: bool) -> EncodedSupport:
-    """Encode a support set, and ask it by leave-one-out what a job asks."""
+def encode_support(method: Method, support: SupportSet, calibration: bool) -> EncodedSupport:
+    """Encode a support set; with `calibration`, choose threshold and rule by leave-one-out as a job does."""
     if isinstance(method, GrabCut):
         return EncodedSupport(None, 0.0, None, None, 0)
     began = time.perf_counter()
     depth = predictor.has_depth(method)
-    held_out: list[np.ndarray | None] = [None, None]  # the object, and its depth
+    held_out: list[np.ndarray | None] = [None, None]  # probability and depth
     if isinstance(method, Adapted):
         encoding = method.select_encoding(support)
         features, held_out = encoding.features, [encoding.held_out[0], encoding.depths[0]]
@@ -255,43 +278,43 @@ def learn(method: Method, support: SupportSet, calibration: bool) -> EncodedSupp
         features = method.encode(support.images, support.labels)
     encode_s = time.perf_counter() - began
     if calibration and not isinstance(method, Adapted):
-        found = leave_one_out.predict_held_out(method, support.images, support.labels[None], depth=depth)
-        held_out = [*found, None][:2]
+        predicted = leave_one_out.predict_held_out(method, support.images, support.labels[None], depth=depth)
+        held_out = [*predicted, None][:2]
     loo = score_method(method, held_out[0], support.labels)
-    min_area = min_object_area_px(AS_RUN, support, None)
+    min_area = min_object_area_px(DEFAULTS, support, None)
     rule, ratio = None, None
     if loo is not None and support.instances is not None:
         rule, ratio = choose_rule(
             support,
             loo.probabilities,
             loo.threshold,
-            candidate_rules(AS_RUN, support, None, depth),
-            connectivity=AS_RUN.connectivity,
+            candidate_rules(DEFAULTS, support, None, depth),
+            connectivity=DEFAULTS.connectivity,
             min_area=min_area,
             depths=held_out[1],
         )
     return EncodedSupport(features, encode_s, loo, rule, min_area, ratio)
 
 
-def predict(method: Method, tiles: np.ndarray, learned: EncodedSupport, labels: np.ndarray) -> np.ndarray:
-    """Probability of the object, and its depth where objects are told apart by it: (N, 1 or 2, H, W) float32.
+def predict(method: Method, tiles: np.ndarray, encoded: EncodedSupport, labels: np.ndarray) -> np.ndarray:
+    """Probability, and depth if objects are separated by it: (N, 1 or 2, H, W) float32 of tiles (N, H, W, 3) uint8.
 
-    The truth is for GrabCut, which looks at its box.
+    The true labels (N, H, W) are for GrabCut, which uses their bounding box.
     """
     if isinstance(method, GrabCut):
         return method.predict_in_boxes(tiles, labels)[:, None]
-    return predictor.predict_maps(method, tiles, learned.features, isinstance(learned.rule, DepthRule))
+    return predictor.predict_maps(method, tiles, encoded.features, isinstance(encoded.rule, DepthRule))
 
 
 def support_set(category: ClassImages, chosen: Sequence[int]) -> SupportSet:
-    """Some pairs of a class as a support set."""
+    """Some images of a class, by index, as a support set."""
     images, labels, instances = category.arrays()
-    places = list(chosen)
+    rows = list(chosen)
     return SupportSet(
-        images[places],
-        labels[places],
-        None if instances is None else instances[places],
-        tuple(category.keys[i] for i in places),
+        images[rows],
+        labels[rows],
+        None if instances is None else instances[rows],
+        tuple(category.keys[i] for i in rows),
         None,
         (category.name,),
     )
@@ -302,12 +325,12 @@ def _support_result(
     category: ClassImages,
     shots: int,
     episode: int,
-    learned: EncodedSupport,
+    encoded: EncodedSupport,
     has_objects: bool,
 ) -> SupportResult:
-    loo = learned.loo
-    rule = "components" if learned.rule is None else "split"
-    if isinstance(learned.rule, DepthRule):
+    loo = encoded.loo
+    rule = "components" if encoded.rule is None else "split"
+    if isinstance(encoded.rule, DepthRule):
         rule = "learned depth"
     return SupportResult(
         method.name,
@@ -315,27 +338,29 @@ def _support_result(
         category.domain,
         shots,
         episode,
-        learned.encode_s,
+        encoded.encode_s,
         loo.threshold if loo else None,
         loo.mean_iou if loo else None,
         loo.interval if loo else None,
         loo.iou if loo else (),
         rule if has_objects and loo else "",
-        learned.counted_ratio if has_objects else None,
+        encoded.counted_ratio if has_objects else None,
     )
 
 
 def _objects(
-    maps: np.ndarray, true: np.ndarray | None, learned: EncodedSupport
+    maps: np.ndarray, true: np.ndarray | None, encoded: EncodedSupport
 ) -> tuple[Objects | None, Objects | None]:
-    """Components and objects told apart, compared with the truth; `maps` of one query, as `predict` gives them."""
+    """Connected components and separated objects against the true ones (H, W); `maps` (1 or 2, H, W) of one query."""
     if true is None:
         return None, None
-    how = learned.threshold, AS_RUN.connectivity, learned.min_area
-    components = compare_objects(label_objects(maps[0], how[0], None, *how[1:]), true)
-    if learned.loo is None:
+    settings = encoded.threshold, DEFAULTS.connectivity, encoded.min_area
+    components = compare_objects(label_objects(maps[0], settings[0], None, *settings[1:]), true)
+    if encoded.loo is None:
         return components, None
-    if learned.rule is None:
+    if encoded.rule is None:
         return components, components
     depth = maps[1] if len(maps) > 1 else None
-    return components, compare_objects(label_objects(maps[0], how[0], learned.rule, *how[1:], depth), true)
+    return components, compare_objects(
+        label_objects(maps[0], settings[0], encoded.rule, *settings[1:], depth), true
+    )

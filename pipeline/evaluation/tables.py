@@ -1,27 +1,49 @@
-"""The tables of an evaluation, in words."""
+"""The tables of an evaluation, as text.
+
+Each table is a tuple of columns: a title and a function from a row to the text of its cell. The metrics in
+`results.CLASS_SCORES` and `results.OBJECT_SCORES` are columns by themselves.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from fewscope.pipeline.evaluation.n_way import NWayMetrics
-from fewscope.pipeline.evaluation.results import Calibration, ClassMetrics, Difference, MethodMetrics
+from fewscope.pipeline.evaluation.results import (
+    CLASS_SCORES,
+    OBJECT_SCORES,
+    Calibration,
+    ClassMetrics,
+    Difference,
+    MethodMetrics,
+    ObjectMetrics,
+)
 from fewscope.pipeline.metrics import Mean
+
+Column = tuple[str, Callable[[Any], str]]
+"""Title, and the text of a row's cell."""
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Cells as text; the first column is words, the others are numbers."""
+    """Cells as text; the first column is left-aligned, the others are numbers."""
 
     title: str
     note: str
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
 
+    @classmethod
+    def of(cls, title: str, note: str, columns: Sequence[Column], rows: Sequence[Any]) -> Table:
+        """A table with one row per item of `rows`."""
+        cells = tuple(tuple(cell(row) for _, cell in columns) for row in rows)
+        return cls(title, note, tuple(name for name, _ in columns), cells)
+
     def as_text(self) -> str:
-        """Columns aligned, for a terminal."""
+        """Aligned columns, for a terminal."""
         widths = [max(len(row[i]) for row in (self.columns, *self.rows)) for i in range(len(self.columns))]
         lines = [self.title, ""]
         for row in (self.columns, tuple("-" * w for w in widths), *self.rows):
@@ -30,164 +52,172 @@ class Table:
         return "\n".join([*lines, "", self.note]) if self.note else "\n".join(lines)
 
 
-def overall_table(rows: Sequence[MethodMetrics]) -> Table:
-    """Means over classes, both metrics."""
-    chosen = any(s.chosen_iou for s in rows)
-    columns = ["classes of", "method", "shots", "classes", "queries", "(a) image IoU", "95 % interval"]
-    columns += ["at chosen threshold", "95 % interval"] if chosen else []
-    columns += ["(b) mIoU", "95 % interval", "FB-IoU", "ms per query"]
-    cells = []
-    for s in rows:
-        row = [s.group, s.method, str(s.shots), str(s.n_classes), str(s.n_queries), *_mean(s.image_iou)]
-        row += (_mean(s.chosen_iou) if s.chosen_iou else ("–", "–")) if chosen else ()
-        cells.append((*row, *_mean(s.class_iou), figure(s.fb_iou), f"{1000 * s.tile_s:.0f}"))
-    note = (
-        "(a) and (b) are different metrics: never compare one with the other. (a) is that of the FSS-1000 paper, (b) "
-        "that of HSNet and its successors. Intervals: 95 %, bootstrap over classes. Times: one tile at a time."
+def _mean_columns(title: str, mean: Callable[[Any], Mean | None]) -> tuple[Column, Column]:
+    """A mean and its interval."""
+    return (
+        (title, lambda row: number(m.value) if (m := mean(row)) else "–"),
+        ("95 % interval", lambda row: _interval(mean(row), ".3f")),
     )
-    return Table("Mean over classes", note, tuple(columns), tuple(cells))
+
+
+METHOD: tuple[Column, ...] = (
+    ("classes of", lambda m: m.group),
+    ("method", lambda m: m.method),
+    ("shots", lambda m: str(m.shots)),
+)
+
+DIFFERENCE: tuple[Column, ...] = (
+    ("classes of", lambda d: d.group),
+    ("methods", lambda d: f"{d.method} − {d.baseline}"),
+    ("shots", lambda d: str(d.shots)),
+    ("threshold", lambda d: d.by),
+    ("difference", lambda d: f"{d.mean.value:+.3f}"),
+    ("95 % interval", lambda d: _interval(d.mean, "+.3f")),
+    ("better on", lambda d: f"{d.ahead} of {d.n_classes}"),
+)
+
+CALIBRATION: tuple[Column, ...] = (
+    ("method", lambda c: c.method),
+    ("shots", lambda c: str(c.shots)),
+    ("classes", lambda c: str(c.n_classes)),
+    ("correlation", lambda c: _signed(c.over_classes)),
+    ("episodes", lambda c: str(c.n_episodes)),
+    ("correlation", lambda c: _signed(c.over_episodes)),
+    ("coverage", lambda c: _percent(c.coverage)),
+    ("coverage, prediction interval", lambda c: _percent(c.coverage_with_queries)),
+    ("bias", lambda c: _signed(c.bias)),
+    ("counted episodes", lambda c: str(c.n_counted)),
+    ("coverage, count", lambda c: _percent(c.count_coverage)),
+)
+
+N_WAY: tuple[Column, ...] = (
+    ("method", lambda w: w.method),
+    ("ways", lambda w: str(w.way)),
+    ("shots", lambda w: str(w.shots)),
+    ("queries", lambda w: str(w.n_queries)),
+    *_mean_columns("(b) mIoU", lambda w: w.class_iou),
+    ("FB-IoU", lambda w: number(w.fb_iou)),
+    ("ms per query", lambda w: f"{1000 * w.tile_s:.0f}"),
+)
+
+
+def _score(key: str) -> Callable[[MethodMetrics], Mean | None]:
+    return lambda metrics: metrics.scores[key]
+
+
+def _object_score(key: str) -> Callable[[tuple[MethodMetrics, str, ObjectMetrics]], str]:
+    return lambda row: number(row[2].scores[key])
+
+
+def _of_method(
+    cell: Callable[[MethodMetrics], str],
+) -> Callable[[tuple[MethodMetrics, str, ObjectMetrics]], str]:
+    return lambda row: cell(row[0])
+
+
+def _iou(of: Mapping[tuple[str, str], ClassMetrics], method: str, name: str) -> Callable[[str], str]:
+    return lambda category: number(getattr(of[category, method], name))
+
+
+def overall_table(rows: Sequence[MethodMetrics]) -> Table:
+    """Means over classes of all metrics of masks; metrics that no method has are left out."""
+    columns = [
+        *METHOD,
+        ("classes", lambda m: str(m.n_classes)),
+        ("queries", lambda m: str(m.n_queries)),
+    ]
+    for score in CLASS_SCORES:
+        if any(m.scores[score.key] for m in rows):
+            columns += _mean_columns(score.column, _score(score.key))
+    columns += [
+        ("FB-IoU", lambda m: number(m.fb_iou)),
+        ("ms per query", lambda m: f"{1000 * m.tile_s:.0f}"),
+    ]
+    note = (
+        "(a) and (b) are different metrics: never compare one with the other. (a) is the metric of the FSS-1000 "
+        "paper, (b) that of HSNet and its successors. Intervals: 95 %, bootstrap over classes. Times: one tile at "
+        "a time."
+    )
+    return Table.of("Mean over classes", note, columns, rows)
 
 
 def difference_table(rows: Sequence[Difference]) -> Table:
-    """Method against method."""
-    cells = tuple(
-        (
-            d.group,
-            f"{d.method} − {d.baseline}",
-            str(d.shots),
-            d.by,
-            f"{d.mean.value:+.3f}",
-            _interval(d.mean, "+.3f"),
-            f"{d.ahead} of {d.n_classes}",
-        )
-        for d in rows
-    )
-    columns = ("classes of", "methods", "shots", "threshold", "difference", "95 % interval", "ahead on")
-    note = "Mean image IoU on the same supports and queries, class by class."
-    return Table("Method against method", note, columns, cells)
+    """The first method against all others."""
+    note = "Difference in mean image IoU (a) on the same supports and queries, averaged over classes."
+    return Table.of("Comparison of methods", note, DIFFERENCE, rows)
 
 
-def class_table(figures: Sequence[ClassMetrics], methods: Sequence[str], shots: int) -> Table:
+def class_table(metrics: Sequence[ClassMetrics], methods: Sequence[str], shots: int) -> Table:
     """Every class, for one number of shots."""
-    of = {(f.category, f.method): f for f in figures if f.shots == shots}
-    chosen = {m for m in methods if any(f.chosen_iou is not None for f in of.values() if f.method == m)}
-    columns = ["class", "domain", "queries"]
+    of = {(c.category, c.method): c for c in metrics if c.shots == shots}
+    with_chosen = {c.method for c in of.values() if c.chosen_iou is not None}
+    first = methods[0]
+    columns: list[Column] = [
+        ("class", lambda category: category),
+        ("domain", lambda category: of[category, first].domain or "–"),
+        ("queries", lambda category: str(of[category, first].n_queries)),
+    ]
     for method in methods:
-        columns += [method, *([f"{method}, chosen"] if method in chosen else [])]
-    columns.append(f"{methods[0]}, (b)")
-    cells = []
-    for category in dict.fromkeys(f.category for f in of.values()):
-        first = of[category, methods[0]]
-        row = [category, first.domain or "–", str(first.n_queries)]
-        for method in methods:
-            f = of[category, method]
-            row.append(figure(f.image_iou))
-            if method in chosen:
-                row.append(figure(f.chosen_iou))
-        cells.append((*row, figure(first.pixels.iou)))
+        columns.append((method, _iou(of, method, "image_iou")))
+        if method in with_chosen:
+            columns.append((f"{method}, chosen", _iou(of, method, "chosen_iou")))
+    columns.append((f"{first}, (b)", lambda category: number(of[category, first].pixels.iou)))
     note = (
-        "Mean image IoU (a) at the threshold 0.5, and at the one chosen by leave-one-out on the support; (b): pooled "
-        "over the class."
+        "Mean image IoU (a) at threshold 0.5, and at the threshold chosen by leave-one-out on the support set; "
+        "(b): IoU of the pixels pooled over the class."
     )
-    return Table(f"Class by class, {_shots(shots)}", note, tuple(columns), tuple(cells))
+    categories = list(dict.fromkeys(c.category for c in of.values()))
+    return Table.of(f"Results by class, {_shots(shots)}", note, columns, categories)
 
 
 def object_table(rows: Sequence[MethodMetrics]) -> Table:
-    """Objects and counts, where objects are known."""
-    cells = []
-    for s in rows:
-        for how, figures in (("components", s.components), ("told apart", s.separated)):
-            if figures is not None:
-                counts = figures.counts
-                cells.append(
-                    (
-                        s.group,
-                        s.method,
-                        str(s.shots),
-                        how,
-                        str(figures.n_pictures),
-                        *map(figure, (figures.f1, figures.accuracy, figures.pq, figures.aji)),
-                        f"{counts.mean_absolute:.1f}",
-                        _percent(counts.median_relative),
-                        _percent(counts.bias, sign=True),
-                    )
-                )
-    columns = (
-        *("classes of", "method", "shots", "objects are", "queries", "F1", "TP/(TP+FP+FN)", "PQ", "AJI"),
-        *("count off by", "median relative", "bias"),
+    """Objects and counts of the classes with labelled objects."""
+    columns: list[Column] = [
+        *((title, _of_method(cell)) for title, cell in METHOD),
+        ("objects by", lambda row: row[1]),
+        ("queries", lambda row: str(row[2].n_pictures)),
+        *((score.column, _object_score(score.key)) for score in OBJECT_SCORES),
+        ("count error", lambda row: f"{row[2].counts.mean_absolute:.1f}"),
+        ("relative", lambda row: _percent(row[2].counts.median_relative)),
+        ("bias", lambda row: _percent(row[2].counts.bias, sign=True)),
+    ]
+    kinds: tuple[tuple[str, Callable[[MethodMetrics], ObjectMetrics | None]], ...] = (
+        ("components", lambda m: m.components),
+        ("separation", lambda m: m.separated),
     )
+    flat = [(m, name, objects) for m in rows for name, of in kinds if (objects := of(m)) is not None]
     note = (
-        "Classes whose objects are known one by one. F1, TP/(TP+FP+FN) and PQ at IoU 0.5, pooled over queries. Count: "
-        "mean absolute error in objects, median of the relative error per query, and bias of the total."
+        "Classes with labelled objects, found as connected components or with touching objects separated as a job "
+        "does. F1, TP/(TP+FP+FN) and PQ at IoU 0.5, pooled over queries. Count error: mean absolute error in "
+        "objects, median of the relative error per query, and bias of the total."
     )
-    return Table("Objects and counts", note, columns, tuple(cells))
+    return Table.of("Objects and counts", note, columns, flat)
 
 
 def calibration_table(rows: Sequence[Calibration]) -> Table:
-    """The promised IoU against the true one."""
-    cells = tuple(
-        (
-            c.method,
-            str(c.shots),
-            str(c.n_classes),
-            _signed(c.over_classes),
-            str(c.n_episodes),
-            _signed(c.over_episodes),
-            _percent(c.coverage),
-            _percent(c.coverage_with_queries),
-            _signed(c.bias),
-            str(c.n_counted),
-            _percent(c.count_coverage),
-        )
-        for c in rows
-    )
-    columns = (
-        "method",
-        "shots",
-        "classes",
-        "correlation",
-        "episodes",
-        "correlation",
-        "interval holds",
-        "with the queries' error",
-        "bias",
-        "counted episodes",
-        "interval of the count holds",
-    )
+    """Estimated against measured IoU, and the coverage of the intervals."""
     note = (
-        "The IoU that leave-one-out on the support promises, against that of the queries at the same threshold: "
-        "Pearson's correlation over classes and over episodes; how often the promised 95 % interval of the mean "
-        "holds that of the queries, and how often it does when it is widened for their own error; the mean of promise "
-        "minus truth; and how often the 95 % interval of the count holds the number of objects in the queries."
+        "The IoU that leave-one-out on the support set estimates, compared with the IoU measured on the queries "
+        "at the same threshold: Pearson's correlation over classes and over episodes; the share of episodes whose "
+        "95 % interval of the mean IoU contains that of the queries, and the same for the 95 % prediction "
+        "interval of a mean over so few queries; the mean of estimated minus measured IoU; and the share of "
+        "episodes whose 95 % interval of the count contains the number of objects in the queries."
     )
-    return Table("Is the promise kept?", note, columns, cells)
+    return Table.of("Calibration of the estimates", note, CALIBRATION, rows)
 
 
-def way_table(rows: Sequence[NWayMetrics]) -> Table:
-    """Episodes of several classes."""
-    cells = tuple(
-        (
-            w.method,
-            str(w.way),
-            str(w.shots),
-            str(w.n_queries),
-            *_mean(w.class_iou),
-            figure(w.fb_iou),
-            f"{1000 * w.tile_s:.0f}",
-        )
-        for w in rows
-    )
-    columns = ("method", "ways", "shots", "queries", "(b) mIoU", "95 % interval", "FB-IoU", "ms per query")
+def n_way_table(rows: Sequence[NWayMetrics]) -> Table:
+    """N-way episodes."""
     note = (
-        "Several classes shown at once: every pixel is of the one with the largest probability, or of none. Pixels are "
-        "pooled per class, with those wrongly taken for it in queries of other classes. Time: encoding the support "
-        "included."
+        "Several classes in one support set: every pixel is assigned to the class with the largest probability, "
+        "or to none. Pixels are pooled per class, including false positives in queries of other classes. Times "
+        "include encoding the support set."
     )
-    return Table("Several classes at once", note, columns, cells)
+    return Table.of("N-way episodes", note, N_WAY, rows)
 
 
-def figure(value: float | None) -> str:
-    """Three digits; a dash for what is not known."""
+def number(value: float | None) -> str:
+    """Three decimals; a dash for an unknown value."""
     return "–" if value is None or math.isnan(value) else f"{value:.3f}"
 
 
@@ -199,12 +229,10 @@ def _percent(value: float, sign: bool = False) -> str:
     return "–" if math.isnan(value) else f"{100 * value:{'+' if sign else ''}.0f} %"
 
 
-def _mean(mean: Mean) -> tuple[str, str]:
-    return figure(mean.value), _interval(mean, ".3f")
-
-
-def _interval(mean: Mean, form: str) -> str:
-    return "–" if mean.interval is None else f"{mean.interval[0]:{form}} to {mean.interval[1]:{form}}"
+def _interval(mean: Mean | None, form: str) -> str:
+    if mean is None or mean.interval is None:
+        return "–"
+    return f"{mean.interval[0]:{form}} to {mean.interval[1]:{form}}"
 
 
 def _shots(shots: int) -> str:

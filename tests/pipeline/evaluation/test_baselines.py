@@ -39,7 +39,7 @@ def test_the_threshold_finds_what_one_channel_tells_and_ignores_what_nobody_labe
 def test_otsu_takes_its_level_from_the_picture_alone(rng):
     images, labels = low_red_dots(rng)
     images[images > 100] = 200  # dots are 4 % of the picture: Otsu would rather halve a broad noise
-    model = baselines.ColourThreshold(otsu=True)
+    model = baselines.OtsuThreshold()
     cut = baselines.Cut("red", 0.0, False, 3)  # the level is that of the labels: not Otsu's
     found = model.predict(images, cut)[:, 0] >= 0.5
     assert [leave_one_out.masked_iou(f, y) for f, y in zip(found, labels, strict=True)] == [1, 1, 1]

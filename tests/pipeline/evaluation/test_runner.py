@@ -152,12 +152,12 @@ def test_the_two_metrics_by_hand():
             answer("b", (5, 15), query="1"),  # IoU 1/4, background 80/95
         ]
     )
-    (standing,) = method_metrics(figures)
-    assert standing.n_queries == 3
-    assert standing.image_iou.value == pytest.approx((3 / 4 + 1 / 4) / 2)  # (a)
-    assert standing.class_iou.value == pytest.approx((40 / 50 + 5 / 20) / 2)  # (b), pooled per class
-    assert standing.fb_iou == pytest.approx((45 / 70 + (80 + 70 + 80) / (80 + 70 + 80 + 25)) / 2)
-    low, high = standing.image_iou.interval
+    (overall,) = method_metrics(figures)
+    assert overall.n_queries == 3
+    assert overall.scores["image_iou"].value == pytest.approx((3 / 4 + 1 / 4) / 2)  # (a)
+    assert overall.scores["class_iou"].value == pytest.approx((40 / 50 + 5 / 20) / 2)  # (b), pooled per class
+    assert overall.fb_iou == pytest.approx((45 / 70 + (80 + 70 + 80) / (80 + 70 + 80 + 25)) / 2)
+    low, high = overall.scores["image_iou"].interval
     assert low == pytest.approx(1 / 4)
     assert high == pytest.approx(3 / 4)
 
@@ -348,5 +348,5 @@ def test_an_adapted_network_is_a_method_of_its_own():
     with pytest.raises(ValueError, match="no time"):
         Adapted(model, seconds=0)
     model.adapts = False
-    with pytest.raises(ValueError, match="leave --adapt out"):
+    with pytest.raises(ValueError, match="leave out --adapt"):
         Adapted(model, seconds=60)
