@@ -36,15 +36,19 @@ def uv(*arguments: object) -> None:
     assert done.returncode == 0, done.stderr
 
 
-@pytest.fixture(scope="module")
-def source(tmp_path_factory) -> Path:
-    """What a build reads of the checkout, where it may leave its own files."""
-    folder = tmp_path_factory.mktemp("source")
+def clone(folder: Path) -> Path:
+    """The checkout without what builds and installations left in it."""
     for name in ("fewscope", *FLOORS):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, folder)
     return folder
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory) -> Path:
+    """What is built and installed."""
+    return clone(tmp_path_factory.mktemp("source"))
 
 
 @pytest.fixture(scope="module")
@@ -200,12 +204,13 @@ except SystemExit as ended:
 def test_a_checkout_runs_where_nothing_but_its_dependencies_is_installed(tmp_path, support):
     """With the shipped network. That Ray's workers can do so too is tried where a job is submitted."""
     python = lent_environment(tmp_path / "environment")
+    checkout = clone(tmp_path / "checkout")
     slide = fakes.write_slide(tmp_path / "small.tif", fakes.picture()[:224, :224])
     patch = Path(shutil.copytree(support, tmp_path / "patch"))
     for file in patch.glob("*/[12].png"):  # of one patch none is held out, which would take most of the time
         file.unlink()
     flags = ["--support", patch, "--out", tmp_path / "out", "--local", "--adapt", "0", "--threshold", "0.5"]
-    code, modules, known = answer(python, JOB, ROOT / "jobs/segment_wsi.py", slide, *flags, cwd=tmp_path)
+    code, modules, known = answer(python, JOB, checkout / "jobs/segment_wsi.py", slide, *flags, cwd=tmp_path)
     assert code == 0
     assert known == []
     assert "fewscope.pipeline.run" in modules
