@@ -145,6 +145,8 @@ def test_one_name_is_installed_and_importing_it_loads_no_torch(installed, tmp_pa
     assert not torch
     assert found == []
     assert version == of_metadata == fewscope.__version__
+    asked = [installed.python, "-I", "-m", "fewscope.jobs.segment_wsi", "--version"]
+    assert fewscope.__version__ in subprocess.run(asked, cwd=tmp_path, capture_output=True, text=True).stdout
 
 
 RUN = """
