@@ -36,6 +36,7 @@ def test_a_scene_too_small_for_five_regions_is_refused(tmp_path):
     assert not (tmp_path / "small").exists()
 
 
+@pytest.mark.slow
 def test_the_scene_is_a_satellite_picture_with_nodata(folder):
     with rasterio.open(folder / "scene.tif") as scene, rasterio.open(folder / "truth.tif") as truth:
         assert (scene.count, scene.dtypes[0], scene.crs.to_epsg(), scene.overviews(1)) == (

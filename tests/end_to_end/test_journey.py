@@ -132,6 +132,7 @@ def test_a_source_smaller_than_a_tile(config, tmp_path):
 # --- a run and its folder ---------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_finished_run_says_so_and_does_nothing(config, caplog, monkeypatch):
     first = run(config)
     before = fakes.outputs(Path(config.out))
@@ -143,6 +144,7 @@ def test_a_finished_run_says_so_and_does_nothing(config, caplog, monkeypatch):
     assert fakes.outputs(Path(config.out)) == before
 
 
+@pytest.mark.slow
 def test_another_run_is_refused_with_what_differs_and_overwrite_starts_anew(config):
     run(config)
     before = fakes.outputs(Path(config.out))
@@ -212,6 +214,7 @@ def test_one_damaged_tile_is_said_and_costs_nothing_else(config, damaged_slide):
     assert any("could not be read" in note for note in report["notes"])
 
 
+@pytest.mark.slow
 def test_more_unreadable_than_allowed_is_an_error_each_time_it_is_asked(config, damaged_slide):
     for _ in range(2):
         with pytest.raises(UnreadableError, match=r"21\.\d% .*--max-unreadable 10\.0%"):

@@ -54,6 +54,7 @@ def command(tmp_path, monkeypatch) -> list[str]:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_pictures")
 def test_dates_become_maps_and_a_table_in_the_order_of_time(command, tmp_path, capsys):
     assert map_changes.main(command) == 0

@@ -63,6 +63,7 @@ def test_outlines_start_at_the_scanned_area_and_the_table_at_the_corner_of_the_f
         run(dataclasses.replace(config, geojson_origin="file"))
 
 
+@pytest.mark.slow
 def test_outlines_and_points_can_start_at_the_corner_of_the_file(config, tmp_path):
     run(config)
     other = dataclasses.replace(config, out=str(tmp_path / "file"), geojson_origin="file")

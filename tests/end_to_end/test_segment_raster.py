@@ -168,6 +168,7 @@ def test_small_objects_are_dropped_by_their_area_on_the_ground(job, scene):
     assert job(scene, "--min-area-m2", 2000, "--overwrite")[1]["count"] == 4
 
 
+@pytest.mark.slow
 def test_a_mosaic_of_its_parts_gives_the_map_of_the_whole(job, scene, tmp_path):
     _, whole, _ = job(scene)
     expected = open_result(str(tmp_path / "out")).instances[0].compute()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from scipy import ndimage
 from skimage.measure import label
@@ -50,6 +51,7 @@ def test_synthetic_blobs_are_as_many_as_their_depth_has_summits() -> None:
     assert touching >= 6  # objects that touch are told apart by their depth
 
 
+@pytest.mark.slow
 def test_a_network_learns_depth_and_can_do_without() -> None:
     torch.manual_seed(0)
     images, masks = torch.rand(2, 3, 32, 32), (torch.rand(2, 1, 32, 32) > 0.5).float()

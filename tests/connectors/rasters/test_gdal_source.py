@@ -324,6 +324,7 @@ print(resident_mb() - before)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux's record of memory")
 def test_memory_does_not_grow_with_what_was_read(tmp_path):
     """GDAL keeps decoded blocks up to a twentieth of the machine's memory, if it is not told otherwise."""

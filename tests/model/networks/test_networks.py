@@ -148,6 +148,7 @@ def test_a_tile_does_not_depend_on_its_batch(dtype: torch.dtype, sides: tuple[in
     np.testing.assert_array_equal(segmenter.predict(images[::-1], features)[::-1], together)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick_texture")
 def test_features_travel(segmenter: Segmenter) -> None:
     images, labels = patches(3)
@@ -229,6 +230,7 @@ def on_glass(segmenter: Segmenter) -> dict[str, SupportFeatures]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("colour", [0, 220, 255])
 def test_nothing_is_found_on_empty_glass(
     colour: int, segmenter: Segmenter, on_glass: dict[str, SupportFeatures], monkeypatch: pytest.MonkeyPatch

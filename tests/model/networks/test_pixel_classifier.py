@@ -97,6 +97,7 @@ def test_what_is_not_labelled_is_not_learned() -> None:
     assert found[bright[0, ::2, ::2] & bright[0, 1::2, ::2]].mean() > 0.9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("side", [1, 2])
 def test_objects_of_a_pixel_or_two_are_learned_from(side: int) -> None:
     labels = np.zeros((2, 224, 224), np.uint8)
@@ -177,6 +178,7 @@ def test_of_nothing_nothing_is_learned() -> None:
     assert torch.isfinite(logits).all()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick_texture")
 def test_a_tile_is_answered_alike_in_any_batch(segmenter: Segmenter) -> None:
     images, labels = striped(4, 3)

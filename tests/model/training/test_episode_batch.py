@@ -25,6 +25,7 @@ def sides_of(batch: EpisodeBatch) -> torch.Tensor:
     return torch.cat([truth * labelled, (1 - truth) * labelled], dim=2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 5])
 def test_an_episode_of_many_is_answered_as_a_job_answers(seed: int) -> None:
     torch.manual_seed(seed)
@@ -75,6 +76,7 @@ def test_the_same_support_pixels_are_kept() -> None:
                 assert torch.equal(torch.nonzero(kept).flatten(), expected)
 
 
+@pytest.mark.slow
 def test_episodes_of_a_step_have_the_same_number_of_shots() -> None:
     sampler = EpisodeSampler([], size=32, alike=3)
     shots = [sampler[i].shots for i in range(30)]

@@ -317,6 +317,7 @@ def test_imagenet_weights_see_what_they_were_trained_on(name: str, monkeypatch: 
         torch.testing.assert_close(tap[inside], first[name](standardised)[inside], rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_imagenet_weights_without_a_network_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     def offline(self: object, **_: object) -> None:
         raise URLError("no route")

@@ -44,6 +44,7 @@ def test_among_equal_thresholds_the_middle_is_taken() -> None:
     assert shrunk_threshold(np.where(labels == 1, 0.95, 0.05).astype(np.float32), labels) == 0.5
 
 
+@pytest.mark.slow
 def test_the_interval_of_the_area_holds_the_true_ratio() -> None:
     """Patches of any size of objects, found a tenth too large and not quite alike: 19 of 20 intervals hold 1 / 1.1."""
     rng, inside = np.random.default_rng(0), []
@@ -64,6 +65,7 @@ def test_the_interval_of_the_area_holds_the_true_ratio() -> None:
     assert covered_ratio(score_held_out(np.zeros_like(found), labels, 0.5), labels) is None
 
 
+@pytest.mark.slow
 def test_intervals_of_a_mean_and_of_the_mean_of_more() -> None:
     """19 of 20 of the first hold the true mean; 19 of 20 of the second hold the mean of three more values."""
     rng = np.random.default_rng(0)

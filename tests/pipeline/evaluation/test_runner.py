@@ -221,6 +221,7 @@ def by_colour(monkeypatch):
     monkeypatch.setattr("fewscope.model.segmenter.load_segmenter", lambda *args, **kwargs: ByColour())
 
 
+@pytest.mark.slow
 def test_the_command_writes_a_page_a_table_and_json_that_say_the_same(corpus, tmp_path, by_colour, capsys):
     out = tmp_path / "out"
     args = [

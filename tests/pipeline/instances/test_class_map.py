@@ -149,6 +149,7 @@ def run(config, model=fakes.ByChannel, **changes):
         return segment(dataclasses.replace(config, **changes), pool, model())
 
 
+@pytest.mark.slow
 def test_map_table_outlines_and_report_say_the_same_of_each_class(config, no_pictures):
     report = run(config, class_probabilities=True)
     result = open_result(config.out)
@@ -191,6 +192,7 @@ def test_map_table_outlines_and_report_say_the_same_of_each_class(config, no_pic
     assert report["covered_px"] == (classes > 0).sum()
 
 
+@pytest.mark.slow
 def test_left_out_patches_judge_each_class(config, no_pictures):
     """A model that is right everywhere: IoU 1, and an interval of each count as narrow as chance leaves it."""
     report = run(config, threshold=None)
@@ -216,6 +218,7 @@ def test_each_tile_is_predicted_once_for_all_classes(config, no_pictures, monkey
     assert len(set(seen[3:])) == len(seen[3:])
 
 
+@pytest.mark.slow
 def test_a_store_of_classes_is_valid_ome_zarr_with_names_and_colours(config, no_pictures):
     run(config, class_probabilities=True)
     group = zarr.open_group(f"{config.out}/result.zarr", mode="r")
@@ -231,6 +234,7 @@ def test_a_store_of_classes_is_valid_ome_zarr_with_names_and_colours(config, no_
     assert images == list(fakes.CLASSES)
 
 
+@pytest.mark.slow
 def test_one_of_several_classes_is_a_result_of_one_class(config, no_pictures):
     report = run(config, class_names=("green",))
     assert "classes" not in report
@@ -270,6 +274,7 @@ def test_bytes_do_not_depend_on_units_workers_or_interruptions(
             assert found[name] == expected[name], name
 
 
+@pytest.mark.slow
 def test_the_page_names_every_class_in_its_colour(config):
     report = run(config)
     page = (Path(config.out) / "report.html").read_text()
@@ -283,6 +288,7 @@ def test_the_page_names_every_class_in_its_colour(config):
     assert page.count("data:image/jpeg") >= 9
 
 
+@pytest.mark.slow
 def test_an_object_smaller_than_its_class_allows_is_dropped(config, no_pictures):
     """Without a given area each class has a smallest object of its own: a tenth of its typical one."""
     report = run(config, min_area_um2=None)

@@ -58,6 +58,7 @@ def random_image(
     return rng.random(shape) < density, rng.integers(0, 256, shape, dtype=np.uint8)
 
 
+@pytest.mark.slow
 @given(
     st.integers(0, 2**32 - 1),
     st.sampled_from([0.05, 0.3, 0.41, 0.59, 1.0]),
