@@ -1,4 +1,4 @@
-"""What the pipeline asks of a model."""
+"""The interface of a model, as the pipeline uses it."""
 
 from __future__ import annotations
 
@@ -8,35 +8,41 @@ import numpy as np
 
 
 class Model(Protocol):
-    """What the pipeline asks of a model (`model.segmenter.Segmenter`, or a fake in tests)."""
+    """A few-shot segmentation model (`model.segmenter.Segmenter`, or a fake in tests)."""
 
     name: str
 
     def encode(self, images: np.ndarray, labels: np.ndarray) -> Any:
-        """Compile a support set: (K, H, W, 3) uint8 and labels as `model.segmenter.Segmenter.encode` takes them."""
+        """Encode a support set once.
+
+        Parameters
+        ----------
+        images : (K, H, W, 3) uint8
+        labels : (K, H, W) or (C, K, H, W) uint8, as in `model.segmenter.Segmenter.encode`
+        """
         ...
 
     def predict(self, tiles: np.ndarray, features: Any) -> np.ndarray:
-        """(N, H, W, 3) uint8 -> (N, C, H, W) float32 in [0, 1]: each class by itself.
+        """Predict tiles: (N, H, W, 3) uint8 -> (N, C, H, W) float32 in 0..1, a probability for each class separately.
 
-        A model with an attribute ``has_depth`` that is True takes ``depth=True``, and gives (N, 2C, H, W): after the
-        probabilities the depth of each class, 0 at an object's rim and 1 in its middle.
+        A model whose attribute ``has_depth`` is True accepts ``depth=True`` and then returns (N, 2C, H, W): the
+        probabilities, followed by the depth of each class, 0 at the boundary of an object and 1 at its centre.
         """
         ...
 
 
 def predict_maps(model: Model, tiles: np.ndarray, features: Any, depth: bool) -> np.ndarray:
-    """`Model.predict`, with depths or without: (N, 2C or C, H, W) float32."""
+    """`Model.predict` with or without depth: (N, 2C or C, H, W) float32."""
     if not depth:
         return model.predict(tiles, features)
     return model.predict(tiles, features, depth=True)  # type: ignore[call-arg]
 
 
 def has_depth(model: Model) -> bool:
-    """Whether a model tells how deep in its object a pixel is."""
+    """Whether a model predicts the depth of pixels in their objects."""
     return bool(getattr(model, "has_depth", False))
 
 
 def squeeze_single_class(labels: np.ndarray) -> np.ndarray:
-    """Labels by class (C, K, H, W) as a model takes them: without the first axis where there is but one class."""
+    """Labels by class (C, K, H, W) for `Model.encode`: without the first axis for a single class."""
     return labels[0] if len(labels) == 1 else labels

@@ -1,1 +1,1 @@
-"""What the support set decides: encoding, thresholds, rules, intervals."""
+"""Leave-one-out on the support set: how to encode it, thresholds, separation rules, confidence intervals."""

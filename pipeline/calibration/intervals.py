@@ -11,9 +11,16 @@ from scipy import stats
 def mean_interval(
     values: np.ndarray, low: float, high: float, n_more: int | None = None
 ) -> tuple[float, float] | None:
-    """95 % confidence interval of the mean of a few values (Student's t), cut to [low, high]; None for fewer than 2.
+    """95 % confidence interval of the mean of a few values (Student's t), clipped to [low, high].
 
-    With `n_more`, the prediction interval of the mean of so many further values, which have an error of their own.
+    Parameters
+    ----------
+    values : (n,) float; NaN is ignored
+    n_more : if given, return the prediction interval of the mean of this many further values instead
+
+    Returns
+    -------
+    None for fewer than two values.
     """
     known = values[np.isfinite(values)]
     if len(known) < 2:
@@ -26,10 +33,19 @@ def mean_interval(
 def ratio_interval(
     true: Sequence[int] | np.ndarray, found: Sequence[int] | np.ndarray, least: float = 0.0
 ) -> tuple[float, float] | None:
-    """95 % interval of true over found, of K patches; None for fewer than two, or where nothing was found.
+    """95 % confidence interval of the ratio sum(true) / sum(found) over K patches.
 
-    The ratio estimator with Student's t (Cochran, Sampling Techniques, 1977, 6.3): patches with much say more than
-    those with little, and one with nothing counts too. `least` is a bound of its relative half width.
+    The ratio estimator with Student's t (Cochran, Sampling Techniques, 1977, 6.3): patches weigh by their content, and
+    empty ones count too.
+
+    Parameters
+    ----------
+    true, found : K areas or counts
+    least : smallest half width, relative to the ratio
+
+    Returns
+    -------
+    None for fewer than two patches, or where nothing was found.
     """
     true, found = np.asarray(true, np.float64), np.asarray(found, np.float64)
     if len(true) < 2 or not found.any():
@@ -41,28 +57,31 @@ def ratio_interval(
 
 
 def count_errors(true: Sequence[int], counted: Sequence[int]) -> np.ndarray:
-    """How far the counts of K held-out patches are off: |log((true + 1) / (counted + 1))|, (K,); 1 keeps it finite."""
+    """Count errors of K held-out patches, |log((true + 1) / (counted + 1))|, (K,) float; adding 1 keeps them finite."""
     return np.abs(np.log((np.array(true) + 1) / (np.array(counted) + 1)))
 
 
 def counted_ratio(
     true: Sequence[int], counted: Sequence[int], n_unmatched: int
 ) -> tuple[float, float] | None:
-    """95 % interval of true over counted objects, by the held-out patches; None where that cannot be said.
+    """95 % confidence interval of the ratio of true to counted objects, from the held-out patches.
 
-    That of `ratio_interval`, but no narrower than chance leaves it: objects are missed, and found where there are none,
-    one by one, and in five patches the two may happen to cancel. Their difference has the error of a Poisson number of
-    as many as were seen, and one more.
+    That of `ratio_interval`, with a lower bound on its width: in five patches, false positives and false negatives may
+    cancel by chance. Their difference has the error of a Poisson count of ``n_unmatched + 1``.
 
     Parameters
     ----------
     true, counted : objects of each of K patches
-    n_unmatched : objects that were missed and finds that are none, of all patches
+    n_unmatched : false positives and false negatives of all patches
+
+    Returns
+    -------
+    None where `ratio_interval` is None.
     """
     chance = stats.norm.ppf(0.975) * np.sqrt(n_unmatched + 1) / max(1, sum(true))
     return ratio_interval(true, counted, least=float(chance))
 
 
 def count_interval(count: int, ratio: tuple[float, float] | None) -> tuple[int, int] | None:
-    """95 % interval of a count, were it off as it is on the held-out patches (`counted_ratio`)."""
+    """95 % confidence interval of a count whose errors are those of the held-out patches (`counted_ratio`)."""
     return None if ratio is None else (int(np.floor(count * ratio[0])), int(np.ceil(count * ratio[1])))

@@ -1,7 +1,7 @@
-"""Leave one out: how good is this support set, and which threshold suits it? Asked of the support set itself.
+"""Leave-one-out cross-validation on the support set.
 
-Every patch is predicted with the other K - 1 as support, as the slide will be. That gives an honest estimate of the
-IoU, the threshold, and, where the patches' objects are outlined one by one, how far a count is off. K small
+Each patch is predicted from the other K - 1, as the slide will be predicted from all. The held-out predictions give an
+honest estimate of the IoU, the threshold and, where objects are outlined, the error of the count. It takes K small
 predictions: seconds.
 """
 
@@ -19,21 +19,26 @@ from fewscope.pipeline.calibration.intervals import mean_interval, ratio_interva
 from fewscope.pipeline.predictor import Model, predict_maps, squeeze_single_class
 
 THRESHOLDS = np.arange(0.10, 0.91, 0.05)
+"""Candidates for the threshold."""
+
 MAX_FOLDS = 6
+"""With more patches, several are held out at once."""
+
 IOU_TOLERANCE = 0.005
-"""Mean IoUs closer than this are called equal, and the threshold nearest to 0.5 is taken: five patches tell no more."""
+"""Mean IoUs closer than this count as equal; of equal thresholds the one nearest to 0.5 is chosen. Five patches do not
+resolve smaller differences."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LeaveOneOut:
-    """What leaving out each patch in turn has shown.
+    """Result of leave-one-out for one class.
 
     Attributes
     ----------
     probabilities : (K, H, W) float32, patch k predicted without patch k
-    threshold : probability from which on a pixel is object
-    iou : IoU of each patch at the threshold, over its labelled pixels; NaN where there is no object
-    interval : 95 % confidence interval of the mean IoU (Student's t over the patches), or None
+    threshold : smallest probability of an object pixel
+    iou : K IoUs at the threshold, over the labelled pixels; NaN for patches without object
+    interval : 95 % confidence interval of the mean IoU (Student's t over the patches); None for fewer than two patches
     """
 
     probabilities: np.ndarray
@@ -43,12 +48,12 @@ class LeaveOneOut:
 
     @property
     def mean_iou(self) -> float:
-        """Mean over the patches that have an object."""
+        """Mean IoU of the patches that have an object."""
         return float(np.nanmean(self.iou))
 
 
 def n_folds(n_patches: int) -> int:
-    """Times that patches are left out: each by itself, or with many patches several at once."""
+    """Number of folds: one patch each, or several where there are more than `MAX_FOLDS` patches."""
     return min(n_patches, MAX_FOLDS)
 
 
@@ -60,19 +65,20 @@ def predict_held_out(
     n_threads: int = 1,
     depth: bool = False,
 ) -> list[np.ndarray | None]:
-    """Predict every patch with the others as support, all classes at once.
+    """Predict each patch from the others, all classes at once.
 
     Parameters
     ----------
-    images, labels : (K, H, W, 3) uint8 and (C, K, H, W) uint8: for each class 0 not of it, 1 of it, 255 not known
-    encode : makes features of some patches (their indices) and classes; None: the model's, with nothing else
-    n_threads : folds that are done at a time
-    depth : also how deep in its object each pixel is
+    images : (K, H, W, 3) uint8
+    labels : (C, K, H, W) uint8: for each class 0 not of the class, 1 of it, 255 not labelled
+    encode : (indices of patches, classes) -> features; None: `Model.encode` without options
+    n_threads : folds that are predicted in parallel
+    depth : also return the predicted depth of each pixel in its object
 
     Returns
     -------
-    For each class (K, H, W) float32, and with `depth` then the depth of each likewise; None where fewer than two
-    patches would each be left with object and background to learn from.
+    C probability maps (K, H, W) float32, with `depth` followed by C depth maps. None for a class that cannot be held
+    out: some fold would have no object or no background left to learn from.
     """
     k, n_classes = len(images), len(labels)
     found: list[np.ndarray | None] = [None] * (2 * n_classes if depth else n_classes)
@@ -86,11 +92,11 @@ def predict_held_out(
     if not usable:
         return found
 
-    def as_it_is(used: np.ndarray, classes: Sequence[int]) -> Any:
+    def encode_plain(used: np.ndarray, classes: Sequence[int]) -> Any:
         return model.encode(images[used], squeeze_single_class(labels[classes][:, used]))
 
     def predict(held_out: np.ndarray, used: np.ndarray) -> np.ndarray:
-        return predict_maps(model, images[held_out], (encode or as_it_is)(used, usable), depth)
+        return predict_maps(model, images[held_out], (encode or encode_plain)(used, usable), depth)
 
     with ThreadPoolExecutor(n_threads) as threads:
         predicted = list(threads.map(predict, folds, others))
@@ -106,13 +112,13 @@ def predict_held_out(
 def score_held_out(
     probabilities: np.ndarray, labels: np.ndarray, threshold: float | None = None
 ) -> LeaveOneOut:
-    """Score the held-out predictions of one class against its labels.
+    """Compare the held-out predictions of one class with its labels.
 
     Parameters
     ----------
     probabilities : (K, H, W) float32, from `predict_held_out`
     labels : (K, H, W) uint8: 0 not of the class, 1 of it, 255 not labelled
-    threshold : probability from which on a pixel is object; None: the `shrunk_threshold`
+    threshold : smallest probability of an object pixel; None: `shrunk_threshold`
     """
     if threshold is None:
         threshold = shrunk_threshold(probabilities, labels)
@@ -121,7 +127,7 @@ def score_held_out(
 
 
 def masked_iou(prediction: np.ndarray, labels: np.ndarray) -> float:
-    """IoU of the object over the labelled pixels; NaN where the labels have no object."""
+    """IoU of the object over the labelled pixels of (H, W) arrays; NaN where the labels have no object."""
     known = labels != IGNORE_LABEL
     truth = labels == 1
     if not truth.any():
@@ -131,17 +137,17 @@ def masked_iou(prediction: np.ndarray, labels: np.ndarray) -> float:
 
 
 def best_threshold(probabilities: np.ndarray, labels: np.ndarray) -> float:
-    """The threshold of the best mean IoU; among equals (`IOU_TOLERANCE`) the one nearest to 0.5."""
+    """The threshold with the best mean IoU; of equal ones (`IOU_TOLERANCE`) the one nearest to 0.5."""
     means = np.array([np.nanmean(_ious(probabilities, labels, t)) for t in THRESHOLDS])
     equal = THRESHOLDS[means >= means.max() - IOU_TOLERANCE]
     return round(float(equal[np.argmin(np.abs(equal - 0.5))]), 2)
 
 
 def shrunk_threshold(probabilities: np.ndarray, labels: np.ndarray) -> float:
-    """0.5, or half of the way to `best_threshold` where that is better on the patches beyond doubt (95 %, Student's t).
+    """0.5, or the midpoint between 0.5 and `best_threshold` if the latter is better with 95 % confidence (Student's t).
 
-    What is best for five patches is too far for most others: on ten unseen classes the best of the patches loses 0.007
-    IoU against 0.5, and half of the way 0.003.
+    The best threshold of five patches overfits: on ten unseen classes it loses 0.007 IoU against 0.5, the midpoint
+    0.003.
     """
     best = best_threshold(probabilities, labels)
     gain = mean_interval(_ious(probabilities, labels, best) - _ious(probabilities, labels, 0.5), -1.0, 1.0)
@@ -149,19 +155,25 @@ def shrunk_threshold(probabilities: np.ndarray, labels: np.ndarray) -> float:
 
 
 def shrink_threshold(threshold: float) -> float:
-    """Half of the way from 0.5 to a threshold."""
+    """Midpoint between 0.5 and a threshold."""
     return round(0.5 + (threshold - 0.5) / 2, 3)
 
 
 def _ious(probabilities: np.ndarray, labels: np.ndarray, threshold: float) -> np.ndarray:
-    """(K,) IoU of each patch at a threshold."""
+    """IoU of each patch at a threshold, (K,) float."""
     return np.array([masked_iou(p >= threshold, y) for p, y in zip(probabilities, labels, strict=True)])
 
 
 def covered_ratio(held_out: LeaveOneOut | None, labels: np.ndarray) -> tuple[float, float] | None:
-    """95 % interval of true over found area, by the held-out patches; None where that cannot be said.
+    """95 % confidence interval of the ratio of true to found area, from the held-out patches.
 
-    `labels` are (K, H, W), as in `predict_held_out`.
+    Parameters
+    ----------
+    labels : (K, H, W) uint8 of the class, as in `score_held_out`
+
+    Returns
+    -------
+    None where `ratio_interval` is None.
     """
     if held_out is None:
         return None

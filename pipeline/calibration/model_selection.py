@@ -1,8 +1,7 @@
-"""How the support set is encoded: at which scale, with the network fine-tuned on it or not, and with how much say for a
-pixel classifier beside it.
+"""Selects how the support set is encoded: the scale, whether to fine-tune, and the weight of the pixel classifier.
 
-All of it is asked of the held-out patches: what predicts them better is kept. Nothing here depends on a clock or on the
-number of threads.
+A change is kept if it predicts the held-out patches better. The selection does not depend on the clock or on the number
+of threads.
 """
 
 from __future__ import annotations
@@ -29,24 +28,24 @@ from fewscope.pipeline.predictor import Model, squeeze_single_class
 log = logging.getLogger(__name__)
 
 OTHER_SIDES = ((192, 320), (128, 320))
-"""What 224 px may be shown to the network as, besides the sides that it prefers: small objects enlarged."""
+"""Sides, px, to which 224 px are resized for the network, besides its default sides; enlarges small objects."""
 
 SUFFICIENT_IOU = 0.95
-"""Mean IoU of held-out patches from which on nothing else is evaluated: people who outline twice agree no better."""
+"""Mean IoU of held-out patches at which the search ends: two outlines by one person do not agree better."""
 
 TEXTURE_SHARES = (0.25, 0.5)
-"""Parts of the answer that the pixel classifier may have by itself, which otherwise only informs the network."""
+"""Weights of the pixel classifier in the output; with 0 it only provides input to the network."""
 
 
 @dataclass(frozen=True, slots=True)
 class EncodingOptions:
-    """A way to encode a support set.
+    """Options for encoding a support set.
 
     Attributes
     ----------
-    sides : what the network is shown 224 px as, the answer being the mean; nothing: as it prefers
-    adaptation : how it is fine-tuned first; None: not at all
-    texture_share : part of the answer that the pixel classifier gives by itself (`model.networks.pixel_classifier`)
+    sides : sides, px, to which 224 px are resized for the network; the output is the mean. Empty: its default sides
+    adaptation : how the network is fine-tuned first; None: not
+    texture_share : weight of the pixel classifier (`model.networks.pixel_classifier`) in the output, 0 to 1
     """
 
     sides: tuple[int, ...] = ()
@@ -66,14 +65,14 @@ class EncodingOptions:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SelectedEncoding:
-    """An encoded support set, and what leaving out its patches has shown.
+    """An encoded support set, and its held-out predictions.
 
     Attributes
     ----------
-    features : what the model predicts with
-    held_out : of each class (K, H, W), every patch predicted without itself, as `calibrate.predict_held_out` gives it
-    depths : likewise how deep in its object each pixel is; None where that was not asked
-    options : the options that were selected
+    features : the encoded support set, for `Model.predict`
+    held_out : C held-out probability maps (K, H, W) float32, or None, from `leave_one_out.predict_held_out`
+    depths : C held-out depth maps likewise; None where not predicted
+    options : the selected options
     default_iou, selected_iou : mean IoU of the held-out patches with the default options and with the selected ones;
         None where no patch can be held out
     """
@@ -100,15 +99,16 @@ def select_encoding(
     *,
     depth: bool = False,
 ) -> SelectedEncoding:
-    """Encode a support set in the way that predicts held-out patches best.
+    """Encode a support set with the options that predict the held-out patches best.
 
     Parameters
     ----------
-    images, labels : (K, H, W, 3) uint8 and (C, K, H, W) uint8: for each class 0 not of it, 1 of it, 255 not known
-    instances : (K, H, W) int32 of outlined objects, or None
-    seconds : of one core, about, that fine-tuning may take; few leave it out, 0 leaves out scales and the pixel
-        classifier too
-    depth : also ask how deep in its object each pixel is
+    images : (K, H, W, 3) uint8
+    labels : (C, K, H, W) uint8: for each class 0 not of the class, 1 of it, 255 not labelled
+    instances : (K, H, W) int32, outlined objects; or None
+    seconds : time budget for fine-tuning, on one core (approximate). Too few seconds skip it; 0 also skips the search
+        for scales and for the weight of the pixel classifier
+    depth : also predict the depth of the held-out pixels in their objects
     """
     candidates = _Candidates(model, images, labels, instances, depth)
     with one_thread():
@@ -123,11 +123,11 @@ def select_encoding(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Candidate:
-    """What a way to encode the support set gave for held-out patches: of each class (K, H, W), or None.
+    """Encoding options with their held-out predictions, as in `SelectedEncoding`.
 
     Attributes
     ----------
-    ious : of each class, (K,) IoU of each patch at the class's `shrunk_threshold`, NaN where there is no object
+    ious : for each class, (K,) IoUs at its `shrunk_threshold`; NaN for patches without object
     """
 
     options: EncodingOptions
@@ -137,13 +137,13 @@ class _Candidate:
 
     @property
     def iou(self) -> float:
-        """Mean over the classes of the mean over their patches; NaN without any."""
+        """Mean over classes of the mean over patches; NaN without any."""
         return float(np.mean([np.nanmean(ious) for ious in self.ious])) if self.ious else float("nan")
 
     def beats(self, other: _Candidate) -> bool:
-        """Whether it is better by more than one standard error of the difference, patch by patch.
+        """Whether it is better by more than one standard error of the paired difference.
 
-        Five patches tell little: what merely looks better on them is as often worse on the rest.
+        With five patches, a smaller gain is as often a loss on the rest of the slide.
         """
         gains = np.concatenate(self.ious) - np.concatenate(other.ious)
         gains = gains[np.isfinite(gains)]
@@ -153,11 +153,11 @@ class _Candidate:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Candidates:
-    """One support set, to be encoded in different ways.
+    """Evaluates encoding options on one support set.
 
     Attributes
     ----------
-    views : what was compiled already, by options, patches and classes, and side
+    views : compiled views, by adaptation, patches and classes, then by side
     tried : what was predicted already
     """
 
@@ -172,11 +172,11 @@ class _Candidates:
     evaluated: dict[EncodingOptions, _Candidate] = field(default_factory=dict)
 
     def encode_all(self, options: EncodingOptions) -> Any:
-        """All of it, for the job."""
+        """Encode the whole support set."""
         return self.encode(options, np.arange(len(self.images)), range(len(self.labels)))
 
     def encode(self, options: EncodingOptions, patches: np.ndarray, classes: Sequence[int]) -> Any:
-        """Some patches and classes of it."""
+        """Encode some patches and classes."""
         images, labels = self.images[patches], squeeze_single_class(self.labels[classes][:, patches])
         views = self.views.setdefault((options.adaptation, patches.tobytes(), tuple(classes)), {})
         keywords: dict[str, Any] = {}
@@ -191,14 +191,14 @@ class _Candidates:
             keywords["instances"] = None if self.instances is None else self.instances[patches]
         began = time.perf_counter()
         features = self.model.encode(images, labels, **keywords)
-        if options.adaptation and not views:  # what a user waits for: other ways take seconds
+        if options.adaptation and not views:  # the slow part; other options take seconds
             what = f"{len(patches)} of {len(self.images)} patches"
             log.info("%s on %s, %.0f s", options, what, time.perf_counter() - began)
         views |= {view.side: view for view in getattr(features, "views", ())}
         return features
 
     def of(self, options: EncodingOptions, depth: bool | None = None) -> _Candidate:
-        """Predict every patch with the others as support."""
+        """Predict each patch from the others."""
         if options in self.evaluated:
             return self.evaluated[options]
         began, n_classes = time.perf_counter(), len(self.labels)
@@ -220,7 +220,7 @@ class _Candidates:
     def scored(
         self, options: EncodingOptions, held_out: list[np.ndarray | None], depths: list[np.ndarray | None]
     ) -> _Candidate:
-        """Held-out predictions with their IoU."""
+        """A candidate from its held-out predictions."""
         ious = [
             np.array(score_held_out(p, y).iou)
             for p, y in zip(held_out, self.labels, strict=True)
@@ -229,7 +229,7 @@ class _Candidates:
         return _Candidate(options, held_out, depths, ious)
 
     def best(self, plain: _Candidate, seconds: float) -> _Candidate:
-        """The way that predicts held-out patches best; what is not clearly better than the usual one is not taken."""
+        """Greedy search over scales, fine-tuning and the pixel classifier; each step must beat the one before."""
         if plain.iou >= SUFFICIENT_IOU:
             return plain
         best = self.best_of(plain, [self.at(sides) for sides in OTHER_SIDES])
@@ -239,7 +239,9 @@ class _Candidates:
         if steps := steps_within(seconds, n_runs):
             log.info("fine-tuning %d times, %d steps each; --adapt bounds it", n_runs, steps)
             tuned = replace(best.options, adaptation=AdaptConfig(steps))
-            with ThreadPoolExecutor(1) as beside:  # five folds leave a core of two without work at the end
+            with (
+                ThreadPoolExecutor(1) as beside
+            ):  # encode the whole set beside the folds: five of them leave one of two cores idle at the end
                 whole = beside.submit(self.encode_all, tuned)
                 best = self.best_of(best, [self.of(tuned)])
             whole.result()
@@ -247,13 +249,13 @@ class _Candidates:
         return self.best_of(best, [self.with_texture(best, texture, share) for share in TEXTURE_SHARES])
 
     def best_of(self, usual: _Candidate, others: Sequence[_Candidate]) -> _Candidate:
-        """The best of those that beat the usual one, or that."""
+        """The best of those that beat the usual candidate, or that one."""
         return max(
             (usual, *(other for other in others if other.beats(usual))), key=lambda candidate: candidate.iou
         )
 
     def at(self, sides: tuple[int, ...]) -> _Candidate:
-        """The network, as it is, at other sides."""
+        """The network without fine-tuning, at other sides."""
         alone = [self.of(EncodingOptions((side,))) for side in sides]
         shares = [1 / len(sides)] * len(sides)
         held_out = [
@@ -265,14 +267,14 @@ class _Candidates:
         return self.scored(EncodingOptions(sides), held_out, depths)
 
     def with_texture(self, network: _Candidate, texture: _Candidate, share: float) -> _Candidate:
-        """The answers of a network and of the pixel classifier."""
+        """Weighted mean of a network and the pixel classifier."""
         both = zip(network.held_out, texture.held_out, strict=True)
         held_out = [_mean(maps, (1 - share, share)) for maps in both]
         return self.scored(replace(network.options, texture_share=share), held_out, network.depths)
 
 
 def _mean(maps: Sequence[np.ndarray | None], shares: Sequence[float]) -> np.ndarray | None:
-    """Probabilities (K, H, W) mixed as `Segmenter.predict` mixes them: as logits, none too large; None of None."""
+    """Weighted mean of (K, H, W) probabilities as in `Segmenter.predict`: of clipped logits. None if one is None."""
     logits = [logit(p).clip(-LIMIT, LIMIT) for p in maps if p is not None]
     if len(logits) < len(shares):
         return None
@@ -280,17 +282,17 @@ def _mean(maps: Sequence[np.ndarray | None], shares: Sequence[float]) -> np.ndar
 
 
 class EncodingCache:
-    """What a model made of support sets, each once: the sources of a job have one support set in common."""
+    """Keeps the last encoding of a model: the sources of one job usually share a support set."""
 
     def __init__(self, model: Model) -> None:
         self._model = model
         self._last: tuple[tuple[str, float, bool], SelectedEncoding] | None = None
 
     def of(self, support: SupportSet, seconds: float, depth: bool) -> SelectedEncoding:
-        """The `select_encoding` of a support set: the last one, if it was the same that was asked."""
+        """`select_encoding` of a support set, or the last result if the arguments are the same."""
         asked = support.digest(), seconds, depth
         if self._last is not None and self._last[0] == asked:
-            log.info("the support set is that of the source before: encoded as it was there")
+            log.info("same support set as for the previous source: its encoding is reused")
             return self._last[1]
         made = select_encoding(
             self._model, support.images, support.labels_by_class, support.instances, seconds, depth=depth
@@ -300,7 +302,7 @@ class EncodingCache:
 
 
 def to_arrays(found: SelectedEncoding) -> dict[str, np.ndarray]:
-    """What of a fit cannot be computed again at once, to be kept in a working folder."""
+    """The parts of an encoding that are slow to compute, as arrays for the working folder."""
     way = found.options
     steps = way.adaptation.steps if way.adaptation else 0
     scores = [np.nan if score is None else score for score in (found.default_iou, found.selected_iou)]
@@ -313,7 +315,7 @@ def to_arrays(found: SelectedEncoding) -> dict[str, np.ndarray]:
 def from_arrays(
     arrays: Mapping[str, np.ndarray], model: Model, images: np.ndarray, labels: np.ndarray
 ) -> SelectedEncoding:
-    """The fit that `to_arrays` kept, its support set compiled again; without what was left out."""
+    """The encoding saved by `to_arrays`, with the support set compiled again; without held-out predictions."""
     steps, texture_share, default_iou, selected_iou = arrays["fit"].tolist()
     sides = tuple(arrays["sides"].tolist())
     adaptation = AdaptConfig(int(steps)) if steps else None
@@ -334,5 +336,5 @@ def from_arrays(
 
 
 def _under(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
-    """The arrays whose names begin so, by the rest of their names."""
+    """The arrays whose names have a prefix, by the rest of their names."""
     return {name.removeprefix(prefix): a for name, a in arrays.items() if name.startswith(prefix)}

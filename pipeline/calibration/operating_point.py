@@ -1,8 +1,6 @@
-"""What the support set decides: its features, and for each class the threshold, how objects are told apart, and how
-far a count is off.
+"""The operating point of a run: the encoded support set and, for each class, a threshold and a separation rule.
 
-Decided once per run and kept in its working folder, so that a resumed run goes on with the same numbers, on whatever
-processor it is resumed.
+It is chosen once per run and saved in the working folder, so that a resumed run uses the same numbers on any processor.
 """
 
 from __future__ import annotations
@@ -38,15 +36,15 @@ SAVED_AS = "decision"
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ClassOperatingPoint:
-    """How to go about one class.
+    """Operating point of one class.
 
     Attributes
     ----------
-    loo : what leaving out one patch at a time has shown; None where the support set is too small. With several classes,
-        its probabilities are 0 where another class has the pixel.
-    threshold : probability from which on a pixel may be of the class
-    rule : how touching objects are told apart; None for plain connected components
-    counted_ratio : 95 % interval of true over counted objects, by the held-out patches; None without outlined objects
+    loo : result of leave-one-out; None where the support set is too small. With several classes, its probabilities are
+        0 in pixels that are assigned to another class
+    threshold : smallest probability of a pixel of the class
+    rule : how touching objects are separated; None: connected components
+    counted_ratio : 95 % confidence interval of the ratio of true to counted objects; None without outlined objects
     """
 
     loo: leave_one_out.LeaveOneOut | None
@@ -56,18 +54,18 @@ class ClassOperatingPoint:
 
     @property
     def instances(self) -> str:
-        """How objects are told apart, in words."""
+        """How objects are separated, in words."""
         return "components" if self.rule is None else str(self.rule)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class OperatingPoint:
-    """How to go about this source.
+    """Operating point of a run.
 
     Attributes
     ----------
-    encoding : the encoded support set, and how it was encoded
-    classes : of each class
+    encoding : the encoded support set
+    classes : operating points of the classes 1..C
     """
 
     encoding: SelectedEncoding
@@ -80,9 +78,9 @@ class OperatingPoint:
 
     @property
     def held_out(self) -> np.ndarray | None:
-        """The class of every pixel of the patches, each predicted from the others, (K, H, W) uint8.
+        """Class of each pixel of the held-out patches, (K, H, W) uint8, 0 = background.
 
-        Classes that cannot be left out are not in it; None where there is no other.
+        Without the classes that cannot be held out; None if there are no others.
         """
         known = [(value, d) for value, d in enumerate(self.classes, start=1) if d.loo is not None]
         if not known:
@@ -96,9 +94,9 @@ class OperatingPoint:
 def choose_operating_point(
     plan: Plan, model: predictor.Model, work: WorkDir, encodings: EncodingCache | None = None
 ) -> OperatingPoint:
-    """Encode the support set, predict each patch from the others, choose.
+    """Encode the support set, and choose thresholds and separation rules by leave-one-out.
 
-    Taken from `work` when it is there; the encoding from `encodings`, when an earlier source had the same support set.
+    A saved operating point is loaded from `work`; an encoding of the same support set is taken from `encodings`.
     """
     support, config = plan.support, plan.config
     if (kept := _load(plan, model, work)) is not None:
@@ -122,7 +120,7 @@ def choose_operating_point(
 
 
 def _settled(held_out: Sequence[np.ndarray | None], thresholds: Sequence[float]) -> list[np.ndarray | None]:
-    """The probabilities of each class, 0 where another has the pixel: what is scored is what a slide would show."""
+    """Probabilities of each class, 0 in pixels that are assigned to another class, as they will be on the slide."""
     known = [c for c, probabilities in enumerate(held_out) if probabilities is not None]
     if len(known) < 2:
         return list(held_out)
@@ -143,7 +141,7 @@ def _choose_for_class(
     threshold: float,
     connectivity: int,
 ) -> ClassOperatingPoint:
-    """The rule whose counts are nearest to the outlined objects of the held-out patches, and how far they are off."""
+    """Choose the separation rule of a class on its held-out patches."""
     if probabilities is None:
         return ClassOperatingPoint(None, threshold, plan.rules[0], None)
     loo = leave_one_out.score_held_out(probabilities, plan.support.labels, threshold)
@@ -171,16 +169,17 @@ def choose_rule(
     min_area: int,
     depths: np.ndarray | None = None,
 ) -> tuple[Rule | None, tuple[float, float] | None]:
-    """Of some rules the one whose counts are nearest to the outlined objects, and its `calibrate.counted_ratio`.
+    """The separation rule with the smallest count error on the held-out patches, and its `intervals.counted_ratio`.
 
-    Of rules that count alike, the one whose objects are more like the outlined ones (F1 at an IoU of 0.5); of those the
-    first.
+    Ties are broken by the F1 score at an IoU of 0.5, then by the order of the rules.
 
     Parameters
     ----------
     support : with outlined objects
-    probabilities : (K, H, W), each patch predicted from the others
-    depths : (K, H, W) likewise, where a rule is a `DepthRule`
+    probabilities : (K, H, W) float32, held-out predictions
+    rules : the candidates; None: connected components
+    min_area : smaller objects are dropped, px
+    depths : (K, H, W) float32, held-out depths, for a `DepthRule`
     """
     assert support.instances is not None
     known = support.labels != IGNORE_LABEL
@@ -214,7 +213,7 @@ def choose_rule(
 def count_objects(
     probability: np.ndarray, threshold: float, rule: Rule | None, connectivity: int, min_area: int = 0
 ) -> int:
-    """Number of objects in a probability map (H, W), told apart and dropped as those of a slide are."""
+    """Number of objects in a probability map (H, W), separated and filtered as on a slide."""
     labels = label_objects(probability, threshold, rule, connectivity, min_area)
     return len(np.unique(labels[labels > 0]))
 
@@ -227,9 +226,12 @@ def label_objects(
     min_area: int = 0,
     depth: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Label image (H, W) uint32 of a probability map, its objects told apart and dropped as those of a slide are.
+    """Label image (H, W) uint32 of a probability map, its objects separated and filtered as on a slide.
 
-    `depth` (H, W), 0..1, is for a `DepthRule`.
+    Parameters
+    ----------
+    probability : (H, W) float32, 0..1
+    depth : (H, W) float32, 0..1, for a `DepthRule`
     """
     mask = to_uint8(probability) >= threshold_level(threshold)
     if rule is None:
@@ -243,7 +245,7 @@ def label_objects(
 
 
 def threshold_level(threshold: float) -> int:
-    """The least stored probability (uint8) that is object: the mask follows from what is stored."""
+    """Smallest stored probability (uint8) of an object pixel: the mask is a function of the stored probabilities."""
     return max(1, int(np.ceil(threshold * 255 - 1e-9)))
 
 
