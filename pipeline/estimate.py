@@ -1,4 +1,4 @@
-"""What a job will take, before it is started: tiles, time, memory, disk."""
+"""Estimates the cost of a run before it is started: tiles, time, memory, disk."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from fewscope.pipeline.plan import make_plan
 from fewscope.pipeline.predictor import Model, has_depth, squeeze_single_class
 
 BYTES_PER_FOREGROUND_PX = 0.6
-"""Of all arrays with their pyramids, tables and outlines; the demo and three real slides took 0.2 to 0.6."""
+"""Size of all outputs per pixel of foreground; 0.2 to 0.6 measured on the demo and three real slides."""
 
-MODEL_BYTES = 700e6  # a worker with torch loaded and nothing read, resident
+MODEL_BYTES = 700e6  # resident memory of a worker that has loaded torch and read nothing
 BYTES_PER_UNIT_PX = 24.0
-"""Most held at once per pixel of a unit: image and valid 4, blending 8 and 5, labels 4 and what finds them."""
+"""Peak memory per pixel of a unit: image and valid 4, blending 8 and 5, labels and their temporaries the rest."""
 
 BYTES_PER_MORE_MAPS_PX = 9.0
-"""For each map of a unit but the first (probabilities of more classes, depths): blending 4 and 4, and 1 as stored."""
+"""The same for each further map (more classes, depths): blending 4 and 4, stored 1."""
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What `estimate` found; ``str()`` of it is for people."""
+    """Estimated cost of a run; ``str()`` of it is for people."""
 
     source: str
     width: int
@@ -44,16 +44,16 @@ class Estimate:
         at = f" at {self.mpp:.4g} um per px" if self.mpp else ""
         return (
             f"{self.source}: {self.width:,} x {self.height:,} px{at}\n"
-            f"  {self.n_tiles_with_tissue:,} of {self.n_tiles:,} tiles have something to see, in {self.n_units} units\n"
+            f"  {self.n_tiles_with_tissue:,} of {self.n_tiles:,} tiles have foreground, in {self.n_units} units\n"
             f"  {self.seconds_per_tile * 1000:.0f} ms per tile here: about {took} with one such worker, "
-            "less in proportion with more\n"
+            "proportionally less with more\n"
             f"  memory: up to {self.worker_memory_gb:.1f} GB per worker, at any slide size\n"
             f"  disk: about {self.disk_gb:.2g} GB"
         )
 
 
 def estimate(config: SegmentConfig, model: Model) -> Estimate:
-    """Look at a source without segmenting it: reads an overview, predicts one batch of blank tiles."""
+    """Estimate the cost of a run: reads an overview of the source, and times the model on blank tiles."""
     plan = make_plan(config, has_depth(model))
     features = model.encode(plan.support.images, squeeze_single_class(plan.support.labels_by_class))
     tiles = np.full((16, plan.grid.tile, plan.grid.tile, 3), 200, np.uint8)

@@ -1,7 +1,7 @@
-"""How right a mask is, and how right a set of objects is: whole numbers that add up, and the figures made of them.
+"""Metrics of masks and of objects: counts that add up, and the scores computed from them.
 
-Pixels and objects are counted per picture; every figure follows from such counts or from their sums, so that figures
-per picture, per class and per data set are of one kind. Masks and label images are (H, W) arrays, 0 = background.
+Pixels and objects are counted per image. Every score is a function of such counts or of their sums, so scores per
+image, per class and per data set are comparable. Masks and label images are (H, W) arrays, 0 = background.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from scipy.optimize import linear_sum_assignment
 from scipy.sparse import coo_array
 
 MATCH_IOU = 0.5
-"""IoU from which on a found object is a true one."""
+"""Smallest IoU of a true positive."""
 
 N_RESAMPLES = 10_000
 
 
 @dataclass(frozen=True, slots=True)
 class Pixels:
-    """Pixels of one picture, or of many together: found and true, only found, only true, neither."""
+    """Pixel counts of one image, or of several: true positives, false positives, false negatives, true negatives."""
 
     both: int
     only_found: int
@@ -40,7 +40,7 @@ class Pixels:
 
     @property
     def iou(self) -> float:
-        """Intersection over union of the object; 1 where there is none and none is found."""
+        """Intersection over union of the object; 1 if there is none and none is found."""
         return _ratio(self.both, self.both + self.only_found + self.only_true)
 
     @property
@@ -50,27 +50,27 @@ class Pixels:
 
     @property
     def fb_iou(self) -> float:
-        """FB-IoU: the mean of both (Rakelly et al. 2018)."""
+        """FB-IoU: mean IoU of foreground and background (Rakelly et al. 2018)."""
         return (self.iou + self.background_iou) / 2
 
 
 def compare_masks(found: npt.NDArray[np.bool_], true: npt.NDArray[np.bool_]) -> Pixels:
-    """Pixels of two masks (H, W) bool."""
+    """Compare two masks, (H, W) bool."""
     both, n_found, n_true = int((found & true).sum()), int(found.sum()), int(true.sum())
     return Pixels(both, n_found - both, n_true - both, true.size - n_found - n_true + both)
 
 
 @dataclass(frozen=True, slots=True)
 class Objects:
-    """Objects of one picture, or of many together.
+    """Object counts of one image, or of several.
 
     Attributes
     ----------
-    true, found : how many there are, and how many were found
-    matched : pairs of them with an IoU of at least `MATCH_IOU`, as many as can be, one to one (Hungarian matching)
-    matched_iou : the sum of the IoUs of these pairs
-    shared_px, joined_px : of the aggregated Jaccard index (Kumar et al. 2017): pixels of each true object with the
-        found one that is most like it, intersected and united; found objects that are nobody's are in `joined_px`
+    true, found : number of true and of found objects
+    matched : true positives: pairs with an IoU of at least `MATCH_IOU`, by one-to-one (Hungarian) matching
+    matched_iou : sum of the IoUs of these pairs
+    shared_px, joined_px : numerator and denominator of the aggregated Jaccard index (Kumar et al. 2017): intersection
+        and union of each true object with the found one of largest IoU; `joined_px` includes unmatched found objects
     """
 
     true: int
@@ -97,7 +97,7 @@ class Objects:
 
     @property
     def accuracy(self) -> float:
-        """TP / (TP + FP + FN) at IoU 0.5, the score of the 2018 Data Science Bowl at one threshold."""
+        """TP / (TP + FP + FN) at IoU 0.5, as in the 2018 Data Science Bowl at one threshold."""
         return _ratio(self.matched, self.true + self.found - self.matched)
 
     @property
@@ -112,7 +112,7 @@ class Objects:
 
 
 def compare_objects(found: npt.NDArray[np.integer], true: npt.NDArray[np.integer]) -> Objects:
-    """Objects of two label images (H, W)."""
+    """Compare the objects of two label images, (H, W) int."""
     true_ids, true_of = np.unique(true, return_inverse=True)
     found_ids, found_of = np.unique(found, return_inverse=True)
     shape = len(true_ids), len(found_ids)
@@ -126,7 +126,7 @@ def compare_objects(found: npt.NDArray[np.integer], true: npt.NDArray[np.integer
     if not n_true or not n_found:
         return Objects(n_true, n_found, 0, 0.0, 0, int(true_px.sum() + found_px.sum()))
 
-    # as many matches as can be, and of those the ones with the largest sum of IoUs
+    # the largest number of matches, and among those the largest sum of IoUs
     row, col = linear_sum_assignment((iou >= MATCH_IOU) + iou / (2 * min(iou.shape)), maximize=True)
     matched = iou[row, col][iou[row, col] >= MATCH_IOU]
 
@@ -146,13 +146,13 @@ def _ratio(part: float, whole: float) -> float:
 
 @dataclass(frozen=True, slots=True)
 class CountError:
-    """How far counts are off, over some pictures.
+    """Errors of counts over several images.
 
     Attributes
     ----------
-    mean_absolute : objects
-    median_relative : median of |found - true| / true over the pictures that have objects; NaN without any
-    bias : sum of found over sum of true, minus 1: above 0 too many are counted; NaN without objects
+    mean_absolute : mean absolute error, objects
+    median_relative : median of |found - true| / true over the images with objects; NaN without any
+    bias : sum(found) / sum(true) - 1: above 0 if too many are counted; NaN without objects
     """
 
     mean_absolute: float
@@ -161,7 +161,7 @@ class CountError:
 
 
 def count_error(pictures: Iterable[Objects]) -> CountError:
-    """Errors of the counts of some pictures, at least one."""
+    """Errors of the counts of one or more images."""
     counts = np.array([(picture.found, picture.true) for picture in pictures], np.float64)
     found, true = counts.T
     off = np.abs(found - true)
@@ -175,14 +175,14 @@ def count_error(pictures: Iterable[Objects]) -> CountError:
 
 @dataclass(frozen=True, slots=True)
 class Mean:
-    """A mean over classes, and its 95 % bootstrap interval (percentiles); None for fewer than two classes."""
+    """Mean over classes with its 95 % bootstrap interval (percentiles), which is None for fewer than two classes."""
 
     value: float
     interval: tuple[float, float] | None
 
 
 def mean_over_classes(values: Sequence[float]) -> Mean:
-    """Mean with its interval, classes drawn with replacement 10,000 times from a fixed seed."""
+    """Mean with its interval; classes are resampled with replacement 10,000 times from a fixed seed."""
     array = np.asarray(values, np.float64)
     if len(array) < 2:
         return Mean(float(array.mean()), None)
@@ -194,7 +194,7 @@ def mean_over_classes(values: Sequence[float]) -> Mean:
 
 
 def correlation(one: Sequence[float], other: Sequence[float]) -> float:
-    """Pearson's correlation; NaN for fewer than three pairs, or where one side never varies."""
+    """Pearson correlation; NaN for fewer than three pairs, or if one side is constant."""
     if len(one) < 3 or np.ptp(one) == 0 or np.ptp(other) == 0:
         return float("nan")
     return float(np.corrcoef(one, other)[0, 1])

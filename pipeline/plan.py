@@ -1,6 +1,6 @@
-"""What is to be done, before any tile is predicted: options checked, source and support set read, units laid out.
+"""The plan of a run, before any tile is predicted: source and support set opened and checked, units laid out.
 
-Nothing is written here, and no model is needed. `manifest` puts everything that determines the result in a form that
+Nothing is written here, and no model is needed. `manifest` lists everything that determines the result, in a form that
 can be hashed and compared.
 """
 
@@ -32,30 +32,30 @@ from fewscope.pipeline.tiling.foreground import Foreground, find_foreground
 from fewscope.pipeline.tiling.grid import TileGrid, Unit, default_shard, plan_units
 
 OVERVIEW_PX = 2048
-"""Longer side of the overview that tissue is looked for in: 50 px of a 100,000 px slide to a pixel, a quarter tile."""
+"""Longer side of the overview for foreground detection: on a slide of 100,000 px, a pixel is a quarter of a tile."""
 
 MIN_AREA_FRACTION = 0.1
-"""Part of the typical object's area below which an object is not counted, unless the user says which area."""
+"""Objects below this fraction of the typical area are dropped, unless the user gives an area."""
 
 MIN_RASTER_OBJECT_PX = 4
-"""The same in a raster, px."""
+"""Objects of rasters with fewer pixels are dropped, unless the user gives an area."""
 
 CHUNK_PX = 512
-"""Side of a storage chunk, where the shard is a multiple of it: what a viewer reads at once."""
+"""Side of a storage chunk, which viewers read at once; smaller if the shard is not a multiple of it."""
 
 DEPTH_TOLERANCES = (0.02, 0.01, 0.05)
-"""Depths that a pass may lie below its summits within one object: leave-one-out chooses, the first where it cannot. A
-network draws depth softer than it is: where nuclei touch, passes are often less than 0.05 deep."""
+"""Tolerances of a `DepthRule`; leave-one-out chooses, else the first. Networks smooth depth: where nuclei touch,
+saddles are often less than 0.05 below the peaks."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ClassPlan:
-    """What is known of one class before any tile is predicted.
+    """Plan for one class.
 
     Attributes
     ----------
-    support : what the support set says of this class
-    rules : the ways to tell objects apart that may be chosen from; None is plain connected components
+    support : the support set, reduced to this class
+    rules : candidates for separating touching objects; None: connected components
     min_area_px : smaller objects are dropped
     """
 
@@ -66,12 +66,12 @@ class ClassPlan:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Plan:
-    """What is known before any tile is predicted.
+    """Plan of a run.
 
     Attributes
     ----------
-    shard, chunk : sides of the result's files and of what is read of them at once, px
-    classes : of each class
+    shard, chunk : sides of a storage shard (a file) and of a chunk (read at once), px
+    classes : plans of the classes 1..C
     """
 
     config: SegmentConfig
@@ -86,25 +86,32 @@ class Plan:
 
     @property
     def folder(self) -> str:
-        """Path or URL of the output folder, without a slash at its end."""
+        """Path or URL of the output folder, without trailing slash."""
         return self.config.out.rstrip("/")
 
     @property
     def n_tiles(self) -> int:
-        """Tiles with foreground, each counted once."""
+        """Number of tiles with foreground."""
         whole = Window(0, 0, self.grid.width, self.grid.height)
         return self.foreground.count(self.grid.tiles_touching(whole))
 
 
 def model_loader(config: SegmentConfig) -> Callable[[], Segmenter]:
-    """What a worker calls to get its model."""
+    """A picklable function with which workers load the model."""
     return functools.partial(load_segmenter, config.model, config.weights)
 
 
 def make_plan(config: SegmentConfig, has_depth: bool = False) -> Plan:
-    """Open, check, lay out. Reads the support set and an overview; writes nothing.
+    """Open the source, read the support set and an overview, lay out the units. Writes nothing.
 
-    `has_depth`: the model tells how deep in its object a pixel is, so that touching objects may be told apart by it.
+    Parameters
+    ----------
+    has_depth : whether the model predicts depth, so that objects can be separated by it
+
+    Raises
+    ------
+    ConfigError, SourceError, SupportError
+        An option, the source or the support set cannot be used, or they contradict each other.
     """
     source, drawn_on = open_sources(config)
     info = source.info
@@ -157,7 +164,7 @@ def make_plan(config: SegmentConfig, has_depth: bool = False) -> Plan:
 
 
 def explain_no_pixels(source: Source) -> str:
-    """Why no pixel of a source is valid, and the cure."""
+    """Why no pixel of a source is valid, and what to do."""
     if source.info.kind == "raster" and not source.unreadable(OVERVIEW_PX):
         return (
             "no pixel of it is valid: all are nodata, masked, or outside the area asked for; check its nodata value "
@@ -169,7 +176,7 @@ def explain_no_pixels(source: Source) -> str:
 def min_object_area_px(
     config: SegmentConfig, support: SupportSet, mpp: float | None, pixel_m2: float | None = None
 ) -> int:
-    """Area in px below which an object is a speck and is dropped; ``pixel_m2``: of a raster's pixel, if known."""
+    """Smallest area of an object, px; ``pixel_m2`` is the area of a raster's pixel, if known."""
     if config.raster is not None:
         return min_raster_object_area_px(config.raster.min_area_m2, pixel_m2)
     if config.min_area_um2 is None:
@@ -181,7 +188,7 @@ def min_object_area_px(
 
 
 def min_raster_object_area_px(min_area_m2: float | None, pixel_m2: float | None) -> int:
-    """The same of a raster: few pixels have no shape; lakes and rivers have no typical size to compare with."""
+    """Smallest area of an object of a raster, px; lakes and rivers have no typical size to compare with."""
     if min_area_m2 is None:
         return MIN_RASTER_OBJECT_PX
     if min_area_m2 > 0 and pixel_m2 is None:
@@ -194,22 +201,30 @@ def min_raster_object_area_px(min_area_m2: float | None, pixel_m2: float | None)
 def candidate_rules(
     config: SegmentConfig, support: SupportSet, mpp: float | None, has_depth: bool = False
 ) -> tuple[Rule | None, ...]:
-    """The ways to tell objects apart that ``config.instances`` allows; None is plain connected components.
+    """Separation rules that ``config.instances`` allows; None: connected components.
 
-    `has_depth`: there is a model that tells how deep in its object a pixel is.
+    Parameters
+    ----------
+    mpp : um per px of the working grid
+    has_depth : whether the model predicts depth
+
+    Raises
+    ------
+    ConfigError
+        "learned" without predicted depth, or no typical size is known.
     """
     if config.instances == "learned" and not has_depth:
         raise ConfigError(
-            f"--instances learned needs weights that know how deep in its object a pixel is; those of {config.model!r} "
-            "do not: give --weights, or --instances split"
+            f"--instances learned needs weights that know the depth of pixels in objects; those of {config.model!r} do "
+            "not: give other --weights, or --instances split"
         )
     radius = config.object_radius_um / (mpp or 1.0) if config.object_radius_um else typical_radius(support)
     if config.instances == "components" or (config.instances == "auto" and radius is None):
         return (None,)
     if radius is None:
         raise ConfigError(
-            f"--instances {config.instances} needs to know how large an object is: outline the objects one by one in "
-            "the support set, or give --object-radius-um"
+            f"--instances {config.instances} needs the typical size of an object: outline single objects in the "
+            "support set, or give --object-radius-um"
         )
     radius = float(np.clip(radius, 1, 80))
     by_shape = SplitRule(radius, config.connectivity)
@@ -222,7 +237,7 @@ def candidate_rules(
 
 
 def typical_radius(support: SupportSet) -> float | None:
-    """Median radius of the support's outlined objects that are not cut by their patch's edge, px; None without any."""
+    """Median radius of the outlined objects that are not cut by a patch's edge, px; None without any."""
     if support.instances is None:
         return None
     areas: list[int] = []
@@ -236,9 +251,10 @@ def typical_radius(support: SupportSet) -> float | None:
 
 
 def manifest(plan: Plan, model: predictor.Model) -> dict[str, Any]:
-    """Everything that determines the result, as JSON values: what a resumed run must agree on.
+    """Everything that determines the result, as JSON values: a resumed run must have the same.
 
-    Not in it: workers, unit size, batch size, which do not. What the support set decides follows from it.
+    Workers, unit size and batch size do not determine the result and are not in it; the operating point follows from
+    the support set.
     """
     config, info = plan.config, plan.source.info
     of_raster = {}

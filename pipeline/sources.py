@@ -1,4 +1,4 @@
-"""What a job reads: the source to segment, and the picture that its support set was drawn on."""
+"""Opens what a run reads: the source, and the image that the support set was drawn on."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fewscope.pipeline.geometry.geodesy import GroundMeasure
 
 
 def open_sources(config: SegmentConfig) -> tuple[Source, Source]:
-    """The source, and the picture that the support set was drawn on, which may be the same."""
+    """Open the source, and the image that the support set was drawn on, which may be the same."""
     source = _open(config, config.source)
     if not is_annotations(config.support):
         return source, source

@@ -59,7 +59,7 @@ class EncodingOptions:
         if self.sides:
             ways += [f"seen at {' and '.join(map(str, self.sides))} px for {PATCH_SIZE}"]
         if self.texture_share:
-            ways += [f"{self.texture_share:.0%} of the answer by a pixel classifier"]
+            ways += [f"{self.texture_share:.0%} of the output by a pixel classifier"]
         return ", ".join(ways) or "as it is"
 
 
@@ -158,7 +158,7 @@ class _Candidates:
     Attributes
     ----------
     views : compiled views, by adaptation, patches and classes, then by side
-    tried : what was predicted already
+    evaluated : candidates by their options
     """
 
     model: Model
@@ -239,10 +239,9 @@ class _Candidates:
         if steps := steps_within(seconds, n_runs):
             log.info("fine-tuning %d times, %d steps each; --adapt bounds it", n_runs, steps)
             tuned = replace(best.options, adaptation=AdaptConfig(steps))
-            with (
-                ThreadPoolExecutor(1) as beside
-            ):  # encode the whole set beside the folds: five of them leave one of two cores idle at the end
-                whole = beside.submit(self.encode_all, tuned)
+            # the whole set is encoded beside the folds: five of them leave one of two cores idle at the end
+            with ThreadPoolExecutor(1) as thread:
+                whole = thread.submit(self.encode_all, tuned)
                 best = self.best_of(best, [self.of(tuned)])
             whole.result()
         texture = self.of(replace(best.options, texture_share=1.0), depth=False)

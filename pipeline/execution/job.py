@@ -1,4 +1,4 @@
-"""What every unit of a run has in common."""
+"""The description of a run that all its units share."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ from fewscope.pipeline.tiling.grid import TileGrid, Unit
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Job:
-    """One source to segment: all that is the same for its units. Picklable; sent to each worker once.
+    """One source to segment, and how. Picklable; sent to each worker once.
 
     Attributes
     ----------
-    key : name of the job among those of a pool
-    thresholds : of each class, uint8: the stored probability from which on a pixel may be of it
-    rules : of each class, how touching objects are told apart, or None for plain connected components
-    units : all units of the source, which may have tiles in common; none: nothing is shared
+    key : unique among the jobs of a pool
+    features : the encoded support set, for `Model.predict`
+    thresholds : for each class, the smallest stored probability (1..255) of its pixels
+    rules : for each class, how touching objects are separated; None: connected components
+    units : all units of the source, for sharing the tiles on their borders; empty: tiles are not shared
     """
 
     key: str
@@ -39,15 +40,15 @@ class Job:
 
     @property
     def needs_depth(self) -> bool:
-        """Whether objects are told apart by what the model says of depth."""
+        """Whether a rule needs the depth that the model predicts."""
         return any(isinstance(rule, DepthRule) for rule in self.rules)
 
     @property
     def n_maps(self) -> int:
-        """Maps that the model makes of a tile: probabilities of the classes, then, where needed, their depths."""
+        """Maps that are predicted for a tile: the probabilities of the classes, then their depths where needed."""
         return len(self.rules) * (2 if self.needs_depth else 1)
 
     @property
     def halo(self) -> int:
-        """Pixels around a unit that its objects depend on."""
+        """Width of the border around a unit that its objects depend on, px."""
         return max((rule.halo for rule in self.rules if rule), default=0)

@@ -1,4 +1,4 @@
-"""Workers: what a pool promises, and the one of this process. No Ray here."""
+"""The interface of a pool of workers, and the pool of this process. Does not import Ray."""
 
 from __future__ import annotations
 
@@ -13,37 +13,37 @@ from fewscope.pipeline.predictor import Model
 from fewscope.pipeline.tiling.grid import Unit
 
 UNITS_IN_FLIGHT = 2
-"""Per worker: one has the model, the other is read or written meanwhile. More would only take memory."""
+"""Units per worker at a time: while one is predicted, the other is read or written. More would only take memory."""
 
 Row = dict[str, Any]
 Task = Callable[..., Any]
 Item = tuple[Unit, tuple[Any, ...]]
-"""A unit and the arguments of a task about it."""
+"""A unit, and further arguments of a task."""
 
 
 class Pool(Protocol):
-    """Something that does units (with a model) and tasks (without one), in any order, each at least once."""
+    """Runs units (with a model) and tasks (without one), in any order, each at least once."""
 
     n_workers: int
 
     def start(self) -> None:
-        """Get the workers going, without waiting for them. Starting twice is fine."""
+        """Start the workers without waiting for them. Idempotent."""
         ...
 
     def run(self, job: Job, units: Iterable[Unit]) -> Iterator[tuple[Unit, Row]]:
-        """Do units; yields each with its row when it is done."""
+        """Segment units; yields each with its row when it is done."""
         ...
 
     def map(self, task: Task, job: Job, items: Iterable[Item]) -> Iterator[tuple[Unit, Any]]:
-        """``task(job, unit, *arguments)`` for each item; yields each unit with the result when it is done.
+        """Call ``task(job, unit, *arguments)`` for each item; yields each unit with the result when it is done.
 
-        Items are asked for as workers get free.
+        Items are consumed lazily, as workers become free.
         """
         ...
 
     @property
     def dask_scheduler(self) -> Any:
-        """What to give dask as ``scheduler=``."""
+        """Value of dask's ``scheduler=``."""
         ...
 
     def __enter__(self) -> Pool: ...
@@ -54,7 +54,7 @@ class Pool(Protocol):
 
 
 class LocalPool:
-    """One worker in this process, without Ray: for debugging, tests, and small machines."""
+    """One worker in this process, without Ray: for debugging, tests and small machines."""
 
     def __init__(self, load_model: Callable[[], Model]) -> None:
         self.n_workers = 1
@@ -86,7 +86,7 @@ class LocalPool:
         finally:
             for future in running:
                 future.cancel()
-            wait(running)  # none may go on writing when another run takes the folder
+            wait(running)  # none may still write when another run takes the folder
 
     @property
     def dask_scheduler(self) -> Any:

@@ -1,7 +1,6 @@
-"""Workers: Ray actors, or threads of this process. The same units, the same bytes.
+"""Workers as Ray actors. With `ray_training`, the only module that imports Ray.
 
-The only file that imports Ray, beside that of training. Pixels never pass through here: what travels is units
-(coordinates), lookup tables and small rows.
+Pixels do not pass through here: only units (coordinates), lookup tables and small rows are sent.
 """
 
 from __future__ import annotations
@@ -30,17 +29,17 @@ from fewscope.pipeline.tiling.grid import Unit
 log = logging.getLogger(__name__)
 
 WORKER_BYTES = 2e9
-"""Memory that a CPU worker is given: torch and a model 0.7 GB, and two units of 4096 px in flight."""
+"""Memory reserved for a CPU worker: 0.7 GB for torch and a model, the rest for two units of 4096 px."""
 
 RETRIES = 3
-"""Times that a unit is done again after its worker died, before the job gives up."""
+"""Times that a unit is retried after its worker died, before the job fails."""
 
 LOG_EVERY_S = 30.0
-"""While Ray has started no worker yet."""
+"""Interval of the log line while Ray has started no worker."""
 
 
 class _Actor:
-    """A `UnitWorker` on a node of the cluster. Threads: `UNITS_IN_FLIGHT` units at once."""
+    """A `UnitWorker` on a node of the cluster; its threads run `UNITS_IN_FLIGHT` units at once."""
 
     def __init__(self, load_model: Callable[[], Model]) -> None:
         self._load_model = load_model
@@ -49,52 +48,51 @@ class _Actor:
         self._loading = threading.Lock()
 
     def ready(self) -> UnitWorker:
-        """Load the model, here and not above: an error of it then reaches the driver as it is."""
+        """Load the model here, not in ``__init__``: the driver then gets the original exception."""
         with self._loading:
             if self._worker is None:
                 self._worker = UnitWorker(self._load_model)
             return self._worker
 
     def is_ready(self) -> bool:
-        """Returns when the model is loaded."""
+        """Return when the model is loaded."""
         return self.ready() is not None
 
     def _get(self, key: str, job: list[ray.ObjectRef]) -> Job:
-        with self._loading:  # fetched once per actor and job (and again after a restart), not once per unit
+        with self._loading:  # fetched once per actor and job, not once per unit
             if self._job is None or self._job.key != key:
                 self._job = ray.get(job[0])
             return self._job
 
     def run(self, key: str, job: list[ray.ObjectRef], unit: Unit) -> Row:
-        """Do one unit."""
+        """Segment one unit."""
         return self.ready()(self._get(key, job), unit)
 
     def task(
         self, key: str, job: list[ray.ObjectRef], unit: Unit, task: Task, arguments: tuple[Any, ...]
     ) -> Any:
-        """Do one task."""
+        """Run one task."""
         return task(self._get(key, job), unit, *arguments)
 
     def call(self, function: Task, *arguments: Any) -> Any:
-        """Do one task of a dask graph."""
+        """Run one task of a dask graph."""
         return function(*arguments)
 
 
 class RayPool:
-    """Ray actors: of a cluster when there is one (``RAY_ADDRESS``, ``ray job submit``), of this machine otherwise.
+    """Ray actors, on the cluster of ``RAY_ADDRESS`` (set by ``ray job submit``) or else on this machine.
 
     Parameters
     ----------
-    load_model : makes the model, in each actor
-    workers : number of actors; None for one per GPU of the cluster, or, where there is no GPU, one per CPU as far as
-        memory goes
-    gpus_per_worker : GPUs that an actor asks for (a fraction puts several on one); None for 1 where there is a GPU.
-        On a cluster whose GPU nodes scale from zero, give both.
+    load_model : loads the model, in each actor
+    workers : number of actors; None: one per GPU of the cluster, or without GPUs one per CPU, limited by memory
+    gpus_per_worker : GPUs per actor, which may be a fraction; None: 1 if the cluster has a GPU. On a cluster whose GPU
+        nodes scale from zero, give both
 
     Raises
     ------
     WorkerError
-        From any method: Ray cannot be reached, or a unit's worker died `RETRIES` times over.
+        From any method: Ray cannot be reached, or the worker of a unit died more than `RETRIES` times.
     """
 
     def __init__(
@@ -121,16 +119,18 @@ class RayPool:
         on_gpus = int(n_gpus / gpus) if gpus else 0
         in_memory = int(resources.get("memory", n_cpus * WORKER_BYTES) / WORKER_BYTES)
         self.n_workers = max(1, self._workers or on_gpus or min(int(n_cpus), in_memory))
-        crowded = not gpus and self.n_workers > n_cpus  # more workers than CPUs: a part of one each
+        crowded = not gpus and self.n_workers > n_cpus  # more workers than CPUs: each gets a fraction of one
         actor = ray.remote(_Actor).options(
             num_cpus=int(1000 * n_cpus / self.n_workers) / 1000 if crowded else 1,
             num_gpus=gpus,
             max_concurrency=UNITS_IN_FLIGHT + 1,  # and `is_ready`
-            max_restarts=-1,  # a long job on machines that come and go: what ends it is one unit's retries
+            max_restarts=-1,  # machines may come and go; only the retries of one unit end a job
             max_task_retries=RETRIES,
         )
         self._actors = [actor.remote(self._load_model) for _ in range(self.n_workers)]
-        log.info("%d workers asked of Ray (%s)", self.n_workers, f"{gpus:g} GPU each" if gpus else "CPU")
+        log.info(
+            "%d workers requested from Ray (%s)", self.n_workers, f"{gpus:g} GPU each" if gpus else "CPU"
+        )
 
     def run(self, job: Job, units: Iterable[Unit]) -> Iterator[tuple[Unit, Row]]:
         return self._each(job, ((unit, "run", ()) for unit in units))
@@ -141,7 +141,7 @@ class RayPool:
     def _each(
         self, job: Job, calls: Iterator[tuple[Unit, str, tuple[Any, ...]]]
     ) -> Iterator[tuple[Unit, Any]]:
-        """Calls go to actors that are ready, at most `UNITS_IN_FLIGHT` to each; results as they come."""
+        """Send calls to actors that are ready, at most `UNITS_IN_FLIGHT` to each; yield results as they come."""
         self.start()
         if self._shared is None or self._shared[0] != job.key:
             self._shared = job.key, [ray.put(job)]  # in a list: actors fetch it once, not with every call
@@ -157,7 +157,7 @@ class RayPool:
                 waiting = next(calls, None)
             done, _ = ray.wait([*running, *starting], num_returns=1, timeout=LOG_EVERY_S)
             if not done and len(starting) == self.n_workers:
-                log.info("waiting for Ray to start a worker: it may have to start a machine first")
+                log.info("waiting for Ray to start a worker; it may have to start a machine first")
             for ref in done:
                 if ref in starting:
                     _result(ref)
@@ -169,10 +169,10 @@ class RayPool:
 
     @property
     def dask_scheduler(self) -> Any:
-        """Tasks of dask graphs go to the actors too.
+        """A ``get`` function that runs the tasks of dask graphs on the actors.
 
-        `ray.util.dask.ray_dask_get` makes Ray tasks of them, which would wait for ever for the CPUs that the actors
-        hold, or without asking for CPUs start a process for every shard at once.
+        `ray.util.dask.ray_dask_get` would submit Ray tasks, which wait forever for the CPUs that the actors hold, or,
+        if they request none, start a process for every shard at once.
         """
         self.start()
         idle: queue.SimpleQueue[Any] = queue.SimpleQueue()
@@ -180,7 +180,7 @@ class RayPool:
             idle.put(actor)
 
         def submit(function: Task, *arguments: Any) -> Future[Any]:
-            actor = idle.get()  # there is one: no more tasks are submitted at a time than there are actors
+            actor = idle.get()  # never waits: dask submits no more tasks at a time than there are actors
             future: Future[Any] = actor.call.remote(function, *arguments).future()
             future.add_done_callback(lambda _: idle.put(actor))
             return future
@@ -205,7 +205,7 @@ class RayPool:
 
 
 def _result(ref: ray.ObjectRef) -> Any:
-    """What the call returned; raises what it raised."""
+    """Return value of a call; raises the exception of the call."""
     try:
         return ray.get(ref)
     except RayError as error:
@@ -213,28 +213,30 @@ def _result(ref: ray.ObjectRef) -> Any:
 
 
 def _as_worker_error(error: RayError) -> Exception:
-    """The exception of the worker's code, or one line about the worker's death."""
+    """The exception of the worker's code, or a `WorkerError` about the worker's death."""
     if isinstance(error, RayTaskError):
         cause: Exception = error.cause
         return cause
     reason = str(error).strip().partition("\n")[0]
     return WorkerError(
-        f"a worker died {RETRIES + 1} times ({reason}); its machine may be short of memory: try fewer --workers. The "
-        "same command goes on where this one stopped"
+        f"a worker died {RETRIES + 1} times ({reason}); its machine may be short of memory: use fewer --workers. The "
+        "same command resumes the run"
     )
 
 
 def start_ray(*, worker_logs: bool = False) -> None:
-    """Connect to the cluster of ``RAY_ADDRESS`` (a job has it); start Ray on this machine if there is none.
+    """Connect to the cluster of ``RAY_ADDRESS``, or start Ray on this machine if that is not set.
 
-    `worker_logs`: whether what workers print is printed here, too.
+    Parameters
+    ----------
+    worker_logs : also print here what the workers print
 
     Raises
     ------
     WorkerError
-        Neither can be done.
+        Ray cannot be reached or started.
     """
-    # of ours, no line in the log: what Ray will do one day with actors that have no GPU
+    # silences a warning about a future default for actors without GPU
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     try:
         if os.environ.get("RAY_ADDRESS"):
@@ -252,4 +254,4 @@ def start_ray(*, worker_logs: bool = False) -> None:
         )
     except (ConnectionError, RuntimeError, TimeoutError) as error:
         reason = " ".join(str(error).split())
-        raise WorkerError(f"Ray cannot be started or reached ({reason}); --local works without it") from error
+        raise WorkerError(f"Ray cannot be started or reached ({reason}); --local runs without Ray") from error

@@ -1,7 +1,7 @@
-"""Data-parallel training: the ranks of one run are Ray Train's workers, on one machine or on many.
+"""Data-parallel training: each rank is a worker of Ray Train, on one machine or on many.
 
-What they do is `model.training.job`; nothing but the job's description travels. Every worker reads the corpus itself,
-and rank 0 writes the run's folder, which all of them must see.
+A rank runs `model.training.job`; only the description of the job is sent. Every worker reads the data set itself, and
+rank 0 writes the folder of the run, which all workers must be able to read.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ from fewscope.pipeline.execution.ray_pool import start_ray
 log = logging.getLogger(__name__)
 
 RETRIES = 3
-"""Times that the workers are started again, from the last checkpoint, after one of them died."""
+"""Times that the workers are restarted from the last checkpoint after one of them died."""
 
 
 def train_on_ray(job: TrainingJob, n_workers: int) -> list[str]:
-    """Train with so many workers, on GPUs where there are as many.
+    """Train with `n_workers` workers, on GPUs if there is one for each.
 
     Returns
     -------
-    The digest of the weights on every rank: all the same.
+    The digest of the weights of each rank; all are equal.
 
     Raises
     ------
     ValueError, OSError
-        As `TrainingJob.run` has them.
+        From `TrainingJob.run`.
     WorkerError
-        There are too few CPUs for the workers, or they die again and again; the same command goes on.
+        There are fewer CPUs than workers, or workers died repeatedly; the same command resumes the training.
     """
     job.config.share(n_workers)
     started_here = not ray.is_initialized()
@@ -64,7 +64,7 @@ def train_on_ray(job: TrainingJob, n_workers: int) -> list[str]:
     except (ray.train.TrainingFailedError, RayError) as error:
         reason = " ".join(str(error).split())[:300]
         raise WorkerError(
-            f"the workers died {RETRIES + 1} times ({reason}); the same command goes on where this one stopped"
+            f"the workers died {RETRIES + 1} times ({reason}); the same command resumes the training"
         ) from error
     finally:
         if started_here:
@@ -81,7 +81,7 @@ def _weights(answer: dict[str, Any]) -> list[str]:
 
 
 def _work(config: dict[str, TrainingJob]) -> dict[str, Any]:
-    """One rank. What would go wrong in the same way again is an answer; everything else Ray tries again."""
+    """One rank. Errors that would repeat are returned, so that Ray retries only the others."""
     if ray.train.get_context().get_world_rank() == 0:
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     try:

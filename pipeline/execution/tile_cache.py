@@ -1,8 +1,8 @@
-"""Tiles on the border of units: whoever comes first predicts them, and the others find them in the working folder.
+"""Cache of predicted tiles on the borders of units, in the working folder.
 
-With 32 px of overlap, and the halo that touching objects need, a unit of 2048 px has a quarter of its tiles in common
-with its neighbours. Nobody waits for anybody: two units at work at once may both predict a tile, and get the same
-numbers. So whether a tile was found or predicted shows in the time, and nowhere else.
+With 32 px of overlap and the halo for separating objects, a unit of 2048 px shares a quarter of its tiles with its
+neighbours. Units do not wait for each other: two that run at once may both predict a tile, with the same result. A
+cached tile changes the time, never the output.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from fewscope.pipeline.tiling.grid import TileGrid, Unit, grow
 
 
 class TileCache:
-    """The tiles that a unit has in common with others.
+    """The tiles that one unit shares with others.
 
     Parameters
     ----------
-    work : of the run; where it is not a local disk, nothing is shared: a file there takes longer than a tile
-    unit, units : the unit, and all of the source
-    grid : of the source
-    halo : pixels around a unit that it predicts too
+    work : working folder; on other than a local disk nothing is cached, as reading a file takes longer than a tile
+    unit, units : the unit, and all units of the source
+    grid : tile grid of the source
+    halo : width of the border around a unit that it predicts too, px
     """
 
     def __init__(self, work: WorkDir, unit: Unit, units: tuple[Unit, ...], grid: TileGrid, halo: int) -> None:
         self._work = work
-        self._needed_by: dict[str, list[str]] = {}  # a tile -> the other units
+        self._needed_by: dict[str, list[str]] = {}  # name of a tile -> names of the other units
         self._done: set[str] = set()
         if len(units) < 2 or not work.is_local:
             return
@@ -44,19 +44,19 @@ class TileCache:
         self._done = {name for name, _ in others if work.is_done(name)}
 
     def get(self, tile: Window, shape: tuple[int, ...]) -> np.ndarray | None:
-        """The maps of a tile, float32 of a shape, if another unit has left them."""
+        """Maps of a tile, float32 of the given shape; None if no other unit has stored them."""
         if _name(tile) not in self._needed_by:
             return None
         maps = self._work.find_kept(_name(tile))
         return maps if maps is not None and maps.shape == shape and maps.dtype == np.float32 else None
 
     def put(self, tile: Window, maps: np.ndarray) -> None:
-        """Leave what was predicted for the units that have yet to come by."""
+        """Store the maps of a tile if another unit still needs them."""
         if not self._done.issuperset(self._needed_by.get(_name(tile), ())):
             self._work.keep_array(_name(tile), maps)
 
     def evict(self) -> None:
-        """Remove what no unit needs any more; to be called when this unit is marked as done."""
+        """Remove tiles that no unit needs any more. Call it after the done-marker of the unit was written."""
         others = {name for names in self._needed_by.values() for name in names}
         done = {name for name in others if self._work.is_done(name)}
         for tile, names in self._needed_by.items():

@@ -1,8 +1,8 @@
-"""What one worker does: read a unit, predict its tiles, blend, threshold, label, write. No Ray here.
+"""Segments one unit: read, predict tiles, blend, threshold, label, write. Does not import Ray.
 
-A `UnitWorker` holds a model and does one unit at a time per thread; two threads share one worker, so that one unit is
-read and another one written while the model works on a third. Everything it writes is a function of the job and the
-unit alone: a unit that is done twice gives the same bytes twice.
+A `UnitWorker` holds a model and may be called from several threads, so that one unit is read or written while another
+has the model. What it writes is a function of the job and the unit alone: a unit that is segmented twice gives the same
+bytes twice.
 """
 
 from __future__ import annotations
@@ -24,30 +24,28 @@ from fewscope.pipeline.tiling.blending import Blender, tile_weights
 from fewscope.pipeline.tiling.grid import Unit, grow
 
 TILES_AT_ONCE = 64
-"""Tiles handed to the model in one call: bounds the copy of them (10 MB), and is a whole number of its batches."""
+"""Tiles per call of the model: bounds their copy to 10 MB, and is a multiple of the model's batch size."""
 
 
 class UnitWorker:
-    """A model and what it does to units.
+    """Segments units with one model.
 
     Parameters
     ----------
-    load_model : makes the model; called once, in the worker's process
+    load_model : loads the model; called once, in the process of the worker
     """
 
     def __init__(self, load_model: Callable[[], Model]) -> None:
         self._model = load_model()
-        self._model_lock = (
-            threading.Lock()
-        )  # one unit at a time has the model: the others read or write meanwhile
+        self._model_lock = threading.Lock()  # one unit has the model while others read or write
 
     def __call__(self, job: Job, unit: Unit) -> dict[str, Any]:
-        """Do one unit and mark it as done.
+        """Segment one unit, then write its done-marker.
 
         Returns
         -------
-        The row that is also in the done-marker: numbers of tiles predicted, and found as another unit predicted them,
-        of labels and of unread pixels, and seconds spent.
+        The row of the unit, as in its done-marker: numbers of predicted and of cached tiles, of labels and of
+        unreadable pixels, and seconds per step.
         """
         began = time.perf_counter()
         padded = grow(unit.core, job.halo, job.grid.height, job.grid.width)
@@ -76,11 +74,11 @@ class UnitWorker:
         cache: TileCache,
         row: dict[str, Any],
     ) -> np.ndarray:
-        """Probability, and depth where it is needed, of each class on the window `padded`: (n_maps, h, w) uint8."""
+        """Probabilities, and depths where needed, of the classes on the window `padded`: (n_maps, h, w) uint8."""
         began = time.perf_counter()
         window = _bounding_window(tiles)
         image, valid = job.source.read(window)
-        tiles = [t for t in tiles if valid[_slices(t, window)].any()]  # the others would be wiped out below
+        tiles = [t for t in tiles if valid[_slices(t, window)].any()]  # the others are masked below
         row["read_s"] = time.perf_counter() - began
 
         blender = Blender(padded, tile_weights(job.grid.tile, job.grid.overlap), job.n_maps)
@@ -106,7 +104,7 @@ class UnitWorker:
         cache: TileCache,
         row: dict[str, Any],
     ) -> Iterator[tuple[Window, np.ndarray]]:
-        """Each tile of an image of `window`, in their order, with its maps: found, or predicted."""
+        """Each tile with its maps, cached or predicted, in the order of `tiles`; `image` shows `window`."""
         shape = job.n_maps, job.grid.tile, job.grid.tile
         some: list[tuple[Window, np.ndarray | None]] = []
         n_missing = 0
@@ -135,7 +133,7 @@ class UnitWorker:
     def _label_and_write(
         self, job: Job, unit: Unit, padded: Window, maps: np.ndarray, row: dict[str, Any]
     ) -> None:
-        """Settle the classes, label, measure; write the shards, then the small files."""
+        """Assign classes, label and measure objects; write the shards, then the small files."""
         core, shape = unit.core, (job.grid.height, job.grid.width)
         probability, depths = maps[: len(job.rules)], maps[len(job.rules) :]
         classes = assign_classes(probability, job.thresholds)
@@ -157,9 +155,9 @@ class UnitWorker:
 
 
 def _unreadable_px(job: Job, window: Window, real: np.ndarray, padded: Window) -> int:
-    """Pixels of the foreground in `window` that failed to decode; not those outside the scan.
+    """Number of foreground pixels in `window` that failed to decode; pixels outside the scan do not count.
 
-    A sum over the units does not depend on them: a unit that owns a pixel of the foreground has read it.
+    The sum over units does not depend on how the source is cut: a unit has read every foreground pixel that it owns.
     """
     missing = ~real[_slices(window, padded)]
     failed = np.zeros_like(missing)
@@ -171,7 +169,7 @@ def _unreadable_px(job: Job, window: Window, real: np.ndarray, padded: Window) -
 
 
 def relabel_unit(job: Job, unit: Unit, lookup: np.ndarray) -> int:
-    """Write the unit's shards of final ids: ``lookup[labels]``, with `lookup` (n + 1,) uint32. Number of pixels."""
+    """Write final ids, ``lookup[labels]`` with `lookup` (n + 1,) uint32; returns the number of object pixels."""
     core = unit.core
     labels = np.asarray(job.store.array("scratch", 0)[_slices(core, Window(0, 0, 0, 0))])
     ids = lookup[labels]
@@ -184,7 +182,7 @@ def _crop(image: np.ndarray, window: Window, tile: Window) -> np.ndarray:
 
 
 def _bounding_window(tiles: list[Window]) -> Window:
-    """The smallest window that holds all `tiles`."""
+    """Smallest window that contains all tiles."""
     top, left = min(t.row_off for t in tiles), min(t.col_off for t in tiles)
     bottom = max(t.row_off + t.height for t in tiles)
     right = max(t.col_off + t.width for t in tiles)
@@ -199,6 +197,6 @@ def _intersection(one: Window, other: Window) -> Window:
 
 
 def _slices(window: Window, frame: Window) -> tuple[slice, slice]:
-    """Where `window` lies in an array that shows `frame`."""
+    """Slices of `window` in an array that shows `frame`."""
     top, left = window.row_off - frame.row_off, window.col_off - frame.col_off
     return slice(top, top + window.height), slice(left, left + window.width)

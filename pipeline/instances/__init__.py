@@ -1,1 +1,1 @@
-"""From masks to instances: labels across seams, splitting, measurements."""
+"""From masks to instances: labels across seams, separation of touching objects, measurements."""

@@ -1,8 +1,7 @@
-"""Several classes on one map: which class a pixel is of, and the objects of each.
+"""Several classes on one map: the class of each pixel, and the objects of each class.
 
-Classes exclude each other. A pixel is of the class with the largest probability among those that reach their own
-threshold there; objects are found in each class's pixels by themselves, so pixels of different classes are never one
-object, however they touch.
+Classes are exclusive. A pixel is assigned to the class with the largest probability among those that reach their own
+threshold. Objects are labelled in each class separately, so touching objects of different classes never merge.
 """
 
 from __future__ import annotations
@@ -18,16 +17,16 @@ from fewscope.pipeline.instances.splitting import split_core
 
 
 def assign_classes(probability: np.ndarray, thresholds: Sequence[int]) -> np.ndarray:
-    """The class of every pixel.
+    """Assign each pixel to a class.
 
     Parameters
     ----------
     probability : (C, h, w) uint8, as stored
-    thresholds : C stored probabilities, above 0, from which on a pixel may be of the class
+    thresholds : C smallest stored probabilities (1..255) of pixels of the class
 
     Returns
     -------
-    (h, w) uint8: 0 of none, 1..C. Of equal probabilities the first class has it.
+    (h, w) uint8: 0 background, 1..C. Of equal probabilities, the first class wins.
 
     >>> assign_classes(np.array([[[9, 200, 200, 150]], [[9, 210, 200, 190]]], np.uint8), [128, 200])
     array([[0, 2, 1, 1]], dtype=uint8)
@@ -42,7 +41,7 @@ def assign_classes(probability: np.ndarray, thresholds: Sequence[int]) -> np.nda
 
 
 def winning_probability(probability: np.ndarray, classes: np.ndarray) -> np.ndarray:
-    """That of each pixel's class, and the largest of all where it has none: (h, w) uint8 from (C, h, w) and (h, w)."""
+    """Probability of each pixel's class, or the largest on background: (h, w) uint8 from (C, h, w) and (h, w)."""
     if len(probability) == 1:
         return np.ascontiguousarray(probability[0])
     winner = np.take_along_axis(probability, np.maximum(classes, 1)[None] - 1, axis=0)[0]
@@ -59,24 +58,24 @@ def label_classes(
     connectivity: int,
     depths: Sequence[np.ndarray] = (),
 ) -> tuple[np.ndarray, list[int], Borders]:
-    """The objects of a unit's core, class by class.
+    """Label the objects in the core of a unit, class by class.
 
     Parameters
     ----------
     classes : (h, w) uint8 on `window`, from `assign_classes`
     window : Window
-        Holds the core and the largest halo of the rules around it, as far as the source goes.
+        Contains the core and the largest halo of the rules, clipped to the source.
     shape : (height, width) of the source's working grid
-    rules : C, how touching objects of a class are told apart; None for connected components
-    depths : of each class (h, w) uint8 on `window`, where a rule is a `DepthRule`
+    rules : for each class, how touching objects are separated; None: connected components
+    depths : for each class (h, w) uint8 on `window`; needed for a `DepthRule`
 
     Returns
     -------
     labels : (core.height, core.width) uint32
-        0 outside, then the objects of class 1, then those of class 2...; none missing.
+        0 background, then the objects of class 1, then those of class 2, ...; consecutive.
     n_labels : number of objects of each class
     borders : Borders
-        For `pipeline.instances.labelling.seam_pairs`, of whose pairs only those within one class are one object.
+        For `pipeline.instances.labelling.seam_pairs`; discard its pairs of different classes.
     """
     top, left = core.row_off - window.row_off, core.col_off - window.col_off
     mine = classes[top : top + core.height, left : left + core.width]
@@ -100,7 +99,7 @@ def label_classes(
         links.append((down, across))
     if not any(rules):
         return labels, n_labels, Borders.of(labels)
-    # a contact over a seam is of the class of its pixel on this side
+    # a contact across a seam has the class of its pixel on this side
     down, across = np.zeros((3, core.width), bool), np.zeros((3, core.height), bool)
     for value, (of_class_down, of_class_across) in enumerate(links, start=1):
         down |= of_class_down & (mine[-1] == value)

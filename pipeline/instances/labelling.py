@@ -1,10 +1,10 @@
-"""One number per object, exact across every seam, however the source was cut into units.
+"""Connected-component labelling that is exact across seams, however the source is cut into units.
 
-Every unit labels its own core. What meets at a seam is read off the lines of labels along it, and one union
-of those few labels says which are one object: equal to labelling the whole image at once. Objects are then
-numbered 1..N in raster order of their first pixel, so that the numbers do not depend on the units either.
+Each unit labels its own core. Labels that touch at a seam are read from the label lines along it, and a union of these
+few labels gives the objects: the same as labelling the whole image at once. Objects are numbered 1..N in raster order
+of their first pixel, so the ids do not depend on the units either.
 
-With n labels in all this is linear in n, in a few arrays of n small integers; nothing loops over objects.
+Time and memory are linear in the number of labels, in a few integer arrays; there is no loop over objects.
 """
 
 from collections.abc import Iterable, Sequence
@@ -27,11 +27,11 @@ _NEIGHBOURS: dict[int, Literal[4, 8]] = {
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Borders:
-    """The labels along the four sides of a unit's core, uint32: all that its neighbours need to know.
+    """Labels along the four sides of a unit's core, uint32: what its neighbours need for merging.
 
-    ``down`` (3, w) and ``across`` (3, h), bool, say which contacts over the lower and the right seam join one
-    object: ``down[1 + k, j]`` is the contact of bottom pixel j with pixel j + k of the line below (which may
-    belong to a diagonal neighbour), k = -1, 0, 1; ``across`` likewise from the right line. None: all do.
+    ``down`` (3, w) and ``across`` (3, h), bool, are True where a contact across the lower or the right seam belongs to
+    one object: ``down[1 + k, j]`` is the contact of bottom pixel j with pixel j + k of the line below (which may belong
+    to a diagonal neighbour), k = -1, 0, 1; ``across`` likewise for the right side. None: all contacts do.
     """
 
     top: np.ndarray
@@ -58,18 +58,18 @@ class Borders:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Merge:
-    """What became of every label of every unit.
+    """Final id of each label of each unit.
 
     Attributes
     ----------
     n_instances : int
-        N; the objects are numbered 1..N in raster order of their first pixel.
+        N; ids are 1..N in raster order of the objects' first pixels.
     offsets : (n_units + 1,) int64
-        Label l of unit u is entry ``offsets[u] + l - 1`` of `ids`.
+        Label l of unit u has the entry ``offsets[u] + l - 1`` of `ids`.
     ids : (n_labels of all units,) uint32
-        The object each label belongs to, 0 where it was dropped.
+        Id of the object that a label belongs to; 0: dropped.
     shared : (N + 1,) bool
-        True for objects that more than one label belongs to.
+        True for objects of more than one label.
     """
 
     n_instances: int
@@ -78,7 +78,7 @@ class Merge:
     shared: np.ndarray
 
     def lookup(self, unit_index: int) -> np.ndarray:
-        """The table (n + 1,) uint32 that turns a unit's label image into objects: ``lookup[labels]``."""
+        """Lookup table (n + 1,) uint32 from the labels of a unit to ids: ``lookup[labels]``."""
         start, stop = self.offsets[unit_index], self.offsets[unit_index + 1]
         return np.concatenate([np.zeros(1, np.uint32), self.ids[start:stop]])
 
@@ -90,18 +90,18 @@ def label_core(mask: np.ndarray, connectivity: int = 2) -> tuple[np.ndarray, int
     ----------
     mask : (h, w) bool
     connectivity : int
-        1: pixels that share a side are connected; 2: also those that share a corner.
+        As in scipy: 1: pixels that share a side are connected; 2: also those that share a corner.
 
     Returns
     -------
     labels : (h, w) uint32
-        0 outside the mask, 1..n in it, in raster order of the components' first pixels.
+        0 background, 1..n in raster order of the components' first pixels.
     n : int
     """
     neighbours = _neighbours(connectivity)
     if not mask.any():
         return np.zeros(mask.shape, np.uint32), 0
-    # Bytes, not bool: cc3d 4.1.1's own way for binary images loses and invents pixels where a side is odd.
+    # uint8, not bool: cc3d 4.1.1's special case for binary images is wrong where a side is odd.
     pixels = np.ascontiguousarray(mask).view(np.uint8)
     labels, n = cc3d.connected_components(pixels, connectivity=neighbours, return_N=True, out_dtype=np.uint32)
     return labels, int(n)
@@ -113,10 +113,9 @@ def seam_pairs(
     n_labels: Sequence[int],
     connectivity: int = 2,
 ) -> np.ndarray:
-    """Which labels of different units are one object, because they touch across a seam or at its corners.
+    """Pairs of labels of different units that touch across a seam, or at the corner of four units.
 
-    The sides of a whole line of units are laid end to end, so the corners where four units meet are contacts
-    like all others.
+    The sides of a whole row (or column) of units are concatenated, so corners need no special case.
 
     Parameters
     ----------
@@ -131,12 +130,12 @@ def seam_pairs(
 
     Returns
     -------
-    (n, 2) int64, each row once: entries of `Merge.ids`.
+    (n, 2) int64, unique rows: indices into `Merge.ids`.
 
     Raises
     ------
     ValueError
-        A unit with labels came without borders.
+        A unit has labels and no borders.
     """
     _neighbours(connectivity)
     offsets = _offsets(n_labels)
@@ -171,7 +170,7 @@ def merge_labels(
     area: Iterable[np.ndarray],
     min_area: int | np.ndarray = 0,
 ) -> Merge:
-    """Join the labels that are one object, drop what is too small, number the rest in raster order.
+    """Merge labels that belong to one object, drop small objects, number the rest in raster order.
 
     Parameters
     ----------
@@ -182,9 +181,9 @@ def merge_labels(
     first : iterable of (n_labels[u],) int64
         For each unit, in label order: the first pixel of each label, ``row * width + col`` in the source.
     area : iterable of (n_labels[u],) int64
-        Likewise the area, px.
+        Likewise, the area in px.
     min_area : int or (n_labels of all units,) int64
-        Objects of fewer pixels, taken over all units, are dropped; one for all, or one for each label.
+        Objects with a smaller total area are dropped, px; one value, or one for each label.
 
     Raises
     ------
@@ -196,8 +195,8 @@ def merge_labels(
     object_first = _concatenate(first, total, "first")
     object_area = _concatenate(area, total, "area")
 
-    # Only labels at seams can be more than one to an object: the union is over them alone. An object is
-    # represented by its label that holds its first pixel.
+    # Only labels at seams can share an object, so the union is over them alone. The label with an object's first
+    # pixel represents it.
     touching, numbered = np.unique(pairs, return_inverse=True)
     numbered = numbered.reshape(-1, 2)
     edges = (np.ones(len(numbered), np.int8), (numbered[:, 0], numbered[:, 1]))
@@ -235,7 +234,7 @@ def _offsets(n_labels: Sequence[int]) -> np.ndarray:
 
 
 def _concatenate(parts: Iterable[np.ndarray], total: int, name: str) -> np.ndarray:
-    """The units' arrays end to end, (total,) int64, never shared with the caller's."""
+    """The arrays of all units concatenated, (total,) int64; always a copy."""
     joined = np.concatenate([np.zeros(0, np.int64), *parts]).astype(np.int64, copy=False)
     if len(joined) != total:
         raise ValueError(
@@ -251,7 +250,7 @@ def _length(unit: Unit, side: str) -> int:
 def _labels_along(
     units: Sequence[Unit], borders: Sequence[Borders | None], offsets: np.ndarray, side: str
 ) -> np.ndarray:
-    """One side of a line of units end to end, int64: entries of `Merge.ids`, -1 for background."""
+    """Labels along one side of a row of units, int64: indices into `Merge.ids`, -1 for background."""
     parts = []
     for unit in units:
         border = borders[unit.index]
@@ -264,7 +263,7 @@ def _labels_along(
 
 
 def _links_along(units: Sequence[Unit], borders: Sequence[Borders | None], side: str) -> np.ndarray:
-    """The ``down`` or ``across`` of a line of units end to end, (3, n) bool."""
+    """``down`` or ``across`` along a row of units, (3, n) bool."""
     parts = []
     for unit in units:
         border = borders[unit.index]
@@ -274,7 +273,7 @@ def _links_along(units: Sequence[Unit], borders: Sequence[Borders | None], side:
 
 
 def _touching_pairs(one: np.ndarray, other: np.ndarray, links: np.ndarray, connectivity: int) -> np.ndarray:
-    """Pairs of entries that touch across one seam, (n, 2) int64, each once."""
+    """Pairs that touch across one seam, (n, 2) int64, unique rows."""
     n = len(one)
     found = []
     for shift in (-1, 0, 1) if connectivity == 2 else (0,):
@@ -286,7 +285,7 @@ def _touching_pairs(one: np.ndarray, other: np.ndarray, links: np.ndarray, conne
 
 
 def _unique_pairs(pairs: np.ndarray) -> np.ndarray:
-    """The different rows of (n, 2) int64 pairs of entries, in order; much faster than comparing rows."""
-    base = int(pairs.max(initial=0)) + 1  # its square fits int64 up to 3 thousand million labels
+    """Unique rows of (n, 2) int64, sorted; much faster than ``np.unique(axis=0)``."""
+    base = int(pairs.max(initial=0)) + 1  # its square fits int64 for up to 3e9 labels
     keys = np.unique(pairs[:, 0] * base + pairs[:, 1])
     return np.stack(np.divmod(keys, base), axis=1)

@@ -1,10 +1,10 @@
-"""What is known of every object: place, size, shape, how sure. Exact, whatever the cut into units.
+"""Measurements of objects: position, size, shape, mean probability. Exact, however the source is cut into units.
 
-A unit's table holds integers only: counts, bounds and moments of its labels about the corner of each label's
-own bounding box. Integers add up without rounding, so the parts of an object that lies in several units give
-the numbers that the whole would have given, and only then does one division follow.
+The table of a unit holds integers only: counts, bounds, and moments about the corner of each label's bounding box.
+Integers add up without rounding, so the parts of an object in several units sum to the values of the whole object;
+division comes last.
 
-Work is linear in runs (stretches of one label in a row) and in objects; nothing loops over objects.
+Time is linear in the number of runs (stretches of one label in a row) and of objects; there is no loop over objects.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -32,8 +32,8 @@ UNIT_SCHEMA = pa.schema(
         ("touches_edge", pa.bool_()),
     ]
 )
-"""One row per label of a unit. ``class`` = 1..C; ``first`` = row * width + col of its first pixel in the source; bounds
-are of the source and half open; sums are over its pixels' distances from (row0, col0)."""
+"""One row per label of a unit. ``class``: 1..C; ``first``: row * width + col of the first pixel in the source; bounds
+are in the source and half open; sums are over the pixels' offsets from (row0, col0)."""
 
 INSTANCE_SCHEMA = pa.schema(
     [
@@ -54,15 +54,15 @@ INSTANCE_SCHEMA = pa.schema(
         ("touches_edge", pa.bool_()),
     ]
 )
-"""One row per object. Rows and columns are of the working grid, the centre of its first pixel being 0, 0;
-bounds are half open; x, y are the centroid in the world; mean_probability is 0..1; touches_edge: the object
-may go on beyond the source. area_um2 and equivalent_diameter_um are null without a pixel size."""
+"""One row per object. Rows and columns are in px of the working grid, with the centre of its first pixel at (0, 0);
+bounds are half open; x, y is the centroid in world coordinates; mean_probability is 0..1; touches_edge: the object may
+continue beyond the source. area_um2 and equivalent_diameter_um are null without a pixel size."""
 
 Columns = dict[str, np.ndarray]
 
 
 def instance_schema(class_names: Sequence[str] = ("object",)) -> pa.Schema:
-    """`INSTANCE_SCHEMA`, and with several classes the class of each object, as a dictionary of their names."""
+    """`INSTANCE_SCHEMA`; with several classes also ``class``, a dictionary column of their names."""
     if len(class_names) == 1:
         return INSTANCE_SCHEMA
     return INSTANCE_SCHEMA.append(pa.field("class", pa.dictionary(pa.int8(), pa.string())))
@@ -75,21 +75,21 @@ def measure_unit(
     shape: tuple[int, int],
     n_labels: Sequence[int] | None = None,
 ) -> pa.Table:
-    """Measure every label of a unit.
+    """Measure each label of a unit.
 
     Parameters
     ----------
     labels : (h, w) uint32
-        0 background, 1..n, none missing.
+        0 background, 1..n, consecutive.
     probability : (h, w) uint8
         0..255.
     core : Window
-        Where the unit lies in the source.
+        Position of the unit in the source.
     shape : (height, width)
         The source's working grid.
     n_labels : C int, optional
-        How many of the labels are of each class, as `pipeline.instances.class_map.label_classes` numbers them;
-        None: all of one.
+        Number of labels of each class, in the order of `pipeline.instances.class_map.label_classes`; None: one
+        class.
 
     Returns
     -------
@@ -117,7 +117,7 @@ def measure_unit(
     table["col0"], table["col1"] = _min_by_group(n, index, start), -_min_by_group(n, index, -stop)
     table["first"] = _min_by_group(n, index, (row + core.row_off) * width + start + core.col_off)
 
-    # Sums over a run of the columns c and c^2, as differences of the sums over 0 .. c - 1.
+    # Sums of the columns c and c^2 over a run, as differences of sums over 0 .. c - 1.
     down, left, right = (
         row - table["row0"][index],
         start - table["col0"][index],
@@ -148,10 +148,10 @@ def final_tables(
     um_per_px: float | None,
     class_names: Sequence[str] = ("object",),
 ) -> Iterator[pa.Table]:
-    """The table of all objects in the order of their ids, one piece per line of units.
+    """The table of all objects in the order of their ids, one part per row of units.
 
-    Every table is loaded twice: first for the parts of objects that lie in several units, then line by line.
-    In memory are one line of units and the objects that lie in several.
+    Each table is loaded twice: first for the parts of objects in several units, then row by row. Memory holds one row
+    of units and the objects in several units.
 
     Parameters
     ----------
@@ -168,7 +168,7 @@ def final_tables(
 
     Yields
     ------
-    pa.Table of `instance_schema`, never empty, ids ascending within and from one to the next.
+    pa.Table of `instance_schema`, never empty; ids ascend within and across tables.
     """
     shared_parts = [_select(unit, load_table, merge, shared=True) for unit in units]
     shared_ids, shared = _merge_parts(*_concatenate(shared_parts))
@@ -188,14 +188,14 @@ def final_tables(
 
 
 def _runs(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Stretches of one label in a row, in raster order: row, first column, column after, label - 1; int64."""
+    """Runs of one label in raster order: row, first column, column after the last, label - 1; (n,) int64 each."""
     height, width = labels.shape
     changes = np.ones((height, width + 1), bool)
     changes[:, 0] = labels[:, 0] > 0
     changes[:, -1] = labels[:, -1] > 0
     np.not_equal(labels[:, 1:], labels[:, :-1], out=changes[:, 1:-1])
     row, col = np.divmod(np.flatnonzero(changes), width + 1)
-    # Every change but a row's last begins a run; those of background are left out.
+    # Each change but the last of a row begins a run; runs of background are dropped.
     begins = np.flatnonzero(row[:-1] == row[1:])
     label = labels[row[begins], col[begins]]
     begins, label = begins[label > 0], label[label > 0]
@@ -203,7 +203,7 @@ def _runs(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.nd
 
 
 def _sums_over_runs(values: np.ndarray, row: np.ndarray, start: np.ndarray, stop: np.ndarray) -> np.ndarray:
-    """Sum of ``values`` (h, w) uint8 over each run, (n,) int64; 64 rows at a time, to hold little."""
+    """Sum of ``values`` (h, w) uint8 over each run, (n,) int64; 64 rows at a time to bound memory."""
     sums = np.zeros(len(row), np.int64)
     width = values.shape[1]
     for top in range(0, values.shape[0], 64):
@@ -222,14 +222,14 @@ def _sum_by_group(n: int, index: np.ndarray, values: np.ndarray) -> np.ndarray:
 
 
 def _min_by_group(n: int, index: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Smallest of ``values`` by group, (n,) int64."""
+    """Minimum of ``values`` by group, (n,) int64."""
     lowest = np.full(n, np.iinfo(np.int64).max)
     np.minimum.at(lowest, index, values)
     return lowest
 
 
 def _unit_rows(units: Sequence[Unit]) -> Iterable[list[Unit]]:
-    """The units of each line of the plan."""
+    """The units of each row of units."""
     lines: dict[int, list[Unit]] = {}
     for unit in units:
         lines.setdefault(unit.grid_row, []).append(unit)
@@ -239,7 +239,7 @@ def _unit_rows(units: Sequence[Unit]) -> Iterable[list[Unit]]:
 def _select(
     unit: Unit, load_table: Callable[[Unit], pa.Table | None], merge: Merge, shared: bool
 ) -> tuple[np.ndarray, Columns]:
-    """The rows of a unit's table that are kept and whose object lies in several units (or: does not)."""
+    """Rows of a unit's table that were not dropped and whose object is (or is not) shared with other units."""
     table = load_table(unit)
     if table is None:
         table = UNIT_SCHEMA.empty_table()
@@ -255,7 +255,7 @@ def _concatenate(parts: list[tuple[np.ndarray, Columns]]) -> tuple[np.ndarray, C
 
 
 def _merge_parts(ids: np.ndarray, parts: Columns) -> tuple[np.ndarray, Columns]:
-    """Add up the parts of each object, ids ascending. Moments that int64 may not hold are Python integers."""
+    """Sum the parts of each object, ids ascending. Moments that may overflow int64 are Python integers."""
     ids, index = np.unique(ids, return_inverse=True)
     n = len(ids)
     whole: Columns = {name: _sum_by_group(n, index, parts[name]) for name in ("area", "sum_probability")}
@@ -266,7 +266,7 @@ def _merge_parts(ids: np.ndarray, parts: Columns) -> tuple[np.ndarray, Columns]:
     for name in _BOUNDS[2:]:
         whole[name] = -_min_by_group(n, index, -parts[name])
 
-    # Move each part's moments to the corner of the whole's bounding box, then add.
+    # Move the moments of each part to the corner of the object's bounding box, then add.
     fits = _fits_int64(whole)
     for name in _MOMENTS:
         whole[name] = np.zeros(n, np.int64 if fits.all() else object)
@@ -291,7 +291,7 @@ def _merge_parts(ids: np.ndarray, parts: Columns) -> tuple[np.ndarray, Columns]:
 
 
 def _fits_int64(columns: Columns) -> np.ndarray:
-    """True where int64 holds area x the second moments: they are below (area x longer side)^2."""
+    """True where area x second moments fits int64: it is below (area x longer side)^2."""
     longer = np.maximum(columns["row1"] - columns["row0"], columns["col1"] - columns["col0"])
     return columns["area"].astype(float) * longer < 2.0**31
 
@@ -303,7 +303,7 @@ def _to_instances(
     um_per_px: float | None,
     class_names: Sequence[str],
 ) -> pa.Table:
-    """From sums to what people read. Each value is computed from the whole object's integers alone."""
+    """Convert sums to the columns of `instance_schema`, each from the integers of the whole object alone."""
     row, col = np.empty(len(ids)), np.empty(len(ids))
     eccentricity = np.empty(len(ids))
     fits = _fits_int64(columns)
@@ -314,7 +314,7 @@ def _to_instances(
             )
             row[rows] = columns["row0"][rows] + (s_r / area).astype(float)
             col[rows] = columns["col0"][rows] + (s_c / area).astype(float)
-            # Central second moments times area^2: whole numbers, so nothing cancels.
+            # Central second moments times area^2: integers, so there is no cancellation.
             eccentricity[rows] = _eccentricity(
                 (area * s_rr - s_r * s_r).astype(float),
                 (area * s_rc - s_r * s_c).astype(float),
@@ -348,7 +348,7 @@ def _to_instances(
 
 
 def _eccentricity(rr: np.ndarray, rc: np.ndarray, cc: np.ndarray) -> np.ndarray:
-    """Of the ellipse with these second moments: 0 a circle (or one pixel), 1 a line."""
+    """Eccentricity of the ellipse with these second moments: 0 for a circle (or one pixel), 1 for a line."""
     spread = np.sqrt((rr - cc) ** 2 + 4 * rc**2)  # difference of the two eigenvalues
     major = (rr + cc + spread) / 2
     return np.sqrt(np.divide(spread, major, out=np.zeros_like(spread), where=major > 0))

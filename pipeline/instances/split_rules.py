@@ -1,4 +1,4 @@
-"""Rules for separating touching objects (`pipeline.instances.splitting`): what is high, and which pass is shallow."""
+"""Rules for separating touching objects (`pipeline.instances.splitting`): height of a pixel, depth of a saddle."""
 
 from __future__ import annotations
 
@@ -6,41 +6,41 @@ from dataclasses import dataclass
 
 import numpy as np
 
-_SCALE = 64  # heights of a SplitRule are whole numbers of 1/64 px
-_DEPTH_SCALE = 16  # ...of a DepthRule, of 1/16 of a stored level of depth
+_SCALE = 64  # heights of a SplitRule are integers in 1/64 px
+_DEPTH_SCALE = 16  # heights of a DepthRule are integers in 1/16 of a stored level of depth
 
-# Rule 3. Chosen on 8,602 nuclei whose outlines people drew (34 sets of images): there the counts of a set are
-# off by 4%, those of components by 16%. From 0.3 px and 5% to 0.75 px and 10% they are off by 3% to 6%; half
-# or twice the radius changes less.
+# Of rule 3. Chosen on 8,602 hand-outlined nuclei (34 sets of images): the counts of a set are off by 4 %, those of
+# connected components by 16 %. From 0.3 px and 5 % to 0.75 px and 10 % the error is 3 % to 6 %; half or twice the
+# radius changes less.
 _TOLERANCE = round(0.4 * _SCALE)
 _TOLERANCE_PERCENT = 6
 
 
 class _AscentRule:
-    """How far is smoothed, and how far climbed, by the radius of a typical object."""
+    """Smoothing and ascent, as functions of the radius of a typical object."""
 
     __slots__ = ()
     radius: float
 
     @property
     def n_smoothings(self) -> int:
-        """How often the (1, 2, 1) filter runs: ripples of the outline go, necks stay."""
+        """Passes of the (1, 2, 1) filter: removes ripples of the outline, keeps necks."""
         return min(1 + int(self.radius / 6), 6)
 
     @property
     def n_doublings(self) -> int:
-        """``climb`` = 2 ** n_doublings steps: at least 1.25 radii, from a pass to near the summit."""
+        """The ascent takes ``2 ** n_doublings`` steps: at least 1.25 radii, from a saddle to near the peak."""
         return int(np.ceil(np.log2(1.25 * self.radius + 1)))
 
 
 @dataclass(frozen=True, slots=True)
 class SplitRule(_AscentRule):
-    """Touching objects told apart by their shape: height is the distance to the background.
+    """Separates touching objects by shape: the height of a pixel is its distance to the background.
 
     Parameters
     ----------
     radius : float
-        Radius of a typical object, px, 1..80: of the support set's objects, ``sqrt(area / pi)``, median.
+        Radius of a typical object, px, 1..80: median of ``sqrt(area / pi)`` over the support set.
     connectivity : int
         1: pixels that share a side are neighbours; 2: also those that share a corner.
 
@@ -61,19 +61,19 @@ class SplitRule(_AscentRule):
 
     @property
     def reach(self) -> int:
-        """Largest distance to the background that is told apart, px: larger objects have a flat top."""
+        """Largest distance to the background that is distinguished, px: larger objects have a flat top."""
         return int(np.ceil(2 * self.radius)) + 2
 
     @property
     def halo(self) -> int:
-        """Pixels of the mask around a core that have to be known."""
+        """Width of the border around a core on which the mask is needed, px."""
         return self.reach + self.n_smoothings + 2**self.n_doublings + 1
 
     def heights(self, mask: np.ndarray) -> np.ndarray:
         """Smoothed distance to the background, int32 in 1/64 px, without the outer ``reach + n_smoothings`` px."""
         reach = self.reach
-        # Squared distance, at most that of reach + 1, one axis after the other: the smallest of what pixels up to
-        # reach away have, plus the square of how far away they are. Below 2^16, as the radius is bounded.
+        # Squared distance, one axis after the other, clipped to (reach + 1)^2: the minimum over pixels up to reach
+        # away of their value plus the squared offset. Below 2^16, as the radius is bounded.
         square = np.where(mask, np.uint16((reach + 1) ** 2), np.uint16(0))
         for axis in (0, 1):
             length = square.shape[axis] - 2 * reach
@@ -90,21 +90,21 @@ class SplitRule(_AscentRule):
         return _smoothed(height, self.n_smoothings)
 
     def is_shallow(self, rise: np.ndarray, side: np.ndarray) -> np.ndarray:
-        """Whether the lower side of a pass hardly rises above it; ``side`` is its height."""
+        """Whether a saddle merges its sides: the lower one, of height ``side``, hardly rises above it."""
         shallow: np.ndarray = 100 * rise <= np.maximum(100 * _TOLERANCE, _TOLERANCE_PERCENT * side)
         return shallow
 
 
 @dataclass(frozen=True, slots=True)
 class DepthRule(_AscentRule):
-    """Touching objects told apart by learned depth: height is what a network says of how deep in its object a pixel is.
+    """Separates touching objects by learned depth: the height of a pixel is its predicted depth in its object.
 
     Parameters
     ----------
     radius : float
-        Radius of a typical object, px, 1..80, as in `SplitRule`: how far a summit may be.
+        Radius of a typical object, px, 1..80, as in `SplitRule`: bounds the distance to a peak.
     tolerance : float
-        Depth, 0..1, by which a pass may lie below the lower of its two summits within one object.
+        Depth, 0..1, by which a saddle may lie below the lower of its two peaks within one object.
     connectivity : int
         As in `SplitRule`.
 
@@ -128,7 +128,7 @@ class DepthRule(_AscentRule):
 
     @property
     def halo(self) -> int:
-        """Pixels of mask and depth around a core that have to be known."""
+        """Width of the border around a core on which mask and depth are needed, px."""
         return self.n_smoothings + 2**self.n_doublings + 1
 
     def heights(self, depth: np.ndarray) -> np.ndarray:
@@ -136,7 +136,7 @@ class DepthRule(_AscentRule):
         return _smoothed(depth.astype(np.int32) * _DEPTH_SCALE, self.n_smoothings)
 
     def is_shallow(self, rise: np.ndarray, side: np.ndarray) -> np.ndarray:
-        """As in `SplitRule`; the height of the side does not matter: depth is relative to the object already."""
+        """As in `SplitRule`, but whatever the height of the side: depth is relative to the object."""
         shallow: np.ndarray = rise <= round(self.tolerance * 255 * _DEPTH_SCALE)
         return shallow
 
@@ -152,7 +152,7 @@ def _check(radius: float, connectivity: int) -> None:
 
 
 def _smoothed(height: np.ndarray, times: int) -> np.ndarray:
-    """Binomial filter (1, 2, 1) along both axes, in whole numbers; each time loses a pixel on every side."""
+    """Binomial filter (1, 2, 1) along both axes, in integers; each pass loses a pixel on every side."""
     for _ in range(times):
         height = height[:-2] + 2 * height[1:-1] + height[2:]
         height = (height[:, :-2] + 2 * height[:, 1:-1] + height[:, 2:] + 8) >> 4
@@ -160,5 +160,5 @@ def _smoothed(height: np.ndarray, times: int) -> np.ndarray:
 
 
 def _cut(array: np.ndarray, axis: int, start: int, length: int) -> np.ndarray:
-    """``length`` rows (axis 0) or columns (axis 1) from ``start`` on."""
+    """``length`` rows (axis 0) or columns (axis 1) from ``start``."""
     return array[start : start + length] if axis == 0 else array[:, start : start + length]

@@ -1,1 +1,1 @@
-"""What every run writes beside its store: pyramids and outlines."""
+"""Outputs beside the full-resolution arrays: pyramids, table of instances, outlines. `run.OUTPUTS` lists them."""

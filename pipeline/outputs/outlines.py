@@ -1,9 +1,8 @@
 """Outlines of all instances as GeoJSON, traced unit by unit and merged into one file in the order of the ids.
 
-An instance is traced by the unit that holds the upper left corner of its bounding box, from the finished label array,
-so an outline is whole however many units the instance lies in. Instances too large for that are traced on a level of
-the pyramid where they fit. The texts travel through the working folder; a line of units is merged while the next one
-is traced.
+An instance is traced by the unit that contains the upper left corner of its bounding box, from the finished labels, so
+its outline is complete however many units it lies in. Instances too large for that are traced on a coarser level of
+the pyramid. Fragments pass through the working folder; one row of units is merged while the next is traced.
 """
 
 from __future__ import annotations
@@ -35,13 +34,13 @@ from fewscope.pipeline.outputs.segmentation import Segmentation
 from fewscope.pipeline.tiling.grid import Unit, clip
 
 POINTS_ABOVE = 1_000_000
-"""Instances from which on centroids are written instead of outlines: viewers open a million polygons in minutes."""
+"""Number of instances above which "auto" writes centroids: viewers take minutes to open a million polygons."""
 
 MAX_TRACED_PX = 2**24
 """Pixels of a label window traced at once (64 MB as uint32)."""
 
 MAX_OBJECT_PX = 2**22
-"""Pixels of the bounding box from which on an instance is traced by itself, on a coarser level where it must be."""
+"""Pixels of the bounding box above which an instance is traced separately, on a coarser level if necessary."""
 
 COLUMNS = (
     "id",
@@ -96,11 +95,11 @@ def write_outlines(
 
     Parameters
     ----------
-    uri : of the file
-    tables : rows of ``instances.parquet``, a table for each line of units that has instances, in their order
-    styles : of each class
-    simplify_px : None for points instead of outlines
-    origin : world (x, y) that the coordinates of the file start at
+    uri : path or fsspec URL of the file
+    tables : rows of ``instances.parquet`` in the order of their ids, one table per row of units
+    styles : for each class
+    simplify_px : tolerance, px; None: points instead of outlines
+    origin : world (x, y) of the file's coordinate origin
     """
     lines: deque[tuple[list[Unit], set[Unit]]] = (
         deque()
@@ -132,14 +131,14 @@ def outline_unit(
     simplify_px: float | None,
     origin: tuple[int, int],
 ) -> int:
-    """Keep the features of the instances in `table` as a text of the working folder; returns how many.
+    """Save the features of the instances in `table` as a fragment in the working folder; returns their number.
 
     Parameters
     ----------
     table : rows of ``instances.parquet`` whose bounding box begins in the unit
-    styles : of each class
-    simplify_px : None for points instead of outlines
-    origin : world (x, y) that the coordinates of the file start at
+    styles : for each class
+    simplify_px : tolerance, px; None: points instead of outlines
+    origin : world (x, y) of the file's coordinate origin
     """
     columns = {name: table[name].to_numpy() for name in COLUMNS}
     ids = columns["id"].astype(np.int64)
@@ -172,7 +171,7 @@ def outline_unit(
 
 
 def _class_of_rows(table: pa.Table) -> np.ndarray:
-    """Place of each row's class among the classes, 0 where there is but one."""
+    """Index of each row's class, (n,) int; 0 for a single class."""
     if "class" not in table.schema.names:
         return np.zeros(table.num_rows, np.int64)
     column = table["class"].combine_chunks()
@@ -181,7 +180,7 @@ def _class_of_rows(table: pa.Table) -> np.ndarray:
 
 
 TraceLarge = Callable[[ResultStore, int, Window, Affine, float], Iterator[tuple[int, Any]]]
-"""How an instance is traced whose bounding box is large: (store, id, box, transform, simplify_px)."""
+"""Traces an instance with a large bounding box: (store, id, box, transform, simplify_px)."""
 
 
 def trace(
@@ -191,7 +190,7 @@ def trace(
     simplify_px: float,
     trace_large: TraceLarge,
 ) -> Iterator[tuple[int, Any]]:
-    """(id, geometry) of every instance in `columns` (ids and bounding boxes), in any order."""
+    """Yield (id, geometry) of each instance in `columns` (ids and bounding boxes), in any order."""
     top, left = columns["bbox_row0"], columns["bbox_col0"]
     bottom, right = columns["bbox_row1"], columns["bbox_col1"]
     ids = columns["id"].astype(np.int64)
@@ -200,7 +199,7 @@ def trace(
         box = Window(int(left[i]), int(top[i]), int(right[i] - left[i]), int(bottom[i] - top[i]))
         yield from trace_large(store, int(ids[i]), box, transform, simplify_px)
     small = np.flatnonzero(~large)
-    # strips of the unit: an instance belongs to the strip in which its box begins
+    # in strips of the unit: an instance belongs to the strip in which its box begins
     while len(small):
         first = int(top[small].min())
         n_rows = max(64, int(MAX_TRACED_PX // max(1, int(right[small].max() - left[small].min()))) // 2)
@@ -219,7 +218,7 @@ def trace(
 def trace_coarsely(
     store: ResultStore, instance: int, box: Window, transform: Affine, simplify_px: float
 ) -> Iterator[tuple[int, Any]]:
-    """One large instance, on the finest level where its box has at most `MAX_TRACED_PX` pixels."""
+    """Trace one large instance, on the finest level where its box has at most `MAX_TRACED_PX` pixels."""
     level = 0
     while box.height * box.width > MAX_TRACED_PX * 4**level and level + 1 < store.spec.levels:
         level += 1
@@ -240,7 +239,7 @@ def trace_coarsely(
     found = list(footprints(labels, (window.row_off, window.col_off), at_level, [instance], simplify_px))
     if found:
         yield from found
-    else:  # so thin that no pixel of the coarse level fell on it: its box
+    else:  # too thin for any pixel of the coarse level: its bounding box
         corners = [
             transform @ (box.col_off, box.row_off),
             transform @ (box.col_off + box.width, box.row_off + box.height),
@@ -256,7 +255,7 @@ def read_instances(store: ResultStore, level: int, window: Window) -> np.ndarray
 
 
 def by_unit(units: Sequence[Unit], table: pa.Table) -> Iterator[tuple[Unit, pa.Table]]:
-    """The rows of a table of instances, by the unit in which their box begins; units without any are left out."""
+    """Rows of a table of instances, by the unit in which their box begins; units without rows are skipped."""
     row0, col0 = table["bbox_row0"].to_numpy(), table["bbox_col0"].to_numpy()
     top, bottom = int(row0.min()), int(row0.max())
     for unit in units:

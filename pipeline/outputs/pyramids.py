@@ -1,7 +1,7 @@
-"""Pyramids of a result: each level half the one before, as a dask graph over the store.
+"""Pyramids of a result: each level is half the size of the one before, computed by a dask graph over the store.
 
-One task makes one shard of the coarser level and is its only writer, so that tasks may run anywhere, at
-once and twice. Pixels stay in the tasks; only task names travel.
+One task makes one shard of the coarser level and is its only writer, so tasks may run anywhere, in parallel and twice.
+Pixels stay in the tasks; only names of tasks are sent.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,13 +24,13 @@ NAMES: tuple[Name, ...] = ("probability", "semantic", "instances")
 def halve_mean(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     """Mean of each 2 x 2 block, (h, w) uint8 -> (ceil(h/2), ceil(w/2)) uint8, half rounded up.
 
-    At an odd edge the mean is that of the pixels there are.
+    At an odd edge the mean is over the existing pixels.
 
     >>> halve_mean(np.array([[0, 255, 7], [255, 255, 8]], np.uint8))
     array([[191,   8]], dtype=uint8)
     """
     height, width = image.shape
-    # An odd edge is doubled: the mean of a pixel and itself is that pixel.
+    # An odd edge is repeated: the mean of a pixel and itself is that pixel.
     padded = (
         np.pad(image, ((0, height % 2), (0, width % 2)), mode="edge") if height % 2 or width % 2 else image
     )
@@ -44,7 +44,7 @@ def halve_mean(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
 
 
 def halve_labels(image: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Every second pixel, (h, w) -> (ceil(h/2), ceil(w/2)): labels have no mean."""
+    """Every second pixel of a label image, (h, w) -> (ceil(h/2), ceil(w/2))."""
     return image[::2, ::2]
 
 
@@ -54,22 +54,21 @@ def write_pyramids(segmentation: Segmentation) -> None:
 
 
 def build_pyramids(out: str, names: Sequence[Name] | None = None, scheduler: Scheduler = "threads") -> int:
-    """Fill the levels above the full resolution, which must be written.
+    """Compute the coarser levels from the full resolution, which must be written.
 
     Parameters
     ----------
     out : str
         Output folder of the run.
     names : sequence of str
-        Of arrays; all that the store has when None.
+        Names of arrays; None: all arrays of the store.
     scheduler : str or callable
-        A dask scheduler: "threads", "synchronous", or a ``get`` function such as Ray's ``ray_dask_get``. The
-        bytes do not depend on it.
+        A dask scheduler: "threads", "synchronous", or a ``get`` function. The bytes do not depend on it.
 
     Returns
     -------
     int
-        Number of shards visited.
+        Number of shards processed.
 
     Notes
     -----
@@ -83,7 +82,7 @@ def build_pyramids(out: str, names: Sequence[Name] | None = None, scheduler: Sch
 
 
 def pyramid_graph(store: ResultStore, names: Sequence[Name]) -> list[Delayed]:
-    """One task per shard of the levels 1, 2...; each waits for the tasks of the shards that it reads."""
+    """One task per shard of the levels 1, 2, ...; each depends on the tasks of the shards that it reads."""
     spec = store.spec
     make = dask.delayed(make_shard, pure=False, traverse=False)
     graph: list[Delayed] = []
@@ -113,7 +112,7 @@ def make_shard(out: str, name: Name, level: int, row: int, col: int, *waits: obj
     finer = store.array(name, level - 1)
     halve = halve_labels if name in ("semantic", "instances") else halve_mean
     shard = np.zeros(shape, finer.dtype)
-    for start in range(0, shape[0], spec.chunk // 2):  # a strip is one row of chunks, each read once
+    for start in range(0, shape[0], spec.chunk // 2):  # one row of chunks at a time, each read once
         rows = slice(2 * (top + start), 2 * (top + start) + spec.chunk)
         strip = np.asarray(finer[rows, 2 * left : 2 * (left + spec.shard)])
         if strip.any():

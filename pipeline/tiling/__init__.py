@@ -1,1 +1,1 @@
-"""Where tiles and units lie, which are worth computing, how they become one map."""
+"""Tile grid and work units, foreground, blending of tiles."""

@@ -1,7 +1,7 @@
-"""Overlapping tiles to one probability: sum(w p) / sum(w), with the same weights above and below.
+"""Blends overlapping tiles into one map: sum(w p) / sum(w).
 
-Above and below are the same additions in the same order, rounded the same way. So a model that says 1
-everywhere gives exactly 1 everywhere, at any overlap, and no pixel ever leaves 0..1.
+Numerator and denominator are summed in the same order with the same rounding. A model that predicts 1 everywhere gives
+exactly 1 everywhere, at any overlap, and no pixel leaves 0..1.
 """
 
 import numpy as np
@@ -9,22 +9,22 @@ from rasterio.windows import Window
 
 ROWS_AT_ONCE = 32  # of a window of 4096 px: half a megabyte
 
-LOWEST_WEIGHT = 1e-3  # at a tile's edge; above 0, so that no pixel of the source is ever without a prediction
+LOWEST_WEIGHT = 1e-3  # at a tile's edge; above 0, so that every pixel of the source has a prediction
 
 
 def tile_weights(tile: int, overlap: int) -> np.ndarray:
-    """How far a tile is believed at each of its pixels: 1 inside, falling as sin^2 over the overlap.
+    """Blending weight of each pixel of a tile: 1 in the interior, falling as sin^2 over the overlap.
 
     Parameters
     ----------
     tile : int
         Side of a tile, px.
     overlap : int
-        Pixels that neighbouring tiles share, 0..tile-1. The fall takes at most half a tile.
+        Pixels that neighbouring tiles share, 0..tile-1. The ramp is at most half a tile wide.
 
     Returns
     -------
-    (tile, tile) float32, the product of a window along the rows and one along the columns, all > 0.
+    (tile, tile) float32, the outer product of two windows, all > 0.
     """
     ramp = min(overlap, tile // 2)
     window = np.ones(tile)
@@ -36,19 +36,19 @@ def tile_weights(tile: int, overlap: int) -> np.ndarray:
 
 
 class Blender:
-    """The tiles of one window, laid over each other. Memory: a float32 array of the window per map, and one more.
+    """Weighted sum of the tiles of one window. Memory: one float32 array of the window per map, and one more.
 
-    Tiles are cut to the window. They are to be added in raster order (as ``TileGrid.tiles_touching`` lists
-    them; some may be left out), because float additions in another order would give other bytes.
+    Tiles are clipped to the window. Add them in raster order (that of ``TileGrid.tiles_touching``; some may be
+    missing): float additions in another order would give other bytes.
 
     Parameters
     ----------
     window : Window
-        What is wanted, px of the working grid.
+        The area to blend, px of the working grid.
     weights : (tile, tile) float32
-        From `weights`.
+        From `tile_weights`.
     n_maps : int or None
-        Maps that each tile has; None for one without an axis of its own.
+        Maps per tile; None: one map, without the leading axis.
     """
 
     def __init__(self, window: Window, weights: np.ndarray, n_maps: int | None = None) -> None:
@@ -60,19 +60,19 @@ class Blender:
         self._last: tuple[int, int] | None = None
 
     def add(self, tile: Window, probability: np.ndarray) -> None:
-        """Lay one tile over the others.
+        """Add one tile.
 
         Parameters
         ----------
         tile : Window
-            Where the tile lies, px of the working grid; it may reach beyond the window.
+            Position of the tile, px of the working grid; it may extend beyond the window.
         probability : (tile, tile) or (n_maps, tile, tile) float32
             0..1.
 
         Raises
         ------
         ValueError
-            The array has another shape than the weights, or the tile comes before one that was added.
+            The array does not have the shape of the weights, or the tile precedes one that was added.
         """
         expected = (*self._weighted.shape[:-2], *self.weights.shape)
         if probability.shape != expected:
@@ -101,9 +101,9 @@ class Blender:
         Returns
         -------
         probability : (h, w) or (n_maps, h, w) float32
-            0..1; 0 where no tile was laid.
+            0..1; 0 where there is no tile.
         covered : (h, w) bool
-            True where a tile was laid.
+            True where there is a tile.
         """
         covered = self._weight > 0
         probability = np.zeros_like(self._weighted)
@@ -111,9 +111,10 @@ class Blender:
         return probability, covered
 
     def result_uint8(self) -> np.ndarray:
-        """``to_uint8(probability)`` of `result`, (h, w) or (n_maps, h, w), a few rows at a time.
+        """``to_uint8(probability)`` of `result`, (h, w) or (n_maps, h, w).
 
-        Pages of fresh memory cost more than the sums: what is made on the way stays in the caches.
+        Works on a few rows at a time: intermediates then stay in the caches, and fresh memory pages would cost more
+        than the sums.
         """
         out = np.empty(self._weighted.shape, np.uint8)
         for top in range(0, self.window.height, ROWS_AT_ONCE):

@@ -1,8 +1,8 @@
-"""Which parts of a source are worth computing: tissue on glass, signal on dark. Never at the price of tissue.
+"""Foreground: the parts of a source that are worth predicting, such as tissue on glass or signal on a dark slide.
 
-Looked for on an overview. What can be told for sure is the ground: glass, or the dark of a fluorescence
-slide. All that differs from it is foreground, with a margin around it; where no ground is found, everything
-is. A mistake costs time, not objects.
+It is detected on an overview. Only the background can be recognised reliably: glass, or the dark of a fluorescence
+slide. Everything that differs from it is foreground, with a margin; if no background is found, everything is. A mistake
+costs time, not objects.
 """
 
 import math
@@ -16,37 +16,37 @@ from scipy import ndimage
 from fewscope.model.conventions import PATCH_SIZE
 from fewscope.pipeline.tiling.grid import clip, grow
 
-OVERVIEW_SIDE = 2048  # px; a tile of a slide of 100,000 px is 5 px here, and a lone cell still a trace
+OVERVIEW_SIDE = 2048  # px; a tile of a slide of 100,000 px is 5 px here, and a single cell still visible
 
-_GLASS = 190  # a slide's glass is at least so bright in every channel (white balance puts it at 215 to 255)
-_GREY = 40  # and its channels differ by no more than this
-_DARK = 60  # the ground of a fluorescence slide is at most so bright in every channel
-_LEAST_GLASS = 0.02  # of the valid pixels: with less, no glass was found
-_LEAST_DARK = 0.25  # likewise; more, because ink and pigment on a slide full of tissue are dark too
-_LEAST_CONTRAST, _MOST_CONTRAST = 5.0, 12.0  # grey levels; bounds of what the noise of the ground may ask for
+_GLASS = 190  # minimum of every channel on glass (white balance puts it at 215 to 255)
+_GREY = 40  # maximum difference of its channels
+_DARK = 60  # maximum of every channel on the background of a fluorescence slide
+_LEAST_GLASS = 0.02  # minimum fraction of the valid pixels; with less, no glass was found
+_LEAST_DARK = 0.25  # likewise; larger, as ink and pigment on a slide full of tissue are dark too
+_LEAST_CONTRAST, _MOST_CONTRAST = 5.0, 12.0  # grey levels; bounds of the contrast threshold
 _MARGIN = 1 / 400  # of the longer side: 5 px, about a tile
 
 
 def foreground_mask(image: np.ndarray, valid: np.ndarray, kind: str = "slide") -> np.ndarray:
-    """Tissue on a bright slide, signal on a dark one, everything valid on a raster.
+    """Tissue on a bright slide, signal on a dark one, all valid pixels of a raster.
 
     Parameters
     ----------
     image : (h, w, 3) uint8
         Overview of the whole source.
     valid : (h, w) bool
-        Where its pixels are real.
+        True where pixels were read.
     kind : str
         ``SourceInfo.kind``: "slide" or "raster".
 
     Returns
     -------
-    (h, w) bool, within ``valid``. All of ``valid`` where no ground was found, or nothing but ground.
+    (h, w) bool, within ``valid``. All of ``valid`` if no background was found, or nothing else.
 
     Raises
     ------
     ValueError
-        Image and valid do not fit, or the kind is unknown.
+        Image and valid differ in size, or the kind is unknown.
     """
     if image.shape != (*valid.shape, 3):
         raise ValueError(
@@ -61,12 +61,10 @@ def foreground_mask(image: np.ndarray, valid: np.ndarray, kind: str = "slide") -
     dark = valid & (highest <= _DARK)
     n_valid = valid.sum()
 
-    # How far a pixel is from the ground, in grey levels: below it on glass, as any stain takes light from at
-    # least one channel; above it on dark.
+    # Contrast to the background in grey levels: below it on glass, as any stain absorbs light in at least one
+    # channel; above it on dark slides.
     if glass.sum() >= _LEAST_GLASS * n_valid:
-        white = (
-            lowest >= 254
-        )  # glass that was scanned, where there is some, rather than what was never scanned
+        white = lowest >= 254  # white is often padding that was never scanned: prefer other glass
         scanned = glass & ~white
         ground = scanned if scanned.sum() >= _LEAST_GLASS * n_valid else glass
         level, noise = _level(lowest[ground])
@@ -78,7 +76,7 @@ def foreground_mask(image: np.ndarray, valid: np.ndarray, kind: str = "slide") -
         return valid.copy()
     threshold = float(np.clip(3 * noise, _LEAST_CONTRAST, _MOST_CONTRAST))
 
-    # A large pale area, or a single pixel that stands out.
+    # A large pale area, or a single pixel of high contrast.
     contrast[~valid] = 0
     found = (ndimage.uniform_filter(contrast, 3) > threshold) | (contrast > 2 * threshold)
     found &= valid
@@ -90,14 +88,14 @@ def foreground_mask(image: np.ndarray, valid: np.ndarray, kind: str = "slide") -
 
 
 def touches_mask(mask: np.ndarray, window: Window, shape: tuple[int, int]) -> bool:
-    """Whether a window of the working grid shares anything with the foreground.
+    """Whether a window of the working grid intersects a coarse mask.
 
     Parameters
     ----------
     mask : (h, w) bool
         From `foreground`.
     window : Window
-        In px of the working grid; it may reach beyond the source.
+        In px of the working grid; it may extend beyond the source.
     shape : (height, width)
         The source's working grid.
     """
@@ -108,16 +106,16 @@ def touches_mask(mask: np.ndarray, window: Window, shape: tuple[int, int]) -> bo
 
 
 def _covering(start: int, length: int, of: int, n: int) -> slice:
-    """The pixels of an overview of ``n`` px that ``start .. start + length`` of ``of`` px touches."""
+    """Pixels of an overview of ``n`` px that ``start .. start + length`` of ``of`` px covers."""
     if length < 1:
         return slice(0, 0)
     return slice(start * n // of, -(-(start + length) * n // of))
 
 
 def _level(values: np.ndarray) -> tuple[float, float]:
-    """The ground's commonest grey level and its noise, from a sample that may hold tissue on its lower side.
+    """Most frequent grey level of the background and its noise, from a sample that may include darker tissue.
 
-    The noise is that of the upper side, where there is only ground: the distance that two thirds stay within.
+    The noise is the 68th percentile of the distance above that level, where there is only background.
     """
     counts = ndimage.gaussian_filter1d(np.bincount(values, minlength=256).astype(float), 1.0)
     level = int(np.argmax(counts))
@@ -126,7 +124,7 @@ def _level(values: np.ndarray) -> tuple[float, float]:
 
 
 HOLE_TILES = 4
-"""Holes in the tissue of fewer tiles than this are not left out."""
+"""Holes in the tissue smaller than this many tiles are predicted too."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -137,7 +135,7 @@ class Foreground:
     ----------
     mask : (h, w) bool
     shape : (height, width) of the source's working grid, px
-    margin : px beyond the mask that are worth computing too
+    margin : width of the border around the mask that is predicted too, px
     """
 
     mask: np.ndarray
@@ -146,11 +144,11 @@ class Foreground:
 
     @property
     def covers_all(self) -> bool:
-        """True when nothing is skipped."""
+        """True if nothing is skipped."""
         return bool(self.mask.all())
 
     def touches(self, tile: Window) -> bool:
-        """Whether any foreground lies under a tile, however little."""
+        """Whether a tile contains any foreground."""
         return touches_mask(self.mask, grow(tile, self.margin, *self.shape), self.shape)
 
     def on_window(self, window: Window) -> np.ndarray:
@@ -163,7 +161,7 @@ class Foreground:
         return on
 
     def count(self, tiles: Iterable[Window]) -> int:
-        """How many of the tiles touch the foreground."""
+        """Number of tiles that contain foreground."""
         return sum(map(self.touches, tiles))
 
 
@@ -175,11 +173,19 @@ def find_foreground(
     choice: str,
     kind: str = "slide",
 ) -> Foreground:
-    """The foreground of a source of `shape` (height, width), from its overview (h, w, 3) and what is valid there.
+    """The foreground of a source, from its overview.
 
-    Places that did not decode may be tissue: they count as such, and the units will find out. ``choice`` "all" skips
-    only what lies outside the scan. Of rasters all that is valid is foreground, and what may be, within a pixel of the
-    overview.
+    Windows that failed to decode may contain tissue and count as foreground. All valid pixels of a raster are
+    foreground, with a margin of one pixel of the overview.
+
+    Parameters
+    ----------
+    overview : (h, w, 3) uint8
+    valid : (h, w) bool
+    unreadable : windows of the working grid that failed to decode
+    shape : (height, width) of the working grid
+    choice : "auto", or "all" to skip only what lies outside the scan
+    kind : "slide" or "raster"
     """
     failed = np.zeros_like(valid)
     for window in unreadable:
@@ -194,8 +200,7 @@ def find_foreground(
     if choice == "all":
         return Foreground(ndimage.binary_dilation(valid | failed), shape)
     found = foreground_mask(overview, valid, kind) | failed
-    # a hole smaller than a few tiles is run through anyway, and may be the very thing that is looked for: a vacuole, a
-    # vessel, white as glass
+    # small holes save little time, and may be the objects themselves: vacuoles and vessels are white as glass
     hole_px = HOLE_TILES * PATCH_SIZE**2 * found.size / (shape[0] * shape[1])
     holes, _ = ndimage.label(~found)
     area = np.bincount(holes.ravel())

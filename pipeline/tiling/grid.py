@@ -1,8 +1,7 @@
-"""Where the tiles lie and how the work is cut: coordinates only, no pixels.
+"""Tile grid and work units: coordinates only, no pixels.
 
-There is one tile grid per source, anchored at (0, 0). A unit needs every tile that touches its window, and a tile on
-the border of two units is the same for both, whoever runs it: what a pixel becomes does not depend on how the source
-was cut into units.
+There is one tile grid per source, anchored at (0, 0). A unit needs every tile that intersects its window, and a tile on
+the border of two units is the same for both. So no pixel depends on how the source is cut into units.
 """
 
 from collections.abc import Sequence
@@ -13,14 +12,14 @@ from rasterio.windows import Window
 
 from fewscope.model.conventions import PATCH_SIZE
 
-OVERLAP = 32  # one seventh of a tile: 36% more tiles than none
+OVERLAP = 32  # px, one seventh of a tile: 36 % more tiles than without overlap
 
 
 @dataclass(frozen=True, slots=True)
 class TileGrid:
-    """The tiles of a source: stride ``tile - overlap``, the last of a line shifted inward to end at the edge.
+    """The tiles of a source: stride ``tile - overlap``, the last of each row shifted inward to end at the edge.
 
-    A source smaller than a tile has one tile at 0, which reaches beyond it.
+    A source smaller than a tile has one tile at 0, which extends beyond it.
 
     Parameters
     ----------
@@ -59,12 +58,12 @@ class TileGrid:
 
     @property
     def rows(self) -> np.ndarray:
-        """First row of every line of tiles, (n,) int64, strictly ascending."""
+        """First pixel row of each row of tiles, (n,) int64, strictly ascending."""
         return _origins(self.height, self.tile, self.stride)
 
     @property
     def cols(self) -> np.ndarray:
-        """First column of every row of tiles, (n,) int64, strictly ascending."""
+        """First pixel column of each column of tiles, (n,) int64, strictly ascending."""
         return _origins(self.width, self.tile, self.stride)
 
     @property
@@ -73,7 +72,7 @@ class TileGrid:
         return len(self.rows) * len(self.cols)
 
     def tiles_touching(self, window: Window) -> list[Window]:
-        """The tiles that share a pixel with ``window``, in raster order.
+        """Tiles that intersect ``window``, in raster order.
 
         Raises
         ------
@@ -88,9 +87,13 @@ class TileGrid:
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """A piece of work: the window of whole output shards that one worker computes and alone writes.
+    """A work unit: a window of whole storage shards, which one worker computes and no other writes.
 
-    ``index`` counts in raster order; ``grid_row`` and ``grid_col`` are the place in the grid of units.
+    Attributes
+    ----------
+    index : position in raster order
+    grid_row, grid_col : position in the grid of units
+    core : the window, px of the working grid
     """
 
     index: int
@@ -100,13 +103,13 @@ class Unit:
 
     @property
     def name(self) -> str:
-        """A name for files, the same in every run over the same units: ``r000000_c004096_h4096_w1200``."""
+        """Name in files, a function of the core: ``r000000_c004096_h4096_w1200``."""
         core = self.core
         return f"r{core.row_off:06d}_c{core.col_off:06d}_h{core.height}_w{core.width}"
 
 
 def plan_units(height: int, width: int, unit: int) -> list[Unit]:
-    """Cut a source into units of ``unit`` px squares, in raster order; the last ones end at the edge.
+    """Cut a source into square units of ``unit`` px, in raster order; the last ones end at the edge.
 
     Raises
     ------
@@ -124,7 +127,7 @@ def plan_units(height: int, width: int, unit: int) -> list[Unit]:
 
 
 def default_shard(height: int, width: int) -> int:
-    """Side of a storage shard, px: small sources get small ones, to give several workers something to do."""
+    """Side of a storage shard, px: smaller for small sources, so that several workers have units."""
     longer = max(height, width)
     if longer <= 2048:
         return 1024
@@ -132,7 +135,7 @@ def default_shard(height: int, width: int) -> int:
 
 
 def grow(window: Window, margin: int, height: int, width: int) -> Window:
-    """``window`` with ``margin`` px more on every side, cut at the edges of the source."""
+    """``window`` with ``margin`` px more on every side, clipped to the source."""
     grown = Window(
         window.col_off - margin,
         window.row_off - margin,
@@ -151,9 +154,10 @@ def clip(window: Window, height: int, width: int) -> Window:
 
 
 def read_window(core: Window, grid: TileGrid, halo: int = 0) -> Window:
-    """What has to be read to know the probability on ``core`` and ``halo`` px around it.
+    """Window to read for predicting ``core`` and ``halo`` px around it.
 
-    It bounds all tiles that touch the grown core, so it reaches beyond the source where a tile does.
+    It is the bounding window of all tiles that intersect the grown core, and extends beyond the source where a tile
+    does.
     """
     tiles = grid.tiles_touching(grow(core, halo, grid.height, grid.width))
     first, last = tiles[0], tiles[-1]  # raster order: the upper left and the lower right tile
@@ -163,18 +167,18 @@ def read_window(core: Window, grid: TileGrid, halo: int = 0) -> Window:
 
 
 def grid_shape(units: Sequence[Unit]) -> tuple[int, int]:
-    """Rows and columns of a plan of units."""
+    """Number of rows and columns of units."""
     return units[-1].grid_row + 1, units[-1].grid_col + 1
 
 
 def _origins(length: int, tile: int, stride: int) -> np.ndarray:
-    """First pixel of every tile along one axis."""
+    """First pixel of each tile along one axis."""
     last = max(length - tile, 0)
     return np.minimum(np.arange(-(-last // stride) + 1, dtype=np.int64) * stride, last)
 
 
 def _touching(origins: np.ndarray, tile: int, start: int, length: int) -> np.ndarray:
-    """The origins whose tile shares a pixel with ``start .. start + length``."""
+    """Origins of the tiles that intersect ``start .. start + length``."""
     first = np.searchsorted(origins, start - tile, side="right")
     stop = np.searchsorted(origins, start + length, side="left")
     return origins[first:stop]

@@ -102,7 +102,7 @@ def test_estimate_writes_nothing(slide, support, tmp_path, capfd):
     said = capfd.readouterr().out
     assert code == 0
     assert "600 x 500 px" in said
-    assert re.search(r"9 of 9 tiles have something to see", said)
+    assert re.search(r"9 of 9 tiles have foreground", said)
     assert not (tmp_path / "out").exists()
 
 
@@ -201,7 +201,7 @@ def test_ray_job_submit(ray_head, clone, slide, support, tmp_path):
     report = json.loads((tmp_path / "out/report.json").read_text())
     assert f"{report['count']:,} blob" in log
     assert re.search(r"\d+ of \d+ tiles \(100%\), .*tiles/s", log)
-    assert "1 workers asked of Ray" in log
+    assert "1 workers requested from Ray" in log
     assert "succeeded" in log
     assert report["run"]["work"]["workers"] == 1
     assert report["run"]["versions"]["fewscope"] == CLONE
