@@ -195,6 +195,7 @@ def broken_picture(folder):
     (folder / "image/1.png").write_bytes(b"not a picture")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
@@ -235,6 +236,7 @@ def one_negative(folder):
     change_label(folder, lambda mask: Image.fromarray(np.zeros_like(mask)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("vary", [small_numbers, deep, opaque, one_negative])
 def test_support_sets_whose_meaning_is_certain(cli, tmp_path, vary):
     folder = tmp_path / "support set"

@@ -59,6 +59,7 @@ def test_instances_are_the_components_of_the_whole_mask(config, truth, connectiv
     assert (np.diff(firsts) > 0).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("overlap", [0, 17, 112])
 def test_p_1_gives_1_everywhere(config, overlap):
     report = run(config, fakes.Certain, overlap=overlap)
@@ -202,6 +203,7 @@ def damaged_slide(tmp_path) -> str:
     return fakes.write_damaged_slide(tmp_path / "damaged.tif")
 
 
+@pytest.mark.slow
 def test_one_damaged_tile_is_said_and_costs_nothing_else(config, damaged_slide):
     report = run(config, source=damaged_slide, support_slide=None, max_unreadable=0.5)
     result = open_result(config.out)

@@ -107,6 +107,7 @@ def test_a_scene_becomes_a_map_with_its_grid_and_its_areas(job, scene, tmp_path)
         assert (mask.read(1) == 1).sum() == AREA_PX
 
 
+@pytest.mark.slow
 def test_what_the_user_says_is_no_data_is_not_part_of_the_area(job, scene):
     with rasterio.open(scene, "r+") as raster:
         picture = raster.read()

@@ -450,6 +450,7 @@ def bucket() -> Iterator[tuple[str, str]]:
     server.wait(30)
 
 
+@pytest.mark.slow
 def test_remote_rasters_are_read_in_place(tmp_path, bucket, monkeypatch):
     address, name = bucket
     local = write_raster(tmp_path / "a.tif", waves(300, 400).astype(np.uint8), north_up())

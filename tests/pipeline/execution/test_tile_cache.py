@@ -70,6 +70,7 @@ def alone(slide, tmp_path) -> np.ndarray:
     return probability(job)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", [None, SplitRule(4.0)], ids=["components", "split"])
 @pytest.mark.parametrize("order", ["forwards", "backwards", "shuffled"])
 def test_each_tile_is_predicted_once_in_any_order_of_the_units(slide, tmp_path, alone, order, rule):
@@ -89,6 +90,7 @@ def test_each_tile_is_predicted_once_in_any_order_of_the_units(slide, tmp_path, 
     assert not lent(job), "something is left that no unit needs"
 
 
+@pytest.mark.slow
 def test_units_at_work_at_once_may_both_predict_and_nothing_is_left(slide, tmp_path, alone, monkeypatch):
     """Two units that look before the other one leaves anything, as on two machines."""
     job = make_job(slide, tmp_path / "out")
@@ -103,6 +105,7 @@ def test_units_at_work_at_once_may_both_predict_and_nothing_is_left(slide, tmp_p
     assert not lent(job)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["cut", "empty", "zeros", "shape"])
 def test_a_damaged_file_is_as_good_as_none(slide, tmp_path, alone, damage):
     job = make_job(slide, tmp_path / "out")
@@ -122,6 +125,7 @@ def test_a_damaged_file_is_as_good_as_none(slide, tmp_path, alone, damage):
     assert not lent(job)
 
 
+@pytest.mark.slow
 def test_a_unit_that_is_done_again_finds_what_it_left_itself(slide, tmp_path, alone):
     """As after a crash between its last tile and its marker."""
     job = make_job(slide, tmp_path / "out")

@@ -51,6 +51,7 @@ def only(job: Job, core: Window) -> Foreground:
     return dataclasses.replace(job.foreground, mask=mask)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("overlap", [0, 1, 31, 112])
 def test_p_1_gives_1_on_every_pixel_at_every_overlap(job, overlap):
     job = dataclasses.replace(job, grid=TileGrid(HEIGHT, WIDTH, overlap=overlap))
@@ -110,6 +111,7 @@ def test_a_unit_of_glass_writes_nothing_and_is_done(job):
     assert not job.store.array("probability")[:].any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", [None, SplitRule(4.0)], ids=["components", "split"])
 def test_what_a_unit_computes_does_not_depend_on_its_size(job, tmp_path, rule):
     """Probability of small units = of one unit for all; so are masks, and the number of object pixels."""

@@ -90,6 +90,7 @@ def test_shapes_over_many_units(name: str, unit: int, connectivity: int) -> None
     np.testing.assert_array_equal(result, in_raster_order(MASKS[name], connectivity))
 
 
+@pytest.mark.slow
 @given(
     height=st.integers(1, 50),
     width=st.integers(1, 70),

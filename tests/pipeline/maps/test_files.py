@@ -99,6 +99,7 @@ def test_rivers_of_a_huge_raster_are_found_on_a_coarser_mask(tmp_path, monkeypat
     assert river.width_m == pytest.approx(100, rel=0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("factor", [1, 2, 3])
 def test_a_coarse_mask_is_the_majority_of_each_block(tmp_path, monkeypatch, factor):
     monkeypatch.setattr(fewscope.pipeline.maps.files, "WINDOW", 7)

@@ -63,6 +63,7 @@ def test_every_level_is_the_halving_of_the_whole_image(tmp_path: Path) -> None:
     np.testing.assert_array_equal(store.array("instances", SPEC.levels - 1)[:], top)
 
 
+@pytest.mark.slow
 def test_threads_and_a_given_scheduler_write_the_same_bytes(tmp_path: Path) -> None:
     calls = []
 
@@ -100,6 +101,7 @@ def test_one_task_is_one_shard_and_waits_for_those_it_reads(tmp_path: Path) -> N
     assert dependencies["pyramid-semantic-2-0-2"] == {"pyramid-semantic-1-0-4"}
 
 
+@pytest.mark.slow
 def test_memory_is_one_shard_and_a_strip(tmp_path: Path) -> None:
     spec = StoreSpec(height=2048, width=2048, shard=1024, chunk=128)
     store = ResultStore(str(tmp_path)).create(spec)
