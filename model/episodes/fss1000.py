@@ -1,4 +1,4 @@
-"""Episodes as the paper of FSS-1000 draws them: the pictures of a class as they are."""
+"""Episodes as in FSS-1000 (Li et al., CVPR 2020): whole images, not augmented."""
 
 from __future__ import annotations
 
@@ -13,28 +13,29 @@ from fewscope.model.episodes.synthetic import integer
 
 
 class PaperEpisodes:
-    """K support pictures and Q queries of one class, all different, whole, and not changed in any way.
+    """K support images and Q queries of one class, all distinct, whole and unchanged but for their size.
 
-    Episode i depends on (seed, i) alone. All classes are drawn equally often. A class of fewer than K + Q pictures has
-    fewer queries, or if need be fewer supports.
+    Episode i depends on (seed, i) alone. All classes are equally likely. A class of fewer than K + Q images has fewer
+    queries, or, if need be, fewer supports.
 
     Parameters
     ----------
-    corpus : classes to draw from; empty for synthetic pictures
-    size : side of the pictures in px; they are resized to it
+    classes : to draw from; empty for synthetic images
+    size : side in px to which images are resized
     shots, queries : K and Q; both 5 in the published code
+    seed : of all episodes
     """
 
     def __init__(
         self,
-        corpus: list[Category],
+        classes: list[Category],
         *,
         size: int = PATCH_SIZE,
         shots: int = 5,
         queries: int = 5,
         seed: int = 0,
     ) -> None:
-        self.corpus = corpus
+        self.classes = classes
         self.size = size
         self.shots, self.queries = shots, queries
         self.seed = seed
@@ -42,10 +43,10 @@ class PaperEpisodes:
     def __getitem__(self, index: int) -> Episode:
         g = torch.Generator().manual_seed((self.seed * 1_000_003 + index) % 2**63)
         wanted = self.shots + self.queries
-        if not self.corpus:
+        if not self.classes:
             images, masks, _, name = synthetic_pictures(wanted, self.size, g)
         else:
-            category = self.corpus[integer(g, 0, len(self.corpus) - 1)]
+            category = self.classes[integer(g, 0, len(self.classes) - 1)]
             drawn = torch.randperm(len(category.images), generator=g)[:wanted]
             images, masks = resized(category.images[drawn], category.masks[drawn], self.size)
             name = category.name
@@ -54,7 +55,7 @@ class PaperEpisodes:
 
 
 def resized(images: Tensor, masks: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """Pictures (N, 3, H, W) uint8 and masks (N, H, W) bool as `Episode` has them: (N, 3 or 1, size, size) float."""
+    """Resize images (N, 3, H, W) uint8 and masks (N, H, W) bool to (N, 3, size, size) and (N, 1, size, size) float."""
     pictures, objects = images.float() / 255, masks[:, None].float()
     if images.shape[-1] != size:
         pictures = F.interpolate(pictures, size=(size, size), mode="bilinear", antialias=True)

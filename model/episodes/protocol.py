@@ -1,14 +1,14 @@
-"""Which pictures support and which are asked, for a published number: fixed by a seed, before any model is there.
+"""Episodes of an evaluation: which images are supports and which are queries, fixed by a seed and by no model.
 
-Two ways to draw, both with support and query disjoint:
+Two protocols, both with disjoint supports and queries:
 
 - every image of a class is the query of one episode, with supports drawn from the others (`exhaustive_episodes`): the
   2,400 test queries of FSS-1000;
 - a few episodes of several queries (`sampled_episodes`), where a class has hundreds of images.
 
-What is drawn depends on the seed, the class's name and how many pictures it has, and on nothing else: leaving classes
-out changes no other class. An episode of 5 shots is that of 7 without its last two supports, with the same queries as
-long as the class has pictures enough, so that numbers of shots are compared on the same questions.
+An episode depends on the seed, the name of the class and its number of images alone: leaving classes out changes no
+other class. An episode of 5 shots is that of 7 without its last two supports, with the same queries if the class has
+enough images, so that numbers of shots are compared on the same queries.
 """
 
 from __future__ import annotations
@@ -19,20 +19,28 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fewscope.errors import ConfigError
+
 SHOTS = (1, 3, 5, 7)
-"""Numbers of support pictures that are usual; FSS-1000's tables have 1 and 5."""
+"""Usual numbers of support images; FSS-1000's tables have 1 and 5."""
 
 SEED = 1000
+"""Of the published numbers."""
 
 
 @dataclass(frozen=True, slots=True)
 class EpisodeDraw:
-    """Positions of an episode's pictures within their class.
+    """Images of an episode, by their places in the class.
+
+    Attributes
+    ----------
+    category : name of the class
+    support, query : places, 0-based, all distinct
 
     Raises
     ------
-    ValueError
-        A picture is drawn twice.
+    ConfigError
+        There is no support or no query, or an image occurs twice.
     """
 
     category: str
@@ -42,13 +50,19 @@ class EpisodeDraw:
     def __post_init__(self) -> None:
         drawn = self.support + self.query
         if not self.support or not self.query or len(set(drawn)) != len(drawn):
-            raise ValueError(
-                f"{self.category}: support {self.support} and query {self.query}; expected distinct pictures"
+            raise ConfigError(
+                f"{self.category}: support {self.support} and query {self.query}; expected distinct images"
             )
 
 
 def exhaustive_episodes(name: str, n_pictures: int, shots: int, seed: int = SEED) -> Iterator[EpisodeDraw]:
-    """One episode for each picture of a class, in order, with `shots` distinct others as its support."""
+    """One episode for each image of a class, in order, with `shots` distinct others as its support.
+
+    Raises
+    ------
+    ConfigError
+        The class has too few images.
+    """
     _check(name, n_pictures, shots, 1)
     for query in range(n_pictures):
         others = np.delete(np.arange(n_pictures), query)
@@ -59,7 +73,13 @@ def exhaustive_episodes(name: str, n_pictures: int, shots: int, seed: int = SEED
 def sampled_episodes(
     name: str, n_pictures: int, shots: int, episodes: int, queries: int, seed: int = SEED
 ) -> Iterator[EpisodeDraw]:
-    """Some episodes of a class with up to `queries` queries each."""
+    """A number of episodes of a class with up to `queries` queries each.
+
+    Raises
+    ------
+    ConfigError
+        The class has too few images.
+    """
     _check(name, n_pictures, shots, 1)
     for episode in range(episodes):
         order = [
@@ -71,8 +91,8 @@ def sampled_episodes(
 
 def _check(name: str, n_pictures: int, shots: int, queries: int) -> None:
     if shots < 1 or n_pictures < shots + queries:
-        raise ValueError(
-            f"{name}: {n_pictures} pictures are too few for {shots} shots and a query; leave the class out or ask for "
+        raise ConfigError(
+            f"{name}: {n_pictures} images are too few for {shots} shots and a query; leave the class out or ask for "
             f"at most {n_pictures - 1} shots"
         )
 
@@ -84,16 +104,16 @@ def _generator(name: str, n_pictures: int, seed: int, episode: int) -> np.random
 def other_classes(
     name: str, others: Sequence[str], way: int, episode: int, seed: int = SEED
 ) -> tuple[str, ...]:
-    """The other ``way - 1`` classes of a C-way episode that asks `name`, distinct and drawn from `others`.
+    """Draw the other ``way - 1`` classes of an N-way episode whose queries show `name`, all distinct, from `others`.
 
     Raises
     ------
-    ValueError
+    ConfigError
         There are too few others.
     """
     pool = sorted(set(others) - {name})
     if way < 2 or len(pool) < way - 1:
-        raise ValueError(
+        raise ConfigError(
             f"{name}: {len(pool)} other classes of its domain; expected at least {way - 1} for {way}-way"
         )
     drawn = _generator(name, len(pool), seed, episode).permutation(len(pool))[: way - 1]

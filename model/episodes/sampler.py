@@ -1,4 +1,4 @@
-"""Episodes: a few labelled patches and the queries to segment with them, drawn from a corpus or generated."""
+"""Training episodes: a few labelled patches and queries to segment with them, from a data set or synthetic."""
 
 from __future__ import annotations
 
@@ -17,22 +17,24 @@ from fewscope.model.episodes.synthetic import integer, noise, uniform
 from fewscope.model.episodes.tessellations import random_task
 
 PSEUDO_CLASSES = ("appearance", "superpixel")
-"""Objects that nobody named: what looks alike in one real image, and one part of it."""
-
+"""Pseudo-labels in one real image: a cluster of similar pixels, or a superpixel."""
 
 SHOTS = (1, 2, 3, 3, 4, 4, 5, 5, 5)
-"""K is drawn from these."""
+"""K is drawn from these with equal probability."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Episode:
     """K support pairs and Q queries of one task.
 
+    Attributes
+    ----------
     images : (K + Q, 3, S, S) float in [0, 1], support first
     masks : (K + Q, 1, S, S) float, 1 = object
     labelled : (K, 1, S, S) float, 0 where the annotator left the support patch unlabelled
-    depths : (K + Q, 1, S, S) float in [0, 1], how deep inside its object a pixel lies (`instance_depth`); None where
-        objects are not told apart
+    depths : (K + Q, 1, S, S) float in [0, 1], depth of a pixel inside its object (`model.depth`); None if objects are
+        not separated
+    name : of the class or generator
     """
 
     images: Tensor
@@ -58,26 +60,27 @@ class Episode:
 
 
 class EpisodeSource(Protocol):
-    """Endless episodes by number."""
+    """An endless sequence of episodes."""
 
     def __getitem__(self, index: int) -> Episode:
-        """Episode `index`, always the same."""
+        """Episode `index`; the same in every call."""
         ...
 
 
 class EpisodeSampler:
-    """An endless source of training episodes, the same for the same seed.
+    """An endless source of augmented training episodes, reproducible by its seed.
 
     Episode i depends on (seed, i) alone, so training can be resumed anywhere.
 
     Parameters
     ----------
-    corpus : classes to draw from; empty for synthetic episodes only
+    classes : to draw from; empty for synthetic episodes only
     size : side of the training crops in pixels, a multiple of 16
     images_per_episode : K + Q; K is drawn from `SHOTS`
-    alike : episodes that follow each other with the same K, so that they are computed as one batch
-    mix : probability of a domain's episode ("micro", "sat", "natural"), of a synthetic one ("synthetic") and of each of
-        `PSEUDO_CLASSES`
+    seed : of all episodes
+    mix : probability of an episode of each domain ("micro", "sat", "natural"), of a synthetic one ("synthetic") and of
+        each of `PSEUDO_CLASSES`; None for `MIX`
+    alike : consecutive episodes with the same K, so that they can be computed as one batch
     """
 
     MIX: ClassVar[dict[str, float]] = {
@@ -91,7 +94,7 @@ class EpisodeSampler:
 
     def __init__(
         self,
-        corpus: list[Category],
+        classes: list[Category],
         *,
         size: int = 112,
         images_per_episode: int = 8,
@@ -101,20 +104,20 @@ class EpisodeSampler:
     ) -> None:
         wanted = mix or self.MIX
         self.by_domain: dict[str, list[Category]] = {}
-        for category in corpus:  # the super-categories of FSS-1000 are natural all of them
+        for category in classes:  # all super-categories of FSS-1000 are natural
             self.by_domain.setdefault(category.domain if category.domain in wanted else "natural", []).append(
                 category
             )
         self.depths = {
             c.name: torch.from_numpy(np.stack([instance_depth(i) for i in c.instances.numpy()]))
-            for c in corpus
+            for c in classes
             if c.instances is not None
         }
         self.kinds = [
-            k for k in wanted if k == "synthetic" or k in self.by_domain or (k in PSEUDO_CLASSES and corpus)
+            k for k in wanted if k == "synthetic" or k in self.by_domain or (k in PSEUDO_CLASSES and classes)
         ]
         generated = {"synthetic", *PSEUDO_CLASSES}
-        # domains that are not there leave their part to the others, not to what is generated
+        # the share of missing domains goes to the other domains, not to generated episodes
         real = sum(share for k, share in wanted.items() if k not in generated)
         there = sum(wanted[k] for k in self.kinds if k not in generated)
         self.weights = torch.tensor(
@@ -141,7 +144,7 @@ class EpisodeSampler:
             images, masks, depths, name = self._real(kind, g)
         before = masks
         images, masks = vary_task(images, masks, g)
-        if not torch.equal(before, masks):  # another object than the one whose depth is known
+        if not torch.equal(before, masks):  # the depth is that of the original object
             depths = None
         labelled = torch.ones_like(masks[:shots])
         if uniform(g, 0, 1) < 0.15:  # the annotator labelled only a part of each patch
@@ -158,7 +161,7 @@ class EpisodeSampler:
         category = categories[integer(g, 0, len(categories) - 1)]
         n = len(category.images)
         pool = torch.randperm(n, generator=g)
-        if uniform(g, 0, 1) < 0.2:  # as in use: all patches come from one or two places of a slide
+        if uniform(g, 0, 1) < 0.2:  # as in practice: all patches come from one or two places of a slide
             pool = pool[:2]
         zoom = 2.0 ** uniform(g, -1.0, 0.9)
         views = []
@@ -172,7 +175,7 @@ class EpisodeSampler:
         return images, masks, depths, category.name
 
     def _pseudo(self, kind: str, g: Generator) -> tuple[Tensor, Tensor]:
-        """Views of one real image, whose object is a part of it that nobody named."""
+        """Views of one real image with a pseudo-label."""
         categories = self.by_domain[list(self.by_domain)[integer(g, 0, len(self.by_domain) - 1)]]
         category = categories[integer(g, 0, len(categories) - 1)]
         image = category.images[integer(g, 0, len(category.images) - 1)].float() / 255
@@ -189,7 +192,8 @@ class EpisodeSampler:
 
 
 def synthetic_pictures(n: int, size: int, g: Generator) -> tuple[Tensor, Tensor, Tensor | None, str]:
-    """Pictures (n, 3, size, size), masks and depths (n, 1, size, size) of one synthetic task, and its kind."""
+    """Images (n, 3, size, size), masks and depths (n, 1, size, size) of one synthetic task, and the name of its
+    generator."""
     task = random_task(g)
     drawings = []
     for _ in range(n):
@@ -200,7 +204,7 @@ def synthetic_pictures(n: int, size: int, g: Generator) -> tuple[Tensor, Tensor,
             drawing = task.draw(size, g)
         drawings.append(drawing)
     images = torch.stack([d.image for d in drawings]).clamp(0, 1)
-    if uniform(g, 0, 1) < 0.7:  # lenses are not as sharp as drawings
+    if uniform(g, 0, 1) < 0.7:  # optics blur
         width = 3 if uniform(g, 0, 1) < 0.7 else 5
         blurred = F.avg_pool2d(images, width, stride=1, padding=width // 2, count_include_pad=False)
         images = torch.lerp(images, blurred, uniform(g, 0.3, 1.0))
@@ -220,7 +224,8 @@ def _stack(views: list[tuple[Tensor, Tensor, Tensor | None]]) -> tuple[Tensor, T
 
 
 def one_superpixel(image: Tensor, generator: Generator) -> Tensor:
-    """A superpixel of (3, H, W) of at least 2 % of its area, as a float mask (H, W): ALPNet's pseudo-label [1]_.
+    """A random superpixel of an image (3, H, W), at least 2 % of its area, as a float mask (H, W): ALPNet's
+    pseudo-label [1]_.
 
     References
     ----------
@@ -234,7 +239,7 @@ def one_superpixel(image: Tensor, generator: Generator) -> Tensor:
 
 
 def similar_pixels(image: Tensor, n_clusters: int, smooth: int, generator: Generator) -> Tensor:
-    """One cluster of the pixels of (3, H, W), as a float mask (H, W)."""
+    """A random k-means cluster of the pixels of an image (3, H, W), by colour and roughness, as a float mask (H, W)."""
     grey = image.mean(0, keepdim=True)
     stack = torch.cat([image, grey * grey, grey])[None]
     mean = F.avg_pool2d(stack, smooth, stride=1, padding=smooth // 2, count_include_pad=False)[0]
@@ -257,17 +262,20 @@ def similar_pixels(image: Tensor, n_clusters: int, smooth: int, generator: Gener
 def random_view(
     image: Tensor, mask: Tensor, depth: Tensor | None, size: int, zoom: float, g: Generator
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """A size x size view of a pair at a zoom (2 = objects twice as large), turned, shifted and mirrored.
+    """A random view of a pair: rotated, shifted, mirrored.
 
-    Tries a few times for a view that shows some object and some background.
+    Tries up to five times for a view that shows some object and some background.
 
     Parameters
     ----------
-    image, mask, depth : (3, H, W), (H, W) and (H, W) or None
+    image, mask, depth : (3, H, W), (H, W), and (H, W) or None
+    size : side of the view, px
+    zoom : magnification; at 2, objects are twice as large
+    g : random generator
 
     Returns
     -------
-    The same of (size, size).
+    Image, mask and depth of the view: (3, size, size), (size, size), and (size, size) or None
     """
     grid = random_grid(mask, size, zoom, g)
     if max(zoom, size / image.shape[1]) < 0.75:  # bilinear sampling below this would alias
@@ -278,7 +286,7 @@ def random_view(
 
 
 def random_grid(mask: Tensor, size: int, zoom: float, g: Generator) -> Tensor:
-    """Where `random_view` looks: a sampling grid (1, size, size, 2) for `sample_grid` of maps shaped like `mask`."""
+    """Sampling grid (1, size, size, 2) of a random view, for `sample_grid` of maps of the shape of `mask` (H, W)."""
     side = mask.shape[0]
     angle = uniform(g, -0.3, 0.3) if uniform(g, 0, 1) < 0.3 else 0.0
     half = min(1.0, size / side / zoom)
@@ -298,19 +306,27 @@ def random_grid(mask: Tensor, size: int, zoom: float, g: Generator) -> Tensor:
 
 
 def sample_grid(maps: Tensor, grid: Tensor) -> Tensor:
-    """Maps (1, C, H, W) at a grid (1, size, size, 2), bilinear, mirrored at the edges: (1, C, size, size)."""
+    """Sample maps (1, C, H, W) at a grid (1, size, size, 2): bilinear, reflected at the edges; (1, C, size, size)."""
     return F.grid_sample(maps, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
 
 
 def vary_task(images: Tensor, masks: Tensor, g: Generator) -> tuple[Tensor, Tensor]:
-    """Change the task (the same for all pictures), then every picture a little.
+    """Augment the task (the same for all images), then each image.
 
-    Task: colours mixed, inverted or drained, contrast, the object inverted or grown. Picture: brightness, contrast,
-    white balance, a slow illumination gradient, blur, noise.
+    Task: colours mixed, permuted, inverted or removed; gamma; the object inverted or dilated. Image: brightness,
+    contrast, white balance, an illumination gradient, blur, noise.
+
+    Parameters
+    ----------
+    images, masks : (N, 3, H, W) float in [0, 1], (N, 1, H, W) float
+
+    Returns
+    -------
+    The same of both
     """
     n, _, h, _ = images.shape
     p = uniform(g, 0, 1)
-    if p < 0.25:  # another stain: mix the channels about the mean colour
+    if p < 0.25:  # another stain: mix the channels around the mean colour
         mix = torch.eye(3) + 0.35 * torch.randn(3, 3, generator=g)
         mean = images.mean((0, 2, 3))[None, :, None, None]
         images = torch.einsum("ij,njhw->nihw", mix, images - mean) + mean

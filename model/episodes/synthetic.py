@@ -1,12 +1,13 @@
-"""Synthetic episodes, made on the fly: tasks that no corpus has, so that a network learns to look at the support set.
+"""Synthetic episodes, generated on the fly: tasks that no data set has, so that a network learns to use the support
+set.
 
-Generators make a picture with a label map; what is shared by an episode (colours, textures, which label is the
-object) is drawn once, what changes from picture to picture (shapes, positions, jitter, noise) every time.
+A generator draws images with their masks. What an episode shares (colours, textures, which label is the object) is
+drawn once; what differs between its images (shapes, positions, jitter, noise) is drawn for each.
 
-- `LabelField`: smooth noise fields compete for every pixel; one label is the object (the recipe of UniverSeg [1]_).
-- `Blobs`: touching round objects on a jittered grid, among objects of other looks, told apart one by one (the idea of
-  AnyStar [2]_).
-- `Rivers`: winding bands of varying width, with islands and side arms (the idea of VessShape [3]_).
+- `LabelField`: smooth noise fields compete for every pixel; one label is the object (after UniverSeg [1]_).
+- `Blobs`: touching round objects on a jittered grid, among objects that look different, each separated (after AnyStar
+  [2]_).
+- `Rivers`: winding bands of varying width, with islands and side channels (after VessShape [3]_).
 
 References
 ----------
@@ -27,14 +28,14 @@ from torch import Generator, Tensor
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Drawing:
-    """A picture and what is in it.
+    """A synthetic image with its mask.
 
     Attributes
     ----------
     image : (3, size, size) float, about 0..1
     mask : (size, size) bool, the object
-    depth : (size, size) float, 0 at the rim of each object and outside, 1 in its middle; None where objects are not
-        told apart
+    depth : (size, size) float, 0 at the rim of each object and outside, 1 in its middle; None if objects are not
+        separated
     """
 
     image: Tensor
@@ -43,10 +44,10 @@ class Drawing:
 
 
 class Task(Protocol):
-    """One synthetic task: every call draws another picture of it."""
+    """One synthetic task: every call draws another image of it."""
 
     def draw(self, size: int, generator: Generator) -> Drawing:
-        """A picture of size x size px."""
+        """Draw an image of size x size px."""
         ...
 
 
@@ -61,7 +62,7 @@ def integer(generator: Generator, low: int, high: int) -> int:
 
 
 def noise(n: int, size: int, scale: float, generator: Generator) -> Tensor:
-    """Smooth noise fields (n, size, size), mean 0, deviation about 1, with features of about `scale` pixels."""
+    """Smooth noise fields (n, size, size), mean 0, standard deviation about 1, with features of about `scale` px."""
     cells = max(2, round(size / max(scale, 1.0)) + 1)
     if cells >= size:
         return torch.randn(n, size, size, generator=generator)
@@ -72,7 +73,7 @@ def noise(n: int, size: int, scale: float, generator: Generator) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Material:
-    """How one label looks: a colour, and one or two textures."""
+    """Appearance of one label: a colour, and one or two textures."""
 
     colour: Tensor  # (3,)
     tint: Tensor  # (3,) direction in which the texture changes the colour
@@ -82,8 +83,9 @@ class Material:
 
     @staticmethod
     def random(generator: Generator, near: Tensor | None = None, distance: float = 0.18) -> Material:
+        """A random material; with `near` (3,), its colour has about `distance` from that one."""
         colour = torch.rand(3, generator=generator)
-        if near is not None:  # a look-alike: told apart by a small difference of colour, or by texture
+        if near is not None:  # a look-alike: differs by a little colour, or by texture
             colour = (near + distance * torch.randn(3, generator=generator)).clamp(0, 1)
         grey = torch.ones(3)
         tint = torch.lerp(grey, torch.randn(3, generator=generator), 0.4)
@@ -96,7 +98,7 @@ class Material:
         )
 
     def paint(self, size: int, generator: Generator) -> Tensor:
-        """A sheet (3, size, size) of this material."""
+        """An image (3, size, size) of this material."""
         texture = self.amplitude * noise(1, size, self.scale, generator)[0]
         texture = texture + self.grain * torch.randn(size, size, generator=generator)
         shift = 0.025 * torch.randn(3, generator=generator)
@@ -104,13 +106,13 @@ class Material:
 
 
 STAINS = {"haematoxylin": (0.65, 0.70, 0.29), "eosin": (0.07, 0.99, 0.11), "dab": (0.27, 0.57, 0.78)}
-"""Optical density in red, green and blue (Ruifrok and Johnston, 2001)."""
+"""Optical density in red, green and blue (Ruifrok and Johnston, Anal. Quant. Cytol. Histol. 2001)."""
 
 
 def stained(
     generator: Generator, blue: tuple[float, float], other: str, amount: tuple[float, float]
 ) -> Tensor:
-    """The colour (3,) of tissue with so much haematoxylin and so much of another stain, from ranges."""
+    """Colour (3,) of tissue with amounts of haematoxylin and of another stain drawn from ranges."""
     density = torch.zeros(3)
     for stain, (low, high) in (("haematoxylin", blue), (other, amount)):
         vector = torch.tensor(STAINS[stain]) * (1 + 0.15 * torch.randn(3, generator=generator))
@@ -132,6 +134,7 @@ class LabelField:
         self.objects = {0} if n < 5 or uniform(generator, 0, 1) < 0.7 else {0, 1}
 
     def draw(self, size: int, generator: Generator) -> Drawing:
+        """Draw an image of size x size px."""
         n = len(self.materials)
         fields = noise(n, size, self.scale, generator)
         fields = fields + self.roughness * noise(n, size, self.scale / 4, generator)
@@ -177,6 +180,7 @@ class Blobs:
         self.wobble = uniform(generator, 0.0, 0.35)
 
     def draw(self, size: int, generator: Generator) -> Drawing:
+        """Draw an image of size x size px."""
         image = self.background[0].paint(size, generator)
         if len(self.background) > 1:
             fields = noise(len(self.background), size, size / 4, generator)
@@ -194,9 +198,9 @@ class Blobs:
         return Drawing(image, inside, depth)
 
     def _distance(self, kind: int, size: int, generator: Generator) -> tuple[Tensor, Tensor]:
-        """Distance to the nearest object's centre in units of its radius, and the depth in that object: (size, size).
+        """Distance to the nearest object's centre in units of its radius, and depth in that object, (size, size) each.
 
-        Depth falls to 0 at the rim, and where another object is as near.
+        Depth is 0 at the rim, and where another object is equally near.
         """
         radius = self.radii[kind]
         step = max(3.0, radius * self.spacing[kind])
@@ -237,7 +241,7 @@ class Blobs:
 
 
 class Rivers:
-    """Winding bands: a river with islands and side arms, a road, a vessel."""
+    """Winding bands: a river with islands and side channels, a road, a vessel."""
 
     def __init__(self, generator: Generator) -> None:
         base = torch.rand(3, generator=generator)
@@ -248,6 +252,7 @@ class Rivers:
         self.islands = uniform(generator, 0.0, 1.0)
 
     def draw(self, size: int, generator: Generator) -> Drawing:
+        """Draw an image of size x size px."""
         fields = noise(len(self.land), size, size / 3.5, generator)
         labels = fields.argmax(0)
         image = torch.zeros(3, size, size)
@@ -257,7 +262,7 @@ class Rivers:
         mask = torch.zeros(size, size, dtype=torch.bool)
         rows, cols = torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij")
         for arm in range(integer(generator, 1, 3)):
-            # a band is the level set of a coordinate that smooth noise has bent: no curve has to be traced
+            # a band is a level set of a coordinate warped by smooth noise: no curve is traced
             angle = uniform(generator, 0, torch.pi)
             across = (cols - size / 2) * torch.cos(torch.tensor(angle)) + (rows - size / 2) * torch.sin(
                 torch.tensor(angle)

@@ -1,7 +1,7 @@
 """Synthetic tasks on a plane cut into cells: tissue and micrographs with membranes, and land cut into parcels.
 
-Beside the generators of `model.episodes.synthetic`. What makes them hard is what makes real pictures hard: organelles
-as dark as the membrane, houses as bright as the road, and parcels of one class that differ in brightness.
+These add to the generators of `model.episodes.synthetic` what makes real images hard: organelles as dark as the
+membrane, houses as bright as the road, and parcels of one class that differ in brightness.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ class Tessellation:
 
     Attributes
     ----------
-    cell : (size, size) long, the cell of each pixel
-    inside : (size, size) float, distance to the border of the cell in px, about
-    middle : (size, size) float, distance to the middle of the cell in px
-    n_cells : how many there are
+    cell : (size, size) int64, index of the cell of each pixel
+    inside : (size, size) float, approximate distance to the border of the cell, px
+    middle : (size, size) float, distance to the centre of the cell, px
+    n_cells : number of cells
     """
 
     cell: Tensor
@@ -44,8 +44,15 @@ class Tessellation:
 
     @staticmethod
     def random(size: int, step: float, warp: float, straight: bool, generator: Generator) -> Tessellation:
-        """Voronoi cells of about `step` px around jittered points; `warp` px bend their borders; `straight` ones have
-        right angles."""
+        """Voronoi cells around jittered points.
+
+        Parameters
+        ----------
+        size : side of the plane, px
+        step : approximate side of a cell, px
+        warp : how far borders are bent, px
+        straight : use the city-block metric, which gives right angles
+        """
         at = torch.arange(-step / 2, size + step, step)
         rows, cols = torch.meshgrid(at, at, indexing="ij")
         points = torch.stack([rows.flatten(), cols.flatten()], 1)
@@ -75,7 +82,7 @@ class Cells:
 
     def __init__(self, generator: Generator) -> None:
         base = torch.rand(3, generator=generator)
-        if uniform(generator, 0, 1) < 0.5:  # a micrograph without colour
+        if uniform(generator, 0, 1) < 0.5:  # a grey micrograph
             base = base[:1].expand(3).clone()
         near = 0.3 if uniform(generator, 0, 1) < 0.5 else 0.18
         self.plasma = [Material.random(generator, base, near) for _ in range(integer(generator, 1, 2))]
@@ -95,7 +102,7 @@ class Cells:
         self.object = kinds[integer(generator, 0, len(kinds) - 1)]
 
     def draw(self, size: int, generator: Generator) -> Drawing:
-        """A picture of size x size px."""
+        """Draw an image of size x size px."""
         t = Tessellation.random(size, self.step, self.warp, False, generator)
         there = (torch.rand(t.n_cells, generator=generator) >= self.empty)[t.cell]
         kind = torch.randint(len(self.plasma), (t.n_cells,), generator=generator)[t.cell]
@@ -125,7 +132,7 @@ class Cells:
 
 
 class Parcels:
-    """Land from above: fields of several covers, roads between them, houses and trees on them."""
+    """Land from above: fields of several land covers, roads between them, houses and trees on them."""
 
     def __init__(self, generator: Generator) -> None:
         base = torch.rand(3, generator=generator)
@@ -142,7 +149,7 @@ class Parcels:
         self.object = ("cover", "cover", "road", "house", "tree")[integer(generator, 0, 4)]
 
     def draw(self, size: int, generator: Generator) -> Drawing:
-        """A picture of size x size px."""
+        """Draw an image of size x size px."""
         t = Tessellation.random(size, self.step, self.warp, self.straight, generator)
         cover = torch.randint(len(self.covers), (t.n_cells,), generator=generator)[t.cell]
         built = (torch.rand(t.n_cells, generator=generator) < 0.4)[t.cell]
@@ -162,7 +169,7 @@ class Parcels:
         return Drawing(image, {"cover": ground, "road": road, "house": house, "tree": tree}[self.object])
 
     def _houses(self, size: int, generator: Generator) -> Tensor:
-        """Rectangles on the lots of a turned grid, some of them empty: (size, size) bool."""
+        """Rectangles on some lots of a rotated grid: (size, size) bool."""
         turn = torch.tensor(uniform(generator, 0, torch.pi / 2))
         y, x = torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij")
         down = (y * turn.cos() + x * turn.sin() + size) / self.lots
@@ -182,11 +189,11 @@ TASKS: dict[Callable[[Generator], Task], float] = {
     Cells: 0.2,
     Parcels: 0.15,
 }
-"""How often each is drawn."""
+"""Generators and their probabilities."""
 
 
 def random_task(generator: Generator) -> Task:
-    """A task of one of `TASKS`."""
+    """A random task of a generator of `TASKS`."""
     kinds = list(TASKS)
     weights = torch.tensor([TASKS[kind] for kind in kinds])
     kind = kinds[int(torch.multinomial(weights, 1, generator=generator))]

@@ -1,18 +1,18 @@
 """Encoders of the relation network: torchvision's layers, with a fourth input channel for the support mask.
 
-All take (N, 4, H, W), RGB in [0, 1] and the mask, and give the deepest map and five taps, the last maps before each of
-the five downscales, finest first. An encoder that has no map at full resolution gives a tap of no channels there: it
-says the size, and nothing else.
+All take (N, 4, H, W), RGB in [0, 1] and the mask, and return the deepest map and five taps: the last maps before each
+of the five downscalings, finest first. The tap of an encoder without a map at full resolution has no channels there,
+only the size. A new encoder is a class here and one line in `ENCODERS`.
 
 ==========  =======================================================  =============
-encoder     taps of a 224 px picture: channels at side               deepest map
+encoder     taps of a 224 px image: channels at side                 deepest map
 ==========  =======================================================  =============
 vgg16       64 at 224, 128 at 112, 256 at 56, 512 at 28, 512 at 14   512 at 7
 resnet101   0 at 224, 64 at 112, 256 at 56, 512 at 28, 1024 at 14    2048 at 7
 inception   0 at 224, 64 at 109, 192 at 52, 288 at 25, 768 at 12     2048 at 5
 ==========  =======================================================  =============
 
-torchvision is imported where a network is made: it takes seconds, in every process, and ``compact`` has no use for it.
+torchvision is imported when a network is built: that takes seconds in every process, and ``compact`` does not use it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 
 class Encoder(nn.Module):
-    """An encoder with its numbers of channels.
+    """Base of the encoders.
 
     Attributes
     ----------
@@ -65,7 +65,7 @@ class VGG16Encoder(Encoder):
 
 
 class _Traced(Encoder):
-    """Some maps of a classifier without one at full resolution; the last of `nodes` is the deepest."""
+    """Maps of a classifier at some nodes, none of them at full resolution; the last node is the deepest."""
 
     def __init__(self, classifier: nn.Module, nodes: tuple[str, ...]) -> None:
         from torchvision.models.feature_extraction import create_feature_extractor
@@ -82,7 +82,7 @@ class _Traced(Encoder):
 
 
 class ResNet101Encoder(_Traced):
-    """``resnet101``: its stem and four layers."""
+    """``resnet101``: its stem and four stages."""
 
     taps = (0, 64, 256, 512, 1024)
     deepest = 2048
@@ -96,7 +96,7 @@ class ResNet101Encoder(_Traced):
 
 
 class InceptionEncoder(_Traced):
-    """``inception_v3``: valid padding, so that no side is half of the one before."""
+    """``inception_v3``, without padding: no side is exactly half of the one before."""
 
     taps = (0, 64, 192, 288, 768)
     deepest = 2048

@@ -1,4 +1,4 @@
-"""ImageNet weights for the encoders of relation networks, from torchvision: an option for who has the network."""
+"""ImageNet weights for the encoders of relation networks, downloaded by torchvision."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torchvision.models import Inception_V3_Weights, ResNet101_Weights, VGG16_BN_Weights, WeightsEnum
 
+from fewscope.errors import WeightsError
 from fewscope.model.networks.encoders import Encoder
 
 SOURCES: dict[str, WeightsEnum] = {
@@ -16,7 +17,7 @@ SOURCES: dict[str, WeightsEnum] = {
     "inception": Inception_V3_Weights.IMAGENET1K_V1,
 }
 
-FIRST = {  # convolution, the batch norm after it
+FIRST = {  # first convolution, and the batch norm after it
     "vgg16": ("0", "1"),
     "resnet101": ("conv1", "bn1"),
     "inception": ("Conv2d_1a_3x3.conv", "Conv2d_1a_3x3.bn"),
@@ -28,26 +29,27 @@ INCEPTION_MEAN, INCEPTION_STD = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
 
 
 def load_imagenet(encoder: Encoder, name: str) -> None:
-    """Load the weights of a classifier of ImageNet into an encoder.
+    """Load the weights of an ImageNet classifier into an encoder, in place.
 
-    Our pictures come as RGB in [0, 1]: the standardisation that the weights expect goes into the first convolution and
-    the batch norm after it. The mask, their fourth channel, starts without any influence.
+    The encoder takes RGB in [0, 1]: the standardisation that the weights expect is folded into the first convolution
+    and the batch norm after it. The weights of the mask, the fourth channel, start at zero.
 
     Parameters
     ----------
-    name : of the encoder, a key of `model.networks.encoders.ENCODERS`
+    encoder : with torchvision's layers
+    name : its key in `model.networks.encoders.ENCODERS`
 
     Raises
     ------
-    OSError
-        They are neither in torch's cache nor can they be downloaded.
+    WeightsError
+        The weights are not in torch's cache and cannot be downloaded.
     """
     source = SOURCES[name]
     try:
         state = source.get_state_dict(progress=False, check_hash=True)
     except OSError as error:
         cache = Path(torch.hub.get_dir()) / "checkpoints"
-        raise OSError(
+        raise WeightsError(
             f"the ImageNet weights of {name} cannot be downloaded ({error}); train without --imagenet, or put "
             f"{source.url.rpartition('/')[2]} into {cache}"
         ) from error

@@ -13,8 +13,8 @@ upsampling         nearest                     bilinear, align_corners
 =================  ==========================  ==========================================
 
 Where the paper is silent (how the support mask enters), both follow the code: it is a fourth input channel of the
-encoder, zero for queries. In both, batch norm uses proper running statistics, so that a tile's result does not depend
-on its batch mates (the published code's momentum of 1 and missing ``eval()`` make it depend on them).
+encoder, zero for queries. In both, batch norm uses running statistics, so that a tile's result does not depend on the
+other tiles of its batch, as it does in the published code (momentum of 1, no ``eval()``).
 """
 
 from __future__ import annotations
@@ -26,17 +26,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fewscope.errors import ConfigError
 from fewscope.model.networks.encoders import Encoder, VGG16Encoder
 
 Variant = Literal["paper", "released"]
 
 WIDTHS = (512, 256, 128, 64, 64)
-"""Channels out of the decoder's blocks, deepest first; the relation module has the first number, too."""
+"""Output channels of the decoder's blocks, deepest first, and of the relation module: the first."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RelationPack:
-    """Encoded support set: the aggregated deepest map (1, C, h, w), and the skips if the decoder has them."""
+    """Encoded support set: the aggregated deepest map (1, C, h, w), and the skips if the decoder takes them."""
 
     deepest: Tensor
     skips: tuple[Tensor, ...]
@@ -58,9 +59,14 @@ class RelationNet(nn.Module):
 
     Parameters
     ----------
-    variant : see above
+    variant : "paper" or "released", see the module
     encoder : VGG-16 by default
-    widths : channels of relation module and decoder
+    widths : output channels of relation module and decoder
+
+    Raises
+    ------
+    ConfigError
+        There is no such variant.
     """
 
     def __init__(
@@ -71,7 +77,7 @@ class RelationNet(nn.Module):
     ) -> None:
         super().__init__()
         if variant not in ("paper", "released"):
-            raise ValueError(f"variant {variant!r} is neither 'paper' nor 'released'")
+            raise ConfigError(f"variant {variant!r} is neither 'paper' nor 'released'")
         self.variant = variant
         self.encoder = encoder or VGG16Encoder()
         kernel = 1 if variant == "paper" else 3
@@ -90,14 +96,19 @@ class RelationNet(nn.Module):
         self.head = nn.Conv2d(widths[-1], 1, 1)
 
     def compile_support(self, images: Tensor, foreground: Tensor, background: Tensor) -> RelationPack:
-        """Encode K support pairs, once: images (K, 3, H, W), foreground (K, 1, H, W) in {0, 1}.
+        """Encode K support pairs, once.
 
-        `background` is taken for the sake of the common signature; this network cannot tell unlabelled from background.
+        Parameters
+        ----------
+        images : (K, 3, H, W) float in [0, 1]
+        foreground : (K, 1, H, W) in {0, 1}
+        background : not used, part of the common signature: this network does not distinguish unlabelled pixels from
+            background
         """
         return self.compile_maps(*self.encoder(torch.cat([images, foreground.to(images.dtype)], dim=1)))
 
     def compile_maps(self, deepest: Tensor, taps: tuple[Tensor, ...]) -> RelationPack:
-        """`compile_support` for pairs that are encoded already (training encodes an episode at once)."""
+        """`compile_support` for encoded pairs, (K, C, h, w) each: training encodes an episode at once."""
         total = deepest.mean(0, keepdim=True)
         if self.variant == "released":
             return RelationPack(5 * total, ())
@@ -108,18 +119,18 @@ class RelationNet(nn.Module):
         return self.predict_encoded(self.encode_queries(images), pack)
 
     def encode_queries(self, images: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """What of the queries does not depend on the support: once per batch, for any number of packs."""
+        """Deepest map and taps of queries (N, 3, H, W): once per batch, for any number of packs."""
         images = images.to(self.head.weight.dtype)
         zeros = images.new_zeros(len(images), 1, *images.shape[2:])
         encoded: tuple[Tensor, tuple[Tensor, ...]] = self.encoder(torch.cat([images, zeros], dim=1))
         return encoded
 
     def predict_encoded(self, queries: tuple[Tensor, tuple[Tensor, ...]], pack: RelationPack) -> Tensor:
-        """Logits of encoded queries, as `forward` has them."""
+        """Logits (N, 1, H, W) of encoded queries, as `forward` returns them."""
         return self.decode(*queries, pack)
 
     def decode(self, deepest: Tensor, taps: tuple[Tensor, ...], pack: RelationPack) -> Tensor:
-        """Logits from an encoded query: relation module and decoder."""
+        """Logits (N, 1, H, W) from deepest maps and taps: relation module and decoder."""
         n = len(deepest)
         x = self.relation(torch.cat([pack.deepest.expand(n, -1, -1, -1), deepest], dim=1))
         for i, block in enumerate(self.decoder):
@@ -131,7 +142,7 @@ class RelationNet(nn.Module):
         return self.head(x)
 
     def _up(self, x: Tensor, tap: Tensor) -> Tensor:
-        """To the size of the tap, which is twice that of `x` unless the encoder pads nothing."""
+        """Resize to the tap, which is twice as large unless the encoder has no padding."""
         if self.variant == "paper":
             return F.interpolate(x, size=tap.shape[-2:], mode="nearest")
         return F.interpolate(x, size=tap.shape[-2:], mode="bilinear", align_corners=True)

@@ -1,6 +1,6 @@
-"""Data-parallel training: the processes (ranks) of ``torch.distributed``, where somebody has started some.
+"""Data-parallel training with ``torch.distributed``, if it has been initialised; else one process trains alone.
 
-Every rank takes its part of a step's episodes; gradients are averaged by DistributedDataParallel, the running
+Every rank takes its share of a step's episodes; gradients are averaged by DistributedDataParallel, the running
 statistics of batch norm here, so that all ranks hold the same network after every step.
 """
 
@@ -13,26 +13,28 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
+from fewscope.errors import ConfigError
+
 
 def rank() -> int:
-    """Number of this process among all that train together; 0 where it is alone."""
+    """Rank of this process; 0 if it trains alone."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def world_size() -> int:
-    """How many processes train together."""
+    """Number of processes; 1 if this one trains alone."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def in_parallel(objective: nn.Module) -> nn.Module:
-    """The objective, with gradients averaged over the ranks. A step uses all parameters."""
+    """Wrap the objective so that gradients are averaged over the ranks. Every step must use all parameters."""
     if world_size() == 1:
         return objective
     return DistributedDataParallel(objective, broadcast_buffers=False)
 
 
 def average_statistics(net: nn.Module) -> None:
-    """Make the running statistics of all batch norms the mean over the ranks."""
+    """Average the running statistics of all batch norms over the ranks, in place."""
     if world_size() == 1:
         return
     norms = [m for m in net.modules() if isinstance(m, _BatchNorm)]
@@ -42,7 +44,7 @@ def average_statistics(net: nn.Module) -> None:
 
 
 def mean_over_ranks(values: Tensor) -> Tensor:
-    """Mean of a tensor over the ranks, in place."""
+    """Average a tensor over the ranks, in place."""
     if world_size() > 1:
         dist.all_reduce(values)
         values /= world_size()
@@ -50,26 +52,26 @@ def mean_over_ranks(values: Tensor) -> Tensor:
 
 
 def same_step(step: int) -> None:
-    """Make sure that all ranks start from the same checkpoint.
+    """Check that all ranks start from the same checkpoint.
 
     Raises
     ------
-    ValueError
-        They do not: the run's folder is not the same for all.
+    ConfigError
+        They do not: they see different run folders.
     """
     if world_size() == 1:
         return
     steps: list[int] = [step] * world_size()
     dist.all_gather_object(steps, step)
     if len(set(steps)) > 1:
-        raise ValueError(
+        raise ConfigError(
             f"workers would start from the steps {sorted(set(steps))}: they do not see the same --out; give a folder "
             "that all machines share"
         )
 
 
 def digests(net: nn.Module) -> list[str]:
-    """SHA-256 of the network's state on every rank, in hex. They are equal, or something is badly wrong."""
+    """SHA-256 of the network's state on every rank, in hex. They must be equal."""
     own = hashlib.sha256()
     for name, tensor in net.state_dict().items():
         own.update(name.encode())

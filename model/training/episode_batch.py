@@ -1,6 +1,6 @@
-"""Many episodes of the same shape at once: what `CompactNet` does for one support set, for all of a training step.
+"""Episodes of one shape as a batch: `CompactNet` for all support sets of a training step at once.
 
-A GPU is kept busy by large tensors, not by loops over episodes. What comes out is the same;
+A GPU is kept busy by large tensors, not by loops over episodes. The result is the same:
 `tests/model/training/test_episode_batch.py` compares the two.
 """
 
@@ -37,7 +37,7 @@ class EpisodeBatch:
     masks : (E, K + Q, 1, S, S) uint8, 1 = object
     labelled : (E, K, 1, S, S) uint8, 0 where the annotator left the support patch unlabelled
     depths : (E, K + Q, 1, S, S) uint8, 255 in the middle of an object, 0 where depth is not known
-    has_depth : (E,) bool, whether it is known
+    has_depth : (E,) bool, whether depth is known
     """
 
     images: Tensor
@@ -48,12 +48,12 @@ class EpisodeBatch:
 
     @property
     def shots(self) -> int:
-        """K."""
+        """K, the number of support pairs."""
         return self.labelled.shape[1]
 
     @staticmethod
     def of(episodes: Sequence[Episode]) -> EpisodeBatch:
-        """Episodes of one shape together."""
+        """Batch episodes of one shape."""
         depths = [torch.zeros_like(e.masks) if e.depths is None else e.depths for e in episodes]
         return EpisodeBatch(
             _bytes([e.images for e in episodes]),
@@ -65,7 +65,7 @@ class EpisodeBatch:
 
     @staticmethod
     def grouped(episodes: Sequence[Episode]) -> list[EpisodeBatch]:
-        """Episodes of whatever shape, those of one shape together."""
+        """Batch episodes of any shapes, one batch per shape."""
         shapes: dict[tuple[int, int], list[Episode]] = {}
         for e in episodes:
             shapes.setdefault((e.shots, len(e.images)), []).append(e)
@@ -82,7 +82,7 @@ class EpisodeBatch:
         return EpisodeBatch(*(t.pin_memory().to(device, non_blocking=True) for t in parts))
 
     def episodes(self) -> list[Episode]:
-        """One by one."""
+        """The episodes of the batch, as floats."""
         return [
             Episode(
                 images.float() / 255,
@@ -104,7 +104,7 @@ def _bytes(maps: list[Tensor]) -> Tensor:
 def predict_episodes(
     net: CompactNet, batch: EpisodeBatch, *, texture: TexturePack | None = None
 ) -> tuple[Tensor, dict[int, Tensor]]:
-    """Logits of all queries, and the scores of the ridge regressions.
+    """Logits of all queries, and scores of the ridge regressions.
 
     Parameters
     ----------
@@ -112,7 +112,7 @@ def predict_episodes(
 
     Returns
     -------
-    logits : (E * Q, 1 or 2, S, S), as `CompactNet.decode` has them
+    logits : (E * Q, 1 or 2, S, S), as `CompactNet.decode` returns them
     scores : {stride: (E * Q, 1, S / stride, S / stride)}
     """
     n, k = batch.images.shape[0], batch.shots
@@ -155,14 +155,14 @@ def predict_episodes(
 
 
 def _rows(maps: Tensor, n: int) -> Tensor:
-    """(E * K, C, H, W) -> (E, K * H * W, C)"""
+    """(E * K, C, H, W) -> (E, K * H * W, C)."""
     return maps.permute(0, 2, 3, 1).unflatten(0, (n, -1)).flatten(1, 3)
 
 
 def _attend(
     net: CompactNet, stride: int, keys: Tensor, queries: Tensor, values: Tensor, fg: Tensor, bg: Tensor
 ) -> Tensor:
-    """`matching.attend` of every episode over the pixels that `matching.select_keys` keeps."""
+    """`readouts.attend` for every episode, over the pixels that `readouts.select_keys` keeps."""
     n = len(keys)
     kept = keys_kept(fg, bg, ATTENTION[stride][1])
     is_kept, at = kept.float().topk(min(ATTENTION[stride][1], kept.shape[1]), dim=1)
@@ -180,7 +180,7 @@ def _attend(
 
 
 def keys_kept(fg: Tensor, bg: Tensor, n_max: int) -> Tensor:
-    """The pixels that `matching.select_keys` takes of every episode: (E, P) bool from (E, P) fractions."""
+    """Pixels that `readouts.select_keys` keeps of every episode: (E, P) bool, from (E, P) fractions."""
     labelled = fg + bg >= 0.5
     sides = [labelled & (fg >= bg), labelled & (fg < bg)]
     n_fg, n_bg = (side.sum(1, keepdim=True) for side in sides)
@@ -196,13 +196,17 @@ def keys_kept(fg: Tensor, bg: Tensor, n_max: int) -> Tensor:
 
 
 def fit_classifiers(images: Tensor, statistics: Tensor, sides: Tensor) -> TexturePack:
-    """Pixel classifiers of all episodes, from plain and jittered supports.
+    """Fit the pixel classifiers of all episodes, to plain and jittered supports.
 
     Parameters
     ----------
     images : (E, K, 3, S, S)
     statistics : (E, K, N_STATISTICS, S / 2, S / 2), of the images
     sides : (E, K, 2, S, S), foreground and background
+
+    Returns
+    -------
+    A pack whose tensors have a leading dimension E.
     """
     n, device = len(images), images.device
     with torch.no_grad(), torch.autocast(device.type, enabled=False):
@@ -221,7 +225,7 @@ def fit_classifiers(images: Tensor, statistics: Tensor, sides: Tensor) -> Textur
 
 
 def _texture_logits(statistics: Tensor, pack: TexturePack) -> Tensor:
-    """`texture_logits` of every episode: (E * Q, 1, H, W) from (E, Q, N_STATISTICS, H, W)."""
+    """`texture_logits` for every episode: (E * Q, 1, H, W) from (E, Q, N_STATISTICS, H, W)."""
     with torch.no_grad(), torch.autocast(statistics.device.type, enabled=False):
         x = statistics.permute(0, 1, 3, 4, 2).flatten(1, 3)
         x = ((x - pack.mean[:, None]) / pack.std[:, None]).clamp(-LIMIT, LIMIT)

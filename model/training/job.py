@@ -1,4 +1,4 @@
-"""One training run as a value that travels: what to train on which data, and where to put it."""
+"""One training run as a value that travels to workers: settings, data, and output folder."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from fewscope.errors import ConfigError
 from fewscope.model.episodes.category import ClassDataset, load_categories
 from fewscope.model.training import distributed
 from fewscope.model.training.loop import RunOptions, train
@@ -19,16 +20,23 @@ WEIGHTS = "weights.safetensors"
 
 @dataclass(frozen=True, slots=True)
 class TrainingJob:
-    """A run of `model.training.loop.train` with everything that it reads from the disk.
+    """A run of `model.training.loop.train`, with all that it reads from disk.
 
     Attributes
     ----------
-    out : folder of the run; with several workers on several machines, one that all of them see
+    config : settings that determine the result
+    out : folder of the run; with several machines, one that all of them see
     data : opened data set, picklable, that every worker reads itself; None for synthetic episodes only
     split : classes to train on; None for all
-    validation_split : classes to judge by; None for no judgement
+    validation_split : classes to validate on; None for no validation
     shippable : leave out pairs whose licence forbids shipping the weights
-    initial : weights to start from
+    initial : weights to start from; None for random ones
+    options : of the run; they do not change the weights
+
+    Raises
+    ------
+    ConfigError
+        The validation split has no data, or is the training split.
     """
 
     config: TrainConfig
@@ -42,16 +50,24 @@ class TrainingJob:
 
     def __post_init__(self) -> None:
         if self.validation_split is not None and self.data is None:
-            raise ValueError(
+            raise ConfigError(
                 f"--validate {self.validation_split} needs --data with the classes of that split"
             )
         if self.validation_split is not None and self.validation_split == self.split:
-            raise ValueError(
-                f"--validate {self.split} names the classes that are trained on; give another split"
-            )
+            raise ConfigError(f"--validate {self.split} names the training classes; give another split")
 
     def run(self, device: torch.device | None = None) -> list[str]:
-        """Train, and write ``weights.safetensors``. Returns the digest of the weights on every rank."""
+        """Train, and write ``weights.safetensors``.
+
+        Returns
+        -------
+        SHA-256 of the weights on every rank, in hex.
+
+        Raises
+        ------
+        DatasetError, WeightsError, ConfigError, FloatingPointError
+            As the data set's reader, `load_weights` and `train` raise them.
+        """
         corpus, validation = [], None
         if self.data is not None:
             corpus = load_categories(self.data, self.split, shippable_only=self.shippable)

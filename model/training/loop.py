@@ -1,4 +1,4 @@
-"""The training loop: one for all networks, resumable, on one device or on many ranks at once."""
+"""The training loop: the same for all networks, resumable, on one device or data-parallel."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fewscope.errors import ConfigError
 from fewscope.model.atomic import atomic_file
 from fewscope.model.conventions import PATCH_SIZE
 from fewscope.model.devices import computes_bfloat16, default_device
@@ -35,19 +36,24 @@ from fewscope.model.weights import save_weights
 log = logging.getLogger(__name__)
 
 VALIDATION_SIDE = PATCH_SIZE
-"""Side of validation pictures, px: what jobs segment in."""
+"""Side of validation images, px: that of the tiles of jobs."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunOptions:
-    """How a run goes along; nothing of it changes the weights that come out.
+    """Options of a run that do not change the resulting weights.
 
     Attributes
     ----------
-    report_every : steps; a row of the log and a checkpoint
-    validate_every : steps, a multiple of `report_every`; the validation score and the picture
-    loader_workers : processes that make episodes
-    threads : of torch. Two processes of one thread train more than one of two.
+    report_every : steps between log rows and checkpoints
+    validate_every : steps between validations and images of predictions; a multiple of `report_every`
+    loader_workers : processes that prepare episodes
+    threads : of torch; two processes of one thread train faster than one of two
+
+    Raises
+    ------
+    ConfigError
+        `validate_every` is not a multiple of `report_every`.
     """
 
     report_every: int = 50
@@ -57,7 +63,7 @@ class RunOptions:
 
     def __post_init__(self) -> None:
         if self.report_every < 1 or self.validate_every % self.report_every:
-            raise ValueError(
+            raise ConfigError(
                 f"validate_every {self.validate_every} is not a multiple of report_every {self.report_every}"
             )
 
@@ -67,7 +73,7 @@ _PARTS = ("net", "mean", "optimiser", "schedule")
 
 @dataclass(slots=True)
 class _State:
-    """What a checkpoint holds besides the config. `mean` is the network itself where no average is kept."""
+    """State of a run. `mean` is None if no moving average is kept."""
 
     net: CompactNet | RelationNet
     mean: torch.optim.swa_utils.AveragedModel | None
@@ -78,7 +84,7 @@ class _State:
 
     @property
     def kept(self) -> CompactNet | RelationNet:
-        """The network that is judged and kept."""
+        """The network that is validated and kept."""
         if self.mean is None:
             return self.net
         averaged = self.mean.module
@@ -93,12 +99,12 @@ class _State:
             torch.save({"run": run, "step": self.step, "best": self.best, **saved}, temporary)
 
     def load(self, path: Path, run: dict[str, Any], device: torch.device) -> None:
-        """Go on from a checkpoint of the same run."""
+        """Resume from a checkpoint of the same run; ConfigError if it is of another run."""
         saved = torch.load(path, weights_only=True, map_location=device)
         if saved.get("run") != run:
             theirs = saved.get("run") or {}
             differ = [f"{k}: {theirs.get(k)} there, {v} now" for k, v in run.items() if theirs.get(k) != v]
-            raise ValueError(f"{path} is of another run ({'; '.join(differ)}); use another --out")
+            raise ConfigError(f"{path} is of another run ({'; '.join(differ)}); use another --out")
         for name in _PARTS:
             if getattr(self, name) is not None:
                 getattr(self, name).load_state_dict(saved[name])
@@ -106,7 +112,7 @@ class _State:
 
 
 class _Steps(torch.utils.data.Dataset[list[EpisodeBatch]]):
-    """The episodes of each step that are this rank's."""
+    """This rank's episodes of each step."""
 
     def __init__(self, source: EpisodeSource, per_step: int, rank: int, world_size: int) -> None:
         self.source, self.per_step = source, per_step
@@ -118,7 +124,7 @@ class _Steps(torch.utils.data.Dataset[list[EpisodeBatch]]):
 
 def train(
     config: TrainConfig,
-    corpus: list[Category],
+    classes: list[Category],
     out: Path,
     *,
     initial: dict[str, Tensor] | None = None,
@@ -130,41 +136,48 @@ def train(
     """Train, and return the network that is kept, in eval mode.
 
     Writes ``log.jsonl``, ``predictions.png``, ``tensorboard/`` and ``checkpoint.pt`` to `out`, and with `validation`
-    classes the best weights by them, ``weights-best.safetensors``. Called again with the same config and corpus it goes
-    on from the checkpoint; step i sees the same episodes in either case. Where ``torch.distributed`` is started, its
-    ranks share the episodes of a step, and rank 0 writes.
+    classes the weights that score best on them, ``weights-best.safetensors``. Called again with the same settings and
+    data, it resumes from the checkpoint: step i sees the same episodes in either case. If ``torch.distributed`` is
+    initialised, its ranks share the episodes of a step, and rank 0 writes.
 
     Parameters
     ----------
-    initial : weights to start from
-    device : None for CUDA when there is one
-    on_step : called before each step
+    config : settings that determine the result
+    classes : training classes; empty for synthetic episodes only
+    out : folder of the run
+    initial : weights to start from; None for random ones
+    validation : validation classes
+    options : None for the defaults of `RunOptions`
+    device : None for CUDA if available
+    on_step : called with the step's number before each step
 
     Raises
     ------
-    ValueError
-        The checkpoint is of another run, the initial weights of another network, or episodes cannot be shared evenly.
+    ConfigError
+        The checkpoint is of another run, or episodes cannot be shared evenly.
+    WeightsError
+        The initial weights are of another network.
     FloatingPointError
-        The loss is not a number any more. The last checkpoint is from before.
+        The loss is no longer finite. The last checkpoint is from before.
     """
     options = options or RunOptions()
     device = device or default_device()
     config.share(distributed.world_size())
     out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(options.threads)
-    run = asdict(config) | {"corpus": {c.name: len(c.images) for c in corpus}}
+    run = asdict(config) | {"corpus": {c.name: len(c.images) for c in classes}}
     checkpoint = out / "checkpoint.pt"
     fresh = not checkpoint.exists()
     state = _start(config, initial, device, fresh=fresh)
     if not fresh:
         state.load(checkpoint, run, device)
-        log.info("goes on from step %d of %d", state.step, config.steps)
+        log.info("resuming from step %d of %d", state.step, config.steps)
     distributed.same_step(state.step)
-    source = episode_source(config, corpus, config.seed)
+    source = episode_source(config, classes, config.seed)
     validation_episodes: Validation = (
         ValidationClasses(validation, VALIDATION_SIDE)
         if validation
-        else NoValidation(episode_source(config, corpus, config.seed + 1))
+        else NoValidation(episode_source(config, classes, config.seed + 1))
     )
     bf16 = computes_bfloat16(device) if config.bf16 is None else config.bf16
     objective = distributed.in_parallel(objective_of(state.net, config.loss))
@@ -215,7 +228,7 @@ def train(
 def _start(
     config: TrainConfig, initial: dict[str, Tensor] | None, device: torch.device, *, fresh: bool
 ) -> _State:
-    """The state of step 0; where a checkpoint follows (not `fresh`), without a download."""
+    """State at step 0; nothing is downloaded if a checkpoint follows (not `fresh`)."""
     torch.manual_seed(config.seed)
     net = build_network(config.network)
     if config.imagenet and fresh:
@@ -242,7 +255,7 @@ def _validate(
     device: torch.device,
     bf16: bool,
 ) -> dict[str, float]:
-    """Judge and draw the network that is kept; keep the best one. Returns what the row should say of it."""
+    """Validate the network that is kept, draw its predictions, keep the best one. Returns what the log row adds."""
     state.kept.eval()
     score = validation_episodes.score(state.kept, device, bf16=bf16)
     run_log.show(state.step, picture_of(state.kept, validation_episodes.preview(), device, bf16=bf16))

@@ -1,6 +1,6 @@
-"""What training makes small: for each kind of network, the loss of some episodes.
+"""Training objectives: the loss of a step's episodes, for each family of networks.
 
-Modules around the network, so that data-parallel training sees one forward pass.
+They are modules around the network, so that data-parallel training sees one forward pass.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ LOSS_FUNCTIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = dict(
 
 
 class CompactObjective(nn.Module):
-    """Loss of a compact network: of its answers, its ridge regressions and the depth."""
+    """Loss of a compact network: of its logits, its ridge regressions and the depth."""
 
     def __init__(self, net: CompactNet, loss: str) -> None:
         super().__init__()
@@ -51,10 +51,10 @@ class CompactObjective(nn.Module):
 
 
 class RelationObjective(nn.Module):
-    """Loss of a relation network, one episode after the other.
+    """Loss of a relation network, episode by episode.
 
-    Supports and queries of an episode are encoded as one batch: then batch norm sees in training the mixture that its
-    running statistics describe, and the gradient does not depend on what else is in the step.
+    Supports and queries of an episode are encoded as one batch: so batch norm is trained on the mixture that its
+    running statistics describe, and the gradient does not depend on the other episodes of the step.
     """
 
     def __init__(self, net: RelationNet, loss: str) -> None:
@@ -69,7 +69,7 @@ class RelationObjective(nn.Module):
     def _of_batch(self, batch: EpisodeBatch) -> tuple[Tensor, Tensor]:
         losses, ious = [], []
         for e in batch.episodes():
-            known = torch.zeros_like(e.masks)  # a query's mask is not told
+            known = torch.zeros_like(e.masks)  # the masks of queries stay hidden
             known[: e.shots] = e.masks[: e.shots] * e.labelled
             pairs = torch.cat([e.images, known], dim=1).to(memory_format=torch.channels_last)
             deepest, taps = self.net.encoder(pairs)
@@ -92,7 +92,7 @@ def _mean_over(
 
 
 def objective_of(net: CompactNet | RelationNet, loss: str) -> CompactObjective | RelationObjective:
-    """What is made small for this network."""
+    """The objective for a network's family."""
     return CompactObjective(net, loss) if isinstance(net, CompactNet) else RelationObjective(net, loss)
 
 

@@ -1,4 +1,4 @@
-"""How a recipe is carried out: episodes, optimiser, learning rate, clipping."""
+"""Episodes, optimiser, learning-rate schedule and gradient clipping of a recipe."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from fewscope.model.episodes.sampler import EpisodeSampler, EpisodeSource
 from fewscope.model.training.recipes import TrainConfig
 
 
-def episode_source(config: TrainConfig, corpus: list[Category], seed: int) -> EpisodeSource:
-    """Where the episodes of a run come from."""
+def episode_source(config: TrainConfig, classes: list[Category], seed: int) -> EpisodeSource:
+    """The source of a run's episodes."""
     if config.augmented:
         return EpisodeSampler(
-            micro_colour_weighted(corpus),
+            micro_colour_weighted(classes),
             size=config.crop,
             images_per_episode=config.images_per_episode,
             seed=seed,
             alike=config.episodes_per_step,
         )
-    return PaperEpisodes(corpus, size=config.crop, queries=config.images_per_episode - 5, seed=seed)
+    return PaperEpisodes(classes, size=config.crop, queries=config.images_per_episode - 5, seed=seed)
 
 
-def micro_colour_weighted(corpus: list[Category]) -> list[Category]:
-    """The corpus with every coloured microscopy class three times: grey fluorescence is most of what there is."""
+def micro_colour_weighted(classes: list[Category]) -> list[Category]:
+    """The classes, with every coloured microscopy class three times: most microscopy data is grey fluorescence."""
     weighted = []
-    for category in corpus:
+    for category in classes:
         sample = category.images[:10].float() / 255
         colourful = float((sample.amax(1) - sample.amin(1)).mean()) > 0.05
         weighted += [category] * (3 if category.domain == "micro" and colourful else 1)
@@ -37,7 +37,7 @@ def micro_colour_weighted(corpus: list[Category]) -> list[Category]:
 
 
 def optimiser_of(config: TrainConfig, net: nn.Module) -> torch.optim.Optimizer:
-    """AdamW, which without weight decay is Adam. Norms and biases are not decayed."""
+    """AdamW, without weight decay for norms and biases; with a weight decay of 0 it is Adam."""
     decayed = [p for p in net.parameters() if p.ndim > 1]
     plain = [p for p in net.parameters() if p.ndim <= 1]
     return torch.optim.AdamW(
@@ -49,7 +49,7 @@ def optimiser_of(config: TrainConfig, net: nn.Module) -> torch.optim.Optimizer:
 def schedule_of(
     config: TrainConfig, optimiser: torch.optim.Optimizer
 ) -> torch.optim.lr_scheduler.LRScheduler:
-    """Learning rate of every step."""
+    """Learning-rate schedule over the steps."""
     if config.halve_every is not None:
         steps = math.ceil(config.halve_every / config.episodes_per_step)
         return torch.optim.lr_scheduler.StepLR(optimiser, steps, gamma=0.5)
@@ -62,7 +62,7 @@ def schedule_of(
 
 
 def clip_gradients(config: TrainConfig, net: nn.Module) -> Tensor:
-    """Clip as the recipe says; returns the norm of the whole gradient before (scalar)."""
+    """Clip the gradients as the recipe says, in place. Returns the norm of the whole gradient before (scalar)."""
     parts: list[list[nn.Parameter]] = [[], []]
     for name, parameter in net.named_parameters():
         parts[config.clip_parts and not name.startswith("encoder.")].append(parameter)

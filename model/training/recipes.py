@@ -1,10 +1,10 @@
-"""Recipes: everything that determines a training run, and the two that have a name.
+"""Recipes: the settings that determine a training run, and two named presets.
 
 ``paper`` is that of Li et al., *FSS-1000*, CVPR 2020: Adam at 1e-3, halved every 50,000 episodes, 500,000 episodes,
 five supports, 224 px, no augmentation; binary cross-entropy, or the squared error and clipping of their published code.
-``modern`` is ours: one cycle of AdamW, a running average of the weights, augmented and synthetic episodes.
+``modern`` is Fewscope's: AdamW with a one-cycle schedule, averaged weights, augmented and synthetic episodes.
 
-Does not import torch: a command line lists the names at once.
+Does not import torch.
 """
 
 from __future__ import annotations
@@ -19,22 +19,32 @@ from fewscope.model.networks.registry import NETWORKS
 
 @dataclass(frozen=True, slots=True)
 class TrainConfig:
-    """What determines a training run, together with the corpus.
+    """Settings that determine a training run, together with the data.
 
     Attributes
     ----------
-    loss : one of `LOSSES`; compact networks add the losses of their read-outs and of the depth
-    crop : side of the training pictures, px
+    network : a key of `model.networks.registry.NETWORKS`
+    loss : one of `LOSSES`; compact networks add the losses of their read-outs and the depth
+    steps : optimiser steps
+    episodes_per_step : whose gradients are averaged
+    crop : side of the training images, px
     images_per_episode : K + Q
-    augmented : K of 1..5, views and changed tasks of every domain, synthetic ones among them (`EpisodeSampler`); else
-        five supports and whole pictures (`PaperEpisodes`)
-    halve_every : episodes after which the learning rate is halved; None for one cycle over all steps
-    warmup : steps until the one cycle is at its highest
-    clip : largest norm of the gradient; None for any
-    clip_parts : clip encoder and the rest each by themselves, as the published code does
-    average : decay of the running average of the weights, which is what is kept; None keeps the last weights
+    augmented : draw K from 1..5 and augment views and tasks of all domains, with synthetic ones (`EpisodeSampler`);
+        else five supports and whole images (`PaperEpisodes`)
+    learning_rate, weight_decay : of AdamW
+    halve_every : episodes after which the learning rate is halved; None for a one-cycle schedule over all steps
+    warmup : steps until the one-cycle schedule reaches its maximum
+    clip : maximum norm of the gradient; None for no clipping
+    clip_parts : clip the encoder and the rest separately, as the published code does
+    average : decay of the exponential moving average of the weights, which is kept; None keeps the last weights
+    seed : of initial weights and episodes
     imagenet : the encoder of a relation network starts from ImageNet weights (`model.networks.imagenet`)
-    bf16 : compute in bfloat16; None where the device does so natively
+    bf16 : compute in bfloat16; None if the device does so natively
+
+    Raises
+    ------
+    ConfigError
+        A setting is out of range or contradicts another.
     """
 
     network: str = "compact-S"
@@ -64,7 +74,7 @@ class TrainConfig:
             raise ConfigError(f"there are no ImageNet weights for {self.network}; leave --imagenet out")
         if self.steps < 1 or self.episodes_per_step < 1:
             raise ConfigError(
-                f"{self.steps} steps of {self.episodes_per_step} episodes train nothing; give 1 or more"
+                f"{self.steps} steps of {self.episodes_per_step} episodes: both must be at least 1"
             )
         multiple = NETWORKS[self.network].side_multiple
         if self.crop < multiple or self.crop % multiple:
@@ -73,12 +83,12 @@ class TrainConfig:
             )
 
     def share(self, world_size: int) -> int:
-        """Episodes of a step that each of so many ranks takes.
+        """Episodes of a step for each of `world_size` ranks.
 
         Raises
         ------
         ConfigError
-            They cannot be shared evenly.
+            The episodes cannot be shared evenly.
         """
         share, rest = divmod(self.episodes_per_step, world_size)
         if rest:
@@ -90,12 +100,18 @@ class TrainConfig:
 
 
 def recipe(name: str, network: str, loss: str | None = None) -> TrainConfig:
-    """The settings of a named recipe for a network.
+    """Settings of a named recipe for a network.
 
     Parameters
     ----------
     name : one of `RECIPES`
-    loss : one of `LOSSES`; None for the recipe's own
+    network : a key of `model.networks.registry.NETWORKS`
+    loss : one of `LOSSES`; None for the recipe's default
+
+    Raises
+    ------
+    ConfigError
+        There is no such recipe, network or loss.
     """
     if name == "modern":
         if network in NETWORKS and NETWORKS[network].family == "compact":

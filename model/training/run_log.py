@@ -1,4 +1,4 @@
-"""What a training run says: lines of JSON, TensorBoard, a bar on a terminal and lines in a log."""
+"""Log of a training run: JSON lines, TensorBoard, a progress bar on a terminal, lines in a log."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class RunLog:
     Parameters
     ----------
     folder : of the run
-    step : where it goes on; rows of later steps are what a killed run wrote after its last checkpoint, and are dropped
+    step : where the run resumes; rows of later steps, written by a killed run after its last checkpoint, are dropped
     steps : of the whole run
     """
 
@@ -40,11 +40,11 @@ class RunLog:
         )
 
     def advance(self) -> None:
-        """A step is done."""
+        """Advance the progress bar by one step."""
         self._bar.update()
 
     def write(self, row: dict[str, Any]) -> None:
-        """A report: a dictionary of numbers with ``step``, ``loss``, ``iou`` and ``s_per_step`` among them."""
+        """Write a row of numbers; ``step``, ``loss``, ``iou`` and ``s_per_step`` must be among them."""
         self._lines.write(json.dumps(row) + "\n")
         self._lines.flush()
         os.fsync(self._lines.fileno())
@@ -61,7 +61,7 @@ class RunLog:
         )
 
     def show(self, step: int, picture: Tensor) -> None:
-        """A picture of predictions, (3, H, W) uint8."""
+        """Write an image of predictions, (3, H, W) uint8."""
         write_png(picture, str(self.folder / "predictions.png"))
         if self._board is not None:
             self._board.add_image("predictions", picture, step)
@@ -79,7 +79,7 @@ class RunLog:
 
 
 def drop_rows_after(path: Path, step: int) -> None:
-    """Keep the rows of a JSON log up to a step; a line that was cut short goes too. Atomic."""
+    """Drop the rows of a JSON-lines log after a step, and a truncated last line. The file changes atomically."""
     if not path.exists():
         return
     kept = []
@@ -97,5 +97,5 @@ def _tensorboard(folder: Path, step: int) -> Any:
     except ModuleNotFoundError:
         log.info("no TensorBoard: pip install 'fewscope[train]' adds it; log.jsonl has the same numbers")
         return None
-    # what a killed run wrote after its last checkpoint is hidden
+    # hides what a killed run wrote after its last checkpoint
     return SummaryWriter(str(folder), purge_step=step + 1 if step else None)

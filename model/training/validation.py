@@ -1,4 +1,4 @@
-"""How good a network is while it trains: episodes fixed for the whole run, a score and a picture."""
+"""Validation during training: episodes fixed for the whole run, a score, and an image of predictions."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from fewscope.model.networks.relation import RelationNet
 SHOTS, QUERIES = 5, 5
 
 N_SHOWN = 6
-"""Rows of the picture."""
+"""Rows of the image of predictions."""
 
 N_SUPPORTS_SHOWN = 3
 
@@ -29,14 +29,14 @@ COLOUR = (255, 0, 200)
 
 
 class Validation(Protocol):
-    """Episodes that a network is shown with and, where they are of validation classes, judged by."""
+    """Episodes to preview predictions on and, if they are of validation classes, to score them."""
 
     def preview(self) -> list[Episode]:
-        """The episodes of the picture."""
+        """The episodes of the image of predictions."""
         ...
 
     def score(self, net: CompactNet | RelationNet, device: torch.device, *, bf16: bool) -> float | None:
-        """Mean image IoU, or None where nothing is judged."""
+        """Mean image IoU, or None without validation classes."""
         ...
 
 
@@ -44,7 +44,12 @@ class Validation(Protocol):
 class ValidationClasses:
     """One episode of each class of a split, as `jobs/evaluate.py --episodes 1` draws them.
 
-    Classes of too few pictures for 5 shots and a query have fewer shots.
+    A class with too few images for 5 shots and a query has fewer shots.
+
+    Attributes
+    ----------
+    categories : the validation classes
+    size : side of the images, px
     """
 
     categories: Sequence[Category]
@@ -56,12 +61,12 @@ class ValidationClasses:
         return episode_of(category, draw, self.size)
 
     def preview(self) -> list[Episode]:
-        """Of classes evenly spread over the list."""
+        """Episodes of classes evenly spread over the list."""
         step = max(1, len(self.categories) // N_SHOWN)
         return [self._episode(category) for category in self.categories[::step][:N_SHOWN]]
 
     def score(self, net: CompactNet | RelationNet, device: torch.device, *, bf16: bool) -> float:
-        """Mean image IoU at 0.5, the mean over classes."""
+        """Mean image IoU at a threshold of 0.5, averaged over classes."""
         ious = []
         for category in self.categories:
             episode = self._episode(category)
@@ -72,20 +77,20 @@ class ValidationClasses:
 
 @dataclass(frozen=True, slots=True)
 class NoValidation:
-    """The first episodes of a source, to look at."""
+    """The first episodes of a source, for the preview alone."""
 
     source: EpisodeSource
 
     def preview(self) -> list[Episode]:
-        """The first of the source."""
+        """The first episodes of the source."""
         return [self.source[i] for i in range(N_SHOWN)]
 
     def score(self, net: CompactNet | RelationNet, device: torch.device, *, bf16: bool) -> None:
-        """Nothing is judged."""
+        """No score."""
 
 
 def episode_of(category: Category, draw: EpisodeDraw, size: int) -> Episode:
-    """The pictures of a draw as an episode, resized to `size` px."""
+    """The images of a draw as an episode, resized to `size` px."""
     drawn = [*draw.support, *draw.query]
     images, masks = resized(category.images[drawn], category.masks[drawn], size)
     return Episode(images, masks, torch.ones_like(masks[: len(draw.support)]), None, category.name)
@@ -110,7 +115,7 @@ def predict_episode(
 def picture_of(
     net: CompactNet | RelationNet, episodes: Sequence[Episode], device: torch.device, *, bf16: bool
 ) -> Tensor:
-    """A row for each episode: three supports and the query with their masks, the query, what the network finds.
+    """A row for each episode: three supports with masks, the query, the query with its mask, and with the prediction.
 
     Returns
     -------

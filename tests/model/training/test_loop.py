@@ -16,6 +16,7 @@ import fewscope.jobs.train
 import fewscope.model.training.loop
 from benchmarks import training_speed
 from fewscope.connectors.datasets.class_folders import ClassFolders
+from fewscope.errors import WeightsError
 from fewscope.model.episodes.category import Category, load_categories
 from fewscope.model.episodes.fss1000 import PaperEpisodes
 from fewscope.model.episodes.protocol import sampled_episodes
@@ -323,7 +324,7 @@ def test_imagenet_weights_without_a_network_are_one_line(monkeypatch: pytest.Mon
         raise URLError("no route")
 
     monkeypatch.setattr(imagenet.WeightsEnum, "get_state_dict", offline)
-    with pytest.raises(OSError, match=r"vgg16 cannot be downloaded.*without --imagenet, or put vgg16_bn-"):
+    with pytest.raises(WeightsError, match=r"vgg16 cannot be downloaded.*without --imagenet, or put vgg16_bn-"):
         imagenet.load_imagenet(ENCODERS["vgg16"](), "vgg16")
 
 
