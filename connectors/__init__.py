@@ -1,1 +1,1 @@
-"""Pixels in, results out: the only package that opens image, label, vector or store data."""
+"""Readers and writers: the only package that opens slides, rasters, images, vector files and result stores."""

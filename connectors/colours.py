@@ -1,11 +1,11 @@
-"""A colour for each class: the same in the store, in QuPath and in the report."""
+"""Colours of classes: the same in the result store, in QuPath and in the report."""
 
 from __future__ import annotations
 
 Colour = tuple[int, int, int]
 
 OBJECT_COLOUR: Colour = (230, 85, 13)
-"""Class 1, and the only class of most results."""
+"""Of class 1."""
 
 _OTHERS: tuple[Colour, ...] = (
     (0, 114, 178),
@@ -15,11 +15,12 @@ _OTHERS: tuple[Colour, ...] = (
     (86, 180, 233),
     (60, 60, 60),
 )
-"""Of Okabe and Ito's palette, told apart by colour-blind readers; without the orange that is close to class 1."""
+"""Of Okabe and Ito's palette, which colour-blind readers can distinguish; without the orange, which is close to class
+1."""
 
 
 def class_colour(value: int) -> Colour:
-    """RGB of class ``value`` = 1, 2...; from the eighth on darker shades of the first.
+    """RGB of class ``value`` = 1, 2...; from the eighth class on, darker shades of the first seven.
 
     >>> class_colour(1), class_colour(2), class_colour(8)
     ((230, 85, 13), (0, 114, 178), (149, 55, 8))

@@ -64,16 +64,16 @@ def open_source(
     Parameters
     ----------
     uri
-        Path or address. Slides: an fsspec URL, of which a copy is kept in a local cache. Rasters: also GDAL's
-        ``/vsi...``, a pattern, or a STAC item collection; remote files are read in ranges.
+        Path or fsspec URL. A remote slide is copied to a local cache. A raster may also be a ``/vsi...`` path of GDAL,
+        a pattern, or a STAC item collection; remote rasters are read in ranges.
     mpp
-        Working resolution of a slide in um per px. None: `DEFAULT_MPP` for finer slides (or the whole multiple of
-        the slide's own that is within 2 % of it, which needs no interpolation), else the slide's own. A slide
-        that does not state its resolution is taken to have this one at level 0.
+        Working resolution of a slide, um per px. None: `DEFAULT_MPP` for finer slides (or an integer multiple of the
+        slide's own within 2 % of it, which needs no interpolation), else the slide's own. A slide that does not state
+        its resolution is assumed to have this one at level 0.
     slide_mpp
-        Resolution of level 0 in um per px; overrides what the file says.
+        Resolution of level 0, um per px; overrides the file's.
     raster
-        Open it as a raster, and how; None: it is a slide.
+        Options of a raster; None for a slide.
 
     Raises
     ------

@@ -10,7 +10,7 @@ from fewscope.errors import ConfigError
 
 @dataclass(frozen=True, slots=True)
 class RasterOptions:
-    """How a raster, or several as one, is to be seen.
+    """How to open a raster, or several as one.
 
     Attributes
     ----------
@@ -18,26 +18,31 @@ class RasterOptions:
         1-based: three for red, green and blue, or one for grey. Empty: by the file's colour interpretation, else the
         first three, else the first.
     scale
-        Band values that become 0 and 255. None: 2nd to 98th percentile of each band, of the whole source.
+        Band values mapped to 0 and 255. None: the 2nd and 98th percentile of each band over the whole source.
     keep_ratios
-        Without ``scale``: 0 stays 0, and all bands share one factor, so that ratios of bands are those of the file.
+        Without ``scale``: map 0 to 0 and scale all bands by one factor, which keeps their ratios.
     res
         Side of a working pixel in units of the CRS; None: the file's.
     crs
         CRS to work in, in any notation that GDAL reads; None: the first file's.
     aoi
-        File of polygons (GeoJSON, GPKG, shapefile; any CRS); what lies outside all of them is not valid.
+        File of polygons (GeoJSON, GPKG, shapefile; any CRS); pixels outside all of them are not valid.
     bbox
-        West, south, east, north in degrees (in the raster's own units where it states no CRS); likewise.
+        West, south, east, north in degrees (in the raster's own units if it states no CRS); likewise.
     scenes
-        Further rasters to see as one with the first: paths, patterns, STAC item collections.
+        Further rasters to mosaic with the first: paths, patterns, STAC item collections.
     assets
         Keys of the STAC assets to read: one with all bands, or one for each band.
     nodata
-        Band value that means "no pixel". "file": what the file says. "auto": likewise, and where it says nothing, what
-        the collar around the scene is made of, if it has one (`connectors.rasters.nodata`).
+        Nodata value of all bands. "file": as the file declares. "auto": likewise, or implicit nodata if the file
+        declares none (`connectors.rasters.nodata`).
     pick
-        Where scenes overlap: the first that has the pixel, or the one that it lies deepest inside of.
+        Where scenes overlap, take the first with a valid pixel, or the one whose edge is farthest from it.
+
+    Raises
+    ------
+    ConfigError
+        An option is out of range.
     """
 
     bands: tuple[int, ...] = ()

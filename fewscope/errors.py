@@ -43,5 +43,13 @@ class UnreadableError(FewscopeError, RuntimeError):
     """More of the source was unreadable than ``max_unreadable`` allows. The report was written all the same."""
 
 
+class ResultNotFound(FewscopeError, FileNotFoundError):
+    """The folder holds no result of a run."""
+
+
+class MissingPackageError(FewscopeError, ImportError):
+    """An optional package is needed and not installed; the message names it."""
+
+
 class WorkerError(FewscopeError, RuntimeError):
     """Ray cannot be started or reached, or a worker died again and again."""

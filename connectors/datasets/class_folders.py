@@ -1,16 +1,16 @@
-"""Classes of labelled pictures, from a folder laid out like FSS-1000.
+"""Classes of labelled images, from a folder in the layout of FSS-1000 (Li et al., CVPR 2020).
 
-``<class>/<k>.jpg`` (RGB) with ``<class>/<k>.png`` (mask, 0 = background) and, where objects are told apart,
-``<class>/<k>.inst.png`` (0 = background, 1..n = one object each), 224x224. Beside the classes, where they are there:
+``<class>/<k>.jpg`` (RGB) with ``<class>/<k>.png`` (mask, 0 = background) and, if objects are separated,
+``<class>/<k>.inst.png`` (0 = background, 1..n = one object each), 224x224. Beside the classes, all optional:
 
 - ``splits/<name>.txt``, ``<name>.txt`` or ``splits/fss/<name>.txt``: the classes of a split, one a line; ``trn`` is
-  another name of ``train``, and ``fss_test_set.txt`` of ``test``
+  another name for ``train``, and ``fss_test_set.txt`` for ``test``
 - ``classes.csv``: class, domain (or supercategory); ``supercategories.csv``: class, supercategory
 - ``pairs.csv``: class, k, licence
 
-The known defects of FSS-1000 are survived: other files in a class folder (``10.jpeg``) are passed over; an RGB picture
-as mask and a mask of more than two values are cut at half of their range, as everybody's loaders do, and the latter is
-named in the log; pictures of another size are resized; apostrophes in class names may be there or not.
+The known defects of FSS-1000 are handled: other files in a class folder (``10.jpeg``) are ignored; an RGB mask and a
+mask of more than two values are thresholded at half of their range, as other loaders do, and the latter is logged;
+images of another size are resized; apostrophes in class names are optional.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ SPLIT_FILES = {
 }
 
 FSS1000_TEST = "af9c51828a33248ad3584050b5c77879f5a7e3007497d8c223988e9dd9f61bc3"
-"""`fingerprint` of the 240 test classes that the authors of FSS-1000 name, the only official split."""
+"""`fingerprint` of the 240 test classes of FSS-1000's authors, the only official split."""
 
 WHERE_SPLITS_COME_FROM = (
     "for FSS-1000, the 240 test classes are in fss_test_set.txt of the authors' repository (HKUSTCV/FSS-1000), and the "
-    "lists of train and validation classes that everybody uses in data/splits/fss of HSNet's (juhongm999/hsnet)"
+    "usual lists of train and validation classes in data/splits/fss of HSNet's (juhongm999/hsnet)"
 )
 
 
@@ -90,7 +90,7 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class ClassFolders:
-    """A data set laid out like FSS-1000, opened by name: picklable, so that every training worker reads it itself.
+    """A data set in the layout of FSS-1000. Picklable: every training worker reads it itself.
 
     Attributes
     ----------
@@ -171,7 +171,7 @@ def _class_images(name: str, domain: str, pairs: dict[str, Pair]) -> ClassImages
 
 
 def dataset_root(root: str | Path) -> Path:
-    """The folder of the class folders: `root`, or what FSS-1000's archive puts between (``fewshot_data``)."""
+    """The folder of the class folders: `root`, or the ``fewshot_data`` in it, as FSS-1000's archive unpacks."""
     root = Path(root)
     if not root.is_dir():
         raise DatasetError(f"{root} is not a folder; give the folder that holds the class folders")
@@ -181,7 +181,7 @@ def dataset_root(root: str | Path) -> Path:
 
 
 def class_names(root: str | Path, split: str | None = None) -> list[str]:
-    """The folders of a split's classes in the list's order, or of all classes in the order of the alphabet."""
+    """Class folders of a split, in the order of its list, or all of them in alphabetical order."""
     root = dataset_root(root)
     folders = sorted(p.name for p in root.iterdir() if p.is_dir() and p.name != "splits")
     if split is None:
@@ -198,16 +198,16 @@ def class_names(root: str | Path, split: str | None = None) -> list[str]:
 
 
 def split_file(root: Path, split: str) -> Path:
-    """The list of a split.
+    """The file that lists the classes of a split.
 
     Raises
     ------
     DatasetError
-        There is none; the message says where it was looked for and where lists come from.
+        There is none; the message says where lists can be found.
     """
     candidates = SPLIT_FILES.get(split, (f"splits/{split}.txt", f"{split}.txt"))
     for candidate in candidates:
-        # the lists of HSNet lie in a folder beside the data as often as in it
+        # the lists of HSNet are often unpacked beside the data
         for folder in (root, root.parent):
             if (folder / candidate).is_file():
                 return folder / candidate
@@ -218,7 +218,7 @@ def split_file(root: Path, split: str) -> Path:
 
 
 def fingerprint(names: Iterable[str]) -> str:
-    """SHA-256 of a set of class names, in whatever order and with or without apostrophes."""
+    """SHA-256 of a set of class names, regardless of order, case and apostrophes."""
     return hashlib.sha256("\n".join(sorted(map(_plain, names))).encode()).hexdigest()
 
 
@@ -227,7 +227,7 @@ def _plain(name: str) -> str:
 
 
 def domains_of(root: str | Path) -> dict[str, str]:
-    """Domain or super-category of every class that ``supercategories.csv`` or ``classes.csv`` names."""
+    """Domain or super-category of every class in ``classes.csv`` or ``supercategories.csv``; the latter wins."""
     root = dataset_root(root)
     found = {}
     for table in ("classes.csv", "supercategories.csv"):
@@ -242,10 +242,10 @@ def domains_of(root: str | Path) -> dict[str, str]:
 
 
 def allowed_for_shipping(licence: str) -> bool:
-    """Whether weights trained on a pair of this licence may ship.
+    """Whether weights trained on a pair with this licence may be shipped.
 
-    No non-commercial (NC) and no no-derivatives (ND) licence, nothing for research only, nothing unknown. A source that
-    states no licence at all is allowed, and named in the model card.
+    Not with a non-commercial (NC), no-derivatives (ND), research-only or unknown licence. A source that states no
+    licence at all is allowed, and named in the model card.
     """
     text = licence.lower()
     return not ("-nc" in text or "-nd" in text or "research" in text or text.startswith("unknown"))
@@ -259,12 +259,12 @@ def _rows(path: Path) -> list[dict[str, str]]:
 
 
 def picture_files(folder: Path) -> list[Path]:
-    """``<k>.jpg`` of a class folder in the order of numbers."""
+    """``<k>.jpg`` of a class folder, in numerical order."""
     return sorted(folder.glob("*.jpg"), key=lambda p: (len(p.stem), p.stem))
 
 
 def read_pair(image_path: Path) -> Pair | None:
-    """One pair at 224x224, or None if there is no usable mask beside the image: missing, empty, or full."""
+    """Read one pair at 224x224; None without a usable mask: missing, empty, or full."""
     mask_path = image_path.with_suffix(".png")
     if not mask_path.exists():
         return None
@@ -272,7 +272,7 @@ def read_pair(image_path: Path) -> Pair | None:
         image = np.asarray(_fit(picture.convert("RGB"), Image.Resampling.BICUBIC))
     with Image.open(mask_path) as picture:
         grey = np.asarray(_fit(picture.convert("L"), Image.Resampling.NEAREST))
-    if np.mean((grey > 0) & (grey < grey.max())) > 0.05:  # a smoothed rim is less
+    if np.mean((grey > 0) & (grey < grey.max())) > 0.05:  # smoothed edges are less
         log.warning("%s is not a mask of two values; cut at half of its range", mask_path)
     mask = grey > int(grey.max()) / 2
     if not mask.any() or mask.all():
@@ -281,11 +281,11 @@ def read_pair(image_path: Path) -> Pair | None:
 
 
 def _read_instances(path: Path, mask: NDArray[Any]) -> NDArray[Any] | None:
-    """Objects inside the mask, (224, 224) int32, or None if they are not told apart."""
+    """Objects in the mask, int32 (224, 224); None if they are not separated, or differ from the mask."""
     if not path.exists():
         return None
     with Image.open(path) as picture:
-        # resized as float, the one mode of Pillow that every number of objects fits in
+        # float is the one mode of Pillow that can resize any number of objects
         values = np.asarray(_fit(picture.convert("F"), Image.Resampling.NEAREST))
     instances = np.rint(values).astype(np.int32)
     return instances if np.array_equal(instances > 0, mask) else None

@@ -1,7 +1,8 @@
-"""Segmentation data sets of others, written as class folders in FSS-1000's layout (docs/protocol.md).
+"""PASCAL VOC and COCO, converted to class folders in FSS-1000's layout (docs/protocol.md).
 
-One pair for each picture and each class in it: the mask is all that is of the class, so that no background is an object
-that nobody marked. Pictures are resized to 224x224 as they are, as few-shot benchmarks do; masks by nearest pixel.
+One pair for each image and each class in it: the mask holds all objects of the class, so that no background is an
+unlabelled object. Images are resized to 224x224 without keeping their aspect ratio, as in few-shot benchmarks; masks by
+nearest pixel.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fewscope.connectors.conventions import PATCH_SIZE
+from fewscope.errors import ConfigError, DatasetError, MissingPackageError, RunMismatch
 
 log = logging.getLogger(__name__)
 
@@ -28,25 +30,27 @@ VOC_CLASSES = (
     *("diningtable", "dog", "horse", "motorbike", "person"),
     *("pottedplant", "sheep", "sofa", "train", "tvmonitor"),
 )
-"""Classes 1 to 20 of PASCAL VOC; PASCAL-5i tests on five after the other (Shaban et al. 2017)."""
+"""Classes 1 to 20 of PASCAL VOC; each fold of PASCAL-5i tests on five of them (Shaban et al., BMVC 2017)."""
 
 VOC_VOID = 255
-"""Outlines and what is hard to tell: background here."""
+"""Label of outlines and difficult pixels: background here."""
 
 N_FOLDS = 4
+
 MIN_AREA = 0.01
-"""Part of a picture that a class must fill by default: less is a few pixels of 224x224."""
+"""Least share of an image that a class must cover by default: less is a few pixels of 224x224."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Labelled:
-    """All that is of one class in one picture.
+    """All objects of one class in one image.
 
     Attributes
     ----------
-    picture : its file
+    category : name of the class
+    picture : file of the image
     mask : (H, W) bool
-    instances : (H, W) int32, 0 outside the mask, 1..n one object each, or None
+    instances : (H, W) int32, 0 outside the mask, 1..n one object each; None if objects are not separated
     """
 
     category: str
@@ -56,23 +60,24 @@ class Labelled:
 
 
 def read_voc(root: Path, image_set: str, classes: Sequence[str] = VOC_CLASSES) -> Iterator[Labelled]:
-    """Pictures of a PASCAL VOC folder (``JPEGImages``, ``SegmentationClass``, ``ImageSets/Segmentation``).
+    """Read a PASCAL VOC folder (``JPEGImages``, ``SegmentationClass``, ``ImageSets/Segmentation``).
 
-    Objects are told apart where ``SegmentationObject`` is there.
+    Objects are separated if ``SegmentationObject`` exists.
 
     Parameters
     ----------
+    root : the folder
     image_set : "train", "val" or "trainval"
     classes : only these
 
     Raises
     ------
-    FileNotFoundError
-        The folder is not laid out like that.
+    DatasetError
+        The folder has another layout, or a mask no palette.
     """
     listed = root / "ImageSets" / "Segmentation" / f"{image_set}.txt"
     if not listed.is_file():
-        raise FileNotFoundError(
+        raise DatasetError(
             f"{listed} is missing; give the folder that holds JPEGImages, SegmentationClass and ImageSets (VOC2012)"
         )
     for name in listed.read_text().split():
@@ -91,35 +96,41 @@ def read_voc(root: Path, image_set: str, classes: Sequence[str] = VOC_CLASSES) -
 def _palette_values(path: Path) -> NDArray[np.uint8]:
     with Image.open(path) as picture:
         if picture.mode not in ("P", "L"):
-            raise ValueError(
+            raise DatasetError(
                 f"{path} is of mode {picture.mode}; expected a palette PNG of class numbers, as VOC's archive has them"
             )
         return np.asarray(picture)
 
 
 def read_coco(annotations: Path, images: Path) -> Iterator[Labelled]:
-    """Pictures of COCO's instance annotations: polygons and run lengths, compressed or not.
+    """Read COCO's instance annotations: polygons and run lengths, compressed or not.
 
-    A picture with a crowd of a class (``iscrowd``) is left out for that class: its objects cannot be counted.
+    An image with a crowd of a class (``iscrowd``) is skipped for that class: its objects cannot be counted.
+
+    Parameters
+    ----------
+    annotations : JSON file
+    images : folder of the images
 
     Raises
     ------
-    ImportError
+    MissingPackageError
         pycocotools is not installed.
-    ValueError
-        The file is not of COCO's format.
+    DatasetError
+        The file is not in COCO's format.
     """
     content = json.loads(annotations.read_text())
     if not isinstance(content, dict) or not {"images", "annotations", "categories"} <= set(content):
-        raise ValueError(
-            f"{annotations} is not COCO's; expected images, annotations and categories, as in instances_val2017.json"
+        raise DatasetError(
+            f"{annotations} is not in COCO's format; expected images, annotations and categories, as in "
+            "instances_val2017.json"
         )
     names = {category["id"]: category["name"] for category in content["categories"]}
     pictures = {picture["id"]: picture for picture in content["images"]}
-    drawn: dict[tuple[int, int], list[dict[str, Any]]] = {}
+    objects_of: dict[tuple[int, int], list[dict[str, Any]]] = {}
     for annotation in content["annotations"]:
-        drawn.setdefault((annotation["image_id"], annotation["category_id"]), []).append(annotation)
-    for (image_id, category_id), objects in sorted(drawn.items(), key=lambda item: item[0]):
+        objects_of.setdefault((annotation["image_id"], annotation["category_id"]), []).append(annotation)
+    for (image_id, category_id), objects in sorted(objects_of.items(), key=lambda item: item[0]):
         if any(one.get("iscrowd") for one in objects):
             continue
         picture = pictures[image_id]
@@ -134,7 +145,9 @@ def _coco_mask(segmentation: Any, height: int, width: int) -> NDArray[np.bool_]:
     try:
         from pycocotools import mask as coco
     except ImportError as e:
-        raise ImportError("pycocotools is not installed; install it with: pip install fewscope[eval]") from e
+        raise MissingPackageError(
+            "pycocotools is not installed; install it with: pip install fewscope[eval]"
+        ) from e
     if isinstance(segmentation, list):
         runs = coco.merge(coco.frPyObjects(segmentation, height, width))
     elif isinstance(segmentation["counts"], list):
@@ -145,19 +158,19 @@ def _coco_mask(segmentation: Any, height: int, width: int) -> NDArray[np.bool_]:
 
 
 def coco_groups(annotations: Path) -> dict[str, str]:
-    """Super-category of every category."""
+    """Super-category of every category in a COCO annotation file."""
     categories = json.loads(annotations.read_text())["categories"]
     return {category["name"]: category.get("supercategory", "") for category in categories}
 
 
 def fold_classes(fold: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The 15 training and the 5 test classes of a fold of PASCAL-5i, 0..3.
+    """The 15 training and 5 test classes of a fold of PASCAL-5i, 0..3; ConfigError for another fold.
 
     >>> fold_classes(1)[1]
     ('bus', 'car', 'cat', 'chair', 'cow')
     """
     if not 0 <= fold < N_FOLDS:
-        raise ValueError(f"fold {fold} is not in 0..{N_FOLDS - 1}")
+        raise ConfigError(f"fold {fold} is not in 0..{N_FOLDS - 1}")
     test = VOC_CLASSES[5 * fold : 5 * fold + 5]
     return tuple(name for name in VOC_CLASSES if name not in test), test
 
@@ -165,20 +178,25 @@ def fold_classes(fold: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
 def write_pairs(
     pairs: Iterable[Labelled], out: Path, *, min_area: float = MIN_AREA, most: int | None = None
 ) -> dict[str, int]:
-    """Write class folders, and say how many pairs each class got.
+    """Write pairs as class folders.
 
     Parameters
     ----------
+    pairs : to write
     out : the folder of the class folders
-    min_area : part of the picture below which a class is left out of it
-    most : pairs of a class, the first ones; None: all
+    min_area : least share of the image that a class must cover
+    most : pairs per class, the first ones; None for all
+
+    Returns
+    -------
+    Number of pairs by class folder.
 
     Raises
     ------
-    FileExistsError
-        A class folder has pictures already.
-    ValueError
-        A mask is not of its picture's size.
+    RunMismatch
+        A class folder is not empty.
+    DatasetError
+        An image and its mask differ in size.
     """
     written: dict[str, int] = {}
     for pair in pairs:
@@ -187,13 +205,15 @@ def write_pairs(
         if (most is not None and n >= most) or pair.mask.mean() < min_area or pair.mask.all():
             continue
         if n == 0 and folder.exists() and any(folder.iterdir()):
-            raise FileExistsError(f"{folder} is not empty; give another --out")
+            raise RunMismatch(f"{folder} is not empty; give another --out")
         mask = _resized(pair.mask.astype(np.uint8))
         if not mask.any() or mask.all():
             continue
+        if not pair.picture.is_file():
+            raise DatasetError(f"{pair.picture}: no such file; complete the download")
         with Image.open(pair.picture) as picture:
             if picture.size != pair.mask.shape[::-1]:
-                raise ValueError(
+                raise DatasetError(
                     f"{pair.picture} is {picture.size[0]}x{picture.size[1]}, its annotation "
                     f"{pair.mask.shape[1]}x{pair.mask.shape[0]}; they must be the same"
                 )
@@ -211,7 +231,7 @@ def write_pairs(
 
 
 def write_lists(out: Path, splits: dict[str, Sequence[str]], groups: dict[str, str] | None = None) -> None:
-    """``splits/<name>.txt``, and ``supercategories.csv`` where groups are known."""
+    """Write ``splits/<name>.txt``, and ``supercategories.csv`` if groups (class to super-category) are given."""
     for name, classes in splits.items():
         (out / "splits").mkdir(parents=True, exist_ok=True)
         (out / "splits" / f"{name}.txt").write_text("".join(f"{c}\n" for c in classes))
@@ -223,12 +243,12 @@ def write_lists(out: Path, splits: dict[str, Sequence[str]], groups: dict[str, s
 
 
 def folder_name(category: str) -> str:
-    """A category's name without what folders do not like."""
+    """A category's name without characters that are awkward in folder names."""
     return category.replace("/", "_").replace(" ", "_")
 
 
 def _resized(values: NDArray[Any]) -> NDArray[Any]:
-    """(H, W) -> (224, 224) by nearest pixel."""
+    """Resize (H, W) to (224, 224) by nearest pixel."""
     row = (np.arange(PATCH_SIZE) * 2 + 1) * values.shape[0] // (2 * PATCH_SIZE)
     col = (np.arange(PATCH_SIZE) * 2 + 1) * values.shape[1] // (2 * PATCH_SIZE)
     return values[np.ix_(row, col)]

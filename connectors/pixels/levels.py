@@ -1,7 +1,7 @@
-"""The same pixels at several resolutions: which of them to read, in whole blocks, and resampled to a working grid.
+"""Pyramid levels: which one to read, in whole blocks, resampled to a working grid.
 
-Level pixels are always fetched in whole blocks of one global grid, so that which block is bad, too, does not
-depend on the window that was asked for.
+Pixels of a level are always read in whole blocks of one global grid, so that unreadable blocks, too, do not depend on
+the window.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from fewscope.connectors.source import Pixels
 
 SAME_RESOLUTION = 1e-3  # resolutions closer than this are the same: no interpolation
 STRIP_PIXELS = 16 * 2**20  # level px held while resampling: bounds the memory of any read
-LEAST_STRIP = 256  # rows of a level read at once, at least
+LEAST_STRIP = 256  # least rows of a level read at once
 
 Block = tuple[int, int, int, int]
 """Top, bottom, left, right, in pixels of a level; half open."""
@@ -27,7 +27,17 @@ Block = tuple[int, int, int, int]
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """One resolution of a source. Steps are pixels of the finest level per pixel of this one."""
+    """One resolution of a source.
+
+    Attributes
+    ----------
+    index
+        0 for the finest.
+    height, width
+        Size, px.
+    row_step, col_step
+        Pixels of the finest level per pixel of this one.
+    """
 
     index: int
     height: int
@@ -40,7 +50,7 @@ AnyLevel = TypeVar("AnyLevel", bound=Level)
 
 
 def best_level(levels: Sequence[AnyLevel], step: float) -> AnyLevel:
-    """Coarsest level whose pixels are not larger than ``step`` px of the finest."""
+    """Coarsest level whose pixels are at most ``step`` px of the finest level wide; else the finest."""
     fine_enough = [
         level for level in levels if max(level.row_step, level.col_step) <= step * (1 + SAME_RESOLUTION)
     ]
@@ -48,7 +58,7 @@ def best_level(levels: Sequence[AnyLevel], step: float) -> AnyLevel:
 
 
 def overview_shape(height: int, width: int, max_side: int) -> tuple[int, int]:
-    """Size of a picture of the whole whose longer side is at most ``max_side``; never enlarged."""
+    """(height, width) of an overview whose longer side is at most ``max_side`` px; never enlarged."""
     if max_side < 1:
         raise ValueError(f"max_side {max_side} is not at least 1")
     shrink = max(1.0, max(height, width) / max_side)
@@ -60,7 +70,8 @@ def whole_blocks(
 ) -> Iterator[Block]:
     """Cover a rectangle by chunks of whole blocks, clipped at the level's edge.
 
-    ``grid`` is the (rows, cols) of a block, on whose multiples chunks begin; ``chunk`` that of a chunk.
+    ``grid`` is the (rows, cols) of a block, on whose multiples chunks begin; ``chunk`` the (rows, cols) of a chunk.
+    Yields (top, bottom, left, right) of each chunk.
     """
     top, left = top // grid[0] * grid[0], left // grid[1] * grid[1]
     bottom = min(-(-bottom // grid[0]) * grid[0], level.height)
@@ -71,9 +82,9 @@ def whole_blocks(
 
 
 def assemble(bounds: Block, pieces: Iterable[tuple[Block, Pixels]], into: Pixels | None = None) -> Pixels:
-    """Pixels of ``bounds``, put together from pieces that cover it: uint8 (h, w, 3), bool (h, w).
+    """Assemble the pixels of ``bounds`` from pieces that cover it: uint8 (h, w, 3), bool (h, w).
 
-    ``into``: arrays to put them in; None: new ones.
+    ``into``: arrays to write to; None for new ones.
     """
     top, bottom, left, right = bounds
     shape = bottom - top, right - left
@@ -110,11 +121,16 @@ def render(
     steps
         (row, col) pixels of the finest level per working pixel.
     level, read_level
-        Where from, and what reads a rectangle of it, piece by piece.
+        The level, and a function that reads a rectangle of it, piece by piece.
     background
-        RGB of what is not valid.
+        RGB of pixels that are not valid.
     origin
         (row, col) where the working grid begins, in pixels of the finest level.
+
+    Returns
+    -------
+    image : uint8 (h, w, 3)
+    valid : bool (h, w)
     """
     row_start, row_stop, col_start, col_stop = bounds
     image = np.empty((row_stop - row_start, col_stop - col_start, 3), np.uint8)
@@ -148,7 +164,8 @@ def render(
 
 
 def block_window(block: Block, level: Level, steps: tuple[float, float], grid: tuple[int, int]) -> Window:
-    """The working pixels that a block of a level has a part in; ``steps`` and ``grid`` as in `render`, no origin."""
+    """Window of the working pixels that a block of a level contributes to; ``steps`` and ``grid`` as for `render`,
+    without an origin."""
     row = math.floor(block[0] * level.row_step / steps[0])
     stop = math.ceil(block[1] * level.row_step / steps[0])
     col = math.floor(block[2] * level.col_step / steps[1])

@@ -1,8 +1,8 @@
-"""Resampling whose phase is fixed to the grid, so that a window gets the pixels that the whole would have.
+"""Resampling with a phase fixed to the grid: a window gets the same pixels as the whole.
 
-A working pixel j covers ``[j * scale, (j + 1) * scale)`` of the level it is made from. Shrinking averages
-over that area (fractions of pixels count as fractions); enlarging interpolates linearly between the centres.
-Weights depend on j alone and sums run in one order, so equality between windows is exact, not approximate.
+Working pixel j covers ``[j * scale, (j + 1) * scale)`` of the level. Reduction averages over that area, weighting
+partial pixels by their fraction; magnification interpolates linearly between pixel centres. Weights depend on j alone
+and sums have one order, so windows are equal exactly, not approximately.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 ROWS_AT_ONCE = 64  # working rows resampled at once: bounds the memory of the float sums
-MIN_COVERAGE = 0.5  # a working pixel is valid when at least half of what it is made of is
+MIN_COVERAGE = 0.5  # least weight of valid pixels under a valid working pixel
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Taps:
-    """Where n working pixels come from along one axis: index int64 and weight float32 (n, k), sum 1."""
+    """Sources of n working pixels along one axis: index, int64 (n, k), and weight, float32 (n, k), with sums of 1."""
 
     index: NDArray[np.int64]
     weight: NDArray[np.float32]
@@ -69,18 +69,18 @@ def resample(
     Parameters
     ----------
     image, valid
-        uint8 (h, w, 3) and bool (h, w): the piece, which holds every index of the taps.
+        uint8 (h, w, 3) and bool (h, w): a piece of the level that contains every index of the taps.
     rows, cols
         Taps in the level's coordinates.
     origin
         (row, col) of the piece in the level.
     background
-        RGB of working pixels without a single valid pixel under them.
+        RGB of working pixels that are not valid.
 
     Returns
     -------
-    image : uint8 (len(rows), len(cols), 3), the weighted mean of the valid pixels
-    valid : bool, True where they have at least half the weight
+    image : uint8 (len(rows.index), len(cols.index), 3), weighted mean of the valid pixels
+    valid : bool (len(rows.index), len(cols.index)), True where valid pixels have at least half the weight
     """
     if len(rows.index) > ROWS_AT_ONCE:
         parts = []
@@ -97,7 +97,7 @@ def resample(
     known = np.where(valid[..., None], image, np.uint8(0))
     mean = _weigh(_weigh(known, rows, origin[0], 0), cols, origin[1], 1)
     coverage = _weigh(_weigh(valid[..., None].view(np.uint8), rows, origin[0], 0), cols, origin[1], 1)
-    # Where everything is valid the sum is the mean already, to the bit as above; weights sum to 1 +- 1e-6.
+    # Where all pixels are valid the sum is the mean, with the same bits as above; weights sum to 1 +- 1e-6.
     partial = coverage < 1 - 1e-4
     np.divide(mean, coverage, out=mean, where=partial & (coverage > 0))
     out = np.rint(np.clip(mean, 0, 255)).astype(np.uint8)

@@ -6,7 +6,7 @@ from affine import Affine
 
 
 def place_points(points: npt.NDArray[np.float64], transform: Affine) -> npt.NDArray[np.float64]:
-    """World x, y of points (n, 2) given as col, row from the corner of the first pixel.
+    """World coordinates (x, y), float (n, 2), of points (col, row), float (n, 2), from the corner of the first pixel.
 
     >>> place_points(np.array([[1.0, 2.0]]), Affine.translation(100, 200) @ Affine.scale(10, -10)).tolist()
     [[110.0, 180.0]]

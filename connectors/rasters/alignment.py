@@ -1,7 +1,7 @@
-"""One grid for one raster or for many: where the pixels of each scene go.
+"""The common grid of one or more rasters, and the place of each on it.
 
-A scene whose pixels already lie on the grid is read as it is. Any other (another CRS or UTM zone, another phase or
-resolution, rotated among straight ones, located by control points or RPCs) is resampled through GDAL's warped view.
+A scene whose pixels lie on the grid is read as it is. Any other (another CRS or UTM zone, another phase or resolution,
+rotated, located by control points or RPCs) is resampled by GDAL's `WarpedVRT`.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from fewscope.connectors.rasters.gdal_file import RasterFile, close_raster, open
 from fewscope.connectors.storage.gdal import gdal
 from fewscope.errors import SourceError
 
-ON_GRID = 1e-4  # px by which pixels may be off the grid and still be read as they are
+ON_GRID = 1e-4  # px; tolerance for pixels to lie on the grid
 PLAIN = CRS.from_epsg(3857)
-"""Stands for "no CRS" on both sides of a warped view that only shrinks."""
+"""Stands for "no CRS" on both sides of a warped view that only reduces."""
 
 Bounds = tuple[float, float, float, float]
 """Left, bottom, right, top; in the coordinates of a grid."""
@@ -31,7 +31,7 @@ Bounds = tuple[float, float, float, float]
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """Pixels in the world: CRS (None: not stated), pixel corner (col, row) -> world (x, y), and size."""
+    """A grid of pixels: its CRS (None if not stated), transform from pixel corners (col, row) to (x, y), and size."""
 
     crs: CRS | None
     transform: Affine
@@ -39,21 +39,21 @@ class Grid:
     width: int
 
     def shrunk(self, factor: int) -> Grid:
-        """The same ground with pixels ``factor`` times as large."""
+        """The same area with pixels ``factor`` times as large."""
         height, width = -(-self.height // factor), -(-self.width // factor)
         return Grid(self.crs, self.transform @ Affine.scale(factor), height, width)
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a file lies on a grid.
+    """Place of a file on a grid.
 
     Attributes
     ----------
     rows, cols
-        Half-open range of grid pixels that may hold any of it.
+        Half-open ranges of grid pixels that the file may cover.
     offset
-        Grid (row, col) of the file's first pixel where its pixels lie on the grid; None: it is warped.
+        Grid (row, col) of the file's first pixel if its pixels lie on the grid; None if it is warped.
     """
 
     rows: tuple[int, int]
@@ -62,14 +62,14 @@ class Place:
 
 
 def common_grid(files: list[RasterFile], crs: str | None) -> tuple[Grid, list[Place]]:
-    """The grid of all files together, and the place of each on it.
+    """The common grid of several files, and the place of each on it.
 
-    The grid is that of the first file, extended to hold all of them: its CRS (or ``crs``), pixel size and phase.
+    The grid has the CRS (or ``crs``), pixel size and phase of the first file, and covers all of them.
 
     Raises
     ------
     SourceError
-        The CRS is not known, or a file without one stands beside files with one.
+        The CRS is unknown, or only some of the files have one.
     """
     target = _parse_crs(crs, files[0].uri) if crs else files[0].crs
     for file in files:
@@ -101,9 +101,10 @@ def common_grid(files: list[RasterFile], crs: str | None) -> tuple[Grid, list[Pl
 
 
 def open_on_grid(file: RasterFile, grid: Grid, resampling: Resampling) -> WarpedVRT:
-    """A view of a file on a grid. Where the file has no alpha, the view has one more band, 0 where it has no pixels.
+    """Open a file as a view on a grid. If the file has no alpha, the view has one more band, 0 where there are no
+    pixels.
 
-    To be closed by `raster_file.close_raster`.
+    Close it with `fewscope.connectors.rasters.gdal_file.close_raster`.
     """
     dataset = open_raster(file.path, file.georeference, file.crs, nodata=file.nodata_override)
     try:
@@ -117,7 +118,7 @@ def open_on_grid(file: RasterFile, grid: Grid, resampling: Resampling) -> Warped
             width=grid.width,
             resampling=resampling,
             add_alpha=file.alpha is None,
-            UNIFIED_SRC_NODATA="YES",  # as GDAL's masks have it: a pixel is one where any of its bands is
+            UNIFIED_SRC_NODATA="YES",  # as in GDAL's masks: a pixel is valid if any of its bands is
         )
     except BaseException:
         close_raster(dataset)
@@ -134,7 +135,7 @@ def _parse_crs(text: str, uri: str) -> CRS:
 
 
 def _warped_grid(file: RasterFile, crs: CRS | None) -> Grid:
-    """The upright grid that GDAL proposes for a file in a CRS."""
+    """The upright grid that GDAL suggests for a file in a CRS."""
     try:
         with gdal():
             dataset = open_raster(file.path, file.georeference, file.crs)
@@ -144,7 +145,9 @@ def _warped_grid(file: RasterFile, crs: CRS | None) -> Grid:
             finally:
                 close_raster(dataset)
     except RasterioError as error:
-        raise SourceError(f"{file.uri}: cannot be brought to {crs} ({error}); give another --crs") from error
+        raise SourceError(
+            f"{file.uri}: cannot be transformed to {crs} ({error}); give another --crs"
+        ) from error
 
 
 def _bounds(file: RasterFile, crs: CRS | None) -> Bounds:
@@ -159,20 +162,23 @@ def _bounds(file: RasterFile, crs: CRS | None) -> Bounds:
     try:
         left, bottom, right, top = transform_bounds(file.crs, crs, left, bottom, right, top)
     except (CRSError, RasterioError) as error:
-        raise SourceError(f"{file.uri}: cannot be brought to {crs} ({error}); give another --crs") from error
+        raise SourceError(
+            f"{file.uri}: cannot be transformed to {crs} ({error}); give another --crs"
+        ) from error
     if crs is not None and crs.is_geographic and right < left:  # across the antimeridian
         right += 360
     return left, bottom, right, top
 
 
 def _unwrapped(own: Bounds, first: Bounds) -> Bounds:
-    """Bounds in degrees, turned by 360 where that is nearer to the first's: two sides of the antimeridian meet."""
+    """Bounds in degrees, shifted by a multiple of 360 to be nearest to the first: the sides of the antimeridian
+    meet."""
     turns = 360 * round((first[0] + first[2] - own[0] - own[2]) / 720)
     return own[0] + turns, own[1], own[2] + turns, own[3]
 
 
 def _span(bounds: Bounds, base: Affine) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Rows and columns, on the endless grid of an upright transform, that touch the bounds."""
+    """Rows and columns of an upright transform's unbounded grid that touch the bounds."""
     cols = sorted((x - base.c) / base.a for x in (bounds[0], bounds[2]))
     rows = sorted((y - base.f) / base.e for y in (bounds[1], bounds[3]))
     return (

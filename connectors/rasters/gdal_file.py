@@ -1,4 +1,4 @@
-"""One raster file: where it is, what GDAL says of it, and its identity. No pixels are kept here."""
+"""One raster file: its GDAL path, metadata and fingerprint."""
 
 from __future__ import annotations
 
@@ -28,43 +28,45 @@ VSI = {
     "http": "/vsicurl/http://",
     "https": "/vsicurl/https://",
 }
-"""GDAL's own file systems, which read ranges of remote files, by the scheme of an address."""
+"""GDAL's virtual file systems, which read ranges of remote files, by scheme."""
 
-SAMPLE_PX = 32  # side of the nine samples in the fingerprint of a file that is not local
+SAMPLE_PX = 32  # side of the nine samples in the fingerprint of a remote file
 
 Georeference = Literal["transform", "gcps", "rpcs", "none"]
 NodataOrigin = Literal["file", "implicit", "user"]
 METHODS = {"gcps": "GCP_POLYNOMIAL", "rpcs": "RPC"}  # of GDAL's transformer
 
-# Once for the process, as filters changed in one thread are changed in all: reports say it in their own words.
+# Once per process, as warning filters are shared by all threads. The report has a note instead.
 warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)
 
 
 @dataclass(frozen=True, slots=True)
 class RasterFile:
-    """What is known of a raster without reading pixels. Picklable.
+    """Metadata of a raster, known without reading pixels. Picklable.
 
-    A file with control points or RPCs instead of a transform is described as `open_raster` shows it: resampled to the
-    upright grid that GDAL proposes.
+    A file with control points or RPCs instead of a transform is described as `open_raster` opens it: resampled to the
+    upright grid that GDAL suggests.
 
     Attributes
     ----------
     uri, path
-        As it was given, and as GDAL opens it.
+        Its address as given, and as GDAL opens it.
     transform, crs
-        From pixel corner (col, row) to the coordinates of ``crs``, which is None where the file states none.
+        From pixel corners (col, row) to the coordinates of ``crs``, which is None if the file states none.
     georeference
-        How the file says where it is.
+        How the file is georeferenced.
     colours
         Colour interpretation of each band.
     names
-        Description of each band in lower case, empty without one.
+        Description of each band in lower case; empty without one.
     alpha
-        Band that says what is transparent, None without.
+        Alpha band, 1-based; None without.
     nodata
-        For each band the value that means "no pixel"; empty where there is none.
+        Nodata value of each band; empty without.
     nodata_origin
-        Who says so: the file itself, its collar (`connectors.rasters.nodata`), or the user.
+        Who declares nodata: the file, nobody (implicit, see `connectors.rasters.nodata`), or the user.
+    n_points
+        Number of control points.
     overviews
         (height, width) of the file's overviews, finest first.
     block
@@ -90,22 +92,28 @@ class RasterFile:
     nodata_origin: NodataOrigin = "file"
 
     def with_nodata(self, value: float, origin: NodataOrigin) -> RasterFile:
-        """The file, with a value that means "no pixel" in all bands, whatever it says itself."""
+        """A copy with another nodata value for all bands."""
         return replace(self, nodata=(value,) * len(self.dtypes), nodata_origin=origin)
 
     @property
     def nodata_override(self) -> float | None:
-        """The value that GDAL has to be told, as the file does not say it."""
+        """The nodata value to pass to GDAL, if it is not the file's."""
         return None if self.nodata_origin == "file" else self.nodata[0]
 
     @property
     def is_upright(self) -> bool:
-        """Rows run along x and columns along y: the transform has no rotation and no shear."""
+        """Whether the transform has no rotation and no shear."""
         return bool(self.transform.b == self.transform.d == 0)
 
 
 def gdal_path(uri: str) -> str:
-    """The name by which GDAL opens an address; SourceError if a file that only fsspec reads cannot be copied."""
+    """The path by which GDAL opens an address; a file that only fsspec reads is copied to the local cache.
+
+    Raises
+    ------
+    SourceError
+        It cannot be copied.
+    """
     scheme = urlsplit(uri).scheme if "://" in uri else ""
     if scheme in VSI:
         return VSI[scheme] + uri.split("://", 1)[1]
@@ -117,12 +125,12 @@ def gdal_path(uri: str) -> str:
 
 
 def inspect(uri: str) -> RasterFile:
-    """Open a raster and describe it.
+    """Open a raster and read its metadata.
 
     Raises
     ------
     SourceError
-        It is missing, empty, damaged, no raster, or a container of several; one line says which.
+        It is missing, empty, damaged, not a raster, or a container of several.
     """
     path = gdal_path(uri)
     _check_local(path, uri)
@@ -141,9 +149,9 @@ def open_raster(
     overview: int | None = None,
     nodata: float | None = None,
 ) -> rasterio.DatasetReader:
-    """A file, or one of its overviews, on a grid with a transform. To be closed by `close_raster`.
+    """Open a file, or one of its overviews, on a grid with a transform. Close it with `close_raster`.
 
-    ``nodata`` is what means "no pixel" where the file does not say it: for what is resampled here.
+    ``nodata`` replaces the file's nodata value if the file is resampled here.
     """
     if georeference not in METHODS:
         return rasterio.open(path) if overview is None else rasterio.open(path, overview_level=overview)
@@ -164,7 +172,7 @@ def open_raster(
 
 
 def close_raster(dataset: rasterio.DatasetReader) -> None:
-    """Close a dataset, and those that it is a view of."""
+    """Close a dataset and those that it is a view of."""
     source = dataset.src_dataset if isinstance(dataset, WarpedVRT) else None
     dataset.close()
     if source is not None:
@@ -178,7 +186,7 @@ def _describe(dataset: rasterio.DatasetReader, uri: str, path: str) -> RasterFil
             raise SourceError(
                 f"{uri}: is a container of {len(parts)} rasters; name the one to read, for example {parts[0]!r}"
             )
-        raise SourceError(f"{uri}: holds no band; it is not a picture")
+        raise SourceError(f"{uri}: has no band; it is not an image")
     georeference: Georeference = "transform"
     crs, n_points = dataset.crs or None, 0
     if dataset.transform == Affine.identity():
@@ -189,7 +197,7 @@ def _describe(dataset: rasterio.DatasetReader, uri: str, path: str) -> RasterFil
             georeference, crs = (
                 "rpcs",
                 CRS.from_epsg(4326),
-            )  # RPCs are of longitude and latitude by definition
+            )  # RPCs are in longitude and latitude by definition
         else:
             georeference = "none"
     shown = open_raster(path, georeference, crs)
@@ -222,9 +230,9 @@ def _describe(dataset: rasterio.DatasetReader, uri: str, path: str) -> RasterFil
 
 
 def fingerprint(files: list[RasterFile]) -> str:
-    """Hash of what the files say of themselves and of their content; the same for renamed or copied files.
+    """Hash of the metadata and content of files; the same for renamed or copied files.
 
-    Of local files, sidecars included, the size and the first and last 64 KiB; of others nine samples of pixels.
+    For local files and their sidecars, the size and the first and last 64 KiB; for others, nine samples of pixels.
     """
     digest = hashlib.sha256()
     for file in files:
@@ -233,7 +241,7 @@ def fingerprint(files: list[RasterFile]) -> str:
         with gdal(), rasterio.open(file.path) as dataset:
             if is_local(file):
                 for part in dataset.files:
-                    if os.path.isfile(part):  # not what a VRT points to elsewhere
+                    if os.path.isfile(part):  # not the remote sources of a VRT
                         add_ends(digest, part)
             else:
                 _add_samples(digest, dataset)
@@ -241,7 +249,7 @@ def fingerprint(files: list[RasterFile]) -> str:
 
 
 def is_local(file: RasterFile) -> bool:
-    """Whether it is a file of this machine, not of a network, a ZIP archive or a service."""
+    """Whether it is a plain local file, not in a network, an archive or a service."""
     return os.path.isfile(file.path)
 
 
@@ -251,12 +259,12 @@ def _add_samples(digest: Any, dataset: rasterio.DatasetReader) -> None:
             stop, end = min(row + SAMPLE_PX, dataset.height), min(col + SAMPLE_PX, dataset.width)
             try:
                 digest.update(dataset.read(window=((row, stop), (col, end))).tobytes())
-            except RasterioError:  # the run will say so
+            except RasterioError:  # reading the source will report it
                 digest.update(b"unreadable")
 
 
 def _check_local(path: str, uri: str) -> None:
-    """Refuse what needs no GDAL to be refused."""
+    """Raise SourceError for folders, missing and empty files, without GDAL."""
     if path.startswith("/vsi") or "://" in path:
         return
     if os.path.isdir(path) and not path.lower().endswith((".zarr", ".safe", ".gdb")):
@@ -270,10 +278,10 @@ def _check_local(path: str, uri: str) -> None:
 
 
 def _reason(error: RasterioError, path: str) -> str:
-    said = " ".join(str(error).replace(f"'{path}'", "the file").replace(path, "the file").split())
-    if "not recognized as being in a supported file format" in said:
+    reason = " ".join(str(error).replace(f"'{path}'", "the file").replace(path, "the file").split())
+    if "not recognized as being in a supported file format" in reason:
         return (
-            "is not a raster that GDAL knows (GeoTIFF, VRT, JPEG 2000, PNG ...); it may be damaged or cut short: copy "
+            "is not a raster that GDAL reads (GeoTIFF, VRT, JPEG 2000, PNG ...); it may be damaged or truncated: copy "
             "it again, or check that it is the right file"
         )
-    return f"GDAL cannot open it ({said}); check the address and the rights, or copy the file again"
+    return f"GDAL cannot open it ({reason}); check the address and the permissions, or copy the file again"

@@ -1,7 +1,7 @@
-"""Rasters through GDAL: bands, masks, scenes and broken places end here.
+"""Rasters, read with GDAL: bands, masks, mosaics and unreadable places are handled here.
 
 The working grid is the file's own (or the common grid of several, see `connectors.rasters.alignment`), resampled to the
-resolution asked for, cut to the area asked for.
+requested resolution and cropped to the requested area.
 """
 
 from __future__ import annotations
@@ -54,20 +54,20 @@ BACKGROUND = (0, 0, 0)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class View:
-    """How the values of a stack become the pixels of a working grid.
+    """How band values of a `SceneStack` become pixels of the working grid.
 
     Attributes
     ----------
     stretch
-        From values to 8 bits.
+        From band values to 8 bits.
     palette
-        uint8 (n, 3): colours of the values, or None.
+        uint8 (n, 3), colours of the values; or None.
     grid
-        (height, width) of the working grid before it is cut.
+        (height, width) of the working grid before cropping.
     row, col
-        Where what was cut out begins in it.
+        First row and column of the crop.
     area
-        Polygons, in pixels (col, row) of the grid before it is cut, out of which nothing is valid; or None.
+        Polygons in pixels (col, row) of the grid before cropping; pixels outside are not valid. Or None.
     """
 
     stretch: Stretch
@@ -79,7 +79,7 @@ class View:
 
 
 class RasterSource:
-    """A raster, or several as one, on a working grid. Made by `RasterSource.open`; see `source.Source`."""
+    """A raster, or a mosaic, on a working grid. Made by `RasterSource.open`; see `connectors.source.Source`."""
 
     def __init__(self, info: SourceInfo, stack: SceneStack, view: View) -> None:
         self._info = info
@@ -90,7 +90,7 @@ class RasterSource:
 
     @classmethod
     def open(cls, uri: str, options: RasterOptions) -> RasterSource:
-        """Open a raster; parameters and errors as in `source.open_source`."""
+        """Open a raster; parameters and errors as in `connectors.open.open_source`."""
         stack, shown, files = lay_out(uri, options)
         grid, first = stack.grid, files[0]
         palette = palette_of(first) if shown.is_palette else None
@@ -106,7 +106,7 @@ class RasterSource:
             row, bottom, col, right = _bounds_of(area, height, width)
             if row >= bottom or col >= right:
                 raise SourceError(
-                    f"{uri}: does not reach into the area asked for ({options.aoi or options.bbox})"
+                    f"{uri}: does not overlap the requested area ({options.aoi or options.bbox})"
                 )
             view = replace(view, area=area, row=row, col=col)
             height, width, transform = bottom - row, right - col, transform @ Affine.translation(col, row)
@@ -138,14 +138,14 @@ class RasterSource:
 
     @property
     def info(self) -> SourceInfo:
-        """What is known without reading pixels."""
+        """Metadata, known without reading pixels."""
         return self._info
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _reopen, (self._info, self._stack, self._view)
 
     def close(self) -> None:
-        """Give the files back; reading afterwards is an error."""
+        """Close the files; reading afterwards raises ValueError."""
         self._stack.close()
 
     def read(self, window: Window) -> Pixels:
@@ -179,7 +179,7 @@ class RasterSource:
         return image, valid
 
     def unreadable(self, max_side: int | None = None) -> tuple[Window, ...]:
-        """See `connectors.source.Source.unreadable`: the bad blocks of the level that was read."""
+        """See `connectors.source.Source.unreadable`: the unreadable blocks of the level that was read."""
         view, info = self._view, self._info
         steps = self._overview_grid(max_side)[1] if max_side else self._steps
         level = best_level(self._stack.levels, min(steps))
@@ -202,13 +202,13 @@ class RasterSource:
         return _ratio((own.b, own.e), (whole.b, whole.e)), _ratio((own.a, own.d), (whole.a, whole.d))
 
     def _overview_grid(self, max_side: int) -> tuple[tuple[int, int], tuple[float, float]]:
-        """Size of the overview, and the step of its pixels in pixels of the stack's grid."""
+        """Size of the overview, and its pixels' steps in pixels of the stack's grid."""
         info, (down, right) = self._info, self._steps
         height, width = overview_shape(info.height, info.width, max_side)
         return (height, width), (down * info.height / height, right * info.width / width)
 
     def _read_level(self, level: Level, bounds: Block) -> Iterator[tuple[Block, Pixels]]:
-        """Pixels of a level, piece by piece. Whole blocks are read, whatever is asked for."""
+        """Pixels of a level, piece by piece, in whole blocks."""
         for block in whole_blocks(*bounds, level, *block_grid(self._stack)):
             yield block, self._read_chunk(level, block)
 
@@ -222,7 +222,7 @@ class RasterSource:
         return shown[chunk] if chunk in shown else assemble(chunk, shown.items())
 
     def _show(self, values: Values) -> Pixels:
-        """8-bit RGB of band values, background where they are not valid."""
+        """RGB of band values; background where they are not valid."""
         bands, valid = values
         palette, stretch = self._view.palette, self._view.stretch
         image = stretch(bands) if palette is None else palette[np.minimum(bands[0], len(palette) - 1)]
@@ -231,7 +231,7 @@ class RasterSource:
 
 
 def _reopen(info: SourceInfo, stack: SceneStack, view: View) -> RasterSource:
-    """The source in another process; SourceError if a local file is another one now."""
+    """Reopen the source in another process; SourceError if a local file has changed."""
     files = [layer.file for scene in stack.scenes for layer in scene.layers]
     if all(is_local(file) for file in files) and (found := fingerprint(files)) != info.fingerprint:
         raise SourceError(
@@ -242,7 +242,7 @@ def _reopen(info: SourceInfo, stack: SceneStack, view: View) -> RasterSource:
 
 
 def _digest(view: View, bands: tuple[int, ...], pick: str) -> str:
-    """Hash of all that a view, bands and the choice among scenes do to pixels."""
+    """Hash of everything that maps values to pixels: view, bands, and the choice among scenes."""
     stretch = view.stretch
     numbers = (bands, pick, stretch.low, stretch.high, view.grid, view.row, view.col)
     digest = hashlib.sha256(repr(numbers).encode())
@@ -254,12 +254,12 @@ def _digest(view: View, bands: tuple[int, ...], pick: str) -> str:
 
 
 def _ratio(own: tuple[float, float], whole: tuple[float, float]) -> float:
-    """Of the lengths of two pixel sides; 1 exactly where they are the same."""
+    """Ratio of the lengths of two pixel sides; exactly 1 if they are the same."""
     return 1.0 if own == whole else math.hypot(*own) / math.hypot(*whole)
 
 
 def _bounds_of(area: BaseGeometry, height: int, width: int) -> Block:
-    """Whole pixels of a grid that hold an area given in its pixels: top, bottom, left, right."""
+    """Smallest block of whole pixels that contains an area, given in pixels: top, bottom, left, right."""
     left, top, right, bottom = area.bounds
     return (
         max(0, math.floor(top)),

@@ -1,4 +1,4 @@
-"""Which files are one source: a path, a pattern, or a STAC item collection with its assets."""
+"""Files of a raster source: from a path, a pattern, or a STAC item collection with its assets."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ COLOURS = ("red", "green", "blue")
 
 
 def list_scenes(uris: Sequence[str], assets: tuple[str, ...]) -> list[list[str]]:
-    """Scenes in order, each the files that it is made of: one with all bands, or one for each band.
+    """Files of each scene, in order: one file with all bands, or one for each band.
 
     Raises
     ------
     SourceError
-        A pattern matches nothing, or a STAC file is damaged, or it is not certain which assets are meant.
+        A pattern matches nothing, a STAC file is damaged, or the choice of assets is ambiguous.
     """
     scenes: list[list[str]] = []
     for uri in uris:
@@ -57,7 +57,7 @@ def _items(uri: str) -> list[dict[str, Any]]:
         raise SourceError(f"{uri}: cannot be read as JSON ({' '.join(str(error).split())})") from error
     items = parsed.get("features", [parsed]) if isinstance(parsed, dict) else parsed
     if not isinstance(items, list) or not items or not all(_is_item(item) for item in items):
-        raise SourceError(f"{uri}: is no STAC item or item collection; give one, or a raster")
+        raise SourceError(f"{uri}: is not a STAC item or item collection; give one, or a raster")
     return items
 
 
@@ -71,7 +71,7 @@ def _is_item(item: Any) -> bool:
 
 
 def _choose_assets(uri: str, item: dict[str, Any], asked: tuple[str, ...]) -> list[str]:
-    """Addresses of the assets asked for; else of the one that holds data, or of red, green and blue."""
+    """Addresses of the requested assets; by default of the only data asset, or of red, green and blue."""
     assets: dict[str, dict[str, Any]] = item["assets"]
     if asked:
         missing = [key for key in asked if key not in assets]
@@ -106,7 +106,7 @@ def _is_data(asset: dict[str, Any]) -> bool:
 
 
 def _common_names(key: str, asset: dict[str, Any]) -> set[str]:
-    """Names of colours that an asset's one band goes by."""
+    """Common names (colours) of an asset's only band."""
     bands = asset.get("eo:bands") or asset.get("bands") or []
     names = {
         str(band.get("common_name") or band.get("eo:common_name") or "")
@@ -117,7 +117,7 @@ def _common_names(key: str, asset: dict[str, Any]) -> set[str]:
 
 
 def _address(uri: str, href: str) -> str:
-    """An asset's address, which may be relative to the JSON's."""
+    """An asset's address; ``href`` may be relative to the JSON file."""
     if "://" in href or href.startswith(("/", "\\")):
         return href
     if "://" in uri:

@@ -1,4 +1,4 @@
-"""What a raster source is made of: scenes on their grid, values to take the stretch from, its resolution, its notes."""
+"""Parts of a raster source: scenes on their grid, values for the stretch, the resolution, notes."""
 
 from __future__ import annotations
 
@@ -22,17 +22,29 @@ from fewscope.connectors.rasters.stretch import Bands, choose_bands, stacked_ban
 from fewscope.connectors.storage.gdal import gdal
 from fewscope.errors import SourceError
 
-CHUNK = 1024  # px read at once, as whole blocks of the file
-WARP_BLOCK = 128  # px; what is lost around a place that does not decode, where GDAL warps
+CHUNK = 1024  # px; side of what is read at once, in whole blocks of the file
+WARP_BLOCK = 128  # px; side of what is lost around an unreadable place if GDAL warps
 LARGEST_BLOCK = 2048  # px; larger ones are read in parts
-SAMPLE_LEVEL = 1024  # px; the level whose values give the stretch is at least so long, where the source is
-SAMPLE_CHUNKS = 64  # read of that level at most: evenly spread
-SAMPLE_VALUES = 2**20  # of each band, at most
-FINEST_ENLARGEMENT = 8.0  # working grids finer than this times the raster show nothing but interpolation
+SAMPLE_LEVEL = (
+    1024  # px; least longer side of the level that is sampled for the stretch, if the source is as long
+)
+SAMPLE_CHUNKS = 64  # most chunks of that level that are read, evenly spaced
+SAMPLE_VALUES = 2**20  # most values of each band
+FINEST_ENLARGEMENT = 8.0  # finer working grids would be interpolation alone
 
 
 def lay_out(uri: str, options: RasterOptions) -> tuple[SceneStack, Bands, list[RasterFile]]:
-    """Scenes on their common grid, what is shown of them, and all files in order."""
+    """Place all scenes on their common grid.
+
+    Returns
+    -------
+    The scenes, the bands that are read, and all files in order.
+
+    Raises
+    ------
+    SourceError
+        A file cannot be opened, or the scenes do not fit together.
+    """
     scenes = [
         [inspect(part) for part in scene] for scene in list_scenes((uri, *options.scenes), options.assets)
     ]
@@ -62,7 +74,7 @@ def lay_out(uri: str, options: RasterOptions) -> tuple[SceneStack, Bands, list[R
 def _with_nodata(
     file: RasterFile, bands: tuple[int, ...], asked: float | Literal["auto", "file"]
 ) -> RasterFile:
-    """The file with what means "no pixel": as the user says, else as the file says, else what its collar is made of."""
+    """The file with its nodata value: the user's, else the file's, else implicit nodata."""
     if asked == "file":
         return file
     if asked != "auto":
@@ -78,14 +90,14 @@ def _with_nodata(
 
 
 def palette_of(file: RasterFile) -> NDArray[np.uint8]:
-    """uint8 (n, 3): the file's colours."""
+    """The file's palette, uint8 (n, 3)."""
     with gdal(), rasterio.open(file.path) as dataset:
         colours = dataset.colormap(1)
     return np.array([colours.get(value, (0, 0, 0, 0))[:3] for value in range(max(colours) + 1)], np.uint8)
 
 
 def sample_values(stack: SceneStack) -> NDArray[np.generic]:
-    """(n_bands, n) valid values from all over: of the file's overview, or of chunks spread evenly."""
+    """Valid values from all over the source, (n_bands, n): of an overview, or of evenly spaced chunks."""
     long_enough = [level for level in stack.levels if max(level.height, level.width) >= SAMPLE_LEVEL]
     level = long_enough[-1] if long_enough else stack.levels[0]
     chunks = list(whole_blocks(0, level.height, 0, level.width, level, *block_grid(stack)))
@@ -99,7 +111,7 @@ def sample_values(stack: SceneStack) -> NDArray[np.generic]:
 
 
 def block_grid(stack: SceneStack) -> tuple[tuple[int, int], tuple[int, int]]:
-    """(rows, cols) of the blocks that are tried one by one, and of the chunks of them read at once."""
+    """(rows, cols) of the blocks that are read one by one after a failure, and of the chunks of them read at once."""
     layer = stack.scenes[0].layers[0]
     if layer.place.offset == (0, 0):
         rows, cols = (side if side <= LARGEST_BLOCK else CHUNK for side in layer.file.block)
@@ -109,7 +121,26 @@ def block_grid(stack: SceneStack) -> tuple[tuple[int, int], tuple[int, int]]:
 
 
 def resampled(uri: str, grid: Grid, res: float | None) -> tuple[tuple[int, int], Affine]:
-    """(height, width) and transform of the grid at a resolution: square pixels of ``res`` CRS units."""
+    """Size and transform of the working grid.
+
+    Parameters
+    ----------
+    uri
+        For errors.
+    grid
+        The scenes' grid.
+    res
+        Side of its square pixels in units of the CRS; None for those of the scenes' grid.
+
+    Returns
+    -------
+    (height, width) and the transform.
+
+    Raises
+    ------
+    SourceError
+        ``res`` is much finer than the raster.
+    """
     transform = grid.transform
     down, right = math.hypot(transform.b, transform.e), math.hypot(transform.a, transform.d)
     if res is None or max(abs(res / down - 1), abs(res / right - 1)) < SAME_RESOLUTION:
@@ -124,7 +155,7 @@ def resampled(uri: str, grid: Grid, res: float | None) -> tuple[tuple[int, int],
 
 
 def notes_on(files: list[RasterFile], grid: Grid) -> list[str]:
-    """What the reader has to know of where the pixels are."""
+    """Notes for the report about georeference and nodata."""
     first, said = files[0], []
     if first.georeference == "gcps":
         said.append(

@@ -1,8 +1,7 @@
-"""The collar of a scene: pixels around it that stand for "no data" where the file does not say so.
+"""Implicit nodata: a fill value around a scene that the file does not declare.
 
-Scenes are cut along orbits and put on upright grids; the corners that stay empty are filled with one number in all
-bands, 0 or 255 as a rule. Many exports forget to declare it, and then a quarter of the map is water, or land, that
-nobody has seen.
+Scenes lie along orbits, rotated on upright grids; the empty corners are filled with one value in all bands, usually 0
+or 255. Many exports do not declare it, and a quarter of the map would be water, or land, that was never observed.
 """
 
 from __future__ import annotations
@@ -17,23 +16,35 @@ from scipy.ndimage import binary_opening
 from fewscope.connectors.rasters.gdal_file import RasterFile, close_raster, open_raster
 from fewscope.connectors.storage.gdal import gdal
 
-CORNER = 16  # px; side of a corner that is empty
+CORNER = 16  # px; side of the corners that are tested for one value
 FEWEST_CORNERS = 2
-SAMPLES = 4  # along each side; windows that are looked at where corners are empty
+SAMPLES = 4  # windows along each side that are tested if corners have one value
 SAMPLE_SIDE = 512  # px
 SOLID = 0.99
-"""Of the pixels that have the collar's number so many lie in squares of `SQUARE` px of it: a picture's own black is
-scattered, and where it has some, nothing is assumed."""
+"""Least share of the pixels with the fill value that lie in squares of `SQUARE` px of it. Genuine black pixels are
+scattered; if there are some, no value is assumed to be nodata."""
 SQUARE = 5
-FEWEST_VALUES = 16  # that the rest of a picture has in a band: not a drawing on an empty ground
+FEWEST_VALUES = (
+    16  # distinct values of the other pixels in some band: excludes drawings on an empty background
+)
 
 
 def implicit_nodata(file: RasterFile, bands: tuple[int, ...]) -> float | None:
-    """The number that fills a file's collar; None where the file says itself what is no data, or has no collar.
+    """Detect the fill value of a georeferenced file's empty corners.
 
-    A collar fills two corners at least, with the same number in all ``bands`` (1-based), lower or higher than what else
-    was looked at, in solid areas, and around a picture that has a place on Earth. It is not looked for in files with
-    control points or RPCs, which are seen resampled.
+    The value fills at least two corners, is the same in all ``bands``, covers solid areas, and is an extreme of all
+    sampled values.
+
+    Parameters
+    ----------
+    file
+        The file.
+    bands
+        1-based bands that are read.
+
+    Returns
+    -------
+    The value; None if the file declares nodata, a mask or alpha, is not georeferenced, or has no such value.
     """
     if file.nodata or file.alpha or file.georeference == "none":
         return None
@@ -57,12 +68,12 @@ def implicit_nodata(file: RasterFile, bands: tuple[int, ...]) -> float | None:
                 return value if _is_fill(value, [read(*place, SAMPLE_SIDE) for place in places]) else None
             finally:
                 close_raster(dataset)
-    except RasterioError:  # the run will say so
+    except RasterioError:  # reading the source will report it
         return None
 
 
 def _spread(height: int, width: int, side: int, n: int) -> list[tuple[int, int]]:
-    """(row, col) of n x n squares, evenly over a grid from corner to corner; each but once where it is small."""
+    """(row, col) of n x n squares, evenly spaced from corner to corner; without duplicates on a small grid."""
     rows, cols = (
         np.unique(np.linspace(0, max(0, length - side), n).astype(int)) for length in (height, width)
     )
@@ -70,7 +81,7 @@ def _spread(height: int, width: int, side: int, n: int) -> list[tuple[int, int]]
 
 
 def _of_corners(corners: list[NDArray[np.generic]]) -> float | None:
-    """The number that fills several corners, the one that fills most."""
+    """The value that fills most corners, if it fills at least `FEWEST_CORNERS`."""
     filled = [
         float(corner.flat[0].real) for corner in corners if corner.dtype.kind != "c" and np.ptp(corner) == 0
     ]
@@ -81,7 +92,7 @@ def _of_corners(corners: list[NDArray[np.generic]]) -> float | None:
 
 
 def _is_fill(value: float, samples: list[NDArray[np.generic]]) -> bool:
-    """Whether what has the number lies in solid areas, around a picture whose numbers are all on one side of it."""
+    """Whether the value covers solid areas and is an extreme of the samples, (n_bands, h, w) each."""
     empty = [(sample == value).all(0) for sample in samples]
     n_empty = sum(int(each.sum()) for each in empty)
     square = np.ones((SQUARE, SQUARE), bool)

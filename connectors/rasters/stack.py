@@ -1,4 +1,4 @@
-"""Band values of one or many scenes on one grid; the first scene that has a pixel gives it, or the best.
+"""Band values of one or more scenes on one grid. Where they overlap, the first scene wins, or the best.
 
 A `SceneStack` is made of scenes, each of one file, or of one file per band. It is picklable, and any number of threads
 may read: each takes an idle handle of its own.
@@ -28,8 +28,8 @@ from fewscope.connectors.storage.gdal import gdal
 
 log = logging.getLogger(__name__)
 
-MAX_IDLE = 64  # handles kept open beside those in use
-DEPTH_SIDE = 512  # px; the coarsest level of many scenes is no longer, and depth is known at most so finely
+MAX_IDLE = 64  # idle handles kept open
+DEPTH_SIDE = 512  # px; longest side of the coarsest level of several scenes, and of the map of depth
 
 Values = tuple[NDArray[np.generic], NDArray[np.bool_]]
 """(bands, valid): (n_bands, h, w) of the stack's type, bool (h, w)."""
@@ -37,7 +37,7 @@ Values = tuple[NDArray[np.generic], NDArray[np.bool_]]
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """Bands of one file, and where it lies."""
+    """Bands of one file, and its place on the grid."""
 
     file: RasterFile
     bands: tuple[int, ...]
@@ -46,16 +46,21 @@ class Layer:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Scene:
-    """Layers that give all bands together.
+    """One scene: layers that together have all bands.
 
-    ``depth``, for the best-valid rule, is float32 (h, w) over the whole grid: how far inside the scene a place is.
+    Attributes
+    ----------
+    layers
+        One with all bands, or one for each band.
+    depth
+        For ``pick="best"``: float32 (h, w) over the whole grid, distance to the nearest place without valid pixels.
     """
 
     layers: tuple[Layer, ...]
     depth: NDArray[np.float32] | None = None
 
     def touches(self, block: Block, factor: float) -> bool:
-        """Whether it may have pixels in a block whose pixels are ``factor`` grid pixels wide."""
+        """Whether it may have pixels in a block of a level whose pixels are ``factor`` grid pixels wide."""
         place = self.layers[0].place
         return (
             place.rows[0] < block[1] * factor
@@ -66,7 +71,17 @@ class Scene:
 
 
 class SceneStack:
-    """Scenes on a grid; see the module."""
+    """Scenes on a grid; see the module.
+
+    Parameters
+    ----------
+    grid
+        The common grid.
+    scenes
+        In the order of precedence.
+    pick
+        "first": the first scene with a valid pixel wins. "best": the one whose edge is farthest from it.
+    """
 
     def __init__(
         self, grid: Grid, scenes: tuple[Scene, ...], pick: Literal["first", "best"] = "first"
@@ -84,7 +99,7 @@ class SceneStack:
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Type of the values: what holds those of all files; float32 for complex, of which the magnitude is read."""
+        """Type of the values, common to all files; float32 for complex values, whose magnitude is read."""
         names = {
             layer.file.dtypes[band - 1]
             for scene in self.scenes
@@ -97,11 +112,11 @@ class SceneStack:
 
     @property
     def n_bands(self) -> int:
-        """Bands that `read` gives."""
+        """Number of bands that `read` returns."""
         return sum(len(layer.bands) for layer in self.scenes[0].layers)
 
     def close(self) -> None:
-        """Give all files back; reading afterwards is an error."""
+        """Close all files; reading afterwards raises ValueError."""
         with self._lock:
             self._closed = True
             idle, self._idle = self._idle, []
@@ -109,13 +124,13 @@ class SceneStack:
             close_raster(handle)
 
     def read(self, level: Level, block: Block) -> Values:
-        """Values of a block of a level. RasterioError where any of it fails to decode."""
+        """Values of a block of a level; RasterioError if any of it fails to decode."""
         return self._combine(
             [(s, self._read_scene(s, level, block)) for s in self._near(level, block)], level, block
         )
 
     def read_around(self, level: Level, block: Block) -> tuple[Values, bool]:
-        """As `read`, without the scenes that fail to decode here; and whether there were any."""
+        """Values as in `read`, without scenes that fail to decode here, and whether there were any."""
         found, failed = [], False
         for scene in self._near(level, block):
             try:
@@ -128,7 +143,7 @@ class SceneStack:
     def read_pieces(
         self, level: Level, chunk: Block, grid: tuple[int, int]
     ) -> list[tuple[Block, Values, bool]]:
-        """A chunk as one piece; where it fails to decode, its blocks of ``grid`` (rows, cols) as by `read_around`."""
+        """Read a chunk as one piece; if it fails to decode, as blocks of ``grid`` (rows, cols) with `read_around`."""
         try:
             return [(chunk, self.read(level, chunk), False)]
         except RasterioError as error:
@@ -139,7 +154,7 @@ class SceneStack:
         return [scene for scene in self.scenes if scene.touches(block, level.row_step)]
 
     def _combine(self, found: list[tuple[Scene, Values]], level: Level, block: Block) -> Values:
-        """For each pixel the valid value of the first scene, or of the one it is deepest inside of."""
+        """The valid value of the first, or best, scene for each pixel."""
         if len(found) == 1:
             return found[0][1]
         shape = block[1] - block[0], block[3] - block[2]
@@ -164,7 +179,7 @@ class SceneStack:
         with self._handle(layer, level) as handle:
             if not self._is_direct(layer, level):
                 window = Window(block[2], block[0], shape[1], shape[0])
-                # the view's last band says where the file has pixels, unless the file has such a band itself
+                # the view's last band is its mask, unless the file has an alpha band
                 values = handle.read([*layer.bands, layer.file.alpha or handle.count], window=window)
                 bands, valid = values[:-1], np.real(values[-1]) > 0
             else:
@@ -189,7 +204,7 @@ class SceneStack:
 
     @contextmanager
     def _handle(self, layer: Layer, level: Level) -> Iterator[rasterio.DatasetReader]:
-        """The file at a level, or a view of it; of this thread alone until given back."""
+        """The file at a level, or a view of it, for this thread alone."""
         key = layer.file.path, level.index
         with self._lock:
             if self._closed:
@@ -200,7 +215,7 @@ class SceneStack:
             handle = self._open(layer, level) if handle is None else handle
             try:
                 yield handle
-            except BaseException:  # a handle that failed once may go on failing
+            except BaseException:  # a handle that failed may fail again
                 close_raster(handle)
                 raise
         surplus = []
@@ -212,7 +227,7 @@ class SceneStack:
             close_raster(old)
 
     def _is_direct(self, layer: Layer, level: Level) -> bool:
-        """The file's pixels lie on those of the level."""
+        """Whether the file's pixels lie on those of the level."""
         return layer.place.offset is not None and (level.index == 0 or _keeps_overviews(self.scenes))
 
     def _open(self, layer: Layer, level: Level) -> rasterio.DatasetReader:
@@ -221,14 +236,14 @@ class SceneStack:
             overview = level.index - 1 if level.index else None
             return open_raster(file.path, file.georeference, file.crs, overview, file.nodata_override)
         if file.colours[0] == ColorInterp.palette:
-            resampling = Resampling.nearest  # numbers of colours have no mean
+            resampling = Resampling.nearest  # palette indexes have no mean
         else:
             resampling = Resampling.average if level.index else Resampling.bilinear
         return open_on_grid(file, self.grid.shrunk(2**level.index), resampling)
 
 
 def measure_depth(stack: SceneStack, scene: Scene) -> NDArray[np.float32]:
-    """How far each place of the grid is from the nearest that a scene has no pixel for; coarse, over the whole grid."""
+    """Distance of each place of the grid to the nearest without a valid pixel of the scene: float32 (h, w), coarse."""
     alone = SceneStack(stack.grid, (scene,))
     level = next(
         (level for level in alone.levels if max(level.height, level.width) <= DEPTH_SIDE), alone.levels[-1]
@@ -240,7 +255,7 @@ def measure_depth(stack: SceneStack, scene: Scene) -> NDArray[np.float32]:
 
 
 def _depth(scene: Scene, grid: Grid, level: Level, block: Block) -> NDArray[np.float32]:
-    """`Scene.depth` between its places, for the pixels of a block."""
+    """`Scene.depth`, interpolated to the pixels of a block."""
     if scene.depth is None:
         return np.zeros((block[1] - block[0], block[3] - block[2]), np.float32)
     rows = (np.arange(block[0], block[1]) + 0.5) * level.row_step * scene.depth.shape[0] / grid.height - 0.5
@@ -250,12 +265,12 @@ def _depth(scene: Scene, grid: Grid, level: Level, block: Block) -> NDArray[np.f
 
 
 def _keeps_overviews(scenes: tuple[Scene, ...]) -> bool:
-    """The grid is that of the one file, whose own overviews can be read."""
+    """Whether the grid is that of a single file, whose overviews can be read."""
     return len(scenes) == 1 and len(scenes[0].layers) == 1 and scenes[0].layers[0].place.offset == (0, 0)
 
 
 def _levels(grid: Grid, scenes: tuple[Scene, ...]) -> tuple[Level, ...]:
-    """The grid itself; then the file's overviews, or, of warped and of many files, halves that GDAL makes."""
+    """The grid itself, then the file's overviews, or, for warped or several files, halvings by GDAL."""
     levels = [Level(0, grid.height, grid.width, 1.0, 1.0)]
     if _keeps_overviews(scenes):
         for index, (height, width) in enumerate(scenes[0].layers[0].file.overviews, start=1):
@@ -277,7 +292,7 @@ def _levels(grid: Grid, scenes: tuple[Scene, ...]) -> tuple[Level, ...]:
 def _valid(
     dataset: rasterio.DatasetReader, layer: Layer, window: Window, bands: NDArray[np.generic]
 ) -> NDArray[np.bool_]:
-    """Where a window of a file has pixels: by nodata (any of the bands differs from it), masks and alpha."""
+    """Valid pixels of a window of a file: by nodata (a pixel is valid if any band differs from it), masks and alpha."""
     flags = dataset.mask_flag_enums[layer.bands[0] - 1]
     valid = np.ones(bands.shape[1:], np.bool_)
     if layer.file.nodata:
@@ -285,19 +300,20 @@ def _valid(
         valid = np.logical_or.reduce([_differs(band, nodata) for band, nodata in pairs])
     elif MaskFlags.per_dataset in flags:
         valid = dataset.read_masks(layer.bands[0], window=window) > 0
-    # nodata hides it, and GDAL knows none of floats
+    # nodata takes precedence over it in GDAL, which ignores alpha of float type
     if layer.file.alpha and (layer.file.nodata or MaskFlags.alpha not in flags):
         valid &= np.real(dataset.read(layer.file.alpha, window=window)) > 0
     return valid
 
 
 def numpy_type(name: str) -> np.dtype[Any]:
-    """NumPy's type for rasterio's name of one; whole complex numbers, which NumPy has not, are read as complex64."""
+    """NumPy's type for a name of rasterio; complex integers, which NumPy does not have, are read as complex64."""
     return np.dtype(np.complex64 if name.startswith("complex_int") else name)
 
 
 def _differs(band: NDArray[np.generic], nodata: float | None) -> NDArray[np.bool_]:
-    """Where a band is not its nodata value; everywhere, if its type does not hold that value. NaN: see the caller."""
+    """Where a band differs from its nodata value: everywhere if its type cannot hold that value. NaN: see the
+    caller."""
     if nodata is None or not holds(band.dtype, nodata):
         return np.ones(band.shape, np.bool_)
     return np.asarray(band != np.array(nodata).astype(band.dtype))

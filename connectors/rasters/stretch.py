@@ -1,7 +1,7 @@
-"""From any band values to 8 bits of red, green and blue: which bands, and one stretch for the whole source.
+"""Band values to 8-bit RGB: the choice of bands, and one linear stretch for the whole source.
 
-The stretch is fixed once from a sample of the whole source, never from a window: a stretch of each tile would put
-seams into the mask.
+The stretch is fixed once, from a sample of the whole source, never from a window: stretching each tile separately would
+cause seams in the mask.
 """
 
 from __future__ import annotations
@@ -17,31 +17,45 @@ from fewscope.errors import SourceError
 
 PERCENTILES = (2.0, 98.0)  # QGIS's cumulative count cut
 DISPLAY_RANGE = 64
-"""Grey levels of 255 that the middle 96 % of a uint8 raster must span to be shown as it is: a picture, not numbers."""
+"""Grey levels that the middle 96 % of a uint8 raster must span to be used unstretched: it is an image, not
+measurements."""
 
 COLOURS = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
 NAMES = (("red", "green", "blue"), ("b04", "b03", "b02"))
-"""Names of the bands that are red, green and blue; the second are Sentinel-2's, and no other sensor writes a 0. They go
-before colours, which GDAL gives to any three bytes."""
+"""Names of the red, green and blue bands; the second triple is Sentinel-2's, the only sensor with a leading 0. Names
+take precedence over colour interpretation, which GDAL assigns to any three uint8 bands."""
 
 
 @dataclass(frozen=True, slots=True)
 class Bands:
-    """Bands to read: three for red, green and blue, or one, shown as grey or through its palette."""
+    """Bands to read: three for red, green and blue, or one, as grey or through its palette.
+
+    Attributes
+    ----------
+    indexes
+        1-based bands.
+    words
+        The choice in words.
+    is_palette
+        The band holds indexes of a palette.
+    is_picture
+        The file declares red, green and blue.
+    """
 
     indexes: tuple[int, ...]
     words: str
     is_palette: bool = False
-    is_picture: bool = False  # red, green and blue by the file
+    is_picture: bool = False
 
 
 def choose_bands(file: RasterFile, asked: tuple[int, ...]) -> Bands:
-    """The bands asked for (1-based; one or three), or by name, or by colour interpretation, or the first three.
+    """Choose bands: those requested (1-based; one or three), else by name, by colour interpretation, or the first
+    three.
 
     Raises
     ------
     SourceError
-        The file does not have the bands asked for.
+        The file does not have the requested bands.
     """
     n_bands = len(file.dtypes)
     if asked:
@@ -74,12 +88,12 @@ def choose_bands(file: RasterFile, asked: tuple[int, ...]) -> Bands:
 
 
 def stacked_bands(files: list[RasterFile]) -> Bands:
-    """Bands of a scene of one file for each: three, or one.
+    """Bands of a scene with one file per band: exactly three.
 
     Raises
     ------
     SourceError
-        There are more or fewer files, or one of them has several bands.
+        There are not three files, or one of them has several bands.
     """
     for file in files:
         if len(file.dtypes) > 1:
@@ -95,7 +109,7 @@ def stacked_bands(files: list[RasterFile]) -> Bands:
 
 @dataclass(frozen=True, slots=True)
 class Stretch:
-    """Linear from ``low`` to 0 and ``high`` to 255, for each band; what lies outside is cut off.
+    """Linear map from ``low`` to 0 and ``high`` to 255 for each band, clipped; ``words`` describes it.
 
     >>> Stretch((0.0,), (510.0,), "")(np.array([[[-7.0, 255.0, 900.0]]])).tolist()
     [[[0, 0, 0], [128, 128, 128], [255, 255, 255]]]
@@ -106,7 +120,7 @@ class Stretch:
     words: str
 
     def __call__(self, bands: NDArray[np.generic]) -> NDArray[np.uint8]:
-        """8-bit RGB (h, w, 3) of bands (1 or 3, h, w); NaN becomes 0."""
+        """RGB, uint8 (h, w, 3), of bands (1 or 3, h, w); NaN becomes 0."""
         if bands.dtype == np.uint8 and self.is_identity:
             scaled = bands.astype(np.uint8)
         else:
@@ -121,12 +135,12 @@ class Stretch:
 
     @property
     def is_identity(self) -> bool:
-        """Values 0..255 stay as they are."""
+        """Whether the stretch maps 0..255 to themselves."""
         return set(self.low) == {0.0} and set(self.high) == {255.0}
 
 
 def as_is(n_bands: int, words: str) -> Stretch:
-    """0..255 to 0..255."""
+    """The stretch that maps 0..255 to themselves."""
     return Stretch((0.0,) * n_bands, (255.0,) * n_bands, words)
 
 
@@ -136,19 +150,19 @@ def choose_stretch(
     is_picture: bool = False,
     keep_ratios: bool = False,
 ) -> Stretch:
-    """The stretch of a source.
+    """Choose the stretch of a source.
 
     Parameters
     ----------
     sample
-        (n_bands, n) valid values from all over the source.
+        Valid values from all over the source, (n_bands, n).
     scale
-        Values to become 0 and 255 in every band; None: the 2nd and 98th percentile of each band, or as it is for
-        uint8 that is a picture already.
+        Values mapped to 0 and 255 in every band. None: the 2nd and 98th percentile of each band, or no stretch for
+        uint8 images.
     is_picture
-        The file says that its bands are red, green and blue.
+        The file declares red, green and blue.
     keep_ratios
-        Without a scale: from 0 to the largest of the bands' 98th percentiles, the same for all.
+        Without a scale: stretch from 0 to the largest of the bands' 98th percentiles, the same for all bands.
     """
     n_bands = len(sample)
     if scale is not None:
@@ -168,7 +182,7 @@ def choose_stretch(
     ):
         return as_is(n_bands, "8 bits as they are")
     ends = np.percentile(values, PERCENTILES, axis=1)
-    flat = ends[0] == ends[1]  # nearly the same everywhere: what differs is what there is to see
+    flat = ends[0] == ends[1]  # nearly constant: the few other values are the content
     ends[:, flat] = values.min(1)[flat], values.max(1)[flat]
     lows = tuple(float(value) for value in ends[0])
     highs = tuple(float(high) if high > low else low + 1.0 for low, high in zip(lows, ends[1], strict=True))

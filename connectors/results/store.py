@@ -27,7 +27,7 @@ from zarr.codecs import BloscCodec, ZstdCodec
 from fewscope.connectors.colours import class_colour
 from fewscope.connectors.results.run_folder import FOLDER, describe_difference
 from fewscope.connectors.storage.filesystem import is_local, open_filesystem, output_errors, remove, sync
-from fewscope.errors import RunMismatch
+from fewscope.errors import ResultNotFound, RunMismatch
 
 Name = str
 """Of an array: "probability", "semantic", "instances", "scratch", or one of `StoreSpec.class_arrays`."""
@@ -217,15 +217,15 @@ class ResultStore:
 
         Raises
         ------
-        FileNotFoundError
-            There is no (whole) store.
+        ResultNotFound
+            There is no complete store.
         """
         try:
             attributes = zarr.open_group(self._open(STORE), mode="r", zarr_format=3).attrs.asdict()
         except FileNotFoundError:
             attributes = {}
         if "fewscope" not in attributes:
-            raise FileNotFoundError(f"{self.out} holds no {STORE}; check the path, or run the job first")
+            raise ResultNotFound(f"{self.out} holds no {STORE}; check the path, or run the job first")
         return dict(attributes["fewscope"])  # type: ignore[arg-type]
 
     @property

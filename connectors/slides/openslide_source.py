@@ -1,7 +1,6 @@
-"""Slides through OpenSlide: levels, microns and broken places end here.
+"""Slides, read with OpenSlide: levels, resolutions and unreadable places are handled here.
 
-The working grid is cut from the coarsest level that is fine enough and resampled to the resolution asked for; see
-`connectors.pixels.levels`.
+The working grid is resampled from the coarsest level that is fine enough; see `connectors.pixels.levels`.
 """
 
 from __future__ import annotations
@@ -40,18 +39,18 @@ from fewscope.errors import SourceError
 
 log = logging.getLogger(__name__)
 
-BLOCK = 256  # level px; what is lost around a place that does not decode
+BLOCK = 256  # level px; side of what is lost around an unreadable place
 CHUNK = 2048  # level px read at once, a multiple of BLOCK: 16 MB of RGBA
 DARK_LEVEL = 64  # median grey of 255 below which a slide is fluorescence and its background black
 
 
 @dataclass(frozen=True, slots=True)
 class _Level(Level):
-    reported_step: float  # OpenSlide's own, which maps the locations it is given
+    reported_step: float  # OpenSlide's, which maps locations
 
     @property
     def is_aligned(self) -> bool:
-        """Level pixels lie on whole level-0 pixels, so any location reads the same pixels."""
+        """Whether level pixels lie on whole level-0 pixels, so that any location reads the same pixels."""
         return self.reported_step == round(self.reported_step)
 
 
@@ -59,7 +58,7 @@ class OpenSlideSource:
     """A slide on its working grid. Made by `OpenSlideSource.open`; see `connectors.source.Source`."""
 
     def __init__(self, info: SourceInfo, slide: openslide.OpenSlide | None = None) -> None:
-        """Reopen what ``info`` describes; SourceError if the file is another one now."""
+        """Open the slide that ``info`` describes; SourceError if the file has changed."""
         self._info = info
         self._path = local_copy(info.uri)
         self._slide: openslide.OpenSlide | None = slide or _open(self._path, info.uri)
@@ -75,7 +74,7 @@ class OpenSlideSource:
 
     @classmethod
     def open(cls, uri: str, *, mpp: float | None = None, slide_mpp: float | None = None) -> OpenSlideSource:
-        """Open a slide at a working resolution; parameters and errors as in `source.open_source`."""
+        """Open a slide at a working resolution; parameters and errors as in `connectors.open.open_source`."""
         path = local_copy(uri)
         slide = _open(path, uri)
         properties = dict(slide.properties)
@@ -116,17 +115,17 @@ class OpenSlideSource:
 
     @property
     def info(self) -> SourceInfo:
-        """What is known without reading pixels."""
+        """Metadata, known without reading pixels."""
         return self._info
 
     def __reduce__(self) -> tuple[type[OpenSlideSource], tuple[SourceInfo]]:
         return type(self), (self._info,)
 
     def close(self) -> None:
-        """Give the file back; reading afterwards is an error."""
+        """Close the file; reading afterwards raises ValueError."""
         with self._lock:
             self._closed = True
-            self._slide = None  # closed by OpenSlide when the last reader lets go of it
+            self._slide = None  # OpenSlide closes it with its last reader
 
     def read(self, window: Window) -> Pixels:
         """See `connectors.source.Source.read`."""
@@ -139,14 +138,14 @@ class OpenSlideSource:
         return self._render((0, height, 0, width), (height, width), steps)
 
     def _overview_grid(self, max_side: int) -> tuple[tuple[int, int], tuple[float, float]]:
-        """Size of the overview, and the step of its pixels in level-0 px."""
+        """Size of the overview, and its pixels' steps in level-0 px."""
         info = self._info
         height, width = overview_shape(info.height, info.width, max_side)
         steps = (info.transform.e * info.height / height, info.transform.a * info.width / width)
         return (height, width), steps
 
     def unreadable(self, max_side: int | None = None) -> tuple[Window, ...]:
-        """See `connectors.source.Source.unreadable`: the bad blocks of the level that was read."""
+        """See `connectors.source.Source.unreadable`: the unreadable blocks of the level that was read."""
         info = self._info
         steps = info.transform.e, info.transform.a
         level = best_level(self._levels, min(self._overview_grid(max_side)[1] if max_side else steps))
@@ -155,12 +154,12 @@ class OpenSlideSource:
         return tuple(block_window(block, level, steps, (info.height, info.width)) for block in blocks)
 
     def _render(self, bounds: Block, grid: tuple[int, int], steps: tuple[float, float]) -> Pixels:
-        """Window ``bounds`` of a ``grid`` whose pixels are ``steps`` (row, col) level-0 px large."""
+        """Window ``bounds`` of a ``grid`` with pixels of ``steps`` (row, col) level-0 px."""
         level = best_level(self._levels, min(steps))
         return render(bounds, grid, steps, level, self._read_level, self._info.background)
 
     def _read_level(self, level: _Level, bounds: Block) -> Iterator[tuple[Block, Pixels]]:
-        """Pixels of a level, piece by piece. Whole blocks are read, whatever is asked for."""
+        """Pixels of a level, piece by piece, in whole blocks."""
         chunk = CHUNK if level.is_aligned else BLOCK
         for block in whole_blocks(*bounds, level, (BLOCK, BLOCK), (chunk, chunk)):
             yield block, self._read_chunk(level, *block)
@@ -215,7 +214,7 @@ class OpenSlideSource:
         return image, alpha > 0
 
     def _is_dark(self) -> bool:
-        """Whether this is a fluorescence slide, by the median of nine places of its coarsest level."""
+        """Whether this is a fluorescence slide: by the median grey of nine places of its coarsest level."""
         level = self._levels[-1]
         greys = []
         for row in np.linspace(0, max(0, level.height - BLOCK), 3).astype(int):
@@ -228,7 +227,7 @@ class OpenSlideSource:
 
 
 def _levels(slide: openslide.OpenSlide) -> tuple[_Level, ...]:
-    """Usable levels, finest first. Levels whose aspect is not the slide's are left out."""
+    """Usable levels, finest first. Levels with another aspect ratio than the slide's are skipped."""
     width, height = slide.level_dimensions[0]
     levels = []
     for index, (size, reported) in enumerate(
@@ -274,14 +273,14 @@ def _stated_background(properties: Mapping[str, str]) -> tuple[int, int, int] | 
 
 
 def _fingerprint(slide: openslide.OpenSlide, path: str) -> str:
-    """Hash of OpenSlide's own identity, the size, and the head and tail of the file."""
+    """Hash of OpenSlide's quickhash, and the size, start and end of the file."""
     digest = hashlib.sha256(slide.properties.get(openslide.PROPERTY_NAME_QUICKHASH1, "").encode())
     add_ends(digest, path)
     return digest.hexdigest()
 
 
 def _open(path: str, uri: str) -> openslide.OpenSlide:
-    """OpenSlide's handle, or a SourceError that says what the file is instead."""
+    """OpenSlide's handle; SourceError, which says what the file is instead, if it is not a slide."""
     try:
         if os.path.isdir(path):
             raise SourceError(
@@ -308,7 +307,7 @@ def _open(path: str, uri: str) -> openslide.OpenSlide:
 
 
 def _what_instead(path: str, uri: str) -> str:
-    """What a file that is not a slide is, and the cure."""
+    """What a file is that is not a slide, and the cure, in words."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         try:
@@ -336,7 +335,7 @@ def _what_instead(path: str, uri: str) -> str:
 
 
 def _raster_crs(path: str) -> str | None:
-    """CRS of a georeferenced TIFF, None for any other."""
+    """CRS of a georeferenced TIFF; None for any other file."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         try:

@@ -1,7 +1,7 @@
-"""Write slides: a tiled, pyramidal TIFF with its resolution, which OpenSlide and QuPath open.
+"""Write slides: tiled, pyramidal TIFFs with a resolution, which OpenSlide and QuPath open.
 
-For pictures that are not slides yet (a PNG, a plain TIFF) and for slides made up by demos, tests and
-benchmarks. Pixels are asked for in full-width bands, so a slide of any size is written in bounded memory.
+For images that are not slides yet (a PNG, a plain TIFF), and for synthetic slides of demos, tests and benchmarks.
+Pixels are requested in full-width bands, so that a slide of any size is written in bounded memory.
 
     python -m fewscope.connectors.slides.pyramid_tiff picture.png slide.tif --mpp 0.5
 """
@@ -28,7 +28,7 @@ from fewscope.connectors.storage.gdal import gdal
 from fewscope.errors import SourceError
 
 ReadBlock = Callable[[Window], NDArray[np.uint8]]
-"""Window -> uint8 (h, w, 3). Windows are full-width bands, asked for once each and from top to bottom."""
+"""Window -> uint8 (h, w, 3). Windows are full-width bands, requested once each, from top to bottom."""
 
 BAND_BYTES = (
     32 * 2**20
@@ -51,17 +51,24 @@ def write_pyramid(
     Parameters
     ----------
     path
-        Local file to write; an unfinished one is never left under this name.
+        File to write; it appears whole or not at all.
     image
         uint8 (H, W, 3), or ``(H, W, read_block)`` to stream it.
     mpp
-        um per px, written as the TIFF resolution; None writes a slide that does not state its resolution.
+        um per px, written as the TIFF resolution; None for a slide without a resolution.
     tile
         Side of the stored tiles in px, a multiple of 16.
     overviews
         Factors of the coarser levels; None: 2, 4, ... until the longer side is at most 1024 px.
     compress
-        ``"deflate"`` keeps every pixel as it is; ``"jpeg"`` is what scanners write, at ``quality``.
+        ``"deflate"`` is lossless; ``"jpeg"``, at ``quality``, is what scanners write.
+
+    Raises
+    ------
+    ValueError
+        An argument is out of range.
+    OutputError
+        The file cannot be written.
     """
     if isinstance(image, tuple):
         height, width, read_block = image
@@ -129,9 +136,16 @@ def _checked(block: NDArray[np.uint8], window: Window) -> NDArray[np.uint8]:
 def convert(
     picture: str, path: str, mpp: float | None, compress: Literal["deflate", "jpeg"] = "jpeg"
 ) -> None:
-    """Turn an 8-bit picture (PNG, JPEG, plain TIFF: grey, palette, RGB, alpha) into a slide, band by band.
+    """Convert an 8-bit image (PNG, JPEG, plain TIFF: grey, palette, RGB, alpha) to a slide, band by band.
 
-    Alpha is laid over white. SourceError for what is not an 8-bit picture.
+    Alpha is composited over white.
+
+    Raises
+    ------
+    SourceError
+        It is not an 8-bit image.
+    OutputError
+        The slide cannot be written.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
@@ -142,7 +156,7 @@ def convert(
         with opened as source:
             if len(source.subdatasets) > 1:
                 n_pictures = len(source.subdatasets)
-                raise SourceError(f"{picture}: holds {n_pictures} pictures; save the one you want by itself")
+                raise SourceError(f"{picture}: holds {n_pictures} pictures; save the one you want separately")
             if source.count == 0 or set(source.dtypes) != {"uint8"}:
                 kinds = ", ".join(sorted(set(source.dtypes))) or "no pixels"
                 raise SourceError(

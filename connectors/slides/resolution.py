@@ -1,7 +1,7 @@
-"""The resolution of a slide: what its file says, whether that can be believed, and what was asked for.
+"""Resolution of a slide: that of its file, checked for plausibility, and the working resolution.
 
-A guessed resolution is never used: a slide read at the wrong scale gives wrong counts without any sign of it.
-The objective's power is a hint in the message only.
+A resolution is never guessed: a slide read at the wrong scale gives wrong counts without any sign of it. The
+magnification of the objective is only a hint in an error message.
 """
 
 from __future__ import annotations
@@ -14,18 +14,38 @@ from fewscope.connectors.pixels.levels import SAME_RESOLUTION
 from fewscope.connectors.source import DEFAULT_MPP, PLAUSIBLE_MPP
 from fewscope.errors import SourceError
 
-NEAR_DEFAULT = 0.02  # how far from DEFAULT_MPP a whole multiple of the slide's own may be
-ANISOTROPY = 0.01  # how far apart the resolutions across and down may be
-FINEST_ENLARGEMENT = 8.0  # working grids finer than this times the slide show nothing but interpolation
+NEAR_DEFAULT = 0.02  # relative tolerance for an integer multiple of the slide's mpp to replace DEFAULT_MPP
+ANISOTROPY = 0.01  # largest relative difference of the resolutions across and down
+FINEST_ENLARGEMENT = 8.0  # finer working grids would be interpolation alone
 
 
 def working_scale(
     uri: str, native_mpp: float, mpp: float | None, level_steps: Sequence[float]
 ) -> tuple[float, float]:
-    """Level-0 px per working px, and the working um per px, for the resolution asked for (None: the default).
+    """Scale of the working grid.
 
-    A level whose resolution is the one asked for within 0.1 % is taken as it is: the grid keeps the level's
-    exact step, so that positions stay exact.
+    A level within 0.1 % of the requested resolution is used without resampling: the grid keeps the level's exact step,
+    so that positions stay exact.
+
+    Parameters
+    ----------
+    uri
+        For errors.
+    native_mpp
+        um per px of level 0.
+    mpp
+        Requested um per px; None for the default.
+    level_steps
+        Level-0 px per px of each level.
+
+    Returns
+    -------
+    Level-0 px per working px, and um per working px.
+
+    Raises
+    ------
+    SourceError
+        The requested resolution is much finer than the slide.
     """
     if mpp is None:
         whole = max(1, round(DEFAULT_MPP / native_mpp))
@@ -47,22 +67,22 @@ def working_scale(
 def resolve_mpp(
     uri: str, properties: Mapping[str, str], mpp: float | None, slide_mpp: float | None
 ) -> tuple[float, str]:
-    """um per px of level 0, and in words where it comes from.
+    """um per px of level 0, and its origin in words.
 
     Parameters
     ----------
     uri
-        For messages.
+        For errors.
     properties
-        OpenSlide's.
+        OpenSlide's properties of the slide.
     mpp, slide_mpp
-        What ``--mpp`` and ``--slide-mpp`` say. The latter wins over the file; the former is believed of level
-        0 only when the file says nothing.
+        Values of ``--mpp`` and ``--slide-mpp``. The latter overrides the file; the former is used for level 0 only if
+        the file states no resolution.
 
     Raises
     ------
     SourceError
-        Nothing is stated, or it is not plausible, or differs across and down; names the values and the flag.
+        The resolution is not stated, not plausible, or differs across and down; names the values and the option.
     """
     for flag, value in (("--mpp", mpp), ("--slide-mpp", slide_mpp)):
         if value is not None and not PLAUSIBLE_MPP[0] <= value <= PLAUSIBLE_MPP[1]:

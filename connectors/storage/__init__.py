@@ -1,1 +1,1 @@
-"""Local disk and object stores: atomic writes, downloads, fingerprints."""
+"""Local disk and object stores: paths and URLs, atomic writes, downloads, fingerprints."""

@@ -1,4 +1,4 @@
-"""A local file for a URL: OpenSlide reads files only, so remote slides are copied once to a cache."""
+"""Local copies of remote files: OpenSlide reads local files only, so a remote slide is copied once, to a cache."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from fewscope.connectors.storage.filesystem import find_filesystem
 from fewscope.errors import SourceError
 
 CACHE_VARIABLE = "FEWSCOPE_CACHE"
-"""Environment variable that names the folder of the copies; without it, a private temporary one."""
+"""Environment variable with the folder of the cache; without it, a private temporary folder."""
 
 
 def local_copy(uri: str) -> str:
     """Path of a local file with the content of ``uri``: the path itself, or a cached copy of a remote file.
 
-    The copy's name holds the address, size and version (etag or time) of the file, so that a changed file is
-    copied anew, and it appears under its name complete or not at all.
+    The copy's name is a hash of the address, size and version (ETag or time) of the file, so that a changed file is
+    copied again. A copy is complete or does not exist.
 
     Raises
     ------
     SourceError
-        The file is missing, may not be read, or its storage does not answer.
+        The file is missing, access is denied, or its storage does not respond.
     """
     if "://" not in uri:
         return uri

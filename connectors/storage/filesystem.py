@@ -1,4 +1,4 @@
-"""Local disk and object stores alike: where a path or URL leads, and errors of writing in one line."""
+"""Local disk and object stores: filesystems of paths and URLs, and write errors in one line."""
 
 import errno
 import os
@@ -9,7 +9,7 @@ from fsspec import AbstractFileSystem
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
-from fewscope.errors import OutputError, RunMismatch
+from fewscope.errors import MissingPackageError, OutputError, RunMismatch
 
 
 def find_filesystem(uri: str) -> tuple[AbstractFileSystem, str]:
@@ -17,14 +17,14 @@ def find_filesystem(uri: str) -> tuple[AbstractFileSystem, str]:
 
     Raises
     ------
-    ImportError
-        The package that knows the protocol is not installed; the message names it.
+    MissingPackageError
+        The package for the protocol is not installed; the message names it.
     """
     try:
         fs, path = url_to_fs(uri)
     except ImportError as error:
         cure = "pip install 'fewscope[s3]'" if uri.startswith(("s3://", "s3a://")) else str(error)
-        raise ImportError(
+        raise MissingPackageError(
             f"no package is installed that reads {uri.partition('://')[0]}://; {cure}"
         ) from error
     return fs, path
@@ -36,7 +36,7 @@ def open_filesystem(uri: str) -> tuple[AbstractFileSystem, str]:
     Raises
     ------
     OutputError
-        The package that knows the protocol is not installed.
+        The package for the protocol is not installed.
     """
     try:
         fs, path = find_filesystem(uri)
@@ -46,7 +46,7 @@ def open_filesystem(uri: str) -> tuple[AbstractFileSystem, str]:
 
 
 def is_local(fs: AbstractFileSystem) -> bool:
-    """True for the local disk, where files are renamed into place."""
+    """Whether files are on the local disk, where they are renamed into place."""
     return isinstance(fs, LocalFileSystem)
 
 
@@ -68,7 +68,7 @@ def _describe(path: str, error: BaseException) -> str:
 
 @contextmanager
 def output_errors(path: str) -> Iterator[None]:
-    """Turn what goes wrong while writing ``path`` into a one-line `OutputError`."""
+    """Convert errors of writing ``path`` to a one-line `OutputError`."""
     try:
         yield
     except (OutputError, RunMismatch):
@@ -83,7 +83,7 @@ def output_errors(path: str) -> Iterator[None]:
 
 
 def sync(path: str) -> None:
-    """Have the disk hold a file: a rename may reach it before the bytes do."""
+    """Wait until the disk holds a file's bytes: a rename may reach it before them."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -92,14 +92,14 @@ def sync(path: str) -> None:
 
 
 def remove(fs: AbstractFileSystem, path: str) -> None:
-    """Remove a file or a whole folder; nothing happens where there is none."""
+    """Remove a file or a whole folder, if it exists."""
     with output_errors(path), suppress(FileNotFoundError):
         fs.invalidate_cache()
         fs.rm(path, recursive=True)
 
 
 def list_names(fs: AbstractFileSystem, path: str) -> list[str]:
-    """Sorted base names in a folder; empty where there is no such folder. Never from fsspec's cache."""
+    """Sorted base names in a folder, bypassing fsspec's cache; empty if there is no such folder."""
     fs.invalidate_cache()
     try:
         entries = fs.ls(path, detail=False)

@@ -1,15 +1,15 @@
-"""The identity of a file's content, cheap to compute."""
+"""Hashes that identify a file's content, cheap to compute."""
 
 from __future__ import annotations
 
 import os
 from typing import Any
 
-HEAD_BYTES = 2**16  # of a file's head and tail, in the fingerprint
+HEAD_BYTES = 2**16  # of a file's start and end that enter the hash
 
 
 def add_ends(digest: Any, path: str) -> None:
-    """Add the size of a local file and its first and last 64 KiB to a fingerprint."""
+    """Add the size of a local file and its first and last 64 KiB to a hash of `hashlib`."""
     size = os.path.getsize(path)
     digest.update(str(size).encode())
     with open(path, "rb") as file:

@@ -11,13 +11,13 @@ from urllib.parse import urlsplit
 import rasterio
 
 CACHE_BYTES = 128 * 2**20
-"""Of decoded blocks, in a process. GDAL's own default is 5 % of the machine's memory, however much that is."""
+"""GDAL's cache of decoded blocks, per process. Its default is 5 % of the machine's memory, which workers multiply."""
 
 
 @contextmanager
 def gdal() -> Iterator[None]:
-    """GDAL as it is used here: quiet, with little memory of its own, and with the object store's address from the
-    variable that other tools read.
+    """GDAL's settings: a small cache, and the endpoint of the object store from the variables that other tools read,
+    ``AWS_ENDPOINT_URL_S3`` and ``AWS_ENDPOINT_URL``.
     """
     options: dict[str, Any] = {}
     if "GDAL_CACHEMAX" not in os.environ:

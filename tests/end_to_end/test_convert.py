@@ -142,7 +142,7 @@ def test_cocos_polygons_and_run_lengths_become_masks_and_objects(coco):
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda root: (root / "instances.json").write_text("[]"), "is not COCO's"),
+        (lambda root: (root / "instances.json").write_text("[]"), "is not in COCO's format"),
         (lambda root: (root / "pictures" / "000000000001.jpg").unlink(), "000000000001.jpg"),
         (lambda root: Image.new("RGB", (9, 9)).save(root / "pictures" / "000000000001.jpg"), "is 9x9.*80x50"),
     ],

@@ -393,7 +393,7 @@ def one_band(path: Path) -> None:
         (one_band, {"bands": (1, 2, 3)}, ["no band 2", "only 1..1", "--bands"]),
         (one_band, {"res": 0.5}, ["--res 0.5", "20 times finer", "10"]),
         (one_band, {"crs": "EPSG:0"}, ["--crs", "EPSG:0", "EPSG:32618"]),
-        (one_band, {"bbox": (10, 50, 11, 51)}, ["does not reach into the area"]),
+        (one_band, {"bbox": (10, 50, 11, 51)}, ["does not overlap the requested area"]),
         (one_band, {"aoi": "nowhere.gpkg"}, ["no such file"]),
     ],
 )

@@ -324,7 +324,9 @@ def test_imagenet_weights_without_a_network_are_one_line(monkeypatch: pytest.Mon
         raise URLError("no route")
 
     monkeypatch.setattr(imagenet.WeightsEnum, "get_state_dict", offline)
-    with pytest.raises(WeightsError, match=r"vgg16 cannot be downloaded.*without --imagenet, or put vgg16_bn-"):
+    with pytest.raises(
+        WeightsError, match=r"vgg16 cannot be downloaded.*without --imagenet, or put vgg16_bn-"
+    ):
         imagenet.load_imagenet(ENCODERS["vgg16"](), "vgg16")
 
 
