@@ -27,23 +27,23 @@ from fewscope.connectors.storage.filesystem import output_errors
 WriteWindow = Callable[[Window, npt.NDArray[Any]], None]
 
 BLOCK = 512
-"""Side of a tile of the file, px: what one request of a reader fetches, and what GDAL suggests."""
+"""Side of a tile of the file, px, which a reader fetches with one request; GDAL's default."""
 
 
 @dataclass(frozen=True, slots=True)
 class CogSpec:
-    """What a Cloud Optimized GeoTIFF of one band is.
+    """Properties of a Cloud Optimized GeoTIFF of one band.
 
     Attributes
     ----------
     height, width : size, px
-    transform : pixel corner (col, row) -> x, y
-    crs : WKT, or anything GDAL knows a CRS by; None without
+    transform : from pixel corners (col, row) to (x, y)
+    crs : WKT, or any notation that GDAL reads; None without
     dtype : of the values
-    nodata : the value that stands for "no data"
+    nodata : value that stands for "no data"
     description : name of the band
-    is_categories : values are classes: overviews show the most frequent one, not a mean
-    colours : RGBA of values, for uint8; what is not in it is black
+    is_categories : values are classes: overviews take the mode, not the mean
+    colours : RGBA of values, for uint8; other values are black
     """
 
     height: int
@@ -59,7 +59,7 @@ class CogSpec:
 
 @contextmanager
 def cog_writer(uri: str, spec: CogSpec) -> Iterator[WriteWindow]:
-    """A Cloud Optimized GeoTIFF that appears under its name when the block succeeds, and not otherwise.
+    """Write a Cloud Optimized GeoTIFF, which appears under its name when the block succeeds, and not otherwise.
 
     Parameters
     ----------

@@ -1,7 +1,7 @@
-"""Where a result store lies on Earth: the ``proj:`` and ``spatial:`` conventions of Zarr, beside ``ome``.
+"""Georeference of a result store: the ``proj:`` and ``spatial:`` conventions of Zarr, beside ``ome``.
 
 https://github.com/zarr-conventions/proj (v1) and https://github.com/zarr-conventions/spatial (v1, a proposal). GeoZarr
-itself is a draft; these two are what its readers agree on so far.
+itself is a draft; its readers agree on these two so far.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ CONVENTIONS = {
     ),
     "spatial:": ("zarr-conventions/spatial", "689b58e2-cf7b-45e0-9fff-9cfc0883d6b4", "Spatial coordinates"),
 }
-"""Repository, UUID and description by name: how a reader recognises what an attribute means."""
+"""Repository, UUID and description by name, by which readers recognise the attributes."""
 
 NAMES: tuple[Name, ...] = ("probability", "semantic", "instances")
 
 
 def write_georeference(store: ResultStore, transform: Affine, crs: str | None) -> None:
-    """Say in the attributes of every group and level where it lies. Doing it twice changes nothing.
+    """Write the georeference to the attributes of every group and level. Idempotent.
 
     Parameters
     ----------
     store : a result store of a raster
     transform : pixel corner (col, row) of level 0 -> x, y
-    crs : WKT, or anything PROJ knows a CRS by; None without, and then only ``spatial:`` is written
+    crs : WKT, or any notation that PROJ reads; None without, and only ``spatial:`` is written
 
     Raises
     ------
@@ -57,7 +57,7 @@ def write_georeference(store: ResultStore, transform: Affine, crs: str | None) -
 
 
 def _of_crs(crs: str | None) -> dict[str, Any]:
-    """Attributes that name the CRS; a code only where there is one that means exactly this CRS."""
+    """Attributes of the CRS; with a code only if one stands for exactly this CRS."""
     names = ["proj:", "spatial:"] if crs else ["spatial:"]
     registered = [
         {
@@ -80,7 +80,7 @@ def _of_crs(crs: str | None) -> dict[str, Any]:
 
 
 def _of_grid(transform: Affine, height: int, width: int) -> dict[str, Any]:
-    """Attributes of a grid: its transform as Affine's a..f, its size, the box that holds it."""
+    """Attributes of a grid: its transform as Affine's a..f, its size, its bounding box."""
     corners = np.array([(0, 0), (width, 0), (0, height), (width, height)], float)
     x, y = place_points(corners, transform).T.tolist()
     return {

@@ -1,4 +1,4 @@
-"""``instances.parquet``: the table of instances, streamed."""
+"""Parquet files written as a stream, such as ``instances.parquet``."""
 
 from contextlib import suppress
 
@@ -12,7 +12,7 @@ ROW_GROUP = 65_536  # rows; a reader that filters skips whole groups
 
 
 class InstanceTableWriter(OutputFile):
-    """A Parquet file (zstd) in row groups of 65,536, whatever the pieces it is fed.
+    """A Parquet file (zstd) in row groups of 65,536, regardless of the pieces it is written in.
 
     The file appears when the ``with`` block succeeds. The same rows give the same bytes.
 
@@ -21,7 +21,12 @@ class InstanceTableWriter(OutputFile):
     uri : str
         Path or fsspec URL.
     schema : pyarrow.Schema, optional
-        That of the first table when None. Needed where there may be no table at all.
+        None for that of the first table; required if there may be no table at all.
+
+    Raises
+    ------
+    OutputError
+        The file cannot be written.
     """
 
     def __init__(self, uri: str, schema: pa.Schema | None = None) -> None:
@@ -37,7 +42,7 @@ class InstanceTableWriter(OutputFile):
         return self
 
     def write(self, table: pa.Table) -> None:
-        """Add rows. ValueError if the columns are not those of the first table."""
+        """Append rows; ValueError if the columns are not those of the schema."""
         if self._schema is None:
             self._schema = table.schema
         if not table.schema.equals(self._schema):

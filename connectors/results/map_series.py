@@ -1,4 +1,4 @@
-"""The maps of the same area at several dates, as they were written, on the grid of the first."""
+"""Maps of one area at several dates, from the folders of their runs, on the grid of the first."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Mask = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True, slots=True)
 class Centreline:
-    """One reach as ``centreline.parquet`` has it; ``line`` in the CRS of the series."""
+    """One reach, a row of ``centreline.parquet``; ``line`` is in the CRS of the series."""
 
     river: int
     role: Literal["main", "side", "branch"]
@@ -39,9 +39,9 @@ class Centreline:
 
 
 class MapSeries:
-    """Output folders of several runs on one area, the first of which gives the grid. Close it, or use ``with``.
+    """Output folders of several runs on one area, on the grid of the first. Close it, or use ``with``.
 
-    A mask on another grid or in another CRS is brought to this one, nearest pixel by nearest pixel.
+    A mask on another grid or in another CRS is resampled to this one by nearest pixel.
 
     Parameters
     ----------
@@ -50,7 +50,7 @@ class MapSeries:
     Raises
     ------
     SourceError
-        A map is missing, or one has a CRS and another has none.
+        A map is missing, or only some of them have a CRS.
     """
 
     def __init__(self, outs: Sequence[str]) -> None:
@@ -71,22 +71,27 @@ class MapSeries:
             raise
 
     def read(self, index: int, window: Window, value: int = 1) -> tuple[Mask, Mask]:
-        """(is of the class, is valid) of one date in a window of the grid, both bool (h, w)."""
+        """Masks of the class ``value`` and of valid pixels of one date in a window of the grid: bool (h, w) each."""
         view = self._views[index]
         classes = view.read(1, window=window)
         return classes == value, classes != view.nodata
 
     def shrunk(self, index: int, shape: tuple[int, int], value: int = 1) -> tuple[Mask, Mask]:
-        """The same of the whole grid, in ``shape`` (h, w): the nearest pixel of each, from overviews where it can."""
+        """The same for the whole grid, reduced to ``shape`` (h, w) by nearest pixel, from overviews if possible."""
         view = self._views[index]
         classes = view.read(1, out_shape=shape, resampling=Resampling.nearest)
         return classes == value, classes != view.nodata
 
     def centrelines(self, index: int) -> list[Centreline]:
-        """The reaches of one date."""
+        """The reaches of one date; SourceError if the run wrote none."""
         fs, root = open_filesystem(self.outs[index])
-        with fs.open(f"{root}/centreline.parquet", "rb") as file:
-            table = pq.read_table(file)
+        try:
+            with fs.open(f"{root}/centreline.parquet", "rb") as file:
+                table = pq.read_table(file)
+        except FileNotFoundError as error:
+            raise SourceError(
+                f"{self.outs[index]}/centreline.parquet: no such file; run jobs/segment_raster.py into it"
+            ) from error
         lines = shapely.from_wkb(table["geometry"].to_numpy(zero_copy_only=False))
         own = self._views[index].src_crs if isinstance(self._views[index], WarpedVRT) else None
         if own and self.crs:
@@ -97,14 +102,14 @@ class MapSeries:
         return [Centreline(*row) for row in zip(*columns, lines, strict=True)]
 
     def _view(self, out: str, first: Any, dataset: Any) -> Any:
-        """The dataset itself where it lies on the grid, else as it would look there."""
+        """The dataset itself if it is on the grid, else a view of it on the grid."""
         same = (dataset.height, dataset.width) == (first.height, first.width)
         if same and dataset.crs == first.crs and dataset.transform.almost_equals(first.transform, 1e-9):
             return dataset
         if bool(dataset.crs) != bool(first.crs) or not first.crs:
             raise SourceError(
-                f"{out}/mask.tif lies on another grid than {self.outs[0]}/mask.tif, and without a CRS for both nobody "
-                "knows where; give both rasters their CRS, e.g. with gdal_edit.py -a_srs"
+                f"{out}/mask.tif lies on another grid than {self.outs[0]}/mask.tif, and without a CRS for both their "
+                "positions are unknown; give both rasters their CRS, e.g. with gdal_edit.py -a_srs"
             )
         return WarpedVRT(
             dataset,
@@ -117,7 +122,7 @@ class MapSeries:
         )
 
     def close(self) -> None:
-        """Give the files back."""
+        """Close the files."""
         self._stack.close()
 
     def __enter__(self) -> MapSeries:

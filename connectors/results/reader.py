@@ -1,4 +1,4 @@
-"""A finished run, opened lazily."""
+"""A finished result, opened lazily."""
 
 import json
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from fewscope.connectors.storage.filesystem import open_filesystem
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Result:
-    """A finished result; nothing is read before it is asked for.
+    """A finished result; data is read when it is used.
 
     Attributes
     ----------
@@ -22,9 +22,9 @@ class Result:
     spec : StoreSpec
         Size, pixel size, storage.
     probability, semantic, instances : tuple of dask.array.Array
-        (height, width) uint8, uint8, uint32: one per pyramid level, full resolution first, by shards.
+        (height, width) uint8, uint8, uint32: one per pyramid level, full resolution first, chunked by shards.
     class_probabilities : tuple of tuple of dask.array.Array
-        The same of the probability of each class, where it was asked for.
+        The same for the probability of each class, if the run wrote it.
     """
 
     out: str
@@ -36,13 +36,13 @@ class Result:
 
     @property
     def table(self) -> pyarrow.dataset.Dataset:
-        """``instances.parquet``, one row per instance, as a pyarrow dataset (filters without loading all)."""
+        """``instances.parquet``, one row per instance, as a pyarrow dataset (filters without loading everything)."""
         fs, root = open_filesystem(self.out)
         return pyarrow.dataset.dataset(f"{root}/instances.parquet", filesystem=fs, format="parquet")
 
     @property
     def report(self) -> dict[str, Any]:
-        """``report.json``."""
+        """Contents of ``report.json``."""
         fs, root = open_filesystem(self.out)
         report: dict[str, Any] = json.loads(fs.cat_file(f"{root}/report.json"))
         return report
@@ -53,7 +53,7 @@ def open_result(out: str) -> Result:
 
     Raises
     ------
-    FileNotFoundError
+    ResultNotFound
         There is no result.
 
     Examples

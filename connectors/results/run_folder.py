@@ -1,8 +1,7 @@
-"""The working folder of a run, ``<out>/.fewscope``: what is done, and the small files of the units.
+"""The working folder of a run, ``<out>/.fewscope``: markers of finished units, and their small intermediate files.
 
-``out`` is a local path or an fsspec URL (``s3://bucket/prefix``, ``memory://...``). Every file is written
-whole or not at all: locally to a temporary name that is then renamed, on object stores by one put. There are
-no locks: one driver claims the folder and assigns the units.
+``out`` is a local path or an fsspec URL (``s3://bucket/prefix``, ``memory://...``). Every file appears whole or not at
+all (`connectors.storage.atomic`). There are no locks: one driver claims the folder and assigns the units.
 """
 
 import hashlib
@@ -34,7 +33,7 @@ from fewscope.connectors.storage.filesystem import (
 from fewscope.errors import OutputError, RunMismatch
 
 FOLDER = ".fewscope"
-# What a run may leave in --out; --overwrite removes these names and nothing else.
+# Outputs of a run in --out; --overwrite removes these names and nothing else.
 OUTPUTS = (
     "result.zarr",
     "instances.parquet",
@@ -47,19 +46,19 @@ OUTPUTS = (
     "report.html",
     "report.json",
 )
-# Needed until the run is finished, removed by `WorkDir.finish`.
+# Needed until the run is finished; removed by `WorkDir.finish`.
 TEMPORARY = ("scratch.zarr", "tables", "arrays", "texts", "lent")
 
 State = Literal["new", "resume", "finished"]
 
 
 def canonical_json(value: object) -> str:
-    """One text for one value: sorted keys, no spaces, no NaN."""
+    """JSON with sorted keys, without spaces and NaN: equal values have equal texts."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
 def hash_manifest(manifest: Mapping[str, Any]) -> str:
-    """SHA-256 of the canonical JSON of ``manifest``, hexadecimal.
+    """SHA-256 of the canonical JSON of ``manifest``, in hex.
 
     >>> hash_manifest({"a": 1, "b": 2}) == hash_manifest({"b": 2, "a": 1})
     True
@@ -82,7 +81,7 @@ def _shorten(text: str) -> str:
 
 
 def describe_difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
-    """``key: was X, now Y`` for each key that differs, nested keys joined by dots, sorted.
+    """``key: was X, now Y`` for each key that differs, sorted; nested keys are joined by dots.
 
     >>> describe_difference({"tile": 224, "model": {"name": "a"}}, {"tile": 192, "model": {"name": "a"}})
     'tile: was 224, now 192'
@@ -97,14 +96,14 @@ def describe_difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
 
 @dataclass(slots=True)
 class WorkDir:
-    """The working folder of one run. Picklable: workers get it after `claim` and so know the run's hash.
+    """The working folder of one run. Picklable: workers receive it after `claim`, with the run's hash.
 
     Attributes
     ----------
     out : str
         Output folder, a local path or an fsspec URL.
     run_hash : str or None
-        Hash of the manifest; None until `claim`. Markers of another hash do not count.
+        Hash of the manifest; None until `claim`. Markers with another hash are ignored.
 
     Examples
     --------
@@ -125,14 +124,14 @@ class WorkDir:
     run_hash: str | None = None
 
     def claim(self, manifest: Mapping[str, Any], overwrite: bool = False) -> State:
-        """Take the output folder for the run that ``manifest`` describes.
+        """Claim the output folder for the run that ``manifest`` describes.
 
         Parameters
         ----------
         manifest : mapping
             Everything that determines the result, as JSON values.
         overwrite : bool
-            Remove the run that is there (its outputs and working folder, nothing else) and start anew.
+            Remove an existing run (its outputs and working folder, nothing else) and start again.
 
         Returns
         -------
@@ -141,9 +140,9 @@ class WorkDir:
         Raises
         ------
         RunMismatch
-            Another run is there and ``overwrite`` is False, or files that are no run's.
+            The folder holds another run and ``overwrite`` is False, or files that belong to no run.
         OutputError
-            The folder cannot be made or written, or is a file.
+            The folder cannot be created or written, or is a file.
         """
         manifest = json.loads(canonical_json(manifest))  # tuples become lists, as they will when read back
         self.run_hash = hash_manifest(manifest)
@@ -175,23 +174,24 @@ class WorkDir:
                 f"{self.out} holds another run: {differences}; use --overwrite to start anew or another --out"
             )
         if (self._read_json("finished.json") or {}).get("run") == self.run_hash:
-            self._remove_temporary()  # a crash may have come between the mark and the clean-up
+            self._remove_temporary()  # a crash may have come between the marker and the clean-up
             return "finished"
         return "resume"
 
     def write_marker(self, name: str, row: Mapping[str, Any]) -> None:
-        """Mark unit ``name`` as done, with its small result ``row`` (JSON). Call it after the shards."""
+        """Mark unit ``name`` as done, with its small result ``row`` (JSON values). Call it after its shards are
+        written."""
         text = canonical_json({"run": self._claimed(), "row": row})
         self._write("markers", f"{_check(name)}.json", text.encode())
 
     def read_markers(self) -> dict[str, dict[str, Any]]:
-        """Rows of the units that are done, by name, sorted; not of broken markers or of another run."""
+        """Rows of finished units by name, sorted; damaged markers and those of other runs are ignored."""
         run = self._claimed()
         fs, folder = self._locate("markers")
         names = [
             name for name in list_names(fs, folder) if name.endswith(".json") and not name.startswith(".")
         ]
-        with ThreadPoolExecutor(8) as threads:  # an object store answers each in tens of milliseconds
+        with ThreadPoolExecutor(8) as threads:  # an object store takes tens of milliseconds for each
             records = list(threads.map(self._read_json, [f"markers/{name}" for name in names]))
         return {
             name.removesuffix(".json"): record["row"]
@@ -200,60 +200,60 @@ class WorkDir:
         }
 
     def save_table(self, name: str, table: pa.Table) -> None:
-        """Keep a table (Parquet, zstd) until the run is finished."""
+        """Store a table (Parquet, zstd) until the run is finished."""
         buffer = io.BytesIO()
         pq.write_table(table.combine_chunks(), buffer, compression="zstd")
         self._write("tables", f"{_check(name)}.parquet", buffer.getvalue())
 
     def load_table(self, name: str, columns: list[str] | None = None) -> pa.Table:
-        """Read back `save_table`, all columns or those named. FileNotFoundError if there is none."""
+        """Load the table of `save_table`, all columns or some; FileNotFoundError if there is none."""
         return pq.read_table(io.BytesIO(self._read(f"tables/{_check(name)}.parquet")), columns=columns)
 
     def save_arrays(self, name: str, **arrays: npt.NDArray[Any]) -> None:
-        """Keep arrays of any shape and numeric dtype (npz) until the run is finished."""
+        """Store arrays of any shape and numeric dtype (npz) until the run is finished."""
         for key, array in arrays.items():
             if np.asarray(array).dtype.hasobject:
                 raise TypeError(f"array {key} of {name} holds Python objects; give a numeric dtype")
         buffer = io.BytesIO()
-        np.savez(buffer, **arrays)  # type: ignore[arg-type]  # a key named allow_pickle is not ours
+        np.savez(buffer, **arrays)  # type: ignore[arg-type]  # no key is named allow_pickle
         self._write("arrays", f"{_check(name)}.npz", buffer.getvalue())
 
     def load_arrays(self, name: str) -> dict[str, npt.NDArray[Any]]:
-        """Read back `save_arrays`. FileNotFoundError if there are none."""
+        """Load the arrays of `save_arrays`; FileNotFoundError if there are none."""
         with np.load(io.BytesIO(self._read(f"arrays/{_check(name)}.npz")), allow_pickle=False) as archive:
             return {key: archive[key] for key in archive.files}
 
     def save_text(self, name: str, text: str) -> None:
-        """Keep a text (UTF-8, zstd) until the run is finished."""
+        """Store a text (UTF-8, zstd) until the run is finished."""
         buffer = pa.BufferOutputStream()
         with pa.CompressedOutputStream(buffer, "zstd") as stream:
             stream.write(text.encode())
         self._write("texts", f"{_check(name)}.zst", buffer.getvalue().to_pybytes())
 
     def load_text(self, name: str) -> str:
-        """Read back `save_text`. FileNotFoundError if there is none."""
+        """Load the text of `save_text`; FileNotFoundError if there is none."""
         data = self._read(f"texts/{_check(name)}.zst")
         with pa.CompressedInputStream(pa.BufferReader(data), "zstd") as stream:
             return bytes(stream.read()).decode()
 
     @property
     def is_local(self) -> bool:
-        """Whether the folder is on a disk of this machine, or mounted like one."""
+        """Whether the folder is on a local or mounted disk."""
         return is_local(self._locate("")[0])
 
     def is_done(self, name: str) -> bool:
-        """Whether unit ``name`` has a marker, of this run or of one that stopped half-way through `claim`."""
+        """Whether unit ``name`` has a marker, of this run or of one that was interrupted in `claim`."""
         fs, path = self._locate(f"markers/{_check(name)}.json")
         return bool(fs.exists(path))
 
     def keep_array(self, name: str, array: npt.NDArray[Any]) -> None:
-        """Keep an array that others may use and can do without: on a local disk, which is not waited for."""
+        """Share an array with other workers that they can do without. Not durable: the disk is not waited for."""
         buffer = io.BytesIO()
-        np.savez(buffer, array=array)  # with a checksum
+        np.savez(buffer, array=array)  # a ZIP archive has a checksum
         write_atomic(*self._locate(f"lent/{_check(name)}.npz"), buffer.getbuffer(), durable=False)
 
     def find_kept(self, name: str) -> npt.NDArray[Any] | None:
-        """Read back `keep_array`; None if there is nothing, or nothing whole."""
+        """Load an array of `keep_array`; None if it is missing or damaged."""
         try:
             path = self._locate(f"lent/{_check(name)}.npz")[1]
             with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
@@ -262,12 +262,12 @@ class WorkDir:
             return None
 
     def drop_kept(self, name: str) -> None:
-        """Remove what `keep_array` kept, if it is there."""
+        """Remove an array of `keep_array`, if it exists."""
         with suppress(FileNotFoundError):
             os.unlink(self._locate(f"lent/{_check(name)}.npz")[1])
 
     def finish(self) -> None:
-        """Mark the run as finished, then remove what was only needed on the way."""
+        """Mark the run as finished, then remove its intermediate files."""
         self._write("", "finished.json", canonical_json({"run": self._claimed()}).encode())
         self._remove_temporary()
 
@@ -301,7 +301,7 @@ class WorkDir:
         self._write("", "manifest.json", json.dumps(record, sort_keys=True, indent=1).encode())
 
     def _start_anew(self, manifest: Mapping[str, Any]) -> None:
-        # The mark "clearing" makes a crash in the middle of the removal safe: the next claim goes on with it.
+        # The flag "clearing" makes a crash during the removal safe: the next claim resumes it.
         self._write_manifest(manifest, clearing=True)
         fs, root = open_filesystem(self.out)
         for name in OUTPUTS:

@@ -1,12 +1,12 @@
-"""The result store, ``<out>/result.zarr``: OME-Zarr 0.5 on Zarr v3, read back lazily by `open_result`.
+"""The result store, ``<out>/result.zarr``: OME-Zarr 0.5 on Zarr v3. `connectors.results.reader.open_result` reads it.
 
 ::
 
-    result.zarr/0, 1, 2...                    probability, uint8, 0..255 = 0..1; each level half the last
-    result.zarr/classes/1/0, 1, 2...          probability of class 1, 2... as an image of its own, on request
+    result.zarr/0, 1, 2...                    probability, uint8, 0..255 = 0..1; each level half the previous
+    result.zarr/classes/1/0, 1, 2...          probability of class 1, 2... as separate images, on request
     result.zarr/labels/semantic/0, 1, 2...    class map, uint8
     result.zarr/labels/instances/0, 1, 2...   instance ids, uint32
-    .fewscope/scratch.zarr                    labels of each unit before they are joined, uint32; temporary
+    .fewscope/scratch.zarr                    labels of each unit before they are merged, uint32; temporary
 
 A shard is one file and has one writer: two writers in one Zarr shard lose data (zarr-python issue 3682).
 Hence `ResultStore.write` takes whole shards only.
@@ -30,11 +30,11 @@ from fewscope.connectors.storage.filesystem import is_local, open_filesystem, ou
 from fewscope.errors import ResultNotFound, RunMismatch
 
 Name = str
-"""Of an array: "probability", "semantic", "instances", "scratch", or one of `StoreSpec.class_arrays`."""
+"""Name of an array: "probability", "semantic", "instances", "scratch", or one of `StoreSpec.class_arrays`."""
 
 STORE = "result.zarr"
 SCRATCH = f"{FOLDER}/scratch.zarr"
-MAX_TOP_SIDE = 512  # px; the pyramid goes on until the longer side is no longer than one chunk
+MAX_TOP_SIDE = 512  # px; the pyramid ends when the longer side is at most this, one chunk
 
 _PATHS: dict[str, str] = {"probability": "", "semantic": "labels/semantic", "instances": "labels/instances"}
 _DTYPES: dict[str, str] = {
@@ -43,7 +43,7 @@ _DTYPES: dict[str, str] = {
     "instances": "uint32",
     "scratch": "uint32",
 }
-# Measured on 8192 px squares: bitshuffle helps the mask, and makes labels 60-90% larger.
+# Measured on squares of 8192 px: bitshuffle makes the mask smaller, and labels 60 to 90 % larger.
 _MASK_CODEC = BloscCodec(typesize=1, cname="zstd", clevel=5, shuffle="bitshuffle")
 _PLAIN_CODEC = ZstdCodec(level=3)
 _FAST_CODEC = ZstdCodec(level=1)  # written once, read once
@@ -57,14 +57,14 @@ _CODECS: dict[str, Any] = {
 
 @dataclass(frozen=True, slots=True)
 class StoreSpec:
-    """The geometry of a result store.
+    """Geometry and classes of a result store.
 
     Attributes
     ----------
     height, width : int
-        Working grid, pixels.
+        Size of the working grid, px.
     shard, chunk : int
-        Sides of a shard (one file, one writer) and of a chunk (one read), pixels.
+        Sides of a shard (one file, one writer) and of a chunk (one read), px.
     scale : (float, float)
         Size of a pixel (y, x) in ``scale_unit``.
     scale_unit : str or None
@@ -72,9 +72,14 @@ class StoreSpec:
     name : str
         Name of the image, shown by viewers.
     class_names : tuple of str
-        What the values 1, 2... of the class map are called.
+        Names of the values 1, 2... of the class map.
     class_probabilities : bool
-        Whether there are arrays with the probability of each class.
+        Whether the store has arrays with the probability of each class.
+
+    Raises
+    ------
+    ValueError
+        A value is out of range.
 
     Examples
     --------
@@ -114,19 +119,19 @@ class StoreSpec:
         return levels
 
     def shape(self, level: int) -> tuple[int, int]:
-        """(height, width) at ``level``: halves, rounded up."""
+        """(height, width) at ``level``: each half the previous, rounded up."""
         return -(-self.height // 2**level), -(-self.width // 2**level)
 
     @property
     def class_arrays(self) -> tuple[str, ...]:
-        """Names of the arrays with the probability of each class: none unless there are to be some."""
+        """Names of the arrays with the probability of each class; empty without `class_probabilities`."""
         values = range(1, len(self.class_names) + 1) if self.class_probabilities else ()
         return tuple(f"classes/{value}" for value in values)
 
     def labels_transform(self, transform: Affine, level: int) -> Affine:
         """The transform of a label level, given that of level 0, for tracing large objects on it.
 
-        A label pixel of level k shows pixel 2**k * (row, col); it is drawn round that pixel's centre, so that
+        A label pixel of level k samples pixel 2**k * (row, col) of level 0; it is centred on that pixel, so that
         outlines are not shifted on average.
         """
         shift = 0.5 - 2**level / 2
@@ -134,7 +139,7 @@ class StoreSpec:
 
 
 class ResultStore:
-    """Arrays of one result, by name and level. Picklable; any number of processes may hold it.
+    """Arrays of one result, by name and level. Picklable; several processes may use it.
 
     Parameters
     ----------
@@ -162,20 +167,20 @@ class ResultStore:
     def create(
         self, spec: StoreSpec, *, overwrite: bool = False, attributes: dict[str, Any] | None = None
     ) -> "ResultStore":
-        """Make the empty store, or keep the one that is there if it has the same geometry (resume).
+        """Create the empty store, or keep an existing one with the same geometry (resume).
 
         Parameters
         ----------
         spec : StoreSpec
         overwrite : bool
-            Remove what is there first.
+            Remove an existing store first.
         attributes : dict, optional
-            JSON values, kept under the key ``fewscope`` of the root group.
+            JSON values, stored under the key ``fewscope`` of the root group.
 
         Raises
         ------
         RunMismatch
-            A store of another geometry is there and ``overwrite`` is False.
+            A store with another geometry exists and ``overwrite`` is False.
         OutputError
             It cannot be written.
         """
@@ -186,7 +191,7 @@ class ResultStore:
             if not overwrite:
                 differences = describe_difference(_spec_record(found), _spec_record(spec))
                 raise RunMismatch(f"{self.out}/{STORE} is another result: {differences}; use --overwrite")
-        for name in (STORE, SCRATCH):  # also what a crash left of an unfinished create
+        for name in (STORE, SCRATCH):  # also after a crash in an earlier create
             remove(self._fs, f"{self._root}/{name}")
         self._arrays, self._spec = {}, None
         with output_errors(f"{self.out}/{STORE}"):
@@ -202,7 +207,7 @@ class ResultStore:
             labels = ["semantic", "instances"]
             # Vizarr looks for the list beside "ome", where version 0.4 had it.
             root["labels"].attrs.put({"ome": {"version": "0.5", "labels": labels}, "labels": labels})
-            # Last, so that a store with these attributes is a whole one.
+            # Last, so that a store with these attributes is complete.
             root.attrs.put(
                 {
                     "ome": _image_metadata(spec, "probability"),
@@ -225,12 +230,12 @@ class ResultStore:
         except FileNotFoundError:
             attributes = {}
         if "fewscope" not in attributes:
-            raise ResultNotFound(f"{self.out} holds no {STORE}; check the path, or run the job first")
+            raise ResultNotFound(f"{self.out} has no {STORE}; check the path, or run the job first")
         return dict(attributes["fewscope"])  # type: ignore[arg-type]
 
     @property
     def spec(self) -> StoreSpec:
-        """The store's geometry. FileNotFoundError if there is no store."""
+        """The store's geometry; ResultNotFound if there is no store."""
         if self._spec is None:
             record = self.attributes["store"]
             lists = {name: tuple(record[name]) for name in ("scale", "class_names")}
@@ -255,9 +260,9 @@ class ResultStore:
         return self._arrays[key]
 
     def write(self, name: Name, level: int, window: Window, block: npt.NDArray[Any]) -> None:
-        """Write ``block`` (h, w) to ``window``, whole shards, clipped only at the edge of the array.
+        """Write ``block`` (h, w) to ``window``, in whole shards, clipped only at the edge of the array.
 
-        Shards that hold only zeros have no file; an old file in their place is removed.
+        A shard of zeros has no file; an old file is removed.
 
         Raises
         ------
@@ -294,8 +299,8 @@ class ResultStore:
         side = self.spec.shard
         path = f"{self._root}/{folder}/{level}/c/{top // side}/{left // side}"
         with output_errors(path):
-            # Zarr would read the old shard and merge. It holds nothing of worth, and a power cut may have
-            # left it damaged, which would stop every retry.
+            # Zarr would read the old shard and merge. It holds nothing of value, and a power cut may have
+            # damaged it, which would make every retry fail.
             with suppress(FileNotFoundError):
                 self._fs.rm_file(path)
             if not part.any():

@@ -1,4 +1,4 @@
-"""What people drew: regions, the objects in them, areas to ignore. From QuPath, or from any vector file on a map."""
+"""Annotation files: regions, the objects in them, areas to ignore. From QuPath, or any vector file on a map."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ log = logging.getLogger(__name__)
 MAX_JSON_BYTES = 512 * 2**20
 UNNAMED = "object"
 CLASS_COLUMNS = ("classification", "class", "class_name", "label", "category", "type", "name")
-"""Properties that say what a polygon of a map is, the first that there is."""
+"""Properties that may hold the class of a polygon on a map, in order of precedence."""
 
 Kind = Literal["region", "object", "ignored area"]
 
 
 @dataclass(frozen=True, slots=True)
 class Annotation:
-    """One polygon (or several as one), valid, with its class and a title for people."""
+    """One annotation: a valid Polygon or MultiPolygon, its class, and a title for messages."""
 
     geometry: BaseGeometry
     name: str
@@ -41,19 +41,21 @@ class Annotation:
 
 @dataclass(frozen=True, slots=True)
 class AnnotationFile:
-    """All that was drawn, by what it means, in the order of the file."""
+    """All annotations of a file by their kind, in the order of the file."""
 
     regions: list[Annotation] = field(default_factory=list)
     objects: list[Annotation] = field(default_factory=list)
     ignored: list[Annotation] = field(default_factory=list)
 
-    def add(self, kind: Kind, drawn: Annotation) -> None:
-        """Put it where it belongs."""
-        {"region": self.regions, "object": self.objects, "ignored area": self.ignored}[kind].append(drawn)
+    def add(self, kind: Kind, annotation: Annotation) -> None:
+        """Append an annotation to those of its kind."""
+        {"region": self.regions, "object": self.objects, "ignored area": self.ignored}[kind].append(
+            annotation
+        )
 
 
 def kind_of(name: str) -> Kind:
-    """What a class means: QuPath's Region* and Ignore* (with or without the star, in any case), or an object."""
+    """Kind of a class name: QuPath's Region* and Ignore* (with or without the star, in any case), else an object."""
     plain = name.lower().rstrip("*")
     if plain.startswith("region") or plain == "roi":
         return "region"
@@ -61,10 +63,14 @@ def kind_of(name: str) -> Kind:
 
 
 def read_vector_file(uri: str, crs: str | None) -> AnnotationFile:
-    """What a GeoJSON, GeoPackage, shapefile or the like holds, in the coordinates of ``crs``.
+    """Read annotations from a GeoJSON, GeoPackage, shapefile or other vector file, in the coordinates of ``crs``.
 
-    The class of a polygon is that of the first of `CLASS_COLUMNS` that it has, else the name of its layer where the
-    file has several.
+    The class of a polygon is its first property of `CLASS_COLUMNS`, else the name of its layer if the file has several.
+
+    Raises
+    ------
+    SupportError
+        The file cannot be read, or a feature has no area.
     """
     try:
         features = read_features(uri, CRS.from_user_input(crs) if crs else None)
@@ -86,19 +92,25 @@ def read_vector_file(uri: str, crs: str | None) -> AnnotationFile:
 
 
 def _class_of(feature: Feature) -> str | None:
-    """The class that a feature's properties state."""
+    """The class in a feature's properties; None without."""
     by_name = {name.lower(): value for name, value in feature.properties.items()}
     stated = next((by_name[column] for column in CLASS_COLUMNS if by_name.get(column)), None)
     if stated is None or not stated.startswith("{"):
         return stated
-    try:  # QuPath's, as it stands in GeoJSON
+    try:  # QuPath's GeoJSON holds an object
         return str(json.loads(stated)["name"])
     except (ValueError, KeyError, TypeError):
         return stated
 
 
 def read_qupath(uri: str) -> AnnotationFile:
-    """What QuPath exported as GeoJSON, in level-0 pixels."""
+    """Read annotations from GeoJSON exported by QuPath, in level-0 pixels.
+
+    Raises
+    ------
+    SupportError
+        The file is missing, too large or not GeoJSON, or a feature has no area.
+    """
     annotations = AnnotationFile()
     for number, feature in enumerate(_features(uri), start=1):
         if not isinstance(feature, dict) or feature.get("type") != "Feature":
@@ -142,13 +154,13 @@ def _features(uri: str) -> list[Any]:
     features = parsed.get("features") if isinstance(parsed, dict) else parsed
     if not isinstance(features, list):
         raise SupportError(
-            f"{uri}: is JSON but no GeoJSON FeatureCollection; export it from QuPath as GeoJSON"
+            f"{uri}: is JSON, but not a GeoJSON FeatureCollection; export it from QuPath as GeoJSON"
         )
     return features
 
 
 def _area(uri: str, title: str, geometry: Any) -> BaseGeometry:
-    """Valid Polygon or MultiPolygon of a feature; shapes that cross themselves are repaired."""
+    """Valid Polygon or MultiPolygon of a feature; self-intersections are repaired."""
     kind = geometry.get("type") if isinstance(geometry, dict) else None
     if kind not in ("Polygon", "MultiPolygon"):
         raise SupportError(
@@ -157,9 +169,9 @@ def _area(uri: str, title: str, geometry: Any) -> BaseGeometry:
     try:
         shape = shapely.force_2d(shapely.geometry.shape(geometry))
         if not all(math.isfinite(value) for value in shape.bounds):
-            raise ValueError("coordinates that are no numbers")
+            raise ValueError("coordinates that are not finite")
         if not shape.is_valid:
-            log.info("%s: %s crosses itself, repaired", uri, title)
+            log.info("%s: %s intersects itself, repaired", uri, title)
             shape = shapely.make_valid(shape)
     except (
         ValueError,

@@ -1,9 +1,9 @@
-"""Support sets drawn on a picture: regions, and the objects in them; on slides in QuPath, on rasters in any GIS.
+"""Support sets from annotations: regions and the objects in them, drawn on slides in QuPath, on rasters in any GIS.
 
-A region says "everything of the class in here is drawn": inside it what is not object is background, outside and
-under areas of class Ignore* nothing is known. Objects of the other classes are background. Where objects of two
-classes overlap, the smaller one counts: a nucleus in a gland. An object may reach out of its region: a river does.
-A pixel is object if its centre is.
+Within a region, all objects of the class are annotated: every other pixel in it is background. Pixels outside regions,
+and in areas of class Ignore*, are not labelled. Objects of other classes are background. Where objects of two classes
+overlap, the smaller one counts: a nucleus in a gland. An object may extend beyond its region, as a river does. A pixel
+belongs to an object if its centre does.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from fewscope.errors import SupportError
 
 log = logging.getLogger(__name__)
 
-MAX_PATCHES = 32  # a support set is a few patches; more is a sign of a region drawn round the whole slide
-EDGE_TOLERANCE = 1.0  # px of the slide that a region may reach past it: annotation tools round
+MAX_PATCHES = 32  # a support set is a few patches; more suggests a region around the whole slide
+EDGE_TOLERANCE = 1.0  # px that a region may extend past the slide's edge: annotation tools round
 HOW_TO = {
     "slide": "in QuPath, draw a rectangle in which every object is drawn, set its class to Region*, and export all "
     "objects as GeoJSON",
@@ -42,15 +42,17 @@ HOW_TO = {
 def load_annotations(uri: str, source: Source | None, options: SupportOptions) -> SupportSet:
     """Support set from annotations on ``source``; see `connectors.support.load.load_support`."""
     if source is None:
-        raise SupportError(f"{uri}: annotations need the picture they were drawn on; give it as the source")
+        raise SupportError(
+            f"{uri}: annotations need the slide or raster they were drawn on; give it as the source"
+        )
     info = source.info
     annotations = read_vector_file(uri, info.crs) if info.kind == "raster" else read_qupath(uri)
     how_to = HOW_TO[info.kind]
     if not annotations.regions:
-        raise SupportError(f"{uri}: holds no region to learn from; {how_to}")
+        raise SupportError(f"{uri}: has no region; {how_to}")
     if not annotations.objects:
         raise SupportError(
-            f"{uri}: holds {len(annotations.regions)} regions but no object; draw the objects in the regions too"
+            f"{uri}: has {len(annotations.regions)} regions but no object; draw the objects in the regions, too"
         )
     chosen_names, values, chosen = _choose_objects(uri, annotations.objects, options.class_names)
     origin = info.scan_origin if options.geojson_origin == "scan" else (0, 0)
@@ -66,14 +68,17 @@ def load_annotations(uri: str, source: Source | None, options: SupportOptions) -
             f"{origin[0]}, {origin[1]}, as QuPath writes them. --geojson-origin file: at the corner of the slide."
         )
 
-    tree = shapely.STRtree([drawn.geometry for drawn in chosen])
+    tree = shapely.STRtree([one.geometry for one in chosen])
     images, labels, instances, names = [], [], [], []
     labelled: list[tuple[Window, NDArray[np.bool_]]] = []
     for title, region, window in _windows(uri, regions, info):
         image, valid = source.read(window)
         inside = _burn([region], window) > 0
         inside &= valid & (_burn(ignored, window) == 0)
-        for earlier, taken in labelled:  # a pixel has one patch: left out, it must be left out everywhere
+        for (
+            earlier,
+            taken,
+        ) in labelled:  # a pixel is in one patch only: if held out, it is held out everywhere
             _remove(inside, window, taken, earlier)
         if not inside.any():
             continue
@@ -83,7 +88,7 @@ def load_annotations(uri: str, source: Source | None, options: SupportOptions) -
         ids = _burn([chosen[index] for index in near], window)
         ids[~inside] = 0
         of_class = np.concatenate([[0], values[near]]).astype(np.uint8)[ids]
-        _, compact = np.unique(ids, return_inverse=True)  # 1..n in the order drawn
+        _, compact = np.unique(ids, return_inverse=True)  # 1..n in the order of the file
         ids = (compact.reshape(ids.shape) + (ids.min() > 0)).astype(np.int32)
         images.append(image)
         labels.append(np.where(inside, of_class, np.uint8(IGNORE_LABEL)))
@@ -118,20 +123,20 @@ def load_annotations(uri: str, source: Source | None, options: SupportOptions) -
 def _choose_objects(
     uri: str, objects: list[Annotation], class_names: Sequence[str]
 ) -> tuple[tuple[str, ...], NDArray[np.int64], list[Annotation]]:
-    """The classes to look for, and their objects with the place 1..C of each one's class, in the order to draw in."""
-    found = sorted({drawn.name for drawn in objects})
+    """Names of the chosen classes; class value 1..C of each of their objects; and these objects, in burning order."""
+    found = sorted({one.name for one in objects})
     if found == [UNNAMED] and len(class_names) <= 1:
         return tuple(class_names) or (UNNAMED,), np.ones(len(objects), np.int64), objects
     names = [found[i] for i in choose_classes(uri, found, class_names)]
-    chosen = [drawn for drawn in objects if drawn.name in names]
-    if len(names) > 1:  # of one class, the later object wins; of several, the smaller one
-        chosen.sort(key=lambda drawn: -drawn.geometry.area)
-    values = np.array([names.index(drawn.name) + 1 for drawn in chosen], np.int64)
+    chosen = [one for one in objects if one.name in names]
+    if len(names) > 1:  # within one class the later object wins, among several the smaller one
+        chosen.sort(key=lambda one: -one.geometry.area)
+    values = np.array([names.index(one.name) + 1 for one in chosen], np.int64)
     return tuple(class_names) or tuple(names), values, chosen
 
 
 def _remove(mask: NDArray[np.bool_], window: Window, other: NDArray[np.bool_], other_window: Window) -> None:
-    """Clear, in the mask of one patch, what is set in that of another; both (224, 224)."""
+    """Clear, in one patch's mask (224, 224), the pixels that are set in another's."""
     down, right = other_window.row_off - window.row_off, other_window.col_off - window.col_off
     if abs(down) < PATCH_SIZE and abs(right) < PATCH_SIZE:
         here = (
@@ -146,8 +151,8 @@ def _remove(mask: NDArray[np.bool_], window: Window, other: NDArray[np.bool_], o
 
 
 def _are_whole(regions: list[Annotation], objects: list[Annotation]) -> bool:
-    """Whether no region cuts an object: parts of rivers and lakes are no sample of how many there are."""
-    tree = shapely.STRtree([drawn.geometry for drawn in objects])
+    """Whether no region cuts an object: parts of rivers and lakes are not instances."""
+    tree = shapely.STRtree([one.geometry for one in objects])
     return all(
         region.geometry.covers(objects[index].geometry)
         for region in regions
@@ -155,21 +160,23 @@ def _are_whole(regions: list[Annotation], objects: list[Annotation]) -> bool:
     )
 
 
-def _onto_grid(drawn: list[Annotation], to_grid: Affine) -> list[Annotation]:
-    """The same in pixels (col, row) of the working grid."""
+def _onto_grid(annotations: list[Annotation], to_grid: Affine) -> list[Annotation]:
+    """Annotations in pixels (col, row) of the working grid."""
     matrix = [to_grid.a, to_grid.b, to_grid.d, to_grid.e, to_grid.c, to_grid.f]
-    return [replace(one, geometry=shapely.affinity.affine_transform(one.geometry, matrix)) for one in drawn]
+    return [
+        replace(one, geometry=shapely.affinity.affine_transform(one.geometry, matrix)) for one in annotations
+    ]
 
 
 def _check_inside(uri: str, regions: list[Annotation], info: SourceInfo, origin: tuple[int, int]) -> None:
-    """Refuse regions that reach out of the picture: they are of another one, or in other coordinates."""
+    """Raise SupportError for regions outside the source: they belong to another one, or have other coordinates."""
     tolerance = EDGE_TOLERANCE * max(1.0, info.width / info.native_width)
     for region in regions:
         left, top, right, bottom = region.geometry.bounds
         outside = (
             min(left, top) < -tolerance or right > info.width + tolerance or bottom > info.height + tolerance
         )
-        if info.kind == "raster":  # maps are drawn beyond an edge on purpose
+        if info.kind == "raster":  # on maps, regions may extend beyond an edge on purpose
             outside = right <= 0 or bottom <= 0 or left >= info.width or top >= info.height
         if outside:
             other = (
@@ -193,7 +200,7 @@ def _other_origin(origin: tuple[int, int]) -> str:
 
 
 def _windows(uri: str, regions: list[Annotation], info: SourceInfo) -> list[tuple[str, Annotation, Window]]:
-    """224 px windows of the working grid that cover each region, centred on it: (title, region, window)."""
+    """Windows of 224 px of the working grid that cover each region, centred on it: (title, region, window)."""
     windows: list[tuple[str, Annotation, Window]] = []
     for region in regions:
         left, top, right, bottom = region.geometry.bounds
@@ -219,7 +226,7 @@ def _starts(first: float, last: float) -> list[int]:
     return [start + index * PATCH_SIZE for index in range(n)]
 
 
-def _burn(drawn: list[Annotation], window: Window) -> NDArray[np.int32]:
-    """int32 (224, 224): 1 + index of the last of them that holds the pixel's centre, 0 for none."""
-    shapes = ((one.geometry, index) for index, one in enumerate(drawn, start=1))
+def _burn(annotations: list[Annotation], window: Window) -> NDArray[np.int32]:
+    """int32 (224, 224): 1 + index of the last annotation that contains the pixel's centre, 0 for none."""
+    shapes = ((one.geometry, index) for index, one in enumerate(annotations, start=1))
     return burn(shapes, (PATCH_SIZE, PATCH_SIZE), Affine.translation(window.col_off, window.row_off))

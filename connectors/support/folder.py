@@ -1,4 +1,4 @@
-"""Support sets in folders: pairs of picture and mask, of one class, of several in one mask, or a folder per class."""
+"""Support sets in folders: pairs of image and mask, with one class, several in one mask, or a folder per class."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from fewscope.errors import SupportError
 
 log = logging.getLogger(__name__)
 
-MAX_PAIRS = 512  # 150 KB each once decoded
+MAX_PAIRS = 512  # 150 KB each, decoded
 IMAGE_FOLDERS = ("image", "images")
 LABEL_FOLDERS = ("label", "labels")
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
@@ -47,11 +47,11 @@ class _Pair:
 
 
 def load_folder(uri: str, class_names: Sequence[str]) -> SupportSet:
-    """Support set from a folder; see `connectors.support.load.load_support`."""
+    """Load a support set from a folder; see `connectors.support.load.load_support`."""
     try:
         filesystem, root = find_filesystem(uri)
         is_folder, exists = filesystem.isdir(root), filesystem.exists(root)
-    except Exception as error:  # unknown protocol, missing driver, no credentials: each its own exception
+    except Exception as error:  # each driver has its own exceptions
         raise SupportError(f"{uri}: cannot be reached ({' '.join(str(error).split())})") from error
     if not exists:
         raise SupportError(f"{uri}: no such folder; check the path")
@@ -64,7 +64,7 @@ def load_folder(uri: str, class_names: Sequence[str]) -> SupportSet:
     of_classes = _class_folders(filesystem, root, uri)
     if not of_classes:
         raise SupportError(
-            f"{uri}: holds no labelled pair; expected image/NAME.png with label/NAME.png, or 1.jpg with 1.png, "
+            f"{uri}: has no labelled pair; expected image/NAME.png with label/NAME.png, or 1.jpg with 1.png, "
             "or a folder of these for each class"
         )
     if "class" in stated:
@@ -84,7 +84,7 @@ def load_folder(uri: str, class_names: Sequence[str]) -> SupportSet:
 
 
 def _class_folders(filesystem: Any, root: str, uri: str) -> dict[str, list[_Pair]]:
-    """The pairs of the folders that hold any, by the folder's name, in the order of the names."""
+    """Pairs by the name of their folder, in the order of the names; folders without pairs are skipped."""
     folders = [entry["name"] for entry in filesystem.ls(root, detail=True) if entry["type"] == "directory"]
     folders = [path for path in sorted(folders) if not PurePosixPath(path).name.startswith(".")]
     found = {}
@@ -107,7 +107,7 @@ def _load_pairs(
     stated: dict[str, Any],
     class_names: Sequence[str],
 ) -> SupportSet:
-    """Support set of the pairs in one folder: of one class, or of those that its statement names."""
+    """Support set of the pairs in one folder: of one class, or those in its support.json."""
     if len(pairs) > MAX_PAIRS:
         raise SupportError(
             f"{uri}: holds {len(pairs)} pairs, at most {MAX_PAIRS} are read; keep the best few"
@@ -120,7 +120,7 @@ def _load_pairs(
     name = PurePosixPath(root.rstrip("/")).name or "object"
     found = in_masks or [*class_names, stated.get("class") or name][:1]
     chosen = choose_classes(uri, found, class_names)
-    values = np.zeros(IGNORE_LABEL + 1, np.uint8)  # of the masks -> of the classes that were chosen
+    values = np.zeros(IGNORE_LABEL + 1, np.uint8)  # from values of the masks to those of the chosen classes
     values[IGNORE_LABEL] = IGNORE_LABEL
     values[np.array(chosen) + 1] = np.arange(1, len(chosen) + 1)
 
@@ -134,7 +134,7 @@ def _load_pairs(
         )
         if image.shape[:2] != label.shape:
             raise SupportError(
-                f"{pair.label}: is {size_text(label)}, its picture {pair.name} is {size_text(image)}; "
+                f"{pair.label}: is {size_text(label)}, its image {pair.name} is {size_text(image)}; "
                 "they must be the same"
             )
         objects = None
@@ -168,7 +168,7 @@ def _load_pairs(
 
 
 def _by_class(objects: NDArray[np.int32], label: NDArray[np.uint8], n_classes: int) -> NDArray[np.int32]:
-    """Object numbers 1..n of the chosen classes; a number that two classes have is two objects."""
+    """Object numbers 1..n of the chosen classes; a number that occurs in two classes is two objects."""
     is_object = (label > 0) & (label <= n_classes)
     pairs = np.where(is_object, objects.astype(np.int64) * (n_classes + 1) + label, 0)
     values, compact = np.unique(pairs, return_inverse=True)
@@ -176,7 +176,8 @@ def _by_class(objects: NDArray[np.int32], label: NDArray[np.uint8], n_classes: i
 
 
 def _read_statement(filesystem: Any, root: str, uri: str) -> dict[str, Any]:
-    """The optional support.json: {"mpp": um per px, "class": name}; or "classes", the names of a mask's values 1, 2."""
+    """The optional support.json: {"mpp": um per px, "class": name}, or "classes", the names of a mask's values 1,
+    2..."""
     path = f"{root.rstrip('/')}/support.json"
     if not filesystem.exists(path):
         return {}
@@ -228,7 +229,7 @@ def _find_pairs(filesystem: Any, root: str, uri: str) -> Iterator[_Pair]:
                 )
             if stem not in images:
                 raise SupportError(
-                    f"{labels[stem][0]}: has no picture of the same name in {image_folder}; add it"
+                    f"{labels[stem][0]}: has no image of the same name in {image_folder}; add it"
                 )
             for paths in (images[stem], labels[stem]):
                 if len(paths) > 1:
@@ -242,11 +243,11 @@ def _find_pairs(filesystem: Any, root: str, uri: str) -> Iterator[_Pair]:
         if len(photos) == 1 and len(masks) == 1:
             yield _Pair(photos[0], masks[0], instances.get(stem))
         else:
-            log.info("%s: not one .jpg with one .png, left out", found[stem][0])
+            log.info("%s: not one .jpg with one .png, skipped", found[stem][0])
 
 
 def _pictures(filesystem: Any, folder: str) -> tuple[dict[str, list[str]], dict[str, str]]:
-    """Pictures by stem, and instance maps (``STEM.inst.png``) by stem; hidden files are left out."""
+    """Images by stem, and instance maps (``STEM.inst.png``) by stem; hidden files are skipped."""
     pictures: dict[str, list[str]] = {}
     instances: dict[str, str] = {}
     for path in sorted(filesystem.ls(folder, detail=False)):
@@ -265,9 +266,9 @@ def _natural(stem: str) -> tuple[int, int, str]:
 
 
 def _fit(array: NDArray[Any], fill: int | None) -> NDArray[Any]:
-    """Cut the middle 224 px out of larger sides, pad smaller ones; nothing is resized: scale carries meaning.
+    """Crop larger sides to their middle 224 px, and pad smaller ones; nothing is resized, as scale is information.
 
-    The padding is ``fill``, or the repeated edge where it is None.
+    The padding is ``fill``, or the repeated edge if it is None.
     """
     for axis in (0, 1):
         spare = array.shape[axis] - PATCH_SIZE

@@ -1,4 +1,4 @@
-"""Single files of a support folder: pictures, and masks whose meaning is certain."""
+"""Image files of a support folder: images, and masks with an unambiguous meaning."""
 
 from __future__ import annotations
 
@@ -13,13 +13,18 @@ from PIL import Image
 from fewscope.connectors.conventions import IGNORE_LABEL, PATCH_SIZE
 from fewscope.errors import SupportError
 
-MAX_SIDE = 4096  # px; larger pictures are no support patches, and a bomb is refused before it is decoded
+MAX_SIDE = (
+    4096  # px; larger images are not patches, and a decompression bomb is rejected before it is decoded
+)
 MAX_FILE_BYTES = 64 * 2**20
-NEAR_ENDS = (64, 191)  # grey levels that a lossy black-and-white mask must not have in between
+NEAR_ENDS = (64, 191)  # a lossy black-and-white mask must not have grey levels in this range
 
 
 def read_bytes(filesystem: Any, path: str, shown: str, limit: int = MAX_FILE_BYTES) -> bytes:
-    """Content of a file of any fsspec file system; SupportError if it cannot be had or is over the limit."""
+    """Content of a file of any fsspec filesystem; SupportError if it cannot be read, is empty, or exceeds the limit.
+
+    ``shown`` is the path for errors.
+    """
     try:
         size = filesystem.info(path).get("size") or 0
         if size > limit:
@@ -31,7 +36,7 @@ def read_bytes(filesystem: Any, path: str, shown: str, limit: int = MAX_FILE_BYT
         raise
     except FileNotFoundError as error:
         raise SupportError(f"{shown}: no such file; check the path") from error
-    except Exception as error:  # every storage driver has its own exceptions; all mean: no content
+    except Exception as error:  # each driver has its own exceptions
         raise SupportError(f"{shown}: cannot be read ({' '.join(str(error).split())})") from error
     if not content:
         raise SupportError(f"{shown}: is empty (0 bytes); save it again")
@@ -39,7 +44,7 @@ def read_bytes(filesystem: Any, path: str, shown: str, limit: int = MAX_FILE_BYT
 
 
 def _open_picture(filesystem: Any, path: str) -> Image.Image:
-    """A decoded picture of at most 4096 px a side."""
+    """Open and decode an image of at most 4096 px a side."""
     content = read_bytes(filesystem, path, path)
     try:
         with warnings.catch_warnings():
@@ -52,9 +57,9 @@ def _open_picture(filesystem: Any, path: str) -> Image.Image:
             )
         n_frames = getattr(picture, "n_frames", 1)
         if n_frames > 1:
-            raise SupportError(f"{path}: holds {n_frames} pictures, expected one; save it by itself")
+            raise SupportError(f"{path}: has {n_frames} images, expected one; save it separately")
         if picture.getexif().get(0x0112, 1) != 1:
-            raise SupportError(f"{path}: is turned by its EXIF orientation; save it upright")
+            raise SupportError(f"{path}: is rotated by its EXIF orientation; save it upright")
         picture.load()
     except SupportError:
         raise
@@ -78,7 +83,7 @@ def _without_alpha(picture: Image.Image, path: str) -> Image.Image:
 
 
 def decode_image(filesystem: Any, path: str) -> NDArray[np.uint8]:
-    """uint8 (H, W, 3)."""
+    """Decode an image: uint8 (H, W, 3), RGB. SupportError if it is not an 8-bit image."""
     picture = _without_alpha(_open_picture(filesystem, path), path)
     if picture.mode not in ("RGB", "L", "P", "1"):
         raise SupportError(f"{path}: has mode {picture.mode}, expected 8-bit RGB or grey; convert it to RGB")
@@ -86,7 +91,7 @@ def decode_image(filesystem: Any, path: str) -> NDArray[np.uint8]:
 
 
 def decode_mask(filesystem: Any, path: str) -> NDArray[np.uint8]:
-    """uint8 (H, W): 0 background, 1 object."""
+    """Decode a mask: uint8 (H, W), 0 background, 1 object. SupportError if its meaning is ambiguous."""
     picture = _without_alpha(_open_picture(filesystem, path), path)
     if picture.mode == "P":
         return _decode_palette(picture, path)
@@ -120,7 +125,10 @@ def decode_mask(filesystem: Any, path: str) -> NDArray[np.uint8]:
 
 
 def decode_classes(filesystem: Any, path: str, n_classes: int) -> NDArray[np.uint8]:
-    """uint8 (H, W): 0 background, 1..n_classes the classes, 255 not labelled; a palette's numbers count."""
+    """Decode a mask of classes: uint8 (H, W), 0 background, 1..n_classes, 255 not labelled.
+
+    In a palette image, indexes count, not colours. SupportError for other values.
+    """
     picture = _without_alpha(_open_picture(filesystem, path), path)
     values = np.asarray(picture) if picture.mode == "P" else _whole_numbers(picture, path)
     if values.ndim == 3 and (values == values[..., :1]).all():
@@ -135,7 +143,7 @@ def decode_classes(filesystem: Any, path: str, n_classes: int) -> NDArray[np.uin
 
 
 def _decode_palette(picture: Image.Image, path: str) -> NDArray[np.uint8]:
-    """A palette mask: its numbers and its colours must not contradict each other."""
+    """Decode a palette mask; its indexes and its colours must not contradict each other."""
     index = np.asarray(picture)
     colours = np.asarray(picture.convert("RGB"))
     used = np.unique(index)
@@ -149,8 +157,8 @@ def _decode_palette(picture: Image.Image, path: str) -> NDArray[np.uint8]:
     if by_number and not by_colour and not (len(used) == 1 and is_black[int(used[0])] == bool(used[0])):
         return (index > 0).astype(np.uint8)
     raise SupportError(
-        f"{path}: its palette shows as {_colours_of(colours)} the numbers {used.tolist()}: which is object "
-        "is not certain; save it without a palette, background as 0 and object as 255"
+        f"{path}: its palette maps {used.tolist()} to {_colours_of(colours)}: which is object "
+        "is ambiguous; save it without a palette, background as 0 and object as 255"
     )
 
 
@@ -166,7 +174,8 @@ def _whole_numbers(picture: Image.Image, path: str) -> NDArray[Any]:
 
 
 def decode_instances(filesystem: Any, path: str, label: NDArray[np.uint8]) -> NDArray[np.int32]:
-    """int32 (H, W), 0 where the mask has no object (of any class)."""
+    """Decode an instance map: int32 (H, W), 0 = background. SupportError if it differs from the mask ``label`` (H,
+    W)."""
     picture = _open_picture(filesystem, path)
     values = _whole_numbers(picture, path)
     if values.shape != label.shape:
@@ -177,10 +186,11 @@ def decode_instances(filesystem: Any, path: str, label: NDArray[np.uint8]) -> ND
     if values.min() < 0 or not np.array_equal(values > 0, is_object):
         differ = int(((values > 0) != is_object).sum())
         raise SupportError(
-            f"{path}: differs from its mask in {differ} px; objects must be where the mask has one"
+            f"{path}: differs from its mask in {differ} px; it must have objects exactly where the mask has"
         )
     return values.astype(np.int32)
 
 
 def size_text(array: NDArray[Any]) -> str:
+    """``H x W px``."""
     return f"{array.shape[0]} x {array.shape[1]} px"

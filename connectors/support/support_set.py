@@ -1,7 +1,7 @@
-"""Support sets: the few labelled patches that say what to look for.
+"""Support sets: a few labelled patches of the objects to segment.
 
-From a folder of picture and mask pairs (`connectors.support.folder`), or from annotations drawn on a slide
-(`connectors.support.annotations`).
+They come from a folder of pairs of image and mask (`connectors.support.folder`), or from annotations on a slide or
+raster (`connectors.support.annotations`).
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from fewscope.errors import SupportError
 log = logging.getLogger(__name__)
 
 MAX_CLASSES = 32
-"""Each class costs every tile a pass of the decoder; more is a sign of a folder that is no support set."""
+"""Each class costs a decoder pass per tile; more classes suggest a folder that is not a support set."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SupportSet:
-    """K labelled patches of C classes. Classes exclude each other: a pixel is of one of them, or of none.
+    """K labelled patches of C mutually exclusive classes.
 
     Attributes
     ----------
@@ -34,21 +34,26 @@ class SupportSet:
     labels
         uint8 (K, 224, 224): 0 background, 1..C an object of that class, 255 not labelled.
     instances
-        int32 (K, 224, 224), 0 background, 1..n one object each, or None where only the class is known.
+        int32 (K, 224, 224), 0 background, 1..n one object each; None if only the class is known.
     names
-        K, for people: where each patch comes from.
+        Origin of each patch in words, (K,).
     mpp
-        um per px of the patches, None if not stated.
+        um per px of the patches; None if not stated.
     class_names
-        C: what the objects of class 1..C are.
+        Names of the classes 1..C.
     complete
-        bool (K, C): whether every object of the class is marked in the patch. Where not, the patch's background may
-        be of the class. None: all are marked everywhere.
+        bool (K, C): whether all objects of the class are labelled in the patch; if not, its background may be of the
+        class. None: all are labelled in all patches.
     notes
-        What a reader of the result has to know of the support set, one sentence each: what was left out, what looks
+        What a reader of the result must know about the support set, one sentence each: what was omitted, what looks
         wrong.
     assumptions
-        What the files do not say and was assumed, one sentence each, with the option that overrides it.
+        What the files do not state and was assumed, one sentence each, with the option that overrides it.
+
+    Raises
+    ------
+    SupportError
+        An array has another dtype or shape, or values that do not fit, or a class has no object or no background.
     """
 
     images: NDArray[np.uint8]
@@ -91,18 +96,18 @@ class SupportSet:
                     raise SupportError(f"no pixel of the {n} patches is labelled as {what}{of}; {cure}")
         is_object = (self.labels > 0) & (self.labels != IGNORE_LABEL)
         if self.instances is not None and not np.array_equal(self.instances > 0, is_object):
-            raise SupportError("instances and labels differ in what is object; make them agree")
+            raise SupportError("instances and labels have different object pixels; make them agree")
         if self.mpp is not None and not self.mpp > 0:
             raise SupportError(f"mpp {self.mpp} is not positive")
 
     @property
     def class_name(self) -> str:
-        """The classes in words."""
+        """The names of the classes, joined by commas."""
         return ", ".join(self.class_names)
 
     @property
     def labels_by_class(self) -> NDArray[np.uint8]:
-        """What is known of each class, uint8 (C, K, 224, 224): 0 not of it, 1 of it, 255 not known."""
+        """Labels of each class, uint8 (C, K, 224, 224): 0 for background, 1 for object, 255 for not known."""
         values = np.arange(1, len(self.class_names) + 1)[:, None, None, None]
         known = np.where(
             self.labels == IGNORE_LABEL, np.uint8(IGNORE_LABEL), (self.labels == values).astype(np.uint8)
@@ -112,7 +117,7 @@ class SupportSet:
         return known
 
     def of_class(self, value: int) -> SupportSet:
-        """The support set of one class, 1..C, as if there were no other: the patches that say something of it."""
+        """The support set of one class, 1..C, with the other classes as background."""
         if len(self.class_names) == 1:
             return self
         labels = self.labels_by_class[value - 1]
@@ -136,27 +141,33 @@ class SupportSet:
 
 
 def choose_classes(uri: str, found: Sequence[str], wanted: Sequence[str]) -> list[int]:
-    """Positions in `found` of the classes to look for: all, or those wanted, in their order and in any case."""
+    """Indexes in `found` of the classes to use: all, or those of `wanted`, in its order, ignoring case.
+
+    Raises
+    ------
+    SupportError
+        A class is missing.
+    """
     if not wanted:
         return list(range(len(found)))
     lower = [name.lower() for name in found]
     for name in wanted:
         if name.lower() not in lower:
-            raise SupportError(f"{uri}: holds no object of class {name!r}, only {', '.join(found)}")
+            raise SupportError(f"{uri}: has no object of class {name!r}, only {', '.join(found)}")
     return [lower.index(name.lower()) for name in wanted]
 
 
 def join_classes(sets: Sequence[SupportSet]) -> SupportSet:
-    """One support set of several of one class each, in their order.
+    """Join support sets of one class each into one, in their order.
 
-    What is an object of one class is none of the others; the background of a patch says nothing of the classes that
-    it was not labelled for. Patches that show the same picture become one, labelled for all their classes: left out,
-    it is left out for all. A pixel that two classes claim is not labelled.
+    An object of one class is background for the others; the background of a patch is not known for classes that it was
+    not labelled for. Patches with the same image become one, labelled for all their classes, so that they are held out
+    together. A pixel that two classes claim is not labelled.
 
     Raises
     ------
     SupportError
-        The sets differ in resolution, or two of them in nothing but their labels of one class.
+        The sets differ in resolution, or a set has the same image twice.
     """
     mpps = {one.mpp for one in sets}
     if len(mpps) > 1:
@@ -177,9 +188,7 @@ def join_classes(sets: Sequence[SupportSet]) -> SupportSet:
                 names.append(f"{one.class_name}/{one.names[k]}")
                 complete.append(np.zeros(len(sets), bool))
             elif complete[place][c]:
-                raise SupportError(
-                    f"{one.names[k]} of {one.class_name} shows the same picture as another one"
-                )
+                raise SupportError(f"{one.names[k]} of {one.class_name} has the same image as another one")
             else:
                 names[place] += f", {one.class_name}"
             complete[place][c] = True
@@ -187,7 +196,7 @@ def join_classes(sets: Sequence[SupportSet]) -> SupportSet:
             unknown = (labels[place] == IGNORE_LABEL) | (one.labels[k] == IGNORE_LABEL)
             claimed = is_object & (labels[place] > 0) & ~unknown
             if claimed.any():
-                log.info("%s: %d px are of two classes: not used", names[place], claimed.sum())
+                log.info("%s: %d px are of two classes: ignored", names[place], claimed.sum())
             if one.instances is not None:
                 ids = one.instances[k] + instances[place].max()
                 instances[place] = np.where(is_object, ids, instances[place]).astype(np.int32)

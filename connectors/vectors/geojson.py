@@ -1,7 +1,7 @@
-"""Outlines and tables of instances: footprints, GeoJSON that QuPath reads, Parquet; streamed, deterministic.
+"""Outlines of instances as GeoJSON for QuPath: streamed, deterministic.
 
-Workers trace and format (`footprints`, `feature_texts`, `fragment_text`); the driver merges the fragments in
-the order of the ids and writes (`merge_sorted`, `GeoJsonWriter`).
+Workers format their features (`feature_texts`, `fragment_text`); the driver merges the fragments in the order of the
+ids (`merge_sorted`) and writes them (`GeoJsonWriter`).
 """
 
 import gzip
@@ -27,27 +27,27 @@ from fewscope.connectors.vectors.layers import Geometries
 
 MEASUREMENT_DECIMALS = 4
 GZIP_LEVEL = 4
-"""A third of the time of level 6, which makes a file that is a tenth smaller; one process compresses them all."""
-_FLUSH = 1 << 18  # characters gathered before they are compressed
+"""Takes a third of the time of level 6, for a file a tenth larger; one process compresses all features."""
+_FLUSH = 1 << 18  # characters buffered before they are compressed
 _NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "fewscope/instance")
 
 
 @dataclass(frozen=True, slots=True)
 class FeatureStyle:
-    """What all features of a file have in common.
+    """Properties that all features of a file share.
 
     Attributes
     ----------
     run_hash : str
-        Of the run; features get UUIDs made from it and their id, the same each time.
+        Hash of the run, from which, with its id, the UUID of a feature is derived.
     class_name : str
         QuPath classification.
     colour : (int, int, int)
         RGB of the classification, 0..255.
     object_type : {"detection", "annotation"}
-        QuPath draws a million detections, but not a million annotations.
+        QuPath displays millions of detections, but not of annotations.
     decimals : int
-        Coordinates are rounded to this.
+        Decimals of coordinates.
     """
 
     run_hash: str
@@ -63,7 +63,7 @@ def feature_uuid(run_hash: str, instance: int) -> str:
     >>> feature_uuid("run", 7) == str(uuid.uuid5(_NAMESPACE, "run/7"))
     True
     """
-    # By hand (RFC 9562, 5.5): `uuid.uuid5` takes three times as long, and there are millions.
+    # Written out (RFC 9562, section 5.5): `uuid.uuid5` takes three times as long, and there are millions.
     name = _NAMESPACE.bytes + f"{run_hash}/{instance}".encode()
     value = bytearray(hashlib.sha1(name, usedforsecurity=False).digest()[:16])
     value[6] = value[6] & 0x0F | 0x50
@@ -86,7 +86,7 @@ def feature_texts(
     geometries : (N,) polygons, or points for files with very many instances
     style : FeatureStyle
     measurements : mapping of str to (N,) float, optional
-        Names may hold a unit, "Area µm^2". Values that are not finite are left out.
+        Names may contain a unit, "Area µm^2". Values that are not finite are omitted.
     """
     texts = geometry_texts(geometries, style.decimals)
     constant = json.dumps(
@@ -133,9 +133,9 @@ def feature_text(
 
 
 def geometry_texts(geometries: Sequence[BaseGeometry] | Geometries, decimals: int) -> list[str]:
-    """GeoJSON of points, polygons and multipolygons, not empty, coordinates rounded.
+    """GeoJSON of points, polygons and multipolygons that are not empty, with rounded coordinates.
 
-    GEOS writes WKT three times as fast as GeoJSON, and a few replacements make the one from the other.
+    GEOS writes WKT three times as fast as GeoJSON, and a few replacements convert it.
 
     >>> geometry_texts([shapely.Polygon([(0, 0), (2.505, 0), (0, 1)])], 1)
     ['{"type":"Polygon","coordinates":[[[0,0],[2.5,0],[0,1],[0,0]]]}']
@@ -157,7 +157,7 @@ def _wkt_to_geojson(wkt: str) -> str:
     inner = body[depth:-depth]
     for wkt_token, json_token in ((")), ((", "]]],[[["), ("), (", "]],[["), (", ", "],["), (" ", ",")):
         inner = inner.replace(wkt_token, json_token)
-    # A position has brackets of its own in GeoJSON, but for points WKT has them too.
+    # GeoJSON has one more pair of brackets around positions than WKT, except for points.
     brackets = depth if kind == "POINT" else depth + 1
     return f'{{"type":"{_TYPES[kind]}","coordinates":{"[" * brackets}{inner}{"]" * brackets}}}'
 
@@ -177,14 +177,14 @@ def read_fragment(text: str) -> Iterator[tuple[int, str]]:
 
 
 def merge_sorted(fragments: Iterable[Iterable[tuple[int, str]]]) -> Iterator[tuple[int, str]]:
-    """Merge (id, feature) streams, each in the order of the ids, into one; the units do not show in it.
+    """Merge (id, feature) streams, each in the order of the ids, into one; the division into units leaves no trace.
 
-    All fragments are open at once: give those of one line of units at a time where ids allow it.
+    All fragments are open at once: pass those of one row of units at a time if the ids allow it.
 
     Raises
     ------
     ValueError
-        An id comes twice or a fragment is not in order.
+        An id occurs twice, or a fragment is not in order.
 
     >>> list(merge_sorted([[(1, "a"), (4, "d")], [(2, "b")]]))
     [(1, 'a'), (2, 'b'), (4, 'd')]
@@ -202,8 +202,8 @@ def merge_sorted(fragments: Iterable[Iterable[tuple[int, str]]]) -> Iterator[tup
 class GeoJsonWriter(OutputFile):
     """A gzipped GeoJSON FeatureCollection, one feature a line, written as a stream.
 
-    The file appears when the ``with`` block succeeds. The same features give the same bytes. Another thread compresses
-    what is written while the next features are brought.
+    The file appears when the ``with`` block succeeds. The same features give the same bytes. A thread compresses while
+    the next features are prepared.
 
     Parameters
     ----------

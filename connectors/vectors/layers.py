@@ -1,6 +1,6 @@
-"""Polygons and lines with a place on Earth: layers of a GeoPackage, and GeoParquet; streamed, deterministic.
+"""Georeferenced polygons and lines: layers of a GeoPackage, and GeoParquet; streamed, deterministic.
 
-Tables travel as Arrow batches with the geometries as WKB in the column ``geometry``, in the raster's CRS.
+Tables are Arrow batches with geometries as WKB in the column ``geometry``, in the raster's CRS.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from fewscope.connectors.storage.atomic import atomic_file
 from fewscope.connectors.storage.filesystem import output_errors
 
 GEOMETRY = "geometry"
-_ARROW_WKB = {b"ARROW:extension:name": b"geoarrow.wkb"}  # how GDAL knows the column by
+_ARROW_WKB = {b"ARROW:extension:name": b"geoarrow.wkb"}  # by which GDAL recognises the column
 
 
 def geometry_field() -> pa.Field:
@@ -29,19 +29,19 @@ def geometry_field() -> pa.Field:
 
 
 def encode(geometries: Geometries) -> pa.Array:
-    """Geometries (n,) as a column of WKB."""
+    """Encode geometries (n,) as a column of WKB."""
     return pa.array(shapely.to_wkb(geometries), pa.binary())
 
 
 class Layer:
-    """A table of features, given batch by batch: name, columns, kind of geometry.
+    """A table of features, given batch by batch.
 
     Parameters
     ----------
     name : of the layer
-    schema : with a `geometry_field`
-    geometry_type : "MultiPolygon" or "LineString", that of all its features
-    batches : tables of that schema, perhaps none; taken once
+    schema : Arrow schema with a `geometry_field`
+    geometry_type : "MultiPolygon" or "LineString", for all features
+    batches : tables of that schema, possibly none; iterated once
     """
 
     def __init__(self, name: str, schema: pa.Schema, geometry_type: str, batches: Iterable[pa.Table]) -> None:
@@ -58,28 +58,28 @@ class Layer:
 
 
 def write_geopackage(uri: str, layers: Iterable[Layer], crs: str | None) -> None:
-    """Write the layers into one GeoPackage, which appears when all of it is written.
+    """Write layers into one GeoPackage, which appears when it is complete.
 
-    The same features give the same bytes: GDAL is told a fixed date of change.
+    The same features give the same bytes: the date of change is fixed.
 
     Parameters
     ----------
     uri : str
         Path or fsspec URL, ``.gpkg``.
     crs : str or None
-        Of all layers.
+        CRS of all layers, in any notation that PROJ reads; None without.
 
     Raises
     ------
     OutputError
         It cannot be written.
     """
-    import pyogrio  # slow where pandas is installed, and of maps alone
+    import pyogrio  # takes half a second if pandas is installed, which pyogrio then imports
 
     wkt = pyproj.CRS.from_user_input(crs).to_wkt() if crs else None
     pyogrio.set_gdal_config_options({"OGR_CURRENT_DATE": "1970-01-01T00:00:00Z"})
     with output_errors(uri), atomic_file(uri) as path, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "'crs' was not provided")  # the report says it
+        warnings.filterwarnings("ignore", "'crs' was not provided")  # the report has a note
         for index, layer in enumerate(layers):
             pyogrio.write_arrow(
                 layer.reader(),
@@ -95,9 +95,9 @@ def write_geopackage(uri: str, layers: Iterable[Layer], crs: str | None) -> None
 
 
 def geoparquet_schema(schema: pa.Schema, geometry_type: str, crs: str | None) -> pa.Schema:
-    """The schema of a GeoParquet 1.1 file: give it to `InstanceTableWriter`.
+    """The schema of a GeoParquet 1.1 file, for `InstanceTableWriter`.
 
-    https://geoparquet.org/releases/v1.1.0/ : WKB, x before y whatever the CRS says, the CRS as PROJJSON.
+    https://geoparquet.org/releases/v1.1.0/ : WKB, x before y regardless of the CRS, the CRS as PROJJSON.
     """
     column = {"encoding": "WKB", "geometry_types": [geometry_type], "crs": projjson(crs)}
     metadata = {"version": "1.1.0", "primary_column": GEOMETRY, "columns": {GEOMETRY: column}}
@@ -106,7 +106,7 @@ def geoparquet_schema(schema: pa.Schema, geometry_type: str, crs: str | None) ->
 
 
 def to_multi(geometries: Geometries) -> Geometries:
-    """Polygons as multipolygons of one part: a layer of a GeoPackage has one kind of geometry.
+    """Polygons as multipolygons: a layer of a GeoPackage has one type of geometry.
 
     >>> to_multi(np.array([shapely.box(0, 0, 1, 1)]))[0].geom_type
     'MultiPolygon'
@@ -120,5 +120,5 @@ Geometries = npt.NDArray[np.object_]
 
 
 def projjson(crs: str | None) -> dict[str, Any] | None:
-    """The CRS as PROJJSON, which GeoParquet and GeoZarr keep; None without one."""
+    """The CRS as PROJJSON, for GeoParquet and GeoZarr; None without one."""
     return pyproj.CRS.from_user_input(crs).to_json_dict() if crs else None

@@ -1,4 +1,4 @@
-"""Polygons of any vector file and any CRS, on a raster's grid: areas of interest, support sets, burning."""
+"""Polygons of vector files in any CRS, on a raster's grid: areas of interest, annotations, rasterisation."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from fewscope.connectors.storage.gdal import gdal
 from fewscope.errors import SourceError
 
 LONGITUDE_LATITUDE = CRS.from_epsg(4326)
-EDGE_PARTS = 32  # a side of a box is bent into so many pieces when it is brought to another CRS
+EDGE_PARTS = 32  # segments that each side of a box is divided into before it is transformed to another CRS
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,14 +35,14 @@ class Feature:
 
 
 def read_features(uri: str, crs: CRS | None) -> list[Feature]:
-    """All features of all layers that have a geometry, in the coordinates of ``crs`` (None: as they are).
+    """Read the features of all layers that have a geometry, in the coordinates of ``crs`` (None: untransformed).
 
     Raises
     ------
     SourceError
         The file is missing or damaged, has no feature, or states no CRS.
     """
-    import pyogrio  # with pandas beside it, as it asks for where it is installed, this takes half a second
+    import pyogrio  # takes half a second if pandas is installed, which pyogrio then imports
 
     if "://" not in uri and not uri.startswith("/vsi") and not os.path.exists(uri):
         raise SourceError(f"{uri}: no such file; check the path")
@@ -72,7 +72,7 @@ def read_features(uri: str, crs: CRS | None) -> list[Feature]:
     ) as error:
         reason = " ".join(str(error).split())
         raise SourceError(
-            f"{uri}: is not read as polygons ({reason}); give GeoJSON, GPKG or a shapefile"
+            f"{uri}: cannot be read as polygons ({reason}); give GeoJSON, GPKG or a shapefile"
         ) from error
     if not features:
         raise SourceError(f"{uri}: holds no feature; draw one")
@@ -80,7 +80,7 @@ def read_features(uri: str, crs: CRS | None) -> list[Feature]:
 
 
 def polygons_of(geometry: BaseGeometry) -> BaseGeometry | None:
-    """The part of a geometry that has an area, made valid; None without."""
+    """The part of a geometry with an area, made valid; None if it has none."""
     if not geometry.is_valid:
         geometry = shapely.make_valid(geometry)
     parts = [part for part in shapely.get_parts(geometry) if part.area > 0]
@@ -93,16 +93,21 @@ def polygons_of(geometry: BaseGeometry) -> BaseGeometry | None:
 
 
 def load_area(uri: str, options: RasterOptions, crs: CRS | None, transform: Affine) -> BaseGeometry:
-    """The area asked for, in pixels (col, row) of a grid.
+    """The requested area, in pixels (col, row) of a grid.
 
     Parameters
     ----------
     uri
-        The raster, for messages.
+        The raster, for errors.
     options
-        Its ``aoi`` and ``bbox``; both: what lies in both.
+        Its ``aoi`` and ``bbox``; with both, their intersection.
     crs, transform
         Of the grid.
+
+    Raises
+    ------
+    SourceError
+        The file cannot be read, or has no polygon.
     """
     areas: list[BaseGeometry] = []
     if options.aoi:
@@ -126,14 +131,14 @@ def load_area(uri: str, options: RasterOptions, crs: CRS | None, transform: Affi
 def burn(
     shapes: Iterable[tuple[BaseGeometry, int]], shape: tuple[int, ...], to_shapes: Affine
 ) -> NDArray[np.int32]:
-    """int32 (h, w): the value of the last geometry that holds the pixel's centre, 0 for none.
+    """Rasterise geometries: int32 (h, w), the value of the last geometry that contains the pixel's centre, 0 for none.
 
     ``to_shapes`` maps pixel corners (col, row) to the coordinates of the geometries.
     """
-    drawn = [(geometry, value) for geometry, value in shapes if not geometry.is_empty]
-    if not drawn:
+    filled = [(geometry, value) for geometry, value in shapes if not geometry.is_empty]
+    if not filled:
         return np.zeros(shape, np.int32)
-    burnt: NDArray[np.int32] = rasterize(drawn, shape, transform=to_shapes, dtype="int32")
+    burnt: NDArray[np.int32] = rasterize(filled, shape, transform=to_shapes, dtype="int32")
     return burnt
 
 
@@ -152,7 +157,7 @@ def _to_crs(uri: str, geometries: NDArray[Any], stated: str | None, crs: CRS) ->
         with gdal():
             moved: NDArray[Any] = shapely.transform(geometries, move)
     except CRSError as error:
-        raise SourceError(f"{uri}: its CRS cannot be brought to {crs} ({error})") from error
+        raise SourceError(f"{uri}: its CRS cannot be transformed to {crs} ({error})") from error
     return moved
 
 

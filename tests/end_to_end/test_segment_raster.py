@@ -230,7 +230,10 @@ def no_crs(folder: Path) -> list:
         (lambda folder: [str(folder / "scene.tif"), "--nir", 4], ["--green"]),
         (lambda folder: [str(folder / "scene.tif"), "--green", 2], ["--nir", "--swir"]),
         (lambda folder: [str(folder / "scene.tif"), "--min-area-m2", -1], ["--min-area-m2 -1", "negative"]),
-        (lambda folder: [str(folder / "scene.tif"), "--bbox", 0, 0, 1, 1], ["does not overlap the requested area"]),
+        (
+            lambda folder: [str(folder / "scene.tif"), "--bbox", 0, 0, 1, 1],
+            ["does not overlap the requested area"],
+        ),
         (lambda folder: [str(folder / "scene.tif"), "--bands", "1,2,9"], ["no band 9", "only 1..4"]),
     ],
 )

@@ -270,7 +270,7 @@ def test_a_full_disk_is_one_line_with_a_cure(tmp_path: Path, monkeypatch: pytest
 
 
 def test_open_result_is_lazy_and_whole(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"holds no result\.zarr"):
+    with pytest.raises(FileNotFoundError, match=r"has no result\.zarr"):
         open_result(str(tmp_path))
     store = ResultStore(str(tmp_path)).create(SPEC)
     _write_column(store, 64)

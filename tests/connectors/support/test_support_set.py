@@ -154,7 +154,7 @@ def test_masks_that_are_all_full_are_refused(tmp_path):
     [
         (lambda f: save_pair(f, "a", mask=disc(224, 200)), ["label/a.png", "224 x 200", "224 x 224"]),
         (lambda f: (f / "label" / "a.png").unlink(), ["image/a.png", "no label"]),
-        (lambda f: (f / "image" / "a.png").unlink(), ["label/a.png", "no picture"]),
+        (lambda f: (f / "image" / "a.png").unlink(), ["label/a.png", "no image"]),
         (lambda f: (f / "label" / "a.png").write_bytes(b""), ["label/a.png", "empty"]),
         (lambda f: (f / "image" / "a.png").write_text("no"), ["image/a.png", "not a picture"]),
         (
