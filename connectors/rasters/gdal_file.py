@@ -64,7 +64,7 @@ class RasterFile:
     nodata
         Nodata value of each band; empty without.
     nodata_origin
-        Who declares nodata: the file, nobody (implicit, see `connectors.rasters.nodata`), or the user.
+        Who declares nodata: the file, no one (implicit, see `connectors.rasters.nodata`), or the user.
     n_points
         Number of control points.
     overviews

@@ -68,14 +68,14 @@ class TrainingJob:
         DatasetError, WeightsError, ConfigError, FloatingPointError
             As the data set's reader, `load_weights` and `train` raise them.
         """
-        corpus, validation = [], None
+        categories, validation = [], None
         if self.data is not None:
-            corpus = load_categories(self.data, self.split, shippable_only=self.shippable)
+            categories = load_categories(self.data, self.split, shippable_only=self.shippable)
             if self.validation_split is not None and distributed.rank() == 0:
                 validation = load_categories(self.data, self.validation_split)
         net = train(
             self.config,
-            corpus,
+            categories,
             self.out,
             initial=None if self.initial is None else load_weights(self.initial),
             validation=validation,

@@ -201,9 +201,9 @@ def test_bands_that_are_assets_of_their_own_are_put_together(tmp_path):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ("[1, 2]", "no STAC item"),
+        ("[1, 2]", "not a STAC item"),
         ("{", "cannot be read as JSON"),
-        (json.dumps({"type": "FeatureCollection", "features": []}), "no STAC item"),
+        (json.dumps({"type": "FeatureCollection", "features": []}), "not a STAC item"),
         (json.dumps(item("x", a={"href": "a.tif"}, b={"href": "b.tif"})), "--assets from a, b"),
     ],
 )
