@@ -44,11 +44,15 @@ class UnreadableError(FewscopeError, RuntimeError):
 
 
 class ResultNotFound(FewscopeError, FileNotFoundError):
-    """The folder holds no result of a run."""
+    """A folder holds no result, or the run in it has not finished."""
 
 
 class MissingPackageError(FewscopeError, ImportError):
     """An optional package is needed and not installed; the message names it."""
+
+
+class Cancelled(FewscopeError, RuntimeError):
+    """A run was cancelled by its caller. Finished units are kept: the same call resumes."""
 
 
 class WorkerError(FewscopeError, RuntimeError):

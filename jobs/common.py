@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from fewscope import __version__
+from fewscope._version import __version__
 from fewscope.errors import FewscopeError
 
 BAD_INPUT = 2

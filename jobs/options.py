@@ -10,7 +10,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fewscope import __version__
+from fewscope._version import __version__
 from fewscope.model.networks.names import MODELS
 
 GROUPS = ("input", "output", "model", "instances", "execution")

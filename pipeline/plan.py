@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from rasterio.windows import Window
 
-from fewscope import __version__
+from fewscope._version import __version__
 from fewscope.connectors.conventions import IGNORE_LABEL
 from fewscope.connectors.source import Source
 from fewscope.connectors.support.load import load_support

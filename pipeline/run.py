@@ -20,6 +20,7 @@ import logging
 import math
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from typing import Any
 
 import numpy as np
@@ -39,7 +40,7 @@ from fewscope.pipeline.calibration.operating_point import (
 from fewscope.pipeline.config import SegmentConfig
 from fewscope.pipeline.execution.job import Job
 from fewscope.pipeline.execution.pool import Pool
-from fewscope.pipeline.execution.progress import Progress
+from fewscope.pipeline.execution.progress import Monitor, Progress
 from fewscope.pipeline.execution.worker import relabel_unit
 from fewscope.pipeline.instances.labelling import Borders, Merge, merge_labels, seam_pairs
 from fewscope.pipeline.maps.build import make_maps
@@ -67,6 +68,7 @@ def segment(
     pool: Pool | None = None,
     model: predictor.Model | None = None,
     encodings: EncodingCache | None = None,
+    monitor: Monitor | None = None,
 ) -> dict[str, Any]:
     """Segment one source and count its instances.
 
@@ -76,6 +78,7 @@ def segment(
     pool : workers, which may be shared by several sources; None: Ray actors, started and stopped here
     model : encodes the support set; the same that the pool's workers load. None: loaded from the configuration
     encodings : of the same model, shared by sources that have one support set
+    monitor : is told of the progress, and may cancel the run
 
     Returns
     -------
@@ -87,6 +90,8 @@ def segment(
         Bad input; nothing was written.
     RunMismatch, OutputError
         The output folder belongs to another run, or cannot be written.
+    Cancelled
+        `monitor` cancelled the run; finished units are kept.
     WorkerError
         Ray cannot be started, or a worker died repeatedly; finished units are kept.
     UnreadableError
@@ -96,8 +101,9 @@ def segment(
         from fewscope.pipeline.execution.ray_pool import RayPool  # Ray takes a second to import
 
         with RayPool(model_loader(config)) as started:
-            return segment(config, started, model, encodings)
-    clock = Clock()
+            return segment(config, started, model, encodings, monitor)
+    monitor = monitor or Monitor()
+    clock = Clock(monitor.report)
 
     with clock.stage("prepare"):
         model = model or load_segmenter(config.model, config.weights)
@@ -117,7 +123,7 @@ def segment(
     job = make_job(plan, operating_point, store, work)
 
     with clock.stage("segment"):
-        rows, new_rows = run_units(pool, job, plan)
+        rows, new_rows = run_units(pool, job, plan, monitor)
 
     with clock.stage("number instances"):
         merge = number_instances(work, plan, rows)
@@ -193,7 +199,9 @@ def store_spec(plan: Plan) -> StoreSpec:
     )
 
 
-def run_units(pool: Pool, job: Job, plan: Plan) -> tuple[dict[str, dict[str, Any]], list[dict[str, Any]]]:
+def run_units(
+    pool: Pool, job: Job, plan: Plan, monitor: Monitor
+) -> tuple[dict[str, dict[str, Any]], list[dict[str, Any]]]:
     """Segment the units that have no done-marker yet.
 
     Returns
@@ -210,11 +218,15 @@ def run_units(pool: Pool, job: Job, plan: Plan) -> tuple[dict[str, dict[str, Any
     todo.sort(key=lambda u: -n_tiles[u.name])
     new_rows = []
     name = plan.config.source.rstrip("/").rsplit("/", 1)[-1]
-    with Progress(name, sum(n_tiles.values()), pool.n_workers) as progress:
-        for unit, row in pool.run(job, todo):
+    total = sum(n_tiles.values())
+    monitor.report("segment", 0, total, "tile")
+    # closed at once when the run is cancelled: nothing is written any more when this function has been left
+    with Progress(name, total, pool.n_workers) as progress, closing(pool.run(job, todo)) as finished:
+        for unit, row in finished:
             rows[unit.name] = row
             new_rows.append(row)
             progress.advance(n_tiles[unit.name], row)
+            monitor.report("segment", progress.done, total, "tile")
     return rows, new_rows
 
 

@@ -1,19 +1,28 @@
-"""A finished result, opened lazily."""
+"""A finished run, opened lazily."""
 
+from __future__ import annotations
+
+import html
 import json
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dask.array as da
+import numpy as np
 import pyarrow.dataset
+from affine import Affine
 
 from fewscope.connectors.results.store import Name, ResultStore, StoreSpec
 from fewscope.connectors.storage.filesystem import open_filesystem
+from fewscope.errors import MissingPackageError, ResultNotFound
+
+if TYPE_CHECKING:
+    import pandas
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Result:
-    """A finished result; data is read when it is used.
+    """A finished result; nothing is read before it is asked for.
 
     Attributes
     ----------
@@ -22,9 +31,9 @@ class Result:
     spec : StoreSpec
         Size, pixel size, storage.
     probability, semantic, instances : tuple of dask.array.Array
-        (height, width) uint8, uint8, uint32: one per pyramid level, full resolution first, chunked by shards.
+        (height, width) uint8 (0..255 is 0..1), uint8, uint32: one per pyramid level, full resolution first.
     class_probabilities : tuple of tuple of dask.array.Array
-        The same for the probability of each class, if the run wrote it.
+        For each class its probability, in the same form; empty unless it was asked for.
     """
 
     out: str
@@ -35,17 +44,190 @@ class Result:
     class_probabilities: tuple[tuple[da.Array, ...], ...] = ()
 
     @property
-    def table(self) -> pyarrow.dataset.Dataset:
-        """``instances.parquet``, one row per instance, as a pyarrow dataset (filters without loading everything)."""
-        fs, root = open_filesystem(self.out)
-        return pyarrow.dataset.dataset(f"{root}/instances.parquet", filesystem=fs, format="parquet")
+    def mask(self) -> tuple[da.Array, ...]:
+        """Class map, uint8 (height, width) per pyramid level: 0 background, 1, 2, ... the `classes`."""
+        return self.semantic
+
+    @property
+    def labels(self) -> tuple[da.Array, ...]:
+        """Instance ids, uint32 (height, width) per pyramid level: 0 background, else ``id`` of `table`."""
+        return self.instances
 
     @property
     def report(self) -> dict[str, Any]:
-        """Contents of ``report.json``."""
+        """Content of ``report.json``.
+
+        Raises
+        ------
+        ResultNotFound
+            The run has not finished.
+        """
         fs, root = open_filesystem(self.out)
-        report: dict[str, Any] = json.loads(fs.cat_file(f"{root}/report.json"))
+        try:
+            report: dict[str, Any] = json.loads(fs.cat_file(f"{root}/report.json"))
+        except FileNotFoundError:
+            raise ResultNotFound(
+                f"{self.out} holds no report.json: its run has not finished; resume it"
+            ) from None
         return report
+
+    @property
+    def report_path(self) -> str:
+        """Path or URL of ``report.html``."""
+        return f"{self.out.rstrip('/')}/report.html"
+
+    @property
+    def count(self) -> int:
+        """Number of instances."""
+        return int(self.report["count"])
+
+    @property
+    def count_interval(self) -> tuple[int, int] | None:
+        """95 % interval of the count; None if the support set allows none, or with several classes (`classes`)."""
+        return _interval(self.report["count_interval"])
+
+    @property
+    def quality(self) -> dict[str, Any] | None:
+        """Estimated quality of the mask (``iou_mean``, ``iou_interval``, ...), from held-out patches; None without."""
+        quality: dict[str, Any] | None = self.report.get("quality")
+        return quality
+
+    @property
+    def classes(self) -> tuple[dict[str, Any], ...]:
+        """For each class at least ``name``, ``value`` in `mask`, ``count``, ``count_interval`` and ``quality``."""
+        report = self.report
+        if "classes" in report:
+            return tuple(report["classes"])
+        own = {name: report.get(name) for name in ("count", "count_interval", "quality")}
+        return ({"name": report["class_name"], "value": 1, **own},)
+
+    @property
+    def table(self) -> pyarrow.dataset.Dataset:
+        """``instances.parquet``, one row per instance, as a pyarrow dataset (filters without loading all)."""
+        fs, root = open_filesystem(self.out)
+        return pyarrow.dataset.dataset(f"{root}/instances.parquet", filesystem=fs, format="parquet")
+
+    def to_pandas(self, columns: list[str] | None = None) -> pandas.DataFrame:
+        """One row per instance, with all columns or some of them.
+
+        Raises
+        ------
+        MissingPackageError
+            pandas is not installed.
+        """
+        try:
+            import pandas  # noqa: F401
+        except ImportError:
+            raise MissingPackageError(
+                "to_pandas needs pandas: pip install pandas; or use Result.table"
+            ) from None
+        return self.table.to_table(columns=columns).to_pandas()
+
+    @property
+    def transform(self) -> Affine:
+        """From pixel corner (col, row) of level 0 to x, y: rasters in units of `crs`, slides in micrometres."""
+        of_raster = self._manifest.get("transform")
+        return Affine(*of_raster) if of_raster else Affine.scale(self.spec.scale[1], self.spec.scale[0])
+
+    @property
+    def crs(self) -> str | None:
+        """Coordinate reference system of a raster as WKT; None for slides, and where the raster states none."""
+        wkt: str | None = ResultStore(self.out).georeference.get("proj:wkt2")
+        return wkt
+
+    @property
+    def mpp(self) -> float | None:
+        """Micrometres per pixel of a slide; None for rasters, and where it is not known."""
+        mpp: float | None = self._manifest.get("mpp")
+        return mpp
+
+    @property
+    def _manifest(self) -> dict[str, Any]:
+        manifest: dict[str, Any] = ResultStore(self.out).attributes.get("manifest", {})
+        return manifest
+
+    def napari_layers(self) -> list[tuple[list[da.Array], dict[str, Any], str]]:
+        """Layer data tuples of napari, as multiscale dask arrays: probability, mask, labels; napari is not needed."""
+        scale = self.spec.scale
+        shown: list[tuple[tuple[da.Array, ...], dict[str, Any], str]] = [
+            (
+                self.probability,
+                {"name": "probability", "contrast_limits": (0, 255), "visible": False},
+                "image",
+            ),
+            (self.mask, {"name": "mask", "visible": False}, "labels"),
+            (self.labels, {"name": "instances"}, "labels"),
+        ]
+        return [
+            (list(levels), {**how, "scale": scale, "multiscale": True}, kind) for levels, how, kind in shown
+        ]
+
+    def to_napari(self, viewer: Any = None) -> Any:
+        """Add `napari_layers` to a ``napari.Viewer``, a new one if none is given; returns it.
+
+        Raises
+        ------
+        MissingPackageError
+            No viewer is given, and napari is not installed.
+        """
+        if viewer is None:
+            try:
+                import napari
+            except ImportError:
+                raise MissingPackageError('to_napari needs napari: pip install "napari[all]"') from None
+            viewer = napari.Viewer()
+        for levels, how, kind in self.napari_layers():
+            getattr(viewer, f"add_{kind}")(levels, **how)
+        return viewer
+
+    def to_anndata(self) -> Any:
+        """Instances as an ``anndata.AnnData``: X (n, features) float32, obs the class, obsm["spatial"] x, y.
+
+        Raises
+        ------
+        MissingPackageError
+            anndata or pandas is not installed.
+        """
+        try:
+            import anndata
+        except ImportError:
+            raise MissingPackageError("to_anndata needs anndata: pip install anndata") from None
+        table = self.to_pandas()
+        table.index = table["id"].astype(str)
+        described = [name for name in FEATURES if name in table and table[name].notna().any()]
+        others = table.drop(columns=[*described, "x", "y"])
+        return anndata.AnnData(
+            X=table[described].to_numpy(np.float32),
+            obs=others,
+            var={"feature": described},
+            obsm={"spatial": table[["x", "y"]].to_numpy(np.float64)},
+        )
+
+    def _repr_html_(self) -> str:
+        """A card for notebooks: counts with intervals, size, where the report is."""
+        cells = "".join(
+            f"<tr><td>{html.escape(one['name'])}</td><td style='text-align:right'><b>{one['count']:,}</b></td>"
+            f"<td>{_in_words(_interval(one['count_interval']))}</td></tr>"
+            for one in self.classes
+        )
+        size = f"{self.spec.width:,} x {self.spec.height:,} px"
+        at = f" at {self.mpp:.4g} um per px" if self.mpp else ""
+        return (
+            "<div style='display:inline-block;border:1px solid #bbb;border-radius:6px;padding:8px 12px'>"
+            f"<table>{cells}</table><div>{size}{at}</div><code>{html.escape(self.report_path)}</code></div>"
+        )
+
+
+FEATURES = ("area_px", "area_um2", "eccentricity", "equivalent_diameter_um", "mean_probability")
+"""Columns of `Result.table` that describe an object, rather than say where it lies."""
+
+
+def _interval(ends: list[int] | None) -> tuple[int, int] | None:
+    return (ends[0], ends[1]) if ends else None
+
+
+def _in_words(interval: tuple[int, int] | None) -> str:
+    return f"95 % interval {interval[0]:,} to {interval[1]:,}" if interval else ""
 
 
 def open_result(out: str) -> Result:
@@ -54,7 +236,7 @@ def open_result(out: str) -> Result:
     Raises
     ------
     ResultNotFound
-        There is no result.
+        There is no result; also a ``FileNotFoundError``.
 
     Examples
     --------

@@ -234,6 +234,18 @@ class ResultStore:
         return dict(attributes["fewscope"])  # type: ignore[arg-type]
 
     @property
+    def georeference(self) -> dict[str, Any]:
+        """Attributes ``proj:`` and ``spatial:`` of the root group (see `connectors.results.georeference`).
+
+        Raises
+        ------
+        FileNotFoundError
+            There is no store.
+        """
+        attributes = zarr.open_group(self._open(STORE), mode="r", zarr_format=3).attrs.asdict()
+        return {key: value for key, value in attributes.items() if key.startswith(("proj:", "spatial:"))}
+
+    @property
     def spec(self) -> StoreSpec:
         """The store's geometry; ResultNotFound if there is no store."""
         if self._spec is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from types import TracebackType
 from typing import Any, Protocol
@@ -30,7 +30,7 @@ class Pool(Protocol):
         """Start the workers without waiting for them. Idempotent."""
         ...
 
-    def run(self, job: Job, units: Iterable[Unit]) -> Iterator[tuple[Unit, Row]]:
+    def run(self, job: Job, units: Iterable[Unit]) -> Generator[tuple[Unit, Row], None, None]:
         """Segment units; yields each with its row when it is done."""
         ...
 
@@ -66,14 +66,14 @@ class LocalPool:
         if self._worker is None:
             self._worker = UnitWorker(self._load_model)
 
-    def run(self, job: Job, units: Iterable[Unit]) -> Iterator[tuple[Unit, Row]]:
+    def run(self, job: Job, units: Iterable[Unit]) -> Generator[tuple[Unit, Row], None, None]:
         self.start()
         return self._each((unit, (self._worker, job, unit)) for unit in units)
 
     def map(self, task: Task, job: Job, items: Iterable[Item]) -> Iterator[tuple[Unit, Any]]:
         return self._each((unit, (task, job, unit, *arguments)) for unit, arguments in items)
 
-    def _each(self, calls: Iterator[tuple[Unit, tuple[Any, ...]]]) -> Iterator[tuple[Unit, Any]]:
+    def _each(self, calls: Iterator[tuple[Unit, tuple[Any, ...]]]) -> Generator[tuple[Unit, Any], None, None]:
         """Calls ``call[0](*call[1:])``, at most `UNITS_IN_FLIGHT` at a time, results as they come."""
         running: dict[Future[Any], Unit] = {}
         try:

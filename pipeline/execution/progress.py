@@ -1,19 +1,74 @@
-"""Progress for people: a bar on a terminal, a line now and then in a log (``ray job logs``)."""
+"""Progress: events for the caller of a run; for people a bar on a terminal, or lines in a log (``ray job logs``)."""
 
 from __future__ import annotations
 
 import logging
 import sys
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
 from tqdm import tqdm
 
+from fewscope.errors import Cancelled
+
 log = logging.getLogger(__name__)
 
 LINE_EVERY_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class ProgressEvent:
+    """How far a run is.
+
+    Attributes
+    ----------
+    stage : name of the stage, as in the timings of the report: "prepare", "decide", "segment", ...
+    done : units of work done in this stage
+    total : units of work of this stage; None if it is not counted
+    unit : what is counted, "tile"; empty if nothing is
+    """
+
+    stage: str
+    done: int = 0
+    total: int | None = None
+    unit: str = ""
+
+
+class Monitor:
+    """Reports progress to the caller of a run, and stops the run when the caller cancels it.
+
+    Parameters
+    ----------
+    progress : called in the driver's thread with each `ProgressEvent`: at the start of a stage, and after each unit
+    cancel : an event, or a function that returns True, once the run is to stop; checked before each `ProgressEvent`
+    """
+
+    def __init__(
+        self,
+        progress: Callable[[ProgressEvent], None] | None = None,
+        cancel: Callable[[], bool] | threading.Event | None = None,
+    ) -> None:
+        self._progress = progress
+        self._cancelled = cancel.is_set if isinstance(cancel, threading.Event) else cancel
+
+    def report(self, stage: str, done: int = 0, total: int | None = None, unit: str = "") -> None:
+        """Report progress.
+
+        Raises
+        ------
+        Cancelled
+            The caller has cancelled the run.
+        """
+        if self._cancelled is not None and self._cancelled():
+            raise Cancelled(
+                f"cancelled in the stage {stage!r}; finished units are kept, and the same call resumes"
+            )
+        if self._progress is not None:
+            self._progress(ProgressEvent(stage, done, total, unit))
 
 
 class Progress:

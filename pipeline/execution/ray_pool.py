@@ -9,7 +9,7 @@ import logging
 import os
 import queue
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import dask.local
 import ray
 from ray.exceptions import RayError, RayTaskError
 
-import fewscope
+from fewscope import _version
 from fewscope.errors import WorkerError
 from fewscope.pipeline.execution.job import Job
 from fewscope.pipeline.execution.pool import UNITS_IN_FLIGHT, Item, Row, Task
@@ -132,7 +132,7 @@ class RayPool:
             "%d workers requested from Ray (%s)", self.n_workers, f"{gpus:g} GPU each" if gpus else "CPU"
         )
 
-    def run(self, job: Job, units: Iterable[Unit]) -> Iterator[tuple[Unit, Row]]:
+    def run(self, job: Job, units: Iterable[Unit]) -> Generator[tuple[Unit, Row], None, None]:
         return self._each(job, ((unit, "run", ()) for unit in units))
 
     def map(self, task: Task, job: Job, items: Iterable[Item]) -> Iterator[tuple[Unit, Any]]:
@@ -140,7 +140,7 @@ class RayPool:
 
     def _each(
         self, job: Job, calls: Iterator[tuple[Unit, str, tuple[Any, ...]]]
-    ) -> Iterator[tuple[Unit, Any]]:
+    ) -> Generator[tuple[Unit, Any], None, None]:
         """Send calls to actors that are ready, at most `UNITS_IN_FLIGHT` to each; yield results as they come."""
         self.start()
         if self._shared is None or self._shared[0] != job.key:
@@ -243,7 +243,7 @@ def start_ray(*, worker_logs: bool = False) -> None:
             ray.init(address="auto", log_to_driver=worker_logs, logging_level=logging.WARNING)
             return
         # workers must find these packages whether or not they are installed
-        root = str(Path(fewscope.__file__).resolve().parents[1])
+        root = str(Path(_version.__file__).resolve().parents[1])
         paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
         ray.init(
             address="local",

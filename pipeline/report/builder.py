@@ -7,7 +7,7 @@ import functools
 import importlib.metadata
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow.compute as pc
 
-from fewscope import __version__
+from fewscope._version import __version__
 from fewscope.connectors.results.reader import open_result
 from fewscope.connectors.results.run_folder import WorkDir
 from fewscope.connectors.results.store import ResultStore
@@ -50,7 +50,9 @@ VERSIONS_OF = ("torch", "ray", "zarr", "openslide-python", "openslide-bin", "num
 
 @dataclass(slots=True)
 class Clock:
-    """Seconds spent in each stage, in order."""
+    """Seconds spent in each stage, in order; `announce` is called with the name of each when it begins."""
+
+    announce: Callable[[str], None] = lambda name: None
 
     stages: dict[str, float] = field(default_factory=dict)
     began: float = field(default_factory=time.perf_counter)
@@ -59,6 +61,7 @@ class Clock:
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Time a stage, and say so in the log."""
+        self.announce(name)
         then = time.perf_counter()
         yield
         self.stages[name] = time.perf_counter() - then

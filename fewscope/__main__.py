@@ -1,0 +1,7 @@
+"""``python -m fewscope``."""
+
+import sys
+
+from fewscope.cli import main
+
+sys.exit(main())

@@ -1,0 +1,393 @@
+"""Fewscope from Python: segment a slide, map a raster, open a result, predict single images.
+
+Names of this module are imported from `fewscope` itself: ``fewscope.segment``, ``fewscope.Segmenter``. What they
+need is imported when they are called. All errors are those of `fewscope.errors`.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, Literal
+
+from fewscope.connectors.raster_options import RasterOptions
+from fewscope.errors import ConfigError, SupportError
+from fewscope.pipeline.config import IndexBands, Instances, RasterConfig, SegmentConfig
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from fewscope.connectors.results.reader import Result
+    from fewscope.pipeline.execution.pool import Pool
+    from fewscope.pipeline.execution.progress import ProgressEvent
+
+Path = str | os.PathLike[str]
+"""A local path; as text also an fsspec URL."""
+
+OnProgress = Callable[["ProgressEvent"], None]
+"""Called with each event: `ProgressEvent` has ``stage``, ``done``, ``total`` and ``unit``."""
+
+Cancel = Callable[[], bool] | threading.Event
+"""Set, or returning True, once the run is to stop."""
+
+__all__ = ["Segmenter", "map", "open_result", "segment"]
+
+
+def segment(
+    source: Path,
+    support: Path,
+    out: Path,
+    *,
+    mpp: float | None = None,
+    slide_mpp: float | None = None,
+    support_slide: Path | None = None,
+    class_names: Sequence[str] = (),
+    foreground: Literal["auto", "all"] = "auto",
+    model: str = "compact",
+    weights: Path | None = None,
+    adapt_s: float = 120.0,
+    threshold: float | None = None,
+    instances: Instances = "auto",
+    object_radius_um: float | None = None,
+    min_area_um2: float | None = None,
+    class_probabilities: bool = False,
+    max_unreadable: float = 0.1,
+    overwrite: bool = False,
+    workers: int | None = 0,
+    progress: OnProgress | None = None,
+    cancel: Cancel | None = None,
+) -> Result:
+    """Segment a whole slide and count its objects. Called again with the same arguments, it resumes.
+
+    Parameters
+    ----------
+    source : slide: path or fsspec URL
+    support : support set: folder of labelled patches, or GeoJSON drawn on the slide
+    out : output folder: path or fsspec URL
+    mpp : working resolution, um per px; None: 0.5, or the slide's if coarser
+    slide_mpp : resolution of level 0, um per px, if the file does not state it
+    support_slide : slide that the GeoJSON was drawn on; None: `source`
+    class_names : classes of the support set to segment; empty: all
+    foreground : "auto": skip empty glass; "all": predict every tile
+    model, weights : name of the network, and a file of weights to use instead of the shipped one
+    adapt_s : time budget for adapting to the support set, seconds on one core (approximate); 0: no adaptation
+    threshold : probability above which a pixel is object; None: 0.5, or a better value if leave-one-out shows one
+    instances : how touching objects are separated
+    object_radius_um : typical radius for "split" and "learned"; None: measured on the support set
+    min_area_um2 : smaller objects are dropped; None: a tenth of the typical area
+    class_probabilities : also store the probability of each class
+    max_unreadable : largest fraction of the tissue that may be unreadable
+    overwrite : replace the result of another run in `out`
+    workers : 0: in this process; n: Ray actors; None: as many Ray actors as GPUs, or CPUs. The result is the same
+    progress : called with a `fewscope.pipeline.execution.progress.ProgressEvent` at each stage and after each unit
+    cancel : event, or function that returns True, to stop between two units
+
+    Returns
+    -------
+    Result
+        The finished result, opened.
+
+    Raises
+    ------
+    ConfigError, SourceError, SupportError, WeightsError
+        Bad input; nothing was written.
+    RunMismatch, OutputError
+        The output folder belongs to another run, or cannot be written.
+    UnreadableError
+        More than `max_unreadable` could not be read; the result was written.
+    Cancelled
+        `cancel` stopped the run; the same call resumes.
+    WorkerError
+        Ray cannot be started, or a worker died repeatedly.
+
+    Examples
+    --------
+    >>> result = fewscope.segment("slide.svs", "nuclei.geojson", "out/slide")  # doctest: +SKIP
+    >>> result.count, result.count_interval  # doctest: +SKIP
+    (10183, (9544, 10869))
+    """
+    config = SegmentConfig(
+        source=os.fspath(source),
+        support=os.fspath(support),
+        out=os.fspath(out),
+        support_slide=os.fspath(support_slide or source),
+        class_names=tuple(class_names),
+        mpp=mpp,
+        slide_mpp=slide_mpp,
+        model=model,
+        weights=None if weights is None else os.fspath(weights),
+        adapt_s=adapt_s,
+        threshold=threshold,
+        instances=instances,
+        object_radius_um=object_radius_um,
+        min_area_um2=min_area_um2,
+        foreground=foreground,
+        max_unreadable=max_unreadable,
+        overwrite=overwrite,
+        class_probabilities=class_probabilities,
+    )
+    return _run(config, workers, progress, cancel)
+
+
+def map(
+    source: Path | Sequence[Path],
+    support: Path,
+    out: Path,
+    *,
+    bands: Sequence[int] = (),
+    scale: tuple[float, float] | None = None,
+    nodata: float | Literal["auto", "file"] = "auto",
+    res: float | None = None,
+    crs: str | None = None,
+    aoi: Path | None = None,
+    bbox: tuple[float, float, float, float] | None = None,
+    support_raster: Path | None = None,
+    class_names: Sequence[str] = (),
+    model: str = "compact",
+    weights: Path | None = None,
+    adapt_s: float = 120.0,
+    threshold: float | None = None,
+    instances: Instances = "components",
+    min_area_m2: float | None = None,
+    simplify_px: float = 0.0,
+    index_bands: IndexBands | None = None,
+    class_probabilities: bool = False,
+    max_unreadable: float = 0.1,
+    overwrite: bool = False,
+    workers: int | None = 0,
+    progress: OnProgress | None = None,
+    cancel: Cancel | None = None,
+) -> Result:
+    """Map what a support set shows on a raster, or on several as one mosaic. Resumes as `segment` does.
+
+    Parameters
+    ----------
+    source : raster: path, URL or STAC item collection; several become one mosaic
+    support : support set: folder of labelled patches, or polygons drawn on the raster, in any vector format and CRS
+    out : output folder: path or fsspec URL
+    bands : red, green and blue, or one band, counted from 1; empty: by the file's band names or colours
+    scale : band values shown as black and white; None: 8-bit unchanged, others 2nd to 98th percentile
+    nodata : band value that marks missing pixels; "file": only the file's; "auto": also the value of empty corners
+    res : working resolution in units of the CRS; None: the raster's
+    crs : CRS to work in; None: that of the first raster
+    aoi, bbox : area to segment: a file of polygons, or west, south, east, north in degrees
+    support_raster : raster that the polygons were drawn on; None: the first of `source`
+    min_area_m2 : smaller objects are dropped; None: those of fewer than 4 pixels
+    simplify_px : tolerance of the map's polygons, px; 0: they follow pixel edges
+    index_bands : bands of water indices to compare the mask with; None: no comparison
+    class_names, model, weights, adapt_s, threshold, instances, class_probabilities, max_unreadable, overwrite, workers,
+    progress, cancel
+        As in `segment`.
+
+    Returns
+    -------
+    Result
+        The finished result, opened; ``mask.tif`` and ``features.gpkg`` lie in `out`.
+
+    Raises
+    ------
+    FewscopeError
+        As `segment` does.
+    """
+    first, *others = [source] if isinstance(source, (str, os.PathLike)) else list(source) or [""]
+    if not first:
+        raise ConfigError("no raster to map; give one path, or several for a mosaic")
+    view = RasterOptions(
+        bands=tuple(bands),
+        scale=scale,
+        nodata=nodata,
+        res=res,
+        crs=crs,
+        aoi=None if aoi is None else os.fspath(aoi),
+        bbox=bbox,
+        scenes=tuple(os.fspath(other) for other in others),
+    )
+    config = SegmentConfig(
+        source=os.fspath(first),
+        support=os.fspath(support),
+        out=os.fspath(out),
+        support_slide=os.fspath(support_raster or first),
+        class_names=tuple(class_names),
+        model=model,
+        weights=None if weights is None else os.fspath(weights),
+        adapt_s=adapt_s,
+        threshold=threshold,
+        instances=instances,
+        raster=RasterConfig(view, index_bands, min_area_m2, simplify_px),
+        max_unreadable=max_unreadable,
+        overwrite=overwrite,
+        class_probabilities=class_probabilities,
+    )
+    return _run(config, workers, progress, cancel)
+
+
+def open_result(path: Path) -> Result:
+    """Open the output folder of a finished run; arrays and tables are read when they are used.
+
+    Parameters
+    ----------
+    path : output folder: path or fsspec URL
+
+    Raises
+    ------
+    ResultNotFound
+        There is no result; also a ``FileNotFoundError``.
+    """
+    from fewscope.connectors.results.reader import open_result as opened
+
+    return opened(os.fspath(path))
+
+
+class Segmenter:
+    """A network that is shown a support set once, and predicts images often. No files, no Ray.
+
+    Parameters
+    ----------
+    model, weights : name of the network, and a file of weights to use instead of the shipped one
+    device : "cpu" or "cuda"; None: CUDA if there is a GPU
+    overlap : px that neighbouring tiles of a large image share
+
+    Raises
+    ------
+    WeightsError
+        There is no such model, or the weights do not fit it.
+
+    Examples
+    --------
+    >>> segmenter = fewscope.Segmenter().encode(images, masks)  # doctest: +SKIP
+    >>> probability = segmenter.predict(image)  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        model: str = "compact",
+        weights: Path | None = None,
+        *,
+        device: str | None = None,
+        overlap: int = 32,
+    ) -> None:
+        from fewscope.model.segmenter import load_segmenter
+
+        path = None if weights is None else os.fspath(weights)
+        self._model: Any = load_segmenter(model, path, device=device)
+        self._overlap = overlap
+        self._features: Any = None
+
+    def encode(self, images: np.ndarray, masks: np.ndarray) -> Segmenter:
+        """Show the support set; replaces an earlier one.
+
+        Parameters
+        ----------
+        images : (K, 224, 224, 3) uint8, RGB
+        masks : (K, 224, 224) bool, or uint8: 0 background, 1..C classes, 255 not labelled
+
+        Returns
+        -------
+        The segmenter itself.
+
+        Raises
+        ------
+        SupportError
+            Shapes or types are others, or nothing is labelled as object.
+        """
+        import numpy as np
+
+        from fewscope.model.conventions import IGNORE_LABEL, PATCH_SIZE
+
+        images, masks = np.asarray(images), np.asarray(masks)
+        expected = (len(images), PATCH_SIZE, PATCH_SIZE)
+        if images.dtype != np.uint8 or images.shape != (*expected, 3) or not len(images):
+            raise SupportError(
+                f"support images are {images.dtype} {images.shape}; give uint8 (K, {PATCH_SIZE}, {PATCH_SIZE}, 3)"
+            )
+        if masks.shape != expected or masks.dtype not in (np.dtype(bool), np.dtype(np.uint8)):
+            raise SupportError(
+                f"support masks are {masks.dtype} {masks.shape}; give bool or uint8 {expected}"
+            )
+        labels = masks.astype(np.uint8)
+        if not ((labels > 0) & (labels != IGNORE_LABEL)).any():
+            raise SupportError(
+                "no mask has an object: 1, 2, ... are classes and 255 is not labelled; give mask > 0 if 255 is object"
+            )
+        self._features = self._model.encode(images, labels)
+        return self
+
+    def predict(self, image: np.ndarray) -> np.ndarray:
+        """Probability of each pixel of one image. Larger images are tiled and blended as in a run.
+
+        Parameters
+        ----------
+        image : (H, W, 3) uint8, RGB, of any size; at the resolution of the support images
+
+        Returns
+        -------
+        (H, W) float32 in 0..1; with several classes (C, H, W), each class independent of the others.
+
+        Raises
+        ------
+        SupportError
+            `encode` has not been called.
+        ConfigError
+            The image has another shape or type.
+        """
+        import numpy as np
+        from rasterio.windows import Window
+
+        from fewscope.pipeline.tiling.blending import Blender, tile_weights
+        from fewscope.pipeline.tiling.grid import TileGrid
+
+        if self._features is None:
+            raise SupportError("no support set yet; call encode(images, masks) first")
+        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
+            raise ConfigError(f"the image is {image.dtype} {image.shape}; give uint8 (H, W, 3)")
+        height, width = image.shape[:2]
+        grid = TileGrid(height, width, overlap=self._overlap)
+        beyond = ((0, max(0, grid.tile - height)), (0, max(0, grid.tile - width)), (0, 0))
+        image = np.pad(image, beyond, mode="symmetric")
+        whole = Window(0, 0, width, height)
+        tiles = grid.tiles_touching(whole)
+        blender = None
+        for start in range(0, len(tiles), TILES_AT_ONCE):
+            some = tiles[start : start + TILES_AT_ONCE]
+            cut = [image[t.row_off : t.row_off + t.height, t.col_off : t.col_off + t.width] for t in some]
+            maps = self._model.predict(np.stack(cut), self._features)
+            blender = blender or Blender(whole, tile_weights(grid.tile, grid.overlap), maps.shape[1])
+            for tile, probability in zip(some, maps, strict=True):
+                blender.add(tile, probability)
+        assert blender is not None, "an image has at least one tile"
+        probability, _ = blender.result()
+        return probability[0] if len(probability) == 1 else probability
+
+
+TILES_AT_ONCE = 64
+"""Tiles handed to the network in one call: bounds memory."""
+
+
+def _run(
+    config: SegmentConfig, workers: int | None, progress: OnProgress | None, cancel: Cancel | None
+) -> Result:
+    """Run a configuration, and open its result."""
+    from fewscope.model.segmenter import load_segmenter
+    from fewscope.pipeline.execution.pool import LocalPool
+    from fewscope.pipeline.execution.progress import Monitor
+    from fewscope.pipeline.plan import model_loader
+    from fewscope.pipeline.run import segment as run
+
+    if workers is not None and workers < 0:
+        raise ConfigError(
+            f"workers {workers} is negative; give 0 for this process, or a number of Ray actors"
+        )
+    monitor = Monitor(progress, cancel)
+    model = load_segmenter(config.model, config.weights)
+    pool: AbstractContextManager[Pool]
+    if workers == 0:
+        pool = LocalPool(lambda: model)
+    else:
+        from fewscope.pipeline.execution.ray_pool import RayPool
+
+        pool = RayPool(model_loader(config), workers)
+    with pool as entered:
+        run(config, entered, model, monitor=monitor)
+    return open_result(config.out)
