@@ -192,9 +192,9 @@ def test_options_of_the_segmenting_jobs_named_anywhere_exist(page):
         text = re.sub(r"\n {4,}(?=--)", " ", text)
     elif page.name == "Makefile":
         text += "".join(f"\njobs/segment_wsi.py {flags}" for flags in re.findall(r"_FLAGS \?= (.*)", text))
-    for job in (segment_wsi, segment_raster):
+    for job, command in ((segment_wsi, "segment"), (segment_raster, "map")):
         name = job.PROG.removeprefix("python ")
-        calls = re.findall(rf"{re.escape(name)}([^\n#|]*)", text)
+        calls = re.findall(rf"(?:{re.escape(name)}|fewscope {command}\b)([^\n#|]*)", text)
         named = {option for call in calls for option in re.findall(r"(?<!\S)--?[a-z][a-z0-9-]*", call)}
         existing = {option for action in job.parser()._actions for option in action.option_strings}
         unknown = named - existing
