@@ -1,6 +1,6 @@
 """Outlines of all objects of a label image at once, along the pixel edges, in a few passes over arrays.
 
-A slide has a million nuclei: what is done object by object in Python is what a user waits for. Every edge between a
+A slide may have a million nuclei, so a loop over objects in Python would dominate the run time. Every edge between a
 pixel and another label points to the edge that follows it around the object; the rings are the cycles of that
 permutation, and one walk along all of them, hooked together into a single path, puts every edge in its place.
 """

@@ -1,7 +1,7 @@
-"""Metres on the ground: lengths and areas of what is drawn in a coordinate reference system.
+"""Geodesy: lengths in m and areas in m2 of geometries in a coordinate reference system.
 
-A geographic CRS, and a projection that distorts areas where the raster lies (Web Mercator, a polar one), is measured on
-the ellipsoid; any other projection in its plane, in metres whatever its unit.
+Geographic coordinates, and projections that distort areas at the raster's location (Web Mercator, polar ones), are
+measured on the ellipsoid; all other projections in their plane, in metres whatever their unit.
 """
 
 from __future__ import annotations
@@ -24,25 +24,25 @@ from fewscope.connectors.vectors.layers import Geometries
 from fewscope.errors import SourceError
 
 PLANE_ERROR = 0.01
-"""Error of areas from which on a projection's plane is not measured in: UTM stays below 0.2 % within its zone."""
+"""Largest relative error of areas at which the plane of a projection is used; UTM stays below 0.2 % within its zone."""
 
 LONGEST_EDGE = 10_000
-"""Metres into which the edges of polygons are cut before another projection bends them: it is then off by 1e-6."""
+"""Longest edge of a polygon before it is reprojected, m: longer ones are split, for a relative error of 1e-6."""
 
 SPACING = 16
-"""Pixels from one whose area is measured to the next, where areas change along rows too."""
+"""Distance between the pixels whose area is computed, px, where areas vary along rows too."""
 
 Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class GroundMeasure:
-    """How to measure in one CRS. Made by `GroundMeasure.of`; picklable.
+    """Measures lengths and areas in one CRS. Made by `GroundMeasure.of`; picklable.
 
     Attributes
     ----------
     crs
-        WKT, or anything PROJ knows a CRS by; None where the raster states none.
+        WKT, or any CRS definition that PROJ accepts; None if the raster has no CRS.
     method
         ``"plane"``, ``"ellipsoid"``, or ``"pixels"``: without a CRS nothing is known in metres.
     metres_per_unit
@@ -66,12 +66,12 @@ class GroundMeasure:
 
     @classmethod
     def of(cls, crs: str | None, transform: Affine, height: int, width: int) -> GroundMeasure:
-        """How to measure in a raster of (height, width) px whose corners ``transform`` takes to ``crs``.
+        """The measure for a raster of (height, width) px, whose pixel corners ``transform`` maps to ``crs``.
 
         Raises
         ------
         SourceError
-            PROJ does not know the CRS.
+            PROJ does not recognise the CRS.
         """
         if not crs:
             return cls(None, "pixels")
@@ -79,7 +79,7 @@ class GroundMeasure:
             known = pyproj.CRS.from_user_input(crs)
         except CRSError as error:
             raise SourceError(
-                f"CRS {crs[:60]!r} is not one that PROJ knows; give the raster one, e.g. gdal_edit.py -a_srs EPSG:32618"
+                f"CRS {crs[:60]!r} is not recognised by PROJ; assign a valid one, e.g. gdal_edit.py -a_srs EPSG:32618"
             ) from error
         if known.is_geographic:
             return cls(crs, "ellipsoid")
@@ -95,7 +95,7 @@ class GroundMeasure:
 
     @property
     def description(self) -> str:
-        """For reports."""
+        """How areas and lengths are measured, for reports."""
         return {
             "plane": "in the plane of the raster's projection",
             "ellipsoid": "on the ellipsoid",
@@ -186,7 +186,7 @@ class GroundMeasure:
         return np.asarray(measured(tuple(np.ogrid[0.5:h, 0.5:w])))
 
     def north(self, transform: Affine, row: float, col: float) -> tuple[float, float] | None:
-        """Which way north is at (row, col): (down, right), of length 1 in pixels; None without a place on Earth."""
+        """Direction of north at (row, col): unit vector (down, right) in pixels; None without a location on Earth."""
         if self.method == "pixels" or not (self._known.is_geographic or self._known.is_projected):
             return None
         place = transform @ (col, row)
@@ -243,7 +243,7 @@ def total_m2(where: npt.NDArray[np.bool_], areas: Floats) -> float:
 
 
 def _spaced(n: int) -> Floats:
-    """Middles of every so-manieth of `n` pixels, of the first and of the last.
+    """Centres of every `SPACING`-th of `n` pixels, the first and the last included.
 
     >>> _spaced(40).tolist(), _spaced(1).tolist()
     ([0.5, 16.5, 32.5, 39.5], [0.5, 1.5])

@@ -1,4 +1,4 @@
-"""What only rasters get beside the tables: the map in their CRS, and how far water indices agree with it."""
+"""Results that only rasters have: the map in their CRS, and its agreement with water indices."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from fewscope.pipeline.sources import pixel_m2
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MapResult:
-    """What the report says of a map beside the count.
+    """The map of a raster, for the report.
 
     Attributes
     ----------
     summary : areas on the ground, and the rivers
     pixel_m2 : mean area of a pixel; NaN without a CRS
-    indices : what was found of each water index that was asked for, in words and numbers
+    indices : agreement of the mask with each requested water index, by label
     """
 
     summary: MapSummary
@@ -51,7 +51,7 @@ class MapResult:
 
 
 def make_maps(segmentation: Segmentation) -> MapResult:
-    """Write the map, and compare the mask with the water indices that were asked for."""
+    """Write the map, and compare the mask with the requested water indices."""
     pool, job, plan = segmentation.pool, segmentation.job, segmentation.plan
     names = plan.support.class_names
     simplify_px = plan.config.raster.simplify_px if plan.config.raster else 0.0
@@ -60,7 +60,7 @@ def make_maps(segmentation: Segmentation) -> MapResult:
 
 
 def compare_with_indices(pool: Pool, job: Job, plan: Plan) -> dict[str, Any]:
-    """How far the mask agrees with the water indices that were asked for."""
+    """Agreement of the mask with the requested water indices; empty without any."""
     raster = plan.config.raster
     if raster is None or raster.index_bands is None:
         return {}

@@ -1,4 +1,4 @@
-"""What changed between dates: water gained and lost, and how far the river moved. Arrays in, numbers out."""
+"""Changes between dates: water gained and lost, and migration of the centreline. Arrays in, numbers out."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Floats = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
 
 RIVER_SHARE = 0.25
-"""Of the longest river's length, from which on a centreline is are_long: an oxbow lake beside it does not move."""
+"""Share of the longest river's length from which a river is compared: oxbow lakes beside it are not."""
 
 _DATES = (
     re.compile(r"(?<!\d)((?:19|20)\d{2})-(\d{2})-(\d{2})(?!\d)"),
@@ -36,7 +36,7 @@ class Change:
     before, after : names of the dates
     years : between them, None where a date is not known
     gained_km2, lost_km2, kept_km2 : water that came, went, and stayed
-    compared_km2 : the ground that was looked at
+    compared_km2 : area that is valid on both dates
     moved_mean_m, moved_max_m : distance of the later centreline from the earlier one, mean along it and largest; None
         where one of the dates has no river
     """
@@ -53,7 +53,7 @@ class Change:
 
     @property
     def moved_m_per_year(self) -> float | None:
-        """Mean speed of the centreline."""
+        """Mean migration rate of the centreline, m per year."""
         if self.moved_mean_m is None or not self.years:
             return None
         return self.moved_mean_m / self.years
@@ -108,7 +108,7 @@ def changed_areas(before: tuple[Mask, Mask], after: tuple[Mask, Mask], areas: Fl
 
 
 def are_long(lengths: Sequence[float]) -> list[bool]:
-    """Which of several rivers are are_long: those at least `RIVER_SHARE` as long as the longest.
+    """Which of several rivers are compared between dates: those at least `RIVER_SHARE` as long as the longest.
 
     >>> are_long([100.0, 60.0, 5.0])
     [True, True, False]

@@ -1,4 +1,10 @@
-"""What the report says of a run: the pictures, what was run on what, how good it is, where the time went."""
+"""Build the report of a run, in three steps.
+
+`collect_report_data` reads the instance table and draws the figures (`statistics`, `figures`, `map_section`),
+`write_run_report` adds inputs, estimated quality and timings, `content.make_report` computes every number, and
+`render.write_report` fills in the templates. A new figure is a function in `figures`, a field of `figures.Pictures`,
+and a line in the template.
+"""
 
 from __future__ import annotations
 
@@ -34,16 +40,16 @@ from fewscope.pipeline.report.statistics import InstanceStatistics, instance_sta
 log = logging.getLogger(__name__)
 
 COUNT_INTERVAL_SOURCE = (
-    "95 % interval of the true number: the count, corrected by how far counts of the support patches were off, each "
-    "predicted without itself. Where these were all off in one direction, the count may lie outside."
+    "95 % interval of the true count: the count, corrected by the counting errors on the held-out support "
+    "patches. If all errors have the same sign, the count itself may lie outside."
 )
 
 COVERED_INTERVAL_SOURCE = (
-    "95 % interval of the true area: the area found, corrected by how far areas in the support patches were off, each "
-    "predicted without itself."
+    "95 % interval of the true area: the segmented area, corrected by the errors of area on the held-out support "
+    "patches."
 )
 
-COUNT_INTERVALS_SOURCE = "Each class has an interval of its own, below; there is none of their sum."
+COUNT_INTERVALS_SOURCE = "Each class has its own interval, below; there is none for the total."
 
 VERSIONS_OF = ("torch", "ray", "zarr", "openslide-python", "openslide-bin", "numpy", "scipy")
 
@@ -60,7 +66,7 @@ class Clock:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Time a stage, and say so in the log."""
+        """Time a stage and log its duration."""
         self.announce(name)
         then = time.perf_counter()
         yield
@@ -75,13 +81,13 @@ class Clock:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ReportData:
-    """What was found, counted and drawn.
+    """Statistics and figures of a finished run.
 
     Attributes
     ----------
-    whole : of everything that was found
-    of_classes : of each class, where there are several
-    map_result : of rasters
+    whole : of all instances
+    of_classes : of each class, if there are several
+    map_result : of rasters, else None
     """
 
     whole: InstanceStatistics
@@ -93,10 +99,10 @@ class ReportData:
 def collect_report_data(
     plan: Plan, operating_point: OperatingPoint, map_result: MapResult | None
 ) -> ReportData:
-    """InstanceStatistics ``instances.parquet`` and draw the pictures of the report, from the finished store."""
+    """Compute the statistics of ``instances.parquet`` and draw the figures of the report from the finished store."""
     names = plan.support.class_names
     table = open_result(plan.config.out).table
-    look = functools.partial(
+    statistics_of = functools.partial(
         instance_statistics,
         height=plan.grid.height,
         width=plan.grid.width,
@@ -104,13 +110,13 @@ def collect_report_data(
         seam_rows=sorted({u.core.row_off for u in plan.units} - {0}),
         seam_cols=sorted({u.core.col_off for u in plan.units} - {0}),
     )
-    found = look(table)
+    found = statistics_of(table)
     several = names if len(names) > 1 else ()
-    of_classes = [look(table.filter(pc.field("class") == name), n_samples=0) for name in several]
+    of_classes = [statistics_of(table.filter(pc.field("class") == name), n_samples=0) for name in several]
     store = ResultStore(plan.config.out)
     pictures = draw(
         plan.source,
-        # the arrays as they are: of them a crop decodes its chunks, of dask's whole shards
+        # zarr arrays: a crop decodes single chunks of them, but whole shards of dask arrays
         SimpleNamespace(semantic=_levels(store, "semantic"), instances=_levels(store, "instances")),
         found,
         plan.foreground.mask,
@@ -132,7 +138,7 @@ def write_run_report(
     fresh: list[dict[str, Any]],
     data: ReportData,
 ) -> Report:
-    """``report.html`` and ``report.json``."""
+    """Write ``report.html`` and ``report.json``; returns their content."""
     found, of_classes, map_result = data.whole, data.of_classes, data.map_result
     names = plan.support.class_names
     count_intervals = [
@@ -170,7 +176,7 @@ def write_run_report(
 
 
 def count_interval_source(operating_point: OperatingPoint) -> str:
-    """One sentence on where the interval of the count comes from."""
+    """One sentence on how the interval of the count was computed; empty without an interval."""
     if all(c.counted_ratio is None for c in operating_point.classes):
         return ""
     return COUNT_INTERVAL_SOURCE if len(operating_point.classes) == 1 else COUNT_INTERVALS_SOURCE
@@ -181,7 +187,7 @@ def _levels(store: ResultStore, name: Literal["semantic", "instances"]) -> list[
 
 
 def facts(plan: Plan, operating_point: OperatingPoint, work: WorkDir, pool: Pool) -> dict[str, Any]:
-    """What was run on what, in groups, as the report shows it."""
+    """Inputs, options and versions, in groups, as the report shows them."""
     config, names = plan.config, plan.support.class_names
     determined = ResultStore(config.out).attributes["manifest"]
     points = [
@@ -223,7 +229,7 @@ def facts(plan: Plan, operating_point: OperatingPoint, work: WorkDir, pool: Pool
 
 
 def timings(clock: Clock, fresh: list[dict[str, Any]], pool: Pool) -> Timings:
-    """Stages, speed, and what the workers' time went into while units ran."""
+    """Seconds per stage, tiles per second, and how the workers spent their time on this run's units (`fresh`)."""
     wall = clock.stages["segment"] * pool.n_workers
     n_tiles = sum(row["tiles"] for row in fresh)
 
@@ -262,12 +268,12 @@ def _threshold_source(plan: Plan, operating_point: ClassOperatingPoint) -> str:
     if plan.config.threshold is not None:
         return "given"
     if operating_point.threshold == 0.5:
-        return "as none is better on held-out patches beyond doubt"
-    return "half of the way from 0.5 to the best on held-out patches"
+        return "the default, as no other is significantly better on held-out patches"
+    return "midpoint between 0.5 and the best threshold on held-out patches"
 
 
 def mean_quality(qualities: list[Quality | None]) -> Quality | None:
-    """Of one class its own; of several their mean IoU, where each has one."""
+    """The quality of a single class, or the mean IoU of several; None if one of them has no estimate."""
     if len(qualities) == 1:
         return qualities[0]
     means = [q.iou_mean for q in qualities if q is not None and q.iou_mean is not None]
@@ -280,38 +286,38 @@ def mean_quality(qualities: list[Quality | None]) -> Quality | None:
 
 def assumptions(plan: Plan) -> list[str]:
     """What was assumed of the support set and of coordinates, and the options that override it."""
-    said, (x, y) = list(plan.support.assumptions), plan.source.info.scan_origin
+    messages, (x, y) = list(plan.support.assumptions), plan.source.info.scan_origin
     if (x, y) != (0, 0) and plan.config.outlines != "none":
         if plan.config.geojson_origin == "scan":
-            said.append(
+            messages.append(
                 f"The scanned area begins at x, y = {x}, {y} of the slide. Coordinates in instances.geojson.gz start "
                 "there, as QuPath expects; x and y in instances.parquet start at the corner of the slide. "
                 "--geojson-origin file: both start at the corner of the slide."
             )
         else:
-            said.append(
+            messages.append(
                 f"Coordinates in instances.geojson.gz start at the corner of the slide, as asked for; QuPath, which "
                 f"starts at the scanned area, shows the outlines shifted by {x}, {y} px."
             )
-    return said
+    return messages
 
 
 def notes(plan: Plan, operating_point: OperatingPoint) -> list[str]:
-    """What the reader has to know before any number."""
-    said = []
+    """Warnings shown above all numbers."""
+    messages = []
     for name, point in zip(plan.support.class_names, operating_point.classes, strict=True):
         loo, of = point.loo, f"Class {name}: " if len(operating_point.classes) > 1 else ""
         if loo is None:
-            said.append(
+            messages.append(
                 f"{of}The support set is too small to estimate the quality of this result (two patches with objects "
                 "are needed)."
             )
         elif np.isfinite(loo.iou).any() and loo.mean_iou < 0.4:
-            said.append(
-                f"{of}Left out one at a time, the support patches are segmented with an IoU of only "
-                f"{loo.mean_iou:.2f}: do not trust the numbers below. More patches, or another --mpp, may help."
+            messages.append(
+                f"{of}Held-out support patches are segmented with an IoU of only "
+                f"{loo.mean_iou:.2f}: the numbers below are not reliable. More patches, or another --mpp, may help."
             )
     is_slide = plan.source.info.kind == "slide"  # of a raster everything is analysed, always
     if is_slide and plan.foreground.covers_all and plan.config.foreground == "auto":
-        said.append("Tissue and background could not be told apart: everything was analysed.")
-    return said
+        messages.append("Tissue and background could not be separated: everything was analysed.")
+    return messages

@@ -1,8 +1,8 @@
-"""The report: one page that a pathologist would print, and the same numbers as JSON.
+"""Content of the report: every number of the page, also written as JSON.
 
-    >>> found = survey(result.table, info.height, info.width, foreground, seam_rows=..., seam_cols=...)
-    >>> report = make_report(info, found, class_name="nucleus", quality=..., run=..., timings=...)
-    >>> write_report(out, report, draw(source, result, found, foreground, support_set, leave_one_out))
+    >>> statistics = instance_statistics(result.table, info.height, info.width, foreground, ...)
+    >>> report = make_report(info, statistics, class_name="nucleus", quality=..., run=..., timings=...)
+    >>> write_report(out, report, draw(source, result, statistics, foreground, support_set, leave_one_out))
 
 ``report.html`` is one self-contained file: it asks nothing of any network, and its content policy forbids it.
 """
@@ -31,7 +31,7 @@ JSON_KEYS = {"unreadable_px": "unread_px", "unreadable_fraction": "unread_fracti
 
 @dataclass(frozen=True, slots=True)
 class Quality:
-    """How good the masks are likely to be: each support patch predicted from the others."""
+    """Estimated quality of the masks, by leave-one-out on the support patches."""
 
     iou_mean: float | None = None
     iou_interval: tuple[float, float] | None = None
@@ -50,7 +50,7 @@ class Quality:
 
 @dataclass(frozen=True, slots=True)
 class Timings:
-    """Where the time went. Seconds of wall clock; shares are of the workers' time, 0..1, and may overlap."""
+    """Wall-clock seconds, and shares of the workers' time (0..1; stages overlap)."""
 
     stages: Mapping[str, float] = field(default_factory=dict)  # in order
     total_s: float | None = None
@@ -64,10 +64,10 @@ class Timings:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ClassResult:
-    """What was found of one class of several: the survey of its instances, and how far to trust it."""
+    """One class of several: the statistics of its instances, and its estimated quality."""
 
     name: str
-    found: InstanceStatistics
+    statistics: InstanceStatistics
     quality: Quality | None
     count_interval: tuple[int, int] | None
     covered_ratio: tuple[float, float] | None = None
@@ -122,7 +122,7 @@ class Report:
     covered_km2: float | None
     covered_interval_km2: tuple[float, float] | None
     density_per_km2: float | None
-    sizes: Sizes | None  # None when nothing was found
+    sizes: Sizes | None  # None without instances
     quality: Quality | None
     classes: tuple[ClassReport, ...]  # of each class, where there are several
     seams: SeamCheck | None  # None when there was one unit, hence no seam
@@ -145,9 +145,9 @@ class Report:
         return json.dumps(numbers, indent=2, allow_nan=False) + "\n"
 
 
-def _between(ratio: tuple[float, float] | None, found: float, most: float) -> tuple[float, float] | None:
-    """An area times both ends of a ratio, at most all there is."""
-    return None if ratio is None else (min(most, ratio[0] * found), min(most, ratio[1] * found))
+def _between(ratio: tuple[float, float] | None, area: float, most: float) -> tuple[float, float] | None:
+    """An area times both ends of a ratio, each at most `most`."""
+    return None if ratio is None else (min(most, ratio[0] * area), min(most, ratio[1] * area))
 
 
 def _finite(value: float | None) -> float | None:
@@ -156,7 +156,7 @@ def _finite(value: float | None) -> float | None:
 
 def make_report(
     info: Any,
-    found: InstanceStatistics,
+    statistics: InstanceStatistics,
     *,
     class_name: str,
     run: Mapping[str, Any],
@@ -173,12 +173,12 @@ def make_report(
     assumptions: Sequence[str] = (),
     classes: Sequence[ClassResult] = (),
 ) -> Report:
-    """Derive the page's numbers from the survey of the instances.
+    """Compute the numbers of the page from the statistics of the instances.
 
     Parameters
     ----------
     info : fewscope.connectors.source.SourceInfo
-    found : InstanceStatistics
+    statistics : InstanceStatistics
     class_name : str
         what one instance is, e.g. "nucleus"
     run : mapping
@@ -187,7 +187,7 @@ def make_report(
     count_interval, count_interval_source
         lowest and highest plausible count, and one sentence on where they come from
     covered_ratio, covered_interval_source
-        the same of the area that objects cover, as a part of what was found
+        the same of the area that objects cover, as a ratio to the segmented area
     unreadable_px : float
         tissue that could not be read, in working pixels
     map_section : MapSection, optional
@@ -195,23 +195,27 @@ def make_report(
     ground_areas : GroundAreas, optional
         of rasters whose place is known
     notes : sequence of str
-        what the reader has to know, shown above everything else
+        warnings, shown above everything else
     assumptions : sequence of str
         what the files do not say and was assumed, beside what the source assumes
     classes : of the classes 1, 2..., where there are several
     """
-    tissue_px = found.tissue_px
+    tissue_px = statistics.tissue_px
     area_px = max(0.0, tissue_px - unreadable_px)
     unread = min(1.0, unreadable_px / tissue_px) if tissue_px else 0.0
-    said = [*info.notes, *notes]
+    messages = [*info.notes, *notes]
     if info.kind == "slide" and not info.mpp:
-        said.append("The source states no resolution: areas and lengths are in pixels, not in micrometres.")
+        messages.append(
+            "The source states no resolution: areas and lengths are in pixels, not in micrometres."
+        )
     if unreadable_px:
         what = "tissue" if info.kind == "slide" else "raster"
-        said.append(f"{percent(unread)} of the {what} could not be read and is not part of any number below.")
+        messages.append(
+            f"{percent(unread)} of the {what} could not be read and is excluded from all numbers below."
+        )
     metres_per_px = math.sqrt(ground_areas.pixel_m2) if ground_areas else None
-    if found.seams is not None and found.seams.suspicious:
-        said.append("More objects than expected end exactly on a seam between work units; see Checks.")
+    if statistics.seams is not None and statistics.seams.suspicious:
+        messages.append("More objects than expected end exactly on a seam between work units; see Checks.")
     return Report(
         title=_name(info.uri),
         class_name=class_name,
@@ -226,17 +230,17 @@ def make_report(
         metres_per_px=metres_per_px,
         area_km2=ground_areas.analysed_m2 / 1e6 if ground_areas else None,
         covered_km2=ground_areas.covered_m2 / 1e6 if ground_areas else None,
-        covered_interval_px=_between(covered_ratio, found.covered_px, area_px),
+        covered_interval_px=_between(covered_ratio, statistics.covered_px, area_px),
         covered_interval_source=covered_interval_source,
         covered_interval_km2=_between(
             covered_ratio, ground_areas.covered_m2 / 1e6, ground_areas.analysed_m2 / 1e6
         )
         if ground_areas
         else None,
-        density_per_km2=found.count / ground_areas.analysed_m2 * 1e6
+        density_per_km2=statistics.count / ground_areas.analysed_m2 * 1e6
         if ground_areas and ground_areas.analysed_m2
         else None,
-        **_measures(found, area_px, info.mpp, metres_per_px),
+        **_measures(statistics, area_px, info.mpp, metres_per_px),
         quality=quality,
         classes=tuple(
             ClassReport(
@@ -244,14 +248,14 @@ def make_report(
                 value=value,
                 colour="#{:02x}{:02x}{:02x}".format(*class_colour(value)),
                 count_interval=one.count_interval,
-                covered_interval_px=_between(one.covered_ratio, one.found.covered_px, area_px),
-                **_measures(one.found, area_px, info.mpp, metres_per_px),
+                covered_interval_px=_between(one.covered_ratio, one.statistics.covered_px, area_px),
+                **_measures(one.statistics, area_px, info.mpp, metres_per_px),
                 quality=one.quality,
             )
             for value, one in enumerate(classes, start=1)
         ),
-        seams=found.seams,
-        notes=tuple(said),
+        seams=statistics.seams,
+        notes=tuple(messages),
         assumptions=(*info.assumptions, *assumptions),
         run={"source": _source_facts(info), **run},
         timings=timings,
@@ -260,19 +264,19 @@ def make_report(
 
 
 def _measures(
-    found: InstanceStatistics, area_px: float, mpp: float | None, metres_per_px: float | None
+    statistics: InstanceStatistics, area_px: float, mpp: float | None, metres_per_px: float | None
 ) -> dict[str, Any]:
-    """Count, density, cover and sizes of a survey, over so much tissue."""
+    """Count, density, covered area and sizes of instances on `area_px` of tissue."""
     mm2_per_px = mpp**2 / 1e6 if mpp else None
-    per_mpx = found.count / area_px * 1e6 if area_px else None
+    per_mpx = statistics.count / area_px * 1e6 if area_px else None
     return {
-        "count": found.count,
+        "count": statistics.count,
         "density_per_mm2": per_mpx / 1e6 / mm2_per_px if per_mpx is not None and mm2_per_px else None,
         "density_per_mpx": per_mpx,
-        "covered_mm2": found.covered_px * mm2_per_px if mm2_per_px else None,
-        "covered_px": found.covered_px,
-        "covered_fraction": found.covered_px / area_px if area_px else None,
-        "sizes": sizes_of(found, mpp, metres_per_px),
+        "covered_mm2": statistics.covered_px * mm2_per_px if mm2_per_px else None,
+        "covered_px": statistics.covered_px,
+        "covered_fraction": statistics.covered_px / area_px if area_px else None,
+        "sizes": sizes_of(statistics, mpp, metres_per_px),
     }
 
 
@@ -299,14 +303,14 @@ def _source_facts(info: Any) -> dict[str, Any]:
 
 
 def _resolution(info: Any) -> str | None:
-    """What the file says; nothing of rasters, whose CRS says it."""
+    """Resolution stated by the file; None for rasters, whose CRS defines it."""
     if info.kind == "raster":
         return None
     return f"{info.native_mpp:.4g} µm per px" if info.native_mpp else "not stated"
 
 
 def _pixel_size(info: Any) -> str | None:
-    """Sides of a raster's working pixels."""
+    """Size of a raster's working pixels."""
     if info.kind == "slide":
         return None
     t = info.transform

@@ -1,4 +1,4 @@
-"""What the report needs to know about all instances, gathered by streaming their table twice.
+"""Statistics of all instances for the report, computed by streaming their table twice.
 
 Memory does not grow with the number of instances. Sizes are kept exactly, as a count for each distinct area:
 ``d`` different whole numbers sum to at least ``d(d+1)/2``, and disjoint instances sum to at most the source's

@@ -1,12 +1,12 @@
-"""One channel of a river, between two nodes of the skeleton: its smooth centreline and the widths along it.
+"""The smooth centreline of a reach, between two nodes of the skeleton, and the widths along it.
 
-Two things are done with care, because they bias every number:
+Two corrections matter, because they bias every number:
 
 - A path from pixel to pixel is up to 8 % longer than the line that it follows, so paths are smoothed before they are
   measured, by a filter that keeps bends (Savitzky and Golay 1964: a cubic fitted to each stretch of about one width).
 - Twice the distance to the bank is off by up to a pixel, depending on where the banks lie between pixel centres. So
-  every water pixel is given to its nearest centreline pixel (a distance transform with indices), and the width is the
-  area of a stretch over its length: exact in the mean, at any orientation.
+  every water pixel is assigned to its nearest centreline pixel (a distance transform with indices), and the width is
+  the area of a stretch over its length: exact in the mean, at any orientation.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ Floats = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
 
 SHORTEST_WINDOW = 11
-"""Of the smoothing filter, px: a cubic through fewer points follows the steps between pixels."""
+"""Shortest window of the smoothing filter, px: a cubic through fewer points follows the steps between pixels."""
 
 STRIP = 512
-"""Rows handled at once where a whole array of 8-byte numbers would be large."""
+"""Rows processed at once, where a whole array of 8-byte numbers would be large."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Frame:
-    """The grid that a mask lies on, and what its pixels measure.
+    """The grid of a mask, and the size of its pixels.
 
     Attributes
     ----------
@@ -69,7 +69,7 @@ class Frame:
 
 
 class Banks:
-    """Which bank is nearest to each pixel of the water: 8 bytes a pixel."""
+    """The nearest bank of every water pixel; 8 bytes per pixel."""
 
     def __init__(self, water: Mask, pixel: tuple[float, float]) -> None:
         self._pixel = pixel
@@ -85,13 +85,13 @@ class Banks:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Centreline:
-    """A channel between two nodes.
+    """The centreline of a reach, between two nodes.
 
     Attributes
     ----------
     ends : the nodes at its first and last pixel
-    is_free : whether the river ends there, and not at a junction
-    path : (n, 2) pixels, drawn on to where the water ends
+    is_free : whether the river ends there, rather than at a junction
+    path : (n, 2) pixels, extended to the end of the water
     points : (n, 2) the smooth centreline as row, col from the corner of the first pixel
     steps : (n - 1,) lengths between the points
     approximate_width : twice the distance to the bank, median along the path
@@ -110,20 +110,18 @@ class Centreline:
         return float(self.steps.sum())
 
     def shares(self) -> Floats:
-        """The length that each point stands for, (n,): half of the steps beside it."""
+        """The length represented by each point, (n,): half of the steps on both sides of it."""
         padded = np.concatenate([[0.0], self.steps, [0.0]])
         return (padded[1:] + padded[:-1]) / 2
 
     def widths(self, areas: Floats) -> Floats:
-        """Width at each point (n,): area over length of the stretch around it that is about as long as wide.
+        """Width at each point, (n,): area over length of a window around it that is about as long as the reach is wide.
 
         Parameters
         ----------
-        areas : (n,) of the water that is nearest to each pixel of the path
+        areas : (n,) area of the water nearest to each pixel of the path
         """
-        own = np.ones(
-            len(self.path), bool
-        )  # water at a junction belongs to no channel more than to the others
+        own = np.ones(len(self.path), bool)  # water at a junction belongs to all reaches alike
         own[0], own[-1] = self.is_free
         if not own.any():
             return np.full(len(self.path), self.approximate_width)
@@ -138,7 +136,7 @@ class Centreline:
 def make_centreline(
     ends: tuple[Node, Node], is_free: tuple[bool, bool], path: Ints, water: Mask, banks: Banks, frame: Frame
 ) -> Centreline:
-    """Draw a path of the skeleton on to where the water ends, smooth it, measure it."""
+    """Extend a path of the skeleton to the end of the water, smooth it and measure it."""
     approximate_width = 2 * float(np.median(banks.half_width(path)))
     width_px = approximate_width / float(np.hypot(*frame.pixel) / np.sqrt(2))
     if is_free[1]:
@@ -150,13 +148,13 @@ def make_centreline(
 
 
 def nearest_areas(water: Mask, centrelines: Sequence[Centreline], others: Ints, frame: Frame) -> list[Floats]:
-    """Area of the water that is nearest to each pixel of each channel's path: one (n,) for each channel.
+    """Area of the water nearest to each pixel of each centreline's path: one (n,) per centreline.
 
-    Water counts for centrelines of its own connected object only.
+    Water is assigned only to centrelines in its own connected component.
 
     Parameters
     ----------
-    others : (m, 2) pixels of the skeleton that no channel passes: what is nearest to these is left out
+    others : (m, 2) pixels of the skeleton on no centreline: the water nearest to these is ignored
     """
     pixels = np.concatenate([*(centreline.path for centreline in centrelines), others])
     owner = np.full(water.shape, -1, np.int32)
@@ -179,9 +177,9 @@ def nearest_areas(water: Mask, centrelines: Sequence[Centreline], others: Ints, 
 
 
 def _extended(path: Ints, water: Mask, width_px: float) -> Ints:
-    """The path with its last half width replaced by a straight line to where the water ends.
+    """The path with its last half width replaced by a straight line to the end of the water.
 
-    Thinning stops half a width before the end, or bends into a corner of it.
+    Thinning stops half a width before the end, or bends into one of its corners.
     """
     bent = round(width_px / 2)
     if len(path) >= 4 * bent:
@@ -201,7 +199,7 @@ def _extended(path: Ints, water: Mask, width_px: float) -> Ints:
 
 
 def _smooth(points: Floats, width_px: float, is_ring: bool, is_free: tuple[bool, bool]) -> Floats:
-    """The line that a path of pixel centres follows; it still ends where channels meet."""
+    """A path of pixel centres, smoothed; ends at junctions stay in place."""
     n = len(points)
     window = max(SHORTEST_WINDOW, 2 * round(width_px / 2) + 1)
     window = min(window, n if n % 2 else n - 1)

@@ -1,7 +1,7 @@
 """The river network of a water mask: centrelines, lengths in metres, widths along them, braiding.
 
-The skeleton's graph (``skeleton.py``) is pruned, each of its paths becomes a channel (``channel.py``), and the channels
-that hang together become a river: one main channel from end to end, side channels round islands, branches.
+The graph of the skeleton (``skeleton.py``) is pruned, each of its paths becomes a centreline (``centreline.py``), and
+connected ones form a river: one main channel from end to end, side channels around islands, and branches.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from fewscope.pipeline.rivers.centreline import (
 from fewscope.pipeline.rivers.skeleton import Node, path_from, prune, skeleton_graph
 
 MIN_ELONGATION = 5.0
-"""Length over mean width from which on an object is a river; below it is a lake, which has no centreline."""
+"""Ratio of length to mean width of a river; below it the object is a lake, which has no centreline."""
 
 MIN_ISLAND_PX = 25
-"""Holes in the water with at most so many pixels are noise, and no reason to split the river into two channels."""
+"""Holes of up to this many pixels are noise and do not split the river into two channels."""
 
 Role = Literal["main", "side", "branch"]
 
@@ -45,10 +45,10 @@ class Reach:
     Attributes
     ----------
     river : number of the river that it belongs to, from 1
-    role : "main" (of the way from end to end along the widest channels), "side" (a channel round an island), or
+    role : "main" (on the path from end to end along the widest channels), "side" (a channel around an island), or
         "branch" (a tributary, a backwater)
     line : (n, 2) x, y of the centreline in the raster's CRS
-    lengths_m : (n,) the length that each point stands for; in px where the raster has no CRS
+    lengths_m : (n,) the length represented by each point; px if the raster has no CRS
     widths_m : (n,) the width at each point, likewise
     """
 
@@ -80,7 +80,7 @@ class River:
     width_m : mean over all channels
     braiding : length of the main and the side channels over that of the main one (Friend and Sinha 1993, "Braiding and
         meandering parameters"); 1: a single thread
-    sinuosity : length of the main channel over the straight distance of its ends; None for a ring
+    sinuosity : length of the main channel over the straight-line distance between its ends; None for a ring
     """
 
     id: int
@@ -109,7 +109,7 @@ class Network:
         return sum(river.main_length_m for river in self.rivers)
 
     def widths(self) -> tuple[Floats, Floats]:
-        """Widths along all centrelines, and the length that each stands for: both (n,)."""
+        """Widths along all centrelines, and the length represented by each: both (n,)."""
         nothing = np.zeros(0)
         return (
             np.concatenate([nothing, *(reach.widths_m for reach in self.reaches)]),
@@ -172,9 +172,9 @@ def trace_network(water: Mask, transform: Affine, ground: GroundMeasure) -> Netw
 
 
 def remove_specks(water: Mask) -> Mask:
-    """`water` (H, W) without what is nowhere as long as a river must be if it is a pixel wide.
+    """Remove objects from `water` (H, W) that are too small to be a river one pixel wide.
 
-    There may be as many ponds as there are pixels, and each takes kilobytes while it is looked at.
+    There may be very many ponds, and each takes kilobytes while it is processed.
     """
     labels, n = cc3d.connected_components(water.view(np.uint8), connectivity=8, return_N=True)
     if not n:
@@ -188,7 +188,7 @@ def remove_specks(water: Mask) -> Mask:
 
 
 def _centrelines(graph: nx.MultiGraph, water: Mask, frame: Frame) -> list[Centreline]:
-    """The edges of a graph as channels, from top to bottom, once it is pruned."""
+    """Prune a graph and turn its edges into centrelines, from top to bottom."""
     banks = Banks(water, frame.pixel)
     prune(graph, lambda node: float(banks.half_width(np.array([node]))[0]), frame.pixel)
     edges = sorted((min(a, b), max(a, b), key) for a, b, key in graph.edges(keys=True))
@@ -206,7 +206,7 @@ def _centrelines(graph: nx.MultiGraph, water: Mask, frame: Frame) -> list[Centre
 
 
 def _connected(centrelines: Sequence[Centreline]) -> list[list[int]]:
-    """Numbers of the channels that hang together."""
+    """Indices of the centrelines of each connected component."""
     graph = nx.MultiGraph()
     graph.add_edges_from((*centreline.ends, {"centreline": k}) for k, centreline in enumerate(centrelines))
     return [
@@ -218,7 +218,7 @@ def _connected(centrelines: Sequence[Centreline]) -> list[list[int]]:
 def _river(
     centrelines: Sequence[Centreline], areas: Sequence[Floats], members: list[int], frame: Frame
 ) -> tuple[River, dict[int, Role]] | None:
-    """One river, and the role of each of its channels; None if it is no longer than a lake."""
+    """One river, and the role of each of its reaches; None if it is a lake."""
     total = sum(centrelines[k].length for k in members)
     width = sum(float(areas[k].sum()) for k in members) / total
     if total < MIN_ELONGATION * width:  # nor is a part of it; most ponds end here, and there are many
@@ -227,9 +227,7 @@ def _river(
     for k in members:
         centreline = centrelines[k]
         own_width = max(float(areas[k].sum()) / centreline.length, 1e-9)
-        graph.add_edge(
-            *centreline.ends, key=k, length=centreline.length, effort=centreline.length / own_width
-        )
+        graph.add_edge(*centreline.ends, key=k, length=centreline.length, cost=centreline.length / own_width)
     main, ends = _main_path(graph)
     main_length = sum(centrelines[k].length for k in main)
     if main_length < MIN_ELONGATION * width:
@@ -239,21 +237,21 @@ def _river(
     for one, other, k in graph.edges(keys=True):
         is_bridge = one != other and frozenset((one, other)) in bridges
         roles[k] = "main" if k in main else "branch" if is_bridge else "side"
-    aside = sum(centrelines[k].length for k, role in roles.items() if role == "side")
+    side_length = sum(centrelines[k].length for k, role in roles.items() if role == "side")
     straight = float(frame.steps(np.array(ends) + 0.5)[0])
     river = River(
         id=0,
         length_m=total,
         main_length_m=main_length,
         width_m=width,
-        braiding=(main_length + aside) / main_length,
+        braiding=(main_length + side_length) / main_length,
         sinuosity=main_length / straight if straight > 0 else None,
     )
     return river, roles
 
 
 def _main_path(graph: nx.MultiGraph) -> tuple[set[int], tuple[Node, Node]]:
-    """Channels of the way between the two ends farthest apart that prefers wide ones, and these ends."""
+    """Indices of the path between the two most distant ends that prefers wide reaches, and these ends."""
     nodes = sorted(graph.nodes)
     ends = [node for node in nodes if graph.degree(node) == 1] or nodes
 
@@ -265,8 +263,8 @@ def _main_path(graph: nx.MultiGraph) -> tuple[set[int], tuple[Node, Node]]:
     other = farthest(one)
     if one == other:  # a ring
         return {max((length, k) for *_, k, length in graph.edges(keys=True, data="length"))[1]}, (one, other)
-    way = nx.dijkstra_path(graph, one, other, weight="effort")
+    route = nx.dijkstra_path(graph, one, other, weight="cost")
     main = {
-        min((data["effort"], k) for k, data in graph[a][b].items())[1] for a, b in itertools.pairwise(way)
+        min((data["cost"], k) for k, data in graph[a][b].items())[1] for a, b in itertools.pairwise(route)
     }
     return main, (one, other)

@@ -191,7 +191,7 @@ def test_without_a_crs_nothing_is_known_in_metres():
 
 
 def test_an_unknown_crs_is_refused_and_a_known_one_travels():
-    with pytest.raises(SourceError, match="not one that PROJ knows"):
+    with pytest.raises(SourceError, match="not recognised by PROJ"):
         ground("no such thing")
     travelled = pickle.loads(pickle.dumps(ground("EPSG:4326")))
     assert travelled == ground("EPSG:4326")
