@@ -59,7 +59,7 @@ class Epoch:
 
 @dataclass(frozen=True, slots=True)
 class EpochSummary:
-    """What the map of one date says: water where it is valid, length and mean width of the rivers that are are_long."""
+    """Numbers of the map of one date: water and valid area; length and mean width of the rivers that are compared."""
 
     name: str
     water_km2: float
