@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
+
+from fewscope.errors import ConfigError
 
 CellPart = Literal["auto", "nucleus", "cell"]
 GeoJsonOrigin = Literal["scan", "file"]
@@ -24,8 +26,21 @@ class SupportOptions:
     geojson_origin
         Where the coordinates of GeoJSON on a slide start, if the slide states a scanned area. "scan": at its corner,
         as QuPath counts; "file": at the corner of the slide, as OpenSlide counts.
+
+    Raises
+    ------
+    ConfigError
+        There is no such choice.
     """
 
     class_names: tuple[str, ...] = ()
     cell_part: CellPart = "auto"
     geojson_origin: GeoJsonOrigin = "scan"
+
+    def __post_init__(self) -> None:
+        for option, value, known in (
+            ("--cell-part", self.cell_part, get_args(CellPart)),
+            ("--geojson-origin", self.geojson_origin, get_args(GeoJsonOrigin)),
+        ):
+            if value not in known:
+                raise ConfigError(f"{option} {value!r} is none of {', '.join(known)}")

@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Literal
 
 from fewscope.connectors.raster_options import RasterOptions
+from fewscope.connectors.support_options import CellPart, GeoJsonOrigin
 from fewscope.errors import ConfigError, SupportError
 from fewscope.pipeline.config import IndexBands, Instances, RasterConfig, SegmentConfig
 
@@ -44,6 +45,8 @@ def segment(
     slide_mpp: float | None = None,
     support_slide: Path | None = None,
     class_names: Sequence[str] = (),
+    cell_part: CellPart = "auto",
+    geojson_origin: GeoJsonOrigin = "scan",
     foreground: Literal["auto", "all"] = "auto",
     model: str = "compact",
     weights: Path | None = None,
@@ -70,6 +73,9 @@ def segment(
     slide_mpp : resolution of level 0, um per px, if the file does not state it
     support_slide : slide that the GeoJSON was drawn on; None: `source`
     class_names : classes of the support set to segment; empty: all
+    cell_part : outline of QuPath's cells to learn from; "auto": the nucleus for classes that mean nuclei, else the cell
+    geojson_origin : where GeoJSON starts, read and written, on slides that state a scanned area: "scan": at its corner,
+        as in QuPath; "file": at the corner of the slide, as in OpenSlide
     foreground : "auto": skip empty glass; "all": predict every tile
     model, weights : name of the network, and a file of weights to use instead of the shipped one
     adapt_s : time budget for adapting to the support set, seconds on one core (approximate); 0: no adaptation
@@ -114,6 +120,8 @@ def segment(
         out=os.fspath(out),
         support_slide=os.fspath(support_slide or source),
         class_names=tuple(class_names),
+        cell_part=cell_part,
+        geojson_origin=geojson_origin,
         mpp=mpp,
         slide_mpp=slide_mpp,
         model=model,

@@ -35,6 +35,20 @@ def parser(prog: str = PROG, *, only_estimate: bool = False) -> JobParser:
     add = made.group["input"].add_argument
     add("slides", nargs="+", metavar="SLIDE", help="slide: path, glob, or fsspec URL (s3://...)")
     options.add_support_options(made, "--support-slide", "SLIDE", "GeoJSON drawn on a slide")
+    add(
+        "--cell-part",
+        choices=("auto", "nucleus", "cell"),
+        default="auto",
+        help="outline of QuPath's cells to learn from (default auto: the nucleus for classes that mean nuclei, else "
+        "the cell)",
+    )
+    add(
+        "--geojson-origin",
+        choices=("scan", "file"),
+        default="scan",
+        help="where the coordinates of GeoJSON start, read and written, on slides that state a scanned area: at its "
+        "corner, as in QuPath, or at the corner of the file, as in OpenSlide (default scan)",
+    )
     add("--mpp", type=float, help="working resolution, um per px (default 0.5, or the slide's if coarser)")
     add(
         "--slide-mpp",

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from fewscope.connectors.raster_options import RasterOptions
-from fewscope.connectors.support_options import CellPart, GeoJsonOrigin
+from fewscope.connectors.support_options import CellPart, GeoJsonOrigin, SupportOptions
 from fewscope.errors import ConfigError
 from fewscope.model.conventions import PATCH_SIZE
 
@@ -86,6 +86,7 @@ class SegmentConfig:
     cell_part: CellPart = "auto"
 
     def __post_init__(self) -> None:
+        SupportOptions(self.class_names, self.cell_part, self.geojson_origin)  # checks them
         if self.threshold is not None and not 0 < self.threshold < 1:
             raise ConfigError(
                 f"--threshold {self.threshold} is not between 0 and 1; leave it out to have it chosen"

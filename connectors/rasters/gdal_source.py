@@ -102,7 +102,8 @@ class RasterSource:
         (height, width), transform = resampled(uri, grid, options.res)
         view, notes = View(stretch, palette, (height, width)), notes_on(files, grid)
         if options.aoi or options.bbox:
-            area = load_area(uri, options, grid.crs, transform)
+            area, left_out = load_area(uri, options, grid.crs, transform, (height, width))
+            notes += left_out
             row, bottom, col, right = _bounds_of(area, height, width)
             if row >= bottom or col >= right:
                 raise SourceError(

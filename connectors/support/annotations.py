@@ -17,14 +17,24 @@ import numpy as np
 import shapely
 from affine import Affine
 from numpy.typing import NDArray
+from rasterio.crs import CRS
 from rasterio.windows import Window
 
 from fewscope.connectors.conventions import IGNORE_LABEL, PATCH_SIZE
 from fewscope.connectors.source import Source, SourceInfo
-from fewscope.connectors.support.annotation_files import UNNAMED, Annotation, read_qupath, read_vector_file
-from fewscope.connectors.support.support_set import SupportSet, choose_classes
+from fewscope.connectors.support.annotation_files import (
+    IGNORED_NAMES,
+    REGION_NAMES,
+    UNNAMED,
+    Annotation,
+    AnnotationFile,
+    read_qupath,
+    read_vector_file,
+)
+from fewscope.connectors.support.support_set import MAX_CLASSES, SupportSet, alike, choose_classes, doubts
 from fewscope.connectors.support_options import SupportOptions
-from fewscope.connectors.vectors.polygon_files import burn
+from fewscope.connectors.vectors.placement import Target
+from fewscope.connectors.vectors.polygon_files import burn, listed
 from fewscope.errors import SupportError
 
 log = logging.getLogger(__name__)
@@ -46,22 +56,31 @@ def load_annotations(uri: str, source: Source | None, options: SupportOptions) -
             f"{uri}: annotations need the slide or raster they were drawn on; give it as the source"
         )
     info = source.info
-    annotations = read_vector_file(uri, info.crs) if info.kind == "raster" else read_qupath(uri)
+    if info.kind == "raster":
+        crs = CRS.from_user_input(info.crs) if info.crs else None
+        target = Target.of(crs, info.transform, info.height, info.width)
+        annotations = read_vector_file(uri, target, options.class_names)
+    else:
+        annotations = read_qupath(uri, options)
     how_to = HOW_TO[info.kind]
+    left_out = f"; left out: {listed(annotations.left_out)}" if annotations.left_out else ""
     if not annotations.regions:
-        raise SupportError(f"{uri}: has no region; {how_to}")
+        raise SupportError(f"{uri}: has no region; {how_to}{left_out}")
     if not annotations.objects:
+        n = len(annotations.regions)
         raise SupportError(
-            f"{uri}: has {len(annotations.regions)} regions but no object; draw the objects in the regions, too"
+            f"{uri}: has {n} region{'s' if n > 1 else ''} but no object; draw the objects in the regions "
+            f"too{left_out}"
         )
-    chosen_names, values, chosen = _choose_objects(uri, annotations.objects, options.class_names)
+    chosen_names, values, chosen = _choose_objects(uri, annotations, options.class_names)
+    notes = _notes(uri, annotations, chosen)
     origin = info.scan_origin if options.geojson_origin == "scan" else (0, 0)
     to_grid = ~info.transform @ Affine.translation(*origin)
     regions = _onto_grid(annotations.regions, to_grid)
     ignored = _onto_grid(annotations.ignored, to_grid)
     chosen = _onto_grid(chosen, to_grid)
     _check_inside(uri, regions, info, origin)
-    assumptions = []
+    assumptions = annotations.assumptions
     if origin != (0, 0):
         assumptions.append(
             f"Coordinates in {uri} start at the corner of the scanned area of the slide it was drawn on, x, y = "
@@ -107,6 +126,7 @@ def load_annotations(uri: str, source: Source | None, options: SupportOptions) -
         len(images),
     )
     try:
+        notes += doubts(uri, np.stack(labels), chosen_names, names)
         return SupportSet(
             images=np.stack(images),
             labels=np.stack(labels),
@@ -114,6 +134,7 @@ def load_annotations(uri: str, source: Source | None, options: SupportOptions) -
             names=tuple(names),
             mpp=info.mpp,
             class_names=chosen_names,
+            notes=tuple(notes),
             assumptions=tuple(assumptions),
         )
     except SupportError as error:
@@ -121,18 +142,58 @@ def load_annotations(uri: str, source: Source | None, options: SupportOptions) -
 
 
 def _choose_objects(
-    uri: str, objects: list[Annotation], class_names: Sequence[str]
+    uri: str, annotations: AnnotationFile, class_names: Sequence[str]
 ) -> tuple[tuple[str, ...], NDArray[np.int64], list[Annotation]]:
-    """Names of the chosen classes; class value 1..C of each of their objects; and these objects, in burning order."""
-    found = sorted({one.name for one in objects})
+    """The classes to look for, and their objects with the place 1..C of each one's class, in the order to draw in."""
+    objects = annotations.objects
+    found = sorted({drawn.name for drawn in objects})
     if found == [UNNAMED] and len(class_names) <= 1:
         return tuple(class_names) or (UNNAMED,), np.ones(len(objects), np.int64), objects
     names = [found[i] for i in choose_classes(uri, found, class_names)]
-    chosen = [one for one in objects if one.name in names]
-    if len(names) > 1:  # within one class the later object wins, among several the smaller one
-        chosen.sort(key=lambda one: -one.geometry.area)
-    values = np.array([names.index(one.name) + 1 for one in chosen], np.int64)
+    if len(names) > MAX_CLASSES:
+        raise SupportError(
+            f"{uri}: has objects of {len(names)} classes ({listed(names, 3)}), at most {MAX_CLASSES}: they were read "
+            f"from {annotations.class_source}; give all objects of a kind the same class, or pick some with --class"
+        )
+    chosen = [drawn for drawn in objects if drawn.name in names]
+    if len(names) > 1:  # of one class, the later object wins; of several, the smaller one
+        chosen.sort(key=lambda drawn: -drawn.geometry.area)
+    values = np.array([names.index(drawn.name) + 1 for drawn in chosen], np.int64)
     return tuple(class_names) or tuple(names), values, chosen
+
+
+def _notes(uri: str, annotations: AnnotationFile, chosen: list[Annotation]) -> list[str]:
+    """What was left out, and what looks wrong; SupportError for an outline without a class that holds everything."""
+    notes = []
+    if annotations.left_out:
+        n = len(annotations.left_out)
+        notes.append(f"{uri}: {n} feature{'s' if n > 1 else ''} left out: {listed(annotations.left_out)}.")
+    names = sorted({drawn.name for drawn in annotations.objects})
+    for name in names:
+        if name.casefold().startswith((REGION_NAMES[0], IGNORED_NAMES[0])):
+            annotations.assumptions.append(
+                f"{uri}: {name!r} was taken as a class of objects; regions are of class Region*, areas to leave out of "
+                "class Ignore*, and of no other."
+            )
+    notes += [f"{uri}: classes {pair} differ in case only; they were taken as two." for pair in alike(names)]
+    regions = [region.geometry for region in annotations.regions]
+    unstated = [drawn for drawn in chosen if not drawn.stated]
+    tree = shapely.STRtree([drawn.geometry for drawn in chosen])
+    outlines = np.array([drawn.geometry for drawn in unstated], object)
+    pairs = tree.query(outlines, predicate="contains_properly")
+    for index, held in zip(*np.unique(pairs[0], return_counts=True), strict=True):
+        drawn = unstated[index]
+        covered = sum(drawn.geometry.covers(region) for region in regions)
+        if covered:
+            raise SupportError(
+                f"{uri}: {drawn.title} has no class, covers {covered} of {len(regions)} regions, and holds {held} of "
+                "the other objects: all that it covers would be object; delete it, or give it a class (Region* or "
+                "Ignore*, or one of its own)"
+            )
+        notes.append(
+            f"{uri}: {drawn.title} has no class and holds {held} other objects; it was taken as an object."
+        )
+    return notes
 
 
 def _remove(mask: NDArray[np.bool_], window: Window, other: NDArray[np.bool_], other_window: Window) -> None:

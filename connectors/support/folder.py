@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -23,7 +23,14 @@ from fewscope.connectors.support.image_files import (
     read_bytes,
     size_text,
 )
-from fewscope.connectors.support.support_set import MAX_CLASSES, SupportSet, choose_classes, join_classes
+from fewscope.connectors.support.support_set import (
+    MAX_CLASSES,
+    SupportSet,
+    alike,
+    choose_classes,
+    doubts,
+    join_classes,
+)
 from fewscope.errors import SupportError
 
 log = logging.getLogger(__name__)
@@ -78,9 +85,14 @@ def load_folder(uri: str, class_names: Sequence[str]) -> SupportSet:
             raise SupportError(f"{shown}/support.json: names several classes, but the folder is one of them")
         sets.append(_load_pairs(filesystem, folder, shown, of_classes[name], of_class | {"class": name}, ()))
     try:
-        return join_classes(sets) if len(sets) > 1 else sets[0]
+        joined = join_classes(sets) if len(sets) > 1 else sets[0]
     except SupportError as error:
         raise SupportError(f"{uri}: {error}") from error
+    both = [
+        f"{uri}: classes {pair} differ in case only; they were taken as two."
+        for pair in alike(list(of_classes))
+    ]
+    return replace(joined, notes=(*joined.notes, *both))
 
 
 def _class_folders(filesystem: Any, root: str, uri: str) -> dict[str, list[_Pair]]:
@@ -155,13 +167,15 @@ def _load_pairs(
     if every and len(every) < len(instances):
         log.info("%s: %d of %d patches have instances; none are used", uri, len(every), len(instances))
     try:
+        found_labels = np.stack(labels)
         return SupportSet(
             images=np.stack(images),
-            labels=np.stack(labels),
+            labels=found_labels,
             instances=np.stack(every) if len(every) == len(instances) else None,
             names=tuple(names),
             mpp=stated.get("mpp"),
             class_names=tuple(found[i] for i in chosen),
+            notes=tuple(doubts(uri, found_labels, [found[i] for i in chosen], names)),
         )
     except SupportError as error:
         raise SupportError(f"{uri}: {error}") from error

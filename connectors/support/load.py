@@ -41,15 +41,25 @@ def _folder(uri: str, _source: Source | None, options: SupportOptions) -> Suppor
     return load_folder(uri, options.class_names)
 
 
+ANNOTATIONS = (
+    *(".geojson", ".json", ".geojsonl", ".geojsons", ".topojson", ".gpkg", ".fgb", ".parquet", ".geoparquet"),
+    *(".shp", ".shz", ".zip", ".dbf", ".kml", ".kmz", ".gml", ".gpx", ".sqlite", ".db", ".gdb"),
+    *(".tab", ".mif", ".dxf", ".dgn", ".jml", ".gmt", ".csv"),
+)
+"""On a slide GeoJSON alone; on a raster what GDAL reads, and GeoParquet."""
+
 FORMATS: tuple[SupportFormat, ...] = (
-    SupportFormat((".geojson", ".json", ".gpkg", ".shp", ".fgb"), True, _annotations),
+    SupportFormat(ANNOTATIONS, True, _annotations),
     SupportFormat(("",), False, _folder),
 )
 """The first that reads the ending is taken."""
 
 
 def _format_of(uri: str) -> SupportFormat:
-    name = uri.lower().removesuffix(".gz")
+    name = uri.lower().rstrip("/")
+    if name.startswith(("http://", "https://")):
+        name = name.partition("?")[0]  # signed addresses
+    name = name.removesuffix(".gz")
     return next(one for one in FORMATS if name.endswith(one.endings))
 
 

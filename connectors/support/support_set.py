@@ -19,6 +19,12 @@ from fewscope.errors import SupportError
 
 log = logging.getLogger(__name__)
 
+NEARLY_ALL = 0.95
+"""Share of the labelled pixels from which on a class is suspected to be an outline around everything."""
+
+ISLANDS = 4
+"""Pieces of background, each within the object, from which on a mask is suspected to be inverted."""
+
 MAX_CLASSES = 32
 """Each class costs a decoder pass per tile; more classes suggest a folder that is not a support set."""
 
@@ -90,7 +96,12 @@ class SupportSet:
             of = f" of class {self.class_names[c]!r}" if n_classes > 1 else ""
             for value, what, cure in (
                 (1, "object", "label at least one object"),
-                (0, "background", "leave some of the labelled area as background"),
+                (
+                    0,
+                    "background",
+                    "the masks are full, or an outline goes around everything: leave some of the labelled area as "
+                    "background",
+                ),
             ):
                 if not (of_class == value).any():
                     raise SupportError(f"no pixel of the {n} patches is labelled as {what}{of}; {cure}")
@@ -141,20 +152,94 @@ class SupportSet:
 
 
 def choose_classes(uri: str, found: Sequence[str], wanted: Sequence[str]) -> list[int]:
-    """Indexes in `found` of the classes to use: all, or those of `wanted`, in its order, ignoring case.
+    """Indexes in `found` of the classes to use: all, or those of `wanted`, in its order.
+
+    A name stands for the class of exactly that name, else for the only one that differs in case alone.
 
     Raises
     ------
     SupportError
-        A class is missing.
+        There is no such class, or several that differ in case alone; or one is wanted twice.
     """
     if not wanted:
         return list(range(len(found)))
-    lower = [name.lower() for name in found]
+    chosen: list[int] = []
     for name in wanted:
-        if name.lower() not in lower:
-            raise SupportError(f"{uri}: has no object of class {name!r}, only {', '.join(found)}")
-    return [lower.index(name.lower()) for name in wanted]
+        exact = [i for i, there in enumerate(found) if there == name]
+        near = exact or [i for i, there in enumerate(found) if there.casefold() == name.casefold()]
+        if not near:
+            shown = ", ".join(found[:MAX_CLASSES]) + (", ..." if len(found) > MAX_CLASSES else "")
+            raise SupportError(f"{uri}: has no object of class {name!r}, only {shown}")
+        if len(near) > 1:
+            both = " and ".join(repr(found[i]) for i in near)
+            raise SupportError(
+                f"{uri}: class {name!r} may be {both}; give --class exactly as one of them is written"
+            )
+        if near[0] in chosen:
+            raise SupportError(f"{uri}: class {found[near[0]]!r} is asked for twice; name it once")
+        chosen.append(near[0])
+    return chosen
+
+
+def alike(names: Sequence[str]) -> list[str]:
+    """Those of the names that differ in case alone, as text.
+
+    >>> alike(["Cell", "Nucleus", "nucleus"])
+    ["'Nucleus' and 'nucleus'"]
+    """
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault(name.casefold(), []).append(name)
+    return [" and ".join(map(repr, group)) for group in groups.values() if len(group) > 1]
+
+
+def doubts(
+    uri: str, labels: NDArray[np.uint8], class_names: Sequence[str], names: Sequence[str]
+) -> list[str]:
+    """What looks as if masks were inverted, or filled by an outline around everything; one sentence each.
+
+    Parameters
+    ----------
+    labels : uint8 (K, 224, 224)
+        0 background, 1..C the classes, 255 not labelled.
+    names : K
+        Of the patches.
+    """
+    said = []
+    for value, class_name in enumerate(class_names, start=1):
+        known = labels != IGNORE_LABEL
+        of_class = labels == value
+        share = of_class.sum() / max(1, known.sum())
+        inverted = [
+            name
+            for name, one, valid in zip(names, of_class, known, strict=True)
+            if _looks_inverted(one, valid)
+        ]
+        if inverted:
+            which = "all patches" if len(inverted) == len(names) else ", ".join(inverted[:4])
+            said.append(
+                f"{uri}: class {class_name} looks inverted in {which}: it fills more than half, around islands of "
+                "background. If background and object are exchanged, exchange the values of the masks."
+            )
+        elif share >= NEARLY_ALL:
+            said.append(
+                f"{uri}: {share:.0%} of what is labelled is of class {class_name}. If masks are inverted, or an "
+                "outline goes around everything, the result is wrong."
+            )
+    return said
+
+
+def _looks_inverted(of_class: NDArray[np.bool_], known: NDArray[np.bool_]) -> bool:
+    """Whether the background of a patch is islands in the object, rather than the object islands in the background."""
+    if not known.any() or not 2 * of_class.sum() > known.sum():
+        return False
+    from scipy import ndimage  # of few patches alone: most need no second look
+
+    background, n_background = ndimage.label(known & ~of_class)
+    at_edge = ndimage.binary_dilation(~np.pad(known, 1), np.ones((3, 3)))[1:-1, 1:-1]
+    n_islands = n_background - len(set(np.unique(background[at_edge]).tolist()) - {0})
+    _, n_objects = ndimage.label(of_class)
+    return bool(n_islands >= ISLANDS and n_islands >= 2 * n_objects)
 
 
 def join_classes(sets: Sequence[SupportSet]) -> SupportSet:
@@ -211,4 +296,6 @@ def join_classes(sets: Sequence[SupportSet]) -> SupportSet:
         mpp=sets[0].mpp,
         class_names=tuple(one.class_name for one in sets),
         complete=np.stack(complete),
+        notes=tuple(note for one in sets for note in one.notes),
+        assumptions=tuple(assumption for one in sets for assumption in one.assumptions),
     )

@@ -25,6 +25,8 @@ from fewscope.pipeline.config import IndexBands, RasterConfig, SegmentConfig
         ("object_radius_um", 0.0, "typical radius"),
         ("shard", 100, "use 1024"),
         ("unit", 1024, "give both"),
+        ("cell_part", "nuclei", "auto, nucleus, cell"),
+        ("geojson_origin", "slide", "scan, file"),
     ],
 )
 def test_a_value_out_of_range_is_refused_with_its_cure(option, value, cure):
