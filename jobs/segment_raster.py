@@ -84,17 +84,11 @@ def index_bands(args: argparse.Namespace) -> IndexBands | None:
 
 
 def summary(report: dict[str, Any]) -> str:
-    """The count in words, and the area."""
-    from fewscope.jobs.segmenting import count_in_words
+    """What was found and what is estimated, in words: number and area."""
+    from fewscope.pipeline.report.headline import area_in_words, count_in_words
 
-    text = count_in_words(report)
-    if report.get("covered_km2") is not None:
-        text += f", {report['covered_km2']:,.4g} km2"
-        if report["covered_interval_km2"]:
-            low, high = report["covered_interval_km2"]
-            text += f" (95 % interval {low:,.4g} to {high:,.4g})"
-        text += f" of {report['area_km2']:,.4g} km2"
-    return text
+    text, area = count_in_words(report), area_in_words(report)
+    return f"{text}; {area}, of {report['area_km2']:,.4g} km2 analysed" if area else text
 
 
 def main(argv: list[str] | None = None, prog: str = PROG, *, only_estimate: bool = False) -> int:

@@ -104,13 +104,13 @@ def run(args: argparse.Namespace) -> int:
 
 
 def summary(report: dict[str, Any]) -> str:
-    """The count in words, and how dense."""
-    from fewscope.jobs.segmenting import count_in_words
+    """What was found and what is estimated, in words, and how dense."""
     from fewscope.pipeline.report.formatting import short
+    from fewscope.pipeline.report.headline import count_in_words
 
     text = count_in_words(report)
     if report["density_per_mm2"] and "classes" not in report:
-        text += f", {short(report['density_per_mm2'])} per mm2 on {short(report['area_mm2'])} mm2"
+        text += f"; {short(report['density_per_mm2'])} found per mm2 on {short(report['area_mm2'])} mm2"
     return text
 
 

@@ -65,15 +65,3 @@ def run_all(
                 failed = True
                 complain(error)
     return BAD_INPUT if failed else 0
-
-
-def count_in_words(report: dict[str, Any]) -> str:
-    """The count and its interval, or the counts of several classes."""
-    if "classes" in report:
-        counts = ", ".join(f"{c['count']:,} {c['name']}" for c in report["classes"])
-        return f"{report['count']:,} objects: {counts}"
-    text = f"{report['count']:,} {report['class_name']}"
-    if report["count_interval"]:
-        low, high = report["count_interval"]
-        text += f" (95 % interval {low:,} to {high:,})"
-    return text

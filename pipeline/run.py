@@ -140,7 +140,7 @@ def segment(
         drawing = thread.submit(collect_report_data, plan, operating_point, written.get("map"))
         write_geojson(segmentation)  # the workers trace outlines while this process draws
         report_data = drawing.result()
-    write_run_report(clock, pool, plan, operating_point, work, rows, new_rows, report_data)
+    write_run_report(clock, segmentation, operating_point, new_rows, report_data)
     work.finish()
     return finished_report(config)
 
@@ -249,6 +249,10 @@ def number_instances(work: WorkDir, plan: Plan, rows: Mapping[str, Mapping[str, 
     min_area = np.array([0, *(c.min_area_px for c in plan.classes)])[of_class]
     merge = merge_labels(n_labels, pairs, columns["first"], columns["area"], min_area)
     log.info(
-        "%d labels, %d contacts across seams, %d instances", sum(n_labels), len(pairs), merge.n_instances
+        "%d labels, %d contacts across seams, %d instances; %d smaller objects left out",
+        sum(n_labels),
+        len(pairs),
+        merge.n_instances,
+        merge.n_dropped,
     )
     return merge

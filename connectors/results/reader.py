@@ -78,12 +78,21 @@ class Result:
 
     @property
     def count(self) -> int:
-        """Number of instances."""
+        """Number of instances that were found; `count_estimate` is the estimated true number."""
         return int(self.report["count"])
 
     @property
+    def count_estimate(self) -> int | None:
+        """Estimated true number: the count, corrected by the counting errors on held-out patches.
+
+        None if the support set allows none, or with several classes (`classes`).
+        """
+        estimate: int | None = self.report.get("count_estimate")
+        return estimate
+
+    @property
     def count_interval(self) -> tuple[int, int] | None:
-        """95 % interval of the count; None if the support set allows none, or with several classes (`classes`)."""
+        """95 % interval of `count_estimate`; None likewise."""
         return _interval(self.report["count_interval"])
 
     @property
@@ -94,11 +103,12 @@ class Result:
 
     @property
     def classes(self) -> tuple[dict[str, Any], ...]:
-        """For each class at least ``name``, ``value`` in `mask`, ``count``, ``count_interval`` and ``quality``."""
+        """For each class at least ``name``, ``value`` in `mask`, ``count``, ``count_estimate``, ``count_interval``,
+        ``quality``."""
         report = self.report
         if "classes" in report:
             return tuple(report["classes"])
-        own = {name: report.get(name) for name in ("count", "count_interval", "quality")}
+        own = {name: report.get(name) for name in ("count", "count_estimate", "count_interval", "quality")}
         return ({"name": report["class_name"], "value": 1, **own},)
 
     @property
@@ -207,7 +217,7 @@ class Result:
         """A card for notebooks: counts with intervals, size, where the report is."""
         cells = "".join(
             f"<tr><td>{html.escape(one['name'])}</td><td style='text-align:right'><b>{one['count']:,}</b></td>"
-            f"<td>{_in_words(_interval(one['count_interval']))}</td></tr>"
+            f"<td>found</td><td>{_in_words(one)}</td></tr>"
             for one in self.classes
         )
         size = f"{self.spec.width:,} x {self.spec.height:,} px"
@@ -226,8 +236,14 @@ def _interval(ends: list[int] | None) -> tuple[int, int] | None:
     return (ends[0], ends[1]) if ends else None
 
 
-def _in_words(interval: tuple[int, int] | None) -> str:
-    return f"95 % interval {interval[0]:,} to {interval[1]:,}" if interval else ""
+def _in_words(counted: dict[str, Any]) -> str:
+    """The estimated true number of a class with its interval; empty without."""
+    if not counted.get("count_interval"):
+        return ""
+    low, high = counted["count_interval"]
+    estimate = counted.get("count_estimate")
+    number = "" if estimate is None else f" {estimate:,}"
+    return f"estimated true number{number} (95 % interval {low:,} to {high:,})"
 
 
 def open_result(out: str) -> Result:

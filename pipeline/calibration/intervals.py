@@ -45,7 +45,8 @@ def ratio_interval(
 
     Returns
     -------
-    None for fewer than two patches, or where nothing was found.
+    Its middle is the ratio itself, so the lower end may be negative: `count_interval` and areas end at 0. None for
+    fewer than two patches, or where nothing was found.
     """
     true, found = np.asarray(true, np.float64), np.asarray(found, np.float64)
     if len(true) < 2 or not found.any():
@@ -53,7 +54,7 @@ def ratio_interval(
     ratio = true.sum() / found.sum()
     error = np.sqrt(((true - ratio * found) ** 2).sum() / (len(true) - 1) / len(true)) / found.mean()
     half = max(stats.t.ppf(0.975, len(true) - 1) * error, least * ratio)
-    return max(0.0, float(ratio - half)), float(ratio + half)
+    return float(ratio - half), float(ratio + half)
 
 
 def count_errors(true: Sequence[int], counted: Sequence[int]) -> np.ndarray:
@@ -84,4 +85,15 @@ def counted_ratio(
 
 def count_interval(count: int, ratio: tuple[float, float] | None) -> tuple[int, int] | None:
     """95 % confidence interval of a count whose errors are those of the held-out patches (`counted_ratio`)."""
-    return None if ratio is None else (int(np.floor(count * ratio[0])), int(np.ceil(count * ratio[1])))
+    if ratio is None:
+        return None
+    return int(np.floor(count * max(0.0, ratio[0]))), int(np.ceil(count * ratio[1]))
+
+
+def count_estimate(count: int, ratio: tuple[float, float] | None) -> int | None:
+    """The true number that a count stands for, in the middle of `ratio`: what `count_interval` is the interval of.
+
+    >>> count_estimate(44, (1.0, 2.0)), count_interval(44, (1.0, 2.0))
+    (66, (44, 88))
+    """
+    return None if ratio is None else round(count * (ratio[0] + ratio[1]) / 2)

@@ -16,6 +16,7 @@ import numpy as np
 
 from fewscope.connectors.conventions import IGNORE_LABEL
 from fewscope.pipeline.calibration.intervals import mean_interval, ratio_interval
+from fewscope.pipeline.instances.labelling import label_core
 from fewscope.pipeline.predictor import Model, predict_maps, squeeze_single_class
 
 THRESHOLDS = np.arange(0.10, 0.91, 0.05)
@@ -126,6 +127,13 @@ def score_held_out(
     return LeaveOneOut(probabilities, threshold, tuple(iou.tolist()), mean_interval(iou, 0.0, 1.0))
 
 
+def _area_of_large(mask: np.ndarray, min_area: int, connectivity: int) -> int:
+    """Pixels of the connected objects of a mask (H, W) that have at least `min_area` of them."""
+    labels, _ = label_core(mask, connectivity)
+    areas = np.bincount(labels.ravel())[1:]
+    return int(areas[areas >= min_area].sum())
+
+
 def masked_iou(prediction: np.ndarray, labels: np.ndarray) -> float:
     """IoU of the object over the labelled pixels of (H, W) arrays; NaN where the labels have no object."""
     known = labels != IGNORE_LABEL
@@ -164,12 +172,16 @@ def _ious(probabilities: np.ndarray, labels: np.ndarray, threshold: float) -> np
     return np.array([masked_iou(p >= threshold, y) for p, y in zip(probabilities, labels, strict=True)])
 
 
-def covered_ratio(held_out: LeaveOneOut | None, labels: np.ndarray) -> tuple[float, float] | None:
+def covered_ratio(
+    held_out: LeaveOneOut | None, labels: np.ndarray, min_area: int = 0, connectivity: int = 2
+) -> tuple[float, float] | None:
     """95 % confidence interval of the ratio of true to found area, from the held-out patches.
 
     Parameters
     ----------
     labels : (K, H, W) uint8 of the class, as in `score_held_out`
+    min_area : connected objects of fewer pixels are left out, as they are in the result
+    connectivity : as in `label_core`
 
     Returns
     -------
@@ -178,5 +190,6 @@ def covered_ratio(held_out: LeaveOneOut | None, labels: np.ndarray) -> tuple[flo
     if held_out is None:
         return None
     known = labels != IGNORE_LABEL
-    found = ((held_out.probabilities >= held_out.threshold) & known).sum((1, 2))
+    masks = (held_out.probabilities >= held_out.threshold) & known
+    found = [_area_of_large(mask, min_area, connectivity) for mask in masks]
     return ratio_interval((labels == 1).sum((1, 2)), found)

@@ -146,7 +146,6 @@ class UnitWorker:
         job.store.write("probability", 0, core, winning)
         for name, of_class in zip(job.store.spec.class_arrays, core_probability, strict=False):
             job.store.write(name, 0, core, np.ascontiguousarray(of_class))
-        job.store.write("semantic", 0, core, classes)
         job.store.write("scratch", 0, core, labels)
         row["labels"] = sum(n_labels)
         if row["labels"]:
@@ -169,11 +168,23 @@ def _unreadable_px(job: Job, window: Window, real: np.ndarray, padded: Window) -
 
 
 def relabel_unit(job: Job, unit: Unit, lookup: np.ndarray) -> int:
-    """Write final ids, ``lookup[labels]`` with `lookup` (n + 1,) uint32; returns the number of object pixels."""
+    """Write the final ids and the class map of a unit; returns the number of object pixels.
+
+    Both are made from the labels alone, so that a unit may be relabelled twice. Dropped objects are in neither.
+
+    Parameters
+    ----------
+    lookup : (n + 1,) uint32
+        Final id of each label; 0: background, or dropped.
+    """
     core = unit.core
     labels = np.asarray(job.store.array("scratch", 0)[_slices(core, Window(0, 0, 0, 0))])
     ids = lookup[labels]
+    of_label = job.work.load_table(unit.name, ["class"])["class"].to_numpy().astype(np.uint8)
+    classes = np.concatenate([np.zeros(1, np.uint8), of_label])
+    classes[lookup == 0] = 0
     job.store.write("instances", 0, core, ids)
+    job.store.write("semantic", 0, core, classes[labels])
     return int(np.count_nonzero(ids))
 
 

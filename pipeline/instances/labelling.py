@@ -70,12 +70,16 @@ class Merge:
         Id of the object that a label belongs to; 0: dropped.
     shared : (N + 1,) bool
         True for objects of more than one label.
+    n_dropped, dropped_px : int
+        Number of the objects that were dropped as too small, and their total area in px.
     """
 
     n_instances: int
     offsets: np.ndarray
     ids: np.ndarray
     shared: np.ndarray
+    n_dropped: int = 0
+    dropped_px: int = 0
 
     def lookup(self, unit_index: int) -> np.ndarray:
         """Lookup table (n + 1,) uint32 from the labels of a unit to ids: ``lookup[labels]``."""
@@ -211,7 +215,10 @@ def merge_labels(
     object_area[touching] = group_area[group]
 
     large = object_area >= min_area
-    large[touching[~represents]] = False
+    is_object = np.ones(total, bool)
+    is_object[touching[~represents]] = False
+    small = is_object & ~large
+    large &= is_object
     kept = np.flatnonzero(large)
     n_instances = len(kept)
     ids = np.zeros(total, np.uint32)
@@ -220,7 +227,7 @@ def merge_labels(
     shared = np.zeros(n_instances + 1, bool)
     shared[ids[touching]] = True
     shared[0] = False
-    return Merge(n_instances, offsets, ids, shared)
+    return Merge(n_instances, offsets, ids, shared, int(small.sum()), int(object_area[small].sum()))
 
 
 def _neighbours(connectivity: int) -> Literal[4, 8]:

@@ -13,7 +13,7 @@ import functools
 import importlib.metadata
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -30,8 +30,9 @@ from fewscope.pipeline.calibration import intervals, leave_one_out
 from fewscope.pipeline.calibration.operating_point import ClassOperatingPoint, OperatingPoint
 from fewscope.pipeline.execution.pool import Pool
 from fewscope.pipeline.maps.build import MapResult
+from fewscope.pipeline.outputs.segmentation import Segmentation
 from fewscope.pipeline.plan import Plan
-from fewscope.pipeline.report.content import ClassResult, Quality, Report, Timings, make_report
+from fewscope.pipeline.report.content import ClassResult, Dropped, Quality, Report, Timings, make_report
 from fewscope.pipeline.report.figures import Pictures, draw
 from fewscope.pipeline.report.map_section import draw_map, map_section
 from fewscope.pipeline.report.render import write_report
@@ -40,16 +41,16 @@ from fewscope.pipeline.report.statistics import InstanceStatistics, instance_sta
 log = logging.getLogger(__name__)
 
 COUNT_INTERVAL_SOURCE = (
-    "95 % interval of the true count: the count, corrected by the counting errors on the held-out support "
-    "patches. If all errors have the same sign, the count itself may lie outside."
+    "The estimate is the number found, corrected by the counting errors on the held-out support patches. If these "
+    "errors have the same sign, the number found may lie outside the interval of the estimate."
 )
 
 COVERED_INTERVAL_SOURCE = (
-    "95 % interval of the true area: the segmented area, corrected by the errors of area on the held-out support "
-    "patches."
+    "The estimate is the area found, corrected by the errors of area on the held-out support patches. If these errors "
+    "have the same sign, the area found may lie outside the interval of the estimate."
 )
 
-COUNT_INTERVALS_SOURCE = "Each class has its own interval, below; there is none for the total."
+COUNT_INTERVALS_SOURCE = "Each class has its own estimate, below; there is none for the total."
 
 VERSIONS_OF = ("torch", "ray", "zarr", "openslide-python", "openslide-bin", "numpy", "scipy")
 
@@ -130,24 +131,29 @@ def collect_report_data(
 
 def write_run_report(
     clock: Clock,
-    pool: Pool,
-    plan: Plan,
+    segmentation: Segmentation,
     operating_point: OperatingPoint,
-    work: WorkDir,
-    rows: Mapping[str, Mapping[str, Any]],
     fresh: list[dict[str, Any]],
     data: ReportData,
 ) -> Report:
-    """Write ``report.html`` and ``report.json``; returns their content."""
+    """Write ``report.html`` and ``report.json``; returns their content.
+
+    Parameters
+    ----------
+    fresh : rows of the units that were segmented in this process
+    """
+    plan, pool, work = segmentation.plan, segmentation.pool, segmentation.job.work
     found, of_classes, map_result = data.whole, data.of_classes, data.map_result
     names = plan.support.class_names
-    count_intervals = [
-        intervals.count_interval(one.count, point.counted_ratio)
-        for one, point in zip(of_classes or [found], operating_point.classes, strict=True)
-    ]
+    counts = [one.count for one in of_classes or [found]]
+    counted = [point.counted_ratio for point in operating_point.classes]
+    count_intervals = list(map(intervals.count_interval, counts, counted))
+    count_estimates = list(map(intervals.count_estimate, counts, counted))
     ratios = [
-        leave_one_out.covered_ratio(point.loo, labels)
-        for point, labels in zip(operating_point.classes, plan.support.labels_by_class, strict=True)
+        leave_one_out.covered_ratio(point.loo, labels, of_class.min_area_px, plan.config.connectivity)
+        for point, labels, of_class in zip(
+            operating_point.classes, plan.support.labels_by_class, plan.classes, strict=True
+        )
     ]
     qualities = [quality(plan, point) for point in operating_point.classes]
     report = make_report(
@@ -159,16 +165,20 @@ def write_run_report(
         map_section=map_section(map_result.summary) if map_result else None,
         timings=timings(clock, fresh, pool),
         quality=mean_quality(qualities),
+        count_estimate=None if of_classes else count_estimates[0],
         count_interval=None if of_classes else count_intervals[0],
         count_interval_source=count_interval_source(operating_point),
         covered_ratio=None if of_classes else ratios[0],
         covered_interval_source="" if of_classes or ratios[0] is None else COVERED_INTERVAL_SOURCE,
-        unreadable_px=sum(row["unread_px"] for row in rows.values()),
+        unreadable_px=sum(row["unread_px"] for row in segmentation.rows.values()),
+        dropped=Dropped(segmentation.merge.n_dropped, segmentation.merge.dropped_px),
         notes=[*plan.support.notes, *notes(plan, operating_point)],
         assumptions=assumptions(plan),
         classes=[
             ClassResult(*of_class)
-            for of_class in zip(names, of_classes, qualities, count_intervals, ratios, strict=False)
+            for of_class in zip(
+                names, of_classes, qualities, count_intervals, count_estimates, ratios, strict=False
+            )
         ],
     )
     write_report(plan.config.out, report, data.pictures)

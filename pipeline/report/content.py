@@ -70,7 +70,16 @@ class ClassResult:
     statistics: InstanceStatistics
     quality: Quality | None
     count_interval: tuple[int, int] | None
+    count_estimate: int | None = None
     covered_ratio: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """Objects that were left out as too small: their number, and their area in working pixels."""
+
+    count: int = 0
+    area_px: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,11 +90,13 @@ class ClassReport:
     value: int  # in the class map
     colour: str  # "#rrggbb"
     count: int
+    count_estimate: int | None
     count_interval: tuple[int, int] | None
     density_per_mm2: float | None
     density_per_mpx: float | None
     covered_mm2: float | None
     covered_px: int
+    covered_estimate_px: float | None
     covered_interval_px: tuple[float, float] | None
     covered_fraction: float | None
     sizes: Sizes | None
@@ -96,12 +107,14 @@ class ClassReport:
 class Report:
     """Every number of the page, as plain JSON types.
 
-    Areas are of tissue that was analysed, that is without the part that could not be read.
+    Areas are of tissue that was analysed, that is without the part that could not be read. ``count`` and ``covered_*``
+    are what was found; each ``*_estimate`` is of the truth, and each ``*_interval`` is that of the estimate beside it.
     """
 
     title: str
     class_name: str
     count: int
+    count_estimate: int | None
     count_interval: tuple[int, int] | None
     count_interval_source: str
     density_per_mm2: float | None
@@ -110,9 +123,12 @@ class Report:
     area_px: float
     covered_mm2: float | None
     covered_px: int
+    covered_estimate_px: float | None
     covered_interval_px: tuple[float, float] | None
     covered_interval_source: str
     covered_fraction: float | None
+    dropped_count: int  # objects left out as too small: they are in no number, file or picture
+    dropped_px: int
     unreadable_px: float
     unreadable_fraction: float
     mpp: float | None
@@ -120,6 +136,7 @@ class Report:
     metres_per_px: float | None  # of rasters, with the areas on the ground
     area_km2: float | None
     covered_km2: float | None
+    covered_estimate_km2: float | None
     covered_interval_km2: tuple[float, float] | None
     density_per_km2: float | None
     sizes: Sizes | None  # None without instances
@@ -147,7 +164,16 @@ class Report:
 
 def _between(ratio: tuple[float, float] | None, area: float, most: float) -> tuple[float, float] | None:
     """An area times both ends of a ratio, each at most `most`."""
-    return None if ratio is None else (min(most, ratio[0] * area), min(most, ratio[1] * area))
+    return None if ratio is None else (_at_most(ratio[0] * area, most), _at_most(ratio[1] * area, most))
+
+
+def _middle(ratio: tuple[float, float] | None, area: float, most: float) -> float | None:
+    """The estimate that `_between` is the interval of."""
+    return None if ratio is None else _at_most((ratio[0] + ratio[1]) / 2 * area, most)
+
+
+def _at_most(area: float, most: float) -> float:
+    return min(most, max(0.0, area))
 
 
 def _finite(value: float | None) -> float | None:
@@ -162,11 +188,13 @@ def make_report(
     run: Mapping[str, Any],
     timings: Timings,
     quality: Quality | None = None,
+    count_estimate: int | None = None,
     count_interval: tuple[int, int] | None = None,
     count_interval_source: str = "",
     covered_ratio: tuple[float, float] | None = None,
     covered_interval_source: str = "",
     unreadable_px: float = 0.0,
+    dropped: Dropped | None = None,
     ground_areas: GroundAreas | None = None,
     map_section: MapSection | None = None,
     notes: Sequence[str] = (),
@@ -184,10 +212,12 @@ def make_report(
     run : mapping
         what was run: groups such as ``{"model": {"name": ..., "sha256": ...}, "options": {...},
         "hash": "..."}``; the group "source" is filled in from `info`
-    count_interval, count_interval_source
-        lowest and highest plausible count, and one sentence on where they come from
+    count_estimate, count_interval, count_interval_source
+        estimated true number, its lowest and highest plausible value, and one sentence on where they come from
     covered_ratio, covered_interval_source
-        the same of the area that objects cover, as a ratio to the segmented area
+        the same of the area that objects cover, as a ratio to the segmented area, whose middle is the estimate
+    dropped : Dropped, optional
+        None: nothing was left out
     unreadable_px : float
         tissue that could not be read, in working pixels
     map_section : MapSection, optional
@@ -219,10 +249,13 @@ def make_report(
     return Report(
         title=_name(info.uri),
         class_name=class_name,
+        count_estimate=count_estimate,
         count_interval=count_interval,
         count_interval_source=count_interval_source,
         area_mm2=area_px * info.mpp**2 / 1e6 if info.mpp else None,
         area_px=area_px,
+        dropped_count=dropped.count if dropped else 0,
+        dropped_px=dropped.area_px if dropped else 0,
         unreadable_px=float(unreadable_px),
         unreadable_fraction=unread,
         mpp=info.mpp,
@@ -230,8 +263,14 @@ def make_report(
         metres_per_px=metres_per_px,
         area_km2=ground_areas.analysed_m2 / 1e6 if ground_areas else None,
         covered_km2=ground_areas.covered_m2 / 1e6 if ground_areas else None,
+        covered_estimate_px=_middle(covered_ratio, statistics.covered_px, area_px),
         covered_interval_px=_between(covered_ratio, statistics.covered_px, area_px),
         covered_interval_source=covered_interval_source,
+        covered_estimate_km2=_middle(
+            covered_ratio, ground_areas.covered_m2 / 1e6, ground_areas.analysed_m2 / 1e6
+        )
+        if ground_areas
+        else None,
         covered_interval_km2=_between(
             covered_ratio, ground_areas.covered_m2 / 1e6, ground_areas.analysed_m2 / 1e6
         )
@@ -247,7 +286,9 @@ def make_report(
                 name=one.name,
                 value=value,
                 colour="#{:02x}{:02x}{:02x}".format(*class_colour(value)),
+                count_estimate=one.count_estimate,
                 count_interval=one.count_interval,
+                covered_estimate_px=_middle(one.covered_ratio, one.statistics.covered_px, area_px),
                 covered_interval_px=_between(one.covered_ratio, one.statistics.covered_px, area_px),
                 **_measures(one.statistics, area_px, info.mpp, metres_per_px),
                 quality=one.quality,

@@ -107,6 +107,26 @@ def test_a_scene_becomes_a_map_with_its_grid_and_its_areas(job, scene, tmp_path)
         assert (mask.read(1) == 1).sum() == AREA_PX
 
 
+def test_what_is_too_small_is_in_no_number_and_no_file(job, scene, tmp_path):
+    code, report, _ = job(scene, "--min-area-m2", "50000", "--instances", "components")
+    kept = [lake for lake in LAKES if (lake[2] - lake[0]) * (lake[3] - lake[1]) * 100 >= 50_000]
+    kept_px = sum((bottom - top) * (right - left) for top, left, bottom, right in kept)
+    assert (code, report["count"], len(kept)) == (0, len(kept), 3)
+    assert (report["dropped_count"], report["dropped_px"]) == (1, AREA_PX - kept_px)
+    assert report["covered_px"] == kept_px
+    assert report["covered_km2"] == pytest.approx(kept_px * 100 / 1e6, rel=1e-9)
+    result = open_result(str(tmp_path / "out"))
+    for levels in zip(result.mask, result.labels, strict=True):
+        mask, labels = (level.compute() for level in levels)
+        assert np.array_equal(mask > 0, labels > 0)
+    with rasterio.open(tmp_path / "out/mask.tif") as dataset:
+        assert np.count_nonzero(dataset.read(1) == 1) == kept_px
+    assert len(gpd.read_file(tmp_path / "out/features.gpkg", layer="features")) == 3
+    page = (tmp_path / "out/report.html").read_text()
+    assert "1 smaller object" in page
+    assert "--min-area-m2" in page
+
+
 @pytest.mark.slow
 def test_what_the_user_says_is_no_data_is_not_part_of_the_area(job, scene):
     with rasterio.open(scene, "r+") as raster:

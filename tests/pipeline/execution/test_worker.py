@@ -59,7 +59,7 @@ def test_p_1_gives_1_on_every_pixel_at_every_overlap(job, overlap):
     worker = UnitWorker(fakes.Certain)
     rows = [worker(job, unit) for unit in units]
     assert (job.store.array("probability")[:] == 255).all()
-    assert (job.store.array("semantic")[:] == 1).all()
+    assert (job.store.array("scratch")[:] == 1).all()
     assert [row["labels"] for row in rows] == [1] * len(units)
     assert sum(row["unread_px"] for row in rows) == 0
 
@@ -144,7 +144,10 @@ def test_relabelling_writes_the_final_ids(job):
     n_pixels = relabel_unit(job, unit, lookup)
     local = job.store.array("scratch")[:256, :256]
     assert np.array_equal(job.store.array("instances")[:256, :256], lookup[local])
+    assert np.array_equal(job.store.array("semantic")[:256, :256], (local > 1).astype(np.uint8))
     assert n_pixels == (local > 1).sum()
+    relabel_unit(job, unit, np.arange(n + 1, dtype=np.uint32))  # again, from the labels alone
+    assert np.array_equal(job.store.array("semantic")[:256, :256], (local > 0).astype(np.uint8))
 
 
 class Damaged:

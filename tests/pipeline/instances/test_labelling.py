@@ -109,6 +109,9 @@ def test_units_equal_the_whole_image(
     np.testing.assert_array_equal(result, in_raster_order(mask, connectivity, min_area))
     assert merge.n_instances == result.max(initial=0)
     assert len(merge.shared) == merge.n_instances + 1
+    all_objects = in_raster_order(mask, connectivity)
+    assert merge.n_dropped == all_objects.max(initial=0) - merge.n_instances
+    assert merge.dropped_px == np.count_nonzero(all_objects) - np.count_nonzero(result)
 
 
 @given(
