@@ -191,7 +191,7 @@ def _notes(uri: str, annotations: AnnotationFile, chosen: list[Annotation]) -> l
                 "Ignore*, or one of its own)"
             )
         notes.append(
-            f"{uri}: {drawn.title} has no class and holds {held} other objects; it was taken as an object."
+            f"{uri}: {drawn.title} has no class and holds {held} of the other objects; it was taken as an object."
         )
     return notes
 

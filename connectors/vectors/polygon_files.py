@@ -42,6 +42,10 @@ IN_ARCHIVES = (
 """What is looked for in ZIP archives, the first kind that there is."""
 
 
+REFERENCES = (b"<ogrvrtdatasource", b"<ogrwfsdatasource", b"<ogrcswdatasource", b"gdal_streamed_alg")
+"""Beginnings of small files that make GDAL read other files or addresses, whatever their name ends with."""
+
+HEAD_BYTES = 4096
 MAX_UNPACKED_BYTES = 512 * 2**20
 TOO_LARGE = "give the few features that are needed"
 
@@ -144,19 +148,25 @@ def _paths(uri: str) -> list[str]:
         if uri.startswith("/vsi"):
             return [f"/vsigzip/{uri}"]
         packed = os.path.abspath(local_copy(uri))
-        _check_unpacked_size(uri, packed)
+        _check_unpacked(uri, packed)
         return [f"/vsigzip/{packed}"]
     if not name.endswith(".zip") or name.endswith((".gdb.zip", ".shp.zip")) or uri.startswith("/vsi"):
+        if os.path.isfile(uri):
+            with open(uri, "rb") as file:
+                _check_head(uri, file.read(HEAD_BYTES))
         return [uri]
     archive = local_copy(uri)
     try:
         with zipfile.ZipFile(archive) as opened:
             names = sorted(n for n in opened.namelist() if not n.startswith("__MACOSX/"))
+            for member in names:
+                with opened.open(member) as file:
+                    _check_head(uri, file.read(HEAD_BYTES))
             if sum(entry.file_size for entry in opened.infolist()) > MAX_UNPACKED_BYTES:
                 raise SourceError(
                     f"{uri}: unpacks to more than {MAX_UNPACKED_BYTES // 2**20} MiB; {TOO_LARGE}"
                 )
-    except (OSError, zipfile.BadZipFile) as error:
+    except (OSError, RuntimeError, NotImplementedError, zipfile.BadZipFile) as error:  # encrypted ones, too
         raise SourceError(
             f"{uri}: is not a ZIP archive ({error}); pack it again, or give the file in it"
         ) from error
@@ -186,12 +196,23 @@ def polygons_of(geometry: BaseGeometry) -> BaseGeometry | None:
     return parts[0] if len(parts) == 1 else shapely.MultiPolygon(parts)
 
 
-def _check_unpacked_size(uri: str, path: str) -> None:
-    """Refuse a small file that is a large one."""
+def _check_head(uri: str, head: bytes) -> None:
+    """Refuse a file that refers to others: they would be read in the name of whoever runs the job."""
+    if any(reference in head.lower() for reference in REFERENCES):
+        raise SourceError(
+            f"{uri}: refers to other files or addresses instead of holding polygons; write what it shows with "
+            "`ogr2ogr OUT.gpkg FILE`"
+        )
+
+
+def _check_unpacked(uri: str, path: str) -> None:
+    """Refuse a compressed file that is too large, or refers to others."""
     size = 0
     try:
         with gzip.open(path) as unpacked:
             while piece := unpacked.read(2**20):
+                if not size:
+                    _check_head(uri, piece[:HEAD_BYTES])
                 size += len(piece)
                 if size > MAX_UNPACKED_BYTES:
                     raise SourceError(

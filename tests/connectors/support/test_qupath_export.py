@@ -202,7 +202,7 @@ def test_an_unclassified_annotation_around_some_objects_is_noted(load):
     support = load(
         feature(box(*REGION), "Region*"), feature(box(30, 30, 110, 110)), feature(box(40, 40, 60, 60), "A")
     )
-    assert "feature 2) has no class and holds 1 other objects" in support.notes[0]
+    assert "feature 2) has no class and holds 1 of the other objects" in support.notes[0]
 
 
 def test_an_unclassified_area_without_objects_in_it_is_an_object(load):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import shutil
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -261,3 +262,32 @@ def test_a_parquet_file_that_is_no_geoparquet(tmp_path, source):
     pq.write_table(pa.table({GEOMETRY: [shapely.to_wkb(REGION)]}, schema), tmp_path / "b.parquet")
     with pytest.raises(SupportError, match="states no CRS"):
         load_support(str(tmp_path / "b.parquet"), source=source)
+
+
+REFERRING = "<OGRVRTDataSource><OGRVRTLayer name='a'><SrcDataSource>{}</SrcDataSource></OGRVRTLayer></OGRVRTDataSource>"
+
+
+@pytest.mark.parametrize("name", ["a.gpkg", "a.geojson", "a.vrt.gz", "a.zip"])
+def test_files_that_refer_to_others_are_refused(tmp_path, scene, name):
+    """Under any name: GDAL knows them by their content."""
+    other = write(tmp_path / "other.gpkg", DRAWN, driver="GPKG")
+    text = REFERRING.format(other).encode()
+    path = tmp_path / name
+    if name.endswith(".zip"):
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("a.gpkg", text)
+    else:
+        path.write_bytes(gzip.compress(text) if name.endswith(".gz") else text)
+    with pytest.raises(SourceError, match="refers to other files") as error:
+        open_source(scene, raster=RasterOptions(aoi=str(path)))
+    assert str(path) in str(error.value)
+
+
+def test_small_files_that_unpack_to_large_ones_are_refused(tmp_path, scene, monkeypatch):
+    monkeypatch.setattr("fewscope.connectors.vectors.polygon_files.MAX_UNPACKED_BYTES", 2**20)
+    (tmp_path / "a.geojson.gz").write_bytes(gzip.compress(bytes(2**21)))
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.geojson", bytes(2**21))
+    for name in ("a.geojson.gz", "a.zip"):
+        with pytest.raises(SourceError, match="unpacks to more than 1 MiB"):
+            open_source(scene, raster=RasterOptions(aoi=str(tmp_path / name)))
