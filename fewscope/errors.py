@@ -39,6 +39,10 @@ class RunMismatch(FewscopeError, FileExistsError):
     """The output folder holds another run, or files that are not a run's."""
 
 
+class RunInUse(RunMismatch):
+    """Another driver is at work in the output folder."""
+
+
 class UnreadableError(FewscopeError, RuntimeError):
     """More of the source was unreadable than ``max_unreadable`` allows. The report was written all the same."""
 
@@ -53,6 +57,10 @@ class MissingPackageError(FewscopeError, ImportError):
 
 class Cancelled(FewscopeError, RuntimeError):
     """A run was cancelled by its caller. Finished units are kept: the same call resumes."""
+
+
+class HolesError(FewscopeError, RuntimeError):
+    """Some units killed every worker that tried them. The report was written all the same, and names them."""
 
 
 class WorkerError(FewscopeError, RuntimeError):

@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import glob
 import logging
+import signal
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +15,9 @@ from fewscope._version import __version__
 from fewscope.errors import FewscopeError
 
 BAD_INPUT = 2
+HOLES = 3
 STOPPED = 130  # what shells report of a program stopped by Ctrl-C
+TERMINATED = 143  # and of one stopped by SIGTERM, which `ray job stop`, Kubernetes and Slurm send
 EXPECTED = (FewscopeError, ValueError, OSError, ArithmeticError)
 NOISY = (
     "PIL",
@@ -41,6 +45,14 @@ def expand(sources: list[str]) -> list[str]:
     return found
 
 
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM: everything that cleans up after Ctrl-C does so after it too."""
+
+
+def _terminate(*_: object) -> None:
+    raise _Terminated
+
+
 def complain(error: BaseException) -> None:
     """One line on stderr; with -v the traceback, in the log."""
     print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
@@ -57,8 +69,11 @@ def call(run: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> 
 
     Returns
     -------
-    0: reports written; 2: bad input, one line for each on stderr; 130: stopped by Ctrl-C.
+    0: reports written; 2: bad input, one line for each on stderr; 3: reports written, with holes; 130: stopped by
+    Ctrl-C; 143: stopped by SIGTERM.
     """
+    in_main_thread = threading.current_thread() is threading.main_thread()  # others get no signals
+    before = signal.signal(signal.SIGTERM, _terminate) if in_main_thread else None
     logging.basicConfig(  # stdout: stderr is for errors alone
         level=logging.DEBUG if args.verbose else logging.INFO,
         format="%(asctime)s %(message)s",
@@ -71,11 +86,14 @@ def call(run: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> 
     log.info("Fewscope %s", __version__)
     try:
         return run(args)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         print("stopped; the same command resumes", file=sys.stderr)
-        return STOPPED
+        return TERMINATED if isinstance(error, _Terminated) else STOPPED
     except (*EXPECTED, ImportError) as error:
         if isinstance(error, ImportError) and (error.name or "").partition(".")[0] == "fewscope":
             raise  # a fault of ours, not a package that is not installed
         complain(error)
         return BAD_INPUT
+    finally:
+        if in_main_thread:
+            signal.signal(signal.SIGTERM, before)

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fewscope._version import __version__
+from fewscope.model.conventions import PRECISIONS
 from fewscope.model.networks.names import MODELS
 
 GROUPS = ("input", "output", "model", "instances", "execution")
@@ -126,6 +127,13 @@ def add_model_options(parser: JobParser) -> None:
         "(default 120; 30 leaves out fine-tuning, 0 leaves out both)",
     )
     add(
+        "--precision",
+        choices=PRECISIONS,
+        default="auto",
+        help="arithmetic of the network, the same on all workers; auto: bfloat16 if the processor or GPU has it, else "
+        "float32; a resumed run keeps its own (default auto)",
+    )
+    add(
         "--threshold",
         type=float,
         metavar="P",
@@ -154,6 +162,14 @@ def add_instance_options(parser: JobParser, default: str) -> None:
     )
 
 
+def seconds_above_0(text: str) -> float:
+    """A time from the command line."""
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not a time above 0; give seconds, such as 1800")
+    return value
+
+
 def add_execution_options(parser: JobParser, ground: str, only_estimate: bool = False) -> None:
     """Where and how a job runs; ``ground``: what is segmented, in a word."""
     add = parser.group["execution"].add_argument
@@ -168,6 +184,15 @@ def add_execution_options(parser: JobParser, ground: str, only_estimate: bool = 
         type=float,
         metavar="N",
         help="GPUs per actor; 0.5 puts two on a GPU (default 1 if there are GPUs)",
+    )
+    add(
+        "--unit-timeout",
+        dest="unit_timeout_s",
+        type=seconds_above_0,
+        default=1800.0,
+        metavar="SECONDS",
+        help="a worker that takes longer for a unit is killed, and the unit goes to another one; not with --local "
+        "(default 1800)",
     )
     add("--local", action="store_true", help="run in this process, without Ray")
     add(

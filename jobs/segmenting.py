@@ -11,7 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from fewscope.jobs.common import BAD_INPUT, EXPECTED, complain
+from fewscope.errors import ConfigError, HolesError
+from fewscope.jobs.common import BAD_INPUT, EXPECTED, HOLES, complain
 from fewscope.pipeline.calibration.model_selection import EncodingCache
 from fewscope.pipeline.config import SegmentConfig
 from fewscope.pipeline.estimate import estimate
@@ -47,14 +48,18 @@ def run_all(
         for config in todo:
             print(estimate(config, model))
         return 0
-    failed, encodings = False, EncodingCache(model)
+    if args.local and todo[0].precision not in ("auto", *model.precisions):
+        raise ConfigError(
+            f"--precision {todo[0].precision}: {model.processor} does not compute in it; use float32, or leave it out"
+        )
+    exit_codes, encodings = {0}, EncodingCache(model)
     workers: Pool
     if args.local:
         workers = LocalPool(lambda: model)
     else:
         from fewscope.pipeline.execution.ray_pool import RayPool  # Ray takes a second to import
 
-        workers = RayPool(load, args.workers, args.gpus_per_worker)
+        workers = RayPool(load, args.workers, args.gpus_per_worker, args.unit_timeout_s)
     with workers as pool:
         for config in todo:
             try:
@@ -62,6 +67,6 @@ def run_all(
                 text = f"{config.source}: {summary(report)}\n  {config.out.rstrip('/')}/report.html"
                 print(text, flush=True)
             except EXPECTED as error:
-                failed = True
+                exit_codes.add(HOLES if isinstance(error, HolesError) else BAD_INPUT)
                 complain(error)
-    return BAD_INPUT if failed else 0
+    return BAD_INPUT if BAD_INPUT in exit_codes else max(exit_codes)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import platform
+from pathlib import Path
+
 import torch
 
 
@@ -15,3 +18,24 @@ def computes_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def native_precisions(device: torch.device) -> tuple[str, ...]:
+    """Names of the precisions that a device computes in natively, the slowest first."""
+    return ("float32", "bfloat16") if computes_bfloat16(device) else ("float32",)
+
+
+def processor_name(device: torch.device) -> str:
+    """The kind of processor that a device is: results have the same bytes on the same kind.
+
+    Of a GPU its name; of a CPU also the instructions that torch uses on it, such as AVX2.
+    """
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    name = platform.processor() or platform.machine()
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        name = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):  # not Linux, or a processor without a name
+        pass
+    return f"{name} ({torch.backends.cpu.get_cpu_capability()})"

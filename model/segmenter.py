@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from fewscope.errors import ConfigError, WeightsError
 from fewscope.model.conventions import IGNORE_LABEL, PATCH_SIZE
 from fewscope.model.depth import instance_depth
-from fewscope.model.devices import computes_bfloat16, default_device
+from fewscope.model.devices import default_device, native_precisions, processor_name
 from fewscope.model.finetune import AdaptConfig, adapt
 from fewscope.model.networks.compact import CompactNet, CompactPack
 from fewscope.model.networks.names import MODELS
@@ -39,12 +39,14 @@ class SupportFeatures:
     shots : K, the number of patches
     digest : hash of the support set, the weights, and their adaptation
     texture_share : weight of the pixel classifier in a pixel's logit, 0 to 1
+    precision : in which tiles are predicted with it, "float32" or "bfloat16": one for all workers of a run
     """
 
     views: tuple[View, ...]
     shots: int
     digest: str
     texture_share: float = 0.0
+    precision: str = "float32"
 
     @property
     def n_classes(self) -> int:
@@ -69,7 +71,9 @@ class Segmenter:
     name : shown in the report
     weights_digest : identity of the weights
     device : "cpu", "cuda", or None for CUDA when there is one
-    dtype : None for bfloat16 where the device computes in it natively, else float32
+    precision : in which tiles are predicted, one of `PRECISIONS`. "auto" is decided here, for all that use the
+        features that this segmenter encodes.
+    dtype : computes in this dtype whatever the features say: for measurements
     batch_size : tiles per forward pass; None for 4 on a CPU, which fit its caches, and 64 on a GPU. Shorter batches are
         padded, so that a tile's result does not depend on the tiles that are predicted with it.
     """
@@ -81,18 +85,39 @@ class Segmenter:
         weights_digest: str = "",
         *,
         device: str | None = None,
+        precision: str = "auto",
         dtype: torch.dtype | None = None,
         batch_size: int | None = None,
     ) -> None:
         self.device = torch.device(device) if device else default_device()
-        self.dtype = dtype or (torch.bfloat16 if computes_bfloat16(self.device) else torch.float32)
+        self.precisions = native_precisions(self.device)
+        self.precision = self.precisions[-1] if precision == "auto" else precision
+        self._forced = dtype
         self.batch_size = batch_size or (4 if self.device.type == "cpu" else 64)
         self.name = name
         self.weights_digest = weights_digest
         # the support set is compiled in float32: closed-form solutions need the precision, and it happens once
         self._exact = network.eval().to(self.device)
-        self._fast = self._faster(network)
+        self._fast: dict[torch.dtype, nn.Module] = {}
         self._ready: _Ready | None = None
+
+    @property
+    def processor(self) -> str:
+        """The kind of processor that this segmenter computes on."""
+        return processor_name(self.device)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """In which tiles are predicted with the features that this segmenter encodes."""
+        return self._dtype_of(self.precision)
+
+    def _dtype_of(self, precision: str) -> torch.dtype:
+        """float32 also for bfloat16 where that would be emulated: workers refuse such a run, and its driver, which may
+        lack the workers' GPUs, merely chooses by these predictions."""
+        if self._forced is not None:
+            return self._forced
+        is_native = precision == "bfloat16" and precision in self.precisions
+        return torch.bfloat16 if is_native else torch.float32
 
     @property
     def has_depth(self) -> bool:
@@ -163,7 +188,7 @@ class Segmenter:
             digest.update(np.ascontiguousarray(array).tobytes())
         for view in views:
             digest.update(view.digest().encode())
-        return SupportFeatures(views, len(images), digest.hexdigest(), texture_share)
+        return SupportFeatures(views, len(images), digest.hexdigest(), texture_share, self.precision)
 
     def _view(
         self,
@@ -223,10 +248,10 @@ class Segmenter:
         network.load_state_dict(dict(weights))
         return network
 
-    def _faster(self, network: nn.Module) -> nn.Module:
+    def _faster(self, network: nn.Module, dtype: torch.dtype) -> nn.Module:
         """A copy for prediction: batch norms folded, in the dtype and memory layout that suit the device."""
         fast = fold_batch_norm(copy.deepcopy(network)).eval()
-        return fast.to(device=self.device, dtype=self.dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return fast.to(device=self.device, dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @torch.inference_mode()
     def predict(self, tiles: np.ndarray, features: SupportFeatures, depth: bool = False) -> np.ndarray:
@@ -292,13 +317,22 @@ class Segmenter:
     def _prepared(self, features: SupportFeatures) -> _Ready:
         """Networks and packs for features, kept for the next call. Safe with several threads."""
         ready = self._ready
-        if ready is None or ready.features.digest != features.digest:
-            self._ready = ready = _Ready(features, tuple(map(self._member, features.views)))
+        asked = features.digest, features.precision
+        if ready is None or (ready.features.digest, ready.features.precision) != asked:
+            dtype = self._dtype_of(features.precision)
+            self._ready = ready = _Ready(
+                features, tuple(self._member(view, dtype) for view in features.views)
+            )
         return ready
 
-    def _member(self, view: View) -> tuple[nn.Module, View]:
-        network = self._fast if view.weights is None else self._faster(self._with(view.weights))
-        packs = tuple(pack.to(device=self.device, dtype=self.dtype) for pack in view.packs)
+    def _member(self, view: View, dtype: torch.dtype) -> tuple[nn.Module, View]:
+        if view.weights is not None:
+            network = self._faster(self._with(view.weights), dtype)
+        else:
+            if dtype not in self._fast:
+                self._fast[dtype] = self._faster(self._exact, dtype)
+            network = self._fast[dtype]
+        packs = tuple(pack.to(device=self.device, dtype=dtype) for pack in view.packs)
         return network, replace(view, packs=packs)
 
 
@@ -347,7 +381,7 @@ def load_segmenter(model: str = "compact", weights: str | None = None, **options
     ----------
     model : one of `MODELS`
     weights : path of a ``.safetensors`` file; None for the shipped one
-    options : device, dtype, batch_size of `Segmenter`
+    options : device, precision, dtype, batch_size of `Segmenter`
 
     Raises
     ------

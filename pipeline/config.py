@@ -11,7 +11,7 @@ from typing import Literal
 from fewscope.connectors.raster_options import RasterOptions
 from fewscope.connectors.support_options import CellPart, GeoJsonOrigin, SupportOptions
 from fewscope.errors import ConfigError
-from fewscope.model.conventions import PATCH_SIZE
+from fewscope.model.conventions import PATCH_SIZE, PRECISIONS
 
 Instances = Literal["auto", "components", "split", "learned"]
 """How touching objects are separated."""
@@ -46,6 +46,8 @@ class SegmentConfig:
     simplify_px : tolerance of the outlines, px; 0 follows every pixel
     class_probabilities : also store the probability of each class, not only that of the class that a pixel is
         assigned to
+    precision : in which tiles are predicted, by all workers; "auto": bfloat16 where the processor computes in it, else
+        float32; a run that is resumed keeps its own
     geojson_origin : where the coordinates of GeoJSON start, read and written, on slides that state a scanned area:
         "scan": at its corner, as QuPath expects; "file": at the corner of the slide
     cell_part : outline of QuPath's cells that is learned from; "auto": the nucleus for classes that mean nuclei, else
@@ -82,6 +84,7 @@ class SegmentConfig:
     outlines: Literal["auto", "polygons", "points", "none"] = "auto"
     simplify_px: float = 0.5
     class_probabilities: bool = False
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
     geojson_origin: GeoJsonOrigin = "scan"
     cell_part: CellPart = "auto"
 
@@ -103,6 +106,8 @@ class SegmentConfig:
             )
         if not 0 <= self.max_unreadable <= 1:
             raise ConfigError(f"--max-unreadable {self.max_unreadable} is not between 0 and 1; use 0.1")
+        if self.precision not in PRECISIONS:
+            raise ConfigError(f"--precision {self.precision} is none of {', '.join(PRECISIONS)}")
         if not 0 <= self.overlap <= PATCH_SIZE // 2:
             raise ConfigError(
                 f"--overlap {self.overlap} is not in 0..{PATCH_SIZE // 2} (half a tile); use 32"

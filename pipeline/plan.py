@@ -98,7 +98,7 @@ class Plan:
 
 def model_loader(config: SegmentConfig) -> Callable[[], Segmenter]:
     """A picklable function with which workers load the model."""
-    return functools.partial(load_segmenter, config.model, config.weights)
+    return functools.partial(load_segmenter, config.model, config.weights, precision=config.precision)
 
 
 def make_plan(config: SegmentConfig, has_depth: bool = False) -> Plan:
@@ -282,6 +282,7 @@ def manifest(plan: Plan, model: predictor.Model) -> dict[str, Any]:
             "class": _one_or_list(plan.support.class_names),
             "model": model.name,
             "weights": getattr(model, "weights_digest", ""),
+            "precision": predictor.precision_of(model),
             "tile": plan.grid.tile,
             "overlap": plan.grid.overlap,
             "adapt_s": config.adapt_s,

@@ -43,6 +43,27 @@ def has_depth(model: Model) -> bool:
     return bool(getattr(model, "has_depth", False))
 
 
+def precision_of(model: Model) -> str:
+    """In which precision a model has tiles predicted, "float32" or "bfloat16"; "" where it does not say."""
+    return str(getattr(model, "precision", ""))
+
+
+def set_precision(model: Model, precision: str) -> None:
+    """Have all that a model encodes from now on be predicted with in a precision; a model that has none keeps that."""
+    if precision and precision_of(model):
+        model.precision = precision  # type: ignore[attr-defined]
+
+
+def precisions_of(model: Model) -> tuple[str, ...]:
+    """The precisions that a model's processor computes in natively; nothing where it does not say."""
+    return tuple(getattr(model, "precisions", ()))
+
+
+def processor_of(model: Model) -> str:
+    """The kind of processor that a model computes on; "" where it does not say."""
+    return str(getattr(model, "processor", ""))
+
+
 def squeeze_single_class(labels: np.ndarray) -> np.ndarray:
     """Labels by class (C, K, H, W) for `Model.encode`: without the first axis for a single class."""
     return labels[0] if len(labels) == 1 else labels

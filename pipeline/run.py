@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from typing import Any
@@ -27,8 +27,9 @@ import numpy as np
 
 from fewscope.connectors.results.reader import open_result
 from fewscope.connectors.results.run_folder import WorkDir
+from fewscope.connectors.results.run_lock import RunLock
 from fewscope.connectors.results.store import ResultStore, StoreSpec
-from fewscope.errors import UnreadableError
+from fewscope.errors import HolesError, UnreadableError
 from fewscope.model.segmenter import load_segmenter
 from fewscope.pipeline import predictor
 from fewscope.pipeline.calibration.model_selection import EncodingCache
@@ -38,8 +39,9 @@ from fewscope.pipeline.calibration.operating_point import (
     threshold_level,
 )
 from fewscope.pipeline.config import SegmentConfig
+from fewscope.pipeline.execution.attempts import MAX_DEATHS
 from fewscope.pipeline.execution.job import Job
-from fewscope.pipeline.execution.pool import Pool
+from fewscope.pipeline.execution.pool import Pool, SetAside
 from fewscope.pipeline.execution.progress import Monitor, Progress
 from fewscope.pipeline.execution.worker import relabel_unit
 from fewscope.pipeline.instances.labelling import Borders, Merge, merge_labels, seam_pairs
@@ -50,6 +52,8 @@ from fewscope.pipeline.outputs.pyramids import write_pyramids
 from fewscope.pipeline.outputs.segmentation import Output, Segmentation
 from fewscope.pipeline.plan import Plan, make_plan, manifest, model_loader
 from fewscope.pipeline.report.builder import Clock, collect_report_data, write_run_report
+from fewscope.pipeline.report.content import Hole
+from fewscope.pipeline.tiling.grid import Unit
 
 log = logging.getLogger(__name__)
 
@@ -88,14 +92,16 @@ def segment(
     ------
     ConfigError, SourceError, SupportError, WeightsError
         Bad input; nothing was written.
-    RunMismatch, OutputError
-        The output folder belongs to another run, or cannot be written.
+    RunMismatch, RunInUse, OutputError
+        The output folder belongs to another run, another process is at work in it, or it cannot be written.
     Cancelled
         `monitor` cancelled the run; finished units are kept.
     WorkerError
         Ray cannot be started, or a worker died repeatedly; finished units are kept.
     UnreadableError
         More of the source than ``config.max_unreadable`` could not be read; the report was written.
+    HolesError
+        Some units killed every worker that tried them; the report was written, and the next run tries them again.
     """
     if pool is None:
         from fewscope.pipeline.execution.ray_pool import RayPool  # Ray takes a second to import
@@ -106,12 +112,28 @@ def segment(
     clock = Clock(monitor.report)
 
     with clock.stage("prepare"):
-        model = model or load_segmenter(config.model, config.weights)
+        model = model or load_segmenter(config.model, config.weights, precision=config.precision)
         plan = make_plan(config, predictor.has_depth(model))
-        work = WorkDir(config.out)
-        determined = manifest(plan, model)
-        state = work.claim(determined, overwrite=config.overwrite)
-    if state == "finished":
+    work = WorkDir(config.out)
+    with work.hold() as lock:
+        return segment_plan(plan, pool, model, work, lock, clock, monitor, encodings)
+
+
+def segment_plan(
+    plan: Plan,
+    pool: Pool,
+    model: predictor.Model,
+    work: WorkDir,
+    lock: RunLock,
+    clock: Clock,
+    monitor: Monitor,
+    encodings: EncodingCache | None = None,
+) -> dict[str, Any]:
+    """Segment what `segment` has planned, in an output folder that this process holds; returns the report."""
+    config = plan.config
+    settle_precision(config, pool, model, work)
+    determined = manifest(plan, model)
+    if work.claim(determined, overwrite=config.overwrite) == "finished":
         log.info("%s: already finished; --overwrite runs it again", config.out)
         return finished_report(config)
     pool.start()  # workers load the model while the support set is encoded
@@ -123,7 +145,7 @@ def segment(
     job = make_job(plan, operating_point, store, work)
 
     with clock.stage("segment"):
-        rows, new_rows = run_units(pool, job, plan, monitor)
+        rows, new_rows = run_units(pool, job, plan, lock, monitor)
 
     with clock.stage("number instances"):
         merge = number_instances(work, plan, rows)
@@ -140,9 +162,23 @@ def segment(
         drawing = thread.submit(collect_report_data, plan, operating_point, written.get("map"))
         write_geojson(segmentation)  # the workers trace outlines while this process draws
         report_data = drawing.result()
-    write_run_report(clock, segmentation, operating_point, new_rows, report_data)
+    lock.check()
+    missing = holes(plan, rows)
+    write_run_report(clock, segmentation, operating_point, new_rows, report_data, missing)
+    if missing:  # not finished: the next run tries them again
+        raise HolesError(holes_line(config, missing, len(plan.units)))
     work.finish()
     return finished_report(config)
+
+
+def holes_line(config: SegmentConfig, missing: Sequence[Hole], n_units: int) -> str:
+    """Which units are missing, and what to do, in one line."""
+    names = ", ".join(hole.unit for hole in missing[:5]) + (", ..." if len(missing) > 5 else "")
+    return (
+        f"{config.source}: ended with holes: {len(missing)} of {n_units} units killed {MAX_DEATHS} workers each "
+        f"({names}; {missing[0].reason}); the rest, and where the holes are, is in {config.out}/report.html. The same "
+        "command tries them again"
+    )
 
 
 def finished_report(config: SegmentConfig) -> dict[str, Any]:
@@ -162,6 +198,18 @@ def finished_report(config: SegmentConfig) -> dict[str, Any]:
     return report
 
 
+def settle_precision(config: SegmentConfig, pool: Pool, model: predictor.Model, work: WorkDir) -> None:
+    """Decide once in which precision all workers predict: as asked; else as the run began; else as they can."""
+    native = predictor.precisions_of(model)
+    precision: str = config.precision
+    if precision == "auto" and not config.overwrite:
+        precision = work.kept("precision") or "auto"
+    if precision == "auto" and native:
+        precision = pool.native_precision() or native[-1]
+    if precision != "auto":
+        predictor.set_precision(model, precision)
+
+
 def make_job(plan: Plan, operating_point: OperatingPoint, store: ResultStore, work: WorkDir) -> Job:
     """The description of the run that every worker gets."""
     return Job(
@@ -176,6 +224,7 @@ def make_job(plan: Plan, operating_point: OperatingPoint, store: ResultStore, wo
         connectivity=plan.config.connectivity,
         rules=tuple(c.rule for c in operating_point.classes),
         units=tuple(plan.units),
+        precision=getattr(operating_point.features, "precision", ""),
     )
 
 
@@ -199,8 +248,26 @@ def store_spec(plan: Plan) -> StoreSpec:
     )
 
 
+def empty_unit(job: Job, unit: Unit, reason: str) -> dict[str, Any]:
+    """Remove what a unit that is set aside has left, so that it is empty in all arrays; its row, without a marker."""
+    for name in ("probability", *job.store.spec.class_arrays, "semantic", "scratch", "instances"):
+        array = job.store.array(name)
+        job.store.write(name, 0, unit.core, np.zeros((unit.core.height, unit.core.width), array.dtype))
+    foreground_px = int(np.count_nonzero(job.foreground.on_window(unit.core)))
+    return {"tiles": 0, "tiles_found": 0, "labels": 0, "unread_px": foreground_px, "hole": reason}
+
+
+def holes(plan: Plan, rows: Mapping[str, Mapping[str, Any]]) -> list[Hole]:
+    """The units that were set aside."""
+    return [
+        Hole(u.name, u.core.row_off, u.core.col_off, u.core.height, u.core.width, rows[u.name]["hole"])
+        for u in plan.units
+        if "hole" in rows[u.name]
+    ]
+
+
 def run_units(
-    pool: Pool, job: Job, plan: Plan, monitor: Monitor
+    pool: Pool, job: Job, plan: Plan, lock: RunLock, monitor: Monitor
 ) -> tuple[dict[str, dict[str, Any]], list[dict[str, Any]]]:
     """Segment the units that have no done-marker yet.
 
@@ -208,8 +275,7 @@ def run_units(
     -------
     The rows of all units by name, and those of the units that were done now.
     """
-    names = {unit.name for unit in plan.units}
-    rows = {name: row for name, row in job.work.read_markers().items() if name in names}
+    rows = job.work.read_markers([unit.name for unit in plan.units])
     todo = [unit for unit in plan.units if unit.name not in rows]
     if rows:
         log.info("%d of %d units are already done", len(rows), len(plan.units))
@@ -223,6 +289,10 @@ def run_units(
     # closed at once when the run is cancelled: nothing is written any more when this function has been left
     with Progress(name, total, pool.n_workers) as progress, closing(pool.run(job, todo)) as finished:
         for unit, row in finished:
+            lock.check()
+            if isinstance(row, SetAside):
+                rows[unit.name] = empty_unit(job, unit, row.reason)
+                continue
             rows[unit.name] = row
             new_rows.append(row)
             progress.advance(n_tiles[unit.name], row)

@@ -16,8 +16,8 @@ from rasterio.enums import ColorInterp, Resampling
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.vrt import WarpedVRT
 
-from fewscope.connectors.storage.download import local_copy
-from fewscope.connectors.storage.fingerprint import add_ends
+from fewscope.connectors.storage.download import local_copy, remote_version
+from fewscope.connectors.storage.fingerprint import add_files, files_below
 from fewscope.connectors.storage.gdal import gdal
 from fewscope.errors import SourceError
 
@@ -232,25 +232,41 @@ def _describe(dataset: rasterio.DatasetReader, uri: str, path: str) -> RasterFil
 def fingerprint(files: list[RasterFile]) -> str:
     """Hash of the metadata and content of files; the same for renamed or copied files.
 
-    For local files and their sidecars, the size and the first and last 64 KiB; for others, nine samples of pixels.
+    Of local files (sidecars, the files of a folder and what a VRT points to included) sizes and content as `add_files`
+    samples it; of remote ones nine samples of pixels and what their storage says of their version. A local archive
+    counts as a whole.
     """
     digest = hashlib.sha256()
     for file in files:
         facts = (file.height, file.width, file.dtypes, file.nodata, tuple(file.transform), file.georeference)
         digest.update(repr((facts, file.crs.to_wkt() if file.crs else None)).encode())
         with gdal(), rasterio.open(file.path) as dataset:
-            if is_local(file):
-                for part in dataset.files:
-                    if os.path.isfile(part):  # not the remote sources of a VRT
-                        add_ends(digest, part)
+            if os.path.isdir(file.path):
+                add_files(digest, files_below(file.path))
+            elif is_local(file):
+                add_files(digest, [("", part) for part in dataset.files if os.path.isfile(part)])
+            elif archive := _local_archive(file.path):
+                add_files(digest, [("", archive)])
             else:
+                digest.update(remote_version(file.uri).encode())
                 _add_samples(digest, dataset)
     return digest.hexdigest()
 
 
 def is_local(file: RasterFile) -> bool:
-    """Whether it is a plain local file, not in a network, an archive or a service."""
-    return os.path.isfile(file.path)
+    """Whether it is a file or folder of this machine, not of a network, a ZIP archive or a service."""
+    return os.path.exists(file.path)
+
+
+def _local_archive(path: str) -> str | None:
+    """The archive on this machine in which a file of GDAL's ``/vsizip/`` and its like lies."""
+    kind, _, inside = path.removeprefix("/vsi").partition("/")
+    if not path.startswith("/vsi") or kind not in ("zip", "tar", "gzip", "7z", "rar"):
+        return None
+    inside = inside.replace("{", "").replace("}", "")
+    while inside and not os.path.isfile(inside):
+        inside = inside.rpartition("/")[0]
+    return inside or None
 
 
 def _add_samples(digest: Any, dataset: rasterio.DatasetReader) -> None:

@@ -1,16 +1,18 @@
 """The working folder of a run, ``<out>/.fewscope``: markers of finished units, and their small intermediate files.
 
-``out`` is a local path or an fsspec URL (``s3://bucket/prefix``, ``memory://...``). Every file appears whole or not at
-all (`connectors.storage.atomic`). There are no locks: one driver claims the folder and assigns the units.
+``out`` is a local path or an fsspec URL (``s3://bucket/prefix``, ``memory://...``). Every file is written
+whole or not at all: locally to a temporary name that is then renamed, on object stores by one put. One driver
+holds the folder (`run_lock`) and assigns the units; workers need no locks.
 """
 
 import hashlib
 import io
 import json
+import logging
 import os
 import re
-import zipfile
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -22,7 +24,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from fsspec import AbstractFileSystem
 
-from fewscope.connectors.storage.atomic import write_atomic
+from fewscope.connectors.results.run_lock import RunLock
+from fewscope.connectors.storage.atomic import is_leftover, remove_leftovers, write_atomic
+from fewscope.connectors.storage.digests import (
+    N_THREADS,
+    Digests,
+    damaged_files,
+    digest_file,
+    digest_of,
+    n_bytes,
+)
 from fewscope.connectors.storage.filesystem import (
     is_local,
     list_names,
@@ -31,6 +42,8 @@ from fewscope.connectors.storage.filesystem import (
     remove,
 )
 from fewscope.errors import OutputError, RunMismatch
+
+log = logging.getLogger(__name__)
 
 FOLDER = ".fewscope"
 # Outputs of a run in --out; --overwrite removes these names and nothing else.
@@ -49,6 +62,11 @@ OUTPUTS = (
 # Needed until the run is finished; removed by `WorkDir.finish`.
 TEMPORARY = ("scratch.zarr", "tables", "arrays", "texts", "lent")
 
+CHANGED_BY_READERS = ("features.gpkg",)
+"""Outputs that programs write to when they open them (SQLite's journal mode): only their absence is damage."""
+
+LOCK_LEFTOVER_S = 60.0
+
 State = Literal["new", "resume", "finished"]
 
 
@@ -64,6 +82,11 @@ def hash_manifest(manifest: Mapping[str, Any]) -> str:
     True
     """
     return hashlib.sha256(canonical_json(manifest).encode()).hexdigest()
+
+
+def _seal(record: Mapping[str, Any]) -> str:
+    """Digest of a record without its own seal."""
+    return digest_of(canonical_json({key: record[key] for key in record if key != "seal"}).encode())
 
 
 def _flatten(value: Any, prefix: str = "") -> dict[str, str]:
@@ -103,7 +126,10 @@ class WorkDir:
     out : str
         Output folder, a local path or an fsspec URL.
     run_hash : str or None
-        Hash of the manifest; None until `claim`. Markers with another hash are ignored.
+        Hash of the manifest; None until `claim`. Markers of another hash do not count.
+    decision : str or None
+        Digest of what the support set has decided, which markers of units name: a unit that was done under another
+        decision is done again. None until it is decided.
 
     Examples
     --------
@@ -122,6 +148,22 @@ class WorkDir:
 
     out: str
     run_hash: str | None = None
+    decision: str | None = None
+
+    def hold(self) -> RunLock:
+        """The lock of the folder, to be held (``with``) by the driver from before `claim` until all is written.
+
+        Raises
+        ------
+        RunMismatch, OutputError
+            The folder holds files that are not a run's, which get no lock beside them, or is a file.
+        RunInUse
+            From ``with``: another driver holds it.
+        """
+        with output_errors(self.out):
+            self._check_free()
+            finished = self._read_json("finished.json") is not None
+        return RunLock(self.out, FOLDER, optional=finished)
 
     def claim(self, manifest: Mapping[str, Any], overwrite: bool = False) -> State:
         """Claim the output folder for the run that ``manifest`` describes.
@@ -150,85 +192,187 @@ class WorkDir:
             return self._claim(manifest, overwrite)
 
     def _claim(self, manifest: Mapping[str, Any], overwrite: bool) -> State:
-        fs, root = open_filesystem(self.out)
-        if fs.isfile(root):
-            raise OutputError(f"{self.out} is a file, not a folder; move it away or use another --out")
-        names = list_names(fs, root)
-        record = self._read_json("manifest.json")
-        if record is None and "manifest.json" not in list_names(*self._locate("")):
-            foreign = [name for name in names if name != FOLDER]
-            if foreign:
-                raise RunMismatch(
-                    f"{self.out} is not empty and holds no run ({foreign[0]}); use another --out"
-                )
+        self._remove_leftovers()
+        if self._check_free():
             self._write_manifest(manifest, clearing=False)
             return "new"
+        record = self._read_manifest()
         if overwrite or (record or {}).get("clearing"):
             self._start_anew(manifest)
             return "new"
         if record is None:
-            raise RunMismatch(f"{self.out}/{FOLDER}/manifest.json is damaged; use --overwrite to start anew")
-        if record.get("hash") != self.run_hash:
-            differences = describe_difference(record.get("manifest", {}), manifest)
+            if not self._read_records():  # of this very run
+                raise RunMismatch(
+                    f"{self.out}/{FOLDER}/manifest.json is damaged or missing; use --overwrite to start anew"
+                )
+            log.info("%s: manifest.json was damaged or missing, and is written again", self.out)
+            self._write_manifest(manifest, clearing=False)
+        elif record["hash"] != self.run_hash:
+            differences = describe_difference(record["manifest"], manifest)
             raise RunMismatch(
                 f"{self.out} holds another run: {differences}; use --overwrite to start anew or another --out"
             )
-        if (self._read_json("finished.json") or {}).get("run") == self.run_hash:
-            self._remove_temporary()  # a crash may have come between the marker and the clean-up
+        if "finished.json" in list_names(*self._locate("")):
+            self._check_finished()
+            self._remove_temporary()  # a crash may have come between the mark and the clean-up
             return "finished"
         return "resume"
 
-    def write_marker(self, name: str, row: Mapping[str, Any]) -> None:
-        """Mark unit ``name`` as done, with its small result ``row`` (JSON values). Call it after its shards are
-        written."""
-        text = canonical_json({"run": self._claimed(), "row": row})
-        self._write("markers", f"{_check(name)}.json", text.encode())
+    def kept(self, key: str) -> Any:
+        """Value of a key in the manifest of the run that is here; None where there is none."""
+        with output_errors(self.out):
+            return (self._read_manifest() or {}).get("manifest", {}).get(key)
 
-    def read_markers(self) -> dict[str, dict[str, Any]]:
-        """Rows of finished units by name, sorted; damaged markers and those of other runs are ignored."""
+    def _remove_leftovers(self) -> None:
+        """Remove what killed runs have left unfinished in this folder."""
+        fs, root = open_filesystem(self.out)
+        if not is_local(fs) or FOLDER not in list_names(fs, root):
+            return
+        n_removed = remove_leftovers(root, below=False)
+        n_removed += sum(remove_leftovers(f"{root}/{name}", below=True) for name in (FOLDER, "result.zarr"))
+        for name in list_names(*self._locate("")):  # another job may be about to take the lock at this moment
+            path = self._locate(name)[1]
+            with suppress(OSError):
+                if name.startswith(".lock-") and time.time() - os.path.getmtime(path) > LOCK_LEFTOVER_S:
+                    remove(fs, path)
+                    n_removed += 1
+        if n_removed:
+            log.info("%s: %d temporary files of a run that was killed are removed", self.out, n_removed)
+
+    def _read_manifest(self) -> dict[str, Any] | None:
+        """``manifest.json``; None if it is missing or damaged."""
+        record = self._read_json("manifest.json")
+        try:
+            if record is None or hash_manifest(record["manifest"]) != record["hash"]:
+                return None
+        except (KeyError, ValueError, TypeError):
+            return None
+        return record
+
+    def _check_free(self) -> bool:
+        """Whether no run is here. RunMismatch if there are other files, OutputError if it is a file."""
+        fs, root = open_filesystem(self.out)
+        if fs.isfile(root):
+            raise OutputError(f"{self.out} is a file, not a folder; move it away or use another --out")
+        if not {"manifest.json", "markers"}.isdisjoint(list_names(*self._locate(""))):
+            return False
+        foreign = [name for name in list_names(fs, root) if name != FOLDER and not is_leftover(name)]
+        if foreign:
+            raise RunMismatch(f"{self.out} is not empty and holds no run ({foreign[0]}); use another --out")
+        return True
+
+    def write_marker(
+        self, name: str, row: Mapping[str, Any], files: Mapping[str, str | None] | None = None
+    ) -> None:
+        """Mark unit ``name`` as done, with its small result ``row`` (JSON). Call it after its files.
+
+        Parameters
+        ----------
+        files
+            Digest of every file of the unit, as `save_table` and the others return them; None for no file.
+        """
+        record = {"run": self._claimed(), "row": row, "files": dict(files or {})}
+        if self.decision is not None:
+            record["decision"] = self.decision
+        record["seal"] = _seal(record)
+        self._write("markers", f"{_check(name)}.json", canonical_json(record).encode())
+
+    def read_markers(self, names: Collection[str] | None = None) -> dict[str, dict[str, Any]]:
+        """Rows of the units that are done, by name, sorted, their files verified.
+
+        Left out, with a line in the log for each, are units whose files are not as their marker says; and without one,
+        broken markers and those of another run or of another decision.
+
+        Parameters
+        ----------
+        names
+            Of the units to look at; None for all.
+        """
+        began = time.perf_counter()
+        records = {
+            name: record
+            for name, record in self._read_records(names).items()
+            if record.get("decision") == self.decision
+        }
+        fs, root = open_filesystem(self.out)
+        recorded = {path: digest for record in records.values() for path, digest in record["files"].items()}
+        damaged = set(damaged_files(fs, root, recorded))
+        seconds = time.perf_counter() - began
+        if recorded:
+            size = n_bytes(recorded.values()) / 1e6
+            log.info(
+                "%d files of finished units verified, %.1f MB in %.2f s (%.0f MB/s)",
+                *(len(recorded), size, seconds, size / seconds),
+            )
+        rows = {}
+        for name, record in records.items():
+            lost = damaged.intersection(record["files"])
+            if not lost:
+                rows[name] = record["row"]
+                continue
+            more = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
+            log.info("%s: %s%s of %s is damaged or missing: done again", self.out, min(lost), more, name)
+        return rows
+
+    def marked_files(self, name: str) -> Digests:
+        """Digests of the files that the marker ``name`` of this run records; nothing if there is no such marker."""
+        record = self._read_records([name]).get(name)
+        return {} if record is None else record["files"]
+
+    def _read_records(self, names: Collection[str] | None = None) -> dict[str, dict[str, Any]]:
+        """The whole markers of this run, by name, sorted."""
         run = self._claimed()
         fs, folder = self._locate("markers")
-        names = [
-            name for name in list_names(fs, folder) if name.endswith(".json") and not name.startswith(".")
+        found = [
+            name.removesuffix(".json")
+            for name in list_names(fs, folder)
+            if name.endswith(".json") and not name.startswith(".")
         ]
-        with ThreadPoolExecutor(8) as threads:  # an object store takes tens of milliseconds for each
-            records = list(threads.map(self._read_json, [f"markers/{name}" for name in names]))
+        if names is not None:
+            found = [name for name in found if name in set(names)]
+        with ThreadPoolExecutor(N_THREADS) as threads:
+            records = list(threads.map(self._read_sealed, [f"markers/{name}.json" for name in found]))
         return {
-            name.removesuffix(".json"): record["row"]
-            for name, record in zip(names, records, strict=True)
-            if record is not None and record.get("run") == run and isinstance(record.get("row"), dict)
+            name: record
+            for name, record in zip(found, records, strict=True)
+            if record is not None and record.get("run") == run and {"row", "files"} <= record.keys()
         }
 
-    def save_table(self, name: str, table: pa.Table) -> None:
-        """Store a table (Parquet, zstd) until the run is finished."""
+    def _read_sealed(self, name: str) -> dict[str, Any] | None:
+        """The JSON object in a file with a seal; None if the file is missing or was changed."""
+        record = self._read_json(name)
+        return record if record is not None and record.get("seal") == _seal(record) else None
+
+    def save_table(self, name: str, table: pa.Table) -> Digests:
+        """Keep a table (Parquet, zstd) until the run is finished; the digest of its file, for a marker."""
         buffer = io.BytesIO()
         pq.write_table(table.combine_chunks(), buffer, compression="zstd")
-        self._write("tables", f"{_check(name)}.parquet", buffer.getvalue())
+        return self._write("tables", f"{_check(name)}.parquet", buffer.getvalue())
 
     def load_table(self, name: str, columns: list[str] | None = None) -> pa.Table:
         """Load the table of `save_table`, all columns or some; FileNotFoundError if there is none."""
         return pq.read_table(io.BytesIO(self._read(f"tables/{_check(name)}.parquet")), columns=columns)
 
-    def save_arrays(self, name: str, **arrays: npt.NDArray[Any]) -> None:
-        """Store arrays of any shape and numeric dtype (npz) until the run is finished."""
+    def save_arrays(self, name: str, **arrays: npt.NDArray[Any]) -> Digests:
+        """Keep arrays of any shape and numeric dtype (npz) until the run is finished; the digest of their file."""
         for key, array in arrays.items():
             if np.asarray(array).dtype.hasobject:
                 raise TypeError(f"array {key} of {name} holds Python objects; give a numeric dtype")
         buffer = io.BytesIO()
-        np.savez(buffer, **arrays)  # type: ignore[arg-type]  # no key is named allow_pickle
-        self._write("arrays", f"{_check(name)}.npz", buffer.getvalue())
+        np.savez(buffer, **arrays)  # type: ignore[arg-type]  # a key named allow_pickle is not ours
+        return self._write("arrays", f"{_check(name)}.npz", buffer.getvalue())
 
     def load_arrays(self, name: str) -> dict[str, npt.NDArray[Any]]:
         """Load the arrays of `save_arrays`; FileNotFoundError if there are none."""
         with np.load(io.BytesIO(self._read(f"arrays/{_check(name)}.npz")), allow_pickle=False) as archive:
             return {key: archive[key] for key in archive.files}
 
-    def save_text(self, name: str, text: str) -> None:
-        """Store a text (UTF-8, zstd) until the run is finished."""
+    def save_text(self, name: str, text: str) -> Digests:
+        """Keep a text (UTF-8, zstd) until the run is finished; the digest of its file."""
         buffer = pa.BufferOutputStream()
         with pa.CompressedOutputStream(buffer, "zstd") as stream:
             stream.write(text.encode())
-        self._write("texts", f"{_check(name)}.zst", buffer.getvalue().to_pybytes())
+        return self._write("texts", f"{_check(name)}.zst", buffer.getvalue().to_pybytes())
 
     def load_text(self, name: str) -> str:
         """Load the text of `save_text`; FileNotFoundError if there is none."""
@@ -249,27 +393,76 @@ class WorkDir:
     def keep_array(self, name: str, array: npt.NDArray[Any]) -> None:
         """Share an array with other workers that they can do without. Not durable: the disk is not waited for."""
         buffer = io.BytesIO()
-        np.savez(buffer, array=array)  # a ZIP archive has a checksum
-        write_atomic(*self._locate(f"lent/{_check(name)}.npz"), buffer.getbuffer(), durable=False)
+        np.save(buffer, array, allow_pickle=False)
+        data = digest_of(buffer.getbuffer()).encode() + b"\n" + buffer.getvalue()
+        write_atomic(*self._locate(f"lent/{_check(name)}.npy"), data, durable=False)
 
     def find_kept(self, name: str) -> npt.NDArray[Any] | None:
         """Load an array of `keep_array`; None if it is missing or damaged."""
         try:
-            path = self._locate(f"lent/{_check(name)}.npz")[1]
-            with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
-                return np.asarray(archive["array"])
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            with open(self._locate(f"lent/{_check(name)}.npy")[1], "rb") as file:
+                digest, _, data = file.read().partition(b"\n")
+        except OSError:
             return None
+        if digest_of(data).encode() != digest:
+            return None
+        return np.asarray(np.load(io.BytesIO(data), allow_pickle=False))
 
     def drop_kept(self, name: str) -> None:
         """Remove an array of `keep_array`, if it exists."""
         with suppress(FileNotFoundError):
-            os.unlink(self._locate(f"lent/{_check(name)}.npz")[1])
+            os.unlink(self._locate(f"lent/{_check(name)}.npy")[1])
 
     def finish(self) -> None:
-        """Mark the run as finished, then remove its intermediate files."""
-        self._write("", "finished.json", canonical_json({"run": self._claimed()}).encode())
+        """Mark the run as finished, with the identity of each file of the result; remove what was needed on the way."""
+        with output_errors(self.out):
+            record: dict[str, Any] = {"run": self._claimed(), "files": self._result_files()}
+        record["seal"] = _seal(record)
+        self._write("", "finished.json", canonical_json(record).encode())
         self._remove_temporary()
+
+    def _result_files(self) -> Digests:
+        """Identity of every file of the result by its path: locally its digest, of objects their size and ETag.
+
+        Object stores keep checksums of their own; a listing costs little, and reading all back would not.
+        """
+        fs, root = open_filesystem(self.out)
+        fs.invalidate_cache()
+        found: dict[str, Any] = {}
+        for name in OUTPUTS:
+            path = f"{root}/{name}"
+            found |= fs.find(path, detail=True) if fs.exists(path) else {}
+        by_name = {str(path)[len(root) :].lstrip("/"): facts for path, facts in found.items()}
+        if not is_local(fs):
+            return {
+                name: f"{facts['size']}:{str(facts.get('ETag') or facts.get('etag') or '').strip(chr(34))}"
+                for name, facts in sorted(by_name.items())
+            }
+        names = sorted(by_name)
+        with ThreadPoolExecutor(N_THREADS) as threads:
+            digests = threads.map(lambda name: digest_file(fs, f"{root}/{name}"), names)
+            return dict(zip(names, digests, strict=True))
+
+    def _check_finished(self) -> None:
+        """RunMismatch, in one line with the cure, if the finished result is not what it was."""
+        again = "use --overwrite to make the result again, or another --out"
+        record = self._read_sealed("finished.json")
+        if record is None or record.get("run") != self.run_hash:
+            raise RunMismatch(f"{self.out}/{FOLDER}/finished.json is damaged; {again}")
+        fs, root = open_filesystem(self.out)
+        recorded: Digests = record["files"]
+        fixed = {name: digest for name, digest in recorded.items() if name not in CHANGED_BY_READERS}
+        if is_local(fs):
+            lost = damaged_files(fs, root, fixed)
+        else:
+            now = self._result_files()
+            lost = [name for name, facts in fixed.items() if now.get(name) != facts]
+        lost += [name for name in CHANGED_BY_READERS if name in recorded and not fs.exists(f"{root}/{name}")]
+        if lost:
+            more = f" (and {len(lost) - 1} more files)" if len(lost) > 1 else ""
+            raise RunMismatch(
+                f"{self.out}/{lost[0]}{more} is missing or was changed since the run was finished; {again}"
+            )
 
     def _claimed(self) -> str:
         if self.run_hash is None:
@@ -280,9 +473,10 @@ class WorkDir:
         fs, root = open_filesystem(self.out)
         return fs, f"{root}/{FOLDER}/{name}".rstrip("/")
 
-    def _write(self, folder: str, name: str, data: bytes) -> None:
-        fs, path = self._locate(f"{folder}/{name}" if folder else name)
-        write_atomic(fs, path, data)
+    def _write(self, folder: str, name: str, data: bytes) -> Digests:
+        name = f"{folder}/{name}" if folder else name
+        write_atomic(*self._locate(name), data)
+        return {f"{FOLDER}/{name}": digest_of(data)}
 
     def _read(self, name: str) -> bytes:
         fs, path = self._locate(name)

@@ -12,6 +12,8 @@ A shard is one file and has one writer: two writers in one Zarr shard lose data 
 Hence `ResultStore.write` takes whole shards only.
 """
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -23,9 +25,13 @@ from affine import Affine
 from rasterio.windows import Window
 from zarr.abc.store import Store
 from zarr.codecs import BloscCodec, ZstdCodec
+from zarr.core.buffer import Buffer
+from zarr.storage import WrapperStore
 
 from fewscope.connectors.colours import class_colour
 from fewscope.connectors.results.run_folder import FOLDER, describe_difference
+from fewscope.connectors.storage.atomic import write_atomic
+from fewscope.connectors.storage.digests import N_THREADS, Digests, digest_of
 from fewscope.connectors.storage.filesystem import is_local, open_filesystem, output_errors, remove, sync
 from fewscope.errors import ResultNotFound, RunMismatch
 
@@ -169,13 +175,16 @@ class ResultStore:
     ) -> "ResultStore":
         """Create the empty store, or keep an existing one with the same geometry (resume).
 
+        Of a store that is kept, files of metadata that are missing or damaged are written again.
+
         Parameters
         ----------
         spec : StoreSpec
         overwrite : bool
             Remove an existing store first.
         attributes : dict, optional
-            JSON values, stored under the key ``fewscope`` of the root group.
+            JSON values, kept under the key ``fewscope`` of the root group. Under ``run`` the hash of the run, by which
+            its own store is known whatever else the attributes say.
 
         Raises
         ------
@@ -184,37 +193,32 @@ class ResultStore:
         OutputError
             It cannot be written.
         """
-        with suppress(FileNotFoundError):
-            found = self.spec
-            if found == spec and not overwrite:
-                return self
-            if not overwrite:
-                differences = describe_difference(_spec_record(found), _spec_record(spec))
+        attributes = dict(attributes or {})
+        with suppress(FileNotFoundError, ValueError, KeyError, TypeError):  # none there, or damaged
+            found = self.attributes
+            is_mine = attributes.get("run") is not None and found.get("run") == attributes["run"]
+            if not overwrite and not is_mine and self.spec != spec:
+                differences = describe_difference(_spec_record(self.spec), _spec_record(spec))
                 raise RunMismatch(f"{self.out}/{STORE} is another result: {differences}; use --overwrite")
-        for name in (STORE, SCRATCH):  # also after a crash in an earlier create
-            remove(self._fs, f"{self._root}/{name}")
+        if overwrite:
+            for name in (STORE, SCRATCH):
+                remove(self._fs, f"{self._root}/{name}")
         self._arrays, self._spec = {}, None
-        with output_errors(f"{self.out}/{STORE}"):
-            _create_array(zarr.create_group(self._open(SCRATCH), zarr_format=3), "0", spec, "scratch", 0)
-            root = zarr.create_group(self._open(STORE), zarr_format=3)
-            for name in (*_PATHS, *spec.class_arrays):
-                path = _PATHS.get(name, name)
-                group = root.require_group(path) if path else root
-                for level in range(spec.levels):
-                    _create_array(group, str(level), spec, name, level)
-                if path:
-                    group.attrs.put({"ome": _image_metadata(spec, name)})
-            labels = ["semantic", "instances"]
-            # Vizarr looks for the list beside "ome", where version 0.4 had it.
-            root["labels"].attrs.put({"ome": {"version": "0.5", "labels": labels}, "labels": labels})
-            # Last, so that a store with these attributes is complete.
-            root.attrs.put(
-                {
-                    "ome": _image_metadata(spec, "probability"),
-                    "fewscope": dict(attributes or {}) | {"store": _spec_record(spec)},
-                }
-            )
+        with output_errors(f"{self.out}/{STORE}"), ThreadPoolExecutor(N_THREADS) as threads:
+            *others, (root, record) = metadata(spec, attributes).items()
+            for _ in threads.map(lambda item: self._keep(*item), others):
+                pass
+            self._keep(root, record)  # last, so that a store with these attributes is a whole one
         return self
+
+    def _keep(self, path: str, data: bytes) -> None:
+        """Write a file of metadata unless it is there as it should be."""
+        try:
+            if self._fs.cat_file(f"{self._root}/{path}") == data:
+                return
+        except FileNotFoundError:
+            pass
+        write_atomic(self._fs, f"{self._root}/{path}", data)
 
     @property
     def attributes(self) -> dict[str, Any]:
@@ -268,13 +272,20 @@ class ResultStore:
             folder = "" if name == "scratch" else _PATHS.get(name, name)
             path = f"{folder}/{level}".lstrip("/")
             config = {"write_empty_chunks": False}
-            self._arrays[key] = zarr.open_array(store, path=path, mode="r+", zarr_format=3, config=config)
+            self._arrays[key] = zarr.open_array(
+                _DigestingStore(store), path=path, mode="r+", zarr_format=3, config=config
+            )
         return self._arrays[key]
 
-    def write(self, name: Name, level: int, window: Window, block: npt.NDArray[Any]) -> None:
-        """Write ``block`` (h, w) to ``window``, in whole shards, clipped only at the edge of the array.
+    def write(self, name: Name, level: int, window: Window, block: npt.NDArray[Any]) -> Digests:
+        """Write ``block`` (h, w) to ``window``, whole shards, clipped only at the edge of the array.
 
         A shard of zeros has no file; an old file is removed.
+
+        Returns
+        -------
+        dict
+            Digest of each shard by its path in the output folder, None where there is no file.
 
         Raises
         ------
@@ -299,33 +310,90 @@ class ResultStore:
             raise ValueError(
                 f"block {block.dtype} {block.shape} does not fit {name}: give {array.dtype} {(height, width)}"
             )
+        written: Digests = {}
         for top in range(row, row + height, side):
             for left in range(col, col + width, side):
                 part = block[top - row : top - row + side, left - col : left - col + side]
-                self._write_shard(array, name, level, top, left, part)
+                written |= self._write_shard(array, name, level, top, left, part)
+        return written
 
     def _write_shard(
         self, array: "zarr.Array[Any]", name: Name, level: int, top: int, left: int, part: npt.NDArray[Any]
-    ) -> None:
+    ) -> Digests:
         folder = SCRATCH if name == "scratch" else f"{STORE}/{_PATHS.get(name, name)}".rstrip("/")
         side = self.spec.shard
-        path = f"{self._root}/{folder}/{level}/c/{top // side}/{left // side}"
+        shard = f"{folder}/{level}/c/{top // side}/{left // side}"
+        path = f"{self._root}/{shard}"
         with output_errors(path):
             # Zarr would read the old shard and merge. It holds nothing of value, and a power cut may have
             # damaged it, which would make every retry fail.
             with suppress(FileNotFoundError):
                 self._fs.rm_file(path)
             if not part.any():
-                return
+                return {shard: None}
             array[top : top + part.shape[0], left : left + part.shape[1]] = part
             if is_local(self._fs):
-                with suppress(FileNotFoundError):  # empty shards have no file
-                    sync(path)  # the done-marker must not reach the disk before the shard
+                sync(path)  # the done-marker must not reach the disk before the shard
+        store = array.store_path.store
+        assert isinstance(store, _DigestingStore), "`array` opens no others"
+        return {shard: store.digest_of(f"{array.store_path.path}/c/{top // side}/{left // side}".lstrip("/"))}
 
     def _open(self, name: str) -> Store:
         if is_local(self._fs):
             return zarr.storage.LocalStore(f"{self._root}/{name}")
         return zarr.storage.FsspecStore.from_url(f"{self.out.rstrip('/')}/{name}")
+
+
+class _DigestingStore(WrapperStore[Store]):
+    """A store that keeps the digest of what was written last under each key of a shard, until it is asked for."""
+
+    def __init__(self, store: Store) -> None:
+        super().__init__(store)
+        self._digests: dict[str, str] = {}
+        self._lock = threading.Lock()
+
+    async def set(self, key: str, value: Buffer) -> None:
+        await super().set(key, value)
+        if not key.endswith("zarr.json"):
+            with self._lock:
+                self._digests[key] = digest_of(np.ascontiguousarray(value.as_numpy_array()).data)
+
+    def digest_of(self, key: str) -> str:
+        """Digest of what this store wrote under a key."""
+        with self._lock:
+            return self._digests.pop(key)
+
+
+def metadata(spec: StoreSpec, attributes: dict[str, Any]) -> dict[str, bytes]:
+    """All files of an empty store by their path in the output folder, those of the root group last."""
+    files: dict[str, Buffer] = {}
+    scratch: dict[str, Buffer] = {}
+    _create_array(
+        zarr.create_group(zarr.storage.MemoryStore(scratch), zarr_format=3), "0", spec, "scratch", 0
+    )
+    root = zarr.create_group(zarr.storage.MemoryStore(files), zarr_format=3)
+    for name in (*_PATHS, *spec.class_arrays):
+        path = _PATHS.get(name, name)
+        group = root.require_group(path) if path else root
+        for level in range(spec.levels):
+            _create_array(group, str(level), spec, name, level)
+        if path:
+            group.attrs.put({"ome": _image_metadata(spec, name)})
+    labels = ["semantic", "instances"]
+    # Vizarr looks for the list beside "ome", where version 0.4 had it.
+    root["labels"].attrs.put({"ome": {"version": "0.5", "labels": labels}, "labels": labels})
+    root.attrs.put(
+        {
+            "ome": _image_metadata(spec, "probability"),
+            "fewscope": attributes | {"store": _spec_record(spec)},
+        }
+    )
+    last = files.pop("zarr.json")
+    return {
+        **{f"{SCRATCH}/{key}": data.to_bytes() for key, data in scratch.items()},
+        **{f"{STORE}/{key}": data.to_bytes() for key, data in files.items()},
+        f"{STORE}/zarr.json": last.to_bytes(),
+    }
 
 
 def _create_array(group: zarr.Group, path: str, spec: StoreSpec, name: str, level: int) -> None:

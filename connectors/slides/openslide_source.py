@@ -31,10 +31,11 @@ from fewscope.connectors.pixels.levels import (
     render,
     whole_blocks,
 )
+from fewscope.connectors.slides.members import slide_files
 from fewscope.connectors.slides.resolution import resolve_mpp, working_scale
 from fewscope.connectors.source import Pixels, SourceInfo, window_bounds
-from fewscope.connectors.storage.download import local_copy
-from fewscope.connectors.storage.fingerprint import add_ends
+from fewscope.connectors.storage.download import local_copy, remote_version
+from fewscope.connectors.storage.fingerprint import add_files
 from fewscope.errors import SourceError
 
 log = logging.getLogger(__name__)
@@ -66,7 +67,7 @@ class OpenSlideSource:
         self._lock = threading.Lock()
         self._closed = False
         self._failed: set[tuple[_Level, Block]] = set()
-        if slide is None and (found := _fingerprint(self._slide, self._path)) != info.fingerprint:
+        if slide is None and (found := _fingerprint(self._slide, self._path, info.uri)) != info.fingerprint:
             raise SourceError(
                 f"{info.uri}: changed since it was first opened (fingerprint {found[:12]}, expected "
                 f"{info.fingerprint[:12]}); start the run again"
@@ -101,7 +102,7 @@ class OpenSlideSource:
             vendor=vendor,
             crs=None,
             background=_stated_background(properties) or (255, 255, 255),
-            fingerprint=_fingerprint(slide, path),
+            fingerprint=_fingerprint(slide, path, uri),
             scan_origin=_scan_origin(properties),
         )
         source = cls(info, slide)
@@ -272,10 +273,11 @@ def _stated_background(properties: Mapping[str, str]) -> tuple[int, int, int] | 
     return red, green, blue
 
 
-def _fingerprint(slide: openslide.OpenSlide, path: str) -> str:
-    """Hash of OpenSlide's quickhash, and the size, start and end of the file."""
-    digest = hashlib.sha256(slide.properties.get(openslide.PROPERTY_NAME_QUICKHASH1, "").encode())
-    add_ends(digest, path)
+def _fingerprint(slide: openslide.OpenSlide, path: str, uri: str) -> str:
+    """Hash of OpenSlide's own identity, of the content of all files of the slide, and of a remote file's version."""
+    identity = slide.properties.get(openslide.PROPERTY_NAME_QUICKHASH1, ""), remote_version(uri)
+    digest = hashlib.sha256("\n".join(identity).encode())
+    add_files(digest, slide_files(path, slide.properties.get(openslide.PROPERTY_NAME_VENDOR, "")))
     return digest.hexdigest()
 
 

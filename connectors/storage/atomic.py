@@ -6,15 +6,59 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from types import TracebackType
 from typing import IO
 
 from fsspec import AbstractFileSystem
 
 from fewscope.connectors.storage.filesystem import is_local, open_filesystem, output_errors, sync
+
+TEMPORARY_PREFIX = ".fewscope-"
+
+_IS_TEMPORARY = re.compile(r"\.fewscope-[a-z0-9_]{8}").fullmatch
+"""A folder of `atomic_file`."""
+
+_IS_PARTIAL = re.compile(r".+\.[0-9a-f]{32}\.partial").fullmatch
+"""A file that Zarr has not renamed yet."""
+
+
+def is_leftover(name: str) -> bool:
+    """Whether a file or folder of this name is one that a killed process did not get to rename or remove."""
+    return _IS_TEMPORARY(name) is not None or _IS_PARTIAL(name) is not None
+
+
+def remove_leftovers(folder: str, *, below: bool, older_than_s: float = 0.0) -> int:
+    """Remove what killed processes have left in a local folder; returns how many files and folders.
+
+    Only to be called where nobody is writing.
+
+    Parameters
+    ----------
+    below
+        Also in the folders in it.
+    older_than_s
+        Leave alone what was changed within so many seconds.
+    """
+    n_removed = 0
+    for parent, folders, files in os.walk(folder):
+        for name in [name for name in (*folders, *files) if is_leftover(name)]:
+            path = os.path.join(parent, name)
+            with suppress(OSError):
+                if time.time() - os.path.getmtime(path) < older_than_s:
+                    continue
+                if name in folders:
+                    shutil.rmtree(path)
+                else:
+                    os.unlink(path)
+                n_removed += 1
+        folders[:] = [name for name in folders if below and not is_leftover(name)]
+    return n_removed
 
 
 @contextmanager
@@ -44,7 +88,7 @@ def atomic_file(uri: str, *, durable: bool = True) -> Iterator[str]:
         local = is_local(fs)
         if local:
             os.makedirs(folder, exist_ok=True)
-        scratch = tempfile.TemporaryDirectory(prefix=".fewscope-", dir=folder if local else None)
+        scratch = tempfile.TemporaryDirectory(prefix=TEMPORARY_PREFIX, dir=folder if local else None)
     with scratch:
         temporary = os.path.join(scratch.name, name)
         yield temporary

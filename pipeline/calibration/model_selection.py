@@ -23,7 +23,7 @@ from fewscope.model.finetune import AdaptConfig, one_thread, steps_within
 from fewscope.model.networks.pixel_classifier import LIMIT
 from fewscope.model.views import View
 from fewscope.pipeline.calibration.leave_one_out import n_folds, predict_held_out, score_held_out
-from fewscope.pipeline.predictor import Model, squeeze_single_class
+from fewscope.pipeline.predictor import Model, precision_of, squeeze_single_class
 
 log = logging.getLogger(__name__)
 
@@ -285,11 +285,11 @@ class EncodingCache:
 
     def __init__(self, model: Model) -> None:
         self._model = model
-        self._last: tuple[tuple[str, float, bool], SelectedEncoding] | None = None
+        self._last: tuple[tuple[str, float, bool, str], SelectedEncoding] | None = None
 
     def of(self, support: SupportSet, seconds: float, depth: bool) -> SelectedEncoding:
         """`select_encoding` of a support set, or the last result if the arguments are the same."""
-        asked = support.digest(), seconds, depth
+        asked = support.digest(), seconds, depth, precision_of(self._model)
         if self._last is not None and self._last[0] == asked:
             log.info("same support set as for the previous source: its encoding is reused")
             return self._last[1]

@@ -14,6 +14,7 @@ from rasterio.windows import Window
 
 from fewscope.connectors.conventions import IGNORE_LABEL
 from fewscope.connectors.results.run_folder import WorkDir
+from fewscope.connectors.storage.digests import Digests
 from fewscope.connectors.support.support_set import SupportSet
 from fewscope.pipeline import predictor
 from fewscope.pipeline.calibration import intervals, leave_one_out
@@ -265,14 +266,22 @@ def _save(operating_point: OperatingPoint, plan: Plan, work: WorkDir) -> None:
             kept["iou"] = np.array(point.loo.iou)
             kept["interval"] = np.array(point.loo.interval or ())
         arrays |= {f"{name}_{value}": array for name, array in kept.items()}
-    work.save_arrays(SAVED_AS, **arrays)
+    files = work.save_arrays(SAVED_AS, **arrays)
+    work.write_marker(SAVED_AS, {}, files)
+    _bind(work, files)
+
+
+def _bind(work: WorkDir, files: Digests) -> None:
+    """From here on, units are done under this decision."""
+    work.decision = next(iter(files.values()))
 
 
 def _load(plan: Plan, model: predictor.Model, work: WorkDir) -> OperatingPoint | None:
-    try:
-        arrays = work.load_arrays(SAVED_AS)
-    except FileNotFoundError:
+    work.decision = None
+    if SAVED_AS not in work.read_markers([SAVED_AS]):
         return None
+    _bind(work, work.marked_files(SAVED_AS))
+    arrays = work.load_arrays(SAVED_AS)
     classes = []
     for value, of_class in enumerate(plan.classes, start=1):
         ending = f"_{value}"

@@ -23,6 +23,7 @@ class Job:
     features : the encoded support set, for `Model.predict`
     thresholds : for each class, the smallest stored probability (1..255) of its pixels
     rules : for each class, how touching objects are separated; None: connected components
+    precision : of the predictions, "float32" or "bfloat16"; "": the model's own
     units : all units of the source, for sharing the tiles on their borders; empty: tiles are not shared
     """
 
@@ -37,6 +38,7 @@ class Job:
     connectivity: int
     rules: tuple[Rule | None, ...]
     units: tuple[Unit, ...] = ()
+    precision: str = ""
 
     @property
     def needs_depth(self) -> bool:

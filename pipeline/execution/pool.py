@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Protocol
 
@@ -21,6 +22,13 @@ Item = tuple[Unit, tuple[Any, ...]]
 """A unit, and further arguments of a task."""
 
 
+@dataclass(frozen=True, slots=True)
+class SetAside:
+    """Instead of the row of a unit that killed every worker that tried it: why the last one died."""
+
+    reason: str
+
+
 class Pool(Protocol):
     """Runs units (with a model) and tasks (without one), in any order, each at least once."""
 
@@ -30,8 +38,8 @@ class Pool(Protocol):
         """Start the workers without waiting for them. Idempotent."""
         ...
 
-    def run(self, job: Job, units: Iterable[Unit]) -> Generator[tuple[Unit, Row], None, None]:
-        """Segment units; yields each with its row when it is done."""
+    def run(self, job: Job, units: Iterable[Unit]) -> Generator[tuple[Unit, Row | SetAside], None, None]:
+        """Segment units; yields each with its row when it is done, or with the reason why it is given up."""
         ...
 
     def map(self, task: Task, job: Job, items: Iterable[Item]) -> Iterator[tuple[Unit, Any]]:
@@ -39,6 +47,10 @@ class Pool(Protocol):
 
         Items are consumed lazily, as workers become free.
         """
+        ...
+
+    def native_precision(self) -> str | None:
+        """The fastest precision that the workers compute in natively; None: as this process does."""
         ...
 
     @property
@@ -66,7 +78,7 @@ class LocalPool:
         if self._worker is None:
             self._worker = UnitWorker(self._load_model)
 
-    def run(self, job: Job, units: Iterable[Unit]) -> Generator[tuple[Unit, Row], None, None]:
+    def run(self, job: Job, units: Iterable[Unit]) -> Generator[tuple[Unit, Row | SetAside], None, None]:
         self.start()
         return self._each((unit, (self._worker, job, unit)) for unit in units)
 
@@ -87,6 +99,9 @@ class LocalPool:
             for future in running:
                 future.cancel()
             wait(running)  # none may still write when another run takes the folder
+
+    def native_precision(self) -> str | None:
+        return None
 
     @property
     def dask_scheduler(self) -> Any:

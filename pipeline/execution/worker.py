@@ -7,6 +7,7 @@ bytes twice.
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,11 +16,13 @@ from typing import Any
 import numpy as np
 from rasterio.windows import Window
 
+from fewscope.connectors.storage.digests import Digests
+from fewscope.errors import ConfigError
 from fewscope.pipeline.execution.job import Job
 from fewscope.pipeline.execution.tile_cache import TileCache
 from fewscope.pipeline.instances.class_map import assign_classes, label_classes, winning_probability
 from fewscope.pipeline.instances.measurements import measure_unit
-from fewscope.pipeline.predictor import Model, predict_maps
+from fewscope.pipeline.predictor import Model, precisions_of, predict_maps, processor_of
 from fewscope.pipeline.tiling.blending import Blender, tile_weights
 from fewscope.pipeline.tiling.grid import Unit, grow
 
@@ -39,6 +42,19 @@ class UnitWorker:
         self._model = load_model()
         self._model_lock = threading.Lock()  # one unit has the model while others read or write
 
+    @property
+    def precisions(self) -> tuple[str, ...]:
+        """The precisions that this worker computes in natively; nothing where the model does not say."""
+        return precisions_of(self._model)
+
+    def _check_precision(self, job: Job) -> None:
+        """Refuse a run in a precision that this processor would emulate: other numbers, and slowly."""
+        if job.precision and self.precisions and job.precision not in self.precisions:
+            raise ConfigError(
+                f"the run computes in {job.precision}, but {processor_of(self._model)} on {socket.gethostname()} not: "
+                "use machines of one kind, or --precision float32 with --overwrite"
+            )
+
     def __call__(self, job: Job, unit: Unit) -> dict[str, Any]:
         """Segment one unit, then write its done-marker.
 
@@ -50,6 +66,7 @@ class UnitWorker:
         began = time.perf_counter()
         padded = grow(unit.core, job.halo, job.grid.height, job.grid.width)
         tiles = [t for t in job.grid.tiles_touching(padded) if job.foreground.touches(t)]
+        self._check_precision(job)
         row: dict[str, Any] = {"tiles": 0, "tiles_found": 0, "labels": 0, "unread_px": 0}
         row |= {"read_s": 0.0, "wait_s": 0.0, "model_s": 0.0, "post_s": 0.0}
         cache = TileCache(job.work, unit, job.units, job.grid, job.halo)
@@ -58,10 +75,12 @@ class UnitWorker:
         else:
             maps = np.zeros((job.n_maps, padded.height, padded.width), np.uint8)
         then = time.perf_counter()
-        self._label_and_write(job, unit, padded, maps, row)
+        files = self._label_and_write(job, unit, padded, maps, row)
         row["post_s"] = time.perf_counter() - then
+        if processor := processor_of(self._model):
+            row["processor"] = processor
         row["total_s"] = time.perf_counter() - began
-        job.work.write_marker(unit.name, row)
+        job.work.write_marker(unit.name, row, files)
         cache.evict()
         return row
 
@@ -132,8 +151,8 @@ class UnitWorker:
 
     def _label_and_write(
         self, job: Job, unit: Unit, padded: Window, maps: np.ndarray, row: dict[str, Any]
-    ) -> None:
-        """Assign classes, label and measure objects; write the shards, then the small files."""
+    ) -> Digests:
+        """Assign classes, label and measure objects; write the shards, then the small files; their digests."""
         core, shape = unit.core, (job.grid.height, job.grid.width)
         probability, depths = maps[: len(job.rules)], maps[len(job.rules) :]
         classes = assign_classes(probability, job.thresholds)
@@ -143,14 +162,15 @@ class UnitWorker:
         core_probability = probability[:, *_slices(core, padded)]
         classes = np.ascontiguousarray(classes[_slices(core, padded)])
         winning = winning_probability(core_probability, classes)
-        job.store.write("probability", 0, core, winning)
+        files = job.store.write("probability", 0, core, winning)
         for name, of_class in zip(job.store.spec.class_arrays, core_probability, strict=False):
-            job.store.write(name, 0, core, np.ascontiguousarray(of_class))
-        job.store.write("scratch", 0, core, labels)
+            files |= job.store.write(name, 0, core, np.ascontiguousarray(of_class))
+        files |= job.store.write("scratch", 0, core, labels)
         row["labels"] = sum(n_labels)
         if row["labels"]:
-            job.work.save_table(unit.name, measure_unit(labels, winning, core, shape, n_labels))
-            job.work.save_arrays(unit.name, **borders.arrays())
+            files |= job.work.save_table(unit.name, measure_unit(labels, winning, core, shape, n_labels))
+            files |= job.work.save_arrays(unit.name, **borders.arrays())
+        return files
 
 
 def _unreadable_px(job: Job, window: Window, real: np.ndarray, padded: Window) -> int:

@@ -13,7 +13,7 @@ import functools
 import importlib.metadata
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -32,7 +32,7 @@ from fewscope.pipeline.execution.pool import Pool
 from fewscope.pipeline.maps.build import MapResult
 from fewscope.pipeline.outputs.segmentation import Segmentation
 from fewscope.pipeline.plan import Plan
-from fewscope.pipeline.report.content import ClassResult, Dropped, Quality, Report, Timings, make_report
+from fewscope.pipeline.report.content import ClassResult, Dropped, Hole, Quality, Report, Timings, make_report
 from fewscope.pipeline.report.figures import Pictures, draw
 from fewscope.pipeline.report.map_section import draw_map, map_section
 from fewscope.pipeline.report.render import write_report
@@ -135,6 +135,7 @@ def write_run_report(
     operating_point: OperatingPoint,
     fresh: list[dict[str, Any]],
     data: ReportData,
+    holes: Sequence[Hole] = (),
 ) -> Report:
     """Write ``report.html`` and ``report.json``; returns their content.
 
@@ -143,6 +144,7 @@ def write_run_report(
     fresh : rows of the units that were segmented in this process
     """
     plan, pool, work = segmentation.plan, segmentation.pool, segmentation.job.work
+    kinds = processors(segmentation.rows)
     found, of_classes, map_result = data.whole, data.of_classes, data.map_result
     names = plan.support.class_names
     counts = [one.count for one in of_classes or [found]]
@@ -160,7 +162,7 @@ def write_run_report(
         plan.source.info,
         found,
         class_name=plan.support.class_name,
-        run=facts(plan, operating_point, work, pool) | (map_result.facts if map_result else {}),
+        run=facts(plan, operating_point, work, pool, kinds) | (map_result.facts if map_result else {}),
         ground_areas=map_result.ground_areas if map_result else None,
         map_section=map_section(map_result.summary) if map_result else None,
         timings=timings(clock, fresh, pool),
@@ -172,8 +174,9 @@ def write_run_report(
         covered_interval_source="" if of_classes or ratios[0] is None else COVERED_INTERVAL_SOURCE,
         unreadable_px=sum(row["unread_px"] for row in segmentation.rows.values()),
         dropped=Dropped(segmentation.merge.n_dropped, segmentation.merge.dropped_px),
-        notes=[*plan.support.notes, *notes(plan, operating_point)],
+        notes=[*plan.support.notes, *notes(plan, operating_point), *mixed_kinds(kinds)],
         assumptions=assumptions(plan),
+        holes=holes,
         classes=[
             ClassResult(*of_class)
             for of_class in zip(
@@ -196,8 +199,15 @@ def _levels(store: ResultStore, name: Literal["semantic", "instances"]) -> list[
     return [store.array(name, level) for level in range(store.spec.levels)]
 
 
-def facts(plan: Plan, operating_point: OperatingPoint, work: WorkDir, pool: Pool) -> dict[str, Any]:
-    """Inputs, options and versions, in groups, as the report shows them."""
+def processors(rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """The kinds of processor that units were done on, those of earlier starts of the run too."""
+    return sorted({row["processor"] for row in rows.values() if "processor" in row})
+
+
+def facts(
+    plan: Plan, operating_point: OperatingPoint, work: WorkDir, pool: Pool, kinds: Sequence[str] = ()
+) -> dict[str, Any]:
+    """What was run on what, in groups, as the report shows it."""
     config, names = plan.config, plan.support.class_names
     determined = ResultStore(config.out).attributes["manifest"]
     points = [
@@ -216,6 +226,7 @@ def facts(plan: Plan, operating_point: OperatingPoint, work: WorkDir, pool: Pool
             "name": determined["model"],
             "weights": config.weights or "shipped",
             "SHA-256 of the weights": determined["weights"],
+            **({"precision": determined["precision"]} if determined["precision"] else {}),
         },
         "options": {
             "tile": plan.grid.tile,
@@ -229,6 +240,7 @@ def facts(plan: Plan, operating_point: OperatingPoint, work: WorkDir, pool: Pool
         "work": {
             "units": len(plan.units),
             "workers": pool.n_workers,
+            **({"processors": ", ".join(kinds)} if kinds else {}),
             "tiles of the grid": plan.grid.n_tiles,
             "tiles with tissue" if plan.source.info.kind == "slide" else "tiles with pixels": plan.n_tiles,
         },
@@ -310,6 +322,16 @@ def assumptions(plan: Plan) -> list[str]:
                 f"starts at the scanned area, shows the outlines shifted by {x}, {y} px."
             )
     return messages
+
+
+def mixed_kinds(kinds: Sequence[str]) -> list[str]:
+    """A note on processors of several kinds, if there were."""
+    if len(kinds) < 2:
+        return []
+    return [
+        f"Units were computed on {len(kinds)} kinds of processor ({', '.join(kinds)}): they round differently, so "
+        "another run may differ in a few pixels. Only machines of one kind give the same bytes."
+    ]
 
 
 def notes(plan: Plan, operating_point: OperatingPoint) -> list[str]:

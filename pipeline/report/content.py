@@ -104,6 +104,18 @@ class ClassReport:
 
 
 @dataclass(frozen=True, slots=True)
+class Hole:
+    """A unit that could not be done, px of the working grid, and why."""
+
+    unit: str
+    row: int
+    col: int
+    height: int
+    width: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """Every number of the page, as plain JSON types.
 
@@ -148,17 +160,20 @@ class Report:
     run: Mapping[str, Any]  # groups of "name: value", shown in this order; "hash" is a single string
     timings: Timings
     map: MapSection | None = None  # of rasters
+    holes: tuple[Hole, ...] = ()  # empty in every result; of a run that has not finished
 
     def to_json(self) -> str:
         """``report.json``: the fields by their names, in order.
 
-        ``classes`` is there only where there are several, ``map`` only for rasters.
+        ``classes`` is there only where there are several, ``map`` only for rasters, ``holes`` only if some are.
         """
         numbers = {JSON_KEYS.get(key, key): value for key, value in dataclasses.asdict(self).items()}
         if not self.classes:
             del numbers["classes"]
         if self.map is None:
             del numbers["map"]
+        if not self.holes:
+            del numbers["holes"]
         return json.dumps(numbers, indent=2, allow_nan=False) + "\n"
 
 
@@ -200,6 +215,7 @@ def make_report(
     notes: Sequence[str] = (),
     assumptions: Sequence[str] = (),
     classes: Sequence[ClassResult] = (),
+    holes: Sequence[Hole] = (),
 ) -> Report:
     """Compute the numbers of the page from the statistics of the instances.
 
@@ -229,6 +245,7 @@ def make_report(
     assumptions : sequence of str
         what the files do not say and was assumed, beside what the source assumes
     classes : of the classes 1, 2..., where there are several
+    holes : units that could not be done; their foreground is part of `unreadable_px`
     """
     tissue_px = statistics.tissue_px
     area_px = max(0.0, tissue_px - unreadable_px)
@@ -242,6 +259,11 @@ def make_report(
         what = "tissue" if info.kind == "slide" else "raster"
         messages.append(
             f"{percent(unread)} of the {what} could not be read and is excluded from all numbers below."
+        )
+    if holes:
+        messages.append(
+            f"{len(holes)} of the work units could not be done and are empty in every result: holes, listed under "
+            "Checks. The same command tries them again."
         )
     metres_per_px = math.sqrt(ground_areas.pixel_m2) if ground_areas else None
     if statistics.seams is not None and statistics.seams.suspicious:
@@ -301,6 +323,7 @@ def make_report(
         run={"source": _source_facts(info), **run},
         timings=timings,
         map=map_section,
+        holes=tuple(holes),
     )
 
 

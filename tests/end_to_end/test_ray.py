@@ -77,16 +77,17 @@ def test_a_worker_that_is_killed_is_replaced_and_its_unit_done_again(ray_here, c
 
 
 @pytest.fixture
-def one_retry(monkeypatch):
-    """Each retry is a process that has to start."""
-    monkeypatch.setattr("fewscope.pipeline.execution.ray_pool.RETRIES", 1)
+def one_death(monkeypatch):
+    """Each death is a process that has to start."""
+    monkeypatch.setattr("fewscope.pipeline.execution.ray_pool.MAX_DEATHS", 1)
+    monkeypatch.setattr("fewscope.pipeline.execution.attempts.MAX_DEATHS", 1)
 
 
-def test_workers_that_always_die_end_the_job_with_one_line(ray_here, one_retry, config):
+def test_workers_that_always_die_end_the_job_with_one_line(ray_here, one_death, config):
     with RayPool(fakes.DiesAlways, 1) as pool, pytest.raises(WorkerError) as error:
         segment(config, pool, fakes.ByColour())
     assert "\n" not in str(error.value)
-    assert "a worker died 2 times" in str(error.value)
+    assert "workers die whatever they do" in str(error.value)
     assert "same command" in str(error.value)
 
 
@@ -98,7 +99,7 @@ def test_a_model_that_cannot_be_loaded_there_ends_the_job_with_its_own_error(ray
         segment(config, pool, fakes.ByColour())
 
 
-def test_a_model_that_crashes_while_it_is_loaded_is_no_hang(ray_here, one_retry, config):
+def test_a_model_that_crashes_while_it_is_loaded_is_no_hang(ray_here, one_death, config):
     with RayPool(fakes.crashes_loading, 1) as pool, pytest.raises(WorkerError):
         segment(config, pool, fakes.ByColour())
 

@@ -125,7 +125,7 @@ def killed_and_resumed(pool: str, config, tmp_path, uninterrupted) -> None:
     assert 2 <= len(before) < N_UNITS
     n_batches = len(log.read_text().splitlines())
     plan = make_plan(config)
-    left = {path.stem for path in (Path(config.out) / ".fewscope/lent").glob("r*.npz")}
+    left = {path.stem for path in (Path(config.out) / ".fewscope/lent").glob("r*.npy")}
     needed = {
         f"r{tile.row_off:06d}_c{tile.col_off:06d}"
         for unit in plan.units

@@ -154,6 +154,31 @@ class DiesOnce(ByColour):
         return colour_probability(tiles)[:, None]
 
 
+POISON = (255, 0, 255)
+
+
+class DiesOfPoison(ByColour):
+    """Takes its process with it where a pixel has one colour, as a file that crashes its decoder."""
+
+    def predict(self, tiles: np.ndarray, features: Features) -> np.ndarray:
+        if (tiles == POISON).all(axis=-1).any():
+            os._exit(1)
+        return super().predict(tiles, features)
+
+
+class HangsOnce(ByColour):
+    """Does not come back from the first batch of all."""
+
+    def __init__(self, flag: str) -> None:
+        self.flag = Path(flag)
+
+    def predict(self, tiles: np.ndarray, features: Features) -> np.ndarray:
+        if len(tiles) > 1 and not self.flag.exists():
+            self.flag.write_text(str(os.getpid()))
+            time.sleep(3600)
+        return super().predict(tiles, features)
+
+
 class DiesAlways(ByColour):
     """Takes its process with it whenever it has work to do."""
 

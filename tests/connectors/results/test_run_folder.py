@@ -123,7 +123,7 @@ def test_a_damaged_manifest_is_refused_unless_overwritten(tmp_path: Path, overwr
     if overwrite:
         assert WorkDir(str(tmp_path)).claim(MANIFEST, overwrite=True) == "new"
     else:
-        with pytest.raises(RunMismatch, match="damaged; use --overwrite"):
+        with pytest.raises(RunMismatch, match="damaged or missing; use --overwrite"):
             WorkDir(str(tmp_path)).claim(MANIFEST)
 
 

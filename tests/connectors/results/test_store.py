@@ -24,7 +24,7 @@ from fewscope.connectors.results import store as store_module
 from fewscope.connectors.results.reader import open_result
 from fewscope.connectors.results.run_folder import WorkDir
 from fewscope.connectors.results.store import ResultStore, StoreSpec
-from fewscope.errors import OutputError, RunMismatch
+from fewscope.errors import OutputError, RunInUse, RunMismatch
 
 SPEC = StoreSpec(
     height=150, width=1100, shard=64, chunk=32, scale=(0.5, 0.25), scale_unit="micrometer", name="a slide"
@@ -346,7 +346,10 @@ def test_a_run_on_an_object_store(where: str, request: pytest.FixtureRequest, tm
     base = f"memory://{tmp_path.name}" if where == "memory" else request.getfixturevalue("bucket")
     out = f"{base}/runs/first"
     work = WorkDir(out)
-    assert work.claim({"tile": 224}) == "new"
+    with work.hold(), pytest.raises(RunInUse, match="is in use by process"), WorkDir(out).hold():
+        pass
+    with WorkDir(out).hold():  # released
+        assert work.claim({"tile": 224}) == "new"
     spec = StoreSpec(height=70, width=128, shard=64, chunk=32)
     store = pickle.loads(pickle.dumps(ResultStore(out).create(spec)))
     block = np.ones((64, 128), np.uint8)
