@@ -11,6 +11,7 @@ from typing import Literal
 
 from fewscope.connectors.raster_options import RasterOptions
 from fewscope.connectors.source import Source
+from fewscope.connectors.storage.library_errors import library_errors
 from fewscope.errors import SourceError
 
 
@@ -84,4 +85,5 @@ def open_source(
         raise SourceError(f"{uri}: mpp is for slides; give the resolution of a raster with res")
     kind = "slide" if raster is None else "raster"
     reader = next(r for r in READERS if r.kind == kind and uri.lower().endswith(r.endings))
-    return reader.open(uri, mpp, slide_mpp, raster)
+    with library_errors(SourceError, uri):
+        return reader.open(uri, mpp, slide_mpp, raster)

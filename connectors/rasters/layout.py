@@ -30,6 +30,9 @@ SAMPLE_LEVEL = (
 )
 SAMPLE_CHUNKS = 64  # most chunks of that level that are read, evenly spaced
 SAMPLE_VALUES = 2**20  # most values of each band
+MAX_PIXELS = (
+    2**42
+)  # two million px a side, more than the land of the Earth at 10 m; a few bytes of a VRT state any size
 FINEST_ENLARGEMENT = 8.0  # finer working grids would be interpolation alone
 
 
@@ -62,6 +65,11 @@ def lay_out(uri: str, options: RasterOptions) -> tuple[SceneStack, Bands, list[R
     bands = shown.indexes if per_scene == 1 else (1,)
     files = [_with_nodata(file, bands, options.nodata) for file in files]
     grid, places = common_grid(files, options.crs)
+    if grid.height * grid.width > MAX_PIXELS:
+        raise SourceError(
+            f"{uri}: is {grid.height} x {grid.width} px, more than a raster can be here; check what it states, or give "
+            "fewer scenes"
+        )
     layers = [Layer(file, bands, place) for file, place in zip(files, places, strict=True)]
     made = [Scene(tuple(layers[i : i + per_scene])) for i in range(0, len(layers), per_scene)]
     stack = SceneStack(grid, tuple(made), options.pick)
@@ -139,16 +147,26 @@ def resampled(uri: str, grid: Grid, res: float | None) -> tuple[tuple[int, int],
     Raises
     ------
     SourceError
-        ``res`` is much finer than the raster.
+        ``res`` is much finer than the raster, or more than the whole of it, or the file's pixels have no area.
     """
     transform = grid.transform
     down, right = math.hypot(transform.b, transform.e), math.hypot(transform.a, transform.d)
+    if not (0 < down < math.inf and 0 < right < math.inf and abs(transform.determinant) > 0):
+        raise SourceError(
+            f"{uri}: its pixels have no area (transform {', '.join(f'{v:g}' for v in transform[:6])}); give the file "
+            "its place again, for example with gdal_edit -a_ullr"
+        )
     if res is None or max(abs(res / down - 1), abs(res / right - 1)) < SAME_RESOLUTION:
         return (grid.height, grid.width), transform
     if res * FINEST_ENLARGEMENT < min(down, right):
         raise SourceError(
             f"{uri}: --res {res:g} is {min(down, right) / res:.0f} times finer than the raster's {min(down, right):g}; "
             f"give {min(down, right):g} or more, in units of {grid.crs or 'the file'}"
+        )
+    if res > max(grid.height * down, grid.width * right):
+        raise SourceError(
+            f"{uri}: --res {res:g} is more than the whole raster, {grid.width * right:g} x {grid.height * down:g} in "
+            f"units of {grid.crs or 'the file'}; give the side of a pixel"
         )
     height, width = max(1, int(grid.height * down / res + 0.5)), max(1, int(grid.width * right / res + 0.5))
     return (height, width), transform @ Affine.scale(res / right, res / down)

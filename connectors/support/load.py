@@ -6,8 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from fewscope.connectors.source import Source
+from fewscope.connectors.storage.library_errors import library_errors
 from fewscope.connectors.support.support_set import SupportSet
 from fewscope.connectors.support_options import CellPart, GeoJsonOrigin, SupportOptions
+from fewscope.errors import SupportError
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,4 +102,5 @@ def load_support(
         One line: the file, what is wrong, and what to do.
     """
     options = SupportOptions(tuple(class_names), cell_part, geojson_origin)
-    return _format_of(uri).load(uri, source, options)
+    with library_errors(SupportError, uri):
+        return _format_of(uri).load(uri, source, options)

@@ -1,4 +1,4 @@
-"""JSON texts that are nearly right: any value of the wrong type, lost, nested, repeated; and texts that are not JSON."""
+"""JSON texts that are nearly right: values of wrong types, lost, nested, repeated; and texts that are not JSON."""
 
 from __future__ import annotations
 
