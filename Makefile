@@ -30,7 +30,7 @@ echo "passed: ruff, import-linter, mypy, pytest"
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-river check test lint format bench docs clean
+.PHONY: help setup demo demo-river check test lint fuzz audit format bench docs clean
 .DELETE_ON_ERROR:
 
 help:  ## list the commands
@@ -62,6 +62,12 @@ lint: $(DEV_READY) | $(TYPED)  ## ruff, import-linter and mypy
 format: $(DEV_READY)  ## let ruff order imports and lay out the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+fuzz: $(DEV_READY)  ## damaged and hostile files of every kind, for FUZZ_MINUTES=10; failing ones stay in build/fuzz
+	$(BIN)/python -m tests.fuzz
+
+audit: $(DEV_READY)  ## known vulnerabilities of the pinned packages; 3 = not checked, no advisory service in reach
+	@$(BIN)/python -m tests.helpers.audit constraints.txt
 
 bench: $(DEV_READY)  ## the benchmarks, one JSON line per measurement
 	@set -e; for script in benchmarks/bench_*.py; do \

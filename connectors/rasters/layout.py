@@ -33,6 +33,7 @@ SAMPLE_VALUES = 2**20  # most values of each band
 MAX_PIXELS = (
     2**42
 )  # two million px a side, more than the land of the Earth at 10 m; a few bytes of a VRT state any size
+MAX_BLOCK_BYTES = 2**31  # of a decoded block, all bands
 FINEST_ENLARGEMENT = 8.0  # finer working grids would be interpolation alone
 
 
@@ -63,6 +64,8 @@ def lay_out(uri: str, options: RasterOptions) -> tuple[SceneStack, Bands, list[R
             )
     per_scene = len(scenes[0])
     bands = shown.indexes if per_scene == 1 else (1,)
+    for file in files:
+        _check_block(file)
     files = [_with_nodata(file, bands, options.nodata) for file in files]
     grid, places = common_grid(files, options.crs)
     if grid.height * grid.width > MAX_PIXELS:
@@ -77,6 +80,19 @@ def lay_out(uri: str, options: RasterOptions) -> tuple[SceneStack, Bands, list[R
         deep = [replace(scene, depth=measure_depth(stack, scene)) for scene in made]
         stack = SceneStack(grid, tuple(deep), options.pick)
     return stack, shown, files
+
+
+def _check_block(file: RasterFile) -> None:
+    """Refuse a file of which GDAL must decode more at once than machines have: a small one may state any tile."""
+    rows, cols = file.block
+    size = (
+        rows * cols * numpy_type(file.dtypes[0]).itemsize * len(file.dtypes)
+    )  # all bands, where they interleave
+    if size > MAX_BLOCK_BYTES:
+        raise SourceError(
+            f"{file.uri}: is stored in blocks of {rows} x {cols} px, {size / 2**30:.1f} GiB each; convert it with "
+            "gdal_translate -of COG"
+        )
 
 
 def _with_nodata(

@@ -194,6 +194,10 @@ def _on_turn(geometry: BaseGeometry | None, outline: BaseGeometry) -> BaseGeomet
     if geometry is None or geometry.is_empty:
         return geometry
     west, _, east, _ = outline.bounds
+    if (
+        not east - west <= 2 * MAX_LONGITUDE
+    ):  # no degrees, whatever the file states; there would be turns by the million
+        return geometry
     parts, changed = [], False
     for part in shapely.get_parts(geometry):
         left, _, right, _ = part.bounds
