@@ -42,6 +42,9 @@ log = logging.getLogger(__name__)
 
 BLOCK = 256  # level px; side of what is lost around an unreadable place
 CHUNK = 2048  # level px read at once, a multiple of BLOCK: 16 MB of RGBA
+MAX_TILE_BYTES = (
+    2**30
+)  # of a decoded tile; scanners write tiles of a megabyte. GLib aborts where memory is lacking
 DARK_LEVEL = 64  # median grey of 255 below which a slide is fluorescence and its background black
 
 
@@ -84,6 +87,7 @@ class OpenSlideSource:
             raise SourceError(
                 f"{uri}: is a georeferenced raster ({crs}), not a slide; segment it with jobs/segment_raster.py"
             )
+        _check_tiles(uri, properties)
         native_mpp, mpp_source = resolve_mpp(uri, properties, mpp, slide_mpp)
         steps = [level.row_step for level in _levels(slide) if level.row_step == level.col_step]
         scale, working_mpp = working_scale(uri, native_mpp, mpp, steps)
@@ -345,3 +349,15 @@ def _raster_crs(path: str) -> str | None:
                 return raster.crs.to_string() if raster.crs else None
         except RasterioError:
             return None
+
+
+def _check_tiles(uri: str, properties: Mapping[str, str]) -> None:
+    """Refuse a slide whose tiles do not fit into memory: a small file may state any."""
+    for name, value in properties.items():
+        if name.startswith("openslide.level[") and name.endswith("].tile-width"):
+            width, height = int(value), int(properties.get(name.replace("width", "height"), 1))
+            if width * height * 4 > MAX_TILE_BYTES:
+                raise SourceError(
+                    f"{uri}: is stored in tiles of {width} x {height} px, {width * height * 4 / 2**30:.1f} GiB each; "
+                    "write it again with `python -m fewscope.connectors.slides.pyramid_tiff`"
+                )
