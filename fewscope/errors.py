@@ -8,7 +8,17 @@ from __future__ import annotations
 
 
 class FewscopeError(Exception):
-    """Base of all errors that Fewscope raises on purpose."""
+    """Base of all errors that Fewscope raises on purpose.
+
+    Its text is one printable line, whatever names and texts of files are in it.
+
+    >>> str(SourceError("red\\x1b[31m.tif: is\\nempty"))
+    'red\\\\x1b[31m.tif: is empty'
+    """
+
+    def __str__(self) -> str:
+        text = " ".join(super().__str__().splitlines())
+        return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 class ConfigError(FewscopeError, ValueError):

@@ -18,6 +18,7 @@ from fewscope.pipeline.config import SegmentConfig
 from fewscope.pipeline.estimate import estimate
 from fewscope.pipeline.execution.pool import LocalPool, Pool
 from fewscope.pipeline.plan import model_loader
+from fewscope.pipeline.predictor import precisions_of
 from fewscope.pipeline.run import segment
 
 
@@ -48,7 +49,7 @@ def run_all(
         for config in todo:
             print(estimate(config, model))
         return 0
-    if args.local and todo[0].precision not in ("auto", *model.precisions):
+    if args.local and todo[0].precision not in ("auto", *precisions_of(model)):
         raise ConfigError(
             f"--precision {todo[0].precision}: {model.processor} does not compute in it; use float32, or leave it out"
         )

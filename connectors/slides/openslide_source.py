@@ -42,6 +42,7 @@ log = logging.getLogger(__name__)
 
 BLOCK = 256  # level px; side of what is lost around an unreadable place
 CHUNK = 2048  # level px read at once, a multiple of BLOCK: 16 MB of RGBA
+MAX_PIXELS = 2**38  # 26 cm x 26 cm at 0.5 um per px
 MAX_TILE_BYTES = (
     2**30
 )  # of a decoded tile; scanners write tiles of a megabyte. GLib aborts where memory is lacking
@@ -92,6 +93,8 @@ class OpenSlideSource:
         steps = [level.row_step for level in _levels(slide) if level.row_step == level.col_step]
         scale, working_mpp = working_scale(uri, native_mpp, mpp, steps)
         width, height = slide.dimensions
+        if width * height > MAX_PIXELS:
+            raise SourceError(f"{uri}: states {width} x {height} px, more than any slide has; copy it again")
         info = SourceInfo(
             uri=uri,
             kind="slide",

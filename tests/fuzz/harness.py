@@ -168,10 +168,6 @@ def run_kind(name: str, build: Path, *, seconds: float, first_seed: int = 1, n_e
         next_seed = _follow(child, count, name, current, build, next_seed) + 1
         if child.returncode == 0:
             break
-        if count.tried == 0:
-            raise RuntimeError(
-                f"{name}: the child ended with {child.returncode} before the first case; see {log}"
-            )
     shutil.rmtree(build / "current" / name, ignore_errors=True)
     return count
 
@@ -205,6 +201,10 @@ def _follow(
     if under_way:
         how = f"nothing for {SILENT_SECONDS:.0f} s" if hung else f"the process ended with {child.returncode}"
         _note(count, name, current, build, number, how)
+    elif child.returncode:
+        raise RuntimeError(
+            f"{name}: the child ended with {child.returncode} between cases; see {build}/{name}.log"
+        )
     return number
 
 

@@ -102,5 +102,7 @@ def damaged_tiff(draw: st.DrawFn, data: bytes) -> bytes:
             case "loop":
                 (directory,) = struct.unpack_from("<I", copy, 4)
                 (count,) = struct.unpack_from("<H", copy, directory)
-                struct.pack_into("<I", copy, directory + 2 + 12 * count, directory)
+                end = directory + 2 + 12 * count
+                if end + 4 <= len(copy):  # a fault before this one may have changed the count
+                    struct.pack_into("<I", copy, end, directory)
     return bytes(copy)
