@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -58,17 +59,35 @@ class RasterOptions:
     pick: Literal["first", "best"] = "first"
 
     def __post_init__(self) -> None:
+        shown = ",".join(map(str, self.bands))
         if len(self.bands) not in (0, 1, 3):
             raise ConfigError(
-                f"{len(self.bands)} bands {self.bands}; give three (red, green, blue) or one (grey)"
+                f"--bands {shown} are {len(self.bands)} bands; give three (red, green, blue) or one (grey)"
             )
-        if self.scale is not None and not self.scale[0] < self.scale[1]:
+        if any(band < 1 for band in self.bands):
+            raise ConfigError(f"--bands {shown}: bands are counted from 1")
+        if len(self.bands) == 3 and len(set(self.bands)) == 1:
             raise ConfigError(
-                f"--scale {self.scale[0]:g} {self.scale[1]:g}: the first must be below the second"
+                f"--bands {shown} is one band three times; give --bands {self.bands[0]}, for grey"
+            )
+        if self.scale is not None and not -math.inf < self.scale[0] < self.scale[1] < math.inf:
+            raise ConfigError(
+                f"--scale {self.scale[0]:g} {self.scale[1]:g}: give two numbers, the first below the second"
             )
         if self.res is not None and not 0 < self.res < float("inf"):
             raise ConfigError(
                 f"--res {self.res:g} is not above 0; give the side of a pixel in units of the CRS"
             )
-        if self.bbox is not None and not (self.bbox[0] != self.bbox[2] and self.bbox[1] < self.bbox[3]):
-            raise ConfigError(f"--bbox {self.bbox} has no area; give west, south, east, north")
+        if self.crs is not None and not self.crs.strip():
+            raise ConfigError("--crs is empty; give one such as EPSG:32618, or leave it out")
+        if self.bbox is not None:
+            west, south, east, north = self.bbox
+            if not all(map(math.isfinite, self.bbox)) or west == east or not south < north:
+                raise ConfigError(
+                    f"--bbox {west:g} {south:g} {east:g} {north:g} has no area; give west, south, east, north"
+                )
+            if west > east and east + 360 - west > 180:  # not across the antimeridian: the other way round
+                raise ConfigError(
+                    f"--bbox {west:g} {south:g} {east:g} {north:g}: west lies east of "
+                    "east; give west, south, east, north"
+                )

@@ -30,7 +30,7 @@ class SupportOptions:
     Raises
     ------
     ConfigError
-        There is no such choice.
+        There is no such choice, or a class is named twice.
     """
 
     class_names: tuple[str, ...] = ()
@@ -44,3 +44,8 @@ class SupportOptions:
         ):
             if value not in known:
                 raise ConfigError(f"{option} {value!r} is none of {', '.join(known)}")
+        for i, name in enumerate(self.class_names):
+            if not name.strip():
+                raise ConfigError("--class has no name; give one, or leave it out for all classes")
+            if name in self.class_names[:i]:
+                raise ConfigError(f"--class {name} is given twice; name each class once")

@@ -276,8 +276,11 @@ class Segmenter:
         device: str | None = None,
         overlap: int = 32,
     ) -> None:
+        from fewscope.model.conventions import PATCH_SIZE
         from fewscope.model.segmenter import load_segmenter
 
+        if not 0 <= overlap <= PATCH_SIZE // 2:
+            raise ConfigError(f"overlap {overlap} is not in 0..{PATCH_SIZE // 2} (half a tile); use 32")
         path = None if weights is None else os.fspath(weights)
         self._model: Any = load_segmenter(model, path, device=device)
         self._overlap = overlap

@@ -9,6 +9,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from fewscope.errors import ConfigError
 from fewscope.jobs.common import call
 from fewscope.jobs.options import JobParser, typed
 
@@ -67,6 +68,11 @@ def parse(argv: list[str] | None, prog: str = PROG) -> argparse.Namespace:
 def run(args: argparse.Namespace) -> int:
     """Read, write, and print how many pairs each class got."""
     from tqdm import tqdm
+
+    if not 0 <= args.min_area <= 1:
+        raise ConfigError(f"--min-area {args.min_area:g} is not between 0 and 1; use 0.01")
+    if args.max_pairs is not None and args.max_pairs < 1:
+        raise ConfigError(f"--max-pairs {args.max_pairs} is below 1; give a number, or leave it out for all")
 
     from fewscope.connectors.datasets.voc_coco import (
         coco_groups,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
 import os
 import platform
 import sys
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from fewscope.errors import ConfigError
 from fewscope.jobs.common import call
 from fewscope.jobs.options import JobParser, typed
 from fewscope.model.networks.names import MODELS
@@ -131,6 +133,12 @@ def evaluate(args: argparse.Namespace) -> Evaluation:
     config = EvaluationConfig(
         tuple(dict.fromkeys(args.shots)), args.episodes, args.queries, args.seed, args.calibration
     )
+    if args.n_way < 1:
+        raise ConfigError(f"--n-way {args.n_way} is below 1; give 2 or more, or leave it out")
+    if args.adapt is not None and not 0 < args.adapt < math.inf:
+        raise ConfigError(
+            f"--adapt {args.adapt:g} leaves no time to adapt; give 30 s or more, or leave it out"
+        )
     official = fingerprint(class_names(args.data, args.split)) == FSS1000_TEST
     # one tile at a time: leave-one-out asks for single ones, and a shorter batch would be filled up
     model = load_segmenter(args.model, args.weights, batch_size=1)

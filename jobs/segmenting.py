@@ -8,13 +8,13 @@ from __future__ import annotations
 import argparse
 import dataclasses
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from fewscope.errors import ConfigError, HolesError
 from fewscope.jobs.common import BAD_INPUT, EXPECTED, HOLES, complain
+from fewscope.jobs.folders import folder_names
 from fewscope.pipeline.calibration.model_selection import EncodingCache
-from fewscope.pipeline.config import SegmentConfig
+from fewscope.pipeline.config import SegmentConfig, check_workers
 from fewscope.pipeline.estimate import estimate
 from fewscope.pipeline.execution.pool import LocalPool, Pool
 from fewscope.pipeline.plan import model_loader
@@ -29,13 +29,10 @@ def configs_of(args: argparse.Namespace, sources: list[str], **more: Any) -> lis
     given |= {"class_names": tuple(args.class_names), **more}
     if len(sources) == 1:
         return [SegmentConfig(source=sources[0], **given)]
-    stems = [Path(source).stem for source in sources]
-    # two sources of one name, from different folders
-    names = [f"{stem}-{i}" if stems.count(stem) > 1 else stem for i, stem in enumerate(stems, start=1)]
     base = args.out.rstrip("/")
     return [
         SegmentConfig(source=source, **(given | {"out": f"{base}/{name}"}))
-        for source, name in zip(sources, names, strict=True)
+        for source, name in zip(sources, folder_names(sources), strict=True)
     ]
 
 
@@ -43,6 +40,7 @@ def run_all(
     todo: list[SegmentConfig], args: argparse.Namespace, summary: Callable[[dict[str, Any]], str]
 ) -> int:
     """All sources over one pool of workers; a source that fails does not stop the others."""
+    check_workers(args.workers, args.gpus_per_worker)
     load = model_loader(todo[0])
     model = load()
     if args.estimate:

@@ -131,7 +131,9 @@ def run(args: argparse.Namespace) -> int:
     from tqdm.contrib.logging import logging_redirect_tqdm
 
     from fewscope.model.training.job import WEIGHTS
+    from fewscope.pipeline.config import check_workers
 
+    check_workers(args.workers, None)
     with logging_redirect_tqdm():
         job = job_of(args)
         if args.workers is None:

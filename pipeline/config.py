@@ -5,6 +5,7 @@ Light to import: command lines need the defaults before they load numpy, GDAL or
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -94,15 +95,20 @@ class SegmentConfig:
             raise ConfigError(
                 f"--threshold {self.threshold} is not between 0 and 1; leave it out to have it chosen"
             )
-        if not self.adapt_s >= 0:
-            raise ConfigError(f"--adapt {self.adapt_s:g} is negative; give seconds, or 0 for no adaptation")
+        if not 0 <= self.adapt_s < math.inf:
+            raise ConfigError(
+                f"--adapt {self.adapt_s:g} is negative or no number; give seconds, or 0 for no adaptation"
+            )
+        for name, mpp in (("--mpp", self.mpp), ("--slide-mpp", self.slide_mpp)):
+            if mpp is not None and not 0 < mpp < math.inf:
+                raise ConfigError(f"{name} {mpp:g} is not above 0, or no number; give um per px, such as 0.5")
         if self.connectivity not in (1, 2):
             raise ConfigError(
                 f"--connectivity {self.connectivity} is neither 1 (sides) nor 2 (sides and corners)"
             )
-        if self.min_area_um2 is not None and not self.min_area_um2 >= 0:
+        if self.min_area_um2 is not None and not 0 <= self.min_area_um2 < math.inf:
             raise ConfigError(
-                f"--min-area-um2 {self.min_area_um2} is negative; give an area, or 0 to keep everything"
+                f"--min-area-um2 {self.min_area_um2} is negative or no number; give an area, or 0 to keep everything"
             )
         if not 0 <= self.max_unreadable <= 1:
             raise ConfigError(f"--max-unreadable {self.max_unreadable} is not between 0 and 1; use 0.1")
@@ -112,14 +118,34 @@ class SegmentConfig:
             raise ConfigError(
                 f"--overlap {self.overlap} is not in 0..{PATCH_SIZE // 2} (half a tile); use 32"
             )
-        if self.object_radius_um is not None and not self.object_radius_um > 0:
+        if self.object_radius_um is not None and not 0 < self.object_radius_um < math.inf:
             raise ConfigError(
-                f"--object-radius-um {self.object_radius_um} is not above 0; give a typical radius"
+                f"--object-radius-um {self.object_radius_um} is not above 0, or no number; give a typical radius"
+            )
+        if not 0 <= self.simplify_px < math.inf:
+            raise ConfigError(
+                f"simplify_px {self.simplify_px:g} is negative or no number; give pixels, or 0 to follow every pixel"
             )
         if self.shard is not None and (self.shard < 16 or self.shard % 16):
             raise ConfigError(f"shard {self.shard} is not a multiple of 16 px; use 1024, 2048 or 4096")
-        if self.unit and (self.shard is None or self.unit % self.shard):
+        if self.unit is not None and (self.shard is None or self.unit < 1 or self.unit % self.shard):
             raise ConfigError(f"unit {self.unit} is not a multiple of the shard {self.shard}; give both")
+
+
+def check_workers(workers: int | None, gpus_per_worker: float | None) -> None:
+    """Check the numbers of a pool of Ray actors, before Ray is imported.
+
+    Raises
+    ------
+    ConfigError
+        There would be no worker, or a negative part of a GPU for each.
+    """
+    if workers is not None and workers < 1:
+        raise ConfigError(f"--workers {workers} is below 1; give the number of Ray actors, or leave it out")
+    if gpus_per_worker is not None and not 0 <= gpus_per_worker < math.inf:
+        raise ConfigError(
+            f"--gpus-per-worker {gpus_per_worker:g} is negative or no number; give GPUs per actor, or 0 for none"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,13 +171,13 @@ class RasterConfig:
     simplify_px: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.min_area_m2 is not None and not self.min_area_m2 >= 0:
+        if self.min_area_m2 is not None and not 0 <= self.min_area_m2 < math.inf:
             raise ConfigError(
-                f"--min-area-m2 {self.min_area_m2:g} is negative; give an area, or 0 to keep everything"
+                f"--min-area-m2 {self.min_area_m2:g} is negative or no number; give an area, or 0 to keep everything"
             )
-        if not self.simplify_px >= 0:
+        if not 0 <= self.simplify_px < math.inf:
             raise ConfigError(
-                f"--simplify {self.simplify_px:g} is negative; give pixels, or 0 to follow every pixel"
+                f"--simplify {self.simplify_px:g} is negative or no number; give pixels, or 0 to follow every pixel"
             )
 
 
@@ -162,7 +188,7 @@ class IndexBands:
     Raises
     ------
     ConfigError
-        Both NIR and SWIR are missing.
+        Both NIR and SWIR are missing, a number is below 1, or one stands for two of them.
     """
 
     green: int
@@ -172,6 +198,18 @@ class IndexBands:
     def __post_init__(self) -> None:
         if self.nir is None and self.swir is None:
             raise ConfigError("a water index needs --green and one of --nir (NDWI) and --swir (MNDWI)")
+        named = {"--green": self.green, "--nir": self.nir, "--swir": self.swir}
+        seen: dict[int, str] = {}
+        for option, band in named.items():
+            if band is None:
+                continue
+            if band < 1:
+                raise ConfigError(f"{option} {band} is no band; bands are counted from 1")
+            if band in seen:
+                raise ConfigError(
+                    f"{seen[band]} and {option} are both band {band}; an index needs two different bands"
+                )
+            seen[band] = option
 
     def view(self, view: RasterOptions) -> RasterOptions:
         """Options to read green, NIR and SWIR as the channels red, green and blue, on one scale."""

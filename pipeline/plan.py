@@ -27,7 +27,7 @@ from fewscope.model.segmenter import Segmenter, load_segmenter
 from fewscope.pipeline import predictor
 from fewscope.pipeline.config import SegmentConfig
 from fewscope.pipeline.instances.split_rules import DepthRule, Rule, SplitRule
-from fewscope.pipeline.sources import open_sources, pixel_m2
+from fewscope.pipeline.sources import check_index_bands, open_sources, pixel_m2
 from fewscope.pipeline.tiling.foreground import Foreground, find_foreground
 from fewscope.pipeline.tiling.grid import TileGrid, Unit, default_shard, plan_units
 
@@ -114,6 +114,7 @@ def make_plan(config: SegmentConfig, has_depth: bool = False) -> Plan:
         An option, the source or the support set cannot be used, or they contradict each other.
     """
     source, drawn_on = open_sources(config)
+    check_index_bands(config)
     info = source.info
     support = load_support(
         config.support,

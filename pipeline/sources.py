@@ -37,6 +37,18 @@ def open_sources(config: SegmentConfig) -> tuple[Source, Source]:
     ) if view.aoi or view.bbox else source
 
 
+def check_index_bands(config: SegmentConfig) -> None:
+    """Check that the raster has the bands of the water indices, if any are asked for.
+
+    Raises
+    ------
+    SourceError
+        It does not.
+    """
+    if config.raster is not None and config.raster.index_bands is not None:
+        open_source(config.source, raster=config.raster.index_bands.view(config.raster.view)).close()
+
+
 def ground_of(info: SourceInfo) -> GroundMeasure:
     """How to measure on a raster's ground."""
     return GroundMeasure.of(info.crs, info.transform, info.height, info.width)

@@ -54,7 +54,8 @@ def lay_out(uri: str, options: RasterOptions) -> tuple[SceneStack, Bands, list[R
     ]
     files = [file for scene in scenes for file in scene]
     first = scenes[0][0]
-    shown = choose_bands(first, options.bands) if len(scenes[0]) == 1 else stacked_bands(scenes[0])
+    named = "--green, --nir and --swir" if options.keep_ratios else "--bands"
+    shown = choose_bands(first, options.bands, named) if len(scenes[0]) == 1 else stacked_bands(scenes[0])
     for scene in scenes[1:]:
         own = scene[0]
         if len(scene) != len(scenes[0]) or own.dtypes != first.dtypes:

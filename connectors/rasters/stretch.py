@@ -48,7 +48,7 @@ class Bands:
     is_picture: bool = False
 
 
-def choose_bands(file: RasterFile, asked: tuple[int, ...]) -> Bands:
+def choose_bands(file: RasterFile, asked: tuple[int, ...], option: str = "--bands") -> Bands:
     """Choose bands: those requested (1-based; one or three), else by name, by colour interpretation, or the first
     three.
 
@@ -62,7 +62,7 @@ def choose_bands(file: RasterFile, asked: tuple[int, ...]) -> Bands:
         missing = [band for band in asked if not 1 <= band <= n_bands]
         if missing:
             raise SourceError(
-                f"{file.uri}: has no band {missing[0]}, only 1..{n_bands}; give --bands from these, 1 is the first"
+                f"{file.uri}: has no band {missing[0]}, only 1..{n_bands}; give {option} from these, 1 is the first"
             )
         return Bands(asked, f"bands {', '.join(map(str, asked))}, as asked for")
     if file.colours[0] == ColorInterp.palette and n_bands == 1:

@@ -53,7 +53,7 @@ class RunOptions:
     Raises
     ------
     ConfigError
-        `validate_every` is not a multiple of `report_every`.
+        A number is too small, or `validate_every` is not a multiple of `report_every`.
     """
 
     report_every: int = 50
@@ -62,7 +62,15 @@ class RunOptions:
     threads: int = 1
 
     def __post_init__(self) -> None:
-        if self.report_every < 1 or self.validate_every % self.report_every:
+        for option, value, least in (
+            ("--report-every", self.report_every, 1),
+            ("--validate-every", self.validate_every, 1),
+            ("--loader-workers", self.loader_workers, 0),
+            ("--threads", self.threads, 1),
+        ):
+            if value < least:
+                raise ConfigError(f"{option} {value} is below {least}; give {least} or more")
+        if self.validate_every % self.report_every:
             raise ConfigError(
                 f"validate_every {self.validate_every} is not a multiple of report_every {self.report_every}"
             )

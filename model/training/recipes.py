@@ -9,6 +9,7 @@ Does not import torch.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from fewscope.errors import ConfigError
@@ -74,12 +75,18 @@ class TrainConfig:
             raise ConfigError(f"there are no ImageNet weights for {self.network}; leave --imagenet out")
         if self.steps < 1 or self.episodes_per_step < 1:
             raise ConfigError(
-                f"{self.steps} steps of {self.episodes_per_step} episodes: both must be at least 1"
+                f"--steps {self.steps} of --episodes-per-step {self.episodes_per_step}: both must be at least 1"
             )
+        if not 0 < self.learning_rate < math.inf:
+            raise ConfigError(
+                f"--learning-rate {self.learning_rate:g} is not above 0, or no number; use 1e-3"
+            )
+        if self.seed < 0:
+            raise ConfigError(f"--seed {self.seed} is negative; give 0 or more")
         multiple = NETWORKS[self.network].side_multiple
         if self.crop < multiple or self.crop % multiple:
             raise ConfigError(
-                f"crop {self.crop} px is not a multiple of {multiple}, which {self.network} needs; use 128 or 224"
+                f"--crop {self.crop} px is not a multiple of {multiple}, which {self.network} needs; use 128 or 224"
             )
 
     def share(self, world_size: int) -> int:

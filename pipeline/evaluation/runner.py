@@ -15,6 +15,7 @@ import numpy as np
 
 from fewscope.connectors.datasets.class_folders import ClassImages
 from fewscope.connectors.support.support_set import SupportSet
+from fewscope.errors import ConfigError
 from fewscope.model.episodes.protocol import SEED, EpisodeDraw, exhaustive_episodes, sampled_episodes
 from fewscope.model.segmenter import Segmenter, SupportFeatures, labels_by_class
 from fewscope.pipeline import predictor
@@ -49,7 +50,7 @@ class Adapted:
     def __init__(self, model: Segmenter, seconds: float) -> None:
         if not model.adapts:
             raise ValueError(f"model {model.name!r} cannot be adapted; leave out --adapt, or use compact")
-        if seconds <= 0:
+        if not seconds > 0:
             raise ValueError(
                 f"--adapt {seconds:g} leaves no time to adapt; give 30 s or more, or leave it out"
             )
@@ -91,8 +92,8 @@ class EvaluationConfig:
 
     Raises
     ------
-    ValueError
-        A number is below 1.
+    ConfigError
+        A number is below 1, or the seed negative.
     """
 
     shots: tuple[int, ...] = (5,)
@@ -103,10 +104,13 @@ class EvaluationConfig:
 
     def __post_init__(self) -> None:
         if not self.shots or min(self.shots) < 1:
-            raise ValueError(f"shots {self.shots} must be 1 or more; usual values are 1, 3, 5 and 7")
-        for name, value in (("episodes", self.episodes), ("queries", self.queries)):
+            shots = " ".join(map(str, self.shots))
+            raise ConfigError(f"--shots {shots}: each must be 1 or more; usual values are 1, 3, 5 and 7")
+        for name, value in (("--episodes", self.episodes), ("--queries", self.queries)):
             if value is not None and value < 1:
-                raise ValueError(f"{name} {value} is not above 0; leave it out to use every image")
+                raise ConfigError(f"{name} {value} is not above 0; leave it out to use every image")
+        if self.seed < 0:
+            raise ConfigError(f"--seed {self.seed} is negative; give 0 or more")
 
     def draws(self, category: str, n_images: int, shots: int) -> Iterator[EpisodeDraw]:
         """The episodes of a class."""

@@ -176,8 +176,15 @@ def table_text(comparison: Comparison) -> str:
     for c in (*comparison.changes, comparison.overall):
         values = (c.years, c.gained_km2, c.lost_km2, c.kept_km2, c.compared_km2)
         moved = (c.moved_mean_m, c.moved_max_m, c.moved_m_per_year)
-        writer.writerow([c.before, c.after, *("" if v is None else f"{v:.6g}" for v in (*values, *moved))])
+        writer.writerow(
+            [_inert(c.before), _inert(c.after), *("" if v is None else f"{v:.6g}" for v in (*values, *moved))]
+        )
     return buffer.getvalue()
+
+
+def _inert(cell: str) -> str:
+    """A cell that spreadsheets show as text: one that begins like a formula gets an apostrophe before it."""
+    return f"'{cell}" if cell.lstrip().startswith(("=", "+", "-", "@")) or cell[:1] in "\t\r\n" else cell
 
 
 def write_changes(out: str, epochs: Sequence[Epoch], background: RGB, title: str) -> Comparison:

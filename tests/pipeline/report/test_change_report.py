@@ -20,11 +20,14 @@ from fewscope.connectors.open import open_source
 from fewscope.connectors.raster_options import RasterOptions
 from fewscope.pipeline.execution.pool import LocalPool
 from fewscope.pipeline.geometry.geodesy import GroundMeasure
+from fewscope.pipeline.maps.changes import Change
 from fewscope.pipeline.maps.files import write_map
 from fewscope.pipeline.report.change_report import (
+    Comparison,
     Epoch,
     compare,
     reaches_of_long_rivers,
+    table_text,
     write_changes,
     year_colours,
 )
@@ -220,3 +223,13 @@ def test_a_map_of_a_few_pixels_is_drawn_too(side):
     drawn = with_map_elements(np.full((side, side, 3), 90, np.uint8), view)
     assert drawn.shape == (side, side, 3)
     assert (drawn != 90).any()
+
+
+@pytest.mark.parametrize("name", ["=1+1", "+1", "-1", "@SUM(A1)", " =1", "\t=1", "2020", "scene 1"])
+def test_no_cell_of_the_table_is_a_formula(name):
+    change = Change(name, name, 1.0, 0.5, 0.25, 1.0, 2.0, None, None)
+    comparison = Comparison((), (change,), change, GroundMeasure.of(None, UTM, 1, 1))
+    for row in list(csv.reader(io.StringIO(table_text(comparison))))[1:]:
+        for cell in row[:2]:
+            assert cell.strip()[0] not in "=+-@"
+            assert cell.lstrip("'") == name
