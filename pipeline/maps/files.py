@@ -128,7 +128,7 @@ def write_map(
     for value, name in enumerate(class_names, start=1):
         water, transform = coarse_mask(job.store, value, factor, info.transform)
         networks[name] = trace_network(water, transform, ground)
-        log.info("%s: %d rivers in %d reaches", name, len(networks[name].rivers), len(networks[name].reaches))
+        log.info("%s: %s", name, networks[name].in_words)
     style = PolygonStyle(class_names[0], ground, simplify_px)
     write_features(out, info.crs, polygon_tables(pool, job, units, out, style), networks, ground)
     return MapSummary(ground, areas, networks, factor)

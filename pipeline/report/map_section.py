@@ -17,6 +17,7 @@ from fewscope.pipeline.report.drawing import Picture, picture
 from fewscope.pipeline.report.formatting import round_up
 from fewscope.pipeline.report.map_figures import INK, MapView, grey, tinted, with_lines, with_map_elements
 from fewscope.pipeline.rivers.centreline import Floats
+from fewscope.pipeline.rivers.network import rivers_in_words
 
 MAP_PX = 1400  # longer side: 180 mm of paper at 200 dots per inch
 MAX_RIVERS = 10  # listed on the page; all of them are in features.gpkg
@@ -47,6 +48,8 @@ class MapSection:
     length, main_length : of all rivers
     width : mean along all channels
     rivers : the longest `MAX_RIVERS` of ``n_rivers``
+    n_water_bodies : elongated objects that are no rivers by their shape, such as oxbow lakes
+    in_words : numbers of both in words, as in the log
     widths : metres (px) of channel by width
     measured : how areas and lengths were measured, in words
     coarse : the mask was reduced by this factor to find rivers; 1: it was not
@@ -58,6 +61,8 @@ class MapSection:
     main_length: float
     width: float | None
     n_rivers: int
+    n_water_bodies: int
+    in_words: str
     rivers: tuple[RiverRow, ...]
     widths: Histogram | None
     measured: str
@@ -77,6 +82,7 @@ def map_section(summary: MapSummary) -> MapSection:
         for name, network in networks.items()
         for river in network.rivers
     ]  # fmt: skip
+    n_water_bodies = sum(network.n_water_bodies for network in networks.values())
     rows.sort(key=lambda row: -row.main_length)
     widths, lengths = (
         np.concatenate(parts) for parts in zip(*(n.widths() for n in networks.values()), strict=True)
@@ -88,6 +94,8 @@ def map_section(summary: MapSummary) -> MapSection:
         main_length=sum(network.main_length_m for network in networks.values()) / per_km,
         width=float(np.average(widths, weights=lengths)) if len(widths) else None,
         n_rivers=len(rows),
+        n_water_bodies=n_water_bodies,
+        in_words=rivers_in_words(len(rows), n_water_bodies),
         rivers=tuple(rows[:MAX_RIVERS]),
         widths=_histogram(widths, lengths, "m" if in_metres else "px") if len(widths) else None,
         measured=summary.ground.description,

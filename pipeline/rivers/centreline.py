@@ -95,6 +95,7 @@ class Centreline:
     points : (n, 2) the smooth centreline as row, col from the corner of the first pixel
     steps : (n - 1,) lengths between the points
     approximate_width : twice the distance to the bank, median along the path
+    widest : twice the distance to the bank, maximum along the path
     """
 
     ends: tuple[Node, Node]
@@ -103,6 +104,7 @@ class Centreline:
     points: Floats
     steps: Floats
     approximate_width: float
+    widest: float
 
     @property
     def length(self) -> float:
@@ -137,14 +139,15 @@ def make_centreline(
     ends: tuple[Node, Node], is_free: tuple[bool, bool], path: Ints, water: Mask, banks: Banks, frame: Frame
 ) -> Centreline:
     """Extend a path of the skeleton to the end of the water, smooth it and measure it."""
-    approximate_width = 2 * float(np.median(banks.half_width(path)))
+    half_width = banks.half_width(path)
+    approximate_width, widest = 2 * float(np.median(half_width)), 2 * float(half_width.max())
     width_px = approximate_width / float(np.hypot(*frame.pixel) / np.sqrt(2))
     if is_free[1]:
         path = _extended(path, water, width_px)
     if is_free[0]:
         path = _extended(path[::-1], water, width_px)[::-1]
     points = _smooth(path.astype(np.float64) + 0.5, width_px, is_ring=ends[0] == ends[1], is_free=is_free)
-    return Centreline(ends, is_free, path, points, frame.steps(points), approximate_width)
+    return Centreline(ends, is_free, path, points, frame.steps(points), approximate_width, widest)
 
 
 def nearest_areas(water: Mask, centrelines: Sequence[Centreline], others: Ints, frame: Frame) -> list[Floats]:

@@ -14,6 +14,7 @@ from typing import Literal
 import cc3d
 import networkx as nx
 import numpy as np
+import shapely
 from affine import Affine
 from skimage.morphology import remove_small_holes
 
@@ -31,6 +32,15 @@ from fewscope.pipeline.rivers.skeleton import Node, path_from, prune, skeleton_g
 
 MIN_ELONGATION = 5.0
 """Ratio of length to mean width of a river; below it the object is a lake, which has no centreline."""
+
+MIN_INNER_ELONGATION = 10.0
+"""The same of an object that ends inside the raster at both ends: most short ones are lakes, not pieces of a river."""
+
+LOOP_DEGREES = 150.0
+"""An object that ends inside the raster and turns so far in one direction, and hardly back, is an oxbow lake."""
+
+COUNTER_TURN = 0.2
+"""Largest share of the turning that is in the other direction, in such an object."""
 
 MIN_ISLAND_PX = 25
 """Holes of up to this many pixels are noise and do not split the river into two channels."""
@@ -93,10 +103,14 @@ class River:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Network:
-    """All rivers of a mask, the longest first; lengths and widths are in px where the raster has no CRS."""
+    """All rivers of a mask, the longest first; lengths and widths are in px where the raster has no CRS.
+
+    ``n_water_bodies`` counts elongated objects that are no rivers by their shape: oxbow lakes, long lakes, sounds.
+    """
 
     rivers: tuple[River, ...]
     reaches: tuple[Reach, ...]
+    n_water_bodies: int = 0
 
     @property
     def length_m(self) -> float:
@@ -107,6 +121,11 @@ class Network:
     def main_length_m(self) -> float:
         """Of the main channels of all rivers."""
         return sum(river.main_length_m for river in self.rivers)
+
+    @property
+    def in_words(self) -> str:
+        """How many rivers there are, and how many elongated objects that are none, as the page says it."""
+        return rivers_in_words(len(self.rivers), self.n_water_bodies)
 
     def widths(self) -> tuple[Floats, Floats]:
         """Widths along all centrelines, and the length represented by each: both (n,)."""
@@ -123,6 +142,22 @@ class Network:
         return float(np.average(widths, weights=lengths)) if len(widths) else None
 
 
+def rivers_in_words(n_rivers: int, n_water_bodies: int) -> str:
+    """Numbers of rivers and of other elongated water bodies, for log and page.
+
+    >>> rivers_in_words(1, 1), rivers_in_words(0, 0)
+    ('1 river, and 1 elongated water body that is no river', '0 rivers')
+    """
+    text = f"{n_rivers:,} {'river' if n_rivers == 1 else 'rivers'}"
+    if n_water_bodies == 1:
+        return f"{text}, and 1 elongated water body that is no river"
+    return (
+        f"{text}, and {n_water_bodies:,} elongated water bodies that are no rivers"
+        if n_water_bodies
+        else text
+    )
+
+
 def trace_network(water: Mask, transform: Affine, ground: GroundMeasure) -> Network:
     """Find the rivers in a water mask and measure them. Holds about 20 bytes per pixel.
 
@@ -135,8 +170,8 @@ def trace_network(water: Mask, transform: Affine, ground: GroundMeasure) -> Netw
     Returns
     -------
     Network
-        Objects less than `MIN_ELONGATION` times as long as wide are not in it. A river ends where the water, or the
-        raster, ends.
+        Objects less than `MIN_ELONGATION` times as long as wide are not in it, nor others that are no rivers by their
+        shape (`_is_river`). A river ends where the water, or the raster, ends.
     """
     water = remove_specks(remove_small_holes(water, max_size=MIN_ISLAND_PX))
     graph = skeleton_graph(water)
@@ -149,8 +184,15 @@ def trace_network(water: Mask, transform: Affine, ground: GroundMeasure) -> Netw
     areas = nearest_areas(
         water, centrelines, nodes[[not graph.degree(tuple(n)) for n in nodes.tolist()]], frame
     )
+    elongated = [
+        river
+        for members in _connected(centrelines)
+        if (river := _elongated(centrelines, areas, members, frame))
+    ]
     found = [
-        river for members in _connected(centrelines) if (river := _river(centrelines, areas, members, frame))
+        river
+        for river in elongated
+        if _is_river(river[0], [(centrelines[k], role) for k, role in river[1].items()], water.shape)
     ]
     found.sort(key=lambda river: -river[0].main_length_m)
     rivers = [
@@ -168,7 +210,7 @@ def trace_network(water: Mask, transform: Affine, ground: GroundMeasure) -> Netw
         for i, (_, roles) in enumerate(found, start=1)
         for k, role in roles.items()
     ]
-    return Network(tuple(rivers), tuple(reaches))
+    return Network(tuple(rivers), tuple(reaches), len(elongated) - len(found))
 
 
 def remove_specks(water: Mask) -> Mask:
@@ -215,10 +257,45 @@ def _connected(centrelines: Sequence[Centreline]) -> list[list[int]]:
     ]
 
 
-def _river(
+def _is_river(river: River, channels: Sequence[tuple[Centreline, Role]], shape: tuple[int, ...]) -> bool:
+    """Whether an elongated object is a river by its own shape, whatever else is on the map.
+
+    It is not if it is somewhere so wide that it is a lake or the sea with an arm (elongation by the largest width), or
+    if it lies inside the raster and is short (`MIN_INNER_ELONGATION`) or a single loop (`LOOP_DEGREES`).
+    """
+    main = [centreline for centreline, role in channels if role == "main"]
+    if river.main_length_m < MIN_ELONGATION * max(centreline.widest for centreline in main):
+        return False
+    if any(_leaves_raster(centreline, shape) for centreline, _ in channels):
+        return True
+    if river.main_length_m < MIN_INNER_ELONGATION * river.width_m:
+        return False
+    return len(channels) > 1 or not _is_loop(main[0])
+
+
+def _leaves_raster(centreline: Centreline, shape: tuple[int, ...]) -> bool:
+    """Whether a free end of a channel lies on the edge of the raster."""
+    ends = centreline.path[[0, -1]]
+    at_edge = (ends <= 0) | (ends >= np.array(shape) - 1)
+    return bool((at_edge.any(axis=1) & np.array(centreline.is_free)).any())
+
+
+def _is_loop(centreline: Centreline) -> bool:
+    """Whether a channel turns in one direction only, as an abandoned bend does; a river turns to and fro."""
+    # steps of pixels and small wiggles are no turning
+    tolerance = centreline.approximate_width / 4 * len(centreline.steps) / centreline.length
+    line = shapely.get_coordinates(shapely.LineString(centreline.points).simplify(tolerance))
+    steps = np.diff(line, axis=0)
+    headings = np.arctan2(steps[:, 1], steps[:, 0])
+    turns = np.degrees((np.diff(headings) + np.pi) % (2 * np.pi) - np.pi)
+    one, other = sorted((float(turns[turns > 0].sum()), float(-turns[turns < 0].sum())))
+    return other >= LOOP_DEGREES and one <= COUNTER_TURN * other
+
+
+def _elongated(
     centrelines: Sequence[Centreline], areas: Sequence[Floats], members: list[int], frame: Frame
 ) -> tuple[River, dict[int, Role]] | None:
-    """One river, and the role of each of its reaches; None if it is a lake."""
+    """One elongated object, and the role of each of its reaches; None if it is not `MIN_ELONGATION` times as long."""
     total = sum(centrelines[k].length for k in members)
     width = sum(float(areas[k].sum()) for k in members) / total
     if total < MIN_ELONGATION * width:  # nor is a part of it; most ponds end here, and there are many

@@ -13,7 +13,14 @@ from rasterio.features import rasterize
 from scipy.ndimage import gaussian_filter
 
 from fewscope.pipeline.geometry.geodesy import GroundMeasure
-from fewscope.pipeline.rivers.network import MIN_ELONGATION, Network, remove_specks, trace_network
+from fewscope.pipeline.rivers import network
+from fewscope.pipeline.rivers.network import (
+    MIN_ELONGATION,
+    MIN_INNER_ELONGATION,
+    Network,
+    remove_specks,
+    trace_network,
+)
 from fewscope.pipeline.rivers.skeleton import contract, path_from, prune, skeleton_graph
 from tests.helpers.rivers import band, burn, sinusoid, turned
 
@@ -70,9 +77,9 @@ def test_a_sinusoid_at_60_degrees_north_in_degrees_is_measured_within_2_percent(
 
 
 def test_without_a_crs_lengths_are_in_pixels():
-    mask, transform = burn([shapely.box(0, 0, 900, 100)], 10, margin=50)
+    mask, transform = burn([shapely.box(0, 0, 1500, 100)], 10, margin=50)
     (river,) = trace_network(mask, transform, GroundMeasure(None, "pixels")).rivers
-    assert river.length_m == pytest.approx(90, rel=0.02)
+    assert river.length_m == pytest.approx(150, rel=0.02)
     assert river.width_m == pytest.approx(10, rel=0.02)
 
 
@@ -153,7 +160,8 @@ def test_all_land_and_all_water_have_no_river(mask):
     assert found.width_m is None
 
 
-def test_a_ring_is_one_reach():
+def test_a_ring_is_one_reach(monkeypatch):
+    monkeypatch.setattr(network, "_is_river", lambda *_: True)  # a ring by itself is a lake with an island
     ring = shapely.Point(0, 0).buffer(1000) - shapely.Point(0, 0).buffer(900)
     (river,) = measured([ring]).rivers
     assert river.length_m == pytest.approx(2 * math.pi * 950, rel=0.02)
@@ -241,7 +249,56 @@ def test_ponds_of_a_few_pixels_are_not_looked_at():
     ]
 
 
-def test_an_object_at_the_bound_of_elongation():
-    shorter = measured([shapely.box(0, 0, 100 * (MIN_ELONGATION - 1), 100)])
-    longer = measured([shapely.box(0, 0, 100 * (MIN_ELONGATION + 1), 100)])
-    assert (len(shorter.rivers), len(longer.rivers)) == (0, 1)
+@pytest.mark.parametrize(("bound", "margin"), [(MIN_ELONGATION, -50.0), (MIN_INNER_ELONGATION, 50.0)])
+def test_an_object_at_the_bound_of_elongation(bound, margin):
+    """Of one that the edge of the raster cuts, and of one that ends inside it."""
+
+    def of(elongation: float) -> Network:
+        shape = shapely.box(0, 0, 100 * elongation, 100)
+        mask, transform = burn([shape, shapely.Point(0, 400), shapely.Point(0, -400)], 10, 50)
+        if margin < 0:
+            cut = round((0 - transform.c) / 10)
+            mask, transform = mask[:, cut:], transform @ Affine.translation(cut, 0)
+        return trace_network(mask, transform, METRES)
+
+    assert (len(of(bound - 1).rivers), len(of(bound + 1).rivers)) == (0, 1)
+
+
+def arc(degrees: float, radius: float = 800) -> np.ndarray:
+    angle = np.radians(np.linspace(0, degrees, 300))
+    return radius * np.stack([np.cos(angle), np.sin(angle)], axis=-1)
+
+
+@pytest.mark.parametrize("degrees", [180, 240, 300, 340])
+@pytest.mark.parametrize("facing", [0, 33, 90])
+def test_an_oxbow_is_a_water_body_beside_a_river(degrees, facing):
+    line = turned(sinusoid(9000, 500, 2000), 10)
+    oxbow = turned(arc(degrees), facing) + np.array([0, 3000])
+    found = measured([band(line, 120), band(oxbow, 80)])
+    assert (len(found.rivers), found.n_water_bodies) == (1, 1)
+    assert found.in_words == "1 river, and 1 elongated water body that is no river"
+    assert all(reach.river == 1 for reach in found.reaches)
+    assert found.rivers[0].length_m == pytest.approx(shapely.LineString(line).length, rel=0.02)
+    alone = measured([band(oxbow, 80)])  # by its own shape, whatever else is on the map
+    assert (alone.rivers, alone.n_water_bodies) == ((), 1)
+
+
+def test_bends_to_and_fro_are_a_river_and_so_is_a_loop_that_leaves_the_raster():
+    assert len(measured([band(sinusoid(4000, 600, 1500), 80)]).rivers) == 1
+    mask, transform = burn([band(arc(200), 80)], 10, 50)
+    found = trace_network(
+        mask[: round(transform.f / 10)], transform, METRES
+    )  # as if the scene ended at its feet
+    assert (len(found.rivers), found.n_water_bodies) == (1, 0)
+
+
+def test_lakes_and_sounds_of_a_coast_are_no_rivers():
+    lake = shapely.LineString([(0, 0), (2400, 300)]).buffer(200)  # a long lake
+    found = measured([lake])
+    assert (found.rivers, found.n_water_bodies) == ((), 1)
+    sea = shapely.union_all(
+        [shapely.box(0, 0, 4000, 3000), *(shapely.box(4000, y, 9000, y + 300) for y in (300, 1500, 2400))]
+    )
+    mask, transform = burn([sea], 20, 0)
+    at_edge = mask[:, int(np.flatnonzero(mask.any(axis=0))[0]) :]  # the sea goes on beyond the raster
+    assert trace_network(at_edge, transform, METRES).rivers == ()
