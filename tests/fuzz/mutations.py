@@ -99,10 +99,8 @@ def damaged_tiff(draw: st.DrawFn, data: bytes) -> bytes:
                 (target,) = struct.unpack_from("<I", copy, place + 8)
                 if target + 4 <= len(copy):
                     struct.pack_into("<I", copy, target, draw(st.sampled_from(ODD_NUMBERS)))
-            case "loop":
-                (directory,) = struct.unpack_from("<I", copy, 4)
-                (count,) = struct.unpack_from("<H", copy, directory)
-                end = directory + 2 + 12 * count
-                if end + 4 <= len(copy):  # a fault before this one may have changed the count
-                    struct.pack_into("<I", copy, end, directory)
+            case "loop":  # where the right file has it: a fault before this one may have changed the count
+                (directory,) = struct.unpack_from("<I", data, 4)
+                (count,) = struct.unpack_from("<H", data, directory)
+                struct.pack_into("<I", copy, directory + 2 + 12 * count, directory)
     return bytes(copy)
