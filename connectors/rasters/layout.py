@@ -33,7 +33,7 @@ SAMPLE_VALUES = 2**20  # most values of each band
 MAX_PIXELS = (
     2**42
 )  # two million px a side, more than the land of the Earth at 10 m; a few bytes of a VRT state any size
-MAX_BLOCK_BYTES = 2**31  # of a decoded block, all bands
+MAX_BLOCK_BYTES = 2**29  # of a decoded block, all bands: beyond GDAL's cache, decoded again for each piece
 FINEST_ENLARGEMENT = 8.0  # finer working grids would be interpolation alone
 
 
@@ -69,6 +69,10 @@ def lay_out(uri: str, options: RasterOptions) -> tuple[SceneStack, Bands, list[R
         _check_block(file)
     files = [_with_nodata(file, bands, options.nodata) for file in files]
     grid, places = common_grid(files, options.crs)
+    if grid.height < 1 or grid.width < 1:  # numbers too small or too large for GDAL's suggestion of a grid
+        raise SourceError(
+            f"{uri}: has no pixels in {grid.crs or 'the CRS of the grid'}; check where it says that it is"
+        )
     if grid.height * grid.width > MAX_PIXELS:
         raise SourceError(
             f"{uri}: is {grid.height} x {grid.width} px, more than a raster can be here; check what it states, or give "

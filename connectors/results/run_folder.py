@@ -486,7 +486,7 @@ class WorkDir:
         """The JSON object in a file; None if the file is missing or is not one."""
         try:
             value = json.loads(self._read(name))
-        except (FileNotFoundError, NotADirectoryError, ValueError):
+        except (FileNotFoundError, NotADirectoryError, ValueError, RecursionError):
             return None
         return value if isinstance(value, dict) else None
 

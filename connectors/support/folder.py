@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import reprlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
@@ -214,13 +215,13 @@ def _read_statement(filesystem: Any, root: str, uri: str) -> dict[str, Any]:
             )
         stated["mpp"] = float(mpp)
     if not isinstance(stated.get("class", ""), str):
-        raise SupportError(f"{shown}: class is {stated['class']!r}, expected a name")
+        raise SupportError(f"{shown}: class is {reprlib.repr(stated['class'])}, expected a name")
     if "classes" in stated:
         classes = stated["classes"]
         is_list = isinstance(classes, list) and 1 <= len(classes) <= MAX_CLASSES
         if not is_list or not all(isinstance(name, str) and name for name in classes) or "class" in stated:
             raise SupportError(
-                f'{shown}: classes are {classes!r}, expected up to {MAX_CLASSES} names and no "class" beside them'
+                f'{shown}: classes are {reprlib.repr(classes)}, expected up to {MAX_CLASSES} names and no "class" beside them'
             )
     return stated
 
