@@ -34,6 +34,7 @@ MAX_PIXELS = (
     2**42
 )  # two million px a side, more than the land of the Earth at 10 m; a few bytes of a VRT state any size
 MAX_BLOCK_BYTES = 2**29  # of a decoded block, all bands: beyond GDAL's cache, decoded again for each piece
+MAX_SIDE = 2**24  # px, four times around the Earth at 10 m
 FINEST_ENLARGEMENT = 8.0  # finer working grids would be interpolation alone
 
 
@@ -73,7 +74,7 @@ def lay_out(uri: str, options: RasterOptions) -> tuple[SceneStack, Bands, list[R
         raise SourceError(
             f"{uri}: has no pixels in {grid.crs or 'the CRS of the grid'}; check where it says that it is"
         )
-    if grid.height * grid.width > MAX_PIXELS:
+    if grid.height * grid.width > MAX_PIXELS or max(grid.height, grid.width) > MAX_SIDE:
         raise SourceError(
             f"{uri}: is {grid.height} x {grid.width} px, more than a raster can be here; check what it states, or give "
             "fewer scenes"

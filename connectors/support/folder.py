@@ -221,7 +221,8 @@ def _read_statement(filesystem: Any, root: str, uri: str) -> dict[str, Any]:
         is_list = isinstance(classes, list) and 1 <= len(classes) <= MAX_CLASSES
         if not is_list or not all(isinstance(name, str) and name for name in classes) or "class" in stated:
             raise SupportError(
-                f'{shown}: classes are {reprlib.repr(classes)}, expected up to {MAX_CLASSES} names and no "class" beside them'
+                f"{shown}: classes are {reprlib.repr(classes)}, expected up to {MAX_CLASSES} names and no "
+                '"class" beside them'
             )
     return stated
 

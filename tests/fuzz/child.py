@@ -1,5 +1,7 @@
 """Tries cases of one kind in a process with a limit of memory: ``child.py KIND FOLDER SEED N SECONDS``.
 
+0 seconds: one round of N cases, whatever time it takes.
+
 Says on stdout, as lines of JSON, when a case begins and how it ended; cases are written to FOLDER, one after another.
 """
 
@@ -36,6 +38,7 @@ def main() -> None:
     """Try cases until the time is over."""
     name, folder, first_seed, n_examples, seconds = sys.argv[1:]
     kind = next(kind for kind in KINDS if kind.name == name)
+    one_round = float(seconds) == 0
     end = time.monotonic() + float(seconds)
     faulthandler.enable()
     warnings.simplefilter("ignore")
@@ -51,7 +54,7 @@ def main() -> None:
 
     def check(case: Case) -> None:
         nonlocal limited
-        if time.monotonic() > end and limited:
+        if time.monotonic() > end and limited and not one_round:
             raise TimeIsOver
         case.write(Path(folder))
         if not limited and Path("/proc/self/statm").exists():

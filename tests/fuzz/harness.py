@@ -151,10 +151,13 @@ class Count:
 
 
 def run_kind(name: str, build: Path, *, seconds: float, first_seed: int = 1, n_examples: int = 50) -> Count:
-    """Try a kind for some time, in children with limits; what fails is kept in ``build/NAME-SEED-NUMBER``."""
+    """Try a kind for some time, in children with limits; what fails is kept in ``build/NAME-SEED-NUMBER``.
+
+    0 seconds: one round of ``n_examples``, the same ones each time.
+    """
     count, next_seed, end = Count(), first_seed, time.monotonic() + seconds
     while count.tried == 0 or time.monotonic() < end:
-        left = max(1.0, end - time.monotonic())
+        left = max(1.0, end - time.monotonic()) if seconds else 0.0
         current = build / "current" / name
         command = [sys.executable, "-m", "tests.fuzz.child", name, str(current)]
         command += [str(next_seed), str(n_examples), f"{left:.1f}"]

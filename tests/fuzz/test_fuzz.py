@@ -45,7 +45,7 @@ def test_read_or_refused_in_one_line(kind, tmp_path, caplog):
 @pytest.mark.parametrize("name", ["slides", "rasters"])
 def test_within_limits_of_memory(name, tmp_path):
     """In a child with a limit of memory: nothing crashes, hangs, or takes too much."""
-    count = run_kind(name, tmp_path, seconds=4, n_examples=25)
+    count = run_kind(name, tmp_path, seconds=0, n_examples=25)
     assert count.tried > 0
     assert not count.faults, count.faults
 
