@@ -38,7 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(f"{'overlap of water (IoU)':24}{overlap:>10.3f}{1.0:>10.3f}")
     if report["covered_interval_km2"]:
         low, high = report["covered_interval_km2"]
-        print(f"the report's 95 % interval of the water: {low:.2f} to {high:.2f} km2")
+        estimate = report["covered_estimate_km2"]
+        print(f"estimated true area of the water: {estimate:.2f} km2 (95 % interval {low:.2f} to {high:.2f})")
     print(f"  {chosen.found}/report.html")
     return 0
 

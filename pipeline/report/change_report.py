@@ -12,6 +12,8 @@ import numpy as np
 from PIL import Image
 
 from fewscope.connectors.results.map_series import Centreline, MapSeries
+from fewscope.connectors.results.reader import open_result
+from fewscope.errors import ResultNotFound
 from fewscope.pipeline.geometry.geodesy import GroundMeasure, total_m2
 from fewscope.pipeline.maps.changes import Change, Floats, are_long, changed_areas, migration
 from fewscope.pipeline.maps.files import windows
@@ -59,10 +61,16 @@ class Epoch:
 
 @dataclass(frozen=True, slots=True)
 class EpochSummary:
-    """Numbers of the map of one date: water and valid area; length and mean width of the rivers that are compared."""
+    """Numbers of the map of one date: water and valid area; length and mean width of the rivers that are compared.
+
+    ``water_km2`` is the area found. ``estimate_km2`` is the estimated true area and ``interval_km2`` its 95 % interval;
+    None where the report of the date has none.
+    """
 
     name: str
     water_km2: float
+    estimate_km2: float | None
+    interval_km2: tuple[float, float] | None
     valid_km2: float
     river_km: float | None
     width_m: float | None
@@ -109,7 +117,7 @@ def compare(epochs: Sequence[Epoch], series: MapSeries) -> Comparison:
         _change(epochs[one], epochs[other], areas[one, other], (rivers[one], rivers[other]), series, ground)
         for one, other in pairs
     ]
-    numbers = [_numbers(epoch.name, alone[k] / 1e6, rivers[k]) for k, epoch in enumerate(epochs)]
+    numbers = [_numbers(epoch, alone[k] / 1e6, rivers[k]) for k, epoch in enumerate(epochs)]
     return Comparison(tuple(numbers), tuple(changes[:-1]), changes[-1], ground)
 
 
@@ -152,13 +160,30 @@ def _change(
     )
 
 
-def _numbers(name: str, areas_km2: Floats, reaches: Sequence[Centreline]) -> EpochSummary:
+def _area_ratios(out: str) -> tuple[float, float, float] | None:
+    """Estimated true area and both ends of its interval over the area found, of the first class; from the report."""
+    try:
+        report = open_result(out).report
+    except ResultNotFound:
+        return None
+    first = report["classes"][0] if "classes" in report else report
+    estimate, interval = first.get("covered_estimate_px"), first.get("covered_interval_px")
+    if estimate is None or not interval or not first["covered_px"]:
+        return None
+    low, middle, high = (area / first["covered_px"] for area in (interval[0], estimate, interval[1]))
+    return low, middle, high
+
+
+def _numbers(epoch: Epoch, areas_km2: Floats, reaches: Sequence[Centreline]) -> EpochSummary:
     lengths = [reach.length_km or 0.0 for reach in reaches]
     main = [reach.length_km or 0.0 for reach in reaches if reach.role == "main"]
     widths = [reach.width_m or 0.0 for reach in reaches]
+    water, ratios = float(areas_km2[0]), _area_ratios(epoch.out)
     return EpochSummary(
-        name=name,
-        water_km2=float(areas_km2[0]),
+        name=epoch.name,
+        water_km2=water,
+        estimate_km2=water * ratios[1] if ratios else None,
+        interval_km2=(water * ratios[0], water * ratios[2]) if ratios else None,
         valid_km2=float(areas_km2[1]),
         river_km=sum(main) if main else None,
         width_m=float(np.average(widths, weights=lengths)) if reaches else None,

@@ -81,6 +81,8 @@ def test_dates_become_maps_and_a_table_in_the_order_of_time(command, tmp_path, c
     ):
         assert (tmp_path / "out" / name).stat().st_size > 0, name
     assert "the centreline moved 300 m" in capsys.readouterr().out
+    page = (tmp_path / "out/changes.html").read_text()
+    assert "water found, km²" in page
 
 
 def dates_of(*arguments: str) -> list[tuple[str, float | None]]:

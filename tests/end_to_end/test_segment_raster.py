@@ -98,7 +98,7 @@ def test_a_scene_becomes_a_map_with_its_grid_and_its_areas(job, scene, tmp_path)
     assert report["class_name"] == "lake"
     assert "red, green, blue by the file" in report["run"]["source"]["bands"]
     page = (tmp_path / "out/report.html").read_text()
-    assert "<h2>The map</h2>" in page
+    assert "<h2>Map and rivers</h2>" in page
     assert re.search(r'class="count area">[\d.,]+ (m²|km²)<', page)  # what a map is read for, not the count
     assert report["map"]["measured"] == "in the plane of the raster's projection"
     with rasterio.open(tmp_path / "out/mask.tif") as mask, rasterio.open(scene) as original:
@@ -164,7 +164,9 @@ def test_polygons_of_the_map_are_simplified_on_request(job, scene, tmp_path):
 
     code, _, errors = job(scene, "--simplify", -1)
     assert code == 2
-    assert errors[-1].endswith("--simplify -1 is negative; give pixels, or 0 to follow every pixel")
+    assert errors[-1].endswith(
+        "--simplify -1 is negative or no number; give pixels, or 0 to follow every pixel"
+    )
 
 
 def test_water_indices_are_compared_with_the_mask(job, scene):

@@ -78,6 +78,7 @@ def test_the_store_is_valid_ome_zarr_and_says_where_pixels_are(tmp_path: Path) -
     for name in ("semantic", "instances"):
         label = group[f"labels/{name}"].attrs.asdict()["ome"]
         assert label["image-label"]["source"] == {"image": "../../"}
+        assert label["multiscales"][0]["name"] == name  # its own, without the folders that it lies in
         levels = label["multiscales"][0]["datasets"]
         assert levels[2]["coordinateTransformations"] == [{"type": "scale", "scale": [2.0, 1.0]}]
     semantic = group["labels/semantic"].attrs.asdict()["ome"]["image-label"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from shapely import Point
 
 from fewscope.connectors.open import open_source
 from fewscope.connectors.raster_options import RasterOptions
+from fewscope.connectors.results.map_series import MapSeries
 from fewscope.pipeline.execution.pool import LocalPool
 from fewscope.pipeline.geometry.geodesy import GroundMeasure
 from fewscope.pipeline.maps.changes import Change
@@ -233,3 +235,23 @@ def test_no_cell_of_the_table_is_a_formula(name):
         for cell in row[:2]:
             assert cell.strip()[0] not in "=+-@"
             assert cell.lstrip("'") == name
+
+
+def test_the_area_found_and_the_estimated_true_area_of_each_date_are_named_apart(tmp_path, epochs):
+    """From the report of the date, as a share of the area found: 10 % more, between nothing more and a fifth."""
+    report = {"covered_px": 100, "covered_estimate_px": 110.0, "covered_interval_px": [100.0, 120.0]}
+    page = Path(epochs[0].out) / "report.json"
+    page.write_text(json.dumps(report))
+    try:
+        write_changes(str(tmp_path), epochs, np.full((HEIGHT, WIDTH, 3), 90, np.uint8), "Dates")
+        with MapSeries([epoch.out for epoch in epochs]) as series:
+            first, *others = compare(epochs, series).epochs
+    finally:
+        page.unlink()
+    assert first.estimate_km2 == pytest.approx(1.1 * first.water_km2)
+    assert first.interval_km2 == pytest.approx((first.water_km2, 1.2 * first.water_km2))
+    assert {(other.estimate_km2, other.interval_km2) for other in others} == {(None, None)}
+    text = (tmp_path / "changes.html").read_text()
+    assert "water found, km²" in text
+    low, middle, high = (f"{share * first.water_km2:.2f}" for share in (1, 1.1, 1.2))
+    assert f"{middle} ({low} to {high})" in text

@@ -23,9 +23,10 @@ from scipy import ndimage
 from skimage.color import rgb2lab
 
 from fewscope.pipeline.report import drawing, figures
-from fewscope.pipeline.report.content import Quality, Timings, make_report
+from fewscope.pipeline.report.content import Dropped, Quality, Timings, make_report
 from fewscope.pipeline.report.figures import draw
 from fewscope.pipeline.report.formatting import short
+from fewscope.pipeline.report.headline import count_in_words
 from fewscope.pipeline.report.render import Measures, render, write_report
 from fewscope.pipeline.report.statistics import area_mean, instance_statistics
 
@@ -224,6 +225,38 @@ def test_the_covered_area_has_an_interval_and_is_at_most_all_there_is():
     report, pictures = run_report()
     assert report.covered_interval_px is None
     assert "95 % interval" not in Links(render(report, pictures)).text
+
+
+def test_every_interval_stands_beside_its_estimate_in_page_and_json():
+    """What was found may lie outside of it, as here: 95 % interval of the truth, not of what was found."""
+    report, pictures = run_report(
+        count_estimate=500, count_interval=(400, 600), covered_ratio=(0.5, 0.7), dropped=Dropped(7, 120)
+    )
+    numbers = json.loads(report.to_json())
+    assert numbers["count"] == report.count < 400
+    assert numbers["count_estimate"] == 500
+    assert numbers["covered_estimate_px"] == pytest.approx(0.6 * report.covered_px)
+    assert (numbers["dropped_count"], numbers["dropped_px"]) == (7, 120)
+    text = " ".join(Links(render(report, pictures)).text.split())
+    assert re.search(r"objects of class “\w+” found", text)
+    assert "Estimated true number 500 95 % interval 400 to 600" in text
+    assert re.search(r"estimated true area [\d.,]+ \S+, 95 % interval", text)
+    assert "7 smaller objects" in text
+    assert count_in_words(numbers) == (
+        f"{report.count:,} {report.class_name} found; estimated true number 500 (95 % interval 400 to 600)"
+    )
+
+
+def test_with_several_classes_each_estimate_has_its_name():
+    one = {"name": "a", "count": 44, "count_estimate": 65, "count_interval": [45, 86]}
+    words = count_in_words({"count": 50, "classes": [one, {"name": "b", "count": 6, "count_interval": None}]})
+    assert words == "50 objects found: 44 a [estimated true number 65 (95 % interval 45 to 86)], 6 b"
+
+
+def test_no_interval_of_an_area_is_negative():
+    report, _ = run_report(covered_ratio=(-0.2, 1.0))
+    assert report.covered_interval_px == (0.0, report.covered_px)
+    assert report.covered_estimate_px == pytest.approx(0.4 * report.covered_px)
 
 
 def test_the_histograms_hold_every_object_once(plain):
