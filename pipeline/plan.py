@@ -57,11 +57,19 @@ class ClassPlan:
     support : the support set, reduced to this class
     rules : candidates for separating touching objects; None: connected components
     min_area_px : smaller objects are dropped
+    min_area_given : whether the user gave this area: then labelled objects that are smaller are not asked for, and
+        estimates leave them out too
     """
 
     support: SupportSet
     rules: tuple[Rule | None, ...]
     min_area_px: int
+    min_area_given: bool = False
+
+    @property
+    def min_true_area_px(self) -> int:
+        """Smallest labelled object that estimates of the truth count."""
+        return self.min_area_px if self.min_area_given else 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -130,11 +138,13 @@ def make_plan(config: SegmentConfig, has_depth: bool = False) -> Plan:
         )
     views = [support.of_class(value) for value in range(1, len(support.class_names) + 1)]
     pixel = pixel_m2(info)
+    given = config.min_area_um2 if config.raster is None else config.raster.min_area_m2
     classes = [
         ClassPlan(
             view,
             candidate_rules(config, view, info.mpp, has_depth),
             min_object_area_px(config, view, info.mpp, pixel),
+            min_area_given=given is not None,
         )
         for view in views
     ]
@@ -269,6 +279,10 @@ def manifest(plan: Plan, model: predictor.Model) -> dict[str, Any]:
         }
     radii = [max((rule.radius for rule in c.rules if rule), default=None) for c in plan.classes]
     several: dict[str, Any] = {"class_probabilities": True} if config.class_probabilities else {}
+    if any(
+        c.min_area_given for c in plan.classes
+    ):  # estimates then count the labelled objects of this size alone
+        several["min_true_area_px"] = _one_or_list([c.min_true_area_px for c in plan.classes])
     if info.scan_origin != (0, 0):
         several["geojson_origin"] = config.geojson_origin
     return (

@@ -173,7 +173,11 @@ def _ious(probabilities: np.ndarray, labels: np.ndarray, threshold: float) -> np
 
 
 def covered_ratio(
-    held_out: LeaveOneOut | None, labels: np.ndarray, min_area: int = 0, connectivity: int = 2
+    held_out: LeaveOneOut | None,
+    labels: np.ndarray,
+    min_area: int = 0,
+    connectivity: int = 2,
+    min_true_area: int = 0,
 ) -> tuple[float, float] | None:
     """95 % confidence interval of the ratio of true to found area, from the held-out patches.
 
@@ -182,6 +186,7 @@ def covered_ratio(
     labels : (K, H, W) uint8 of the class, as in `score_held_out`
     min_area : connected objects of fewer pixels are left out, as they are in the result
     connectivity : as in `label_core`
+    min_true_area : likewise, of the labelled objects
 
     Returns
     -------
@@ -192,4 +197,5 @@ def covered_ratio(
     known = labels != IGNORE_LABEL
     masks = (held_out.probabilities >= held_out.threshold) & known
     found = [_area_of_large(mask, min_area, connectivity) for mask in masks]
-    return ratio_interval((labels == 1).sum((1, 2)), found)
+    true = [_area_of_large(of_patch == 1, min_true_area, connectivity) for of_patch in labels]
+    return ratio_interval(true, found)

@@ -155,6 +155,7 @@ def _choose_for_class(
         plan.rules,
         connectivity=connectivity,
         min_area=plan.min_area_px,
+        min_true_area=plan.min_true_area_px,
         depths=depths,
     )
     return ClassOperatingPoint(loo, threshold, rule, ratio)
@@ -168,6 +169,7 @@ def choose_rule(
     *,
     connectivity: int,
     min_area: int,
+    min_true_area: int = 0,
     depths: np.ndarray | None = None,
 ) -> tuple[Rule | None, tuple[float, float] | None]:
     """The separation rule with the smallest count error on the held-out patches, and its `intervals.counted_ratio`.
@@ -180,10 +182,15 @@ def choose_rule(
     probabilities : (K, H, W) float32, held-out predictions
     rules : the candidates; None: connected components
     min_area : smaller objects are dropped, px
+    min_true_area : smaller outlined objects are not counted, px
     depths : (K, H, W) float32, held-out depths, for a `DepthRule`
     """
     assert support.instances is not None
     known = support.labels != IGNORE_LABEL
+    true = [
+        _large(np.where(of_patch, objects, 0), min_true_area)
+        for of_patch, objects in zip(known, support.instances, strict=True)
+    ]
     best: tuple[tuple[float, float], Rule | None, tuple[float, float] | None] | None = None
     for rule in rules:
         found = [
@@ -197,10 +204,7 @@ def choose_rule(
             )
             for k, p in enumerate(probabilities)
         ]
-        of_patches = [
-            compare_objects(labels, np.where(known[k], support.instances[k], 0))
-            for k, labels in enumerate(found)
-        ]
+        of_patches = [compare_objects(labels, objects) for labels, objects in zip(found, true, strict=True)]
         total = sum(of_patches[1:], of_patches[0])
         counts = [p.true for p in of_patches], [p.found for p in of_patches]
         rank = round(float(intervals.count_errors(*counts).mean()), 6), -total.f1
@@ -241,8 +245,15 @@ def label_objects(
         whole = Window(0, 0, mask.shape[1], mask.shape[0])
         stored = None if depth is None else to_uint8(depth)
         labels, _, _ = split_core(mask, whole, whole, mask.shape, rule, stored)
+    return _large(labels, min_area)
+
+
+def _large(labels: np.ndarray, min_area: int) -> np.ndarray:
+    """A label image (H, W) without the objects of fewer than `min_area` pixels."""
+    if not min_area:
+        return labels
     kept = np.bincount(labels.ravel()) >= min_area
-    return np.where(kept[labels], labels, np.uint32(0))
+    return np.where(kept[labels], labels, labels.dtype.type(0))
 
 
 def threshold_level(threshold: float) -> int:

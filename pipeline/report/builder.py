@@ -152,7 +152,9 @@ def write_run_report(
     count_intervals = list(map(intervals.count_interval, counts, counted))
     count_estimates = list(map(intervals.count_estimate, counts, counted))
     ratios = [
-        leave_one_out.covered_ratio(point.loo, labels, of_class.min_area_px, plan.config.connectivity)
+        leave_one_out.covered_ratio(
+            point.loo, labels, of_class.min_area_px, plan.config.connectivity, of_class.min_true_area_px
+        )
         for point, labels, of_class in zip(
             operating_point.classes, plan.support.labels_by_class, plan.classes, strict=True
         )

@@ -109,3 +109,15 @@ def test_a_patch_of_nothing_widens_the_interval_of_the_count_and_does_not_rule_i
     low, high = counted_ratio([20, 30, 25, 25, 0, 0], [20, 30, 25, 25, 6, 4], 10)
     assert 0.65 < low < 100 / 110 < high < 1.2
     assert low < counted_ratio([20, 30, 25, 25], [20, 30, 25, 25], 0)[0]
+
+
+def test_areas_that_are_not_asked_for_count_neither_as_found_nor_as_true():
+    labels = np.zeros((3, 60, 60), np.uint8)
+    labels[:, 5:25, 5:25] = 1  # 400 px
+    labels[:, 40:44, 40:44] = 1  # 16 px
+    held_out = score_held_out((labels == 1).astype(np.float32), labels, 0.5)
+    assert covered_ratio(held_out, labels) == pytest.approx((1, 1))
+    assert covered_ratio(held_out, labels, 100) == pytest.approx(
+        (416 / 400,) * 2
+    )  # dropped as noise, and missed
+    assert covered_ratio(held_out, labels, 100, 2, 100) == pytest.approx((1, 1))
