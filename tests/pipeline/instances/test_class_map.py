@@ -298,3 +298,23 @@ def test_an_object_smaller_than_its_class_allows_is_dropped(config, no_pictures)
         labels, _ = ndimage.label(classes == value, np.ones((3, 3)))
         assert said["count"] == (np.bincount(labels.ravel())[1:] >= least[value - 1]).sum()
         assert least[value - 1] > 1
+
+
+def test_the_cleaned_map_does_not_depend_on_units(config, no_pictures, tmp_path):
+    """Objects are joined across seams before any is too small."""
+    found = []
+    for unit in (128, 512):
+        out = str(tmp_path / str(unit))
+        report = run(config, min_area_um2=10, unit=unit, out=out)
+        result = open_result(out)
+        classes, labels = result.mask[0].compute(), result.labels[0].compute()
+        assert np.array_equal(classes > 0, labels > 0)
+        assert np.count_nonzero(classes) == report["covered_px"]
+        truth = fakes.class_map(fakes.class_picture())
+        assert np.array_equal(classes, np.where(labels > 0, truth, 0))
+        assert np.count_nonzero(truth) - np.count_nonzero(classes) == report["dropped_px"] > 0
+        found.append((classes, labels, report["dropped_count"]))
+    (one, one_labels, n_one), (other, other_labels, n_other) = found
+    assert n_one == n_other
+    assert np.array_equal(one, other)
+    assert np.array_equal(one_labels, other_labels)
