@@ -119,7 +119,7 @@ def test_two_classes_are_counted_in_one_run(slide, tmp_path, job, no_pictures, m
     blob, ground = report["classes"]
     assert (blob["name"], ground["name"]) == ("blob", "ground")
     assert blob["covered_px"] + ground["covered_px"] > 0.9 * 500 * 600
-    assert f"{report['count']:,} objects: {blob['count']:,} blob, {ground['count']:,} ground" in said
+    assert f"{report['count']:,} objects found: {blob['count']:,} blob, {ground['count']:,} ground" in said
     assert (tmp_path / "both/result.zarr/classes/2/zarr.json").exists()
 
     one = tmp_path / "support", tmp_path / "one", "--class", "ground", "--local", "--outlines", "none"
