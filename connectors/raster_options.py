@@ -37,6 +37,10 @@ class RasterOptions:
     nodata
         Nodata value of all bands. "file": as the file declares. "auto": likewise, or implicit nodata if the file
         declares none (`connectors.rasters.nodata`).
+    alpha
+        What a band is that GDAL marks as alpha: a "mask", a "band" of data, or ("auto") what its values look like.
+    data_bands
+        Further 1-based bands that are data, whatever GDAL marks them as.
     pick
         Where scenes overlap, take the first with a valid pixel, or the one whose edge is farthest from it.
 
@@ -57,6 +61,8 @@ class RasterOptions:
     assets: tuple[str, ...] = ()
     nodata: float | Literal["auto", "file"] = "auto"
     pick: Literal["first", "best"] = "first"
+    alpha: Literal["auto", "band", "mask"] = "auto"
+    data_bands: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         shown = ",".join(map(str, self.bands))

@@ -211,6 +211,7 @@ def map(
         aoi=None if aoi is None else os.fspath(aoi),
         bbox=bbox,
         scenes=tuple(os.fspath(other) for other in others),
+        data_bands=() if index_bands is None else index_bands.numbers,
     )
     config = SegmentConfig(
         source=os.fspath(first),

@@ -42,6 +42,13 @@ def add_options(made: JobParser, only_estimate: bool = False) -> None:
         help="band value that marks missing pixels (default: the file's, or the value that fills its empty corners; "
         "'file': only the file's)",
     )
+    add(
+        "--alpha",
+        choices=("auto", "mask", "band"),
+        default="auto",
+        help="what a band is that GDAL marks as alpha: a mask of the raster, or a band of data such as near infrared "
+        "(default auto: what its values look like; one named with --bands, --nir or --swir is data)",
+    )
     add("--res", type=float, help="working resolution in units of the CRS (default: the raster's)")
     add("--crs", help="CRS to work in, such as EPSG:32618 (default: that of the first RASTER)")
     add("--mosaic", action="store_true", help="treat all RASTERs as one")

@@ -63,6 +63,8 @@ def configs(args: argparse.Namespace) -> list[SegmentConfig]:
         scenes=tuple(others) if args.mosaic else (),
         assets=args.assets,
         pick=args.pick,
+        alpha=args.alpha,
+        data_bands=tuple(band for band in (args.green, args.nir, args.swir) if band),
     )
     raster = RasterConfig(view, index_bands(args), args.min_area_m2, args.simplify)
     sources = [first] if args.mosaic else rasters

@@ -217,6 +217,11 @@ class IndexBands:
         return replace(view, bands=bands, scale=None, keep_ratios=True)
 
     @property
+    def numbers(self) -> tuple[int, ...]:
+        """The numbers that are given."""
+        return tuple(band for band in (self.green, self.nir, self.swir) if band is not None)
+
+    @property
     def pairs(self) -> dict[str, int]:
         """Each available index by name, with the channel of `view` that it compares with green."""
         channels = {"NDWI": (self.nir, 1), "MNDWI": (self.swir, 2)}

@@ -17,7 +17,7 @@ from rasterio.errors import CRSError, RasterioError
 from rasterio.vrt import WarpedVRT
 from rasterio.warp import transform_bounds
 
-from fewscope.connectors.rasters.gdal_file import RasterFile, close_raster, open_raster
+from fewscope.connectors.rasters.gdal_file import RasterFile, close_raster, open_raster, open_without_alpha
 from fewscope.connectors.storage.gdal import gdal
 from fewscope.errors import SourceError
 
@@ -106,12 +106,18 @@ def open_on_grid(file: RasterFile, grid: Grid, resampling: Resampling) -> Warped
 
     Close it with `fewscope.connectors.rasters.gdal_file.close_raster`.
     """
-    dataset = open_raster(file.path, file.georeference, file.crs, nodata=file.nodata_override)
+    as_data = file.opacity_as_data is not None
+    if as_data and file.georeference == "transform":
+        dataset = open_without_alpha(file.path)
+    else:
+        dataset = open_raster(
+            file.path, file.georeference, file.crs, nodata=file.warp_nodata, opacity_as_data=as_data
+        )
     try:
         return WarpedVRT(
             dataset,
             src_crs=file.crs or PLAIN,
-            src_nodata=dataset.nodata if file.nodata_override is None else file.nodata_override,
+            src_nodata=file.warp_nodata,
             crs=grid.crs or PLAIN,
             transform=grid.transform,
             height=grid.height,
@@ -138,7 +144,9 @@ def _warped_grid(file: RasterFile, crs: CRS | None) -> Grid:
     """The upright grid that GDAL suggests for a file in a CRS."""
     try:
         with gdal():
-            dataset = open_raster(file.path, file.georeference, file.crs)
+            dataset = open_raster(
+                file.path, file.georeference, file.crs, opacity_as_data=file.opacity_as_data is not None
+            )
             try:
                 with WarpedVRT(dataset, src_crs=file.crs or PLAIN, crs=crs or PLAIN) as view:
                     return Grid(crs, view.transform, view.height, view.width)

@@ -5,17 +5,21 @@ from __future__ import annotations
 import hashlib
 import os
 import warnings
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
+import numpy as np
 import rasterio
 from affine import Affine
 from rasterio.crs import CRS
-from rasterio.enums import ColorInterp, Resampling
+from rasterio.enums import ColorInterp, Interleaving, MaskFlags, Resampling
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.io import MemoryFile
+from rasterio.shutil import copy as copy_raster
 from rasterio.vrt import WarpedVRT
 
+from fewscope.connectors.rasters.alpha import is_opacity
 from fewscope.connectors.storage.download import local_copy, remote_version
 from fewscope.connectors.storage.fingerprint import add_files, files_below
 from fewscope.connectors.storage.gdal import gdal
@@ -30,10 +34,15 @@ VSI = {
 }
 """GDAL's virtual file systems, which read ranges of remote files, by scheme."""
 
+MAX_BLOCK_BYTES = 512 * 2**20
+"""A stored block is decoded as a whole: larger ones are refused before any is read."""
+
 SAMPLE_PX = 32  # side of the nine samples in the fingerprint of a remote file
 
 Georeference = Literal["transform", "gcps", "rpcs", "none"]
 NodataOrigin = Literal["file", "implicit", "user"]
+AlphaChoice = Literal["auto", "band", "mask"]
+FEWEST_POINTS = 3  # control points that determine an affine transform
 METHODS = {"gcps": "GCP_POLYNOMIAL", "rpcs": "RPC"}  # of GDAL's transformer
 
 # Once per process, as warning filters are shared by all threads. The report has a note instead.
@@ -61,16 +70,22 @@ class RasterFile:
         Description of each band in lower case; empty without one.
     alpha
         Alpha band, 1-based; None without.
+    opacity_as_data
+        Band that GDAL marks as alpha but that is read as data, 1-based; None without.
     nodata
-        Nodata value of each band; empty without.
+        Nodata value of each band; empty without, and where the file has a mask, which takes precedence as in GDAL.
     nodata_origin
         Who declares nodata: the file, no one (implicit, see `connectors.rasters.nodata`), or the user.
+    doubtful_nodata
+        A value that covers solid areas and may be nodata, but is read as data; None without.
     n_points
         Number of control points.
     overviews
         (height, width) of the file's overviews, finest first.
     block
         (rows, cols) of a block as the file stores it.
+    calibration
+        Scale and offset of each band, by which stored values become physical ones; (1, 0) if the file states none.
     """
 
     uri: str
@@ -90,6 +105,9 @@ class RasterFile:
     overviews: tuple[tuple[int, int], ...]
     block: tuple[int, int]
     nodata_origin: NodataOrigin = "file"
+    opacity_as_data: int | None = None
+    doubtful_nodata: float | None = None
+    calibration: tuple[tuple[float, float], ...] = field(default=())
 
     def with_nodata(self, value: float, origin: NodataOrigin) -> RasterFile:
         """A copy with another nodata value for all bands."""
@@ -97,8 +115,13 @@ class RasterFile:
 
     @property
     def nodata_override(self) -> float | None:
-        """The nodata value to pass to GDAL, if it is not the file's."""
+        """The nodata value that is not the file's own."""
         return None if self.nodata_origin == "file" else self.nodata[0]
+
+    @property
+    def warp_nodata(self) -> float | None:
+        """The nodata value that GDAL's warper is given, one for all bands."""
+        return next((value for value in self.nodata if value is not None), None)
 
     @property
     def is_upright(self) -> bool:
@@ -124,8 +147,17 @@ def gdal_path(uri: str) -> str:
     return local_copy(uri)
 
 
-def inspect(uri: str) -> RasterFile:
+def inspect(uri: str, alpha: AlphaChoice = "auto", data_bands: tuple[int, ...] = ()) -> RasterFile:
     """Open a raster and read its metadata.
+
+    Parameters
+    ----------
+    uri
+        Its address.
+    alpha
+        What a band is that GDAL marks as alpha: opacity, data, or ("auto") what its values look like.
+    data_bands
+        1-based bands that the user names as data, whatever GDAL marks them as.
 
     Raises
     ------
@@ -137,7 +169,7 @@ def inspect(uri: str) -> RasterFile:
     with gdal():
         try:
             with rasterio.open(path) as dataset:
-                return _describe(dataset, uri, path)
+                return _describe(dataset, uri, path, alpha, data_bands)
         except RasterioError as error:
             raise SourceError(f"{uri}: {_reason(error, path)}") from error
 
@@ -148,20 +180,22 @@ def open_raster(
     crs: CRS | None,
     overview: int | None = None,
     nodata: float | None = None,
+    opacity_as_data: bool = False,
 ) -> rasterio.DatasetReader:
     """Open a file, or one of its overviews, on a grid with a transform. Close it with `close_raster`.
 
-    ``nodata`` replaces the file's nodata value if the file is resampled here.
+    ``nodata`` is the nodata value if the file is resampled here. ``opacity_as_data`` resamples a band that GDAL
+    marks as alpha as any other.
     """
     if georeference not in METHODS:
         return rasterio.open(path) if overview is None else rasterio.open(path, overview_level=overview)
-    dataset = rasterio.open(path)
+    dataset = open_without_alpha(path) if opacity_as_data else rasterio.open(path)
     try:
         return WarpedVRT(
             dataset,
             src_crs=crs,
             resampling=Resampling.bilinear,
-            src_nodata=dataset.nodata if nodata is None else nodata,
+            src_nodata=nodata,
             add_alpha=ColorInterp.alpha not in dataset.colorinterp,
             SRC_METHOD=METHODS[georeference],
             UNIFIED_SRC_NODATA="YES",
@@ -169,6 +203,17 @@ def open_raster(
     except BaseException:
         dataset.close()
         raise
+
+
+def open_without_alpha(path: str) -> rasterio.DatasetReader:
+    """Open a file as a view in which no band is marked as alpha: GDAL's warper treats that one separately."""
+    local = os.path.abspath(path) if os.path.exists(path) else path
+    with rasterio.open(local) as dataset, MemoryFile(ext=".vrt") as view:
+        copy_raster(dataset, view.name, driver="VRT")
+        described = view.read().decode()
+    return rasterio.open(
+        described.replace("<ColorInterp>Alpha</ColorInterp>", "<ColorInterp>Undefined</ColorInterp>")
+    )
 
 
 def close_raster(dataset: rasterio.DatasetReader) -> None:
@@ -179,7 +224,9 @@ def close_raster(dataset: rasterio.DatasetReader) -> None:
         close_raster(source)
 
 
-def _describe(dataset: rasterio.DatasetReader, uri: str, path: str) -> RasterFile:
+def _describe(
+    dataset: rasterio.DatasetReader, uri: str, path: str, alpha: AlphaChoice, data_bands: tuple[int, ...]
+) -> RasterFile:
     if not dataset.count:
         parts = dataset.subdatasets
         if parts:
@@ -192,6 +239,11 @@ def _describe(dataset: rasterio.DatasetReader, uri: str, path: str) -> RasterFil
     if dataset.transform == Affine.identity():
         points, points_crs = dataset.gcps
         if points and points_crs:
+            if len(points) < FEWEST_POINTS:
+                raise SourceError(
+                    f"{uri}: is located by {len(points)} control point{'s' * (len(points) > 1)}, and at least "
+                    f"{FEWEST_POINTS} are needed; give it a transform, for example with `gdal_translate -a_ullr`"
+                )
             georeference, crs, n_points = "gcps", points_crs, len(points)
         elif dataset.rpcs is not None:
             georeference, crs = (
@@ -200,13 +252,24 @@ def _describe(dataset: rasterio.DatasetReader, uri: str, path: str) -> RasterFil
             )  # RPCs are in longitude and latitude by definition
         else:
             georeference = "none"
-    shown = open_raster(path, georeference, crs)
+    _check_block(dataset, uri)
+    marked = next((i for i, colour in enumerate(dataset.colorinterp, 1) if colour == ColorInterp.alpha), None)
+    as_data = marked is not None and (
+        alpha == "band" or marked in data_bands or (alpha == "auto" and not is_opacity(dataset, marked))
+    )
+    nodata = () if _has_mask(dataset, as_data) else tuple(dataset.nodatavals)
+    nodata = nodata if any(value is not None for value in nodata) else ()
+    value = next((value for value in nodata if value is not None), None)
+    shown = open_raster(path, georeference, crs, nodata=value, opacity_as_data=as_data)
     try:
         overviews = []
         for index in range(len(dataset.overviews(1)) if shown.transform == dataset.transform else 0):
             with rasterio.open(path, overview_level=index) as overview:
                 overviews.append((overview.height, overview.width))
         colours = tuple(shown.colorinterp)
+        if as_data:
+            colours = tuple(ColorInterp.undefined if i == marked else c for i, c in enumerate(colours, 1))
+        stored = tuple(zip(dataset.scales, dataset.offsets, strict=True))
         return RasterFile(
             uri=uri,
             path=path,
@@ -217,16 +280,41 @@ def _describe(dataset: rasterio.DatasetReader, uri: str, path: str) -> RasterFil
             colours=colours,
             names=tuple((name or "").strip().lower() for name in dataset.descriptions[: len(colours)]),
             alpha=colours.index(ColorInterp.alpha) + 1 if ColorInterp.alpha in colours else None,
-            nodata=tuple(dataset.nodatavals) if shown.nodata is not None else (),
+            nodata=nodata,
             crs=crs,
             transform=shown.transform,
             georeference=georeference,
             n_points=n_points,
             overviews=tuple(overviews),
             block=tuple(shown.block_shapes[0]),
+            opacity_as_data=marked if as_data else None,
+            calibration=stored + ((1.0, 0.0),) * (len(colours) - len(stored)),
         )
     finally:
         close_raster(shown)
+
+
+def _has_mask(dataset: rasterio.DatasetReader, alpha_is_data: bool) -> bool:
+    """Whether the file has a mask of its own, internal or beside it, which is not its alpha band."""
+    flags = dataset.mask_flag_enums[0]
+    return MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags
+
+
+def _check_block(dataset: rasterio.DatasetReader, uri: str) -> None:
+    """Raise SourceError if one stored block would take too much memory."""
+    rows, cols = dataset.block_shapes[0]
+    together = dataset.count if dataset.interleaving == Interleaving.pixel else 1
+    size = rows * cols * together * max(_bytes_of(name) for name in dataset.dtypes)
+    if size > MAX_BLOCK_BYTES:
+        raise SourceError(
+            f"{uri}: is stored in blocks of {rows} x {cols} px, {size / 2**30:.1f} GiB each, at most "
+            f"{MAX_BLOCK_BYTES / 2**30:g} GiB are read at once; write it in tiles: `gdal_translate -co TILED=YES`"
+        )
+
+
+def _bytes_of(dtype: str) -> int:
+    """Bytes of a value of a rasterio type; complex integers have two numbers."""
+    return {"complex_int16": 4, "complex_int32": 8}.get(dtype) or np.dtype(dtype).itemsize
 
 
 def fingerprint(files: list[RasterFile]) -> str:
@@ -240,6 +328,8 @@ def fingerprint(files: list[RasterFile]) -> str:
     for file in files:
         facts = (file.height, file.width, file.dtypes, file.nodata, tuple(file.transform), file.georeference)
         digest.update(repr((facts, file.crs.to_wkt() if file.crs else None)).encode())
+        if file.opacity_as_data is not None:
+            digest.update(f"band {file.opacity_as_data} is data".encode())
         with gdal(), rasterio.open(file.path) as dataset:
             if os.path.isdir(file.path):
                 add_files(digest, files_below(file.path))

@@ -34,6 +34,7 @@ from fewscope.connectors.pixels.levels import (
 from fewscope.connectors.raster_options import RasterOptions
 from fewscope.connectors.rasters.gdal_file import fingerprint, is_local
 from fewscope.connectors.rasters.layout import (
+    assumptions_on,
     block_grid,
     lay_out,
     notes_on,
@@ -130,6 +131,7 @@ class RasterSource:
             bands=f"{shown.words}; {stretch.words}",
             appearance=_digest(view, shown.indexes, options.pick),
             notes=tuple(notes),
+            assumptions=tuple(assumptions_on(files, options)),
         )
         log.info(
             "%s: %s, %d x %d px in %s; %s; working on %d x %d px",

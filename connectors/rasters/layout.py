@@ -16,9 +16,9 @@ from fewscope.connectors.raster_options import RasterOptions
 from fewscope.connectors.rasters.alignment import Grid, common_grid
 from fewscope.connectors.rasters.gdal_file import RasterFile, inspect
 from fewscope.connectors.rasters.inputs import list_scenes
-from fewscope.connectors.rasters.nodata import implicit_nodata
+from fewscope.connectors.rasters.nodata import find_nodata, shared_nodata
 from fewscope.connectors.rasters.stack import Layer, Scene, SceneStack, holds, measure_depth, numpy_type
-from fewscope.connectors.rasters.stretch import Bands, choose_bands, stacked_bands
+from fewscope.connectors.rasters.stretch import Bands, bands_like, choose_bands, stacked_bands
 from fewscope.connectors.storage.gdal import gdal
 from fewscope.errors import SourceError
 
@@ -51,24 +51,29 @@ def lay_out(uri: str, options: RasterOptions) -> tuple[SceneStack, Bands, list[R
         A file cannot be opened, or the scenes do not fit together.
     """
     scenes = [
-        [inspect(part) for part in scene] for scene in list_scenes((uri, *options.scenes), options.assets)
+        [inspect(part, options.alpha, (*options.bands, *options.data_bands)) for part in scene]
+        for scene in list_scenes((uri, *options.scenes), options.assets)
     ]
     files = [file for scene in scenes for file in scene]
     first = scenes[0][0]
     named = "--green, --nir and --swir" if options.keep_ratios else "--bands"
     shown = choose_bands(first, options.bands, named) if len(scenes[0]) == 1 else stacked_bands(scenes[0])
+    per_scene = len(scenes[0])
+    bands_of = [shown.indexes if per_scene == 1 else (1,)] * per_scene
     for scene in scenes[1:]:
         own = scene[0]
-        if len(scene) != len(scenes[0]) or own.dtypes != first.dtypes:
-            raise SourceError(
-                f"{own.uri}: has bands {', '.join(own.dtypes)}, {first.uri} has {', '.join(first.dtypes)}; scenes that "
-                "become one source need the same bands"
-            )
-    per_scene = len(scenes[0])
-    bands = shown.indexes if per_scene == 1 else (1,)
+        if len(scene) != per_scene or len(own.dtypes) < len(set(bands_of[0])):
+            raise _differ(own, first)
+        bands = bands_like(own, first, shown, options.bands) if per_scene == 1 else (1,)
+        bands_of += [bands] * per_scene
+        pairs = zip(scene, scenes[0], bands_of[-per_scene:], bands_of[:per_scene], strict=True)
+        if any(_types(a, mine) != _types(b, theirs) for a, b, mine, theirs in pairs):
+            raise _differ(own, first)
+    if shown.is_palette:
+        _check_palettes(files)
     for file in files:
         _check_block(file)
-    files = [_with_nodata(file, bands, options.nodata) for file in files]
+    files = with_nodata(files, bands_of, options.nodata)
     grid, places = common_grid(files, options.crs)
     if grid.height < 1 or grid.width < 1:  # numbers too small or too large for GDAL's suggestion of a grid
         raise SourceError(
@@ -79,7 +84,10 @@ def lay_out(uri: str, options: RasterOptions) -> tuple[SceneStack, Bands, list[R
             f"{uri}: is {grid.height} x {grid.width} px, more than a raster can be here; check what it states, or give "
             "fewer scenes"
         )
-    layers = [Layer(file, bands, place) for file, place in zip(files, places, strict=True)]
+    layers = [
+        Layer(file, bands, place, _rescale(file, bands, files[i % per_scene], bands_of[i % per_scene]))
+        for i, (file, bands, place) in enumerate(zip(files, bands_of, places, strict=True))
+    ]
     made = [Scene(tuple(layers[i : i + per_scene])) for i in range(0, len(layers), per_scene)]
     stack = SceneStack(grid, tuple(made), options.pick)
     if options.pick == "best" and len(made) > 1:
@@ -101,6 +109,58 @@ def _check_block(file: RasterFile) -> None:
         )
 
 
+def _differ(own: RasterFile, first: RasterFile) -> SourceError:
+    return SourceError(
+        f"{own.uri}: has bands {', '.join(own.dtypes)}, {first.uri} has {', '.join(first.dtypes)}; scenes that "
+        "become one source need the same bands"
+    )
+
+
+def _types(file: RasterFile, bands: tuple[int, ...]) -> list[str]:
+    return [file.dtypes[band - 1] for band in bands]
+
+
+def _check_palettes(files: list[RasterFile]) -> None:
+    """Raise SourceError if a file has another palette than the first."""
+    first, *others = files
+    for file in others:
+        if file.colours[0] != first.colours[0] or not np.array_equal(palette_of(file), palette_of(first)):
+            raise SourceError(
+                f"{file.uri}: has another palette than {first.uri}; make both RGB first, with "
+                "`gdal_translate -expand rgb`"
+            )
+
+
+def _rescale(
+    file: RasterFile, bands: tuple[int, ...], first: RasterFile, first_bands: tuple[int, ...]
+) -> tuple[tuple[float, float], ...]:
+    """`Layer.rescale` for a file of a mosaic, of which ``first`` is the first scene's."""
+    pairs = [
+        (file.calibration[own - 1], first.calibration[other - 1])
+        for own, other in zip(bands, first_bands, strict=True)
+    ]
+    if all(own == other for own, other in pairs):
+        return ()
+    return tuple((a / base, (b - shift) / base) for (a, b), (base, shift) in pairs)
+
+
+def with_nodata(
+    files: list[RasterFile], bands_of: list[tuple[int, ...]], asked: float | Literal["auto", "file"]
+) -> list[RasterFile]:
+    """Files with their nodata values: the user's, else the file's, else implicit nodata.
+
+    What is nodata in one file of a mosaic is also nodata in the files that declare none, if it covers solid areas.
+    """
+    found = [_with_nodata(file, bands, asked) for file, bands in zip(files, bands_of, strict=True)]
+    values = sorted({v for file in found for v in file.nodata if v is not None and not np.isnan(v)})
+    if asked != "auto" or not values:
+        return found
+    return [
+        file if (value := shared_nodata(file, bands, values)) is None else file.with_nodata(value, "implicit")
+        for file, bands in zip(found, bands_of, strict=True)
+    ]
+
+
 def _with_nodata(
     file: RasterFile, bands: tuple[int, ...], asked: float | Literal["auto", "file"]
 ) -> RasterFile:
@@ -115,7 +175,9 @@ def _with_nodata(
                     "is, or leave it out"
                 )
         return file.with_nodata(asked, "user")
-    value = implicit_nodata(file, bands)
+    value, doubtful = find_nodata(file, bands)
+    if doubtful is not None:
+        return replace(file, doubtful_nodata=doubtful)
     return file if value is None else file.with_nodata(value, "implicit")
 
 
@@ -195,7 +257,7 @@ def resampled(uri: str, grid: Grid, res: float | None) -> tuple[tuple[int, int],
 
 
 def notes_on(files: list[RasterFile], grid: Grid) -> list[str]:
-    """Notes for the report about georeference and nodata."""
+    """Notes for the report about georeference and resampling."""
     first, said = files[0], []
     if first.georeference == "gcps":
         said.append(
@@ -209,14 +271,36 @@ def notes_on(files: list[RasterFile], grid: Grid) -> list[str]:
         said.append("The file states no CRS: its coordinates are kept, their unit is not known.")
     if grid.transform.b or grid.transform.d:
         said.append("The raster is rotated against its CRS; results keep its grid.")
+    others = sorted({str(file.crs) for file in files} - {str(grid.crs)})
+    if others and grid.crs:
+        said.append(f"Resampled to {grid.crs} from {', '.join(others)}.")
+    return said
+
+
+def assumptions_on(files: list[RasterFile], options: RasterOptions) -> list[str]:
+    """What was assumed where the files do not say, and the option that overrides it."""
+    said = []
     implicit = [file for file in files if file.nodata_origin == "implicit"]
     if implicit:
         values = " or ".join(sorted({f"{file.nodata_override:g}" for file in implicit}))
         said.append(
-            f"Pixels of {values} in all bands, which fill the corners, were taken for no data, though the file does "
-            "not declare it; --nodata file keeps them."
+            f"Pixels of {values} in all bands, which fill the corners or whole areas, were taken for no data, though "
+            "the file does not declare it; --nodata file keeps them."
         )
-    others = sorted({str(file.crs) for file in files} - {str(grid.crs)})
-    if others and grid.crs:
-        said.append(f"Resampled to {grid.crs} from {', '.join(others)}.")
+    doubtful = {file.doubtful_nodata for file in files if file.doubtful_nodata is not None}
+    for value in sorted(doubtful):
+        said.append(
+            f"Pixels of {value:g} in all bands fill whole areas, and the file does not declare them as no data: they "
+            f"were taken for data; --nodata {value:g} leaves them out."
+        )
+    as_data = next((file.opacity_as_data for file in files if file.opacity_as_data), None)
+    if as_data and options.alpha == "auto":
+        named = as_data in (*options.bands, *options.data_bands)
+        why = "as it is named as one" if named else "as its values are not those of a mask"
+        said.append(
+            f"Band {as_data} is marked as alpha but was taken for data, {why}; --alpha mask takes it for a mask."
+        )
+    alpha = next((file.alpha for file in files if file.alpha and file.georeference != "gcps"), None)
+    if alpha and options.alpha == "auto":
+        said.append(f"Band {alpha} was taken for a mask (alpha); --alpha band takes it for data.")
     return said

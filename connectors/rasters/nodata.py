@@ -1,4 +1,4 @@
-"""Implicit nodata: a fill value around a scene that the file does not declare.
+"""Implicit nodata: a fill value around a scene, or in it, that the file does not declare.
 
 Scenes lie along orbits, rotated on upright grids; the empty corners are filled with one value in all bands, usually 0
 or 255. Many exports do not declare it, and a quarter of the map would be water, or land, that was never observed.
@@ -7,6 +7,7 @@ or 255. Many exports do not declare it, and a quarter of the map would be water,
 from __future__ import annotations
 
 import numpy as np
+import rasterio
 from numpy.typing import NDArray
 from rasterio.enums import MaskFlags
 from rasterio.errors import RasterioError
@@ -30,10 +31,16 @@ FEWEST_VALUES = (
 
 
 def implicit_nodata(file: RasterFile, bands: tuple[int, ...]) -> float | None:
-    """Detect the fill value of a georeferenced file's empty corners.
+    """The first value of `find_nodata`."""
+    return find_nodata(file, bands)[0]
 
-    The value fills at least two corners, is the same in all ``bands``, covers solid areas, and is an extreme of all
-    sampled values.
+
+def find_nodata(file: RasterFile, bands: tuple[int, ...]) -> tuple[float | None, float | None]:
+    """Detect a fill value that a georeferenced file does not declare.
+
+    The value is the same in all ``bands``, covers solid areas, and is an extreme of all sampled values. It is nodata if
+    it fills at least two corners, or is farther from all other values than these are from each other (-9999 beside
+    reflectances); else it is doubtful.
 
     Parameters
     ----------
@@ -44,16 +51,17 @@ def implicit_nodata(file: RasterFile, bands: tuple[int, ...]) -> float | None:
 
     Returns
     -------
-    The value; None if the file declares nodata, a mask or alpha, is not georeferenced, or has no such value.
+    The nodata value and a doubtful one, of which at least one is None; both if the file declares nodata, a mask or
+    alpha, is not georeferenced, or has no such value.
     """
     if file.nodata or file.alpha or file.georeference == "none":
-        return None
+        return None, None
     try:
         with gdal():
             dataset = open_raster(file.path, file.georeference, file.crs)
             try:
-                if MaskFlags.per_dataset in dataset.mask_flag_enums[bands[0] - 1]:
-                    return None
+                if _is_masked(dataset, bands):
+                    return None, None
 
                 def read(row: int, col: int, side: int) -> NDArray[np.generic]:
                     height, width = min(side, file.height), min(side, file.width)
@@ -62,14 +70,62 @@ def implicit_nodata(file: RasterFile, bands: tuple[int, ...]) -> float | None:
                 value = _of_corners(
                     [read(row, col, CORNER) for row, col in _spread(file.height, file.width, CORNER, 2)]
                 )
-                if value is None:
-                    return None
                 places = _spread(file.height, file.width, SAMPLE_SIDE, SAMPLES)
-                return value if _is_fill(value, [read(*place, SAMPLE_SIDE) for place in places]) else None
+                samples = [read(*place, SAMPLE_SIDE) for place in places]
+                if value is not None and _is_fill(value, samples):
+                    return value, None
+                return _of_the_middle(samples)
             finally:
                 close_raster(dataset)
     except RasterioError:  # reading the source will report it
+        return None, None
+
+
+def shared_nodata(file: RasterFile, bands: tuple[int, ...], values: list[float]) -> float | None:
+    """The first of the nodata values of other files of a mosaic that covers solid areas of this one, if it declares
+    none itself."""
+    if file.nodata or file.alpha or file.georeference == "none":
         return None
+    try:
+        with gdal():
+            dataset = open_raster(file.path, file.georeference, file.crs)
+            try:
+                if _is_masked(dataset, bands):
+                    return None
+                height, width = min(SAMPLE_SIDE, file.height), min(SAMPLE_SIDE, file.width)
+                samples = [
+                    np.asarray(dataset.read(list(bands), window=Window(col, row, width, height)))
+                    for row, col in _spread(file.height, file.width, SAMPLE_SIDE, SAMPLES)
+                ]
+            finally:
+                close_raster(dataset)
+    except RasterioError:
+        return None
+    return next((value for value in values if _is_fill(value, samples)), None)
+
+
+def _is_masked(dataset: rasterio.DatasetReader, bands: tuple[int, ...]) -> bool:
+    flags = dataset.mask_flag_enums[bands[0] - 1]
+    return MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags
+
+
+def _of_the_middle(samples: list[NDArray[np.generic]]) -> tuple[float | None, float | None]:
+    """An extreme of the samples that covers solid areas: as nodata if it is far from all other values, else as
+    doubtful."""
+    if samples[0].dtype.kind == "c":
+        return None, None
+    values = np.concatenate([sample.reshape(len(sample), -1) for sample in samples], axis=1)
+    values = values[:, np.isfinite(values).all(0)]
+    if not values.size:
+        return None, None
+    for value in (float(values.min()), float(values.max())):
+        is_value = (values == value).all(0)
+        if not is_value.any() or not _is_fill(value, samples):
+            continue
+        rest = values[:, ~is_value].astype(np.float64)
+        gap = min(abs(rest.min() - value), abs(rest.max() - value))
+        return (value, None) if gap > np.ptp(rest) else (None, value)
+    return None, None
 
 
 def _spread(height: int, width: int, side: int, n: int) -> list[tuple[int, int]]:

@@ -37,11 +37,19 @@ Values = tuple[NDArray[np.generic], NDArray[np.bool_]]
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """Bands of one file, and its place on the grid."""
+    """Bands of one file, and its place on the grid.
+
+    Attributes
+    ----------
+    rescale
+        Factor and summand of each band that bring its values to the scale and offset of the first scene's; empty where
+        they are the same.
+    """
 
     file: RasterFile
     bands: tuple[int, ...]
     place: Place
+    rescale: tuple[tuple[float, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -106,7 +114,8 @@ class SceneStack:
             for layer in scene.layers
             for band in layer.bands
         }
-        if any("complex" in name for name in names):
+        is_rescaled = any(layer.rescale for scene in self.scenes for layer in scene.layers)
+        if is_rescaled or any("complex" in name for name in names):
             return np.dtype(np.float32)
         return np.result_type(*(np.dtype(name) for name in names))
 
@@ -200,6 +209,9 @@ class SceneStack:
             bands = np.abs(bands)
         if bands.dtype.kind == "f":
             valid &= np.isfinite(bands).all(0)
+        if layer.rescale:
+            factor, summand = np.array(layer.rescale, np.float32).T[..., None, None]
+            bands = bands.astype(np.float32) * factor + summand
         return bands.astype(self.dtype, copy=False), valid
 
     @contextmanager
@@ -234,7 +246,10 @@ class SceneStack:
         file = layer.file
         if self._is_direct(layer, level):
             overview = level.index - 1 if level.index else None
-            return open_raster(file.path, file.georeference, file.crs, overview, file.nodata_override)
+            as_data = file.opacity_as_data is not None
+            return open_raster(
+                file.path, file.georeference, file.crs, overview, file.warp_nodata, opacity_as_data=as_data
+            )
         if file.colours[0] == ColorInterp.palette:
             resampling = Resampling.nearest  # palette indexes have no mean
         else:
@@ -292,16 +307,16 @@ def _levels(grid: Grid, scenes: tuple[Scene, ...]) -> tuple[Level, ...]:
 def _valid(
     dataset: rasterio.DatasetReader, layer: Layer, window: Window, bands: NDArray[np.generic]
 ) -> NDArray[np.bool_]:
-    """Valid pixels of a window of a file: by nodata (a pixel is valid if any band differs from it), masks and alpha."""
+    """Valid pixels of a window of a file: by nodata (a pixel is valid if any band differs from it), mask and alpha."""
     flags = dataset.mask_flag_enums[layer.bands[0] - 1]
     valid = np.ones(bands.shape[1:], np.bool_)
     if layer.file.nodata:
         pairs = zip(bands, (layer.file.nodata[band - 1] for band in layer.bands), strict=True)
         valid = np.logical_or.reduce([_differs(band, nodata) for band, nodata in pairs])
-    elif MaskFlags.per_dataset in flags:
+    elif MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags:
         valid = dataset.read_masks(layer.bands[0], window=window) > 0
     # nodata takes precedence over it in GDAL, which ignores alpha of float type
-    if layer.file.alpha and (layer.file.nodata or MaskFlags.alpha not in flags):
+    if layer.file.alpha:
         valid &= np.real(dataset.read(layer.file.alpha, window=window)) > 0
     return valid
 

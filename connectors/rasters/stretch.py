@@ -40,12 +40,15 @@ class Bands:
         The band holds indexes of a palette.
     is_picture
         The file declares red, green and blue.
+    is_declared
+        The file says which bands these are, by names or colours.
     """
 
     indexes: tuple[int, ...]
     words: str
     is_palette: bool = False
     is_picture: bool = False
+    is_declared: bool = False
 
 
 def choose_bands(file: RasterFile, asked: tuple[int, ...], option: str = "--bands") -> Bands:
@@ -71,11 +74,14 @@ def choose_bands(file: RasterFile, asked: tuple[int, ...], option: str = "--band
         if all(name in file.names for name in names):
             indexes = tuple(file.names.index(name) + 1 for name in names)
             said = ", ".join(f"{index} ({name})" for index, name in zip(indexes, names, strict=True))
-            return Bands(indexes, f"bands {said} as red, green, blue, by their names")
+            return Bands(indexes, f"bands {said} as red, green, blue, by their names", is_declared=True)
     if all(colour in file.colours for colour in COLOURS):
         indexes = tuple(file.colours.index(colour) + 1 for colour in COLOURS)
         return Bands(
-            indexes, f"bands {', '.join(map(str, indexes))}: red, green, blue by the file", is_picture=True
+            indexes,
+            f"bands {', '.join(map(str, indexes))}: red, green, blue by the file",
+            is_picture=True,
+            is_declared=True,
         )
     shown = [band for band in range(1, n_bands + 1) if band != file.alpha]
     if len(shown) >= 3:
@@ -85,6 +91,29 @@ def choose_bands(file: RasterFile, asked: tuple[int, ...], option: str = "--band
     if not shown:
         raise SourceError(f"{file.uri}: has nothing but an alpha band; give the picture itself")
     return Bands((shown[0],), f"band {shown[0]} as grey")
+
+
+def bands_like(file: RasterFile, first: RasterFile, chosen: Bands, asked: tuple[int, ...]) -> tuple[int, ...]:
+    """Bands of a further file of a mosaic that correspond to those ``chosen`` of the first.
+
+    By the names of the first file's bands, by what the file itself declares, else the same numbers.
+
+    Raises
+    ------
+    SourceError
+        The file does not have these bands.
+    """
+    names = [first.names[band - 1] if band <= len(first.names) else "" for band in chosen.indexes]
+    if all(names) and all(file.names.count(name) == 1 for name in names):
+        return tuple(file.names.index(name) + 1 for name in names)
+    colours = [first.colours[band - 1] for band in chosen.indexes]
+    if all(colour in COLOURS and file.colours.count(colour) == 1 for colour in colours):
+        return tuple(file.colours.index(colour) + 1 for colour in colours)
+    if not asked and len(chosen.indexes) == 3:
+        own = choose_bands(file, ())
+        if own.is_declared and len(own.indexes) == 3:
+            return own.indexes
+    return choose_bands(file, chosen.indexes).indexes
 
 
 def stacked_bands(files: list[RasterFile]) -> Bands:

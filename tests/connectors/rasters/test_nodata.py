@@ -52,13 +52,13 @@ def test_a_collar_is_no_data_and_the_report_says_so(tmp_path, value, dtype, top)
     path = write_raster(tmp_path / "a.tif", collared(value, dtype, top), north_up())
     source = opened(path)
     assert np.array_equal(whole(source)[1], ~outside())
-    assert any(f"Pixels of {value:g} in all bands" in note for note in source.info.notes)
+    assert any(f"Pixels of {value:g} in all bands" in note for note in source.info.assumptions)
     kept = opened(path, nodata="file")
     assert whole(kept)[1].all()
-    assert kept.info.notes == ()
+    assert kept.info.assumptions == ()
     said = opened(path, nodata=float(value))
     assert np.array_equal(whole(said)[1], ~outside())
-    assert said.info.notes == ()
+    assert said.info.assumptions == ()
 
 
 def one_corner(values: np.ndarray) -> np.ndarray:
