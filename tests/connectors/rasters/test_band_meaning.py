@@ -1,4 +1,4 @@
-"""What a file says of its bands: alpha or data, masks beside nodata, names, nodata and scale of each file of a mosaic."""
+"""What a file says of its bands: alpha or data, masks beside nodata, and names, nodata and scale in a mosaic."""
 
 from __future__ import annotations
 
@@ -170,10 +170,9 @@ def test_files_of_a_mosaic_with_other_scales_are_brought_to_the_first_ones(tmp_p
 
 def test_a_block_as_large_as_a_huge_file_is_refused(tmp_path):
     path = tmp_path / "a.tif"
-    profile = {"driver": "GTiff", "width": 30_000, "height": 30_000, "count": 1, "dtype": "uint8"}
-    with rasterio.open(
-        path, "w", sparse_ok=True, compress="deflate", blockysize=30_000, tiled=False, **profile
-    ):
+    profile = {"driver": "GTiff", "width": 24_576, "height": 24_576, "count": 1, "dtype": "uint8"}
+    sides = {"tiled": True, "blockxsize": 24_576, "blockysize": 24_576, "sparse_ok": True}
+    with rasterio.open(path, "w", **profile, **sides):
         pass
     with pytest.raises(SourceError, match="TILED=YES"):
         opened(str(path))
