@@ -48,7 +48,7 @@ def looks_like_opacity(values: NDArray[np.generic]) -> bool:
     if not seen.size:
         return False  # nothing would be left of the picture
     top = float(seen[-1].real)
-    opaque = {1.0, 255.0, *([float(np.iinfo(values.dtype).max)] if values.dtype.kind in "ui" else [])}
+    opaque = {1.0, 255.0, *([float(np.iinfo(values.dtype.name).max)] if values.dtype.kind in "ui" else [])}
     if top not in opaque:
         return False
     some = values[values != 0].real
