@@ -33,7 +33,6 @@ SAMPLE_VALUES = 2**20  # most values of each band
 MAX_PIXELS = (
     2**42
 )  # two million px a side, more than the land of the Earth at 10 m; a few bytes of a VRT state any size
-MAX_BLOCK_BYTES = 2**29  # of a decoded block, all bands: beyond GDAL's cache, decoded again for each piece
 MAX_SIDE = 2**24  # px, four times around the Earth at 10 m
 FINEST_ENLARGEMENT = 8.0  # finer working grids would be interpolation alone
 
@@ -71,8 +70,6 @@ def lay_out(uri: str, options: RasterOptions) -> tuple[SceneStack, Bands, list[R
             raise _differ(own, first)
     if shown.is_palette:
         _check_palettes(files)
-    for file in files:
-        _check_block(file)
     files = with_nodata(files, bands_of, options.nodata)
     grid, places = common_grid(files, options.crs)
     if grid.height < 1 or grid.width < 1:  # numbers too small or too large for GDAL's suggestion of a grid
@@ -94,19 +91,6 @@ def lay_out(uri: str, options: RasterOptions) -> tuple[SceneStack, Bands, list[R
         deep = [replace(scene, depth=measure_depth(stack, scene)) for scene in made]
         stack = SceneStack(grid, tuple(deep), options.pick)
     return stack, shown, files
-
-
-def _check_block(file: RasterFile) -> None:
-    """Refuse a file of which GDAL must decode more at once than machines have: a small one may state any tile."""
-    rows, cols = file.block
-    size = (
-        rows * cols * numpy_type(file.dtypes[0]).itemsize * len(file.dtypes)
-    )  # all bands, where they interleave
-    if size > MAX_BLOCK_BYTES:
-        raise SourceError(
-            f"{file.uri}: is stored in blocks of {rows} x {cols} px, {size / 2**30:.1f} GiB each; convert it with "
-            "gdal_translate -of COG"
-        )
 
 
 def _differ(own: RasterFile, first: RasterFile) -> SourceError:
