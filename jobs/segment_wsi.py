@@ -34,7 +34,7 @@ def parser(prog: str = PROG, *, only_estimate: bool = False) -> JobParser:
     made = JobParser(prog, DESCRIPTION, usage, renamed={"--max-unread": "--max-unreadable"})
     add = made.group["input"].add_argument
     add("slides", nargs="+", metavar="SLIDE", help="slide: path, glob, or fsspec URL (s3://...)")
-    options.add_support_options(made, "--support-slide", "SLIDE", "GeoJSON drawn on a slide")
+    options.add_support_options(made, "--support-slide", "FILE", "GeoJSON drawn on a slide")
     add(
         "--cell-part",
         choices=("auto", "nucleus", "cell"),

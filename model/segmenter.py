@@ -35,11 +35,17 @@ class SupportFeatures:
 
     Attributes
     ----------
-    views : at one scale or several; their logits are averaged
-    shots : K, the number of patches
-    digest : hash of the support set, the weights, and their adaptation
-    texture_share : weight of the pixel classifier in a pixel's logit, 0 to 1
-    precision : in which tiles are predicted with it, "float32" or "bfloat16": one for all workers of a run
+    views : tuple of View
+        The support set at one scale or several; the logits of the views are averaged.
+    shots : int
+        K, the number of patches.
+    digest : str
+        Hash of the support set, the weights, and their adaptation.
+    texture_share : float
+        Weight of the pixel classifier in a pixel's logit, 0 to 1.
+    precision : str
+        Precision in which tiles are predicted with these features, "float32" or "bfloat16": one for all workers of a
+        run.
     """
 
     views: tuple[View, ...]
@@ -67,15 +73,22 @@ class Segmenter:
 
     Parameters
     ----------
-    network : `CompactNet` or `RelationNet`
-    name : shown in the report
-    weights_digest : identity of the weights
-    device : "cpu", "cuda", or None for CUDA when there is one
-    precision : in which tiles are predicted, one of `PRECISIONS`. "auto" is decided here, for all that use the
+    network : CompactNet or RelationNet
+        The network, with its weights.
+    name : str
+        Name of the network, shown in the report.
+    weights_digest : str
+        Identity of the weights.
+    device : str or None
+        "cpu", "cuda", or None for CUDA when there is one.
+    precision : str
+        Precision in which tiles are predicted, one of `PRECISIONS`. "auto" is decided here, for all that use the
         features that this segmenter encodes.
-    dtype : computes in this dtype whatever the features say: for measurements
-    batch_size : tiles per forward pass; None for 4 on a CPU, which fit its caches, and 64 on a GPU. Shorter batches are
-        padded, so that a tile's result does not depend on the tiles that are predicted with it.
+    dtype : torch.dtype or None
+        Computes in this dtype whatever the features state, for measurements; None: as the features state.
+    batch_size : int or None
+        Tiles per forward pass; None for 4 on a CPU, which fit its caches, and 64 on a GPU. Shorter batches are padded,
+        so that a tile's result does not depend on the tiles that are predicted with it.
     """
 
     def __init__(
@@ -149,16 +162,23 @@ class Segmenter:
 
         Parameters
         ----------
-        images : (K, 224, 224, 3) uint8
-        labels : (K, 224, 224) uint8: 0 background, 1..C the object's class, 255 not labelled. Or, if patches are not
+        images : numpy.ndarray
+            uint8 (K, 224, 224, 3), RGB.
+        labels : numpy.ndarray
+            uint8 (K, 224, 224): 0 background, 1..C the object's class, 255 not labelled. Or, if patches are not
             labelled for all classes, (C, K, 224, 224): per class 0 for background, 1 for object, 255 for not known.
-        instances : (K, 224, 224) int, 0 background, 1..n one object each, for fine-tuning the depth
-        adaptation : fine-tune the network on the support set first; None for the network as it is
-        sides : px, multiples of 32, to which 224 px of patches and tiles are resized; the logits are averaged. Empty
+        instances : numpy.ndarray or None
+            int (K, 224, 224), 0 background, 1..n one object each, for fine-tuning the depth.
+        adaptation : AdaptConfig or None
+            Fine-tunes the network on the support set first; None for the network as it is.
+        sides : sequence of int
+            Sides, px, multiples of 32, to which 224 px of patches and tiles are resized; the logits are averaged. Empty
             for `Segmenter.sides`.
-        texture_share : weight of the pixel classifier in a pixel's logit; at 1 it decides alone
-        known : views of an earlier call with the same patches and adaptation, by their side: their weights and pixel
-            classifiers are reused, and nothing is fine-tuned or fitted
+        texture_share : float
+            Weight of the pixel classifier in a pixel's logit; at 1 it decides alone.
+        known : mapping of int to View, or None
+            Views of an earlier call with the same patches and adaptation, by their side: their weights and pixel
+            classifiers are reused, and nothing is fine-tuned or fitted.
 
         Raises
         ------
@@ -261,9 +281,12 @@ class Segmenter:
 
         Parameters
         ----------
-        tiles : (N, H, W, 3) uint8, H and W multiples of 32
-        features : the encoded support set
-        depth : return depth, too: 0 at the rim of a pixel's own object, 1 in its middle, given that it is of the class
+        tiles : numpy.ndarray
+            uint8 (N, H, W, 3), RGB, H and W multiples of 32.
+        features : SupportFeatures
+            The encoded support set.
+        depth : bool
+            Return depth, too: 0 at the rim of a pixel's own object, 1 in its middle, given that it is of the class
 
         Returns
         -------

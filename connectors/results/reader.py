@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Result:
-    """A finished result; nothing is read before it is asked for.
+    """A finished result; data are read only when they are used.
 
     Attributes
     ----------
@@ -33,7 +33,7 @@ class Result:
     probability, semantic, instances : tuple of dask.array.Array
         (height, width) uint8 (0..255 is 0..1), uint8, uint32: one per pyramid level, full resolution first.
     class_probabilities : tuple of tuple of dask.array.Array
-        For each class its probability, in the same form; empty unless it was asked for.
+        For each class its probability, in the same form; empty unless the run stored them.
     """
 
     out: str

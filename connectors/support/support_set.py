@@ -35,26 +35,25 @@ class SupportSet:
 
     Attributes
     ----------
-    images
+    images : numpy.ndarray
         uint8 (K, 224, 224, 3).
-    labels
+    labels : numpy.ndarray
         uint8 (K, 224, 224): 0 background, 1..C an object of that class, 255 not labelled.
-    instances
+    instances : numpy.ndarray or None
         int32 (K, 224, 224), 0 background, 1..n one object each; None if only the class is known.
-    names
+    names : tuple of str
         Origin of each patch in words, (K,).
-    mpp
+    mpp : float or None
         um per px of the patches; None if not stated.
-    class_names
+    class_names : tuple of str
         Names of the classes 1..C.
-    complete
+    complete : numpy.ndarray or None
         bool (K, C): whether all objects of the class are labelled in the patch; if not, its background may be of the
         class. None: all are labelled in all patches.
-    notes
-        What a reader of the result must know about the support set, one sentence each: what was omitted, what looks
-        wrong.
-    assumptions
-        What the files do not state and was assumed, one sentence each, with the option that overrides it.
+    notes : tuple of str
+        Warnings for readers of the result, one sentence each: omitted annotations, suspected mistakes.
+    assumptions : tuple of str
+        Assumptions made where the files state nothing, one sentence each, with the option that overrides it.
 
     Raises
     ------

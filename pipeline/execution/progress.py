@@ -26,10 +26,14 @@ class ProgressEvent:
 
     Attributes
     ----------
-    stage : name of the stage, as in the timings of the report: "prepare", "decide", "segment", ...
-    done : units of work done in this stage
-    total : units of work of this stage; None if it is not counted
-    unit : what is counted, "tile"; empty if nothing is
+    stage : str
+        Name of the stage, as in the timings of the report: "prepare", "decide", "segment", ...
+    done : int
+        Units of work done in this stage.
+    total : int or None
+        Units of work of this stage; None if they are not counted.
+    unit : str
+        The unit of `done` and `total`, "tile"; empty if nothing is counted.
     """
 
     stage: str
@@ -43,8 +47,10 @@ class Monitor:
 
     Parameters
     ----------
-    progress : called in the driver's thread with each `ProgressEvent`: at the start of a stage, and after each unit
-    cancel : an event, or a function that returns True, once the run is to stop; checked before each `ProgressEvent`
+    progress : callable or None
+        Called in the driver's thread with each `ProgressEvent`: at the start of a stage, and after each unit.
+    cancel : callable, threading.Event or None
+        Stops the run once the function returns True or the event is set; checked before each `ProgressEvent`.
     """
 
     def __init__(
@@ -72,13 +78,16 @@ class Monitor:
 
 
 class Progress:
-    """Tiles done of `n_tiles`: how fast, how long still, and how busy the models are.
+    """Shows the tiles done of `n_tiles`, their rate, the time left, and how busy the models are.
 
     Parameters
     ----------
-    name : what is being done
-    n_tiles : tiles to do
-    n_workers : among whom the model's seconds are divided
+    name : str
+        Name of the task, as shown.
+    n_tiles : int
+        Number of tiles to process.
+    n_workers : int
+        Number of workers, by which the models' busy seconds are divided.
     """
 
     def __init__(self, name: str, n_tiles: int, n_workers: int) -> None:

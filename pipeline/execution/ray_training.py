@@ -15,7 +15,7 @@ import ray.train
 import ray.train.torch
 from ray.exceptions import RayError
 
-from fewscope.errors import WorkerError
+from fewscope.errors import FewscopeError, WorkerError
 from fewscope.model.training.job import TrainingJob
 from fewscope.pipeline.execution.ray_pool import start_ray
 
@@ -34,10 +34,11 @@ def train_on_ray(job: TrainingJob, n_workers: int) -> list[str]:
 
     Raises
     ------
-    ValueError, OSError
-        From `TrainingJob.run`.
+    FewscopeError
+        As raised by `TrainingJob.run`.
     WorkerError
-        There are fewer CPUs than workers, or workers died repeatedly; the same command resumes the training.
+        There are fewer CPUs than workers, a worker met another error that would repeat, or workers died repeatedly; the
+        same command resumes the training.
     """
     job.config.share(n_workers)
     started_here = not ray.is_initialized()
@@ -73,7 +74,7 @@ def train_on_ray(job: TrainingJob, n_workers: int) -> list[str]:
 
 def _weights(answer: dict[str, Any]) -> list[str]:
     if "error" in answer:
-        raise ValueError(answer["error"])
+        raise answer["error"]
     found: list[str] = answer["weights"]
     if len(set(found)) > 1:
         raise WorkerError(f"the workers ended with different weights ({found}); please report this")
@@ -87,4 +88,4 @@ def _work(config: dict[str, TrainingJob]) -> dict[str, Any]:
     try:
         return {"weights": config["job"].run(ray.train.torch.get_device())}
     except (ValueError, ArithmeticError) as error:
-        return {"error": str(error)}
+        return {"error": error if isinstance(error, FewscopeError) else WorkerError(str(error))}
