@@ -66,29 +66,52 @@ def segment(
 
     Parameters
     ----------
-    source : slide: path or fsspec URL
-    support : support set: folder of labelled patches, or GeoJSON drawn on the slide
-    out : output folder: path or fsspec URL
-    mpp : working resolution, um per px; None: 0.5, or the slide's if coarser
-    slide_mpp : resolution of level 0, um per px, if the file does not state it
-    support_slide : slide that the GeoJSON was drawn on; None: `source`
-    class_names : classes of the support set to segment; empty: all
-    cell_part : outline of QuPath's cells to learn from; "auto": the nucleus for classes that mean nuclei, else the cell
-    geojson_origin : where GeoJSON starts, read and written, on slides that state a scanned area: "scan": at its corner,
-        as in QuPath; "file": at the corner of the slide, as in OpenSlide
-    foreground : "auto": skip empty glass; "all": predict every tile
-    model, weights : name of the network, and a file of weights to use instead of the shipped one
-    adapt_s : time budget for adapting to the support set, seconds on one core (approximate); 0: no adaptation
-    threshold : probability above which a pixel is object; None: 0.5, or a better value if leave-one-out shows one
-    instances : how touching objects are separated
-    object_radius_um : typical radius for "split" and "learned"; None: measured on the support set
-    min_area_um2 : smaller objects are dropped; None: a tenth of the typical area
-    class_probabilities : also store the probability of each class
-    max_unreadable : largest fraction of the tissue that may be unreadable
-    overwrite : replace the result of another run in `out`
-    workers : 0: in this process; n: Ray actors; None: as many Ray actors as GPUs, or CPUs. The result is the same
-    progress : called with a `fewscope.pipeline.execution.progress.ProgressEvent` at each stage and after each unit
-    cancel : event, or function that returns True, to stop between two units
+    source : Path
+        slide: path or fsspec URL.
+    support : Path
+        Support set: folder of labelled patches, or GeoJSON drawn on the slide.
+    out : Path
+        Output folder: path or fsspec URL.
+    mpp : float | None
+        Working resolution, um per px; None: 0.5, or the slide's if coarser.
+    slide_mpp : float | None
+        Resolution of level 0, um per px, if the file does not state it.
+    support_slide : Path | None
+        Slide that the GeoJSON was drawn on; None: `source`.
+    class_names : Sequence[str]
+        Classes of the support set to segment; empty: all.
+    cell_part : CellPart
+        Outline of QuPath's cells to learn from; "auto": the nucleus for classes that mean nuclei, else the
+        cell.
+    geojson_origin : GeoJsonOrigin
+        Where GeoJSON starts, read and written, on slides that state a scanned area: "scan": at its corner, as
+        in QuPath; "file": at the corner of the slide, as in OpenSlide.
+    foreground : Literal['auto', 'all']
+        "auto": skip empty glass; "all": predict every tile.
+    model, weights : str, Path | None
+        Name of the network, and a file of weights to use instead of the shipped one.
+    adapt_s : float
+        Time budget for adapting to the support set, seconds on one core (approximate); 0: no adaptation.
+    threshold : float | None
+        Probability above which a pixel is object; None: 0.5, or a better value if leave-one-out shows one.
+    instances : Instances
+        How touching objects are separated.
+    object_radius_um : float | None
+        Typical radius for "split" and "learned"; None: measured on the support set.
+    min_area_um2 : float | None
+        Smaller objects are dropped; None: a tenth of the typical area.
+    class_probabilities : bool
+        Also store the probability of each class.
+    max_unreadable : float
+        Largest fraction of the tissue that may be unreadable.
+    overwrite : bool
+        Replace the result of another run in `out`.
+    workers : int | None
+        0: in this process; n: Ray actors; None: as many Ray actors as GPUs, or CPUs. The result is the same.
+    progress : OnProgress | None
+        Called with a `fewscope.pipeline.execution.progress.ProgressEvent` at each stage and after each unit.
+    cancel : Cancel | None
+        Event, or function that returns True, to stop between two units.
 
     Returns
     -------
@@ -172,19 +195,32 @@ def map(
 
     Parameters
     ----------
-    source : raster: path, URL or STAC item collection; several become one mosaic
-    support : support set: folder of labelled patches, or polygons drawn on the raster, in any vector format and CRS
-    out : output folder: path or fsspec URL
-    bands : red, green and blue, or one band, counted from 1; empty: by the file's band names or colours
-    scale : band values shown as black and white; None: 8-bit unchanged, others 2nd to 98th percentile
-    nodata : band value that marks missing pixels; "file": only the file's; "auto": also the value of empty corners
-    res : working resolution in units of the CRS; None: the raster's
-    crs : CRS to work in; None: that of the first raster
-    aoi, bbox : area to segment: a file of polygons, or west, south, east, north in degrees
-    support_raster : raster that the polygons were drawn on; None: the first of `source`
-    min_area_m2 : smaller objects are dropped; None: those of fewer than 4 pixels
-    simplify_px : tolerance of the map's polygons, px; 0: they follow pixel edges
-    index_bands : bands of water indices to compare the mask with; None: no comparison
+    source : Path | Sequence[Path]
+        raster: path, URL or STAC item collection; several become one mosaic.
+    support : Path
+        Support set: folder of labelled patches, or polygons drawn on the raster, in any vector format and CRS.
+    out : Path
+        Output folder: path or fsspec URL.
+    bands : Sequence[int]
+        Red, green and blue, or one band, counted from 1; empty: by the file's band names or colours.
+    scale : tuple[float, float] | None
+        Band values shown as black and white; None: 8-bit unchanged, others 2nd to 98th percentile.
+    nodata : float | Literal['auto', 'file']
+        Band value that marks missing pixels; "file": only the file's; "auto": also the value of empty corners.
+    res : float | None
+        Working resolution in units of the CRS; None: the raster's.
+    crs : str | None
+        CRS to work in; None: that of the first raster.
+    aoi, bbox : Path | None, tuple[float, float, float, float] | None
+        Area to segment: a file of polygons, or west, south, east, north in degrees.
+    support_raster : Path | None
+        Raster that the polygons were drawn on; None: the first of `source`.
+    min_area_m2 : float | None
+        Smaller objects are dropped; None: those of fewer than 4 pixels.
+    simplify_px : float
+        Tolerance of the map's polygons, px; 0: they follow pixel edges.
+    index_bands : IndexBands | None
+        Bands of water indices to compare the mask with; None: no comparison.
     class_names, model, weights, adapt_s, threshold, instances, class_probabilities, max_unreadable, overwrite, workers,
     progress, cancel
         As in `segment`.
@@ -237,7 +273,8 @@ def open_result(path: Path) -> Result:
 
     Parameters
     ----------
-    path : output folder: path or fsspec URL
+    path : Path
+        Output folder: path or fsspec URL.
 
     Raises
     ------
@@ -254,9 +291,12 @@ class Segmenter:
 
     Parameters
     ----------
-    model, weights : name of the network, and a file of weights to use instead of the shipped one
-    device : "cpu" or "cuda"; None: CUDA if there is a GPU
-    overlap : px that neighbouring tiles of a large image share
+    model, weights : str, Path | None
+        Name of the network, and a file of weights to use instead of the shipped one.
+    device : str | None
+        "cpu" or "cuda"; None: CUDA if there is a GPU.
+    overlap : int
+        px that neighbouring tiles of a large image share.
 
     Raises
     ------
@@ -292,8 +332,10 @@ class Segmenter:
 
         Parameters
         ----------
-        images : (K, 224, 224, 3) uint8, RGB
-        masks : (K, 224, 224) bool, or uint8: 0 background, 1..C classes, 255 not labelled
+        images : np.ndarray
+            (K, 224, 224, 3) uint8, RGB.
+        masks : np.ndarray
+            (K, 224, 224) bool, or uint8: 0 background, 1..C classes, 255 not labelled.
 
         Returns
         -------
@@ -331,7 +373,8 @@ class Segmenter:
 
         Parameters
         ----------
-        image : (H, W, 3) uint8, RGB, of any size; at the resolution of the support images
+        image : np.ndarray
+            (H, W, 3) uint8, RGB, of any size; at the resolution of the support images.
 
         Returns
         -------

@@ -32,10 +32,14 @@ class Finding:
 
     Attributes
     ----------
-    name, value : what was looked at, and what was found
-    works : whether it works here
-    cure : what to do where it does not
-    essential : whether nothing works without it
+    name, value : str
+        What was looked at, and what was found.
+    works : bool
+        Whether it works here.
+    cure : str
+        What to do where it does not.
+    essential : bool
+        Whether nothing works without it.
     """
 
     name: str

@@ -64,8 +64,10 @@ def call(run: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> 
 
     Parameters
     ----------
-    run : the job; what it needs of the pipeline is imported in it, after the command line has been parsed
-    args : the parsed command line, with ``verbose``
+    run : Callable[[argparse.Namespace], int]
+        The job; what it needs of the pipeline is imported in it, after the command line has been parsed.
+    args : argparse.Namespace
+        The parsed command line, with ``verbose``.
 
     Returns
     -------

@@ -23,10 +23,14 @@ class JobParser(argparse.ArgumentParser):
 
     Parameters
     ----------
-    prog : the command as it was typed; ``%(prog)s`` in the description stands for it
-    description : what the job does, with examples, shown as it is
-    usage : what follows the command in the first line of the help
-    renamed : old name of an option -> its new name; old names are not shown, and using one prints a warning
+    prog : str
+        The command as it was typed; ``%(prog)s`` in the description stands for it.
+    description : str
+        What the job does, with examples, shown as it is.
+    usage : str
+        What follows the command in the first line of the help.
+    renamed : Mapping[str, str] | None
+        Old name of an option -> its new name; old names are not shown, and using one prints a warning.
     """
 
     def __init__(

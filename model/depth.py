@@ -11,7 +11,8 @@ def instance_depth(instances: np.ndarray) -> np.ndarray:
 
     Parameters
     ----------
-    instances : (H, W) int, 0 = background, 1..n = one object each
+    instances : np.ndarray
+        (H, W) int, 0 = background, 1..n = one object each.
 
     Returns
     -------

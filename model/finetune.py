@@ -50,15 +50,23 @@ class AdaptConfig:
 
     Attributes
     ----------
-    steps : optimiser steps
-    side : px to which 224 px of a patch are resized
-    views : random views of one patch in a step
-    size : side of a view in px, a multiple of 16
-    learning_rate : of AdamW, after a warm-up and before a linear decay
-    refresh : steps after which the support set is compiled again, with the current weights
-    towards : weight of the fine-tuned weights in the final interpolation with the original ones (WiSE-FT, Wortsman et
-        al., CVPR 2022), which keeps what the network knew
-    seed : of views and jitter
+    steps : int
+        Optimiser steps.
+    side : int
+        px to which 224 px of a patch are resized.
+    views : int
+        Random views of one patch in a step.
+    size : int
+        Side of a view in px, a multiple of 16.
+    learning_rate : float
+        Of AdamW, after a warm-up and before a linear decay.
+    refresh : int
+        Steps after which the support set is compiled again, with the current weights.
+    towards : float
+        Weight of the fine-tuned weights in the final interpolation with the original ones (WiSE-FT, Wortsman et
+        al., CVPR 2022), which keeps what the network knew.
+    seed : int
+        Of views and jitter.
 
     Raises
     ------
@@ -117,11 +125,16 @@ def adapt(
 
     Parameters
     ----------
-    network : with the statistics of the patches (`CompactNet.adapt_statistics`), which stay as they are
-    images : (K, 3, H, W) float in [0, 1]
-    labels : (C, K, H, W) uint8: per class 0 for background, 1 for object, 255 for not known
-    depths : (K, H, W) float in [0, 1] (`model.depth`); None if objects are not separated
-    bf16 : compute in bfloat16 where that is safe
+    network : CompactNet
+        With the statistics of the patches (`CompactNet.adapt_statistics`), which stay as they are.
+    images : Tensor
+        (K, 3, H, W) float in [0, 1].
+    labels : Tensor
+        (C, K, H, W) uint8: per class 0 for background, 1 for object, 255 for not known.
+    depths : Tensor | None
+        (K, H, W) float in [0, 1] (`model.depth`); None if objects are not separated.
+    bf16 : bool
+        Compute in bfloat16 where that is safe.
 
     Returns
     -------
@@ -178,7 +191,8 @@ def _without(group: int, foreground: Tensor, background: Tensor) -> Tensor:
 
     Parameters
     ----------
-    foreground, background : (K, H, W)
+    foreground, background : Tensor
+        (K, H, W)
     """
     place = torch.arange(len(foreground))
     kept = place[place % n_groups(len(place)) != group]

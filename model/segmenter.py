@@ -73,8 +73,8 @@ class Segmenter:
 
     Parameters
     ----------
-    network : CompactNet or RelationNet
-        The network, with its weights.
+    network : nn.Module
+        CompactNet or RelationNet The network, with its weights.
     name : str
         Name of the network, shown in the report.
     weights_digest : str
@@ -162,11 +162,12 @@ class Segmenter:
 
         Parameters
         ----------
-        images : numpy.ndarray
-            uint8 (K, 224, 224, 3), RGB.
-        labels : numpy.ndarray
-            uint8 (K, 224, 224): 0 background, 1..C the object's class, 255 not labelled. Or, if patches are not
-            labelled for all classes, (C, K, 224, 224): per class 0 for background, 1 for object, 255 for not known.
+        images : np.ndarray
+            numpy.ndarray uint8 (K, 224, 224, 3), RGB.
+        labels : np.ndarray
+            numpy.ndarray uint8 (K, 224, 224): 0 background, 1..C the object's class, 255 not labelled. Or,
+            if patches are not labelled for all classes, (C, K, 224, 224): per class 0 for background, 1 for
+            object, 255 for not known.
         instances : numpy.ndarray or None
             int (K, 224, 224), 0 background, 1..n one object each, for fine-tuning the depth.
         adaptation : AdaptConfig or None
@@ -222,8 +223,10 @@ class Segmenter:
 
         Parameters
         ----------
-        known : reuse its weights and pixel classifiers
-        learned : fine-tuned values of the network's parameters
+        known : View | None
+            Reuse its weights and pixel classifiers.
+        learned : Sequence[Tensor] | None
+            Fine-tuned values of the network's parameters.
         """
         images, labels = scale_images(images, side), scale_labels(labels, side)
         network, weights = self._exact, known.weights if known else None
@@ -281,8 +284,8 @@ class Segmenter:
 
         Parameters
         ----------
-        tiles : numpy.ndarray
-            uint8 (N, H, W, 3), RGB, H and W multiples of 32.
+        tiles : np.ndarray
+            numpy.ndarray uint8 (N, H, W, 3), RGB, H and W multiples of 32.
         features : SupportFeatures
             The encoded support set.
         depth : bool
@@ -364,7 +367,8 @@ def labels_by_class(labels: np.ndarray) -> np.ndarray:
 
     Parameters
     ----------
-    labels : (K, H, W) or (C, K, H, W) uint8, as `Segmenter.encode` takes them
+    labels : np.ndarray
+        (K, H, W) or (C, K, H, W) uint8, as `Segmenter.encode` takes them.
 
     Returns
     -------
@@ -402,8 +406,10 @@ def load_segmenter(model: str = "compact", weights: str | None = None, **options
 
     Parameters
     ----------
-    model : one of `MODELS`
-    weights : path of a ``.safetensors`` file; None for the shipped one
+    model : str
+        One of `MODELS`.
+    weights : str | None
+        Path of a ``.safetensors`` file; None for the shipped one.
     options : device, precision, dtype, batch_size of `Segmenter`
 
     Raises

@@ -27,11 +27,15 @@ class View:
 
     Attributes
     ----------
-    side : px to which a tile of 224 px is resized; above 224, objects are enlarged
-    packs : the compiled support set in float32, one pack per class
-    weights : the network's weights with the statistics of the support set (`CompactNet.adapt_statistics`), or
-        fine-tuned, too; None for the segmenter's own
-    textures : the pixel classifier of each class; empty for a network without
+    side : int
+        px to which a tile of 224 px is resized; above 224, objects are enlarged.
+    packs : tuple[Any, ...]
+        The compiled support set in float32, one pack per class.
+    weights : Mapping[str, Tensor] | None
+        The network's weights with the statistics of the support set (`CompactNet.adapt_statistics`), or
+        fine-tuned, too; None for the segmenter's own.
+    textures : tuple[TexturePack, ...]
+        The pixel classifier of each class; empty for a network without.
     """
 
     side: int

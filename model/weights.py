@@ -34,7 +34,8 @@ def load_weights(path: Path) -> dict[str, Tensor]:
 
     Parameters
     ----------
-    path : a safetensors file; one in the shipped folder must have the checksum in ``SHA256.json`` beside it
+    path : Path
+        A safetensors file; one in the shipped folder must have the checksum in ``SHA256.json`` beside it.
 
     Raises
     ------

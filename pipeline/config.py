@@ -24,35 +24,57 @@ class SegmentConfig:
 
     Attributes
     ----------
-    source, support, out : paths or fsspec URLs
-    support_slide : the slide that the annotations were drawn on; None: the source itself
-    class_names : classes of the support set to segment, in this order; empty: all
-    mpp, slide_mpp : um per px: working resolution (None: 0.5), and resolution of level 0 where the file states none
-    overlap : px that neighbouring tiles share, 0 to half a tile
-    model, weights : name of the network, and a file of weights to use instead of the shipped one
-    adapt_s : time budget for adapting to the support set, in seconds on one core (approximate); 0: no adaptation
-    threshold : probability above which a pixel is object, between 0 and 1; None: 0.5, or a better value if
-        leave-one-out shows one with 95 % confidence
-    connectivity : 1: pixels that share a side are connected; 2: also those that share a corner
-    instances : how touching objects are separated: "components" (not at all), "split" (by shape), "learned" (by
-        predicted depth), or "auto": whichever counts the outlined objects of the held-out patches best
-    object_radius_um : typical radius for "split" and "learned"; None: measured on the support set
-    min_area_um2 : smaller objects are dropped; None: a tenth of the typical area
-    foreground : "auto": skip the background of slides; "all": predict every tile
-    unit, shard : sides of a work unit and of a storage shard, px; None: chosen by the size of the source
-    max_unreadable : largest fraction of the foreground that may be unreadable, 0 to 1
-    overwrite : replace the result of another run in `out`
-    raster : options for rasters; None: the source is a slide
-    outlines : what instances.geojson.gz holds; "auto": polygons up to a million instances, points above
-    simplify_px : tolerance of the outlines, px; 0 follows every pixel
-    class_probabilities : also store the probability of each class, not only that of the class that a pixel is
-        assigned to
-    precision : in which tiles are predicted, by all workers; "auto": bfloat16 where the processor computes in it, else
-        float32; a run that is resumed keeps its own
-    geojson_origin : where the coordinates of GeoJSON start, read and written, on slides that state a scanned area:
-        "scan": at its corner, as QuPath expects; "file": at the corner of the slide
-    cell_part : outline of QuPath's cells that is learned from; "auto": the nucleus for classes that mean nuclei, else
-        the cell
+    source, support, out : str
+        Paths or fsspec URLs.
+    support_slide : str | None
+        The slide that the annotations were drawn on; None: the source itself.
+    class_names : tuple[str, ...]
+        Classes of the support set to segment, in this order; empty: all.
+    mpp, slide_mpp : float | None
+        um per px: working resolution (None: 0.5), and resolution of level 0 where the file states none.
+    overlap : int
+        px that neighbouring tiles share, 0 to half a tile.
+    model, weights : str, str | None
+        Name of the network, and a file of weights to use instead of the shipped one.
+    adapt_s : float
+        Time budget for adapting to the support set, in seconds on one core (approximate); 0: no adaptation.
+    threshold : float | None
+        Probability above which a pixel is object, between 0 and 1; None: 0.5, or a better value if
+        leave-one-out shows one with 95 % confidence.
+    connectivity : int
+        1: pixels that share a side are connected; 2: also those that share a corner.
+    instances : Instances
+        How touching objects are separated: "components" (not at all), "split" (by shape), "learned" (by
+        predicted depth), or "auto": whichever counts the outlined objects of the held-out patches best.
+    object_radius_um : float | None
+        Typical radius for "split" and "learned"; None: measured on the support set.
+    min_area_um2 : float | None
+        Smaller objects are dropped; None: a tenth of the typical area.
+    foreground : Literal['auto', 'all']
+        "auto": skip the background of slides; "all": predict every tile.
+    unit, shard : int | None
+        Sides of a work unit and of a storage shard, px; None: chosen by the size of the source.
+    max_unreadable : float
+        Largest fraction of the foreground that may be unreadable, 0 to 1.
+    overwrite : bool
+        Replace the result of another run in `out`.
+    raster : RasterConfig | None
+        Options for rasters; None: the source is a slide.
+    outlines : Literal['auto', 'polygons', 'points', 'none']
+        What instances.geojson.gz holds; "auto": polygons up to a million instances, points above.
+    simplify_px : float
+        Tolerance of the outlines, px; 0 follows every pixel.
+    class_probabilities : bool
+        Also store the probability of each class, not only that of the class that a pixel is assigned to.
+    precision : Literal['auto', 'float32', 'bfloat16']
+        In which tiles are predicted, by all workers; "auto": bfloat16 where the processor computes in it, else
+        float32; a run that is resumed keeps its own.
+    geojson_origin : GeoJsonOrigin
+        Where the coordinates of GeoJSON start, read and written, on slides that state a scanned area: "scan":
+        at its corner, as QuPath expects; "file": at the corner of the slide.
+    cell_part : CellPart
+        Outline of QuPath's cells that is learned from; "auto": the nucleus for classes that mean nuclei, else
+        the cell.
 
     Raises
     ------
@@ -154,10 +176,14 @@ class RasterConfig:
 
     Attributes
     ----------
-    view : how the raster is read: bands, stretch, resolution, CRS, area, further scenes
-    index_bands : bands of the water indices that the mask is compared with; None: no comparison
-    min_area_m2 : smaller objects are dropped; None: those of fewer than 4 pixels
-    simplify_px : tolerance of the polygons, px; 0 follows every pixel
+    view : RasterOptions
+        How the raster is read: bands, stretch, resolution, CRS, area, further scenes.
+    index_bands : IndexBands | None
+        Bands of the water indices that the mask is compared with; None: no comparison.
+    min_area_m2 : float | None
+        Smaller objects are dropped; None: those of fewer than 4 pixels.
+    simplify_px : float
+        Tolerance of the polygons, px; 0 follows every pixel.
 
     Raises
     ------

@@ -66,11 +66,15 @@ class Objects:
 
     Attributes
     ----------
-    true, found : number of true and of found objects
-    matched : true positives: pairs with an IoU of at least `MATCH_IOU`, by one-to-one (Hungarian) matching
-    matched_iou : sum of the IoUs of these pairs
-    shared_px, joined_px : numerator and denominator of the aggregated Jaccard index (Kumar et al. 2017): intersection
-        and union of each true object with the found one of largest IoU; `joined_px` includes unmatched found objects
+    true, found : int
+        Number of true and of found objects.
+    matched : int
+        True positives: pairs with an IoU of at least `MATCH_IOU`, by one-to-one (Hungarian) matching.
+    matched_iou : float
+        Sum of the IoUs of these pairs.
+    shared_px, joined_px : int
+        Numerator and denominator of the aggregated Jaccard index (Kumar et al. 2017): intersection and union of
+        each true object with the found one of largest IoU; `joined_px` includes unmatched found objects.
     """
 
     true: int
@@ -150,9 +154,12 @@ class CountError:
 
     Attributes
     ----------
-    mean_absolute : mean absolute error, objects
-    median_relative : median of |found - true| / true over the images with objects; NaN without any
-    bias : sum(found) / sum(true) - 1: above 0 if too many are counted; NaN without objects
+    mean_absolute : float
+        Mean absolute error, objects.
+    median_relative : float
+        Median of |found - true| / true over the images with objects; NaN without any.
+    bias : float
+        sum(found) / sum(true) - 1: above 0 if too many are counted; NaN without objects.
     """
 
     mean_absolute: float

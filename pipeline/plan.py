@@ -54,11 +54,15 @@ class ClassPlan:
 
     Attributes
     ----------
-    support : the support set, reduced to this class
-    rules : candidates for separating touching objects; None: connected components
-    min_area_px : smaller objects are dropped
-    min_area_given : whether the user gave this area: then labelled objects that are smaller are not asked for, and
-        estimates leave them out too
+    support : SupportSet
+        The support set, reduced to this class.
+    rules : tuple[Rule | None, ...]
+        Candidates for separating touching objects; None: connected components.
+    min_area_px : int
+        Smaller objects are dropped.
+    min_area_given : bool
+        Whether the user gave this area: then labelled objects that are smaller are not asked for, and estimates
+        leave them out too.
     """
 
     support: SupportSet
@@ -78,8 +82,10 @@ class Plan:
 
     Attributes
     ----------
-    shard, chunk : sides of a storage shard (a file) and of a chunk (read at once), px
-    classes : plans of the classes 1..C
+    shard, chunk : int
+        Sides of a storage shard (a file) and of a chunk (read at once), px.
+    classes : tuple[ClassPlan, ...]
+        Plans of the classes 1..C.
     """
 
     config: SegmentConfig
@@ -114,7 +120,8 @@ def make_plan(config: SegmentConfig, has_depth: bool = False) -> Plan:
 
     Parameters
     ----------
-    has_depth : whether the model predicts depth, so that objects can be separated by it
+    has_depth : bool
+        Whether the model predicts depth, so that objects can be separated by it.
 
     Raises
     ------
@@ -216,8 +223,10 @@ def candidate_rules(
 
     Parameters
     ----------
-    mpp : um per px of the working grid
-    has_depth : whether the model predicts depth
+    mpp : float | None
+        um per px of the working grid.
+    has_depth : bool
+        Whether the model predicts depth.
 
     Raises
     ------

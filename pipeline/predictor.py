@@ -18,7 +18,8 @@ class Model(Protocol):
         Parameters
         ----------
         images : (K, H, W, 3) uint8
-        labels : (K, H, W) or (C, K, H, W) uint8, as in `model.segmenter.Segmenter.encode`
+        labels : np.ndarray
+            (K, H, W) or (C, K, H, W) uint8, as in `model.segmenter.Segmenter.encode`.
         """
         ...
 

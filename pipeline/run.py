@@ -78,11 +78,16 @@ def segment(
 
     Parameters
     ----------
-    config : what to segment, and how
-    pool : workers, which may be shared by several sources; None: Ray actors, started and stopped here
-    model : encodes the support set; the same that the pool's workers load. None: loaded from the configuration
-    encodings : of the same model, shared by sources that have one support set
-    monitor : is told of the progress, and may cancel the run
+    config : SegmentConfig
+        What to segment, and how.
+    pool : Pool | None
+        Workers, which may be shared by several sources; None: Ray actors, started and stopped here.
+    model : predictor.Model | None
+        Encodes the support set; the same that the pool's workers load. None: loaded from the configuration.
+    encodings : EncodingCache | None
+        Of the same model, shared by sources that have one support set.
+    monitor : Monitor | None
+        Is told of the progress, and may cancel the run.
 
     Returns
     -------

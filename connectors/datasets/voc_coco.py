@@ -47,10 +47,13 @@ class Labelled:
 
     Attributes
     ----------
-    category : name of the class
-    picture : file of the image
+    category : str
+        Name of the class.
+    picture : Path
+        File of the image.
     mask : (H, W) bool
-    instances : (H, W) int32, 0 outside the mask, 1..n one object each; None if objects are not separated
+    instances : NDArray[np.int32] | None
+        (H, W) int32, 0 outside the mask, 1..n one object each; None if objects are not separated.
     """
 
     category: str
@@ -66,9 +69,12 @@ def read_voc(root: Path, image_set: str, classes: Sequence[str] = VOC_CLASSES) -
 
     Parameters
     ----------
-    root : the folder
-    image_set : "train", "val" or "trainval"
-    classes : only these
+    root : Path
+        The folder.
+    image_set : str
+        "train", "val" or "trainval".
+    classes : Sequence[str]
+        Only these.
 
     Raises
     ------
@@ -109,8 +115,10 @@ def read_coco(annotations: Path, images: Path) -> Iterator[Labelled]:
 
     Parameters
     ----------
-    annotations : JSON file
-    images : folder of the images
+    annotations : Path
+        JSON file.
+    images : Path
+        Folder of the images.
 
     Raises
     ------
@@ -182,10 +190,14 @@ def write_pairs(
 
     Parameters
     ----------
-    pairs : to write
-    out : the folder of the class folders
-    min_area : least share of the image that a class must cover
-    most : pairs per class, the first ones; None for all
+    pairs : Iterable[Labelled]
+        To write.
+    out : Path
+        The folder of the class folders.
+    min_area : float
+        Least share of the image that a class must cover.
+    most : int | None
+        Pairs per class, the first ones; None for all.
 
     Returns
     -------

@@ -36,14 +36,22 @@ class CogSpec:
 
     Attributes
     ----------
-    height, width : size, px
-    transform : from pixel corners (col, row) to (x, y)
-    crs : WKT, or any notation that GDAL reads; None without
-    dtype : of the values
-    nodata : value that stands for "no data"
-    description : name of the band
-    is_categories : values are classes: overviews take the mode, not the mean
-    colours : RGBA of values, for uint8; other values are black
+    height, width : int
+        Size, px.
+    transform : Affine
+        From pixel corners (col, row) to (x, y)
+    crs : str | None
+        WKT, or any notation that GDAL reads; None without.
+    dtype : str
+        Of the values.
+    nodata : float
+        Value that stands for "no data".
+    description : str
+        Name of the band.
+    is_categories : bool
+        Values are classes: overviews take the mode, not the mean.
+    colours : tuple[tuple[int, tuple[int, int, int, int]], ...]
+        RGBA of values, for uint8; other values are black.
     """
 
     height: int

@@ -35,9 +35,12 @@ def write_georeference(store: ResultStore, transform: Affine, crs: str | None) -
 
     Parameters
     ----------
-    store : a result store of a raster
-    transform : pixel corner (col, row) of level 0 -> x, y
-    crs : WKT, or any notation that PROJ reads; None without, and only ``spatial:`` is written
+    store : ResultStore
+        A result store of a raster.
+    transform : Affine
+        Pixel corner (col, row) of level 0 -> x, y.
+    crs : str | None
+        WKT, or any notation that PROJ reads; None without, and only ``spatial:`` is written.
 
     Raises
     ------

@@ -20,8 +20,8 @@ class InstanceTableWriter(OutputFile):
     ----------
     uri : str
         Path or fsspec URL.
-    schema : pyarrow.Schema, optional
-        None for that of the first table; required if there may be no table at all.
+    schema : pa.Schema | None
+        pyarrow.Schema, optional None for that of the first table; required if there may be no table at all.
 
     Raises
     ------

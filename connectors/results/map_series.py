@@ -45,7 +45,8 @@ class MapSeries:
 
     Parameters
     ----------
-    outs : folders with ``mask.tif`` and ``centreline.parquet``, paths or fsspec URLs
+    outs : Sequence[str]
+        Folders with ``mask.tif`` and ``centreline.parquet``, paths or fsspec URLs.
 
     Raises
     ------

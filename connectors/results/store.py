@@ -71,8 +71,8 @@ class StoreSpec:
         Size of the working grid, px.
     shard, chunk : int
         Sides of a shard (one file, one writer) and of a chunk (one read), px.
-    scale : (float, float)
-        Size of a pixel (y, x) in ``scale_unit``.
+    scale : tuple[float, float]
+        (float, float) Size of a pixel (y, x) in ``scale_unit``.
     scale_unit : str or None
         A UDUNITS-2 name such as "micrometer"; None if the size is not known.
     name : str

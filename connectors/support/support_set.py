@@ -35,10 +35,10 @@ class SupportSet:
 
     Attributes
     ----------
-    images : numpy.ndarray
-        uint8 (K, 224, 224, 3).
-    labels : numpy.ndarray
-        uint8 (K, 224, 224): 0 background, 1..C an object of that class, 255 not labelled.
+    images : NDArray[np.uint8]
+        numpy.ndarray uint8 (K, 224, 224, 3).
+    labels : NDArray[np.uint8]
+        numpy.ndarray uint8 (K, 224, 224): 0 background, 1..C an object of that class, 255 not labelled.
     instances : numpy.ndarray or None
         int32 (K, 224, 224), 0 background, 1..n one object each; None if only the class is known.
     names : tuple of str
@@ -199,10 +199,10 @@ def doubts(
 
     Parameters
     ----------
-    labels : uint8 (K, 224, 224)
-        0 background, 1..C the classes, 255 not labelled.
-    names : K
-        Of the patches.
+    labels : NDArray[np.uint8]
+        uint8 (K, 224, 224) 0 background, 1..C the classes, 255 not labelled.
+    names : Sequence[str]
+        K Of the patches.
     """
     said = []
     for value, class_name in enumerate(class_names, start=1):

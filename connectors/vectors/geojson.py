@@ -42,8 +42,8 @@ class FeatureStyle:
         Hash of the run, from which, with its id, the UUID of a feature is derived.
     class_name : str
         QuPath classification.
-    colour : (int, int, int)
-        RGB of the classification, 0..255.
+    colour : Colour
+        (int, int, int) RGB of the classification, 0..255.
     object_type : {"detection", "annotation"}
         QuPath displays millions of detections, but not of annotations.
     decimals : int
@@ -83,10 +83,12 @@ def feature_texts(
     Parameters
     ----------
     ids : (N,) int
-    geometries : (N,) polygons, or points for files with very many instances
+    geometries : Sequence[BaseGeometry] | Geometries
+        (N,) polygons, or points for files with very many instances.
     style : FeatureStyle
-    measurements : mapping of str to (N,) float, optional
-        Names may contain a unit, "Area µm^2". Values that are not finite are omitted.
+    measurements : Mapping[str, npt.ArrayLike] | None
+        Mapping of str to (N,) float, optional Names may contain a unit, "Area µm^2". Values that are not finite
+        are omitted.
     """
     texts = geometry_texts(geometries, style.decimals)
     constant = json.dumps(

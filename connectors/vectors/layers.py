@@ -38,10 +38,14 @@ class Layer:
 
     Parameters
     ----------
-    name : of the layer
-    schema : Arrow schema with a `geometry_field`
-    geometry_type : "MultiPolygon" or "LineString", for all features
-    batches : tables of that schema, possibly none; iterated once
+    name : str
+        Of the layer.
+    schema : pa.Schema
+        Arrow schema with a `geometry_field`.
+    geometry_type : str
+        "MultiPolygon" or "LineString", for all features.
+    batches : Iterable[pa.Table]
+        Tables of that schema, possibly none; iterated once.
     """
 
     def __init__(self, name: str, schema: pa.Schema, geometry_type: str, batches: Iterable[pa.Table]) -> None:

@@ -63,11 +63,14 @@ class Category:
 
     Attributes
     ----------
-    name : name of the class
-    domain : its domain or super-category, "" if unknown
+    name : str
+        Name of the class.
+    domain : str
+        Its domain or super-category, "" if unknown.
     images : (N, 3, 224, 224) uint8
     masks : (N, 224, 224) bool
-    instances : (N, 224, 224) int32, 0 = background, 1..n = one object each; None unless every pair has them
+    instances : Tensor | None
+        (N, 224, 224) int32, 0 = background, 1..n = one object each; None unless every pair has them.
     """
 
     name: str
@@ -95,9 +98,12 @@ def load_categories(
 
     Parameters
     ----------
-    dataset : where from
-    split : name of the split; None for all classes
-    shippable_only : leave out pairs whose licence forbids shipping the weights
+    dataset : ClassDataset
+        Where from.
+    split : str | None
+        Name of the split; None for all classes.
+    shippable_only : bool
+        Leave out pairs whose licence forbids shipping the weights.
 
     Raises
     ------

@@ -20,10 +20,14 @@ class PaperEpisodes:
 
     Parameters
     ----------
-    classes : to draw from; empty for synthetic images
-    size : side in px to which images are resized
-    shots, queries : K and Q; both 5 in the published code
-    seed : of all episodes
+    classes : list[Category]
+        To draw from; empty for synthetic images.
+    size : int
+        Side in px to which images are resized.
+    shots, queries : int
+        K and Q; both 5 in the published code.
+    seed : int
+        Of all episodes.
     """
 
     def __init__(

@@ -34,8 +34,10 @@ class EpisodeDraw:
 
     Attributes
     ----------
-    category : name of the class
-    support, query : places, 0-based, all distinct
+    category : str
+        Name of the class.
+    support, query : tuple[int, ...]
+        Places, 0-based, all distinct.
 
     Raises
     ------

@@ -29,12 +29,17 @@ class Episode:
 
     Attributes
     ----------
-    images : (K + Q, 3, S, S) float in [0, 1], support first
-    masks : (K + Q, 1, S, S) float, 1 = object
-    labelled : (K, 1, S, S) float, 0 where the annotator left the support patch unlabelled
-    depths : (K + Q, 1, S, S) float in [0, 1], depth of a pixel inside its object (`model.depth`); None if objects are
-        not separated
-    name : of the class or generator
+    images : Tensor
+        (K + Q, 3, S, S) float in [0, 1], support first.
+    masks : Tensor
+        (K + Q, 1, S, S) float, 1 = object.
+    labelled : Tensor
+        (K, 1, S, S) float, 0 where the annotator left the support patch unlabelled.
+    depths : Tensor | None
+        (K + Q, 1, S, S) float in [0, 1], depth of a pixel inside its object (`model.depth`); None if objects
+        are not separated.
+    name : str
+        Of the class or generator.
     """
 
     images: Tensor
@@ -74,13 +79,19 @@ class EpisodeSampler:
 
     Parameters
     ----------
-    classes : to draw from; empty for synthetic episodes only
-    size : side of the training crops in pixels, a multiple of 16
-    images_per_episode : K + Q; K is drawn from `SHOTS`
-    seed : of all episodes
-    mix : probability of an episode of each domain ("micro", "sat", "natural"), of a synthetic one ("synthetic") and of
-        each of `PSEUDO_CLASSES`; None for `MIX`
-    alike : consecutive episodes with the same K, so that they can be computed as one batch
+    classes : list[Category]
+        To draw from; empty for synthetic episodes only.
+    size : int
+        Side of the training crops in pixels, a multiple of 16.
+    images_per_episode : int
+        K + Q; K is drawn from `SHOTS`.
+    seed : int
+        Of all episodes.
+    mix : dict[str, float] | None
+        Probability of an episode of each domain ("micro", "sat", "natural"), of a synthetic one ("synthetic")
+        and of each of `PSEUDO_CLASSES`; None for `MIX`.
+    alike : int
+        Consecutive episodes with the same K, so that they can be computed as one batch.
     """
 
     MIX: ClassVar[dict[str, float]] = {
@@ -268,10 +279,14 @@ def random_view(
 
     Parameters
     ----------
-    image, mask, depth : (3, H, W), (H, W), and (H, W) or None
-    size : side of the view, px
-    zoom : magnification; at 2, objects are twice as large
-    g : random generator
+    image, mask, depth : Tensor, Tensor, Tensor | None
+        (3, H, W), (H, W), and (H, W) or None.
+    size : int
+        Side of the view, px.
+    zoom : float
+        Magnification; at 2, objects are twice as large.
+    g : Generator
+        Random generator.
 
     Returns
     -------

@@ -32,10 +32,13 @@ class Drawing:
 
     Attributes
     ----------
-    image : (3, size, size) float, about 0..1
-    mask : (size, size) bool, the object
-    depth : (size, size) float, 0 at the rim of each object and outside, 1 in its middle; None if objects are not
-        separated
+    image : Tensor
+        (3, size, size) float, about 0..1.
+    mask : Tensor
+        (size, size) bool, the object.
+    depth : Tensor | None
+        (size, size) float, 0 at the rim of each object and outside, 1 in its middle; None if objects are not
+        separated.
     """
 
     image: Tensor

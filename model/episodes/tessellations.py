@@ -31,10 +31,14 @@ class Tessellation:
 
     Attributes
     ----------
-    cell : (size, size) int64, index of the cell of each pixel
-    inside : (size, size) float, approximate distance to the border of the cell, px
-    middle : (size, size) float, distance to the centre of the cell, px
-    n_cells : number of cells
+    cell : Tensor
+        (size, size) int64, index of the cell of each pixel.
+    inside : Tensor
+        (size, size) float, approximate distance to the border of the cell, px.
+    middle : Tensor
+        (size, size) float, distance to the centre of the cell, px.
+    n_cells : int
+        Number of cells.
     """
 
     cell: Tensor
@@ -48,10 +52,14 @@ class Tessellation:
 
         Parameters
         ----------
-        size : side of the plane, px
-        step : approximate side of a cell, px
-        warp : how far borders are bent, px
-        straight : use the city-block metric, which gives right angles
+        size : int
+            Side of the plane, px.
+        step : float
+            Approximate side of a cell, px.
+        warp : float
+            How far borders are bent, px.
+        straight : bool
+            Use the city-block metric, which gives right angles.
         """
         at = torch.arange(-step / 2, size + step, step)
         rows, cols = torch.meshgrid(at, at, indexing="ij")

@@ -95,8 +95,10 @@ class TaskNorm(nn.BatchNorm2d):
 
         Parameters
         ----------
-        x : (E * N, C, H, W)
-        n_episodes, shots : E, and K: the first K images of each episode are its support set
+        x : Tensor
+            (E * N, C, H, W)
+        n_episodes, shots : int
+            E, and K: the first K images of each episode are its support set.
 
         Returns
         -------
@@ -213,8 +215,10 @@ class CompactNet(nn.Module):
 
     Parameters
     ----------
-    size : "S" (1.7 M parameters) or "L" (about 7 M)
-    depth : add a second output, the depth of a pixel inside its object (see `decode`)
+    size : str
+        "S" (1.7 M parameters) or "L" (about 7 M)
+    depth : bool
+        Add a second output, the depth of a pixel inside its object (see `decode`)
 
     Raises
     ------
@@ -271,10 +275,12 @@ class CompactNet(nn.Module):
 
         Parameters
         ----------
-        images : (K, 3, H, W) float in [0, 1]
+        images : Tensor
+            (K, 3, H, W) float in [0, 1].
         foreground, background : (K, 1, H, W) float
             1 where the pixel is labelled as object (background); both 0 where it is not labelled.
-        texture : the pixel classifier, if already fitted: it does not depend on the network
+        texture : TexturePack | None
+            The pixel classifier, if already fitted: it does not depend on the network.
         """
         maps = self.encoder(images)
         sides = torch.cat([foreground, background], dim=1).to(images.dtype)
@@ -325,13 +331,18 @@ class CompactNet(nn.Module):
 
         Parameters
         ----------
-        queries : what `encode_queries` returns
-        pack : the compiled support set
-        depth : return the depth, too, if the network has it
-        texture_share : weight of the pixel classifier's own logit in the object's logit, 0 to 1; None leaves the
-            decoder's logit as it is. Where a query is flat (`flatness`), the smaller of the two logits counts: the
-            decoder was never trained on empty images, and the classifier cannot judge colours that no patch has.
-            Where `flatness` is 1/2, beside flat places, it is the mean of the smaller and the blended logit.
+        queries : tuple[Tensor, dict[int, Tensor]]
+            What `encode_queries` returns.
+        pack : CompactPack
+            The compiled support set.
+        depth : bool
+            Return the depth, too, if the network has it.
+        texture_share : float | None
+            Weight of the pixel classifier's own logit in the object's logit, 0 to 1; None leaves the
+            decoder's logit as it is. Where a query is flat (`flatness`), the smaller of the two logits
+            counts: the decoder was never trained on empty images, and the classifier cannot judge colours
+            that no patch has. Where `flatness` is 1/2, beside flat places, it is the mean of the smaller
+            and the blended logit.
         """
         statistics, maps = queries
         texture = texture_logits(statistics, pack.texture)
@@ -349,9 +360,12 @@ class CompactNet(nn.Module):
 
         Parameters
         ----------
-        texture : (N, 1, H / 2, W / 2), logits of the pixel classifier
-        maps : the queries' maps by stride
-        pack : the compiled support set
+        texture : Tensor
+            (N, 1, H / 2, W / 2), logits of the pixel classifier.
+        maps : dict[int, Tensor]
+            The queries' maps by stride.
+        pack : CompactPack
+            The compiled support set.
 
         Returns
         -------

@@ -28,8 +28,10 @@ class Encoder(nn.Module):
 
     Attributes
     ----------
-    taps : channels of the five taps, finest first
-    deepest : channels of the deepest map
+    taps : tuple[int, ...]
+        Channels of the five taps, finest first.
+    deepest : int
+        Channels of the deepest map.
     """
 
     taps: tuple[int, ...]

@@ -36,8 +36,10 @@ def load_imagenet(encoder: Encoder, name: str) -> None:
 
     Parameters
     ----------
-    encoder : with torchvision's layers
-    name : its key in `model.networks.encoders.ENCODERS`
+    encoder : Encoder
+        With torchvision's layers.
+    name : str
+        Its key in `model.networks.encoders.ENCODERS`.
 
     Raises
     ------

@@ -99,7 +99,8 @@ def texture_statistics(images: Tensor) -> Tensor:
 
     Parameters
     ----------
-    images : (N, 3, H, W) float in [0, 1], H and W multiples of 32
+    images : Tensor
+        (N, 3, H, W) float in [0, 1], H and W multiples of 32.
 
     Returns
     -------
@@ -139,7 +140,8 @@ def flatness(statistics: Tensor) -> Tensor:
 
     Parameters
     ----------
-    statistics : (N, N_STATISTICS, H / 2, W / 2), as `texture_statistics` returns them
+    statistics : Tensor
+        (N, N_STATISTICS, H / 2, W / 2), as `texture_statistics` returns them.
 
     Returns
     -------
@@ -196,9 +198,12 @@ def fit_texture(
 
     Parameters
     ----------
-    images : (K, 3, H, W) float in [0, 1]
-    foreground, background : (K, 1, H, W) float, 1 where a pixel is labelled as object (background)
-    steps, batch : optimiser steps, and pixels per step
+    images : Tensor
+        (K, 3, H, W) float in [0, 1].
+    foreground, background : Tensor
+        (K, 1, H, W) float, 1 where a pixel is labelled as object (background)
+    steps, batch : int
+        Optimiser steps, and pixels per step.
 
     Returns
     -------
@@ -225,11 +230,16 @@ def fit_textures(
 
     Parameters
     ----------
-    x : (E, P, N_STATISTICS), P pixels of each of E support sets
-    share : (E, P), fraction of the pixel that is object, 0 to 1
-    known : (E, P) bool, whether the pixel is labelled
-    generator : on the CPU, or on the device of `x`
-    steps, batch : as for `fit_texture`
+    x : Tensor
+        (E, P, N_STATISTICS), P pixels of each of E support sets.
+    share : Tensor
+        (E, P), fraction of the pixel that is object, 0 to 1.
+    known : Tensor
+        (E, P) bool, whether the pixel is labelled.
+    generator : torch.Generator
+        On the CPU, or on the device of `x`.
+    steps, batch : int
+        As for `fit_texture`.
 
     Returns
     -------

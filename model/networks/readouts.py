@@ -46,10 +46,14 @@ def solve_ridge(features: Tensor, target: Tensor, weights: Tensor, regularisatio
 
     Parameters
     ----------
-    features : (..., N, D)
-    target : (..., N) in [-1, 1]
-    weights : (..., N) summing to about 1
-    regularisation : scalar tensor > 0
+    features : Tensor
+        (..., N, D)
+    target : Tensor
+        (..., N) in [-1, 1].
+    weights : Tensor
+        (..., N) summing to about 1.
+    regularisation : Tensor
+        Scalar tensor > 0.
 
     Returns
     -------
@@ -67,9 +71,12 @@ def class_ridge(features: Tensor, foreground: Tensor, background: Tensor, regula
 
     Parameters
     ----------
-    features : (..., N, D)
-    foreground, background : (..., N)
-    regularisation : scalar tensor > 0
+    features : Tensor
+        (..., N, D)
+    foreground, background : Tensor
+        (..., N)
+    regularisation : Tensor
+        Scalar tensor > 0.
 
     Returns
     -------
@@ -121,10 +128,14 @@ def attend(queries: Tensor, keys: Tensor, values: Tensor, scale: Tensor) -> Tens
 
     Parameters
     ----------
-    queries : (N, D, H, W), L2-normalised over D
-    keys : (M, D), L2-normalised
-    values : (M, V)
-    scale : scalar, the inverse temperature
+    queries : Tensor
+        (N, D, H, W), L2-normalised over D.
+    keys : Tensor
+        (M, D), L2-normalised.
+    values : Tensor
+        (M, V)
+    scale : Tensor
+        Scalar, the inverse temperature.
 
     Returns
     -------

@@ -24,10 +24,15 @@ class NetworkSpec:
 
     Attributes
     ----------
-    family : decides the recipe of training, and whether the network can be fine-tuned on a support set
-    build : makes the network with random weights; takes whether it predicts depth, which relation networks never do
-    side_multiple : the sides of the network's input are multiples of it, px
-    encoder : key of `model.networks.encoders.ENCODERS`; "" for a network with an encoder of its own
+    family : Literal['compact', 'relation']
+        Decides the recipe of training, and whether the network can be fine-tuned on a support set.
+    build : Callable[[bool], CompactNet | RelationNet]
+        Makes the network with random weights; takes whether it predicts depth, which relation networks never
+        do.
+    side_multiple : int
+        The sides of the network's input are multiples of it, px.
+    encoder : str
+        Key of `model.networks.encoders.ENCODERS`; "" for a network with an encoder of its own.
     """
 
     family: Literal["compact", "relation"]
@@ -75,8 +80,10 @@ def build_network(name: str, *, depth: bool = True) -> CompactNet | RelationNet:
 
     Parameters
     ----------
-    name : a key of `NETWORKS`
-    depth : whether a compact network predicts depth (`model.depth`) too; the relation networks never do
+    name : str
+        A key of `NETWORKS`.
+    depth : bool
+        Whether a compact network predicts depth (`model.depth`) too; the relation networks never do.
 
     Raises
     ------
@@ -93,9 +100,12 @@ def start_from(net: nn.Module, weights: dict[str, Tensor], name: str) -> None:
 
     Parameters
     ----------
-    net : the network, changed in place
-    weights : by the names of `net.state_dict()`
-    name : of the network, for the error
+    net : nn.Module
+        The network, changed in place.
+    weights : dict[str, Tensor]
+        By the names of `net.state_dict()`.
+    name : str
+        Of the network, for the error.
 
     Raises
     ------

@@ -59,9 +59,12 @@ class RelationNet(nn.Module):
 
     Parameters
     ----------
-    variant : "paper" or "released", see the module
-    encoder : VGG-16 by default
-    widths : output channels of relation module and decoder
+    variant : Variant
+        "paper" or "released", see the module.
+    encoder : Encoder | None
+        VGG-16 by default.
+    widths : tuple[int, ...]
+        Output channels of relation module and decoder.
 
     Raises
     ------
@@ -100,10 +103,13 @@ class RelationNet(nn.Module):
 
         Parameters
         ----------
-        images : (K, 3, H, W) float in [0, 1]
-        foreground : (K, 1, H, W) in {0, 1}
-        background : not used, part of the common signature: this network does not distinguish unlabelled pixels from
-            background
+        images : Tensor
+            (K, 3, H, W) float in [0, 1].
+        foreground : Tensor
+            (K, 1, H, W) in {0, 1}.
+        background : Tensor
+            Not used, part of the common signature: this network does not distinguish unlabelled pixels from
+            background.
         """
         return self.compile_maps(*self.encoder(torch.cat([images, foreground.to(images.dtype)], dim=1)))
 

@@ -33,11 +33,16 @@ class EpisodeBatch:
 
     Attributes
     ----------
-    images : (E, K + Q, 3, S, S) uint8, support first
-    masks : (E, K + Q, 1, S, S) uint8, 1 = object
-    labelled : (E, K, 1, S, S) uint8, 0 where the annotator left the support patch unlabelled
-    depths : (E, K + Q, 1, S, S) uint8, 255 in the middle of an object, 0 where depth is not known
-    has_depth : (E,) bool, whether depth is known
+    images : Tensor
+        (E, K + Q, 3, S, S) uint8, support first.
+    masks : Tensor
+        (E, K + Q, 1, S, S) uint8, 1 = object.
+    labelled : Tensor
+        (E, K, 1, S, S) uint8, 0 where the annotator left the support patch unlabelled.
+    depths : Tensor
+        (E, K + Q, 1, S, S) uint8, 255 in the middle of an object, 0 where depth is not known.
+    has_depth : Tensor
+        (E,) bool, whether depth is known.
     """
 
     images: Tensor
@@ -108,7 +113,8 @@ def predict_episodes(
 
     Parameters
     ----------
-    texture : pixel classifiers of the episodes; None to fit them
+    texture : TexturePack | None
+        Pixel classifiers of the episodes; None to fit them.
 
     Returns
     -------
@@ -200,9 +206,12 @@ def fit_classifiers(images: Tensor, statistics: Tensor, sides: Tensor) -> Textur
 
     Parameters
     ----------
-    images : (E, K, 3, S, S)
-    statistics : (E, K, N_STATISTICS, S / 2, S / 2), of the images
-    sides : (E, K, 2, S, S), foreground and background
+    images : Tensor
+        (E, K, 3, S, S)
+    statistics : Tensor
+        (E, K, N_STATISTICS, S / 2, S / 2), of the images.
+    sides : Tensor
+        (E, K, 2, S, S), foreground and background.
 
     Returns
     -------

@@ -24,14 +24,22 @@ class TrainingJob:
 
     Attributes
     ----------
-    config : settings that determine the result
-    out : folder of the run; with several machines, one that all of them see
-    data : opened data set, picklable, that every worker reads itself; None for synthetic episodes only
-    split : classes to train on; None for all
-    validation_split : classes to validate on; None for no validation
-    shippable : leave out pairs whose licence forbids shipping the weights
-    initial : weights to start from; None for random ones
-    options : of the run; they do not change the weights
+    config : TrainConfig
+        Settings that determine the result.
+    out : Path
+        Folder of the run; with several machines, one that all of them see.
+    data : ClassDataset | None
+        Opened data set, picklable, that every worker reads itself; None for synthetic episodes only.
+    split : str | None
+        Classes to train on; None for all.
+    validation_split : str | None
+        Classes to validate on; None for no validation.
+    shippable : bool
+        Leave out pairs whose licence forbids shipping the weights.
+    initial : Path | None
+        Weights to start from; None for random ones.
+    options : RunOptions
+        Of the run; they do not change the weights.
 
     Raises
     ------

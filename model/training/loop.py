@@ -45,10 +45,14 @@ class RunOptions:
 
     Attributes
     ----------
-    report_every : steps between log rows and checkpoints
-    validate_every : steps between validations and images of predictions; a multiple of `report_every`
-    loader_workers : processes that prepare episodes
-    threads : of torch; two processes of one thread train faster than one of two
+    report_every : int
+        Steps between log rows and checkpoints.
+    validate_every : int
+        Steps between validations and images of predictions; a multiple of `report_every`.
+    loader_workers : int
+        Processes that prepare episodes.
+    threads : int
+        Of torch; two processes of one thread train faster than one of two.
 
     Raises
     ------
@@ -150,14 +154,22 @@ def train(
 
     Parameters
     ----------
-    config : settings that determine the result
-    classes : training classes; empty for synthetic episodes only
-    out : folder of the run
-    initial : weights to start from; None for random ones
-    validation : validation classes
-    options : None for the defaults of `RunOptions`
-    device : None for CUDA if available
-    on_step : called with the step's number before each step
+    config : TrainConfig
+        Settings that determine the result.
+    classes : list[Category]
+        Training classes; empty for synthetic episodes only.
+    out : Path
+        Folder of the run.
+    initial : dict[str, Tensor] | None
+        Weights to start from; None for random ones.
+    validation : list[Category] | None
+        Validation classes.
+    options : RunOptions | None
+        None for the defaults of `RunOptions`.
+    device : torch.device | None
+        None for CUDA if available.
+    on_step : Callable[[int], None] | None
+        Called with the step's number before each step.
 
     Raises
     ------

@@ -24,23 +24,39 @@ class TrainConfig:
 
     Attributes
     ----------
-    network : a key of `model.networks.registry.NETWORKS`
-    loss : one of `LOSSES`; compact networks add the losses of their read-outs and the depth
-    steps : optimiser steps
-    episodes_per_step : whose gradients are averaged
-    crop : side of the training images, px
-    images_per_episode : K + Q
-    augmented : draw K from 1..5 and augment views and tasks of all domains, with synthetic ones (`EpisodeSampler`);
+    network : str
+        A key of `model.networks.registry.NETWORKS`.
+    loss : str
+        One of `LOSSES`; compact networks add the losses of their read-outs and the depth.
+    steps : int
+        Optimiser steps.
+    episodes_per_step : int
+        Whose gradients are averaged.
+    crop : int
+        Side of the training images, px.
+    images_per_episode : int
+        K + Q.
+    augmented : bool
+        Draw K from 1..5 and augment views and tasks of all domains, with synthetic ones (`EpisodeSampler`);
         else five supports and whole images (`PaperEpisodes`)
-    learning_rate, weight_decay : of AdamW
-    halve_every : episodes after which the learning rate is halved; None for a one-cycle schedule over all steps
-    warmup : steps until the one-cycle schedule reaches its maximum
-    clip : maximum norm of the gradient; None for no clipping
-    clip_parts : clip the encoder and the rest separately, as the published code does
-    average : decay of the exponential moving average of the weights, which is kept; None keeps the last weights
-    seed : of initial weights and episodes
-    imagenet : the encoder of a relation network starts from ImageNet weights (`model.networks.imagenet`)
-    bf16 : compute in bfloat16; None if the device does so natively
+    learning_rate, weight_decay : float
+        Of AdamW.
+    halve_every : int | None
+        Episodes after which the learning rate is halved; None for a one-cycle schedule over all steps.
+    warmup : int
+        Steps until the one-cycle schedule reaches its maximum.
+    clip : float | None
+        Maximum norm of the gradient; None for no clipping.
+    clip_parts : bool
+        Clip the encoder and the rest separately, as the published code does.
+    average : float | None
+        Decay of the exponential moving average of the weights, which is kept; None keeps the last weights.
+    seed : int
+        Of initial weights and episodes.
+    imagenet : bool
+        The encoder of a relation network starts from ImageNet weights (`model.networks.imagenet`)
+    bf16 : bool | None
+        Compute in bfloat16; None if the device does so natively.
 
     Raises
     ------
@@ -111,9 +127,12 @@ def recipe(name: str, network: str, loss: str | None = None) -> TrainConfig:
 
     Parameters
     ----------
-    name : one of `RECIPES`
-    network : a key of `model.networks.registry.NETWORKS`
-    loss : one of `LOSSES`; None for the recipe's default
+    name : str
+        One of `RECIPES`.
+    network : str
+        A key of `model.networks.registry.NETWORKS`.
+    loss : str | None
+        One of `LOSSES`; None for the recipe's default.
 
     Raises
     ------

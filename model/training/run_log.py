@@ -24,9 +24,13 @@ class RunLog:
 
     Parameters
     ----------
-    folder : of the run
-    step : where the run resumes; rows of later steps, written by a killed run after its last checkpoint, are dropped
-    steps : of the whole run
+    folder : Path
+        Of the run.
+    step : int
+        Where the run resumes; rows of later steps, written by a killed run after its last checkpoint, are
+        dropped.
+    steps : int
+        Of the whole run.
     """
 
     def __init__(self, folder: Path, step: int, steps: int) -> None:

@@ -48,8 +48,10 @@ class ValidationClasses:
 
     Attributes
     ----------
-    categories : the validation classes
-    size : side of the images, px
+    categories : Sequence[Category]
+        The validation classes.
+    size : int
+        Side of the images, px.
     """
 
     categories: Sequence[Category]

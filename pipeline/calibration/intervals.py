@@ -15,8 +15,10 @@ def mean_interval(
 
     Parameters
     ----------
-    values : (n,) float; NaN is ignored
-    n_more : if given, return the prediction interval of the mean of this many further values instead
+    values : np.ndarray
+        (n,) float; NaN is ignored.
+    n_more : int | None
+        If given, return the prediction interval of the mean of this many further values instead.
 
     Returns
     -------
@@ -40,8 +42,10 @@ def ratio_interval(
 
     Parameters
     ----------
-    true, found : K areas or counts
-    least : smallest half width, relative to the ratio
+    true, found : Sequence[int] | np.ndarray
+        K areas or counts.
+    least : float
+        Smallest half width, relative to the ratio.
 
     Returns
     -------
@@ -72,8 +76,10 @@ def counted_ratio(
 
     Parameters
     ----------
-    true, counted : objects of each of K patches
-    n_unmatched : false positives and false negatives of all patches
+    true, counted : Sequence[int]
+        Objects of each of K patches.
+    n_unmatched : int
+        False positives and false negatives of all patches.
 
     Returns
     -------

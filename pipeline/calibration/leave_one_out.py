@@ -36,10 +36,15 @@ class LeaveOneOut:
 
     Attributes
     ----------
-    probabilities : (K, H, W) float32, patch k predicted without patch k
-    threshold : smallest probability of an object pixel
-    iou : K IoUs at the threshold, over the labelled pixels; NaN for patches without object
-    interval : 95 % confidence interval of the mean IoU (Student's t over the patches); None for fewer than two patches
+    probabilities : np.ndarray
+        (K, H, W) float32, patch k predicted without patch k.
+    threshold : float
+        Smallest probability of an object pixel.
+    iou : tuple[float, ...]
+        K IoUs at the threshold, over the labelled pixels; NaN for patches without object.
+    interval : tuple[float, float] | None
+        95 % confidence interval of the mean IoU (Student's t over the patches); None for fewer than two
+        patches.
     """
 
     probabilities: np.ndarray
@@ -71,10 +76,14 @@ def predict_held_out(
     Parameters
     ----------
     images : (K, H, W, 3) uint8
-    labels : (C, K, H, W) uint8: for each class 0 not of the class, 1 of it, 255 not labelled
-    encode : (indices of patches, classes) -> features; None: `Model.encode` without options
-    n_threads : folds that are predicted in parallel
-    depth : also return the predicted depth of each pixel in its object
+    labels : np.ndarray
+        (C, K, H, W) uint8: for each class 0 not of the class, 1 of it, 255 not labelled.
+    encode : Callable[[np.ndarray, Sequence[int]], Any] | None
+        (indices of patches, classes) -> features; None: `Model.encode` without options.
+    n_threads : int
+        Folds that are predicted in parallel.
+    depth : bool
+        Also return the predicted depth of each pixel in its object.
 
     Returns
     -------
@@ -117,9 +126,12 @@ def score_held_out(
 
     Parameters
     ----------
-    probabilities : (K, H, W) float32, from `predict_held_out`
-    labels : (K, H, W) uint8: 0 not of the class, 1 of it, 255 not labelled
-    threshold : smallest probability of an object pixel; None: `shrunk_threshold`
+    probabilities : np.ndarray
+        (K, H, W) float32, from `predict_held_out`.
+    labels : np.ndarray
+        (K, H, W) uint8: 0 not of the class, 1 of it, 255 not labelled.
+    threshold : float | None
+        Smallest probability of an object pixel; None: `shrunk_threshold`.
     """
     if threshold is None:
         threshold = shrunk_threshold(probabilities, labels)
@@ -183,10 +195,14 @@ def covered_ratio(
 
     Parameters
     ----------
-    labels : (K, H, W) uint8 of the class, as in `score_held_out`
-    min_area : connected objects of fewer pixels are left out, as they are in the result
-    connectivity : as in `label_core`
-    min_true_area : likewise, of the labelled objects
+    labels : np.ndarray
+        (K, H, W) uint8 of the class, as in `score_held_out`.
+    min_area : int
+        Connected objects of fewer pixels are left out, as they are in the result.
+    connectivity : int
+        As in `label_core`.
+    min_true_area : int
+        Likewise, of the labelled objects.
 
     Returns
     -------

@@ -43,9 +43,13 @@ class EncodingOptions:
 
     Attributes
     ----------
-    sides : sides, px, to which 224 px are resized for the network; the output is the mean. Empty: its default sides
-    adaptation : how the network is fine-tuned first; None: not
-    texture_share : weight of the pixel classifier (`model.networks.pixel_classifier`) in the output, 0 to 1
+    sides : tuple[int, ...]
+        Sides, px, to which 224 px are resized for the network; the output is the mean. Empty: its default
+        sides.
+    adaptation : AdaptConfig | None
+        How the network is fine-tuned first; None: not.
+    texture_share : float
+        Weight of the pixel classifier (`model.networks.pixel_classifier`) in the output, 0 to 1.
     """
 
     sides: tuple[int, ...] = ()
@@ -69,12 +73,17 @@ class SelectedEncoding:
 
     Attributes
     ----------
-    features : the encoded support set, for `Model.predict`
-    held_out : C held-out probability maps (K, H, W) float32, or None, from `leave_one_out.predict_held_out`
-    depths : C held-out depth maps likewise; None where not predicted
-    options : the selected options
-    default_iou, selected_iou : mean IoU of the held-out patches with the default options and with the selected ones;
-        None where no patch can be held out
+    features : Any
+        The encoded support set, for `Model.predict`.
+    held_out : list[np.ndarray | None]
+        C held-out probability maps (K, H, W) float32, or None, from `leave_one_out.predict_held_out`.
+    depths : list[np.ndarray | None]
+        C held-out depth maps likewise; None where not predicted.
+    options : EncodingOptions
+        The selected options.
+    default_iou, selected_iou : float | None
+        Mean IoU of the held-out patches with the default options and with the selected ones; None where no
+        patch can be held out.
     """
 
     features: Any
@@ -104,11 +113,15 @@ def select_encoding(
     Parameters
     ----------
     images : (K, H, W, 3) uint8
-    labels : (C, K, H, W) uint8: for each class 0 not of the class, 1 of it, 255 not labelled
-    instances : (K, H, W) int32, outlined objects; or None
-    seconds : time budget for fine-tuning, on one core (approximate). Too few seconds skip it; 0 also skips the search
-        for scales and for the weight of the pixel classifier
-    depth : also predict the depth of the held-out pixels in their objects
+    labels : np.ndarray
+        (C, K, H, W) uint8: for each class 0 not of the class, 1 of it, 255 not labelled.
+    instances : np.ndarray | None
+        (K, H, W) int32, outlined objects; or None.
+    seconds : float
+        Time budget for fine-tuning, on one core (approximate). Too few seconds skip it; 0 also skips the search
+        for scales and for the weight of the pixel classifier.
+    depth : bool
+        Also predict the depth of the held-out pixels in their objects.
     """
     candidates = _Candidates(model, images, labels, instances, depth)
     with one_thread():
@@ -127,7 +140,8 @@ class _Candidate:
 
     Attributes
     ----------
-    ious : for each class, (K,) IoUs at its `shrunk_threshold`; NaN for patches without object
+    ious : list[np.ndarray]
+        For each class, (K,) IoUs at its `shrunk_threshold`; NaN for patches without object.
     """
 
     options: EncodingOptions
@@ -157,8 +171,10 @@ class _Candidates:
 
     Attributes
     ----------
-    views : compiled views, by adaptation, patches and classes, then by side
-    evaluated : candidates by their options
+    views : dict[tuple[AdaptConfig | None, bytes, tuple[int, ...]], dict[int, Any]]
+        Compiled views, by adaptation, patches and classes, then by side.
+    evaluated : dict[EncodingOptions, _Candidate]
+        Candidates by their options.
     """
 
     model: Model

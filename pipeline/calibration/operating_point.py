@@ -41,11 +41,15 @@ class ClassOperatingPoint:
 
     Attributes
     ----------
-    loo : result of leave-one-out; None where the support set is too small. With several classes, its probabilities are
-        0 in pixels that are assigned to another class
-    threshold : smallest probability of a pixel of the class
-    rule : how touching objects are separated; None: connected components
-    counted_ratio : 95 % confidence interval of the ratio of true to counted objects; None without outlined objects
+    loo : leave_one_out.LeaveOneOut | None
+        Result of leave-one-out; None where the support set is too small. With several classes, its
+        probabilities are 0 in pixels that are assigned to another class.
+    threshold : float
+        Smallest probability of a pixel of the class.
+    rule : Rule | None
+        How touching objects are separated; None: connected components.
+    counted_ratio : tuple[float, float] | None
+        95 % confidence interval of the ratio of true to counted objects; None without outlined objects.
     """
 
     loo: leave_one_out.LeaveOneOut | None
@@ -65,8 +69,10 @@ class OperatingPoint:
 
     Attributes
     ----------
-    encoding : the encoded support set
-    classes : operating points of the classes 1..C
+    encoding : SelectedEncoding
+        The encoded support set.
+    classes : tuple[ClassOperatingPoint, ...]
+        Operating points of the classes 1..C.
     """
 
     encoding: SelectedEncoding
@@ -178,12 +184,18 @@ def choose_rule(
 
     Parameters
     ----------
-    support : with outlined objects
-    probabilities : (K, H, W) float32, held-out predictions
-    rules : the candidates; None: connected components
-    min_area : smaller objects are dropped, px
-    min_true_area : smaller outlined objects are not counted, px
-    depths : (K, H, W) float32, held-out depths, for a `DepthRule`
+    support : SupportSet
+        With outlined objects.
+    probabilities : np.ndarray
+        (K, H, W) float32, held-out predictions.
+    rules : Sequence[Rule | None]
+        The candidates; None: connected components.
+    min_area : int
+        Smaller objects are dropped, px.
+    min_true_area : int
+        Smaller outlined objects are not counted, px.
+    depths : np.ndarray | None
+        (K, H, W) float32, held-out depths, for a `DepthRule`.
     """
     assert support.instances is not None
     known = support.labels != IGNORE_LABEL
@@ -235,8 +247,10 @@ def label_objects(
 
     Parameters
     ----------
-    probability : (H, W) float32, 0..1
-    depth : (H, W) float32, 0..1, for a `DepthRule`
+    probability : np.ndarray
+        (H, W) float32, 0..1.
+    depth : np.ndarray | None
+        (H, W) float32, 0..1, for a `DepthRule`.
     """
     mask = to_uint8(probability) >= threshold_level(threshold)
     if rule is None:

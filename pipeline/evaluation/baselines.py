@@ -67,7 +67,8 @@ def ious_of_levels(plane: np.ndarray, labels: np.ndarray) -> np.ndarray:
     Parameters
     ----------
     plane : (H, W) uint8
-    labels : (H, W) uint8; 1 is object, 0 background, anything else is not labelled
+    labels : np.ndarray
+        (H, W) uint8; 1 is object, 0 background, anything else is not labelled.
     """
     objects = np.bincount(plane[labels == 1], minlength=LEVELS)
     others = np.bincount(plane[labels == 0], minlength=LEVELS)

@@ -38,9 +38,12 @@ def draw_examples(
 
     Parameters
     ----------
-    iou : by (method, episode, query)
-    masks : by (episode, query); one mask (H, W) bool per method
-    draws : by (episode, query); support set and query of the episode
+    iou : Mapping[tuple[str, int, str], float]
+        By (method, episode, query)
+    masks : Mapping[tuple[int, str], Sequence[np.ndarray]]
+        By (episode, query); one mask (H, W) bool per method.
+    draws : Mapping[tuple[int, str], EpisodeDraw]
+        By (episode, query); support set and query of the episode.
     """
     images, labels, _ = category.arrays()
     ranked = sorted(masks, key=lambda query: iou[methods[0], *query])

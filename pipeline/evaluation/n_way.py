@@ -34,11 +34,15 @@ class NWayMetrics:
 
     Attributes
     ----------
-    class_iou : mean over the classes of the IoU of their pooled pixels; false positives in the queries of other
-        classes count
-    fb_iou : FB-IoU of the objects of all classes taken together
-    by_class : (class, IoU)
-    tile_s : seconds per query for all classes together, median
+    class_iou : Mean
+        Mean over the classes of the IoU of their pooled pixels; false positives in the queries of other classes
+        count.
+    fb_iou : float
+        FB-IoU of the objects of all classes taken together.
+    by_class : tuple[tuple[str, float], ...]
+        (class, IoU)
+    tile_s : float
+        Seconds per query for all classes together, median.
     """
 
     method: str

@@ -45,9 +45,12 @@ class Evaluation:
 
     Attributes
     ----------
-    settings : data, split, model, episodes, machine..., as the page shows them
-    methods : names; the first is compared with the others
-    methods_overall : each method and number of shots, over all classes and per domain
+    settings : dict[str, str]
+        Data, split, model, episodes, machine..., as the page shows them.
+    methods : tuple[str, ...]
+        Names; the first is compared with the others.
+    methods_overall : list[MethodMetrics]
+        Each method and number of shots, over all classes and per domain.
     """
 
     settings: dict[str, str]

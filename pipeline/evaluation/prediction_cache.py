@@ -22,8 +22,10 @@ class PredictionCache:
 
     Parameters
     ----------
-    baseline : its predictions must depend on the support set and the tile alone
-    folder : for one ``<hash>.npz`` per tile; use another folder for another version of the baseline's library
+    baseline : predictor.Model
+        Its predictions must depend on the support set and the tile alone.
+    folder : Path
+        For one ``<hash>.npz`` per tile; use another folder for another version of the baseline's library.
     """
 
     def __init__(self, baseline: predictor.Model, folder: Path) -> None:

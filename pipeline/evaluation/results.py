@@ -43,10 +43,14 @@ class ClassMetrics:
 
     Attributes
     ----------
-    image_iou, chosen_iou : mean over the queries of the IoU at 0.5, and at the threshold chosen by leave-one-out
-    pixels : of all queries at 0.5, pooled
-    components, separated : objects of each query, by connected components and by the rule that leave-one-out chose
-    tile_s : seconds per query, median
+    image_iou, chosen_iou : float, float | None
+        Mean over the queries of the IoU at 0.5, and at the threshold chosen by leave-one-out.
+    pixels : Pixels
+        Of all queries at 0.5, pooled.
+    components, separated : tuple[Objects, ...]
+        Objects of each query, by connected components and by the rule that leave-one-out chose.
+    tile_s : float
+        Seconds per query, median.
     """
 
     method: str
@@ -102,11 +106,16 @@ class MethodMetrics:
 
     Attributes
     ----------
-    group : a domain, or "all"
-    scores : `CLASS_SCORES` by key; None where no class has the metric
-    fb_iou : FB-IoU of the pixels of all classes
-    components, separated : of the classes with labelled objects, None without any
-    tile_s : seconds per query, median over the classes
+    group : str
+        A domain, or "all".
+    scores : dict[str, Mean | None]
+        `CLASS_SCORES` by key; None where no class has the metric.
+    fb_iou : float
+        FB-IoU of the pixels of all classes.
+    components, separated : ObjectMetrics | None
+        Of the classes with labelled objects, None without any.
+    tile_s : float
+        Seconds per query, median over the classes.
     """
 
     method: str
@@ -127,8 +136,10 @@ class Difference:
 
     Attributes
     ----------
-    by : "0.5" or "chosen", the threshold of both
-    ahead : number of classes on which the method is better
+    by : str
+        "0.5" or "chosen", the threshold of both.
+    ahead : int
+        Number of classes on which the method is better.
     """
 
     method: str
@@ -147,15 +158,22 @@ class Calibration:
 
     Attributes
     ----------
-    over_classes, over_episodes : Pearson's correlation of estimated and measured IoU of the queries, both at the chosen
-        threshold; of means per class, and per episode
-    coverage : share of the episodes whose 95 % interval of the mean IoU contains the mean of the queries, of those with
-        an interval. The interval makes no allowance for the sampling error of a few queries
-    coverage_with_queries : the same for the 95 % prediction interval of the mean of that many queries
-    bias : mean of estimated minus measured IoU, over classes
-    n_counted : episodes with an interval of the count
-    count_coverage : share of these whose interval contains the number of objects in all their queries
-    points : (class, estimated IoU, measured IoU), one per class
+    over_classes, over_episodes : float
+        Pearson's correlation of estimated and measured IoU of the queries, both at the chosen threshold; of
+        means per class, and per episode.
+    coverage : float
+        Share of the episodes whose 95 % interval of the mean IoU contains the mean of the queries, of those
+        with an interval. The interval makes no allowance for the sampling error of a few queries.
+    coverage_with_queries : float
+        The same for the 95 % prediction interval of the mean of that many queries.
+    bias : float
+        Mean of estimated minus measured IoU, over classes.
+    n_counted : int
+        Episodes with an interval of the count.
+    count_coverage : float
+        Share of these whose interval contains the number of objects in all their queries.
+    points : tuple[tuple[str, float, float], ...]
+        (class, estimated IoU, measured IoU), one per class.
     """
 
     method: str

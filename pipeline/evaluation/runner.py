@@ -38,8 +38,10 @@ class Adapted:
 
     Parameters
     ----------
-    model : a network that can be adapted
-    seconds : time budget of the fine-tuning on one core, s, approximate
+    model : Segmenter
+        A network that can be adapted.
+    seconds : float
+        Time budget of the fine-tuning on one core, s, approximate.
 
     Raises
     ------
@@ -83,12 +85,17 @@ class EvaluationConfig:
 
     Attributes
     ----------
-    shots : numbers of support images, each evaluated separately
-    episodes : per class; None: every image of a class is the query of one episode
-    queries : per episode, if `episodes` is given
-    seed : of the episodes
-    calibration : also run leave-one-out on each support set, as a job does, for the threshold, the estimated IoU with
-        its interval, and the rule that separates objects
+    shots : tuple[int, ...]
+        Numbers of support images, each evaluated separately.
+    episodes : int | None
+        Per class; None: every image of a class is the query of one episode.
+    queries : int
+        Per episode, if `episodes` is given.
+    seed : int
+        Of the episodes.
+    calibration : bool
+        Also run leave-one-out on each support set, as a job does, for the threshold, the estimated IoU with its
+        interval, and the rule that separates objects.
 
     Raises
     ------
@@ -125,12 +132,18 @@ class SupportResult:
 
     Attributes
     ----------
-    encode_s : seconds to encode it, without leave-one-out
-    threshold : chosen by leave-one-out; None if that was not run or is impossible
-    estimate, interval : of the mean IoU, by leave-one-out
-    left_out : IoU of each held-out patch
-    rule : "components", "split" or "learned depth", how objects are separated; "" without labelled objects
-    counted_ratio : 95 % interval of true over counted objects, by leave-one-out; None without labelled objects
+    encode_s : float
+        Seconds to encode it, without leave-one-out.
+    threshold : float | None
+        Chosen by leave-one-out; None if that was not run or is impossible.
+    estimate, interval : float | None, tuple[float, float] | None
+        Of the mean IoU, by leave-one-out.
+    left_out : tuple[float, ...]
+        IoU of each held-out patch.
+    rule : str
+        "components", "split" or "learned depth", how objects are separated; "" without labelled objects.
+    counted_ratio : tuple[float, float] | None
+        95 % interval of true over counted objects, by leave-one-out; None without labelled objects.
     """
 
     method: str
@@ -153,11 +166,15 @@ class QueryResult:
 
     Attributes
     ----------
-    at_half : pixels at the threshold 0.5
-    at_chosen : pixels at the threshold chosen by leave-one-out; None without leave-one-out
-    components, separated : objects at the chosen threshold, by connected components and by the rule chosen by
-        leave-one-out; None without labelled objects, or without leave-one-out
-    tile_s : seconds to predict it
+    at_half : Pixels
+        Pixels at the threshold 0.5.
+    at_chosen : Pixels | None
+        Pixels at the threshold chosen by leave-one-out; None without leave-one-out.
+    components, separated : Objects | None
+        Objects at the chosen threshold, by connected components and by the rule chosen by leave-one-out; None
+        without labelled objects, or without leave-one-out.
+    tile_s : float
+        Seconds to predict it.
     """
 
     method: str
@@ -190,11 +207,16 @@ class EncodedSupport:
 
     Attributes
     ----------
-    encode_s : seconds to encode it, without leave-one-out
-    loo : scores of the held-out patches; None without leave-one-out
-    rule : how objects are separated; None: connected components
-    min_area : smallest object, px
-    counted_ratio : 95 % interval of true over counted objects
+    encode_s : float
+        Seconds to encode it, without leave-one-out.
+    loo : leave_one_out.LeaveOneOut | None
+        Scores of the held-out patches; None without leave-one-out.
+    rule : Rule | None
+        How objects are separated; None: connected components.
+    min_area : int
+        Smallest object, px.
+    counted_ratio : tuple[float, float] | None
+        95 % interval of true over counted objects.
     """
 
     features: Any

@@ -26,10 +26,14 @@ class Call:
 
     Attributes
     ----------
-    method, arguments : of the actor
-    unit : that it is about; None for a task of a dask graph
-    future : of a task of a dask graph
-    n_deaths : workers that died with it
+    method, arguments : str, tuple[Any, ...]
+        Of the actor.
+    unit : Unit | None
+        That it is about; None for a task of a dask graph.
+    future : Future[Any] | None
+        Of a task of a dask graph.
+    n_deaths : int
+        Workers that died with it.
     """
 
     method: str
@@ -53,9 +57,12 @@ class Attempts(Generic[W]):
 
     Attributes
     ----------
-    per_worker : calls that a worker has at a time
-    waiting, suspects : calls that no worker has
-    running : calls of each worker
+    per_worker : int
+        Calls that a worker has at a time.
+    waiting, suspects : deque[Call]
+        Calls that no worker has.
+    running : dict[W, list[Call]]
+        Calls of each worker.
     """
 
     per_worker: int

@@ -19,12 +19,18 @@ class Job:
 
     Attributes
     ----------
-    key : unique among the jobs of a pool
-    features : the encoded support set, for `Model.predict`
-    thresholds : for each class, the smallest stored probability (1..255) of its pixels
-    rules : for each class, how touching objects are separated; None: connected components
-    precision : of the predictions, "float32" or "bfloat16"; "": the model's own
-    units : all units of the source, for sharing the tiles on their borders; empty: tiles are not shared
+    key : str
+        Unique among the jobs of a pool.
+    features : Any
+        The encoded support set, for `Model.predict`.
+    thresholds : tuple[int, ...]
+        For each class, the smallest stored probability (1..255) of its pixels.
+    rules : tuple[Rule | None, ...]
+        For each class, how touching objects are separated; None: connected components.
+    precision : str
+        Of the predictions, "float32" or "bfloat16"; "": the model's own.
+    units : tuple[Unit, ...]
+        All units of the source, for sharing the tiles on their borders; empty: tiles are not shared.
     """
 
     key: str

@@ -100,8 +100,10 @@ class _Worker:
 
     Attributes
     ----------
-    host, pid : where it runs; "" and 0 until it is ready
-    precisions : that it computes in natively
+    host, pid : str, int
+        Where it runs; "" and 0 until it is ready.
+    precisions : tuple[str, ...]
+        That it computes in natively.
     """
 
     actor: Any
@@ -119,11 +121,15 @@ class RayPool:
 
     Parameters
     ----------
-    load_model : loads the model, in each actor
-    workers : number of actors; None: one per GPU of the cluster, or without GPUs one per CPU, limited by memory
-    gpus_per_worker : GPUs per actor, which may be a fraction; None: 1 if the cluster has a GPU. On a cluster whose GPU
-        nodes scale from zero, give both
-    unit_timeout_s : seconds after which a worker is taken to hang, and is killed
+    load_model : Callable[[], Model]
+        Loads the model, in each actor.
+    workers : int | None
+        Number of actors; None: one per GPU of the cluster, or without GPUs one per CPU, limited by memory.
+    gpus_per_worker : float | None
+        GPUs per actor, which may be a fraction; None: 1 if the cluster has a GPU. On a cluster whose GPU nodes
+        scale from zero, give both.
+    unit_timeout_s : float
+        Seconds after which a worker is taken to hang, and is killed.
 
     Raises
     ------
@@ -475,7 +481,8 @@ def start_ray(*, worker_logs: bool = False) -> None:
 
     Parameters
     ----------
-    worker_logs : also print here what the workers print
+    worker_logs : bool
+        Also print here what the workers print.
 
     Raises
     ------

@@ -19,10 +19,15 @@ class TileCache:
 
     Parameters
     ----------
-    work : working folder; on other than a local disk nothing is cached, as reading a file takes longer than a tile
-    unit, units : the unit, and all units of the source
-    grid : tile grid of the source
-    halo : width of the border around a unit that it predicts too, px
+    work : WorkDir
+        Working folder; on other than a local disk nothing is cached, as reading a file takes longer than a
+        tile.
+    unit, units : Unit, tuple[Unit, ...]
+        The unit, and all units of the source.
+    grid : TileGrid
+        Tile grid of the source.
+    halo : int
+        Width of the border around a unit that it predicts too, px.
     """
 
     def __init__(self, work: WorkDir, unit: Unit, units: tuple[Unit, ...], grid: TileGrid, halo: int) -> None:

@@ -35,7 +35,8 @@ class UnitWorker:
 
     Parameters
     ----------
-    load_model : loads the model; called once, in the process of the worker
+    load_model : Callable[[], Model]
+        Loads the model; called once, in the process of the worker.
     """
 
     def __init__(self, load_model: Callable[[], Model]) -> None:

@@ -33,7 +33,8 @@ def trace_parts(labels: npt.NDArray[Any]) -> tuple[npt.NDArray[np.int64], Geomet
 
     Parameters
     ----------
-    labels : (H, W) integers; 0 is background
+    labels : npt.NDArray[Any]
+        (H, W) integers; 0 is background.
 
     Returns
     -------

@@ -28,14 +28,14 @@ def footprints(
 
     Parameters
     ----------
-    labels : (H, W) array of any integer dtype
-        0 is background.
-    origin : (int, int)
-        (row, col) of ``labels[0, 0]`` on the grid that ``transform`` belongs to.
+    labels : npt.NDArray[Any]
+        (H, W) array of any integer dtype 0 is background.
+    origin : tuple[int, int]
+        (int, int) (row, col) of ``labels[0, 0]`` on the grid that ``transform`` belongs to.
     transform : Affine
         Pixel corner (col, row) -> world (x, y).
-    ids : array-like of int, optional
-        Only these ids; all when None.
+    ids : npt.ArrayLike | None
+        Array-like of int, optional Only these ids; all when None.
     simplify_px : float
         Outlines may be off by this many pixels, to have fewer points; each stays valid. 0: exact.
 

@@ -21,8 +21,10 @@ def assign_classes(probability: np.ndarray, thresholds: Sequence[int]) -> np.nda
 
     Parameters
     ----------
-    probability : (C, h, w) uint8, as stored
-    thresholds : C smallest stored probabilities (1..255) of pixels of the class
+    probability : np.ndarray
+        (C, h, w) uint8, as stored.
+    thresholds : Sequence[int]
+        C smallest stored probabilities (1..255) of pixels of the class.
 
     Returns
     -------
@@ -62,12 +64,16 @@ def label_classes(
 
     Parameters
     ----------
-    classes : (h, w) uint8 on `window`, from `assign_classes`
+    classes : np.ndarray
+        (h, w) uint8 on `window`, from `assign_classes`.
     window : Window
         Contains the core and the largest halo of the rules, clipped to the source.
-    shape : (height, width) of the source's working grid
-    rules : for each class, how touching objects are separated; None: connected components
-    depths : for each class (h, w) uint8 on `window`; needed for a `DepthRule`
+    shape : tuple[int, int]
+        (height, width) of the source's working grid.
+    rules : Sequence[Rule | None]
+        For each class, how touching objects are separated; None: connected components.
+    depths : Sequence[np.ndarray]
+        For each class (h, w) uint8 on `window`; needed for a `DepthRule`.
 
     Returns
     -------

@@ -182,10 +182,11 @@ def merge_labels(
         Number of labels of each unit.
     pairs : (n, 2) int64
         From `seam_pairs`.
-    first : iterable of (n_labels[u],) int64
-        For each unit, in label order: the first pixel of each label, ``row * width + col`` in the source.
-    area : iterable of (n_labels[u],) int64
-        Likewise, the area in px.
+    first : Iterable[np.ndarray]
+        Iterable of (n_labels[u],) int64 For each unit, in label order: the first pixel of each label, ``row *
+        width + col`` in the source.
+    area : Iterable[np.ndarray]
+        Iterable of (n_labels[u],) int64 Likewise, the area in px.
     min_area : int or (n_labels of all units,) int64
         Objects with a smaller total area are dropped, px; one value, or one for each label.
 

@@ -85,8 +85,8 @@ def measure_unit(
         0..255.
     core : Window
         Position of the unit in the source.
-    shape : (height, width)
-        The source's working grid.
+    shape : tuple[int, int]
+        (height, width) The source's working grid.
     n_labels : C int, optional
         Number of labels of each class, in the order of `pipeline.instances.class_map.label_classes`; None: one
         class.
@@ -157,14 +157,15 @@ def final_tables(
     ----------
     units : sequence of Unit
         The plan, in raster order.
-    load_table : Unit -> pa.Table of `UNIT_SCHEMA`, or None for a unit without labels
+    load_table : Callable[[Unit], pa.Table | None]
+        Unit -> pa.Table of `UNIT_SCHEMA`, or None for a unit without labels.
     merge : Merge
     transform : Affine
         Working pixel corner (col, row) -> world (x, y), as in ``SourceInfo.transform``.
     um_per_px : float or None
         Side of a working pixel.
-    class_names : C str
-        Names of the classes 1..C.
+    class_names : Sequence[str]
+        C str Names of the classes 1..C.
 
     Yields
     ------

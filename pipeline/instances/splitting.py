@@ -54,9 +54,10 @@ def split_core(
         Contains ``grow(core, rule.halo, *shape)``.
     core : Window
         The window to label.
-    shape : (height, width)
-        The source's working grid.
-    rule : SplitRule or DepthRule
+    shape : tuple[int, int]
+        (height, width) The source's working grid.
+    rule : Rule
+        SplitRule or DepthRule.
     depth : (h, w) uint8
         On ``window``, for a DepthRule: 255 at the centre of an object, 0 at its boundary.
 
@@ -137,8 +138,8 @@ def _split_block(
     ----------
     mask : (h + 2 halo, w + 2 halo) bool
         Empty beyond the source.
-    relief : (h + 2 halo, w + 2 halo)
-        Input of ``rule.heights``: mask or depth, mirrored beyond the source.
+    relief : np.ndarray
+        (h + 2 halo, w + 2 halo) Input of ``rule.heights``: mask or depth, mirrored beyond the source.
 
     Returns
     -------

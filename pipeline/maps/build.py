@@ -24,9 +24,12 @@ class MapResult:
 
     Attributes
     ----------
-    summary : areas on the ground, and the rivers
-    pixel_m2 : mean area of a pixel; NaN without a CRS
-    indices : agreement of the mask with each requested water index, by label
+    summary : MapSummary
+        Areas on the ground, and the rivers.
+    pixel_m2 : float
+        Mean area of a pixel; NaN without a CRS.
+    indices : dict[str, Any]
+        Agreement of the mask with each requested water index, by label.
     """
 
     summary: MapSummary

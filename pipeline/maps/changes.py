@@ -33,12 +33,17 @@ class Change:
 
     Attributes
     ----------
-    before, after : names of the dates
-    years : between them, None where a date is not known
-    gained_km2, lost_km2, kept_km2 : water that came, went, and stayed
-    compared_km2 : area that is valid on both dates
-    moved_mean_m, moved_max_m : distance of the later centreline from the earlier one, mean along it and largest; None
-        where one of the dates has no river
+    before, after : str
+        Names of the dates.
+    years : float | None
+        Between them, None where a date is not known.
+    gained_km2, lost_km2, kept_km2 : float
+        Water that came, went, and stayed.
+    compared_km2 : float
+        Area that is valid on both dates.
+    moved_mean_m, moved_max_m : float | None
+        Distance of the later centreline from the earlier one, mean along it and largest; None where one of the
+        dates has no river.
     """
 
     before: str
@@ -93,7 +98,8 @@ def changed_areas(before: tuple[Mask, Mask], after: tuple[Mask, Mask], areas: Fl
     Parameters
     ----------
     before, after : (water, valid), bool (h, w) each
-    areas : (h, 1) or (h, w) area of the pixels
+    areas : Floats
+        (h, 1) or (h, w) area of the pixels.
 
     Examples
     --------
@@ -122,7 +128,8 @@ def migration(before: Sequence[Floats], after: Sequence[Floats]) -> tuple[float,
 
     Parameters
     ----------
-    before, after : centrelines, (n, 2) points each, in a plane; the mean is along the length of `after`
+    before, after : Sequence[Floats]
+        Centrelines, (n, 2) points each, in a plane; the mean is along the length of `after`.
 
     Examples
     --------

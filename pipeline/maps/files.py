@@ -73,8 +73,10 @@ class Areas:
 
     Attributes
     ----------
-    analysed : of what is valid, m2; px where the raster has no CRS
-    covered : (C,) of each class, likewise
+    analysed : float
+        Of what is valid, m2; px where the raster has no CRS.
+    covered : tuple[float, ...]
+        (C,) of each class, likewise.
     """
 
     analysed: float
@@ -87,8 +89,10 @@ class MapSummary:
 
     Attributes
     ----------
-    networks : the rivers of each class, by its name
-    river_factor : the mask was looked at in blocks of so many pixels a side
+    networks : dict[str, Network]
+        The rivers of each class, by its name.
+    river_factor : int
+        The mask was looked at in blocks of so many pixels a side.
     """
 
     ground: GroundMeasure
@@ -109,10 +113,14 @@ def write_map(
 
     Parameters
     ----------
-    job : of a raster, its units done and its instances numbered
-    out : output folder
-    class_names : C str
-    simplify_px : polygons may be off by so much
+    job : Job
+        Of a raster, its units done and its instances numbered.
+    out : str
+        Output folder.
+    class_names : Sequence[str]
+        C str.
+    simplify_px : float
+        Polygons may be off by so much.
 
     Raises
     ------

@@ -95,11 +95,16 @@ def write_outlines(
 
     Parameters
     ----------
-    uri : path or fsspec URL of the file
-    tables : rows of ``instances.parquet`` in the order of their ids, one table per row of units
-    styles : for each class
-    simplify_px : tolerance, px; None: points instead of outlines
-    origin : world (x, y) of the file's coordinate origin
+    uri : str
+        Path or fsspec URL of the file.
+    tables : Iterable[pa.Table]
+        Rows of ``instances.parquet`` in the order of their ids, one table per row of units.
+    styles : Sequence[FeatureStyle]
+        For each class.
+    simplify_px : float | None
+        Tolerance, px; None: points instead of outlines.
+    origin : tuple[int, int]
+        World (x, y) of the file's coordinate origin.
     """
     lines: deque[tuple[list[Unit], set[Unit]]] = (
         deque()
@@ -135,10 +140,14 @@ def outline_unit(
 
     Parameters
     ----------
-    table : rows of ``instances.parquet`` whose bounding box begins in the unit
-    styles : for each class
-    simplify_px : tolerance, px; None: points instead of outlines
-    origin : world (x, y) of the file's coordinate origin
+    table : pa.Table
+        Rows of ``instances.parquet`` whose bounding box begins in the unit.
+    styles : Sequence[FeatureStyle]
+        For each class.
+    simplify_px : float | None
+        Tolerance, px; None: points instead of outlines.
+    origin : tuple[int, int]
+        World (x, y) of the file's coordinate origin.
     """
     columns = {name: table[name].to_numpy() for name in COLUMNS}
     ids = columns["id"].astype(np.int64)

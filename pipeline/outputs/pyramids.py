@@ -62,8 +62,9 @@ def build_pyramids(out: str, names: Sequence[Name] | None = None, scheduler: Sch
         Output folder of the run.
     names : sequence of str
         Names of arrays; None: all arrays of the store.
-    scheduler : str or callable
-        A dask scheduler: "threads", "synchronous", or a ``get`` function. The bytes do not depend on it.
+    scheduler : Scheduler
+        Str or callable A dask scheduler: "threads", "synchronous", or a ``get`` function. The bytes do not
+        depend on it.
 
     Returns
     -------

@@ -22,9 +22,12 @@ class Segmentation:
 
     Attributes
     ----------
-    pool : workers for tasks on units
-    merge : final ids of the labels of all units
-    rows : row of each unit by its name, as in the done-markers
+    pool : Pool
+        Workers for tasks on units.
+    merge : Merge
+        Final ids of the labels of all units.
+    rows : Mapping[str, Mapping[str, Any]]
+        Row of each unit by its name, as in the done-markers.
     """
 
     pool: Pool
@@ -51,9 +54,12 @@ class Output:
 
     Attributes
     ----------
-    stage : name in the log and in the timings of the report
-    write : writes the files; what it returns is for the report
-    kinds : kinds of source that have this output
+    stage : str
+        Name in the log and in the timings of the report.
+    write : Callable[[Segmentation], Any]
+        Writes the files; what it returns is for the report.
+    kinds : tuple[Literal['slide', 'raster'], ...]
+        Kinds of source that have this output.
     """
 
     stage: str

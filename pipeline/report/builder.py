@@ -86,9 +86,12 @@ class ReportData:
 
     Attributes
     ----------
-    whole : of all instances
-    of_classes : of each class, if there are several
-    map_result : of rasters, else None
+    whole : InstanceStatistics
+        Of all instances.
+    of_classes : list[InstanceStatistics]
+        Of each class, if there are several.
+    map_result : MapResult | None
+        Of rasters, else None.
     """
 
     whole: InstanceStatistics
@@ -141,7 +144,8 @@ def write_run_report(
 
     Parameters
     ----------
-    fresh : rows of the units that were segmented in this process
+    fresh : list[dict[str, Any]]
+        Rows of the units that were segmented in this process.
     """
     plan, pool, work = segmentation.plan, segmentation.pool, segmentation.job.work
     kinds = processors(segmentation.rows)

@@ -217,9 +217,12 @@ def write_changes(out: str, epochs: Sequence[Epoch], background: RGB, title: str
 
     Parameters
     ----------
-    out : folder, a path or an fsspec URL
-    epochs : in the order of time
-    background : (h, w, 3) the first raster as it looks, whole, at any size
+    out : str
+        Folder, a path or an fsspec URL.
+    epochs : Sequence[Epoch]
+        In the order of time.
+    background : RGB
+        (h, w, 3) the first raster as it looks, whole, at any size.
     """
     with MapSeries([epoch.out for epoch in epochs]) as series:
         comparison = compare(epochs, series)

@@ -244,8 +244,10 @@ def make_report(
         warnings, shown above everything else
     assumptions : sequence of str
         what the files do not say and was assumed, beside what the source assumes
-    classes : of the classes 1, 2..., where there are several
-    holes : units that could not be done; their foreground is part of `unreadable_px`
+    classes : Sequence[ClassResult]
+        Of the classes 1, 2..., where there are several.
+    holes : Sequence[Hole]
+        Units that could not be done; their foreground is part of `unreadable_px`.
     """
     tissue_px = statistics.tissue_px
     area_px = max(0.0, tissue_px - unreadable_px)

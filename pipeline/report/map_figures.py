@@ -37,9 +37,12 @@ class MapView:
 
     Attributes
     ----------
-    height, width : of the picture, px
-    transform : picture's pixel corner (col, row) -> x, y
-    ground : how to measure
+    height, width : int
+        Of the picture, px.
+    transform : Affine
+        Picture's pixel corner (col, row) -> x, y.
+    ground : GroundMeasure
+        How to measure.
     """
 
     height: int

@@ -44,15 +44,24 @@ class MapSection:
 
     Attributes
     ----------
-    length_unit, width_unit : "km" and "m", or "px" where the raster has no CRS
-    length, main_length : of all rivers
-    width : mean along all channels
-    rivers : the longest `MAX_RIVERS` of ``n_rivers``
-    n_water_bodies : elongated objects that are no rivers by their shape, such as oxbow lakes
-    in_words : numbers of both in words, as in the log
-    widths : metres (px) of channel by width
-    measured : how areas and lengths were measured, in words
-    coarse : the mask was reduced by this factor to find rivers; 1: it was not
+    length_unit, width_unit : str
+        "km" and "m", or "px" where the raster has no CRS.
+    length, main_length : float
+        Of all rivers.
+    width : float | None
+        Mean along all channels.
+    rivers : tuple[RiverRow, ...]
+        The longest `MAX_RIVERS` of ``n_rivers``.
+    n_water_bodies : int
+        Elongated objects that are no rivers by their shape, such as oxbow lakes.
+    in_words : str
+        Numbers of both in words, as in the log.
+    widths : Histogram | None
+        Metres (px) of channel by width.
+    measured : str
+        How areas and lengths were measured, in words.
+    coarse : int
+        The mask was reduced by this factor to find rivers; 1: it was not.
     """
 
     length_unit: str

@@ -39,7 +39,8 @@ class InstanceStatistics:
         share of each cell that is tissue
     field_counts, field_probability, field_tissue : (FR, FC) float64
         instances, sum of their mean probabilities, and share of tissue, in whole blocks of 512 px
-    samples : rows of the table, ascending in area, at even ranks from the smallest to the largest
+    samples : list[dict[str, Any]]
+        Rows of the table, ascending in area, at even ranks from the smallest to the largest.
     """
 
     height: int
@@ -95,14 +96,17 @@ def instance_statistics(
 
     Parameters
     ----------
-    table : pyarrow.dataset.Dataset or pyarrow.Table
-        rows in a fixed order, with the columns `COLUMNS` (``mean_probability`` may be missing)
+    table : Any
+        pyarrow.dataset.Dataset or pyarrow.Table rows in a fixed order, with the columns `COLUMNS`
+        (``mean_probability`` may be missing)
     height, width : int
         the working grid, px
     foreground : (h, w) bool
         tissue, on any grid that spans the source
-    seam_rows, seam_cols : first row / column of every unit but the first
-    n_samples : how many instances to keep for the gallery
+    seam_rows, seam_cols : Sequence[int]
+        First row / column of every unit but the first.
+    n_samples : int
+        How many instances to keep for the gallery.
     """
     cell_px = max(1, -(-max(height, width) // GRID_CELLS))
     grid = np.zeros((-(-height // cell_px), -(-width // cell_px)), np.int64)

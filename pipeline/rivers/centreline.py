@@ -42,7 +42,8 @@ class Frame:
 
     Attributes
     ----------
-    pixel : (height, width) of a pixel in the middle of the raster, m; (1, 1) without a CRS
+    pixel : tuple[float, float]
+        (height, width) of a pixel in the middle of the raster, m; (1, 1) without a CRS.
     """
 
     transform: Affine
@@ -89,13 +90,20 @@ class Centreline:
 
     Attributes
     ----------
-    ends : the nodes at its first and last pixel
-    is_free : whether the river ends there, rather than at a junction
-    path : (n, 2) pixels, extended to the end of the water
-    points : (n, 2) the smooth centreline as row, col from the corner of the first pixel
-    steps : (n - 1,) lengths between the points
-    approximate_width : twice the distance to the bank, median along the path
-    widest : twice the distance to the bank, maximum along the path
+    ends : tuple[Node, Node]
+        The nodes at its first and last pixel.
+    is_free : tuple[bool, bool]
+        Whether the river ends there, rather than at a junction.
+    path : Ints
+        (n, 2) pixels, extended to the end of the water.
+    points : Floats
+        (n, 2) the smooth centreline as row, col from the corner of the first pixel.
+    steps : Floats
+        (n - 1,) lengths between the points.
+    approximate_width : float
+        Twice the distance to the bank, median along the path.
+    widest : float
+        Twice the distance to the bank, maximum along the path.
     """
 
     ends: tuple[Node, Node]
@@ -121,7 +129,8 @@ class Centreline:
 
         Parameters
         ----------
-        areas : (n,) area of the water nearest to each pixel of the path
+        areas : Floats
+            (n,) area of the water nearest to each pixel of the path.
         """
         own = np.ones(len(self.path), bool)  # water at a junction belongs to all reaches alike
         own[0], own[-1] = self.is_free
@@ -157,7 +166,8 @@ def nearest_areas(water: Mask, centrelines: Sequence[Centreline], others: Ints, 
 
     Parameters
     ----------
-    others : (m, 2) pixels of the skeleton on no centreline: the water nearest to these is ignored
+    others : Ints
+        (m, 2) pixels of the skeleton on no centreline: the water nearest to these is ignored.
     """
     pixels = np.concatenate([*(centreline.path for centreline in centrelines), others])
     owner = np.full(water.shape, -1, np.int32)

@@ -54,12 +54,17 @@ class Reach:
 
     Attributes
     ----------
-    river : number of the river that it belongs to, from 1
-    role : "main" (on the path from end to end along the widest channels), "side" (a channel around an island), or
+    river : int
+        Number of the river that it belongs to, from 1.
+    role : Role
+        "main" (on the path from end to end along the widest channels), "side" (a channel around an island), or
         "branch" (a tributary, a backwater)
-    line : (n, 2) x, y of the centreline in the raster's CRS
-    lengths_m : (n,) the length represented by each point; px if the raster has no CRS
-    widths_m : (n,) the width at each point, likewise
+    line : Floats
+        (n, 2) x, y of the centreline in the raster's CRS.
+    lengths_m : Floats
+        (n,) the length represented by each point; px if the raster has no CRS.
+    widths_m : Floats
+        (n,) the width at each point, likewise.
     """
 
     river: int
@@ -85,12 +90,17 @@ class River:
 
     Attributes
     ----------
-    length_m : of all its channels
-    main_length_m : of the main channel
-    width_m : mean over all channels
-    braiding : length of the main and the side channels over that of the main one (Friend and Sinha 1993, "Braiding and
-        meandering parameters"); 1: a single thread
-    sinuosity : length of the main channel over the straight-line distance between its ends; None for a ring
+    length_m : float
+        Of all its channels.
+    main_length_m : float
+        Of the main channel.
+    width_m : float
+        Mean over all channels.
+    braiding : float
+        Length of the main and the side channels over that of the main one (Friend and Sinha 1993, "Braiding and
+        meandering parameters"); 1: a single thread.
+    sinuosity : float | None
+        Length of the main channel over the straight-line distance between its ends; None for a ring.
     """
 
     id: int
@@ -164,8 +174,10 @@ def trace_network(water: Mask, transform: Affine, ground: GroundMeasure) -> Netw
     Parameters
     ----------
     water : (H, W) bool
-    transform : pixel corner (col, row) -> x, y
-    ground : how to measure; without a CRS lengths and widths are in pixels
+    transform : Affine
+        Pixel corner (col, row) -> x, y.
+    ground : GroundMeasure
+        How to measure; without a CRS lengths and widths are in pixels.
 
     Returns
     -------

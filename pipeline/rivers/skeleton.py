@@ -90,12 +90,12 @@ def prune(graph: nx.MultiGraph, half_width: Callable[[Node], float], pixel: tupl
 
     Parameters
     ----------
-    graph : networkx.MultiGraph
-        Of `skeleton_graph`.
+    graph : nx.MultiGraph
+        networkx.MultiGraph Of `skeleton_graph`.
     half_width : callable
         A node's distance to the nearest bank, in the unit of ``pixel``.
-    pixel : (float, float)
-        Height and width of a pixel.
+    pixel : tuple[float, float]
+        (float, float) Height and width of a pixel.
     """
     while ends := _spur_ends(graph, half_width, pixel):
         graph.remove_nodes_from(ends)

@@ -96,8 +96,8 @@ def touches_mask(mask: np.ndarray, window: Window, shape: tuple[int, int]) -> bo
         From `foreground`.
     window : Window
         In px of the working grid; it may extend beyond the source.
-    shape : (height, width)
-        The source's working grid.
+    shape : tuple[int, int]
+        (height, width) The source's working grid.
     """
     inside = clip(window, *shape)
     rows = _covering(inside.row_off, inside.height, shape[0], mask.shape[0])
@@ -134,8 +134,10 @@ class Foreground:
     Attributes
     ----------
     mask : (h, w) bool
-    shape : (height, width) of the source's working grid, px
-    margin : width of the border around the mask that is predicted too, px
+    shape : tuple[int, int]
+        (height, width) of the source's working grid, px.
+    margin : int
+        Width of the border around the mask that is predicted too, px.
     """
 
     mask: np.ndarray
@@ -182,10 +184,14 @@ def find_foreground(
     ----------
     overview : (h, w, 3) uint8
     valid : (h, w) bool
-    unreadable : windows of the working grid that failed to decode
-    shape : (height, width) of the working grid
-    choice : "auto", or "all" to skip only what lies outside the scan
-    kind : "slide" or "raster"
+    unreadable : Sequence[Window]
+        Windows of the working grid that failed to decode.
+    shape : tuple[int, int]
+        (height, width) of the working grid.
+    choice : str
+        "auto", or "all" to skip only what lies outside the scan.
+    kind : str
+        "slide" or "raster".
     """
     failed = np.zeros_like(valid)
     for window in unreadable:

@@ -91,9 +91,12 @@ class Unit:
 
     Attributes
     ----------
-    index : position in raster order
-    grid_row, grid_col : position in the grid of units
-    core : the window, px of the working grid
+    index : int
+        Position in raster order.
+    grid_row, grid_col : int
+        Position in the grid of units.
+    core : Window
+        The window, px of the working grid.
     """
 
     index: int
