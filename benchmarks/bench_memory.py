@@ -85,7 +85,7 @@ def watch(engine: str, options: dict[str, Any], workers: int, model: str = "fake
             raise SystemExit(f"the job of {options['source']} failed; its error is above")
     told = json.loads(output.splitlines()[-1])
     driver = seen.processes[program.pid]
-    actors = [p for p in seen.processes.values() if "_Actor" in p.name]
+    actors = [p for p in seen.processes.values() if "Actor" in p.name]
     tasks = [p for p in seen.processes.values() if p.name.startswith("ray::") and p not in actors]
     return {
         "driver_mb": driver.peak_mb,

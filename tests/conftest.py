@@ -36,7 +36,7 @@ import ray
 
 import fewscope.pipeline.report.builder
 from fewscope.pipeline.config import SegmentConfig
-from fewscope.pipeline.execution.ray_pool import start_ray
+from fewscope.pipeline.execution.ray_start import start_ray
 from tests.helpers import fakes
 from tests.helpers.environments import lent_environment
 

@@ -5,7 +5,6 @@ whole or not at all: locally to a temporary name that is then renamed, on object
 holds the folder (`run_lock`) and assigns the units; workers need no locks.
 """
 
-import hashlib
 import io
 import json
 import logging
@@ -24,6 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from fsspec import AbstractFileSystem
 
+from fewscope.connectors.results.manifest import canonical_json, describe_difference, hash_manifest, seal
 from fewscope.connectors.results.run_lock import RunLock
 from fewscope.connectors.storage.atomic import is_leftover, remove_leftovers, write_atomic
 from fewscope.connectors.storage.digests import (
@@ -68,53 +68,6 @@ CHANGED_BY_READERS = ("features.gpkg",)
 LOCK_LEFTOVER_S = 60.0
 
 State = Literal["new", "resume", "finished"]
-
-
-def canonical_json(value: object) -> str:
-    """JSON with sorted keys, without spaces and NaN: equal values have equal texts."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-
-
-def hash_manifest(manifest: Mapping[str, Any]) -> str:
-    """SHA-256 of the canonical JSON of ``manifest``, in hex.
-
-    >>> hash_manifest({"a": 1, "b": 2}) == hash_manifest({"b": 2, "a": 1})
-    True
-    """
-    return hashlib.sha256(canonical_json(manifest).encode()).hexdigest()
-
-
-def _seal(record: Mapping[str, Any]) -> str:
-    """Digest of a record without its own seal."""
-    return digest_of(canonical_json({key: record[key] for key in record if key != "seal"}).encode())
-
-
-def _flatten(value: Any, prefix: str = "") -> dict[str, str]:
-    if isinstance(value, Mapping) and (value or not prefix):
-        return {
-            key: text
-            for name, item in value.items()
-            for key, text in _flatten(item, f"{prefix}.{name}" if prefix else str(name)).items()
-        }
-    return {prefix: value if isinstance(value, str) else canonical_json(value)}
-
-
-def _shorten(text: str) -> str:
-    return text if len(text) <= 60 else f"{text[:40]}...{text[-16:]}"
-
-
-def describe_difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
-    """``key: was X, now Y`` for each key that differs, sorted; nested keys are joined by dots.
-
-    >>> describe_difference({"tile": 224, "model": {"name": "a"}}, {"tile": 192, "model": {"name": "a"}})
-    'tile: was 224, now 192'
-    """
-    before, after = _flatten(old), _flatten(new)
-    keys = sorted(key for key in {**before, **after} if before.get(key) != after.get(key))
-    return "; ".join(
-        f"{key}: was {_shorten(before.get(key, 'absent'))}, now {_shorten(after.get(key, 'absent'))}"
-        for key in keys
-    )
 
 
 @dataclass(slots=True)
@@ -274,7 +227,7 @@ class WorkDir:
         record = {"run": self._claimed(), "row": row, "files": dict(files or {})}
         if self.decision is not None:
             record["decision"] = self.decision
-        record["seal"] = _seal(record)
+        record["seal"] = seal(record)
         self._write("markers", f"{_check(name)}.json", canonical_json(record).encode())
 
     def read_markers(self, names: Collection[str] | None = None) -> dict[str, dict[str, Any]]:
@@ -341,7 +294,7 @@ class WorkDir:
     def _read_sealed(self, name: str) -> dict[str, Any] | None:
         """The JSON object in a file with a seal; None if the file is missing or was changed."""
         record = self._read_json(name)
-        return record if record is not None and record.get("seal") == _seal(record) else None
+        return record if record is not None and record.get("seal") == seal(record) else None
 
     def save_table(self, name: str, table: pa.Table) -> Digests:
         """Keep a table (Parquet, zstd) until the run is finished; the digest of its file, for a marker."""
@@ -417,7 +370,7 @@ class WorkDir:
         """Mark the run as finished, with the identity of each file of the result; remove what was needed on the way."""
         with output_errors(self.out):
             record: dict[str, Any] = {"run": self._claimed(), "files": self._result_files()}
-        record["seal"] = _seal(record)
+        record["seal"] = seal(record)
         self._write("", "finished.json", canonical_json(record).encode())
         self._remove_temporary()
 

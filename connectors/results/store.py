@@ -29,7 +29,8 @@ from zarr.core.buffer import Buffer
 from zarr.storage import WrapperStore
 
 from fewscope.connectors.colours import class_colour
-from fewscope.connectors.results.run_folder import FOLDER, describe_difference
+from fewscope.connectors.results.manifest import describe_difference
+from fewscope.connectors.results.run_folder import FOLDER
 from fewscope.connectors.storage.atomic import write_atomic
 from fewscope.connectors.storage.digests import N_THREADS, Digests, digest_of
 from fewscope.connectors.storage.filesystem import is_local, open_filesystem, output_errors, remove, sync

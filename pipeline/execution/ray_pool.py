@@ -1,4 +1,4 @@
-"""Workers as Ray actors. With `ray_training`, the only module that imports Ray.
+"""Workers as Ray actors: assigning units to them, and trying again what was lost with one.
 
 Pixels do not pass through here: only units (coordinates), lookup tables and small rows are sent.
 """
@@ -14,21 +14,20 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import dask.local
 import ray
 from ray.exceptions import RayError, RayTaskError
 
-from fewscope import _version
 from fewscope.errors import WorkerError
 from fewscope.pipeline.execution.attempts import MAX_DEATHS, Attempts, Call
 from fewscope.pipeline.execution.job import Job
 from fewscope.pipeline.execution.pool import UNITS_IN_FLIGHT, Item, Row, SetAside, Task
-from fewscope.pipeline.execution.worker import UnitWorker
+from fewscope.pipeline.execution.ray_actor import Actor
+from fewscope.pipeline.execution.ray_start import first_line, lost_ray, start_ray
 from fewscope.pipeline.predictor import Model
 from fewscope.pipeline.tiling.grid import Unit
 
@@ -51,47 +50,6 @@ PUMP_EVERY_S = 0.05
 
 LOG_EVERY_S = 30.0
 """Interval of the log line while Ray has started no worker."""
-
-
-class _Actor:
-    """A `UnitWorker` on a node of the cluster; its threads run `UNITS_IN_FLIGHT` units at once."""
-
-    def __init__(self, load_model: Callable[[], Model]) -> None:
-        self._load_model = load_model
-        self._worker: UnitWorker | None = None
-        self._job: Job | None = None
-        self._loading = threading.Lock()
-
-    def ready(self) -> UnitWorker:
-        """Load the model here, not in ``__init__``: the driver then gets the original exception."""
-        with self._loading:
-            if self._worker is None:
-                self._worker = UnitWorker(self._load_model)
-            return self._worker
-
-    def is_ready(self) -> tuple[str, int, tuple[str, ...]]:
-        """Returns when the model is loaded: host, process, and the precisions that it computes in."""
-        return socket.gethostname(), os.getpid(), self.ready().precisions
-
-    def _get(self, key: str, job: list[ray.ObjectRef]) -> Job:
-        with self._loading:  # fetched once per actor and job, not once per unit
-            if self._job is None or self._job.key != key:
-                self._job = ray.get(job[0])
-            return self._job
-
-    def run(self, key: str, job: list[ray.ObjectRef], unit: Unit) -> Row:
-        """Segment one unit."""
-        return self.ready()(self._get(key, job), unit)
-
-    def task(
-        self, key: str, job: list[ray.ObjectRef], unit: Unit, task: Task, arguments: tuple[Any, ...]
-    ) -> Any:
-        """Run one task."""
-        return task(self._get(key, job), unit, *arguments)
-
-    def call(self, function: Task, *arguments: Any) -> Any:
-        """Run one task of a dask graph."""
-        return function(*arguments)
 
 
 @dataclass(eq=False, slots=True)
@@ -162,7 +120,7 @@ class RayPool:
                 start_ray()
             self._size()
         for _ in range(self.n_workers - len(self._starting) - len(self._ready)):
-            worker = _Worker(ray.remote(_Actor).options(**self._options).remote(self._load_model))
+            worker = _Worker(ray.remote(Actor).options(**self._options).remote(self._load_model))
             self._starting[worker.actor.is_ready.remote()] = worker
 
     def _size(self) -> None:
@@ -302,7 +260,7 @@ class RayPool:
                 if worker := self._starting.pop(ref, None):
                     self._admit(worker, ref)
         except RayError as error:
-            raise _lost_ray(error) from error
+            raise lost_ray(error) from error
         if self._ready:
             self._alone_since = None
         elif self._alone_since is not None:
@@ -319,7 +277,7 @@ class RayPool:
             raise error.cause from error
         except RayError as error:
             self._n_failed_starts += 1
-            reason = _first_line(error)
+            reason = first_line(error)
             log.info("a worker died while it was started (%s); another one is started", reason)
             if not self._ready and self._n_failed_starts >= MAX_DEATHS * self.n_workers:
                 raise WorkerError(
@@ -417,7 +375,7 @@ class _AtWork:
                 cause = error.cause if isinstance(error, RayTaskError) else error
                 if not isinstance(cause, RayError):
                     raise cause from error
-                ended += self._lost(worker, _first_line(cause))
+                ended += self._lost(worker, first_line(cause))
             else:
                 del self._sent[ref]
                 self.attempts.done(worker, call)
@@ -458,69 +416,3 @@ def _result(call: Call, outcome: Any) -> Any:
             "use fewer --workers. The same command resumes the run"
         )
     return outcome
-
-
-def _first_line(error: BaseException) -> str:
-    """What an error of Ray's says, without its advice."""
-    lines = [line.strip() for line in str(error).strip().splitlines()]
-    told = [
-        line for line in lines if line and not line.startswith(("class_name:", "actor_id:", "pid:", "name"))
-    ]
-    return (told[0] if told else type(error).__name__).rstrip(".")
-
-
-def _lost_ray(error: BaseException) -> WorkerError:
-    return WorkerError(
-        f"Ray is gone ({_first_line(error)}): its head, or the machine of this program, has stopped. Start Ray again, "
-        "then run the same command; which resumes the run"
-    )
-
-
-def start_ray(*, worker_logs: bool = False) -> None:
-    """Connect to the cluster of ``RAY_ADDRESS``, or start Ray on this machine if that is not set.
-
-    Parameters
-    ----------
-    worker_logs : bool
-        Also print here what the workers print.
-
-    Raises
-    ------
-    WorkerError
-        Ray cannot be reached or started.
-    """
-    # silences a warning about a future default for actors without GPU
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    with _sigterm_kept():
-        _start_ray(worker_logs)
-
-
-@contextmanager
-def _sigterm_kept() -> Iterator[None]:
-    """Have the program's handler of SIGTERM again after Ray has put its own in its place."""
-    before = signal.getsignal(signal.SIGTERM)
-    try:
-        yield
-    finally:
-        if threading.current_thread() is threading.main_thread() and before is not None:
-            signal.signal(signal.SIGTERM, before)
-
-
-def _start_ray(worker_logs: bool) -> None:
-    try:
-        if os.environ.get("RAY_ADDRESS"):
-            ray.init(address="auto", log_to_driver=worker_logs, logging_level=logging.WARNING)
-            return
-        # workers must find these packages whether or not they are installed
-        root = str(Path(_version.__file__).resolve().parents[1])
-        paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
-        ray.init(
-            address="local",
-            include_dashboard=False,
-            log_to_driver=worker_logs,
-            logging_level=logging.WARNING,
-            runtime_env={"env_vars": {"PYTHONPATH": os.pathsep.join(paths)}},
-        )
-    except Exception as error:  # Ray raises plain ones too, of a start that takes too long for instance
-        reason = " ".join(str(error).split())
-        raise WorkerError(f"Ray cannot be started or reached ({reason}); --local runs without Ray") from error

@@ -17,7 +17,7 @@ from ray.exceptions import RayError
 
 from fewscope.errors import FewscopeError, WorkerError
 from fewscope.model.training.job import TrainingJob
-from fewscope.pipeline.execution.ray_pool import start_ray
+from fewscope.pipeline.execution.ray_start import start_ray
 
 log = logging.getLogger(__name__)
 

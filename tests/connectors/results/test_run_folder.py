@@ -13,8 +13,9 @@ import pyarrow as pa
 import pytest
 
 from fewscope.connectors.results import run_folder
+from fewscope.connectors.results.manifest import hash_manifest
 from fewscope.connectors.results.reader import open_result
-from fewscope.connectors.results.run_folder import WorkDir, hash_manifest
+from fewscope.connectors.results.run_folder import WorkDir
 from fewscope.connectors.storage.download import local_copy
 from fewscope.connectors.support.load import load_support
 from fewscope.errors import OutputError, RunMismatch, SourceError, SupportError
