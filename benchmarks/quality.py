@@ -1,7 +1,7 @@
 """How good the masks are: Fewscope, the best colour threshold, Otsu, and a random forest of pixels, on real slides.
 
     python benchmarks/quality.py --help
-    python benchmarks/quality.py --slides demo CMU-1-Small-Region --rivals threshold
+    python benchmarks/quality.py --slides demo CMU-1-Small-Region --baselines threshold
     FEWSCOPE_SHARED_DATA=~/data python benchmarks/quality.py > quality.jsonl
 
 All methods learn from the same hand-drawn patches (`examples/`) and are held to the same protocol, that of
@@ -200,7 +200,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     names = [case.name for case in CASES]
     parser.add_argument("--slides", nargs="+", choices=names, default=names, help="which (default: all)")
     parser.add_argument(
-        "--rivals",
+        "--baselines",
         nargs="*",
         choices=BASELINES,
         default=BASELINES,
@@ -223,7 +223,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     network = load_segmenter(args.model, args.weights)
     models: list[predictor.Model] = [Adapted(network, args.adapt)] if args.adapt is not None else []
     models.append(network)
-    models += [load_baseline(name) for name in args.rivals]
+    models += [load_baseline(name) for name in args.baselines]
     n = 0
     for slide, method, measures in compare([case for case in CASES if case.name in args.slides], models):
         emit("quality", {"slide": slide, "method": method} | measures)

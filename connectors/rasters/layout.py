@@ -242,38 +242,38 @@ def resampled(uri: str, grid: Grid, res: float | None) -> tuple[tuple[int, int],
 
 def notes_on(files: list[RasterFile], grid: Grid) -> list[str]:
     """Notes for the report about georeference and resampling."""
-    first, said = files[0], []
+    first, notes = files[0], []
     if first.georeference == "gcps":
-        said.append(
+        notes.append(
             f"The file has {first.n_points} control points and no transform: resampled by a polynomial through them."
         )
     elif first.georeference == "rpcs":
-        said.append("The file is located by RPCs: resampled as if all ground were at height 0.")
+        notes.append("The file is located by RPCs: resampled as if all ground were at height 0.")
     elif first.georeference == "none":
-        said.append("The file does not say where it is: coordinates are pixels, and areas are in pixels.")
+        notes.append("The file does not say where it is: coordinates are pixels, and areas are in pixels.")
     elif grid.crs is None:
-        said.append("The file states no CRS: its coordinates are kept, their unit is not known.")
+        notes.append("The file states no CRS: its coordinates are kept, their unit is not known.")
     if grid.transform.b or grid.transform.d:
-        said.append("The raster is rotated against its CRS; results keep its grid.")
+        notes.append("The raster is rotated against its CRS; results keep its grid.")
     others = sorted({str(file.crs) for file in files} - {str(grid.crs)})
     if others and grid.crs:
-        said.append(f"Resampled to {grid.crs} from {', '.join(others)}.")
-    return said
+        notes.append(f"Resampled to {grid.crs} from {', '.join(others)}.")
+    return notes
 
 
 def assumptions_on(files: list[RasterFile], options: RasterOptions) -> list[str]:
     """What was assumed where the files do not say, and the option that overrides it."""
-    said = []
+    notes = []
     implicit = [file for file in files if file.nodata_origin == "implicit"]
     if implicit:
         values = " or ".join(sorted({f"{file.nodata_override:g}" for file in implicit}))
-        said.append(
+        notes.append(
             f"Pixels of {values} in all bands, which fill the corners or whole areas, were taken for no data, though "
             "the file does not declare it; --nodata file keeps them."
         )
     doubtful = {file.doubtful_nodata for file in files if file.doubtful_nodata is not None}
     for value in sorted(doubtful):
-        said.append(
+        notes.append(
             f"Pixels of {value:g} in all bands fill whole areas, and the file does not declare them as no data: they "
             f"were taken for data; --nodata {value:g} leaves them out."
         )
@@ -281,10 +281,10 @@ def assumptions_on(files: list[RasterFile], options: RasterOptions) -> list[str]
     if as_data and options.alpha == "auto":
         named = as_data in (*options.bands, *options.data_bands)
         why = "as it is named as one" if named else "as its values are not those of a mask"
-        said.append(
+        notes.append(
             f"Band {as_data} is marked as alpha but was taken for data, {why}; --alpha mask takes it for a mask."
         )
     alpha = next((file.alpha for file in files if file.alpha and file.georeference != "gcps"), None)
     if alpha and options.alpha == "auto":
-        said.append(f"Band {alpha} was taken for a mask (alpha); --alpha band takes it for data.")
-    return said
+        notes.append(f"Band {alpha} was taken for a mask (alpha); --alpha band takes it for data.")
+    return notes

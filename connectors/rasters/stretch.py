@@ -73,8 +73,8 @@ def choose_bands(file: RasterFile, asked: tuple[int, ...], option: str = "--band
     for names in NAMES:
         if all(name in file.names for name in names):
             indexes = tuple(file.names.index(name) + 1 for name in names)
-            said = ", ".join(f"{index} ({name})" for index, name in zip(indexes, names, strict=True))
-            return Bands(indexes, f"bands {said} as red, green, blue, by their names", is_declared=True)
+            listing = ", ".join(f"{index} ({name})" for index, name in zip(indexes, names, strict=True))
+            return Bands(indexes, f"bands {listing} as red, green, blue, by their names", is_declared=True)
     if all(colour in file.colours for colour in COLOURS):
         indexes = tuple(file.colours.index(colour) + 1 for colour in COLOURS)
         return Bands(

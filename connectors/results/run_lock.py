@@ -240,8 +240,8 @@ def _create_locally(path: str, data: bytes) -> bool:
 
 def _says_that_it_exists(error: BaseException) -> bool:
     """Whether an object store refused a put because the object exists: drivers have no common exception for it."""
-    said = f"{error} {getattr(error, 'response', '')} {error.__cause__ or ''}"
-    return any(text in said for text in ("PreconditionFailed", "ConditionalRequestConflict", "412"))
+    message = f"{error} {getattr(error, 'response', '')} {error.__cause__ or ''}"
+    return any(text in message for text in ("PreconditionFailed", "ConditionalRequestConflict", "412"))
 
 
 def _is_whole(record: Any) -> bool:

@@ -202,9 +202,9 @@ def doubts(
     labels : NDArray[np.uint8]
         uint8 (K, 224, 224) 0 background, 1..C the classes, 255 not labelled.
     names : Sequence[str]
-        K Of the patches.
+        K names of the patches.
     """
-    said = []
+    notes = []
     for value, class_name in enumerate(class_names, start=1):
         known = labels != IGNORE_LABEL
         of_class = labels == value
@@ -216,16 +216,16 @@ def doubts(
         ]
         if inverted:
             which = "all patches" if len(inverted) == len(names) else ", ".join(inverted[:4])
-            said.append(
+            notes.append(
                 f"{uri}: class {class_name} looks inverted in {which}: it fills more than half, around islands of "
                 "background. If background and object are exchanged, exchange the values of the masks."
             )
         elif share >= NEARLY_ALL:
-            said.append(
+            notes.append(
                 f"{uri}: {share:.0%} of what is labelled is of class {class_name}. If masks are inverted, or an "
                 "outline goes around everything, the result is wrong."
             )
-    return said
+    return notes
 
 
 def _looks_inverted(of_class: NDArray[np.bool_], known: NDArray[np.bool_]) -> bool:

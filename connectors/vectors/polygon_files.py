@@ -225,7 +225,7 @@ def _check_unpacked(uri: str, path: str) -> None:
 def load_area(
     uri: str, options: RasterOptions, crs: CRS | None, transform: Affine, size: tuple[int, int]
 ) -> tuple[BaseGeometry, list[str]]:
-    """The requested area, in pixels (col, row) of a grid, and what was left out of its file.
+    """The requested area, in pixels (col, row) of a grid, and what was skipped in its file.
 
     Parameters
     ----------

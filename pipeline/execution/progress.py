@@ -94,7 +94,7 @@ class Progress:
         self.name, self.n_tiles, self.n_workers = name, n_tiles, n_workers
         self.done = 0
         self.model_s = 0.0
-        self.began = self.said = time.perf_counter()
+        self.began = self.logged = time.perf_counter()
         self._bar: tqdm[Any] | None = None
         if sys.stderr.isatty():
             self._bar = tqdm(total=n_tiles, desc=name, unit="tile", smoothing=0.1, dynamic_ncols=True)
@@ -106,8 +106,8 @@ class Progress:
         if self._bar is not None:
             self._bar.set_postfix_str(f"model busy {self.busy:.0%}", refresh=False)
             self._bar.update(n_tiles)
-        elif time.perf_counter() - self.said >= LINE_EVERY_S or self.done >= self.n_tiles:
-            self.said = time.perf_counter()
+        elif time.perf_counter() - self.logged >= LINE_EVERY_S or self.done >= self.n_tiles:
+            self.logged = time.perf_counter()
             log.info("%s", self.line())
 
     @property

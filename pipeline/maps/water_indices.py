@@ -55,13 +55,13 @@ def compare_unit(job: Job, unit: Unit, source: Source, bands: IndexBands) -> dic
 
 def agreement(counts: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """For the report: of each index the IoU with the mask, and what either has alone."""
-    said: dict[str, Any] = {}
+    comparison: dict[str, Any] = {}
     for name, (both, mask_only, index_only) in counts.items():
         union = int(both + mask_only + index_only)
         if not union:
-            said[name] = "no water, by the mask as by the index"
+            comparison[name] = "no water, by the mask as by the index"
             continue
-        said[f"{name}: IoU with the mask"] = round(float(both / union), 4)
-        said[f"{name}: water of the mask alone"] = f"{mask_only / union:.1%} of what either has"
-        said[f"{name}: water of the index alone"] = f"{index_only / union:.1%} of what either has"
-    return said
+        comparison[f"{name}: IoU with the mask"] = round(float(both / union), 4)
+        comparison[f"{name}: water of the mask alone"] = f"{mask_only / union:.1%} of what either has"
+        comparison[f"{name}: water of the index alone"] = f"{index_only / union:.1%} of what either has"
+    return comparison

@@ -1,7 +1,7 @@
 """The pictures of the report: what was found, drawn on what was seen.
 
 Everything is read in bounded pieces (an overview, coarse pyramid levels in strips, windows of at most
-1,024 px), so memory does not grow with the source. Colours are told apart by colour-blind readers: yellow is
+1,024 px), so memory does not grow with the source. Colours are distinguishable for colour-blind readers: yellow is
 opposite the pinks and purples of H&E on the one axis that everybody sees, and a dark casing carries it over
 pale and dark ground alike.
 """

@@ -25,7 +25,7 @@ KEPT: Colour = (150, 176, 196)
 GAINED: Colour = (0, 114, 178)
 LOST: Colour = (213, 94, 0)
 UNKNOWN: Colour = (225, 225, 225)
-"""Water that stayed, came, went; ground that one of the dates does not show. Told apart by colour-blind readers."""
+"""Water that stayed, came, went; ground that one date does not show. Distinguishable for colour-blind readers."""
 
 SUPERSAMPLING = 2
 """Times that lines and letters are drawn larger, then shrunk, so that their edges are smooth."""

@@ -1,4 +1,4 @@
-"""Killed at any moment, the same command goes on; the bytes are those of a run that was never stopped."""
+"""Killed at any moment, the same command resumes; the bytes are those of a run that was never stopped."""
 
 from __future__ import annotations
 
@@ -160,7 +160,7 @@ STAGES = [
 @pytest.mark.slow
 @pytest.mark.parametrize(("module", "stage"), STAGES, ids=[stage for _, stage in STAGES])
 def test_stopped_in_a_later_stage(config, monkeypatch, all_units_done, uninterrupted, module, stage):
-    """A stage that does half of its work and fails: the same command goes on, and asks the model nothing."""
+    """A stage that does half of its work and fails: the same command resumes, and asks the model nothing."""
     shutil.copytree(all_units_done, config.out)
     wanted = getattr(module, stage)
     calls = []

@@ -1,4 +1,4 @@
-"""Touching objects told apart in units and on the whole, for the tests of every rule."""
+"""Touching objects separated in units and on the whole, for the tests of every rule."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ def test_synthetic_blobs_are_as_many_as_their_depth_has_summits() -> None:
         peaks = ndimage.maximum(depth, cores, range(1, cores.max() + 1))
         assert np.all(np.asarray(peaks) > 0.5)
         touching += cores.max() > components.max()
-    assert touching >= 6  # objects that touch are told apart by their depth
+    assert touching >= 6  # objects that touch are separated by their depth
 
 
 @pytest.mark.slow

@@ -138,7 +138,7 @@ def attributes(folder: Path) -> dict[str, object]:
 def test_every_level_of_the_store_says_where_it_lies(tmp_path, crs, code):
     store = ResultStore(str(tmp_path)).create(StoreSpec(height=1500, width=1025, shard=1024))
     before = attributes(tmp_path / "result.zarr")["ome"]
-    for _ in range(2):  # a run that goes on writes them again
+    for _ in range(2):  # a run that resumes writes them again
         write_georeference(store, UTM, crs)
     for group in ("", "labels/semantic", "labels/instances"):
         folder = tmp_path / "result.zarr" / group

@@ -1,4 +1,4 @@
-"""Touching objects told apart by learned depth: where shape fails, and the same for every cut into units."""
+"""Touching objects separated by learned depth: where shape fails, and the same for every cut into units."""
 
 from __future__ import annotations
 
