@@ -59,14 +59,14 @@ class AdaptConfig:
     size : int
         Side of a view in px, a multiple of 16.
     learning_rate : float
-        Of AdamW, after a warm-up and before a linear decay.
+        Learning rate of AdamW, after a warm-up and before a linear decay.
     refresh : int
         Steps after which the support set is compiled again, with the current weights.
     towards : float
         Weight of the fine-tuned weights in the final interpolation with the original ones (WiSE-FT, Wortsman et
         al., CVPR 2022), which keeps what the network knew.
     seed : int
-        Of views and jitter.
+        Seed of views and jitter.
 
     Raises
     ------

@@ -85,7 +85,7 @@ def segment(
     model : predictor.Model | None
         Encodes the support set; the same that the pool's workers load. None: loaded from the configuration.
     encodings : EncodingCache | None
-        Of the same model, shared by sources that have one support set.
+        Encoded support sets of the same model, shared by sources that have one support set.
     monitor : Monitor | None
         Is told of the progress, and may cancel the run.
 

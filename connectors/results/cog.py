@@ -43,7 +43,7 @@ class CogSpec:
     crs : str | None
         WKT, or any notation that GDAL reads; None without.
     dtype : str
-        Of the values.
+        Type of the values.
     nodata : float
         Value that stands for "no data".
     description : str

@@ -239,7 +239,7 @@ class WorkDir:
         Parameters
         ----------
         names
-            Of the units to look at; None for all.
+            Names of the units to look at; None for all.
         """
         began = time.perf_counter()
         records = {

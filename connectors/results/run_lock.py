@@ -79,7 +79,7 @@ class RunLock:
     out
         Output folder, a local path or an fsspec URL.
     folder
-        Of the lock file, under ``out``.
+        Folder of the lock file, under ``out``.
     optional
         Do without the lock where it may not be written: of a finished result, which is only read.
 

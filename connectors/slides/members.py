@@ -17,7 +17,7 @@ def slide_files(path: str, vendor: str) -> list[tuple[str, str]]:
     Parameters
     ----------
     path
-        Of the file that is opened.
+        Path of the file that is opened.
     vendor
         OpenSlide's name of the format. MIRAX keeps its pixels in a folder of the slide's name, DICOM in the files of
         one series, Hamamatsu's VMS and VMU in the files that the slide's file names; all others in one file.

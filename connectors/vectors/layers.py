@@ -39,7 +39,7 @@ class Layer:
     Parameters
     ----------
     name : str
-        Of the layer.
+        Name of the layer.
     schema : pa.Schema
         Arrow schema with a `geometry_field`.
     geometry_type : str

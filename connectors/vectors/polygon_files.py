@@ -234,7 +234,7 @@ def load_area(
     options
         Its ``aoi`` and ``bbox``; with both, their intersection.
     crs, transform, size
-        Of the grid; its size is (height, width).
+        CRS, transform and (height, width) of the grid.
 
     Raises
     ------

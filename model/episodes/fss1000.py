@@ -27,7 +27,7 @@ class PaperEpisodes:
     shots, queries : int
         K and Q; both 5 in the published code.
     seed : int
-        Of all episodes.
+        Seed of all episodes.
     """
 
     def __init__(

@@ -39,7 +39,7 @@ class Episode:
         (K + Q, 1, S, S) float in [0, 1], depth of a pixel inside its object (`model.depth`); None if objects
         are not separated.
     name : str
-        Of the class or generator.
+        Name of the class or generator.
     """
 
     images: Tensor
@@ -86,7 +86,7 @@ class EpisodeSampler:
     images_per_episode : int
         K + Q; K is drawn from `SHOTS`.
     seed : int
-        Of all episodes.
+        Seed of all episodes.
     mix : dict[str, float] | None
         Probability of an episode of each domain ("micro", "sat", "natural"), of a synthetic one ("synthetic")
         and of each of `PSEUDO_CLASSES`; None for `MIX`.

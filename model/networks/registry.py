@@ -105,7 +105,7 @@ def start_from(net: nn.Module, weights: dict[str, Tensor], name: str) -> None:
     weights : dict[str, Tensor]
         By the names of `net.state_dict()`.
     name : str
-        Of the network, for the error.
+        Name of the network, for the error.
 
     Raises
     ------

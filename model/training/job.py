@@ -39,7 +39,7 @@ class TrainingJob:
     initial : Path | None
         Weights to start from; None for random ones.
     options : RunOptions
-        Of the run; they do not change the weights.
+        Options of the run; they do not change the weights.
 
     Raises
     ------

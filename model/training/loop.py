@@ -52,7 +52,7 @@ class RunOptions:
     loader_workers : int
         Processes that prepare episodes.
     threads : int
-        Of torch; two processes of one thread train faster than one of two.
+        Threads of torch; two processes of one thread train faster than one of two.
 
     Raises
     ------

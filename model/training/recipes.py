@@ -40,7 +40,7 @@ class TrainConfig:
         Draw K from 1..5 and augment views and tasks of all domains, with synthetic ones (`EpisodeSampler`);
         else five supports and whole images (`PaperEpisodes`)
     learning_rate, weight_decay : float
-        Of AdamW.
+        Learning rate and weight decay of AdamW.
     halve_every : int | None
         Episodes after which the learning rate is halved; None for a one-cycle schedule over all steps.
     warmup : int
@@ -52,7 +52,7 @@ class TrainConfig:
     average : float | None
         Decay of the exponential moving average of the weights, which is kept; None keeps the last weights.
     seed : int
-        Of initial weights and episodes.
+        Seed of initial weights and episodes.
     imagenet : bool
         The encoder of a relation network starts from ImageNet weights (`model.networks.imagenet`)
     bf16 : bool | None

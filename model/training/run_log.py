@@ -25,12 +25,12 @@ class RunLog:
     Parameters
     ----------
     folder : Path
-        Of the run.
+        Folder of the run.
     step : int
         Where the run resumes; rows of later steps, written by a killed run after its last checkpoint, are
         dropped.
     steps : int
-        Of the whole run.
+        Steps of the whole run.
     """
 
     def __init__(self, folder: Path, step: int, steps: int) -> None:

@@ -46,7 +46,7 @@ class ClassMetrics:
     image_iou, chosen_iou : float, float | None
         Mean over the queries of the IoU at 0.5, and at the threshold chosen by leave-one-out.
     pixels : Pixels
-        Of all queries at 0.5, pooled.
+        Pixels of all queries at threshold 0.5, pooled.
     components, separated : tuple[Objects, ...]
         Objects of each query, by connected components and by the rule that leave-one-out chose.
     tile_s : float
@@ -113,7 +113,7 @@ class MethodMetrics:
     fb_iou : float
         FB-IoU of the pixels of all classes.
     components, separated : ObjectMetrics | None
-        Of the classes with labelled objects, None without any.
+        Metrics of the classes with labelled objects, None without any.
     tile_s : float
         Seconds per query, median over the classes.
     """

@@ -92,7 +92,7 @@ class EvaluationConfig:
     queries : int
         Per episode, if `episodes` is given.
     seed : int
-        Of the episodes.
+        Seed of the episodes.
     calibration : bool
         Also run leave-one-out on each support set, as a job does, for the threshold, the estimated IoU with its
         interval, and the rule that separates objects.
@@ -137,7 +137,7 @@ class SupportResult:
     threshold : float | None
         Chosen by leave-one-out; None if that was not run or is impossible.
     estimate, interval : float | None, tuple[float, float] | None
-        Of the mean IoU, by leave-one-out.
+        Mean IoU and its interval, by leave-one-out.
     left_out : tuple[float, ...]
         IoU of each held-out patch.
     rule : str

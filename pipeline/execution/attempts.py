@@ -27,11 +27,11 @@ class Call:
     Attributes
     ----------
     method, arguments : str, tuple[Any, ...]
-        Of the actor.
+        Method of the actor to call, and its arguments.
     unit : Unit | None
         That it is about; None for a task of a dask graph.
     future : Future[Any] | None
-        Of a task of a dask graph.
+        Future of a task of a dask graph.
     n_deaths : int
         Workers that died with it.
     """

@@ -28,7 +28,7 @@ class Job:
     rules : tuple[Rule | None, ...]
         For each class, how touching objects are separated; None: connected components.
     precision : str
-        Of the predictions, "float32" or "bfloat16"; "": the model's own.
+        Precision of the predictions, "float32" or "bfloat16"; "": the model's own.
     units : tuple[Unit, ...]
         All units of the source, for sharing the tiles on their borders; empty: tiles are not shared.
     """

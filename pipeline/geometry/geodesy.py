@@ -46,7 +46,7 @@ class GroundMeasure:
     method
         ``"plane"``, ``"ellipsoid"``, or ``"pixels"``: without a CRS nothing is known in metres.
     metres_per_unit
-        Of the CRS's axes, for ``"plane"``; 1 otherwise.
+        Metres per unit of the axes, for ``"plane"``; 1 otherwise.
     centre
         Longitude and latitude in degrees around which a projection is measured on the ellipsoid; None for a geographic
         CRS, and for a projection that keeps meridians and parallels straight (Web Mercator).

@@ -74,7 +74,7 @@ class Areas:
     Attributes
     ----------
     analysed : float
-        Of what is valid, m2; px where the raster has no CRS.
+        Area of the valid pixels, m2; px where the raster has no CRS.
     covered : tuple[float, ...]
         (C,) of each class, likewise.
     """
@@ -114,7 +114,7 @@ def write_map(
     Parameters
     ----------
     job : Job
-        Of a raster, its units done and its instances numbered.
+        Job of a raster, its units done and its instances numbered.
     out : str
         Output folder.
     class_names : Sequence[str]

@@ -87,11 +87,11 @@ class ReportData:
     Attributes
     ----------
     whole : InstanceStatistics
-        Of all instances.
+        Statistics of all instances.
     of_classes : list[InstanceStatistics]
-        Of each class, if there are several.
+        Statistics of each class, if there are several.
     map_result : MapResult | None
-        Of rasters, else None.
+        The map, for rasters; else None.
     """
 
     whole: InstanceStatistics

@@ -245,7 +245,7 @@ def make_report(
     assumptions : sequence of str
         what the files do not say and was assumed, beside what the source assumes
     classes : Sequence[ClassResult]
-        Of the classes 1, 2..., where there are several.
+        Results of the classes 1, 2..., where there are several.
     holes : Sequence[Hole]
         Units that could not be done; their foreground is part of `unreadable_px`.
     """

@@ -38,7 +38,7 @@ class MapView:
     Attributes
     ----------
     height, width : int
-        Of the picture, px.
+        Size of the picture, px.
     transform : Affine
         Picture's pixel corner (col, row) -> x, y.
     ground : GroundMeasure

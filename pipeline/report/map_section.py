@@ -47,7 +47,7 @@ class MapSection:
     length_unit, width_unit : str
         "km" and "m", or "px" where the raster has no CRS.
     length, main_length : float
-        Of all rivers.
+        Length of all rivers, and of their main channels.
     width : float | None
         Mean along all channels.
     rivers : tuple[RiverRow, ...]

@@ -91,9 +91,9 @@ class River:
     Attributes
     ----------
     length_m : float
-        Of all its channels.
+        Length of all channels.
     main_length_m : float
-        Of the main channel.
+        Length of the main channel.
     width_m : float
         Mean over all channels.
     braiding : float
