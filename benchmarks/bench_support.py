@@ -83,14 +83,14 @@ def _encoder(segmenter: Segmenter, images: np.ndarray, labels: np.ndarray) -> Ca
         pictures = F.interpolate(x, size=size, mode="bilinear", antialias=True).to(segmenter.dtype)
         foreground = F.interpolate(y, size=size, mode="nearest-exact").to(segmenter.dtype)
         seen.append((side, pictures, foreground))
+    network: Any = segmenter._faster(segmenter._exact, segmenter.dtype)
     n_calls = 0
 
     @torch.inference_mode()
     def encode() -> SupportFeatures:
         nonlocal n_calls
         n_calls += 1
-        compile_support: Any = segmenter._fast.compile_support
-        views = [View(side, (compile_support(x, one, 1 - one),)) for side, x, one in seen]
+        views = [View(side, (network.compile_support(x, one, 1 - one),)) for side, x, one in seen]
         return SupportFeatures(tuple(views), len(images), f"call {n_calls}")
 
     return encode

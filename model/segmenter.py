@@ -73,8 +73,8 @@ class Segmenter:
 
     Parameters
     ----------
-    network : nn.Module
-        CompactNet or RelationNet The network, with its weights.
+    network : CompactNet or RelationNet
+        The network, with its weights.
     name : str
         Name of the network, shown in the report.
     weights_digest : str

@@ -11,13 +11,14 @@ import pytest
 from tests.helpers.machine import ROOT
 
 PROGRAM = """
-import argparse, sys, time
+import argparse, signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in what a shell has put in the background
 sys.path.insert(0, sys.argv[1])
 from fewscope.jobs.common import call
 
 def run(args):
-    print("running", flush=True)
     try:
+        print("running", flush=True)
         time.sleep(60)
     finally:
         print("cleaned up", flush=True)

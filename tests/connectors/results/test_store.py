@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import dask.array as da
+import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -327,6 +328,8 @@ def bucket() -> Iterator[str]:
     }
     old = {key: os.environ.get(key) for key in environment}
     os.environ.update(environment)
+    # fsspec keeps clients by their arguments: one of its own, not that of another test's endpoint
+    fsspec.config.conf["s3"] = {"version_aware": False}
     try:
         import boto3
 
@@ -334,6 +337,7 @@ def bucket() -> Iterator[str]:
         yield "s3://slides"
     finally:
         server.stop()
+        del fsspec.config.conf["s3"]
         for key, value in old.items():
             if value is None:
                 del os.environ[key]
