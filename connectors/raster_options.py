@@ -41,6 +41,8 @@ class RasterOptions:
         What a band is that GDAL marks as alpha: a "mask", a "band" of data, or ("auto") what its values look like.
     data_bands
         Further 1-based bands that are data, whatever GDAL marks them as.
+    allow_remote_references
+        Also open files that make GDAL read others outside their folder, or addresses: VRTs, descriptions of services.
     pick
         Where scenes overlap, take the first with a valid pixel, or the one whose edge is farthest from it.
 
@@ -63,6 +65,7 @@ class RasterOptions:
     pick: Literal["first", "best"] = "first"
     alpha: Literal["auto", "band", "mask"] = "auto"
     data_bands: tuple[int, ...] = ()
+    allow_remote_references: bool = False
 
     def __post_init__(self) -> None:
         shown = ",".join(map(str, self.bands))

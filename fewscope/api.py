@@ -169,6 +169,8 @@ def map(
     bands: Sequence[int] = (),
     scale: tuple[float, float] | None = None,
     nodata: float | Literal["auto", "file"] = "auto",
+    alpha: Literal["auto", "band", "mask"] = "auto",
+    allow_remote_references: bool = False,
     res: float | None = None,
     crs: str | None = None,
     aoi: Path | None = None,
@@ -206,6 +208,10 @@ def map(
         Band values shown as black and white; None: 8-bit unchanged, others 2nd to 98th percentile.
     nodata : float | Literal['auto', 'file']
         Band value that marks missing pixels; "file": only the file's; "auto": also the value of empty corners.
+    alpha : Literal['auto', 'band', 'mask']
+        Meaning of a band that GDAL marks as alpha; "auto": by what its values look like.
+    allow_remote_references : bool
+        Also open VRTs and descriptions of services that refer to files outside their folder, or to addresses.
     res : float | None
         Working resolution in units of the CRS; None: the raster's.
     crs : str | None
@@ -246,6 +252,8 @@ def map(
         aoi=None if aoi is None else os.fspath(aoi),
         bbox=bbox,
         scenes=tuple(os.fspath(other) for other in others),
+        alpha=alpha,
+        allow_remote_references=allow_remote_references,
         data_bands=() if index_bands is None else index_bands.numbers,
     )
     config = SegmentConfig(

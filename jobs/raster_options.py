@@ -49,6 +49,12 @@ def add_options(made: JobParser, only_estimate: bool = False) -> None:
         help="what a band is that GDAL marks as alpha: a mask of the raster, or a band of data such as near infrared "
         "(default auto: what its values look like; one named with --bands, --nir or --swir is data)",
     )
+    add(
+        "--allow-remote-references",
+        action="store_true",
+        help="also open VRTs and descriptions of services that refer to files outside their folder, or to addresses "
+        "(default: such files are refused; see SECURITY.md)",
+    )
     add("--res", type=float, help="working resolution in units of the CRS (default: the raster's)")
     add("--crs", help="CRS to work in, such as EPSG:32618 (default: that of the first RASTER)")
     add("--mosaic", action="store_true", help="treat all RASTERs as one")

@@ -64,6 +64,7 @@ def configs(args: argparse.Namespace) -> list[SegmentConfig]:
         assets=args.assets,
         pick=args.pick,
         alpha=args.alpha,
+        allow_remote_references=args.allow_remote_references,
         data_bands=tuple(band for band in (args.green, args.nir, args.swir) if band),
     )
     raster = RasterConfig(view, index_bands(args), args.min_area_m2, args.simplify)

@@ -40,7 +40,7 @@ def load_weights(path: Path) -> dict[str, Tensor]:
     Raises
     ------
     WeightsError
-        The file is missing, not a safetensors file, or not the one that was shipped.
+        The file is missing, not a safetensors file, not the one that was shipped, or holds NaN or infinity.
     """
     if not path.exists():
         raise WeightsError(
@@ -54,6 +54,13 @@ def load_weights(path: Path) -> dict[str, Tensor]:
                 f"{path}: checksum differs from the shipped one; restore the file (git checkout, git lfs)"
             )
     try:
-        return load_file(path)
+        tensors = load_file(path)
     except SafetensorError as e:
         raise WeightsError(f"{path}: not a safetensors file ({e})") from e
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise WeightsError(
+                f"{path}: tensor {name} holds values that are not finite; the training that wrote it has failed, take "
+                "an earlier checkpoint"
+            )
+    return tensors

@@ -20,6 +20,7 @@ from rasterio.shutil import copy as copy_raster
 from rasterio.vrt import WarpedVRT
 
 from fewscope.connectors.rasters.alpha import is_opacity
+from fewscope.connectors.rasters.references import check_driver, check_references
 from fewscope.connectors.storage.download import local_copy, remote_version
 from fewscope.connectors.storage.fingerprint import add_files, files_below
 from fewscope.connectors.storage.gdal import gdal
@@ -147,7 +148,13 @@ def gdal_path(uri: str) -> str:
     return local_copy(uri)
 
 
-def inspect(uri: str, alpha: AlphaChoice = "auto", data_bands: tuple[int, ...] = ()) -> RasterFile:
+def inspect(
+    uri: str,
+    alpha: AlphaChoice = "auto",
+    data_bands: tuple[int, ...] = (),
+    *,
+    allow_remote_references: bool = False,
+) -> RasterFile:
     """Open a raster and read its metadata.
 
     Parameters
@@ -158,6 +165,8 @@ def inspect(uri: str, alpha: AlphaChoice = "auto", data_bands: tuple[int, ...] =
         What a band is that GDAL marks as alpha: opacity, data, or ("auto") what its values look like.
     data_bands
         1-based bands that the user names as data, whatever GDAL marks them as.
+    allow_remote_references
+        Also open files that make GDAL read others outside their folder, or addresses (`references`).
 
     Raises
     ------
@@ -166,9 +175,12 @@ def inspect(uri: str, alpha: AlphaChoice = "auto", data_bands: tuple[int, ...] =
     """
     path = gdal_path(uri)
     _check_local(path, uri)
+    checked = allow_remote_references or check_references(path, uri)
     with gdal():
         try:
             with rasterio.open(path) as dataset:
+                if not checked:
+                    check_driver(dataset.driver, uri)
                 return _describe(dataset, uri, path, alpha, data_bands)
         except RasterioError as error:
             raise SourceError(f"{uri}: {_reason(error, path)}") from error

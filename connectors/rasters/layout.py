@@ -50,7 +50,15 @@ def lay_out(uri: str, options: RasterOptions) -> tuple[SceneStack, Bands, list[R
         A file cannot be opened, or the scenes do not fit together.
     """
     scenes = [
-        [inspect(part, options.alpha, (*options.bands, *options.data_bands)) for part in scene]
+        [
+            inspect(
+                part,
+                options.alpha,
+                (*options.bands, *options.data_bands),
+                allow_remote_references=options.allow_remote_references,
+            )
+            for part in scene
+        ]
         for scene in list_scenes((uri, *options.scenes), options.assets)
     ]
     files = [file for scene in scenes for file in scene]

@@ -163,6 +163,10 @@ def convert(
                     f"{picture}: has {kinds}, expected 8-bit pixels; stretch it to 8 bits first"
                 )
             meaning = source.colorinterp
+            if source.tags(ns="IMAGE_STRUCTURE").get("SOURCE_COLOR_SPACE", "").endswith("LAB"):
+                raise SourceError(
+                    f"{picture}: is a CIELAB picture, whose white point is not certain; convert it to RGB first"
+                )
             if ColorInterp.cyan in meaning:
                 raise SourceError(f"{picture}: is a CMYK picture; convert it to RGB first")
             has_alpha = meaning[-1] == ColorInterp.alpha

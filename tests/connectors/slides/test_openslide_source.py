@@ -9,6 +9,8 @@ import fsspec
 import numpy as np
 import openslide
 import pytest
+import rasterio
+import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -17,8 +19,8 @@ from rasterio.windows import Window
 from fewscope.connectors.open import open_source
 from fewscope.connectors.pixels.resample import resample, taps
 from fewscope.connectors.raster_options import RasterOptions
+from fewscope.connectors.slides.pyramid_tiff import convert, write_pyramid
 from fewscope.connectors.slides.pyramid_tiff import main as convert_main
-from fewscope.connectors.slides.pyramid_tiff import write_pyramid
 from fewscope.connectors.slides.resolution import resolve_mpp, working_scale
 from fewscope.connectors.source import DEFAULT_MPP
 from fewscope.errors import SourceError
@@ -453,3 +455,28 @@ def test_the_converter_says_what_it_does_not_convert(tmp_path, capsys):
     assert str(deep) in said
     assert "8-bit" in said
     assert os.listdir(tmp_path) == ["deep.png"]
+
+
+@pytest.mark.parametrize(
+    ("options", "values", "expected"),
+    [
+        ({"photometric": "miniswhite"}, lambda grey: 255 - grey, lambda grey: grey),
+        ({"photometric": "minisblack"}, lambda grey: grey > 127, lambda grey: np.where(grey > 127, 255, 0)),
+        ({"photometric": "miniswhite"}, lambda grey: grey <= 127, lambda grey: np.where(grey > 127, 255, 0)),
+    ],
+    ids=["white is zero", "1 bit", "1 bit, white is zero"],
+)
+def test_grey_and_bits_of_either_meaning_are_converted(tmp_path, options, values, expected):
+    grey = np.random.default_rng(0).integers(0, 256, (40, 56), np.uint8)
+    tifffile.imwrite(tmp_path / "a.tif", values(grey), **options)
+    convert(str(tmp_path / "a.tif"), str(tmp_path / "b.tif"), 0.5, "deflate")
+    with rasterio.open(tmp_path / "b.tif") as slide:
+        np.testing.assert_array_equal(slide.read(), np.repeat(expected(grey)[None], 3, axis=0))
+
+
+def test_a_cielab_picture_is_refused(tmp_path):
+    """Its colours depend on a white point that files leave out: they were off by up to 96 of 255."""
+    Image.new("LAB", (40, 30), (128, 10, 20)).save(tmp_path / "a.tif")
+    with pytest.raises(SourceError, match="CIELAB"):
+        convert(str(tmp_path / "a.tif"), str(tmp_path / "b.tif"), 0.5)
+    assert not (tmp_path / "b.tif").exists()

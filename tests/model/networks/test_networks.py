@@ -355,6 +355,11 @@ def test_damaged_and_foreign_weights_are_refused(tmp_path: object) -> None:
     (folder / "damaged.safetensors").write_bytes(b"\x00" * 64)
     with pytest.raises(WeightsError, match="not a safetensors file"):
         load_segmenter("compact", str(folder / "damaged.safetensors"))
+    failed = torch.nn.Linear(2, 2)
+    failed.weight.data[0, 1] = float("nan")
+    save_weights(failed, folder / "failed.safetensors", {})
+    with pytest.raises(WeightsError, match="weight holds values that are not finite"):
+        load_segmenter("compact", str(folder / "failed.safetensors"))
     save_weights(torch.nn.Linear(2, 2), folder / "other.safetensors", {})
     with pytest.raises(WeightsError, match="another network"):
         load_segmenter("compact", str(folder / "other.safetensors"))
