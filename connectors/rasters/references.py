@@ -116,7 +116,7 @@ def _names_in(path: str, uri: str) -> list[tuple[str, bool]]:
         root = ElementTree.parse(path).getroot()
     except ElementTree.ParseError as error:
         raise SourceError(f"{uri}: is a damaged VRT ({error}); make it anew") from error
-    names = {}
+    names: dict[tuple[str, bool], None] = {}
     for element in root.iter():
         text = (element.text or "").strip()
         if text and not len(element) and REFERENCE_TAGS.search(element.tag):
