@@ -28,7 +28,8 @@ import numpy as np
 from fewscope.connectors.results.reader import open_result
 from fewscope.connectors.results.run_folder import WorkDir
 from fewscope.connectors.results.run_lock import RunLock
-from fewscope.connectors.results.store import ResultStore, StoreSpec
+from fewscope.connectors.results.store import ResultStore
+from fewscope.connectors.results.store_layout import StoreSpec
 from fewscope.errors import HolesError, UnreadableError
 from fewscope.model.segmenter import load_segmenter
 from fewscope.pipeline import predictor

@@ -12,7 +12,8 @@ import numpy as np
 import pyarrow.dataset
 from affine import Affine
 
-from fewscope.connectors.results.store import Name, ResultStore, StoreSpec
+from fewscope.connectors.results.store import Name, ResultStore
+from fewscope.connectors.results.store_layout import StoreSpec
 from fewscope.connectors.storage.filesystem import open_filesystem
 from fewscope.errors import MissingPackageError, ResultNotFound
 

@@ -11,7 +11,8 @@ from rasterio.windows import Window
 
 from fewscope.connectors.results.instance_table import InstanceTableWriter
 from fewscope.connectors.results.run_folder import WorkDir
-from fewscope.connectors.results.store import ResultStore, StoreSpec
+from fewscope.connectors.results.store import ResultStore
+from fewscope.connectors.results.store_layout import StoreSpec
 from fewscope.pipeline.execution.job import Job
 from fewscope.pipeline.instances.labelling import merge_labels
 from fewscope.pipeline.instances.measurements import final_tables, instance_schema, measure_unit

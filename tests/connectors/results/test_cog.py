@@ -17,7 +17,8 @@ from rio_cogeo.cogeo import cog_validate
 
 from fewscope.connectors.results.cog import CogSpec, cog_writer
 from fewscope.connectors.results.georeference import write_georeference
-from fewscope.connectors.results.store import ResultStore, StoreSpec
+from fewscope.connectors.results.store import ResultStore
+from fewscope.connectors.results.store_layout import StoreSpec
 from fewscope.errors import OutputError
 
 UTM = Affine(9.999999999, 0, 512_345.678901234, 0, -10.000000001, 8_999_999.123456789)

@@ -20,11 +20,11 @@ from affine import Affine
 from ome_zarr_models.v05 import Image
 from rasterio.windows import Window
 
-from fewscope.connectors.results import store
-from fewscope.connectors.results import store as store_module
+from fewscope.connectors.results import store_layout
 from fewscope.connectors.results.reader import open_result
 from fewscope.connectors.results.run_folder import WorkDir
-from fewscope.connectors.results.store import ResultStore, StoreSpec
+from fewscope.connectors.results.store import ResultStore
+from fewscope.connectors.results.store_layout import StoreSpec
 from fewscope.errors import OutputError, RunInUse, RunMismatch
 
 SPEC = StoreSpec(
@@ -229,14 +229,14 @@ def test_a_create_that_was_killed_is_made_anew(tmp_path: Path, monkeypatch: pyte
     def killed(*args: object) -> None:
         raise KeyboardInterrupt
 
-    real = store_module._create_array
+    real = store_layout._create_array
     calls = iter(range(100))
 
     def create_five(*args: Any) -> None:
         return real(*args) if next(calls) < 5 else killed()
 
     with monkeypatch.context() as patch:
-        patch.setattr(store, "_create_array", create_five)
+        patch.setattr(store_layout, "_create_array", create_five)
         with pytest.raises(KeyboardInterrupt):
             ResultStore(str(tmp_path / "a")).create(SPEC)
     with pytest.raises(FileNotFoundError, match="run the job first"):

@@ -12,7 +12,8 @@ from rasterio.windows import Window
 
 from fewscope.connectors.open import open_source
 from fewscope.connectors.results.run_folder import WorkDir
-from fewscope.connectors.results.store import ResultStore, StoreSpec
+from fewscope.connectors.results.store import ResultStore
+from fewscope.connectors.results.store_layout import StoreSpec
 from fewscope.pipeline.execution.job import Job
 from fewscope.pipeline.execution.worker import UnitWorker, relabel_unit
 from fewscope.pipeline.instances.split_rules import SplitRule

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from rasterio.windows import Window
 
-from fewscope.connectors.results.store import ResultStore, StoreSpec
+from fewscope.connectors.results.store import ResultStore
+from fewscope.connectors.results.store_layout import StoreSpec
 from fewscope.pipeline.outputs.pyramids import (
     NAMES,
     build_pyramids,
