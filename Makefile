@@ -85,7 +85,7 @@ build/notebooks/%.ipynb: docs/notebooks/%.md docs/execute_notebook.py | $(DEV_RE
 # shown a folder of links that is laid out as the installed package is.
 $(TYPED): $(wildcard fewscope/*)
 	@rm -rf $@ && mkdir -p $@/fewscope
-	@ln -s $(addprefix $(CURDIR)/,$(filter-out %__pycache__,$(wildcard fewscope/*)) connectors jobs model pipeline) $@/fewscope
+	@ln -s $(addprefix $(CURDIR)/,$(filter-out %__pycache__,$(wildcard fewscope/*)) annotate connectors jobs model pipeline) $@/fewscope
 
 clean:  ## remove the environment, the demos' pictures and their results
 	rm -rf .venv build out/demo out/river

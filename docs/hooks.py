@@ -19,6 +19,7 @@ PAGES = {"README.md": "index.md", "CHANGELOG.md": "CHANGELOG.md", "CONTRIBUTING.
 COPIES = ["LICENSE", "examples/ihc_nuclei.geojson", "examples/rasters/*"]
 FLOORS = {  # as CONTRIBUTING.md draws them, from top to bottom
     "jobs": "Programs",
+    "annotate": "Correction loop",
     "pipeline": "Pipeline",
     "connectors": "Connectors",
     "model": "Model",

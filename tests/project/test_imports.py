@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-PACKAGES = ("connectors", "model", "pipeline", "jobs")
+PACKAGES = ("connectors", "model", "pipeline", "annotate", "jobs")
 WHERE_INSTALLED = {"pandas", "anndata", "napari"}
 """What `Result` converts to, for those who have it; without it, a `MissingPackageError` says so."""
 
@@ -72,7 +72,7 @@ def test_only_connectors_trace_rasters():
     """import-linter knows packages from outside as a whole: it cannot tell `rasterio.features` from `rasterio`."""
     found = [
         f"{path.relative_to(ROOT)}:{line}"
-        for path in modules("model", "pipeline", "jobs", "fewscope")
+        for path in modules("model", "pipeline", "annotate", "jobs", "fewscope")
         for line, name in imports(parse(path))
         if name.startswith("rasterio.features")
     ]

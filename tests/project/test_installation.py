@@ -27,7 +27,7 @@ from tests.helpers.machine import ROOT
 pytestmark = pytest.mark.slow
 
 UV = Path(sys.executable).with_name("uv")
-FLOORS = ("connectors", "jobs", "model", "pipeline")
+FLOORS = ("annotate", "connectors", "jobs", "model", "pipeline")
 DATA = ("fewscope/py.typed", "fewscope/model/weights/", "fewscope/pipeline/report/templates/")
 
 
@@ -123,7 +123,7 @@ import importlib, importlib.metadata, json, sys
 import fewscope
 torch = "torch" in sys.modules
 found = []
-for name in ("connectors", "jobs", "model", "pipeline"):
+for name in ("annotate", "connectors", "jobs", "model", "pipeline"):
     try:
         importlib.import_module(name)
         found.append(name)

@@ -75,7 +75,7 @@ def test_every_dependency_is_pinned_to_a_version_it_allows():
 
 def test_every_room_is_in_the_package():
     listed = set(SETUPTOOLS["packages"])
-    floors = [ROOT / name for name in ("connectors", "jobs", "model", "pipeline")]
+    floors = [ROOT / name for name in ("annotate", "connectors", "jobs", "model", "pipeline")]
     rooms = {
         ".".join(("fewscope", *path.parent.relative_to(ROOT).parts))
         for floor in floors
