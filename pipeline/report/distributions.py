@@ -55,23 +55,41 @@ def sizes_of(
         area_px=area_px,
         median_area_um2=median if mpp else None,
         median_diameter_um=2 * math.sqrt(median / math.pi) if mpp else None,
-        diameter=_histogram(
+        diameter=histogram_of(
             diameters, found.n_of_area, 2 * math.sqrt(median / math.pi), 2 * math.sqrt(end / math.pi), unit
         ),
-        area=_histogram(areas, found.n_of_area, median, end, unit + "²"),
+        area=histogram_of(areas, found.n_of_area, median, end, unit + "²"),
     )
 
 
-def _histogram(values: Any, counts: Any, median: float, end: float, unit: str) -> Histogram:
-    """Bins of a round width from 0 to just beyond `end`."""
-    width = round_up(end / HISTOGRAM_BINS)
+def histogram_of(
+    values: Any, weights: Any, median: float, end: float, unit: str, bins: int = HISTOGRAM_BINS
+) -> Histogram:
+    """Weights in bins of a round width, from 0 to just beyond `end`.
+
+    Parameters
+    ----------
+    values : np.ndarray
+        (n,) values, at least 0, in `unit`.
+    weights : np.ndarray
+        (n,) what each value counts.
+    median : float
+        Shown in the chart.
+    end : float
+        Values beyond the bin of `end` are counted as `Histogram.beyond`.
+    unit : str
+        Unit of the values.
+    bins : int
+        About how many bins; the round width decides.
+    """
+    width = round_up(end / bins)
     n_bins = int(end / width) + 1
-    bins = np.floor(values / width).astype(np.int64)
-    inside = bins < n_bins
+    place = np.floor(values / width).astype(np.int64)
+    inside = place < n_bins
     return Histogram(
         unit=unit,
         edges=[round(i * width, 9) for i in range(n_bins + 1)],
-        counts=np.bincount(bins[inside], counts[inside], n_bins).astype(int).tolist(),
-        beyond=int(counts[~inside].sum()),
+        counts=np.rint(np.bincount(place[inside], weights[inside], n_bins)).astype(int).tolist(),
+        beyond=round(float(weights[~inside].sum())),
         median=median,
     )

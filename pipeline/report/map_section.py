@@ -12,9 +12,8 @@ from fewscope.connectors.colours import class_colour
 from fewscope.connectors.results.store import ResultStore
 from fewscope.connectors.source import Source
 from fewscope.pipeline.maps.files import MapSummary
-from fewscope.pipeline.report.distributions import Histogram
+from fewscope.pipeline.report.distributions import Histogram, histogram_of
 from fewscope.pipeline.report.drawing import Picture, picture
-from fewscope.pipeline.report.formatting import round_up
 from fewscope.pipeline.report.map_figures import INK, MapView, grey, tinted, with_lines, with_map_elements
 from fewscope.pipeline.rivers.centreline import Floats
 from fewscope.pipeline.rivers.network import rivers_in_words
@@ -140,18 +139,8 @@ def _shrunk_classes(store: ResultStore, size: tuple[int, int]) -> Any:
 
 
 def _histogram(widths: Floats, lengths: Floats, unit: str) -> Histogram:
-    """Metres of channel in bins of a round width, from 0 on."""
+    """Metres of channel by its width."""
     order = np.argsort(widths, kind="stable")
     so_far = np.cumsum(lengths[order]) / lengths.sum()
     median, end = (float(widths[order][np.searchsorted(so_far, q)]) for q in (0.5, WIDTH_END))
-    step = round_up(end / WIDTH_BINS)
-    n_bins = int(end / step) + 1
-    bins = np.floor(widths / step).astype(np.int64)
-    inside = bins < n_bins
-    return Histogram(
-        unit=unit,
-        edges=[round(k * step, 9) for k in range(n_bins + 1)],
-        counts=np.rint(np.bincount(bins[inside], lengths[inside], n_bins)).astype(int).tolist(),
-        beyond=round(float(lengths[~inside].sum())),
-        median=median,
-    )
+    return histogram_of(widths, lengths, median, end, unit, WIDTH_BINS)
