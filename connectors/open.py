@@ -53,6 +53,53 @@ READERS: tuple[Reader, ...] = (
 """The first that opens the kind and the ending is taken: put a reader of some endings before one of any."""
 
 
+SLIDE_ENDINGS = (
+    *(
+        ".svs",
+        ".ndpi",
+        ".mrxs",
+        ".scn",
+        ".bif",
+        ".vms",
+        ".vmu",
+        ".svslide",
+        ".dcm",
+        ".czi",
+        ".zvi",
+        ".i2syntax",
+    ),
+)
+"""Names of slides alone: such a file that is damaged is not tried as a raster."""
+
+
+def open_any(
+    uri: str,
+    *,
+    mpp: float | None = None,
+    slide_mpp: float | None = None,
+    raster: RasterOptions | None = None,
+) -> Source:
+    """Open a slide or a raster, whichever the file is.
+
+    A file is a slide if OpenSlide knows it and it states no CRS, or by its ending; what is not on a local disk, by its
+    ending alone. Parameters and errors as in `open_source`; ``raster`` is for rasters.
+    """
+    if is_slide(uri):
+        return open_source(uri, mpp=mpp, slide_mpp=slide_mpp)
+    return open_source(uri, raster=raster or RasterOptions())
+
+
+def is_slide(uri: str) -> bool:
+    """Whether a file is a slide rather than a raster; see `open_any`."""
+    if uri.lower().endswith(SLIDE_ENDINGS):
+        return True
+    if "://" in uri or uri.startswith("/vsi"):
+        return False
+    from fewscope.connectors.slides.openslide_source import knows
+
+    return knows(uri)
+
+
 def open_source(
     uri: str,
     *,

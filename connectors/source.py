@@ -145,6 +145,30 @@ class Source(Protocol):
         ...
 
 
+@runtime_checkable
+class ZoomableSource(Source, Protocol):
+    """A source that viewers can read at any zoom, from the pyramid level that is fine enough."""
+
+    def read_zoomed(self, window: Window, step: float) -> Pixels:
+        """Read a window of a grid whose pixels are ``step`` image px wide.
+
+        Image px are the level-0 px of a slide, and the working px of a raster.
+
+        Parameters
+        ----------
+        window : Window
+            Integer offsets and size, in px of that grid; it may reach beyond it.
+        step : float
+            Image px per px of the grid, 1 or more.
+
+        Returns
+        -------
+        image : uint8 (h, w, 3)
+        valid : bool (h, w)
+        """
+        ...
+
+
 def window_bounds(window: Window) -> tuple[int, int, int, int]:
     """``(row_start, row_stop, col_start, col_stop)`` of a window; ValueError if they are not integers."""
     values = (window.row_off, window.col_off, window.height, window.width)

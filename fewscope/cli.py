@@ -26,6 +26,7 @@ COMMANDS = {
     "map": Command(
         "segment_raster", "map rasters", "scene.tif --support drawn.gpkg --out out/scene --bands 4,3,2"
     ),
+    "annotate": Command("annotate", "draw, see, correct and run in the browser", "slide.svs --out out/slide"),
     "changes": Command(
         "map_changes",
         "compare maps of several dates",

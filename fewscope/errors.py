@@ -33,6 +33,14 @@ class SupportError(FewscopeError, ValueError):
     """A support set cannot be used."""
 
 
+class LabelError(FewscopeError, ValueError):
+    """A label that the page has sent, or the folder in which labels are kept, cannot be used."""
+
+
+class LabelConflict(LabelError):
+    """A label that is to be changed has been changed by another page in the meantime."""
+
+
 class DatasetError(FewscopeError, ValueError):
     """A folder of labelled images for training or evaluation is missing, incomplete or not laid out as expected."""
 

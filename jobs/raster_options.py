@@ -19,6 +19,54 @@ def add_options(made: JobParser, only_estimate: bool = False) -> None:
         help="raster: path, glob, URL (https://, s3://), /vsi..., or STAC JSON",
     )
     options.add_support_options(made, "--support-raster", "RASTER", "polygons drawn on a raster")
+    add_reading_options(made)
+    add("--mosaic", action="store_true", help="treat all RASTERs as one")
+    add(
+        "--pick",
+        choices=("first", "best"),
+        default="first",
+        help="which of overlapping rasters supplies a pixel: the first that has it, or the one whose edge is farthest "
+        "away (default first)",
+    )
+    add("--aoi", metavar="FILE", help="polygons of the area to segment, in any vector format and CRS")
+    add(
+        "--bbox",
+        type=float,
+        nargs=4,
+        metavar=("WEST", "SOUTH", "EAST", "NORTH"),
+        help="box to segment, in degrees (in the raster's units if it has no CRS)",
+    )
+    options.add_output_options(made, only_estimate)
+    add = made.group["output"].add_argument
+    add(
+        "--simplify",
+        type=float,
+        default=0.0,
+        metavar="PX",
+        help="tolerance when simplifying map polygons (default 0: they follow pixel edges)",
+    )
+    add(
+        "--green",
+        type=int,
+        metavar="BAND",
+        help="number of the green band; enables NDWI (with --nir) and MNDWI (with --swir) in the report",
+    )
+    add("--nir", type=int, metavar="BAND", help="number of the near-infrared band, for NDWI")
+    add("--swir", type=int, metavar="BAND", help="number of the short-wave infrared band, for MNDWI")
+    options.add_model_options(made)
+    options.add_instance_options(made, "components")
+    made.group["instances"].add_argument(
+        "--min-area-m2",
+        type=float,
+        metavar="M2",
+        help="drop smaller objects (default: those below 4 pixels; 0 keeps all)",
+    )
+    options.add_execution_options(made, "raster", only_estimate)
+
+
+def add_reading_options(made: JobParser) -> None:
+    """The options that say how a raster is read."""
+    add = made.group["input"].add_argument
     add(
         "--bands",
         type=numbers,
@@ -57,14 +105,6 @@ def add_options(made: JobParser, only_estimate: bool = False) -> None:
     )
     add("--res", type=float, help="working resolution in units of the CRS (default: the raster's)")
     add("--crs", help="CRS to work in, such as EPSG:32618 (default: that of the first RASTER)")
-    add("--mosaic", action="store_true", help="treat all RASTERs as one")
-    add(
-        "--pick",
-        choices=("first", "best"),
-        default="first",
-        help="which of overlapping rasters supplies a pixel: the first that has it, or the one whose edge is farthest "
-        "away (default first)",
-    )
     add(
         "--assets",
         type=names,
@@ -72,40 +112,6 @@ def add_options(made: JobParser, only_estimate: bool = False) -> None:
         metavar="KEY,...",
         help="assets of STAC items: one, or one per band",
     )
-    add("--aoi", metavar="FILE", help="polygons of the area to segment, in any vector format and CRS")
-    add(
-        "--bbox",
-        type=float,
-        nargs=4,
-        metavar=("WEST", "SOUTH", "EAST", "NORTH"),
-        help="box to segment, in degrees (in the raster's units if it has no CRS)",
-    )
-    options.add_output_options(made, only_estimate)
-    add = made.group["output"].add_argument
-    add(
-        "--simplify",
-        type=float,
-        default=0.0,
-        metavar="PX",
-        help="tolerance when simplifying map polygons (default 0: they follow pixel edges)",
-    )
-    add(
-        "--green",
-        type=int,
-        metavar="BAND",
-        help="number of the green band; enables NDWI (with --nir) and MNDWI (with --swir) in the report",
-    )
-    add("--nir", type=int, metavar="BAND", help="number of the near-infrared band, for NDWI")
-    add("--swir", type=int, metavar="BAND", help="number of the short-wave infrared band, for MNDWI")
-    options.add_model_options(made)
-    options.add_instance_options(made, "components")
-    made.group["instances"].add_argument(
-        "--min-area-m2",
-        type=float,
-        metavar="M2",
-        help="drop smaller objects (default: those below 4 pixels; 0 keeps all)",
-    )
-    options.add_execution_options(made, "raster", only_estimate)
 
 
 def numbers(text: str) -> tuple[int, ...]:

@@ -181,6 +181,25 @@ class RasterSource:
             image[~valid] = BACKGROUND
         return image, valid
 
+    def read_zoomed(self, window: Window, step: float) -> Pixels:
+        """See `connectors.source.ZoomableSource.read_zoomed`; image px are those of the working grid."""
+        view, info, (down, right) = self._view, self._info, self._steps
+        bounds = window_bounds(window)
+        grid = math.ceil(info.height / step), math.ceil(info.width / step)
+        steps = down * step, right * step
+        level = best_level(self._stack.levels, min(steps))
+        origin = view.row * down, view.col * right
+        image, valid = render(bounds, grid, steps, level, self._read_level, BACKGROUND, origin)
+        if view.area is not None:
+            to_whole = (
+                Affine.translation(view.col, view.row)
+                @ Affine.scale(step)
+                @ Affine.translation(bounds[2], bounds[0])
+            )
+            valid &= burn([(view.area, 1)], valid.shape, to_whole) > 0
+            image[~valid] = BACKGROUND
+        return image, valid
+
     def unreadable(self, max_side: int | None = None) -> tuple[Window, ...]:
         """See `connectors.source.Source.unreadable`: the unreadable blocks of the level that was read."""
         view, info = self._view, self._info

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import os
 import shlex
 import threading
@@ -145,6 +146,11 @@ class OpenSlideSource:
         (height, width), steps = self._overview_grid(max_side)
         return self._render((0, height, 0, width), (height, width), steps)
 
+    def read_zoomed(self, window: Window, step: float) -> Pixels:
+        """See `connectors.source.ZoomableSource.read_zoomed`; image px are those of level 0."""
+        grid = math.ceil(self._info.native_height / step), math.ceil(self._info.native_width / step)
+        return self._render(window_bounds(window), grid, (step, step))
+
     def _overview_grid(self, max_side: int) -> tuple[tuple[int, int], tuple[float, float]]:
         """Size of the overview, and its pixels' steps in level-0 px."""
         info = self._info
@@ -232,6 +238,15 @@ class OpenSlideSource:
                 greys.append(image[valid].mean(1))
         grey = np.concatenate(greys)
         return bool(grey.size) and float(np.median(grey)) < DARK_LEVEL
+
+
+def knows(path: str) -> bool:
+    """Whether OpenSlide reads a local file, and it is not a georeferenced TIFF."""
+    try:
+        vendor = openslide.OpenSlide.detect_format(path)
+    except (openslide.OpenSlideError, OSError, ValueError):
+        return False
+    return vendor is not None and not (vendor == "generic-tiff" and _raster_crs(path))
 
 
 def _levels(slide: openslide.OpenSlide) -> tuple[_Level, ...]:

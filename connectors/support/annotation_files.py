@@ -37,6 +37,13 @@ CERTAIN_COLUMNS = ("classification", "class", "class_name", "classname")
 SHAPEFILE_LETTERS = 10  # of a column's name
 REGION_NAMES = ("region", "roi")
 IGNORED_NAMES = ("ignore",)
+NEGATIVE_CLASS = "Not*"
+"""Class of what is background, also outside regions. Only with the star: "Not" is a class like any other."""
+
+SPARSE, ACCEPTED, REJECTED = "sparse*", "accepted*", "rejected*"
+MARKS = (SPARSE, ACCEPTED, REJECTED)
+"""What the property ``name`` of a feature with a class says: it counts outside regions too."""
+
 LAYER_ROLES = {"regions": "region", "rois": "region"}
 """Names of layers that mean a role, beside those of classes."""
 
@@ -65,7 +72,7 @@ LEGACY_TYPES = {
 }
 """QuPath 0.2 wrote these as ids of features."""
 
-Kind = Literal["region", "object", "ignored area"]
+Kind = Literal["region", "object", "ignored area", "background"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,12 +83,15 @@ class Annotation:
     ----------
     stated
         Whether the file gives it a class.
+    mark
+        One of `MARKS`, or nothing. What is marked may also be a point or a line, as may be what is background.
     """
 
     geometry: BaseGeometry
     name: str
     title: str
     stated: bool = True
+    mark: str = ""
 
 
 @dataclass(slots=True)
@@ -101,23 +111,30 @@ class AnnotationFile:
     regions: list[Annotation] = field(default_factory=list)
     objects: list[Annotation] = field(default_factory=list)
     ignored: list[Annotation] = field(default_factory=list)
+    negatives: list[Annotation] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
     assumptions: list[str] = field(default_factory=list)
     class_source: str = "the classification"
 
     def add(self, kind: Kind, annotation: Annotation) -> None:
         """Append an annotation to those of its kind."""
-        {"region": self.regions, "object": self.objects, "ignored area": self.ignored}[kind].append(
-            annotation
-        )
+        kinds: dict[Kind, list[Annotation]] = {
+            "region": self.regions,
+            "object": self.objects,
+            "ignored area": self.ignored,
+            "background": self.negatives,
+        }
+        kinds[kind].append(annotation)
 
 
 def kind_of(name: str) -> Kind:
-    """Kind of a class name: QuPath's Region* and Ignore* (with or without the star, in any case), else an object.
+    """Kind of a class name: QuPath's Region* and Ignore* (with or without the star, in any case), Not*, or an object.
 
-    >>> [kind_of(name) for name in ("Region*", "roi", "IGNORE", "Regional lymph node")]
-    ['region', 'region', 'ignored area', 'object']
+    >>> [kind_of(name) for name in ("Region*", "roi", "IGNORE", "Regional lymph node", "not*", "Not")]
+    ['region', 'region', 'ignored area', 'object', 'background', 'object']
     """
+    if name.strip().casefold() == NEGATIVE_CLASS.casefold():
+        return "background"
     plain = name.strip().removesuffix("*").casefold()
     if plain in REGION_NAMES:
         return "region"
@@ -153,13 +170,16 @@ def read_vector_file(uri: str, target: Target, class_names: Sequence[str]) -> An
             name, column = meant, ""
         kind = kind_of(name)
         title = f"{kind} (feature {feature.number})"
+        mark = _mark_of(kind, column, feature.properties.get("name", ""))
         geometry = polygons_of(feature.geometry) if feature.geometry is not None else None
+        if geometry is None and feature.geometry is not None and (mark or kind == "background"):
+            geometry = feature.geometry
         if geometry is None:
             annotations.left_out.append(f"{title} {_lacking(feature)}")
             continue
         if kind == "object":
             read_from[column or ("layer" if in_layers else "")] += 1
-        annotations.add(kind, Annotation(geometry, name, title, bool(stated) or in_layers))
+        annotations.add(kind, Annotation(geometry, name, title, bool(stated) or in_layers, mark))
     if overruled:
         listed_layers = listed([f"{what} ({n} polygons)" for what, n in overruled.items()])
         annotations.assumptions.append(
@@ -173,6 +193,14 @@ def read_vector_file(uri: str, target: Target, class_names: Sequence[str]) -> An
     used = [f"the column {c!r}" if c != "layer" else "the names of its layers" for c in read_from if c]
     annotations.class_source = " and ".join(used) or "nothing"
     return annotations
+
+
+def _mark_of(kind: Kind, class_from: str, name: str | None) -> str:
+    """The mark of an object, or of background; of objects only where another column than the name states the class."""
+    mark = (name or "").strip().casefold()
+    if mark not in MARKS or (kind == "object" and _full_name(class_from) in ("", "name")):
+        return ""
+    return mark if kind in ("object", "background") else ""
 
 
 def _layers_that_say_the_class(layers: Sequence[str], class_names: Sequence[str]) -> dict[str, str]:
@@ -238,6 +266,7 @@ class _Drawn:
     object_type: str
     geometry: Any
     nucleus: Any
+    mark: str = ""
 
 
 def read_qupath(uri: str, options: SupportOptions) -> AnnotationFile:
@@ -260,12 +289,14 @@ def read_qupath(uri: str, options: SupportOptions) -> AnnotationFile:
                 annotations.left_out.append(f"{one.title} is a cell without a nucleus")
                 continue
         geometry, lacking = _area(uri, one.title, outline)
+        if geometry is None and (one.mark or one.kind == "background"):
+            geometry = _points_or_line(outline)
         if geometry is None:
             annotations.left_out.append(f"{one.title} {lacking}")
             continue
         if one.kind == "object":
             named_by["the classification" if one.stated else "their names"] += 1
-        annotations.add(one.kind, Annotation(geometry, one.name, one.title, one.stated))
+        annotations.add(one.kind, Annotation(geometry, one.name, one.title, one.stated, one.mark))
     for (name, part), n in sorted(taken.items()):
         other = "cell" if part == "nucleus" else "nucleus"
         annotations.assumptions.append(
@@ -307,6 +338,7 @@ def _parse_feature(uri: str, number: int, feature: Any) -> _Drawn:
     classification = _name_of_class(properties.get("classification"))
     name = classification or own_name or UNNAMED
     kind = kind_of(name)
+    mark = _mark_of(kind, "classification" if classification else "", own_name)
     return _Drawn(
         kind=kind,
         name=name,
@@ -317,6 +349,7 @@ def _parse_feature(uri: str, number: int, feature: Any) -> _Drawn:
         or LEGACY_TYPES.get(str(feature.get("id")), ""),
         geometry=feature.get("geometry"),
         nucleus=feature.get("nucleusGeometry"),
+        mark=mark,
     )
 
 
@@ -411,6 +444,21 @@ def _outline(kind: str, geometry: dict[str, Any]) -> _Outline:
         shapely.errors.ShapelyError,
     ) as error:
         return _Outline(kind, None, " ".join(str(error).split())[:200])
+
+
+def _points_or_line(geometry: Any) -> BaseGeometry | None:
+    """Points or lines of a feature that may have no area; None for anything else."""
+    if not isinstance(geometry, dict) or geometry.get("type") not in (
+        "Point",
+        "MultiPoint",
+        "LineString",
+        "MultiLineString",
+    ):
+        return None
+    shape = _outline(str(geometry["type"]), geometry).shape
+    if shape is None or shape.is_empty or not all(math.isfinite(value) for value in shape.bounds):
+        return None
+    return shape
 
 
 def _area(uri: str, title: str, geometry: Any) -> tuple[BaseGeometry | None, str]:

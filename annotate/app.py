@@ -1,0 +1,194 @@
+"""The server of ``fewscope annotate``: one aiohttp application, one loop, blocking work in threads."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import threading
+import webbrowser
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+
+from fewscope.annotate import label_routes, tile_routes
+from fewscope.annotate.config import LOOPBACK, AnnotateConfig, ssh_line
+from fewscope.annotate.security import MAX_BODY, Gate
+from fewscope.annotate.session import Session
+from fewscope.annotate.web_keys import SESSION
+from fewscope.errors import ConfigError, FewscopeError, LabelConflict
+
+log = logging.getLogger(__name__)
+
+STATIC = Path(__file__).parent / "static"
+BUNDLE = "app.js"
+TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
+WATCH_S = 1.5
+"""Between two looks at whether another program has written to the labels."""
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+def make_app(session: Session, gate: Gate) -> web.Application:
+    """The application: routes, checks, and what runs beside them."""
+    app = web.Application(middlewares=[gate.middleware, errors_as_json], client_max_size=MAX_BODY)
+    app[SESSION] = session
+    app.router.add_get("/", _index)
+    app.router.add_get("/static/{name}", _static)
+    app.router.add_get("/api/info", _info)
+    app.router.add_get("/api/events", _events)
+    app.router.add_routes(tile_routes.routes)
+    app.router.add_routes(label_routes.routes)
+    app.cleanup_ctx.append(_beside)
+    app.on_shutdown.append(_end_events)
+    return app
+
+
+@web.middleware
+async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Errors that are meant for people, as JSON with one line."""
+    try:
+        return await handler(request)
+    except LabelConflict as error:
+        return web.json_response({"error": str(error)}, status=409)
+    except FewscopeError as error:
+        return web.json_response({"error": str(error)}, status=400)
+    except json.JSONDecodeError:
+        return web.json_response({"error": "the request is not JSON"}, status=400)
+
+
+async def _index(request: web.Request) -> web.StreamResponse:
+    return await _file(STATIC / "index.html")
+
+
+async def _static(request: web.Request) -> web.StreamResponse:
+    name = request.match_info["name"]
+    known = {path.name: path for path in STATIC.iterdir() if path.suffix in TYPES and path.is_file()}
+    if name not in known:
+        raise web.HTTPNotFound(text="there is no such file\n")
+    return await _file(known[name])
+
+
+async def _file(path: Path) -> web.Response:
+    try:
+        data = await asyncio.to_thread(path.read_bytes)
+    except FileNotFoundError:
+        raise web.HTTPNotFound(text=MISSING + "\n") from None
+    return web.Response(
+        body=data, content_type=TYPES[path.suffix], charset="utf-8", headers={"Cache-Control": "no-cache"}
+    )
+
+
+async def _info(request: web.Request) -> web.Response:
+    session = request.app[SESSION]
+    return web.json_response(await asyncio.to_thread(session.described))
+
+
+async def _events(request: web.Request) -> web.StreamResponse:
+    hub = request.app[SESSION].hub
+    response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store"})
+    from fewscope.annotate.security import add_headers
+
+    add_headers(response)
+    await response.prepare(request)
+    with suppress(ConnectionResetError):
+        async for message in hub.subscribe():
+            await response.write(message)
+    return response
+
+
+async def _beside(app: web.Application) -> Any:
+    """The hub's loop, and the watch for files that others change."""
+    session = app[SESSION]
+    session.hub.start(asyncio.get_running_loop())
+    watch = asyncio.create_task(_watch(session))
+    yield
+    watch.cancel()
+    with suppress(asyncio.CancelledError):
+        await watch
+
+
+async def _watch(session: Session) -> None:
+    loop = asyncio.get_running_loop()
+    seen: dict[str, tuple[int, int] | None] = {}
+    while True:
+        await asyncio.sleep(WATCH_S)
+        for one in session.sources:
+            now = await asyncio.to_thread(_stamp, one.labels.path)
+            if now == seen.get(one.id, ()):
+                continue
+            seen[one.id] = now
+            try:
+                changes = await loop.run_in_executor(session.writer, one.labels.reload)
+            except FewscopeError as error:
+                session.hub.publish({"type": "labels", "source": one.id, "error": str(error)})
+                continue
+            if changes is not None:
+                log.info("%s was changed by another program: read again", one.labels.path)
+                session.tell(one, changes)
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size
+
+
+async def _end_events(app: web.Application) -> None:
+    app[SESSION].hub.close()
+
+
+MISSING = "the page is not built: run `make web` (in a checkout), or install a wheel of Fewscope"
+
+
+def serve(config: AnnotateConfig) -> int:
+    """Open the sources, serve the page, and return when it is stopped.
+
+    Raises
+    ------
+    FewscopeError
+        A source or folder cannot be used, the port is taken, or the page is not built.
+    """
+    if not (STATIC / BUNDLE).is_file() or not (STATIC / "index.html").is_file():
+        raise ConfigError(MISSING)
+    gate = Gate.new(config.host, config.token)
+    session = Session(config)
+    try:
+        asyncio.run(_serve(session, gate))
+    finally:
+        session.close()
+    return 0
+
+
+async def _serve(session: Session, gate: Gate) -> None:
+    config = session.config
+    runner = web.AppRunner(make_app(session, gate), access_log=None, shutdown_timeout=2.0)
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, config.host, config.port)
+        try:
+            await site.start()
+        except OSError as error:
+            raise ConfigError(
+                f"--host {config.host} --port {config.port}: cannot be listened on ({error.strerror}); leave out "
+                "--port for one that is free"
+            ) from error
+        port = int(runner.addresses[0][1])
+        shown = f"[{config.host}]" if ":" in config.host else config.host
+        if config.host not in LOOPBACK:
+            print(
+                f"anyone in the network who has the token can draw here; safer is {ssh_line(port)}, without --host",
+                flush=True,
+            )
+        url = f"http://{shown}:{port}/?token={gate.token}"
+        print(f"annotate: {url}\n  labels: {session.out}\n  stop with Ctrl-C", flush=True)
+        if config.open_browser:
+            threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()
+        await asyncio.Event().wait()
+    finally:
+        await runner.cleanup()

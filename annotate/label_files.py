@@ -1,0 +1,241 @@
+"""``labels.geojson``: labels as plain GeoJSON that QuPath (slides) and QGIS (maps) open, and back.
+
+On slides coordinates are level-0 pixels, counted as ``--geojson-origin`` says, and the class is QuPath's
+classification; on maps they are in the raster's CRS, with the class in the property ``class``. What the property
+``name`` means is in docs/support-set.md.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyproj
+import shapely
+from affine import Affine
+from numpy.typing import NDArray
+from rasterio.crs import CRS
+from shapely.geometry.base import BaseGeometry
+
+from fewscope.annotate.shapes import DECIMALS, Kind, Label, Origin, clipped, new_id, tidied
+from fewscope.connectors.colours import Colour, class_colour
+from fewscope.connectors.source import SourceInfo
+from fewscope.connectors.support.annotation_files import (
+    ACCEPTED,
+    NEGATIVE_CLASS,
+    REJECTED,
+    SPARSE,
+    Annotation,
+    read_qupath,
+    read_vector_file,
+)
+from fewscope.connectors.support_options import SupportOptions
+from fewscope.connectors.vectors.placement import LONGITUDE_LATITUDE, Target
+from fewscope.errors import LabelError, SupportError
+
+AREAS: dict[Kind, tuple[str, Colour]] = {
+    "region": ("Region*", (90, 90, 90)),
+    "ignore": ("Ignore*", (180, 180, 180)),
+    "not": (NEGATIVE_CLASS, (200, 0, 0)),
+}
+"""Class and colour in files of what has no class of its own."""
+
+MAX_IGNORED = 5000
+"""Objects of a file outside all regions, without a mark, that are kept though nothing is learned from them."""
+
+MAX_LABELS = 50_000
+
+
+@dataclass(slots=True)
+class LabelFile:
+    """Labels of one source as text, and back.
+
+    Attributes
+    ----------
+    info : SourceInfo
+        The source.
+    options : SupportOptions
+        How annotations are read.
+    """
+
+    info: SourceInfo
+    options: SupportOptions
+    _texts: dict[str, tuple[Label, str, Colour, str]] = field(default_factory=dict, repr=False)
+
+    @property
+    def image(self) -> BaseGeometry:
+        """The image, in image px."""
+        return shapely.box(0, 0, *image_size(self.info))
+
+    @property
+    def to_file(self) -> Affine:
+        """From image px to the file's coordinates."""
+        if self.info.kind == "raster":
+            return self.info.transform
+        x, y = self.info.scan_origin if self.options.geojson_origin == "scan" else (0, 0)
+        return Affine.translation(-x, -y)
+
+    def text(self, labels: Sequence[Label], colours: Mapping[str, Colour]) -> bytes:
+        """The file's content; the same labels give the same bytes."""
+        regions = shapely.union_all([one.geometry for one in labels if one.kind == "region"])
+        shapely.prepare(regions)
+        lines, kept = [], {}
+        for label in labels:
+            mark = self._mark(label, regions)
+            colour = colours.get(label.class_name or "", (128, 128, 128))
+            known = self._texts.get(label.id)
+            if known is None or known[0] is not label or known[1:3] != (mark, colour):
+                known = (label, mark, colour, self._feature(label, mark, colour))
+            kept[label.id] = known
+            lines.append(known[3])
+        self._texts = kept
+        return (self._head() + ",\n".join(lines) + "\n]}\n").encode()
+
+    def read(self, uri: str) -> tuple[list[Label], list[str]]:
+        """Labels of a file that another program may have written, and what was left out, one sentence each.
+
+        Raises
+        ------
+        SupportError
+            It cannot be read, or holds too much.
+        """
+        info = self.info
+        if info.kind == "raster":
+            target = Target.of(_crs(info), info.transform, info.height, info.width)
+            found = read_vector_file(uri, target, self.options.class_names)
+        else:
+            found = read_qupath(uri, self.options)
+        notes = [f"left out: {what}" for what in found.left_out[:4]]
+        groups: list[tuple[Kind, Sequence[Annotation]]] = [
+            ("region", found.regions),
+            ("ignore", found.ignored),
+            ("object", found.objects),
+            ("not", found.negatives),
+        ]
+        labels: list[Label] = []
+        for kind, drawn in groups:
+            for one in drawn:
+                labels += self._labels_of(kind, one)
+        regions = shapely.union_all([one.geometry for one in labels if one.kind == "region"])
+        shapely.prepare(regions)
+        idle = {
+            one.id
+            for one in labels
+            if one.kind == "object" and one.source == "file" and not regions.intersects(one.geometry)
+        }
+        if len(idle) > MAX_IGNORED:
+            notes.append(
+                f"{len(idle)} objects outside the regions, from which nothing is learned, were left in {uri}"
+            )
+            labels = [one for one in labels if one.id not in idle]
+        if len(labels) > MAX_LABELS:
+            raise SupportError(
+                f"{uri}: holds {len(labels)} labels, at most {MAX_LABELS}; delete what is not needed"
+            )
+        return labels, notes
+
+    def _labels_of(self, kind: Kind, one: Annotation) -> list[Label]:
+        """The labels of an annotation; one for each of several points, none for what lies outside the image."""
+        to_image = ~self.to_file
+        matrix = [to_image.a, to_image.b, to_image.d, to_image.e, to_image.c, to_image.f]
+        geometry = shapely.affinity.affine_transform(one.geometry, matrix)
+        origins: dict[str, Origin] = {ACCEPTED: "accepted", REJECTED: "rejected", SPARSE: "drawn"}
+        origin = origins.get(one.mark, "file" if kind == "object" else "drawn")
+        name = one.name if kind == "object" else None
+        if geometry.geom_type in ("Point", "MultiPoint"):
+            negative = kind == "not"
+            return [
+                Label(new_id(), _rounded(point), "point", name, negative, origin)
+                for point in shapely.get_parts(geometry)
+                if self.image.covers(point)
+            ]
+        try:
+            return [Label(new_id(), clipped(tidied(geometry), self.image), kind, name, source=origin)]
+        except LabelError:
+            return []
+
+    def _mark(self, label: Label, regions: BaseGeometry) -> str:
+        """What the property ``name`` says of a label; nothing for what files had before."""
+        if label.source == "rejected" and label.kind in ("not", "point"):
+            return REJECTED
+        if label.kind not in ("object", "point") or label.negative:
+            return ""
+        if label.source == "accepted":
+            return ACCEPTED
+        if label.kind == "point":
+            return SPARSE
+        return "" if label.source == "file" or regions.covers(label.geometry) else SPARSE
+
+    def _head(self) -> str:
+        crs = _crs(self.info) if self.info.kind == "raster" else None
+        named = crs_urn(crs)
+        member = "" if named is None else f'"crs":{json.dumps(named, separators=(",", ":"))},'
+        return f'{{"type":"FeatureCollection",{member}"features":[\n'
+
+    def _feature(self, label: Label, mark: str, colour: Colour) -> str:
+        kind: Kind = "not" if label.negative else label.kind
+        name, colour = AREAS.get(kind, (label.class_name or "", colour))
+        properties: dict[str, Any]
+        if self.info.kind == "raster":
+            properties = {"class": name}
+        else:
+            properties = {"objectType": "annotation", "classification": {"name": name, "color": list(colour)}}
+        if mark:
+            properties["name"] = mark
+        geometry = shapely.geometry.mapping(self._outward(label.geometry))
+        feature = {"type": "Feature", "id": label.id, "geometry": geometry, "properties": properties}
+        return json.dumps(feature, ensure_ascii=False, separators=(",", ":"))
+
+    def _outward(self, geometry: BaseGeometry) -> BaseGeometry:
+        """A geometry in the file's coordinates."""
+        a = self.to_file
+        moved = shapely.affinity.affine_transform(geometry, [a.a, a.b, a.d, a.e, a.c, a.f])
+        if self.info.kind == "slide":
+            return shapely.transform(moved, _round)
+        crs = _crs(self.info)
+        if crs is None or crs == LONGITUDE_LATITUDE or crs_urn(crs) is not None:
+            return moved
+        degrees = pyproj.Transformer.from_crs(crs.to_wkt(), "EPSG:4326", always_xy=True)  # no urn names it
+        return shapely.transform(moved, lambda xy: np.column_stack(degrees.transform(xy[:, 0], xy[:, 1])))
+
+
+def image_size(info: SourceInfo) -> tuple[int, int]:
+    """(width, height) in image px: of a slide's level 0, of a raster's working grid."""
+    return (info.native_width, info.native_height) if info.kind == "slide" else (info.width, info.height)
+
+
+def work_scale(info: SourceInfo) -> float:
+    """Image px per working px."""
+    return float(info.transform.a) if info.kind == "slide" else 1.0
+
+
+def crs_urn(crs: CRS | None) -> dict[str, Any] | None:
+    """The ``crs`` member of GeoJSON; None for longitude and latitude, and where no authority names the CRS."""
+    authority = crs.to_authority() if crs is not None and crs != LONGITUDE_LATITUDE else None
+    if authority is None:
+        return None
+    return {"type": "name", "properties": {"name": f"urn:ogc:def:crs:{authority[0]}::{authority[1]}"}}
+
+
+def colours_of(labels: Sequence[Label], known: Mapping[str, Colour]) -> dict[str, Colour]:
+    """Colours of the known classes, and of those that labels have besides."""
+    colours = dict(known)
+    for name in sorted({one.class_name for one in labels if one.class_name}):
+        if name not in colours:
+            colours[name] = class_colour(len(colours) + 1)
+    return colours
+
+
+def _crs(info: SourceInfo) -> CRS | None:
+    return CRS.from_user_input(info.crs) if info.crs else None
+
+
+def _round(points: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.round(points, DECIMALS) + 0.0
+
+
+def _rounded(point: BaseGeometry) -> BaseGeometry:
+    return shapely.transform(point, _round)

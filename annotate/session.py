@@ -1,0 +1,224 @@
+"""What is annotated in one start of the server: sources with their tiles and labels, and what pages are told."""
+
+from __future__ import annotations
+
+import logging
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyproj
+from affine import Affine
+
+from fewscope._version import __version__
+from fewscope.annotate.config import AnnotateConfig
+from fewscope.annotate.events import EventHub
+from fewscope.annotate.label_files import LabelFile, image_size, work_scale
+from fewscope.annotate.labels import Changes, Labels
+from fewscope.annotate.tiles import ImageTiles, TileCache, TileGrid
+from fewscope.connectors.colours import Colour
+from fewscope.connectors.conventions import PATCH_SIZE
+from fewscope.connectors.open import open_any, open_source
+from fewscope.connectors.source import Source, ZoomableSource
+from fewscope.connectors.support_options import SupportOptions
+from fewscope.errors import LabelError, SourceError
+
+log = logging.getLogger(__name__)
+
+TILE_THREADS = 3
+"""Threads that read image tiles; the network has its own."""
+
+
+@dataclass(slots=True)
+class OpenSource:
+    """A slide or raster with its tiles and labels.
+
+    Attributes
+    ----------
+    id, name : str
+        How the page calls it, and its folder.
+    uri : str
+        As it was given.
+    source : Source
+        Its pixels on the working grid.
+    folder : Path
+        Where its labels are.
+    """
+
+    id: str
+    name: str
+    uri: str
+    source: Source
+    tiles: ImageTiles
+    labels: Labels
+    folder: Path
+    to_file: Affine
+    scale: float
+
+    @property
+    def grid(self) -> TileGrid:
+        """Its tiles."""
+        return self.tiles.grid
+
+    def described(self) -> dict[str, Any]:
+        """What the page must know of it."""
+        info = self.source.info
+        labels = self.labels.all()
+        crs = pyproj.CRS.from_user_input(info.crs) if info.crs else None
+        return {
+            "id": self.id,
+            "name": self.name,
+            "kind": info.kind,
+            "width": self.grid.width,
+            "height": self.grid.height,
+            "tile": 256,
+            "max_zoom": self.grid.max_zoom,
+            "work_scale": self.scale,
+            "mpp": info.native_mpp,
+            "unit": _unit(crs) if info.kind == "raster" else "um" if info.native_mpp else None,
+            "transform": list(self.to_file[:6]),
+            "crs": info.crs,
+            "crs_name": None if crs is None else crs.name,
+            "n_regions": sum(one.kind == "region" for one in labels),
+            "n_objects": sum(one.kind == "object" for one in labels),
+            "state": "labelled" if labels else "new",
+            "notes": [*info.notes, *info.assumptions, *self.labels.notes],
+        }
+
+
+class Session:
+    """The sources of one start, opened, and where their labels are kept.
+
+    Parameters
+    ----------
+    config : AnnotateConfig
+        What is annotated.
+
+    Raises
+    ------
+    FewscopeError
+        A source, the labels in the folder, or `config.support` cannot be used.
+    """
+
+    def __init__(self, config: AnnotateConfig) -> None:
+        self.config = config
+        self.hub = EventHub()
+        self.cache = TileCache()
+        self.out = Path(config.out)
+        self.readers = ThreadPoolExecutor(TILE_THREADS, "tiles")
+        self.writer = ThreadPoolExecutor(1, "labels")
+        self.sources: list[OpenSource] = []
+        try:
+            for number, uri in enumerate(config.sources):
+                self.sources.append(self._open(number, uri))
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Wait for what is being written, and let go of all files."""
+        self.writer.shutdown(wait=True)
+        self.readers.shutdown(wait=True, cancel_futures=True)
+        for one in self.sources:
+            one.labels.close()
+            one.source.close()
+
+    def source(self, own: Any) -> OpenSource:
+        """The source with an id.
+
+        Raises
+        ------
+        LabelError
+            There is none.
+        """
+        for one in self.sources:
+            if one.id == own:
+                return one
+        raise LabelError(f"there is no source {str(own)[:40]!r}; reload the page")
+
+    @property
+    def classes(self) -> dict[str, Colour]:
+        """Colours of the classes of all sources."""
+        found: dict[str, Colour] = {}
+        for one in self.sources:
+            found = {**one.labels.classes, **found}
+        return found
+
+    def described(self) -> dict[str, Any]:
+        """What the page must know first."""
+        return {
+            "version": __version__,
+            "patch": PATCH_SIZE * self.sources[0].scale,
+            "out": str(self.out),
+            "classes": shown_classes(self.classes),
+            "sources": [one.described() for one in self.sources],
+        }
+
+    def tell(self, one: OpenSource, changes: Changes) -> None:
+        """Tell all pages that labels have changed."""
+        self.hub.publish({"type": "labels", "source": one.id, "revision": changes.revision})
+
+    def _open(self, number: int, uri: str) -> OpenSource:
+        config = self.config
+        several = len(config.sources) > 1
+        first = self.sources[0].source.info if self.sources else None
+        source = _opened(uri, config, first.mpp if first is not None else config.mpp)
+        info = source.info
+        if first is not None and info.kind != first.kind:
+            source.close()
+            raise SourceError(
+                f"{uri}: is a {info.kind}, {config.sources[0]} a {first.kind}; annotate them separately"
+            )
+        assert isinstance(source, ZoomableSource)
+        folder = self.out / config.names[number] if several else self.out
+        options = SupportOptions((), config.cell_part, config.geojson_origin)
+        file = LabelFile(info, options)
+        try:
+            labels = Labels(folder, file, config.support if number == 0 else None)
+        except BaseException:
+            source.close()
+            raise
+        grid = TileGrid(*image_size(info))
+        tiles = ImageTiles(source, grid, self.cache)
+        return OpenSource(
+            str(number),
+            config.names[number],
+            uri,
+            source,
+            tiles,
+            labels,
+            folder,
+            file.to_file,
+            work_scale(info),
+        )
+
+
+def _opened(uri: str, config: AnnotateConfig, mpp: float | None) -> Source:
+    if config.kind == "slide":
+        return open_source(uri, mpp=mpp, slide_mpp=config.slide_mpp)
+    if config.kind == "raster":
+        return open_source(uri, raster=config.raster)
+    return open_any(uri, mpp=mpp, slide_mpp=config.slide_mpp, raster=config.raster)
+
+
+def shown_classes(classes: dict[str, Colour]) -> list[dict[str, str]]:
+    """Classes for the page: names, and colours as ``#rrggbb``."""
+    return [{"name": name, "colour": f"#{bytes(colour).hex()}"} for name, colour in classes.items()]
+
+
+def shown_changes(changes: Changes, classes: dict[str, Colour]) -> dict[str, Any]:
+    """The answer to operations."""
+    return {
+        "revision": changes.revision,
+        "changed": [one.feature() for one in changes.changed],
+        "removed": list(changes.removed),
+        "undo": changes.undo,
+        "redo": changes.redo,
+        "classes": shown_classes(classes),
+    }
+
+
+def _unit(crs: pyproj.CRS | None) -> str | None:
+    name = crs.axis_info[0].unit_name if crs is not None and crs.axis_info else ""
+    return {"metre": "m", "meter": "m", "degree": "degree"}.get(name)

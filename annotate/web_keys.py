@@ -1,0 +1,9 @@
+"""Names under which the application keeps what its routes need."""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from fewscope.annotate.session import Session
+
+SESSION: web.AppKey[Session] = web.AppKey("session", Session)

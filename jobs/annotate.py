@@ -1,0 +1,186 @@
+"""Draw labels on slides and rasters in the browser, see what they teach, correct it. Also ``fewscope annotate``."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from fewscope.connectors.raster_options import RasterOptions
+from fewscope.errors import ConfigError
+from fewscope.jobs import raster_options
+from fewscope.jobs.common import call, expand
+from fewscope.jobs.folders import folder_names
+from fewscope.jobs.options import JobParser, typed
+from fewscope.model.networks.names import MODELS
+
+PROG = "python jobs/annotate.py"
+DESCRIPTION = """\
+Draw labels on slides and rasters in the browser, see at once what they teach, correct it, and run the whole job.
+
+Examples:
+    %(prog)s slide.svs
+    %(prog)s scene.tif --bands 4,3,2 --support drawn.gpkg --out out/scene
+
+Everything is kept in OUT as it is drawn: labels.geojson opens in QuPath or QGIS and is a support set as it is, the
+journal beside it holds every change. The same command goes on where you stopped. See docs/annotate.md.
+"""
+SLIDE_OPTIONS = ("--mpp", "--slide-mpp", "--cell-part", "--geojson-origin")
+RASTER_OPTIONS = (
+    "--bands",
+    "--scale",
+    "--nodata",
+    "--alpha",
+    "--allow-remote-references",
+    "--res",
+    "--crs",
+    "--assets",
+)
+BOTH_OPTIONS = ("--model", "--weights")
+"""Options that a run from the page gets as well, under the same names."""
+
+
+def parser(prog: str = PROG) -> JobParser:
+    """The options."""
+    made = JobParser(prog, DESCRIPTION, "SLIDE_OR_RASTER [...] [--support SUPPORT] [--out OUT] [options]")
+    add = made.group["input"].add_argument
+    add(
+        "sources",
+        nargs="+",
+        metavar="SLIDE_OR_RASTER",
+        help="slide or raster: path, glob, or fsspec URL (s3://...)",
+    )
+    add("--support", help="annotations of the first source to start from, as for `fewscope segment` or `map`")
+    add(
+        "--kind",
+        choices=("auto", "slide", "raster"),
+        default="auto",
+        help="what the sources are (default auto: what each file is)",
+    )
+    add(
+        "--mpp",
+        type=float,
+        help="working resolution of slides, um per px (default 0.5, or the slide's if coarser)",
+    )
+    add(
+        "--slide-mpp",
+        type=float,
+        metavar="MPP",
+        help="resolution of level 0, if a slide does not state it or is wrong",
+    )
+    add(
+        "--cell-part",
+        choices=("auto", "nucleus", "cell"),
+        default="auto",
+        help="outline of QuPath's cells to learn from (default auto)",
+    )
+    add(
+        "--geojson-origin",
+        choices=("scan", "file"),
+        default="scan",
+        help="where the coordinates of GeoJSON start on slides that state a scanned area (default scan)",
+    )
+    raster_options.add_reading_options(made)
+    add = made.group["output"].add_argument
+    add("--out", default="", help="folder for labels and results (default out/NAME of the first source)")
+    add = made.group["model"].add_argument
+    add("--model", choices=MODELS, default="compact", help="network (default compact)")
+    add("--weights", metavar="FILE", help="weights to use instead of the shipped ones (.safetensors)")
+    add(
+        "--fine",
+        action="store_true",
+        help="a preview twice as fine, for small objects; it takes twice as long",
+    )
+    add = made.group["execution"].add_argument
+    add("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1: this machine alone)")
+    add("--port", type=int, default=0, help="port to listen on (default 0: one that is free)")
+    add(
+        "--token-file", metavar="FILE", help="file with the secret of the address, needed with another --host"
+    )
+    add("--no-browser", action="store_true", help="print the address, and open no browser")
+    return made.finish()
+
+
+def parse(argv: list[str] | None, prog: str = PROG) -> argparse.Namespace:
+    """The command line."""
+    return parser(prog).parse_intermixed_args(argv)  # options may stand between sources
+
+
+def run(args: argparse.Namespace) -> int:
+    """Serve until stopped."""
+    from fewscope.annotate.app import serve
+    from fewscope.annotate.config import AnnotateConfig
+
+    sources = expand(args.sources)
+    names = [name if name.casefold() != "runs" else f"{name}-1" for name in folder_names(sources)]
+    token = None
+    if args.token_file:
+        try:
+            token = Path(args.token_file).read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"--token-file {args.token_file}: cannot be read ({error})") from error
+    view = RasterOptions(
+        bands=args.bands,
+        scale=tuple(args.scale) if args.scale else None,
+        nodata=args.nodata,
+        res=args.res,
+        crs=args.crs,
+        assets=args.assets,
+        alpha=args.alpha,
+        allow_remote_references=args.allow_remote_references,
+    )
+    return serve(
+        AnnotateConfig(
+            sources=tuple(sources),
+            names=tuple(names),
+            out=args.out.rstrip("/") or os.path.join("out", names[0]),
+            support=args.support,
+            kind=args.kind,
+            mpp=args.mpp,
+            slide_mpp=args.slide_mpp,
+            raster=view,
+            cell_part=args.cell_part,
+            geojson_origin=args.geojson_origin,
+            model=args.model,
+            weights=args.weights,
+            fine=args.fine,
+            slide_arguments=given(args, SLIDE_OPTIONS + BOTH_OPTIONS),
+            raster_arguments=given(args, RASTER_OPTIONS + BOTH_OPTIONS),
+            host=args.host,
+            port=args.port,
+            open_browser=not args.no_browser,
+            token=token,
+        )
+    )
+
+
+def given(args: argparse.Namespace, options: tuple[str, ...]) -> tuple[str, ...]:
+    """Those of the options that differ from their defaults, as words of a command line."""
+    words: list[str] = []
+    defaults = vars(parser().parse_args(["."]))
+    for option in options:
+        name = option[2:].replace("-", "_")
+        value = getattr(args, name)
+        if value == defaults[name]:
+            continue
+        if value is True:
+            words.append(option)
+        elif isinstance(value, list):  # of several words
+            words += [option, *map(str, value)]
+        elif isinstance(value, tuple):
+            words += [option, ",".join(map(str, value))]
+        else:
+            words += [option, str(value)]
+    return tuple(words)
+
+
+def main(argv: list[str] | None = None, prog: str = PROG) -> int:
+    """Parse, call, print; the exit code."""
+    return call(run, parse(argv, prog))
+
+
+if __name__ == "__main__":
+    sys.exit(main(prog=typed(__file__)))
