@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -25,4 +25,5 @@ def atomic_file(path: Path) -> Iterator[Path]:
             os.close(descriptor)
         os.replace(temporary, path)
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # of a disk that fails: what the block raised says more
+            temporary.unlink()

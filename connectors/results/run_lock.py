@@ -220,7 +220,7 @@ def _create_locally(path: str, data: bytes) -> bool:
     """Write a file that must not exist, whole; False if it exists."""
     folder = os.path.dirname(path)
     os.makedirs(folder, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".lock-", dir=folder) as scratch:
+    with tempfile.TemporaryDirectory(prefix=".lock-", dir=folder, ignore_cleanup_errors=True) as scratch:
         written = os.path.join(scratch, "lock")
         with open(written, "wb") as file:
             file.write(data)

@@ -88,7 +88,11 @@ def atomic_file(uri: str, *, durable: bool = True) -> Iterator[str]:
         local = is_local(fs)
         if local:
             os.makedirs(folder, exist_ok=True)
-        scratch = tempfile.TemporaryDirectory(prefix=TEMPORARY_PREFIX, dir=folder if local else None)
+        scratch = tempfile.TemporaryDirectory(
+            prefix=TEMPORARY_PREFIX,
+            dir=folder if local else None,
+            ignore_cleanup_errors=True,  # of a disk that fails: `remove_leftovers` tries again
+        )
     with scratch:
         temporary = os.path.join(scratch.name, name)
         yield temporary
