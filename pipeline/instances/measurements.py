@@ -237,6 +237,22 @@ def _unit_rows(units: Sequence[Unit]) -> Iterable[list[Unit]]:
     return lines.values()
 
 
+def mark_cut(table: pa.Table, holes: Sequence[Window]) -> pa.Table:
+    """Rows of `instance_schema`, ``touches_edge`` also set where the bounding box meets a window of `holes`.
+
+    An object beside a part of the source that could not be done may go on in it, as one at the edge may beyond it.
+    """
+    row0, col0, row1, col1 = (
+        table[f"bbox_{name}"].to_numpy().astype(np.int64) for name in ("row0", "col0", "row1", "col1")
+    )
+    cut = table["touches_edge"].to_numpy().copy()
+    for hole in holes:
+        across = (row0 <= hole.row_off + hole.height) & (row1 >= hole.row_off)
+        cut |= across & (col0 <= hole.col_off + hole.width) & (col1 >= hole.col_off)
+    place = table.schema.get_field_index("touches_edge")
+    return table.set_column(place, table.schema.field(place), pa.array(cut))
+
+
 def _select(
     unit: Unit, load_table: Callable[[Unit], pa.Table | None], merge: Merge, shared: bool
 ) -> tuple[np.ndarray, Columns]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,7 @@ from fewscope.pipeline.maps.water_indices import SOURCES, agreement, compare_uni
 from fewscope.pipeline.outputs.segmentation import Segmentation
 from fewscope.pipeline.plan import Plan
 from fewscope.pipeline.sources import pixel_m2
+from fewscope.pipeline.tiling.grid import Unit
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -58,19 +60,24 @@ def make_maps(segmentation: Segmentation) -> MapResult:
     pool, job, plan = segmentation.pool, segmentation.job, segmentation.plan
     names = plan.support.class_names
     simplify_px = plan.config.raster.simplify_px if plan.config.raster else 0.0
-    summary = write_map(pool, job, plan.units, plan.config.out, names, simplify_px)
-    return MapResult(summary, pixel_m2(plan.source.info) or math.nan, compare_with_indices(pool, job, plan))
+    holes = segmentation.holes
+    summary = write_map(
+        pool, job, plan.units, plan.config.out, names, simplify_px, [unit.core for unit in holes]
+    )
+    done = [unit for unit in plan.units if unit not in holes]
+    indices = compare_with_indices(pool, job, plan, done)
+    return MapResult(summary, pixel_m2(plan.source.info) or math.nan, indices)
 
 
-def compare_with_indices(pool: Pool, job: Job, plan: Plan) -> dict[str, Any]:
-    """Agreement of the mask with the requested water indices; empty without any."""
+def compare_with_indices(pool: Pool, job: Job, plan: Plan, units: Sequence[Unit]) -> dict[str, Any]:
+    """Agreement of the mask with the requested water indices in `units`; empty without any."""
     raster = plan.config.raster
     if raster is None or raster.index_bands is None:
         return {}
     bands = raster.index_bands
     source = open_source(plan.config.source, raster=bands.view(raster.view))
     totals = {name: np.zeros(3, np.int64) for name in bands.pairs}
-    for _, counts in pool.map(compare_unit, job, ((unit, (source, bands)) for unit in plan.units)):
+    for _, counts in pool.map(compare_unit, job, ((unit, (source, bands)) for unit in units)):
         for name, of_unit in counts.items():
             totals[name] += of_unit
     source.close()

@@ -49,7 +49,7 @@ MAX_RIVER_PX = 32 * 2**20
 """Pixels of the mask that rivers are looked for in: 0.7 GB with the 20 bytes per pixel that it takes."""
 
 NOT_VALID = 255
-"""Value of ``mask.tif`` where the source has no pixels; 0 background, 1..C the classes."""
+"""Value of ``mask.tif`` where the source has no pixels, or a unit could not be done; 0 background, 1..C the classes."""
 
 CENTRELINE_SCHEMA = pa.schema(
     [
@@ -74,7 +74,7 @@ class Areas:
     Attributes
     ----------
     analysed : float
-        Area of the valid pixels, m2; px where the raster has no CRS.
+        Area of the valid pixels outside of holes, m2; px where the raster has no CRS.
     covered : tuple[float, ...]
         (C,) of each class, likewise.
     """
@@ -108,6 +108,7 @@ def write_map(
     out: str,
     class_names: Sequence[str],
     simplify_px: float = 0.0,
+    holes: Sequence[Window] = (),
 ) -> MapSummary:
     """Write ``mask.tif``, ``probability.tif``, ``features.gpkg``, ``features.parquet`` and ``centreline.parquet``.
 
@@ -121,6 +122,8 @@ def write_map(
         C str.
     simplify_px : float
         Polygons may be off by so much.
+    holes : Sequence[Window]
+        Parts of the raster that could not be done: nodata in the COGs, and in no area.
 
     Raises
     ------
@@ -130,7 +133,7 @@ def write_map(
     out, info = out.rstrip("/"), job.source.info
     ground = GroundMeasure.of(info.crs, info.transform, info.height, info.width)
     write_georeference(job.store, info.transform, info.crs)
-    areas = write_rasters(job.source, job.store, out, ground, class_names)
+    areas = write_rasters(job.source, job.store, out, ground, class_names, holes)
     factor = max(1, math.ceil(math.sqrt(info.height * info.width / MAX_RIVER_PX)))
     networks = {}
     for value, name in enumerate(class_names, start=1):
@@ -143,9 +146,14 @@ def write_map(
 
 
 def write_rasters(
-    source: Source, store: ResultStore, out: str, ground: GroundMeasure, class_names: Sequence[str]
+    source: Source,
+    store: ResultStore,
+    out: str,
+    ground: GroundMeasure,
+    class_names: Sequence[str],
+    holes: Sequence[Window] = (),
 ) -> Areas:
-    """Write the two COGs, and measure while at it."""
+    """Write the two COGs, and measure while at it; `holes` are as if the source had no pixels there."""
     info = source.info
     mask = CogSpec(
         height=info.height,
@@ -172,6 +180,10 @@ def write_rasters(
             rows = slice(window.row_off, window.row_off + window.height)
             cols = slice(window.col_off, window.col_off + window.width)
             _, valid = source.read(window)
+            for hole in holes:
+                top, left = hole.row_off - window.row_off, hole.col_off - window.col_off
+                bottom, right = top + hole.height, left + hole.width
+                valid[max(0, top) : max(0, bottom), max(0, left) : max(0, right)] = False
             classes = np.where(valid, np.asarray(store.array("semantic")[rows, cols]), np.uint8(NOT_VALID))
             put_mask(window, classes)
             known = np.asarray(store.array("probability")[rows, cols], np.float32) / 255

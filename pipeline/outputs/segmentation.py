@@ -11,7 +11,7 @@ import pyarrow as pa
 from fewscope.pipeline.execution.job import Job
 from fewscope.pipeline.execution.pool import Pool
 from fewscope.pipeline.instances.labelling import Merge
-from fewscope.pipeline.instances.measurements import final_tables
+from fewscope.pipeline.instances.measurements import final_tables, mark_cut
 from fewscope.pipeline.plan import Plan
 from fewscope.pipeline.tiling.grid import Unit
 
@@ -36,8 +36,18 @@ class Segmentation:
     merge: Merge
     rows: Mapping[str, Mapping[str, Any]]
 
+    @property
+    def holes(self) -> list[Unit]:
+        """The units that were set aside: nothing is known of what lies in them."""
+        return [unit for unit in self.plan.units if "hole" in self.rows[unit.name]]
+
     def instance_tables(self) -> Iterator[pa.Table]:
         """Rows of ``instances.parquet`` in the order of their ids: one table for each row of units that has any."""
+        cores = [unit.core for unit in self.holes]
+        for table in self._tables():
+            yield mark_cut(table, cores) if cores else table
+
+    def _tables(self) -> Iterator[pa.Table]:
         info = self.plan.source.info
 
         def load(unit: Unit) -> pa.Table | None:
