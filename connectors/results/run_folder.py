@@ -183,10 +183,13 @@ class WorkDir:
             return
         n_removed = remove_leftovers(root, below=False)
         n_removed += sum(remove_leftovers(f"{root}/{name}", below=True) for name in (FOLDER, "result.zarr"))
-        for name in list_names(*self._locate("")):  # another job may be about to take the lock at this moment
+        for name in list_names(*self._locate("")):
             path = self._locate(name)[1]
+            if not name.startswith(".lock-"):
+                continue
             with suppress(OSError):
-                if name.startswith(".lock-") and time.time() - os.path.getmtime(path) > LOCK_LEFTOVER_S:
+                # a lock that was moved aside may be one that another job puts back at this moment
+                if os.path.isdir(path) or time.time() - os.path.getmtime(path) > LOCK_LEFTOVER_S:
                     remove(fs, path)
                     n_removed += 1
         if n_removed:

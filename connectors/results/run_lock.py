@@ -41,6 +41,9 @@ STALE_AFTER_S = 300.0
 """Without a heartbeat, after which a holder on another host is taken for dead: 15 heartbeats, so that a machine under
 load, a store that fails for a minute, or clocks that differ by a minute do not count."""
 
+ATTEMPTS = 3
+"""To write a lock: whoever holds the folder removes what killed processes have left, this one's too at that moment."""
+
 READ_BACK_S = 0.5
 """Until a lock on an object store is read back, so that of two drivers the later one shows."""
 
@@ -218,6 +221,16 @@ class RunLock:
 
 def _create_locally(path: str, data: bytes) -> bool:
     """Write a file that must not exist, whole; False if it exists."""
+    for attempt in range(ATTEMPTS):
+        try:
+            return _try_to_create(path, data)
+        except FileNotFoundError:
+            if attempt + 1 == ATTEMPTS:
+                raise
+    raise AssertionError("unreachable")
+
+
+def _try_to_create(path: str, data: bytes) -> bool:
     folder = os.path.dirname(path)
     os.makedirs(folder, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".lock-", dir=folder, ignore_cleanup_errors=True) as scratch:
@@ -228,6 +241,8 @@ def _create_locally(path: str, data: bytes) -> bool:
             os.link(written, path)
         except FileExistsError:
             return False
+        except FileNotFoundError:  # removed by the holder of the folder
+            raise
         except OSError:  # a disk without hard links
             try:
                 descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)

@@ -184,3 +184,37 @@ def test_a_finished_result_on_a_disk_that_cannot_be_written_is_read(
     with WorkDir(out).hold() as lock:
         lock.check()
     assert not is_locked(out)
+
+
+def test_a_lock_that_was_not_written_whole_is_removed_by_the_next_run(tmp_path: Path) -> None:
+    work = WorkDir(str(tmp_path))
+    work.claim({"tile": 224})
+    folder = tmp_path / ".fewscope"
+    (folder / ".lock-ab12cd34").mkdir()
+    (folder / ".lock-ab12cd34/lock").write_text("{")
+    (folder / f".lock-{'0' * 32}").write_text("{}")  # moved aside: another job may be about to put it back
+    work.claim({"tile": 224})
+    assert [path.name for path in folder.glob(".lock-*")] == [f".lock-{'0' * 32}"]
+    os.utime(folder / f".lock-{'0' * 32}", (0, 0))
+    work.claim({"tile": 224})
+    assert not list(folder.glob(".lock-*"))
+
+
+def test_a_lock_is_taken_although_its_unfinished_file_was_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the job that holds the folder, which removes what killed ones have left."""
+    work = WorkDir(str(tmp_path))
+    work.claim({"tile": 224})
+    link, tried = os.link, []
+
+    def link_late(source: str, target: str) -> None:
+        tried.append(source)
+        if len(tried) == 1:
+            work.claim({"tile": 224})
+        link(source, target)
+
+    monkeypatch.setattr(os, "link", link_late)
+    with work.hold():
+        assert is_locked(str(tmp_path))
+    assert len(tried) == 2
