@@ -28,8 +28,8 @@ from benchmarks import synthetic
 from benchmarks.records import emit
 from fewscope.model.networks.compact import CompactNet
 from fewscope.model.networks.relation import RelationNet
-from fewscope.model.segmenter import Segmenter, SupportFeatures
-from fewscope.model.views import View
+from fewscope.model.segmenter import Segmenter
+from fewscope.model.views import SupportFeatures, View
 
 TARGETS = {"vgg16-released": 3.0, "compact": None}
 BATCH = 8

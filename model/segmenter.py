@@ -18,46 +18,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fewscope.errors import ConfigError, WeightsError
-from fewscope.model.conventions import IGNORE_LABEL, PATCH_SIZE
+from fewscope.model.conventions import PATCH_SIZE
 from fewscope.model.depth import instance_depth
 from fewscope.model.devices import default_device, native_precisions, processor_name
 from fewscope.model.finetune import AdaptConfig, adapt
 from fewscope.model.networks.compact import CompactNet, CompactPack
+from fewscope.model.networks.folding import fold_batch_norm
 from fewscope.model.networks.names import MODELS
 from fewscope.model.networks.registry import build_network
-from fewscope.model.views import SIDES, View, scale_images, scale_labels
+from fewscope.model.settled import SettledSegmenter
+from fewscope.model.views import SIDES, SupportFeatures, View, labels_by_class, scale_images, scale_labels
 from fewscope.model.weights import SHIPPED, checksum, load_weights
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class SupportFeatures:
-    """An encoded support set: immutable, picklable, on the CPU, shared with all workers.
-
-    Attributes
-    ----------
-    views : tuple of View
-        The support set at one scale or several; the logits of the views are averaged.
-    shots : int
-        K, the number of patches.
-    digest : str
-        Hash of the support set, the weights, and their adaptation.
-    texture_share : float
-        Weight of the pixel classifier in a pixel's logit, 0 to 1.
-    precision : str
-        Precision in which tiles are predicted with these features, "float32" or "bfloat16": one for all workers of a
-        run.
-    """
-
-    views: tuple[View, ...]
-    shots: int
-    digest: str
-    texture_share: float = 0.0
-    precision: str = "float32"
-
-    @property
-    def n_classes(self) -> int:
-        """C, the number of classes."""
-        return len(self.views[0].packs)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -211,6 +182,31 @@ class Segmenter:
             digest.update(view.digest().encode())
         return SupportFeatures(views, len(images), digest.hexdigest(), texture_share, self.precision)
 
+    def settled(self, images: np.ndarray, side: int = SIDES[0]) -> SettledSegmenter:
+        """This network cut in the middle, for a loop of corrections: its norms are settled once, on unlabelled tiles.
+
+        Parameters
+        ----------
+        images : np.ndarray
+            uint8 (N, H, W, 3): about eight tiles of what will be predicted, of one size, multiples of 32. With their
+            statistics alone a support set scores as with its own.
+        side : int
+            Side, px, to which 224 px are resized; a multiple of 32.
+
+        Raises
+        ------
+        ConfigError
+            The network has no norms to settle, or the images or the side do not fit.
+        """
+        if not isinstance(self._exact, CompactNet):
+            raise ConfigError(f"model {self.name!r} cannot be settled on unlabelled tiles; use compact")
+        if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8 or not len(images):
+            raise ConfigError(f"tiles are {images.dtype} {images.shape}; expected uint8 (N, H, W, 3), N >= 1")
+        if side % 32:
+            raise ConfigError(f"side {side} is not a multiple of 32; use 128, 192 or 320")
+        exact = self._exact.adapt_statistics(scale_images(self._tensor(images).float() / 255, side))
+        return SettledSegmenter(exact, self._faster(exact, self.dtype), side, self.device, self.dtype)
+
     def _view(
         self,
         images: Tensor,
@@ -360,45 +356,6 @@ class Segmenter:
             network = self._fast[dtype]
         packs = tuple(pack.to(device=self.device, dtype=dtype) for pack in view.packs)
         return network, replace(view, packs=packs)
-
-
-def labels_by_class(labels: np.ndarray) -> np.ndarray:
-    """Labels of each class.
-
-    Parameters
-    ----------
-    labels : np.ndarray
-        (K, H, W) or (C, K, H, W) uint8, as `Segmenter.encode` takes them.
-
-    Returns
-    -------
-    (C, K, H, W) uint8: 0 for background, 1 for object of the class, 255 for not known
-
-    >>> labels_by_class(np.array([[[0, 1, 2, 255]]], np.uint8)).tolist()
-    [[[[0, 1, 0, 255]]], [[[0, 0, 1, 255]]]]
-    """
-    if labels.ndim == 4:
-        return labels
-    n_classes = max(1, int(labels[labels != IGNORE_LABEL].max(initial=0)))
-    classes = np.arange(1, n_classes + 1, dtype=np.uint8)[:, None, None, None]
-    return np.where(labels == IGNORE_LABEL, np.uint8(IGNORE_LABEL), (labels == classes).astype(np.uint8))
-
-
-def fold_batch_norm(module: nn.Module) -> nn.Module:
-    """Fold every batch norm that follows a convolution in a `Sequential` into it. The module must be in eval mode."""
-    for name, child in module.named_children():
-        if isinstance(child, nn.Sequential):
-            layers = list(child)
-            folded: list[nn.Module] = []
-            for layer in layers:
-                if isinstance(layer, nn.BatchNorm2d) and folded and isinstance(folded[-1], nn.Conv2d):
-                    folded[-1] = torch.nn.utils.fusion.fuse_conv_bn_eval(folded[-1], layer)
-                else:
-                    folded.append(fold_batch_norm(layer))
-            setattr(module, name, nn.Sequential(*folded))
-        else:
-            setattr(module, name, fold_batch_norm(child))
-    return module
 
 
 def load_segmenter(model: str = "compact", weights: str | None = None, **options: Any) -> Segmenter:

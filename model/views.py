@@ -1,4 +1,4 @@
-"""Views: a support set encoded at one scale of patches and tiles."""
+"""Encoded support sets: `View` is one at one scale of patches and tiles, `SupportFeatures` has one or several."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fewscope.model.conventions import PATCH_SIZE
+from fewscope.model.conventions import IGNORE_LABEL, PATCH_SIZE
 from fewscope.model.networks.pixel_classifier import TexturePack
 
 SIDES = (128, 192)
@@ -72,6 +72,37 @@ class View:
         return digest.hexdigest()
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class SupportFeatures:
+    """An encoded support set: immutable, picklable, on the CPU, shared with all workers.
+
+    Attributes
+    ----------
+    views : tuple of View
+        The support set at one scale or several; the logits of the views are averaged.
+    shots : int
+        K, the number of patches.
+    digest : str
+        Hash of the support set, the weights, and their adaptation.
+    texture_share : float
+        Weight of the pixel classifier in a pixel's logit, 0 to 1.
+    precision : str
+        Precision in which tiles are predicted with these features, "float32" or "bfloat16": one for all workers of a
+        run.
+    """
+
+    views: tuple[View, ...]
+    shots: int
+    digest: str
+    texture_share: float = 0.0
+    precision: str = "float32"
+
+    @property
+    def n_classes(self) -> int:
+        """C, the number of classes."""
+        return len(self.views[0].packs)
+
+
 def scale_images(images: Tensor, side: int) -> Tensor:
     """Resize images (N, 3, H, W) so that 224 px become `side`, rounded to a multiple of 32; bilinear, antialiased."""
     if side == PATCH_SIZE:
@@ -88,3 +119,25 @@ def scale_labels(labels: Tensor, side: int) -> Tensor:
     if side == PATCH_SIZE:
         return labels
     return F.interpolate(labels, size=_scaled_size(labels.shape, side), mode="nearest-exact")
+
+
+def labels_by_class(labels: np.ndarray) -> np.ndarray:
+    """Labels of each class.
+
+    Parameters
+    ----------
+    labels : np.ndarray
+        (K, H, W) or (C, K, H, W) uint8, as `Segmenter.encode` takes them.
+
+    Returns
+    -------
+    (C, K, H, W) uint8: 0 for background, 1 for object of the class, 255 for not known
+
+    >>> labels_by_class(np.array([[[0, 1, 2, 255]]], np.uint8)).tolist()
+    [[[[0, 1, 0, 255]]], [[[0, 0, 1, 255]]]]
+    """
+    if labels.ndim == 4:
+        return labels
+    n_classes = max(1, int(labels[labels != IGNORE_LABEL].max(initial=0)))
+    classes = np.arange(1, n_classes + 1, dtype=np.uint8)[:, None, None, None]
+    return np.where(labels == IGNORE_LABEL, np.uint8(IGNORE_LABEL), (labels == classes).astype(np.uint8))

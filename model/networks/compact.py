@@ -17,15 +17,8 @@ from torch import Tensor, nn
 
 from fewscope.errors import ConfigError
 from fewscope.model.networks import readouts
-from fewscope.model.networks.pixel_classifier import (
-    LIMIT,
-    STRIDE,
-    TexturePack,
-    fit_texture,
-    flatness,
-    texture_logits,
-    texture_statistics,
-)
+from fewscope.model.networks.pixel_classifier import LIMIT, TexturePack, fit_texture, texture_logits
+from fewscope.model.networks.texture_statistics import STRIDE, flatness, texture_statistics
 
 WIDTHS = {"S": (16, 32, 64, 128, 192), "L": (32, 64, 128, 256, 384)}
 """Channels at strides 1, 2, 4, 8, 16."""
@@ -282,8 +275,15 @@ class CompactNet(nn.Module):
         texture : TexturePack | None
             The pixel classifier, if already fitted: it does not depend on the network.
         """
-        maps = self.encoder(images)
-        sides = torch.cat([foreground, background], dim=1).to(images.dtype)
+        if texture is None:
+            texture = fit_texture(images, foreground, background)
+        return self.compile_maps(self.encoder(images), foreground, background, texture)
+
+    def compile_maps(
+        self, maps: dict[int, Tensor], foreground: Tensor, background: Tensor, texture: TexturePack
+    ) -> CompactPack:
+        """`compile_support` from the encoder's maps of the patches, by stride of `STRIDES`."""
+        sides = torch.cat([foreground, background], dim=1).to(self.head.weight.dtype)
         embedded = self.mask_encoder(sides)
         fg = {s: F.avg_pool2d(foreground.float(), s).flatten() for s in STRIDES}
         bg = {s: F.avg_pool2d(background.float(), s).flatten() for s in STRIDES}
@@ -295,8 +295,6 @@ class CompactNet(nn.Module):
         for s in STRIDES:
             ridge[s] = readouts.class_ridge(_rows(maps[s]), fg[s], bg[s], self.log_ridge[str(s)].exp())
             means[s] = readouts.prototypes(_rows(maps[s]), fg[s], bg[s])
-        if texture is None:
-            texture = fit_texture(images, foreground, background)
         return CompactPack(keys, values, ridge, means, texture)
 
     def keys(self, features: Tensor, stride: int) -> Tensor:

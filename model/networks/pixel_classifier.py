@@ -8,9 +8,8 @@ read-outs of the support set: the two err in different places, and the decoder h
 
 from __future__ import annotations
 
-import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -18,13 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-STRIDE = 2
-"""Of the statistics, px: a quarter of the pixels suffices, as outlines come from the network."""
+from fewscope.model.networks.texture_statistics import N_STATISTICS, STRIDE, texture_statistics
 
-SIGMAS = (1, 2, 4, 8, 16)
-"""Scales in pixels of that stride."""
-
-N_STATISTICS = 4 + 12 * len(SIGMAS)
 WIDTH = 32
 LIMIT = 6.0
 """Logits and standardised statistics are clipped to +-LIMIT: five patches justify no more certainty."""
@@ -53,14 +47,6 @@ SMOOTHING = 0.1
 
 BALANCE = 0.3
 """How far the share of object pixels in a batch is moved from their share in the patches towards one half."""
-
-FLAT = 0.01
-"""Scale-normalised slope (of intensities in [0, 1]) up to which a place is flat; from twice that on it is not. This
-makes no difference on ten unseen classes, and prevents false positives on empty glass."""
-
-REACH = 16
-"""Distance at which the largest scale of `flatness` still responds to a steep edge, in pixels of the statistics: twice
-its sigma."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -92,87 +78,6 @@ class TexturePack:
     def of(cls, arrays: Mapping[str, np.ndarray]) -> TexturePack:
         """The inverse of `tensors`, from arrays."""
         return cls(**{name: torch.from_numpy(array) for name, array in arrays.items()})
-
-
-def texture_statistics(images: Tensor) -> Tensor:
-    """Colour, local contrast, and at each scale smoothed colour, gradient magnitude and Hessian eigenvalues.
-
-    Parameters
-    ----------
-    images : Tensor
-        (N, 3, H, W) float in [0, 1], H and W multiples of 32.
-
-    Returns
-    -------
-    (N, N_STATISTICS, H / 2, W / 2) float32, scale-normalised (Lindeberg, IJCV 1998), so that all have one magnitude.
-    """
-    images = images.float().contiguous()  # planar memory is faster here, unlike in convolutions
-    grey = images.mean(1, keepdim=True)
-    x = F.avg_pool2d(images, STRIDE)
-    contrast = (
-        (F.avg_pool2d(grey * grey, STRIDE) - F.avg_pool2d(grey, STRIDE).square()).clamp_min(1e-6).sqrt()
-    )
-    size = x.shape[-2:]
-    parts = [x, contrast]
-    smooth, before, stride = x, 0.0, 1
-    for sigma in SIGMAS:
-        smooth = _gaussian(smooth, math.sqrt(sigma**2 - before**2) / stride)
-        before, unit = sigma, sigma / stride
-        dx, dy = _slope(smooth, 3) * unit, _slope(smooth, 2) * unit
-        dxx, dyy, dxy = _slope(dx, 3) * unit, _slope(dy, 2) * unit, _slope(dx, 2) * unit
-        magnitude = (dx * dx + dy * dy + 1e-10).sqrt()
-        middle, spread = (dxx + dyy) / 2, (((dxx - dyy) / 2).square() + dxy.square() + 1e-10).sqrt()
-        found = [smooth, magnitude, middle + spread, middle - spread]
-        if stride > 1:
-            found = [F.interpolate(torch.cat(found, dim=1), size=size, mode="bilinear", align_corners=False)]
-        parts += found
-        if sigma > 1 and sigma < SIGMAS[-1]:  # smooth enough for half the pixels
-            smooth, stride = F.avg_pool2d(smooth, 2), 2 * stride
-    return torch.cat(parts, dim=1)
-
-
-def flatness(statistics: Tensor) -> Tensor:
-    """Where an image is flat, like empty glass, a black rim or still water.
-
-    Judged by the slopes at scales of 4 to 16 px; smaller scales respond to noise. The largest scale responds to tissue
-    from a distance, so that the glass beside it would not be flat: a place gets 1/2 if it is flat at 4 px and something
-    within `REACH` is flat at all scales.
-
-    Parameters
-    ----------
-    statistics : Tensor
-        (N, N_STATISTICS, H / 2, W / 2), as `texture_statistics` returns them.
-
-    Returns
-    -------
-    (N, 1, H / 2, W / 2), from 1 (flat) to 0 (not flat)
-    """
-    # (N, scale, colour, H / 2, W / 2)
-    slopes = statistics[:, 4:].unflatten(1, (len(SIGMAS), 4, 3))[:, 1:4, 1]
-    steepest = functools.reduce(torch.maximum, slopes.unbind(2))
-    near, middle, far = (2 - steepest / FLAT).clamp(0, 1).split(1, 1)
-    flat = torch.minimum(torch.minimum(near, middle), far)
-    around = F.max_pool2d(F.max_pool2d(flat, 4), 2 * REACH // 4 + 1, stride=1, padding=REACH // 4)
-    beside = torch.minimum(near, F.interpolate(around, scale_factor=4, mode="nearest"))
-    return torch.maximum(flat, beside / 2)
-
-
-def _gaussian(x: Tensor, sigma: float) -> Tensor:
-    reach = max(1, round(3 * sigma))
-    at = torch.arange(-reach, reach + 1, dtype=x.dtype, device=x.device)
-    kernel = torch.exp(-at.square() / (2 * sigma**2))
-    kernel = (kernel / kernel.sum()).repeat(x.shape[1], 1)
-    x = F.conv2d(F.pad(x, (reach, reach, 0, 0), mode="replicate"), kernel[:, None, None], groups=x.shape[1])
-    return F.conv2d(
-        F.pad(x, (0, 0, reach, reach), mode="replicate"), kernel[:, None, :, None], groups=x.shape[1]
-    )
-
-
-def _slope(x: Tensor, dim: int) -> Tensor:
-    """Central differences along rows (2) or columns (3)."""
-    n = x.shape[dim]
-    padded = F.pad(x, (1, 1, 0, 0) if dim == 3 else (0, 0, 1, 1), mode="replicate")
-    return (padded.narrow(dim, 2, n) - padded.narrow(dim, 0, n)) / 2
 
 
 def texture_logits(statistics: Tensor, pack: TexturePack) -> Tensor:
@@ -366,22 +271,69 @@ def _views(flat: Tensor) -> tuple[Tensor, ...]:
 def _pixels(images: Tensor, sides: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Statistics (P, N_STATISTICS) of labelled pixels and the object's share of each (P,), at all `ZOOMS`, plain and
     jittered."""
-    found: list[tuple[Tensor, Tensor]] = []
     most = MOST_PIXELS // (2 * len(ZOOMS) * len(images))
-    for zoom in ZOOMS:
-        for jitter in (0.0, JITTER):
-            for image, of_patch in zip(images.split(1), sides.split(1), strict=True):
-                size = [max(1, round(n * zoom / 32)) * 32 for n in image.shape[-2:]]
-                view = F.interpolate(image.float(), size=size, mode="bilinear", antialias=True)
-                gain, shift = (1 + jitter * torch.randn(1, generator=generator).item() for _ in range(2))
-                view = ((view - 0.5) * gain + 0.5 + (shift - 1) / 2).clamp(0, 1)
-                share = F.interpolate(of_patch.float(), size=[n // STRIDE for n in size], mode="area")[0]
-                known = torch.nonzero((share.sum(0) > 0.5).flatten()).flatten()
-                if len(known) > most:
-                    known = known[torch.randperm(len(known), generator=generator)[:most].to(known.device)]
-                rows = texture_statistics(view)[0].flatten(1).T[known]
-                found.append((rows, (share[0] / share.sum(0).clamp_min(1e-6)).flatten()[known]))
+    found = [
+        _pixels_of_view(image, of_patch, zoom, jitter, most, generator)
+        for zoom in ZOOMS
+        for jitter in (0.0, JITTER)
+        for image, of_patch in zip(images.split(1), sides.split(1), strict=True)
+    ]
+    return _join(found)
+
+
+def patch_pixels(
+    image: Tensor, foreground: Tensor, background: Tensor, *, most: int
+) -> tuple[Tensor, Tensor]:
+    """Labelled pixels of one patch, to be kept: a classifier is fitted to those of all patches by `fit_pixels`.
+
+    Parameters
+    ----------
+    image : Tensor
+        (1, 3, H, W) float in [0, 1].
+    foreground, background : Tensor
+        (1, 1, H, W) float, 1 where a pixel is labelled as object (background).
+    most : int
+        Most pixels from each zoom of the patch, plain and jittered.
+
+    Returns
+    -------
+    Statistics (P, N_STATISTICS), and the object's share of each pixel (P,); P is 0 where nothing is labelled.
+    """
+    generator = torch.Generator().manual_seed(0)
+    sides = torch.cat([foreground, background], dim=1)
+    found = [
+        _pixels_of_view(image, sides, zoom, jitter, most, generator)
+        for zoom in ZOOMS
+        for jitter in (0.0, JITTER)
+    ]
+    return torch.cat([x for x, _ in found]), torch.cat([y for _, y in found])
+
+
+def fit_pixels(patches: Sequence[tuple[Tensor, Tensor]], *, steps: int, batch: int) -> TexturePack:
+    """`fit_texture` on what `patch_pixels` returned for each patch."""
+    x, share = _join(patches)
+    known, generator = torch.ones_like(share[None]) > 0, torch.Generator().manual_seed(0)
+    return fit_textures(x[None], share[None], known, generator, steps=steps, batch=batch).of_episode(0)
+
+
+def _join(found: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     rows, share = torch.cat([x for x, _ in found]), torch.cat([y for _, y in found])
     if not len(rows):  # nothing is labelled: one pixel that is neither
         return rows.new_zeros(1, N_STATISTICS), rows.new_full((1,), 0.5)
     return rows, share
+
+
+def _pixels_of_view(
+    image: Tensor, of_patch: Tensor, zoom: float, jitter: float, most: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """At most `most` labelled pixels of a patch (1, 3, H, W) at one zoom, as `_pixels` returns those of all."""
+    size = [max(1, round(n * zoom / 32)) * 32 for n in image.shape[-2:]]
+    view = F.interpolate(image.float(), size=size, mode="bilinear", antialias=True)
+    gain, shift = (1 + jitter * torch.randn(1, generator=generator).item() for _ in range(2))
+    view = ((view - 0.5) * gain + 0.5 + (shift - 1) / 2).clamp(0, 1)
+    share = F.interpolate(of_patch.float(), size=[n // STRIDE for n in size], mode="area")[0]
+    known = torch.nonzero((share.sum(0) > 0.5).flatten()).flatten()
+    if len(known) > most:
+        known = known[torch.randperm(len(known), generator=generator)[:most].to(known.device)]
+    rows = texture_statistics(view)[0].flatten(1).T[known]
+    return rows, (share[0] / share.sum(0).clamp_min(1e-6)).flatten()[known]

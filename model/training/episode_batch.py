@@ -23,8 +23,8 @@ from fewscope.model.networks.pixel_classifier import (
     QUICK_STEPS,
     TexturePack,
     fit_textures,
-    texture_statistics,
 )
+from fewscope.model.networks.texture_statistics import texture_statistics
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -17,7 +17,8 @@ from fewscope.connectors.datasets.class_folders import ClassImages
 from fewscope.connectors.support.support_set import SupportSet
 from fewscope.errors import ConfigError
 from fewscope.model.episodes.protocol import SEED, EpisodeDraw, exhaustive_episodes, sampled_episodes
-from fewscope.model.segmenter import Segmenter, SupportFeatures, labels_by_class
+from fewscope.model.segmenter import Segmenter
+from fewscope.model.views import SupportFeatures, labels_by_class
 from fewscope.pipeline import predictor
 from fewscope.pipeline.calibration import leave_one_out
 from fewscope.pipeline.calibration.model_selection import SelectedEncoding, select_encoding

@@ -13,8 +13,8 @@ from fewscope.model.networks.compact import CompactNet
 from fewscope.model.networks.pixel_classifier import LIMIT
 from fewscope.model.networks.registry import build_network
 from fewscope.model.networks.relation import RelationNet
-from fewscope.model.segmenter import Segmenter, SupportFeatures, load_segmenter
-from fewscope.model.views import SIDES
+from fewscope.model.segmenter import Segmenter, load_segmenter
+from fewscope.model.views import SIDES, SupportFeatures
 from fewscope.model.weights import save_weights
 
 
@@ -243,7 +243,7 @@ def test_nothing_is_found_on_empty_glass(
     tiles = np.concatenate([glass, bright])
     found = segmenter.predict(tiles, on_glass["both"])
     assert found[2:].max() < 0.5
-    monkeypatch.setattr("fewscope.model.networks.pixel_classifier.FLAT", 1e-9)
+    monkeypatch.setattr("fewscope.model.networks.texture_statistics.FLAT", 1e-9)
     network, classifier = (segmenter.predict(tiles, on_glass[name]) for name in ("network", "classifier"))
     limits = 1 / (1 + np.exp([LIMIT, -LIMIT]))
     nearly = 0.05  # the lower of the two at 128 px, here at 224

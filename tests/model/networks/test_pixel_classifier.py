@@ -10,16 +10,14 @@ import torch
 
 from fewscope.model.networks.pixel_classifier import (
     LIMIT,
-    N_STATISTICS,
     TexturePack,
     fit_texture,
     fit_textures,
-    flatness,
     texture_logits,
-    texture_statistics,
 )
-from fewscope.model.segmenter import Segmenter, SupportFeatures, load_segmenter
-from fewscope.model.views import View
+from fewscope.model.networks.texture_statistics import N_STATISTICS, flatness, texture_statistics
+from fewscope.model.segmenter import Segmenter, load_segmenter
+from fewscope.model.views import SupportFeatures, View
 
 
 def striped(seed: int, n: int = 1) -> tuple[np.ndarray, np.ndarray]:
@@ -116,7 +114,7 @@ def by_side(features: SupportFeatures) -> dict[int, View]:
 @pytest.fixture
 def nothing_is_flat(monkeypatch: pytest.MonkeyPatch) -> None:
     """The bands are; `test_models` asks what becomes of that."""
-    monkeypatch.setattr("fewscope.model.networks.pixel_classifier.FLAT", 1e-9)
+    monkeypatch.setattr("fewscope.model.networks.texture_statistics.FLAT", 1e-9)
 
 
 @pytest.mark.slow

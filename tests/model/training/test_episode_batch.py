@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from fewscope.model.episodes.sampler import EpisodeSampler
 from fewscope.model.networks import readouts
 from fewscope.model.networks.compact import CompactNet, TaskNorm
-from fewscope.model.networks.pixel_classifier import texture_statistics
+from fewscope.model.networks.texture_statistics import texture_statistics
 from fewscope.model.training.episode_batch import EpisodeBatch, fit_classifiers, keys_kept, predict_episodes
 
 
