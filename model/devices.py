@@ -39,3 +39,8 @@ def processor_name(device: torch.device) -> str:
     except (OSError, StopIteration):  # not Linux, or a processor without a name
         pass
     return f"{name} ({torch.backends.cpu.get_cpu_capability()})"
+
+
+def use_one_thread() -> None:
+    """Have torch compute with one thread in this thread, and in those that are started later, from now on."""
+    torch.set_num_threads(1)

@@ -7,6 +7,7 @@ tile stay valid, and after a correction only the support set is compiled and the
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import threading
 from collections import OrderedDict
@@ -289,7 +290,7 @@ class SettledSegmenter:
         found = []
         for image in images:
             found.append(
-                self._kept(self._patches, PATCHES_KEPT, _key(image), lambda image=image: encode(image))
+                self._kept(self._patches, PATCHES_KEPT, _key(image), functools.partial(encode, image))
             )
         return {stride: torch.cat([maps[stride] for maps in found]) for stride in found[0]}
 
@@ -304,7 +305,7 @@ class SettledSegmenter:
 
         def fit() -> TexturePack:
             found = [
-                self._kept(self._pixels, PIXELS_KEPT, key, lambda k=k: pixels(k))
+                self._kept(self._pixels, PIXELS_KEPT, key, functools.partial(pixels, k))
                 for k, key in enumerate(keys)
             ]
             most = MOST_FITTED // len(found)
