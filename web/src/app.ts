@@ -1,0 +1,325 @@
+/** The state of the page and what can be done to it. Panels and tools listen to it and call it. */
+import { api, Refused } from "./api.ts";
+import { plural, toast } from "./dom.ts";
+import type { ToolName } from "./keys.ts";
+import { LabelStore, tally, type Tally } from "./labels.ts";
+import { setColours } from "./styles.ts";
+import type { ClassInfo, Feature, Info, Labels, Op, OpsAnswer, PreviewStatus, Round, Run, SourceInfo, XY } from "./types.ts";
+import { dataOf, type Viewer } from "./viewer.ts";
+
+export type Topic =
+  | "source" | "sources" | "labels" | "classes" | "tool" | "preview" | "counts" | "rounds" | "runs" | "selection" | "proposal"
+  | "settings" | "link" | "tab" | "result";
+
+export type Tab = "label" | "improve" | "run" | "results";
+
+export interface Proposal {
+  kind: "wand" | "region";
+  features: Feature[];
+}
+
+/** What the person set and this browser remembers. */
+export interface Settings {
+  preview: boolean;
+  outlines: boolean;
+  unlike: boolean;
+  labels: boolean;
+  heat: boolean;
+  opacity: number;
+  threshold: number;
+  radius: number;
+  theme: "dark" | "light" | "system";
+}
+
+const STORED = "fewscope.annotate";
+const DEFAULTS: Settings = { preview: true, outlines: true, unlike: false, labels: true, heat: false, opacity: 0.45, threshold: 0.5, radius: 8, theme: "system" };
+
+function storedSettings(): Settings {
+  try {
+    return { ...DEFAULTS, ...(JSON.parse(localStorage.getItem(STORED) ?? "{}") as Partial<Settings>), unlike: false };
+  } catch {
+    return { ...DEFAULTS };
+  }
+}
+
+const NONE: PreviewStatus = { revision: 0, state: "empty", cells_done: 0, cells_total: 0, seconds: 0, message: null };
+
+export class App {
+  info!: Info;
+  source!: SourceInfo;
+  readonly viewer: Viewer;
+  store = new LabelStore();
+  classes: ClassInfo[] = [];
+  activeClass: string | null = null;
+  hidden = new Set<string>();
+  tool: ToolName = "select";
+  tab: Tab = "label";
+  settings = storedSettings();
+  proposal: Proposal | null = null;
+  rounds: Round[] = [];
+  runs: Run[] = [];
+  /** The run whose instances are shown, or null. */
+  result: string | null = null;
+  linked = true;
+  pointer: XY | null = null;
+  counts = new Map<string, { count: number; fraction: number; truncated: boolean }>();
+  /** The place of the last stroke, for "finish this region". */
+  lastStroke: XY | null = null;
+  readonly webgl: boolean;
+  private previews = new Map<string, PreviewStatus>();
+  private listeners = new Map<Topic, (() => void)[]>();
+  private queue: Promise<void> = Promise.resolve();
+
+  constructor(viewer: Viewer, webgl: boolean) {
+    this.viewer = viewer;
+    this.webgl = webgl;
+  }
+
+  on(topics: Topic | Topic[], run: () => void): void {
+    for (const topic of Array.isArray(topics) ? topics : [topics]) {
+      this.listeners.set(topic, [...(this.listeners.get(topic) ?? []), run]);
+    }
+  }
+
+  emit(topic: Topic): void {
+    this.listeners.get(topic)?.forEach((run) => run());
+  }
+
+  set(values: Partial<Settings>): void {
+    this.settings = { ...this.settings, ...values };
+    try {
+      localStorage.setItem(STORED, JSON.stringify(this.settings));
+    } catch {
+      // a browser that stores nothing forgets the settings, no more
+    }
+    this.emit("settings");
+  }
+
+  setTool(tool: ToolName): void {
+    if (tool === "split" && this.viewer.selected.size !== 1 && this.tool === "split") return;
+    this.tool = tool;
+    this.emit("tool");
+  }
+
+  setTab(tab: Tab): void {
+    this.tab = tab;
+    this.emit("tab");
+  }
+
+  // Sources
+
+  async open(source: SourceInfo): Promise<void> {
+    const labels = await api.labels(source.id);
+    this.source = source;
+    this.store = new LabelStore();
+    this.counts.clear();
+    this.setProposal(null);
+    this.viewer.open(source);
+    this.store.load(labels);
+    this.setClasses(labels.classes.length ? labels.classes : this.info.classes);
+    this.viewer.show(this.store.shown());
+    this.lastStroke = null;
+    this.emit("source");
+    this.emit("labels");
+    this.emit("selection");
+    this.setPreview(source.id, await api.preview(source.id));
+  }
+
+  async step(by: number): Promise<void> {
+    const all = this.info.sources;
+    const now = all.findIndex(({ id }) => id === this.source.id);
+    const next = all[(now + by + all.length) % all.length];
+    if (next && next.id !== this.source.id) await this.open(next);
+  }
+
+  setClasses(classes: ClassInfo[]): void {
+    this.classes = classes;
+    if (!classes.some(({ name }) => name === this.activeClass)) this.activeClass = classes[0]?.name ?? null;
+    this.applyColours();
+    this.emit("classes");
+  }
+
+  private applyColours(): void {
+    setColours(this.classes, this.hidden);
+    this.viewer.restyle();
+    this.viewer.outlineLayer.changed();
+  }
+
+  toggleClass(name: string): void {
+    if (!this.hidden.delete(name)) this.hidden.add(name);
+    this.applyColours();
+    this.emit("classes");
+  }
+
+  chooseClass(name: string): void {
+    if (this.viewer.selected.size && this.tool === "select") {
+      const ids = [...this.viewer.selected].filter((id) => {
+        const feature = this.store.shown().get(id);
+        return feature && (feature.properties.kind === "object" || feature.properties.kind === "point");
+      });
+      if (ids.length) this.apply([{ op: "relabel", ids, class: name }]);
+    }
+    this.activeClass = name;
+    this.emit("classes");
+  }
+
+  // Labels
+
+  get tally(): Tally {
+    return tally(this.store.shown().values());
+  }
+
+  private redraw(): void {
+    this.viewer.show(this.store.shown());
+    this.emit("labels");
+  }
+
+  /** Shows an edit at once and sends it when those before it are through. */
+  apply(ops: Op[]): void {
+    const { store, source } = this;
+    const edit = store.begin(ops);
+    this.redraw();
+    this.queue = this.queue.then(async () => {
+      if (store !== this.store) return;
+      try {
+        const answer = await api.ops(source.id, store.revision, store.resolved(edit));
+        store.answered(edit, answer);
+        this.afterAnswer(answer);
+      } catch (error) {
+        const labels = error instanceof Refused ? error.labels : null;
+        store.refused(edit, labels);
+        toast(labels ? `The labels were changed elsewhere, so the last edit was not applied: ${words(error)}` : `Not saved: ${words(error)}`, "error",
+          labels ? undefined : { text: "Try again", run: () => this.apply(ops) });
+      }
+      if (store === this.store) this.redraw();
+    });
+  }
+
+  private afterAnswer(answer: OpsAnswer): void {
+    if (JSON.stringify(answer.classes) !== JSON.stringify(this.classes)) this.setClasses(answer.classes);
+  }
+
+  /** Takes an answer that came by another way than `apply`, such as accepting a found object. */
+  async take(ask: () => Promise<OpsAnswer>, done?: string): Promise<boolean> {
+    const { store } = this;
+    let ok = false;
+    this.queue = this.queue.then(async () => {
+      try {
+        const answer = await ask();
+        if (store !== this.store) return;
+        store.answered(null, answer);
+        this.afterAnswer(answer);
+        ok = true;
+        if (done) toast(done);
+      } catch (error) {
+        toast(words(error), "error");
+      }
+      if (store === this.store) this.redraw();
+    });
+    await this.queue;
+    return ok;
+  }
+
+  undo(): void {
+    if (this.store.undo || this.store.busy) this.apply([{ op: "undo" }]);
+  }
+
+  redo(): void {
+    if (this.store.redo || this.store.busy) this.apply([{ op: "redo" }]);
+  }
+
+  /** Labels that changed otherwise: in another window, or in the file. */
+  async reload(): Promise<void> {
+    const { store, source } = this;
+    const labels: Labels = await api.labels(source.id);
+    if (store !== this.store || store.busy || labels.revision <= store.revision) return;
+    store.load(labels);
+    if (labels.classes.length) this.setClasses(labels.classes);
+    this.redraw();
+  }
+
+  select(ids: string[], add = false): void {
+    const { selected } = this.viewer;
+    if (!add) selected.clear();
+    for (const id of ids) {
+      if (add && selected.has(id)) selected.delete(id);
+      else selected.add(id);
+    }
+    this.viewer.restyle();
+    this.emit("selection");
+  }
+
+  selection(): Feature[] {
+    const shown = this.store.shown();
+    return [...this.viewer.selected].flatMap((id) => shown.get(id) ?? []);
+  }
+
+  deleteSelected(): void {
+    const ids = [...this.viewer.selected];
+    if (!ids.length) return;
+    this.select([]);
+    this.apply([{ op: "delete", ids }]);
+  }
+
+  mergeSelected(): void {
+    const ids = this.selection().filter(({ properties }) => properties.kind === "object").map(({ id }) => id);
+    if (ids.length < 2) {
+      toast("Select two or more objects to merge them: Shift-click adds to the selection.");
+      return;
+    }
+    this.select([]);
+    this.apply([{ op: "merge", ids }]);
+  }
+
+  // Proposals
+
+  setProposal(proposal: Proposal | null): void {
+    this.proposal = proposal;
+    this.viewer.proposal.clear();
+    this.emit("proposal");
+  }
+
+  acceptProposal(): void {
+    const { proposal } = this;
+    if (!proposal) return;
+    const features = proposal.features.map((feature) => ({ ...feature, id: this.store.freshId() }));
+    this.setProposal(null);
+    this.apply(features.map((feature) => ({ op: "add", feature })));
+    if (proposal.kind === "region") toast(`The region and ${plural(features.length - 1, "object")} are yours now: correct what is wrong.`);
+  }
+
+  /** Takes one object out of a proposed region. */
+  leaveOut(id: string): void {
+    if (!this.proposal) return;
+    this.proposal.features = this.proposal.features.filter((feature) => feature.id !== id || feature.properties.kind === "region");
+    for (const feature of this.viewer.proposal.getFeatures()) {
+      const data = dataOf(feature);
+      if (data.id === id && data.properties.kind !== "region") this.viewer.proposal.removeFeature(feature);
+    }
+    this.emit("proposal");
+  }
+
+  // Preview
+
+  get preview(): PreviewStatus {
+    return this.previews.get(this.source?.id ?? "") ?? NONE;
+  }
+
+  setPreview(source: string, status: PreviewStatus): void {
+    this.previews.set(source, status);
+    if (source === this.source.id) this.emit("preview");
+  }
+
+  previewOf(source: string): PreviewStatus {
+    return this.previews.get(source) ?? NONE;
+  }
+
+  get worse(): boolean {
+    return this.rounds.at(-1)?.worse ?? false;
+  }
+}
+
+export function words(error: unknown): string {
+  if (error instanceof TypeError) return "the server does not answer. Is the terminal in which it was started still open?";
+  return error instanceof Error ? error.message : String(error);
+}

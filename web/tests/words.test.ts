@@ -1,0 +1,62 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { brushed, short } from "../src/charts.ts";
+import { nextStep, STEPS, type Situation } from "../src/guide.ts";
+import { BINDINGS, commandOf, keyCap, keyOf, written } from "../src/keys.ts";
+
+const pressed = (key: string, more: Partial<Record<"ctrlKey" | "metaKey" | "shiftKey" | "altKey", boolean>> = {}) => ({ key, ctrlKey: false, metaKey: false, shiftKey: false, altKey: false, ...more });
+
+test("no key has two commands, and each command is found by each of its keys", () => {
+  const all = BINDINGS.flatMap(({ keys }) => keys);
+  assert.equal(new Set(all).size, all.length);
+  assert.equal(commandOf(pressed("Z", { ctrlKey: true, shiftKey: true })), "redo");
+  assert.equal(commandOf(pressed("z", { metaKey: true })), "undo");
+  assert.equal(commandOf(pressed("?", { shiftKey: true })), "help");
+  assert.equal(commandOf(pressed("+", { shiftKey: true })), "zoom-in");
+  assert.equal(commandOf(pressed("R")), "tool:region");
+  assert.equal(commandOf(pressed("r", { ctrlKey: true })), null, "the browser's reload stays the browser's");
+  assert.equal(written(pressed("ArrowLeft", { altKey: true })), "Alt+ArrowLeft");
+});
+
+test("digits are free for the classes", () => {
+  for (let digit = 1; digit <= 9; digit++) assert.equal(commandOf(pressed(String(digit))), null);
+});
+
+test("key caps read as printed on a keyboard", () => {
+  assert.equal(keyCap("Ctrl+Shift+z"), "Ctrl Shift Z");
+  assert.equal(keyCap("+"), "+");
+  assert.equal(keyOf("cancel"), "Esc");
+});
+
+const NOW: Situation = { regions: 0, objects: 0, strokes: 0, preview: "empty", rounds: 0, worse: false, proposal: "none", run: "none", resultShown: false };
+
+test("the guide leads from the first region to the run and never back", () => {
+  const journey: Partial<Situation>[] = [
+    {}, { regions: 1 }, { regions: 1, objects: 1 }, { regions: 1, objects: 2, preview: "computing" }, { regions: 1, objects: 9, preview: "ready" },
+    { regions: 3, objects: 40, preview: "ready" }, { regions: 5, objects: 100, preview: "ready" }, { regions: 5, objects: 100, preview: "ready", run: "running" }, { regions: 5, objects: 100, preview: "ready", run: "done", resultShown: true },
+  ];
+  const steps = journey.map((part) => nextStep({ ...NOW, ...part }));
+  assert.deepEqual(steps.map(({ number }) => number), [1, 2, 2, 3, 3, 4, 5, 5, 5]);
+  for (const { text, number } of steps) {
+    assert.ok(text.length > 20 && text.length < 150, text);
+    assert.ok(STEPS[number - 1]);
+  }
+});
+
+test("a proposal and a worse round come first", () => {
+  assert.equal(nextStep({ ...NOW, regions: 2, objects: 9, proposal: "wand" }).action, "accept");
+  assert.match(nextStep({ ...NOW, regions: 4, objects: 50, preview: "ready", worse: true }).text, /worse/);
+  assert.match(nextStep({ ...NOW, objects: 3 }).text, /region round/);
+});
+
+test("a brush over a histogram takes whole bins, in either direction, and at least one", () => {
+  const edges = [0, 10, 20, 30, 40];
+  assert.deepEqual(brushed(edges, 0.3, 0.6), [10, 30]);
+  assert.deepEqual(brushed(edges, 0.6, 0.3), [10, 30]);
+  assert.deepEqual(brushed(edges, 1, 1), [30, 40]);
+  assert.deepEqual(brushed(edges, 0, 1), [0, 40]);
+});
+
+test("numbers on an axis are short", () => {
+  assert.deepEqual([0, 0.1234, 12.34, 512.4, 12_340, 2_500_000].map(short), ["0", "0.123", "12.3", "512", "12.3k", "2.5M"]);
+});
