@@ -14,7 +14,7 @@ from fewscope.jobs import segment_raster
 from fewscope.jobs.common import call
 from fewscope.jobs.options import JobParser, typed
 from fewscope.jobs.raster_options import add_options
-from fewscope.pipeline.config import SegmentConfig
+from fewscope.pipeline.config import SegmentConfig, check_workers
 
 if TYPE_CHECKING:
     from fewscope.pipeline.report.change_report import Comparison, Epoch
@@ -92,15 +92,26 @@ def epochs(args: argparse.Namespace, configs: list[SegmentConfig]) -> list[Epoch
 
 def run(args: argparse.Namespace) -> int:
     """Segment every date, then compare the maps."""
-    from fewscope.connectors.open import open_source
+    from fewscope.connectors.results.run_folder import FOLDER
+    from fewscope.connectors.results.run_lock import RunLock
     from fewscope.jobs.segmenting import run_all
-    from fewscope.pipeline.report.change_report import FIGURE_PX, write_changes
 
+    check_workers(args.workers, args.gpus_per_worker)  # before there is a folder
     configs = segment_raster.configs(args)
     dates = epochs(args, configs)
-    failed = run_all(configs, args, segment_raster.summary)
-    if failed or args.estimate:
-        return failed
+    if args.estimate:
+        return run_all(configs, args, segment_raster.summary)
+    with RunLock(args.out, FOLDER) as lock:
+        failed = run_all(configs, args, segment_raster.summary)
+        lock.check()
+        return failed or compare(args, configs, dates)
+
+
+def compare(args: argparse.Namespace, configs: list[SegmentConfig], dates: list[Epoch]) -> int:
+    """Write what changed between the maps, which are finished."""
+    from fewscope.connectors.open import open_source
+    from fewscope.pipeline.report.change_report import FIGURE_PX, write_changes
+
     first = next(config for config in configs if config.out == dates[0].out)
     assert first.raster is not None, "segment_raster.configs makes raster configurations"
     source = open_source(first.source, raster=first.raster.view)

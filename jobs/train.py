@@ -130,18 +130,22 @@ def run(args: argparse.Namespace) -> int:
     """Train, and print where the weights are."""
     from tqdm.contrib.logging import logging_redirect_tqdm
 
+    from fewscope.connectors.results.run_folder import FOLDER
+    from fewscope.connectors.results.run_lock import RunLock
     from fewscope.model.training.job import WEIGHTS
     from fewscope.pipeline.config import check_workers
 
     check_workers(args.workers, None)
     with logging_redirect_tqdm():
         job = job_of(args)
-        if args.workers is None:
-            job.run()
-        else:
-            from fewscope.pipeline.execution.ray_training import train_on_ray
+        with RunLock(str(job.out), FOLDER) as lock:
+            if args.workers is None:
+                job.run()
+            else:
+                from fewscope.pipeline.execution.ray_training import train_on_ray
 
-            train_on_ray(job, args.workers)
+                train_on_ray(job, args.workers)
+            lock.check()
     print(job.out / WEIGHTS)
     return 0
 

@@ -82,7 +82,7 @@ class RunLock:
     out
         Output folder, a local path or an fsspec URL.
     folder
-        Folder of the lock file, under ``out``.
+        Folder of the lock file, under ``out``. Removed with the lock if nothing else is in it.
     optional
         Do without the lock where it may not be written: of a finished result, which is only read.
 
@@ -137,6 +137,8 @@ class RunLock:
         with suppress(Exception):  # what cannot be removed is stale as soon as this process is gone
             if (self._read() or {}).get("token") == self._token:
                 self._fs.rm_file(self._path)
+            if is_local(self._fs):  # fails unless there was nothing but the lock
+                os.rmdir(os.path.dirname(self._path))
 
     def check(self) -> None:
         """Raise `RunInUse` if another driver has taken the folder: nothing more may be written here."""
