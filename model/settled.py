@@ -22,7 +22,7 @@ from torch import Tensor
 
 from fewscope.errors import ConfigError
 from fewscope.model.conventions import IGNORE_LABEL
-from fewscope.model.networks.compact import CompactNet, CompactPack
+from fewscope.model.networks.compact import STRIDES, CompactNet, CompactPack
 from fewscope.model.networks.pixel_classifier import (
     QUICK_BATCH,
     QUICK_STEPS,
@@ -282,10 +282,8 @@ class SettledSegmenter:
         """Exact maps by stride of patches, each encoded by itself."""
 
         def encode(image: np.ndarray) -> dict[int, Tensor]:
-            maps: dict[int, Tensor] = self._network.encoder(
-                scale_images(self._images(image[None]), self.side)
-            )
-            return maps
+            maps = self._network.encoder(scale_images(self._images(image[None]), self.side))
+            return {stride: maps[stride] for stride in STRIDES}
 
         found = []
         for image in images:
