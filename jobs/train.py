@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from fewscope.errors import ConfigError
 from fewscope.jobs.common import call
 from fewscope.jobs.options import JobParser, typed
 from fewscope.model.networks.names import LOSSES, NETWORKS, RECIPES
@@ -80,6 +81,12 @@ def parser(prog: str = PROG) -> JobParser:
         default="modern",
         help="preset for the options below (default %(default)s)",
     )
+    add(
+        "--shots",
+        type=int,
+        metavar="K",
+        help="support images of every episode (modern: drawn from 1 to 5; paper: 5, or 1 as the network's paper)",
+    )
     add("--loss", choices=LOSSES, help="training loss (modern: bce+dice, paper: bce)")
     add("--steps", type=int, help="optimiser steps (modern: 8000, paper: 500000)")
     add("--crop", type=int, metavar="PX", help="side of the training images (modern: 112 or 128, paper: 224)")
@@ -107,15 +114,25 @@ def job_of(args: argparse.Namespace) -> TrainingJob:
     from fewscope.connectors.datasets.class_folders import ClassFolders
     from fewscope.model.training.job import TrainingJob
     from fewscope.model.training.loop import RunOptions
-    from fewscope.model.training.recipes import recipe
+    from fewscope.model.training.recipes import PAPER_SHOTS, recipe
 
     asked = {
         name: getattr(args, name)
         for name in ("steps", "crop", "episodes_per_step", "learning_rate", "seed")
         if getattr(args, name) is not None
     }
+    settings = recipe(args.recipe, args.network, args.loss)
+    if args.shots is not None:
+        if args.shots < 1:
+            raise ConfigError(f"--shots {args.shots} is below 1; usual values are 1 and 5")
+        asked["shots"] = args.shots
+        if not settings.augmented:  # as many queries as before
+            n_queries = settings.images_per_episode - (settings.shots or PAPER_SHOTS)
+            asked["images_per_episode"] = args.shots + n_queries
+        elif args.shots >= settings.images_per_episode:
+            asked["images_per_episode"] = args.shots + 1
     return TrainingJob(
-        config=replace(recipe(args.recipe, args.network, args.loss), imagenet=args.imagenet, **asked),
+        config=replace(settings, imagenet=args.imagenet, **asked),
         out=args.out.resolve(),
         data=None if args.data is None else ClassFolders(args.data.resolve()),
         split=args.split,

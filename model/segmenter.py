@@ -25,7 +25,7 @@ from fewscope.model.finetune import AdaptConfig, adapt
 from fewscope.model.networks.compact import CompactNet, CompactPack
 from fewscope.model.networks.folding import fold_batch_norm
 from fewscope.model.networks.names import MODELS
-from fewscope.model.networks.registry import build_network
+from fewscope.model.networks.registry import NETWORKS, build_network, loadable
 from fewscope.model.settled import SettledSegmenter
 from fewscope.model.views import SIDES, SupportFeatures, View, labels_by_class, scale_images, scale_labels
 from fewscope.model.weights import SHIPPED, checksum, load_weights
@@ -376,7 +376,8 @@ def load_segmenter(model: str = "compact", weights: str | None = None, **options
     """
     if model not in MODELS:
         raise WeightsError(f"model {model!r} is not one of {', '.join(MODELS)}")
-    path = Path(weights) if weights is not None else SHIPPED / f"{model}.safetensors"
+    shipped = NETWORKS[model].shipped if model in NETWORKS else ""
+    path = Path(weights) if weights is not None else SHIPPED / f"{shipped or model}.safetensors"
     if weights is None and not path.exists():
         raise WeightsError(
             f"no weights ship for model {model!r}; give --weights FILE, or use --model compact"
@@ -389,7 +390,7 @@ def load_segmenter(model: str = "compact", weights: str | None = None, **options
     else:
         network = build_network(model)
     try:
-        network.load_state_dict(state)
+        network.load_state_dict(loadable(network, state))
     except RuntimeError as e:
         raise WeightsError(
             f"{path}: weights of another network than {model!r}: {str(e).splitlines()[0]}"

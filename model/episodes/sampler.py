@@ -92,6 +92,8 @@ class EpisodeSampler:
         and of each of `PSEUDO_CLASSES`; None for `MIX`.
     alike : int
         Consecutive episodes with the same K, so that they can be computed as one batch.
+    shots : int | None
+        K of every episode; None to draw it.
     """
 
     MIX: ClassVar[dict[str, float]] = {
@@ -112,6 +114,7 @@ class EpisodeSampler:
         seed: int = 0,
         mix: dict[str, float] | None = None,
         alike: int = 1,
+        shots: int | None = None,
     ) -> None:
         wanted = mix or self.MIX
         self.by_domain: dict[str, list[Category]] = {}
@@ -138,8 +141,11 @@ class EpisodeSampler:
         self.images_per_episode = images_per_episode
         self.seed = seed
         self.alike = alike
+        self.shots = shots
 
     def _shots(self, index: int) -> int:
+        if self.shots is not None:
+            return self.shots
         g = torch.Generator().manual_seed((self.seed * 1_000_003 + index // self.alike + 2**40) % 2**63)
         return SHOTS[integer(g, 0, len(SHOTS) - 1)]
 

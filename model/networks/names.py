@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fewscope.model.networks import registry
 
-NETWORKS = tuple(registry.NETWORKS)
+NETWORKS = tuple(name for name, spec in registry.NETWORKS.items() if spec.trained)
 """What can be trained."""
 
 MODELS = registry.MODELS

@@ -5,8 +5,9 @@ Imports torch when a network is built and not before, so that a command line can
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from importlib import import_module
 from typing import TYPE_CHECKING, Literal
 
 from fewscope.errors import ConfigError, WeightsError
@@ -15,7 +16,10 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from fewscope.model.networks.compact import CompactNet
+    from fewscope.model.networks.episodic import EpisodicNet
     from fewscope.model.networks.relation import RelationNet, Variant
+
+    Network = CompactNet | RelationNet | EpisodicNet
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,21 +28,26 @@ class NetworkSpec:
 
     Attributes
     ----------
-    family : Literal['compact', 'relation']
+    family : Literal['compact', 'relation', 'episodic']
         Decides the recipe of training, and whether the network can be fine-tuned on a support set.
-    build : Callable[[bool], CompactNet | RelationNet]
-        Makes the network with random weights; takes whether it predicts depth, which relation networks never
-        do.
+    build : Callable[[bool], Network]
+        Makes the network with random weights; takes whether it predicts depth, which compact networks alone do.
     side_multiple : int
         The sides of the network's input are multiples of it, px.
     encoder : str
-        Key of `model.networks.encoders.ENCODERS`; "" for a network with an encoder of its own.
+        Key of `model.networks.imagenet.SOURCES`, whose ImageNet weights fit; "" without any.
+    trained : bool
+        Whether it can be trained; else it works with the weights of others.
+    shipped : str
+        Name of the shipped weights; "" for that of the network.
     """
 
-    family: Literal["compact", "relation"]
-    build: Callable[[bool], CompactNet | RelationNet]
+    family: Literal["compact", "relation", "episodic"]
+    build: Callable[[bool], Network]
     side_multiple: int
     encoder: str = ""
+    trained: bool = True
+    shipped: str = ""
 
 
 def _compact(size: str) -> NetworkSpec:
@@ -60,6 +69,38 @@ def _relation(encoder: str, variant: Variant) -> NetworkSpec:
     return NetworkSpec("relation", build, side_multiple=32, encoder=encoder)
 
 
+def _episodic(module: str, of: str, encoder: str, side: int | None, *options: str) -> NetworkSpec:
+    def build(_depth: bool) -> EpisodicNet:
+        made: type[EpisodicNet] = getattr(import_module(f"fewscope.model.networks.{module}"), of)
+        return made(*options, native_size=side)
+
+    return NetworkSpec("episodic", build, side_multiple=32, encoder=encoder)
+
+
+def _published() -> dict[str, NetworkSpec]:
+    """The networks of other papers, and with a number in their name those that work at the size of their paper."""
+    made = {"oslsm": _episodic("oslsm", "OSLSM", "vgg16-plain", None)}
+    made["guided"] = _episodic("guided", "GuidedNet", "vgg16-plain", None)
+    for side in (None, 417):
+        made["panet" if side is None else f"panet-{side}"] = _episodic("panet", "PANet", "vgg16-plain", side)
+    for side in (None, 321):
+        made["canet" if side is None else f"canet-{side}"] = _episodic("canet", "CANet", "resnet50", side)
+    for side in (None, 400):
+        for backbone, encoder in (
+            ("vgg16", "vgg16-plain"),
+            ("resnet50", "resnet50"),
+            ("resnet101", "resnet101"),
+        ):
+            name = f"hsnet-{backbone}" if side is None else f"hsnet-{backbone}-{side}"
+            made[name] = _episodic("hsnet", "HSNet", encoder, side, backbone)
+    for backbone, encoder in (("compact", ""), ("vgg16", "vgg16-plain"), ("resnet50", "resnet50")):
+        spec = _episodic("prototype", "PrototypeNet", encoder, None, backbone)
+        made[f"prototype-{backbone}"] = replace(
+            spec, trained=False, shipped="compact" if backbone == "compact" else ""
+        )
+    return made
+
+
 NETWORKS: dict[str, NetworkSpec] = {
     "compact-S": _compact("S"),
     "compact-L": _compact("L"),
@@ -67,6 +108,7 @@ NETWORKS: dict[str, NetworkSpec] = {
     "vgg16-paper": _relation("vgg16", "paper"),
     "resnet101-paper": _relation("resnet101", "paper"),
     "inception-paper": _relation("inception", "paper"),
+    **_published(),
 }
 
 MODELS = tuple(
@@ -75,7 +117,7 @@ MODELS = tuple(
 """What `load_segmenter` takes: the weights of a compact network tell its size."""
 
 
-def build_network(name: str, *, depth: bool = True) -> CompactNet | RelationNet:
+def build_network(name: str, *, depth: bool = True) -> Network:
     """Build a network with random weights.
 
     Parameters
@@ -83,7 +125,7 @@ def build_network(name: str, *, depth: bool = True) -> CompactNet | RelationNet:
     name : str
         A key of `NETWORKS`.
     depth : bool
-        Whether a compact network predicts depth (`model.depth`) too; the relation networks never do.
+        Whether a compact network predicts depth (`model.depth`) too; no other network does.
 
     Raises
     ------
@@ -93,6 +135,12 @@ def build_network(name: str, *, depth: bool = True) -> CompactNet | RelationNet:
     if name not in NETWORKS:
         raise ConfigError(f"network {name!r} is not one of {', '.join(NETWORKS)}")
     return NETWORKS[name].build(depth)
+
+
+def loadable(net: nn.Module, weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """What of a weights file `net` loads: all of it, unless it uses a part of another network."""
+    accepted: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] | None = getattr(net, "accepted", None)
+    return weights if accepted is None else accepted(weights)
 
 
 def start_from(net: nn.Module, weights: dict[str, Tensor], name: str) -> None:

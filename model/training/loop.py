@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -20,8 +20,8 @@ from fewscope.model.conventions import PATCH_SIZE
 from fewscope.model.devices import computes_bfloat16, default_device
 from fewscope.model.episodes.category import Category
 from fewscope.model.episodes.sampler import EpisodeSource
-from fewscope.model.networks.compact import CompactNet
-from fewscope.model.networks.imagenet import load_imagenet
+from fewscope.model.networks.episodic import EpisodicNet
+from fewscope.model.networks.imagenet import load_imagenet, load_imagenet_backbone
 from fewscope.model.networks.registry import NETWORKS, build_network, start_from
 from fewscope.model.networks.relation import RelationNet
 from fewscope.model.training import distributed
@@ -32,6 +32,9 @@ from fewscope.model.training.recipes import TrainConfig
 from fewscope.model.training.run_log import RunLog
 from fewscope.model.training.validation import NoValidation, Validation, ValidationClasses, picture_of
 from fewscope.model.weights import save_weights
+
+if TYPE_CHECKING:
+    from fewscope.model.networks.registry import Network
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +90,7 @@ _PARTS = ("net", "mean", "optimiser", "schedule")
 class _State:
     """State of a run. `mean` is None if no moving average is kept."""
 
-    net: CompactNet | RelationNet
+    net: Network
     mean: torch.optim.swa_utils.AveragedModel | None
     optimiser: torch.optim.Optimizer
     schedule: torch.optim.lr_scheduler.LRScheduler
@@ -95,12 +98,11 @@ class _State:
     best: float = -math.inf
 
     @property
-    def kept(self) -> CompactNet | RelationNet:
+    def kept(self) -> Network:
         """The network that is validated and kept."""
         if self.mean is None:
             return self.net
-        averaged = self.mean.module
-        assert isinstance(averaged, CompactNet | RelationNet)
+        averaged: Network = self.mean.module  # type: ignore[assignment]
         return averaged
 
     def save(self, path: Path, run: dict[str, Any]) -> None:
@@ -144,7 +146,7 @@ def train(
     options: RunOptions | None = None,
     device: torch.device | None = None,
     on_step: Callable[[int], None] | None = None,
-) -> CompactNet | RelationNet:
+) -> Network:
     """Train, and return the network that is kept, in eval mode.
 
     Writes ``log.jsonl``, ``predictions.png``, ``tensorboard/`` and ``checkpoint.pt`` to `out`, and with `validation`
@@ -210,6 +212,8 @@ def train(
         for batches in _batches(source, config, state.step, options):
             if on_step is not None:
                 on_step(state.step)
+            # dropout, too, is the same in a resumed run
+            torch.manual_seed((config.seed * 1_000_003 + state.step) * 1_009 + distributed.rank())
             with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
                 loss, iou = objective([batch.to(device) for batch in batches])
             state.optimiser.zero_grad(set_to_none=True)
@@ -252,8 +256,11 @@ def _start(
     torch.manual_seed(config.seed)
     net = build_network(config.network)
     if config.imagenet and fresh:
-        assert isinstance(net, RelationNet)
-        load_imagenet(net.encoder, NETWORKS[config.network].encoder)
+        if isinstance(net, EpisodicNet):
+            load_imagenet_backbone(net, NETWORKS[config.network].encoder)
+        else:
+            assert isinstance(net, RelationNet)
+            load_imagenet(net.encoder, NETWORKS[config.network].encoder)
     if initial is not None:
         start_from(net, initial, config.network)
     net = net.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]

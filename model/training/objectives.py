@@ -6,6 +6,7 @@ They are modules around the network, so that data-parallel training sees one for
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -13,9 +14,13 @@ from torch import Tensor, nn
 from fewscope.model.losses import cross_entropy, depth_loss, readout_loss, segmentation_loss, squared_error
 from fewscope.model.metrics import mean_image_iou
 from fewscope.model.networks.compact import CompactNet
+from fewscope.model.networks.episodic import EpisodicNet
 from fewscope.model.networks.names import LOSSES
 from fewscope.model.networks.relation import RelationNet
 from fewscope.model.training.episode_batch import EpisodeBatch, predict_episodes
+
+if TYPE_CHECKING:
+    from fewscope.model.networks.registry import Network
 
 LOSS_FUNCTIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = dict(
     zip(LOSSES, (cross_entropy, squared_error, segmentation_loss), strict=True)
@@ -81,6 +86,31 @@ class RelationObjective(nn.Module):
         return torch.stack(losses).mean(), torch.stack(ious).mean()
 
 
+class EpisodicObjective(nn.Module):
+    """Loss of a published network, episode by episode, with what the network itself adds to it."""
+
+    def __init__(self, net: EpisodicNet, loss: str) -> None:
+        super().__init__()
+        self.net = net
+        self.loss = LOSS_FUNCTIONS[loss]
+
+    def forward(self, batches: Sequence[EpisodeBatch]) -> tuple[Tensor, Tensor]:
+        """Loss of the episodes, and the mean IoU of their queries: two scalars."""
+        return _mean_over(batches, self._of_batch)
+
+    def _of_batch(self, batch: EpisodeBatch) -> tuple[Tensor, Tensor]:
+        losses, ious = [], []
+        for e in batch.episodes():
+            truth = e.masks[: e.shots]
+            images = e.images.to(memory_format=torch.channels_last)
+            logits, own = self.net.episode(images, truth * e.labelled, (1 - truth) * e.labelled)
+            target = e.masks[e.shots :]
+            loss = self.loss(logits, target)
+            losses.append(loss if own is None else loss + own)
+            ious.append(_iou(logits, target))
+        return torch.stack(losses).mean(), torch.stack(ious).mean()
+
+
 def _mean_over(
     batches: Sequence[EpisodeBatch], each: Callable[[EpisodeBatch], tuple[Tensor, Tensor]]
 ) -> tuple[Tensor, Tensor]:
@@ -91,9 +121,13 @@ def _mean_over(
     return loss, iou
 
 
-def objective_of(net: CompactNet | RelationNet, loss: str) -> CompactObjective | RelationObjective:
+def objective_of(net: Network, loss: str) -> CompactObjective | RelationObjective | EpisodicObjective:
     """The objective for a network's family."""
-    return CompactObjective(net, loss) if isinstance(net, CompactNet) else RelationObjective(net, loss)
+    if isinstance(net, CompactNet):
+        return CompactObjective(net, loss)
+    if isinstance(net, EpisodicNet):
+        return EpisodicObjective(net, loss)
+    return RelationObjective(net, loss)
 
 
 @torch.no_grad()

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from fewscope.model.episodes.category import Category
 from fewscope.model.episodes.fss1000 import PaperEpisodes
 from fewscope.model.episodes.sampler import EpisodeSampler, EpisodeSource
-from fewscope.model.training.recipes import TrainConfig
+from fewscope.model.networks.episodic import EpisodicNet
+from fewscope.model.training.recipes import PAPER_SHOTS, TrainConfig
 
 
 def episode_source(config: TrainConfig, classes: list[Category], seed: int) -> EpisodeSource:
@@ -22,8 +23,12 @@ def episode_source(config: TrainConfig, classes: list[Category], seed: int) -> E
             images_per_episode=config.images_per_episode,
             seed=seed,
             alike=config.episodes_per_step,
+            shots=config.shots,
         )
-    return PaperEpisodes(classes, size=config.crop, queries=config.images_per_episode - 5, seed=seed)
+    shots = config.shots or PAPER_SHOTS
+    return PaperEpisodes(
+        classes, size=config.crop, shots=shots, queries=config.images_per_episode - shots, seed=seed
+    )
 
 
 def micro_colour_weighted(classes: list[Category]) -> list[Category]:
@@ -37,13 +42,30 @@ def micro_colour_weighted(classes: list[Category]) -> list[Category]:
 
 
 def optimiser_of(config: TrainConfig, net: nn.Module) -> torch.optim.Optimizer:
-    """AdamW, without weight decay for norms and biases; with a weight decay of 0 it is Adam."""
-    decayed = [p for p in net.parameters() if p.ndim > 1]
-    plain = [p for p in net.parameters() if p.ndim <= 1]
-    return torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}],
-        lr=config.learning_rate,
-    )
+    """AdamW (with a weight decay of 0 it is Adam) or SGD, without weight decay for norms and biases.
+
+    Parts of the network whose rate differs (`EpisodicNet.rates`) have groups of their own; frozen ones have none.
+    """
+    groups: dict[tuple[bool, float], list[nn.Parameter]] = {}
+    rates = tuple(net.rates()) if isinstance(net, EpisodicNet) else ()
+    for name, parameter in net.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        decayed = parameter.ndim > 1
+        factor = next((rate for prefix, rate in rates if name.startswith(prefix)), 1.0)
+        factor *= 1.0 if decayed else config.bias_rate
+        groups.setdefault((decayed, factor), []).append(parameter)
+    listed = [
+        {
+            "params": groups[decayed, factor],
+            "weight_decay": config.weight_decay if decayed else 0.0,
+            "lr": config.learning_rate * factor,
+        }
+        for decayed, factor in sorted(groups, reverse=True)
+    ]
+    if config.optimiser == "sgd":
+        return torch.optim.SGD(listed, lr=config.learning_rate, momentum=config.momentum)
+    return torch.optim.AdamW(listed, lr=config.learning_rate)
 
 
 def schedule_of(
@@ -53,9 +75,11 @@ def schedule_of(
     if config.halve_every is not None:
         steps = math.ceil(config.halve_every / config.episodes_per_step)
         return torch.optim.lr_scheduler.StepLR(optimiser, steps, gamma=0.5)
+    if config.tenth_every is not None:
+        return torch.optim.lr_scheduler.StepLR(optimiser, config.tenth_every, gamma=0.1)
     return torch.optim.lr_scheduler.OneCycleLR(
         optimiser,
-        config.learning_rate,
+        [group["lr"] for group in optimiser.param_groups],
         total_steps=config.steps,
         pct_start=min(0.3, config.warmup / config.steps),
     )

@@ -2,7 +2,8 @@
 
 ``paper`` is that of Li et al., *FSS-1000*, CVPR 2020: Adam at 1e-3, halved every 50,000 episodes, 500,000 episodes,
 five supports, 224 px, no augmentation; binary cross-entropy, or the squared error and clipping of their published code.
-``modern`` is Fewscope's: AdamW with a one-cycle schedule, averaged weights, augmented and synthetic episodes.
+For a network of another paper it is that paper's: see `PUBLISHED`. ``modern`` is Fewscope's: AdamW with a one-cycle
+schedule, averaged weights, augmented and synthetic episodes.
 
 Does not import torch.
 """
@@ -11,11 +12,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 from fewscope.errors import ConfigError
 from fewscope.model.conventions import PATCH_SIZE
 from fewscope.model.networks.names import LOSSES, RECIPES
 from fewscope.model.networks.registry import NETWORKS
+
+PAPER_SHOTS = 5
+"""Supports of an episode that is not augmented, unless the settings say otherwise: as FSS-1000 trains."""
+
+OPTIMISERS = ("adamw", "sgd")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +46,16 @@ class TrainConfig:
     augmented : bool
         Draw K from 1..5 and augment views and tasks of all domains, with synthetic ones (`EpisodeSampler`);
         else five supports and whole images (`PaperEpisodes`)
+    shots : int | None
+        K of every episode; None to draw it, or for `PAPER_SHOTS` if not `augmented`.
+    optimiser : str
+        One of `OPTIMISERS`.
     learning_rate, weight_decay : float
-        Learning rate and weight decay of AdamW.
+        Of the optimiser.
+    momentum, bias_rate : float
+        Momentum of SGD, and factor of the learning rate of biases and norms.
+    tenth_every : int | None
+        Steps after which the learning rate is divided by ten; None for another schedule.
     halve_every : int | None
         Episodes after which the learning rate is halved; None for a one-cycle schedule over all steps.
     warmup : int
@@ -71,8 +86,13 @@ class TrainConfig:
     images_per_episode: int = 8
     crop: int = 112
     augmented: bool = True
+    shots: int | None = None
+    optimiser: str = "adamw"
     learning_rate: float = 2e-3
     weight_decay: float = 5e-3
+    momentum: float = 0.0
+    bias_rate: float = 1.0
+    tenth_every: int | None = None
     halve_every: int | None = None
     warmup: int = 300
     clip: float | None = 1.0
@@ -85,9 +105,21 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if self.network not in NETWORKS:
             raise ConfigError(f"network {self.network!r} is not one of {', '.join(NETWORKS)}")
+        if not NETWORKS[self.network].trained:
+            raise ConfigError(
+                f"network {self.network} is not trained; evaluate it with --model and --weights"
+            )
+        if self.optimiser not in OPTIMISERS:
+            raise ConfigError(f"optimiser {self.optimiser!r} is not one of {', '.join(OPTIMISERS)}")
+        shots = self.shots if self.augmented else self.shots or PAPER_SHOTS
+        if shots is not None and not 1 <= shots < self.images_per_episode:
+            raise ConfigError(
+                f"--shots {shots} of {self.images_per_episode} images in an episode: give 1 to "
+                f"{self.images_per_episode - 1}"
+            )
         if self.loss not in LOSSES:
             raise ConfigError(f"loss {self.loss!r} is not one of {', '.join(LOSSES)}")
-        if self.imagenet and NETWORKS[self.network].family == "compact":
+        if self.imagenet and not NETWORKS[self.network].encoder:
             raise ConfigError(f"there are no ImageNet weights for {self.network}; leave --imagenet out")
         if self.steps < 1 or self.episodes_per_step < 1:
             raise ConfigError(
@@ -122,6 +154,54 @@ class TrainConfig:
         return share
 
 
+PUBLISHED: dict[str, dict[str, Any]] = {
+    "oslsm": {  # a sum over 500x500 px at 1e-10 is a mean at 2.5e-5
+        "steps": 1_000_000 // 10,
+        "episodes_per_step": 10,
+        "optimiser": "sgd",
+        "learning_rate": 2.5e-5,
+        "momentum": 0.99,
+        "weight_decay": 5e-4,
+        "bias_rate": 2.0,
+        "tenth_every": 100_000,
+    },
+    "guided": {
+        "steps": 100_000,
+        "optimiser": "sgd",
+        "learning_rate": 1e-6,
+        "momentum": 0.99,
+        "weight_decay": 5e-4,
+        "tenth_every": 100_000,
+    },
+    "panet": {
+        "steps": 30_000,
+        "optimiser": "sgd",
+        "learning_rate": 1e-3,
+        "momentum": 0.9,
+        "weight_decay": 5e-4,
+        "tenth_every": 10_000,
+    },
+    "canet": {  # 200 epochs of the authors' 5,953 training images or so; every trained layer at 10 times 2.5e-4
+        "steps": 300_000,
+        "episodes_per_step": 4,
+        "optimiser": "sgd",
+        "learning_rate": 2.5e-3,
+        "momentum": 0.9,
+        "weight_decay": 5e-4,
+        "tenth_every": 300_000,
+    },
+    "hsnet": {  # at most 2,000 epochs of 5,200 images in batches of 20
+        "steps": 520_000,
+        "episodes_per_step": 20,
+        "learning_rate": 1e-3,
+        "weight_decay": 0.0,
+        "tenth_every": 520_000,
+    },
+}
+"""The training of other papers, by the first part of the network's name: what differs from ``paper`` with one shot and
+one query. `docs/protocol.md` says what these settings leave out."""
+
+
 def recipe(name: str, network: str, loss: str | None = None) -> TrainConfig:
     """Settings of a named recipe for a network.
 
@@ -145,6 +225,17 @@ def recipe(name: str, network: str, loss: str | None = None) -> TrainConfig:
         return TrainConfig(network, loss or "bce+dice", crop=128, learning_rate=1e-3)
     if name == "paper":
         loss = loss or "bce"
+        if (theirs := PUBLISHED.get(network.partition("-")[0])) is not None:
+            common: dict[str, Any] = {
+                "shots": 1,
+                "images_per_episode": 2,
+                "episodes_per_step": 1,
+                "crop": PATCH_SIZE,
+                "augmented": False,
+                "clip": None,
+                "average": None,
+            }
+            return TrainConfig(network, loss, **(common | theirs))
         squared = loss == "mse"
         return TrainConfig(
             network,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
@@ -16,7 +16,9 @@ from fewscope.model.episodes.protocol import EpisodeDraw, sampled_episodes
 from fewscope.model.episodes.sampler import Episode, EpisodeSource
 from fewscope.model.metrics import mean_image_iou
 from fewscope.model.networks.compact import CompactNet
-from fewscope.model.networks.relation import RelationNet
+
+if TYPE_CHECKING:
+    from fewscope.model.networks.registry import Network
 
 SHOTS, QUERIES = 5, 5
 
@@ -35,7 +37,7 @@ class Validation(Protocol):
         """The episodes of the image of predictions."""
         ...
 
-    def score(self, net: CompactNet | RelationNet, device: torch.device, *, bf16: bool) -> float | None:
+    def score(self, net: Network, device: torch.device, *, bf16: bool) -> float | None:
         """Mean image IoU, or None without validation classes."""
         ...
 
@@ -67,7 +69,7 @@ class ValidationClasses:
         step = max(1, len(self.categories) // N_SHOWN)
         return [self._episode(category) for category in self.categories[::step][:N_SHOWN]]
 
-    def score(self, net: CompactNet | RelationNet, device: torch.device, *, bf16: bool) -> float:
+    def score(self, net: Network, device: torch.device, *, bf16: bool) -> float:
         """Mean image IoU at a threshold of 0.5, averaged over classes."""
         ious = []
         for category in self.categories:
@@ -87,7 +89,7 @@ class NoValidation:
         """The first episodes of the source."""
         return [self.source[i] for i in range(N_SHOWN)]
 
-    def score(self, net: CompactNet | RelationNet, device: torch.device, *, bf16: bool) -> None:
+    def score(self, net: Network, device: torch.device, *, bf16: bool) -> None:
         """No score."""
 
 
@@ -99,9 +101,7 @@ def episode_of(category: Category, draw: EpisodeDraw, size: int) -> Episode:
 
 
 @torch.no_grad()
-def predict_episode(
-    net: CompactNet | RelationNet, episode: Episode, device: torch.device, *, bf16: bool
-) -> Tensor:
+def predict_episode(net: Network, episode: Episode, device: torch.device, *, bf16: bool) -> Tensor:
     """Probabilities (Q, 1, S, S) of an episode's queries, float32 on the CPU. `net` is in eval mode."""
     e = episode.to(device)
     images = e.images.to(memory_format=torch.channels_last)
@@ -114,9 +114,7 @@ def predict_episode(
     return torch.sigmoid(logits[:, :1].float()).cpu()
 
 
-def picture_of(
-    net: CompactNet | RelationNet, episodes: Sequence[Episode], device: torch.device, *, bf16: bool
-) -> Tensor:
+def picture_of(net: Network, episodes: Sequence[Episode], device: torch.device, *, bf16: bool) -> Tensor:
     """A row for each episode: three supports with masks, the query, the query with its mask, and with the prediction.
 
     Returns
