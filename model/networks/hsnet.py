@@ -77,18 +77,22 @@ class HSNet(EpisodicNet):
         maps: list[Tensor] = []
         x = images
         if "features" in self.backbone:
-            for i, layer in enumerate(self.backbone["features"]):  # type: ignore[arg-type]
+            layers = self.backbone["features"]
+            assert isinstance(layers, nn.Sequential)
+            for i, layer in enumerate(layers):
                 x = layer(x)
                 if i in VGG_TAPS:
                     maps.append(x)
             return maps
         net = self.backbone
         x = F.max_pool2d(F.relu(net["bn1"](net["conv1"](x))), 3, stride=2, padding=1)
-        for stage in ("layer1", "layer2", "layer3", "layer4"):
-            for block in net[stage]:  # type: ignore[attr-defined]
+        for name in ("layer1", "layer2", "layer3", "layer4"):
+            stage = net[name]
+            assert isinstance(stage, nn.Sequential)
+            for block in stage:
                 before = _before_relu(block, x)
                 x = F.relu(before)
-                if stage != "layer1":
+                if name != "layer1":
                     maps.append(before)
         return maps
 
@@ -225,7 +229,8 @@ def _before_relu(block: nn.Module, x: Tensor) -> Tensor:
     shortcut = x if block.downsample is None else block.downsample(x)  # type: ignore[operator]
     x = F.relu(block.bn1(block.conv1(x)))  # type: ignore[operator]
     x = F.relu(block.bn2(block.conv2(x)))  # type: ignore[operator]
-    return block.bn3(block.conv3(x)) + shortcut  # type: ignore[operator,no-any-return]
+    before: Tensor = block.bn3(block.conv3(x)) + shortcut  # type: ignore[operator]
+    return before
 
 
 def _backbone(name: str) -> nn.ModuleDict:

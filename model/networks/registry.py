@@ -71,7 +71,7 @@ def _relation(encoder: str, variant: Variant) -> NetworkSpec:
 
 def _episodic(module: str, of: str, encoder: str, side: int | None, *options: str) -> NetworkSpec:
     def build(_depth: bool) -> EpisodicNet:
-        made: type[EpisodicNet] = getattr(import_module(f"fewscope.model.networks.{module}"), of)
+        made: Callable[..., EpisodicNet] = getattr(import_module(f"fewscope.model.networks.{module}"), of)
         return made(*options, native_size=side)
 
     return NetworkSpec("episodic", build, side_multiple=32, encoder=encoder)
