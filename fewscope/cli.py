@@ -37,7 +37,7 @@ COMMANDS = {
         "evaluate", "evaluate a network", "--data ~/mine --split val --episodes 3 --out out/mine"
     ),
     "convert": Command(
-        "convert", "convert PASCAL VOC or COCO", "voc ~/VOCdevkit/VOC2012 --out ~/fspascal --fold 0"
+        "convert", "convert data sets and checkpoints", "voc ~/VOCdevkit/VOC2012 --out ~/fspascal --fold 0"
     ),
 }
 ESTIMATES = ("segment", "map")

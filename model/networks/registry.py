@@ -69,6 +69,12 @@ def _relation(encoder: str, variant: Variant) -> NetworkSpec:
     return NetworkSpec("relation", build, side_multiple=32, encoder=encoder)
 
 
+def _authors(_depth: bool) -> RelationNet:
+    from fewscope.model.networks.hkustcv import AuthorsRelationNet
+
+    return AuthorsRelationNet()
+
+
 def _episodic(module: str, of: str, encoder: str, side: int | None, *options: str) -> NetworkSpec:
     def build(_depth: bool) -> EpisodicNet:
         made: Callable[..., EpisodicNet] = getattr(import_module(f"fewscope.model.networks.{module}"), of)
@@ -108,6 +114,7 @@ NETWORKS: dict[str, NetworkSpec] = {
     "vgg16-paper": _relation("vgg16", "paper"),
     "resnet101-paper": _relation("resnet101", "paper"),
     "inception-paper": _relation("inception", "paper"),
+    "vgg16-hkustcv": NetworkSpec("relation", _authors, side_multiple=32, trained=False),
     **_published(),
 }
 

@@ -1,0 +1,150 @@
+"""Checkpoints of other code, converted to weights of Fewscope's networks. Pickles are read with ``weights_only``."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from fewscope.errors import ConfigError, WeightsError
+from fewscope.model.networks.episodic import EpisodicNet
+from fewscope.model.networks.hkustcv import AuthorsRelationNet
+from fewscope.model.networks.registry import NETWORKS, build_network
+
+HKUSTCV_BLOCKS = 5
+"""Blocks of the decoder of FSS-1000's published code, ``double_conv1`` to ``double_conv5``."""
+
+
+def read_checkpoint(path: Path) -> dict[str, Tensor]:
+    """The tensors of a ``state_dict`` that torch has saved, on the CPU.
+
+    Nothing in the file is executed. The names of a network that was wrapped for several GPUs lose their ``module.``.
+
+    Parameters
+    ----------
+    path : Path
+        File (.pkl, .pth, .pt).
+
+    Raises
+    ------
+    WeightsError
+        The file is missing, holds anything but tensors by name, or values that are not finite.
+    """
+    if not path.is_file():
+        raise WeightsError(f"{path}: no such file; give a checkpoint (.pkl, .pth)")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise WeightsError(
+            f"{path}: is not a checkpoint of tensors alone ({str(error).splitlines()[0]}); give a state_dict"
+        ) from error
+    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
+        content = content["state_dict"]
+    if (
+        not isinstance(content, Mapping)
+        or not all(isinstance(t, Tensor) for t in content.values())
+        or not content
+    ):
+        raise WeightsError(f"{path}: holds no tensors by name; give a state_dict")
+    for name, tensor in content.items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise WeightsError(
+                f"{path}: tensor {name} holds values that are not finite; give another checkpoint"
+            )
+    return {str(name).removeprefix("module."): tensor for name, tensor in content.items()}
+
+
+def convert_hkustcv(encoder: Path, relation: Path) -> AuthorsRelationNet:
+    """The network of FSS-1000's authors with the weights of their two files.
+
+    Parameters
+    ----------
+    encoder, relation : Path
+        ``feature_encoder*.pkl`` and ``relation_network*.pkl``, as their code saves them.
+
+    Raises
+    ------
+    WeightsError
+        A file cannot be read, or is of another network.
+    """
+    renamed: dict[str, Tensor] = {}
+    for name, tensor in read_checkpoint(encoder).items():
+        part, _, rest = name.partition(".")
+        place, _, kind = rest.partition(".")
+        if part == "features" and place.isdigit():  # the authors' first layer is apart
+            renamed[f"encoder.layers.{int(place) + 1}.{kind}"] = tensor
+        elif part == "layer1":
+            renamed[f"encoder.layers.0.{kind}"] = tensor
+        else:
+            raise WeightsError(
+                f"{encoder}: {name} is no part of the feature encoder; give feature_encoder*.pkl first"
+            )
+    for name, tensor in read_checkpoint(relation).items():
+        renamed[_relation_name(name, relation)] = tensor
+    net = AuthorsRelationNet()
+    for name, own in net.state_dict().items():
+        if name.endswith("num_batches_tracked"):  # files of torch before 0.4.1 lack it
+            renamed.setdefault(name, own)
+    _load(net, renamed, f"{encoder} and {relation}")
+    return net
+
+
+def _relation_name(name: str, path: Path) -> str:
+    part, _, rest = name.partition(".")
+    place, _, kind = rest.partition(".")
+    if place.isdigit():
+        if part in ("layer1", "layer2"):
+            return f"relation.{int(place) + (3 if part == 'layer2' else 0)}.{kind}"
+        block = part.removeprefix("double_conv")
+        if block.isdigit() and 1 <= int(block) <= HKUSTCV_BLOCKS:
+            if int(block) == HKUSTCV_BLOCKS and place == "3":
+                return f"head.{kind}"
+            return f"decoder.{int(block) - 1}.{place}.{kind}"
+    raise WeightsError(
+        f"{path}: {name} is no part of the relation network; give relation_network*.pkl second"
+    )
+
+
+def convert_torchvision(path: Path, name: str) -> EpisodicNet:
+    """A network whose backbone has torchvision's weights; what is trained on top of it is random.
+
+    Parameters
+    ----------
+    path : Path
+        A ``state_dict`` of torchvision's network, such as ``vgg16-397923af.pth``.
+    name : str
+        A key of `model.networks.registry.NETWORKS`.
+
+    Raises
+    ------
+    ConfigError
+        The network has no backbone of torchvision's.
+    WeightsError
+        The file cannot be read, or is of another network.
+    """
+    if name not in NETWORKS or NETWORKS[name].family != "episodic" or not NETWORKS[name].encoder:
+        fitting = [n for n, spec in NETWORKS.items() if spec.family == "episodic" and spec.encoder]
+        raise ConfigError(
+            f"{name} takes no weights of torchvision's networks; give one of {', '.join(fitting)}"
+        )
+    torch.manual_seed(0)
+    net = build_network(name)
+    assert isinstance(net, EpisodicNet)
+    try:
+        net.load_backbone(read_checkpoint(path))
+    except (KeyError, RuntimeError) as error:
+        expected = NETWORKS[name].encoder.removesuffix("-plain")
+        raise WeightsError(
+            f"{path}: is not torchvision's {expected}, which {name} needs ({str(error).splitlines()[0]})"
+        ) from error
+    return net
+
+
+def _load(net: nn.Module, state: Mapping[str, Tensor], what: str) -> None:
+    try:
+        net.load_state_dict(dict(state))
+    except RuntimeError as error:
+        raise WeightsError(f"{what}: are of another network: {' '.join(str(error).split())[:200]}") from error
