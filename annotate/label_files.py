@@ -29,9 +29,9 @@ from fewscope.connectors.support.annotation_files import (
     REJECTED,
     SPARSE,
     Annotation,
-    read_qupath,
     read_vector_file,
 )
+from fewscope.connectors.support.qupath_files import read_qupath
 from fewscope.connectors.support_options import SupportOptions
 from fewscope.connectors.vectors.placement import LONGITUDE_LATITUDE, Target
 from fewscope.errors import LabelError, SupportError

@@ -261,7 +261,8 @@ def typical_radius(support: SupportSet) -> float | None:
     if support.instances is None:
         return None
     areas: list[int] = []
-    for objects, labels in zip(support.instances, support.labels, strict=True):
+    dense = slice(support.n_dense)  # a stroke has the size of a brush
+    for objects, labels in zip(support.instances[dense], support.labels[dense], strict=True):
         known = np.pad(labels != IGNORE_LABEL, 1)
         inner = known[:-2, 1:-1] & known[2:, 1:-1] & known[1:-1, :-2] & known[1:-1, 2:]
         cut = set(np.unique(objects[~inner]).tolist())

@@ -3,7 +3,8 @@
 Within a region, all objects of the class are annotated: every other pixel in it is background. Pixels outside regions,
 and in areas of class Ignore*, are not labelled. Objects of other classes are background. Where objects of two classes
 overlap, the smaller one counts: a nucleus in a gland. An object may extend beyond its region, as a river does. A pixel
-belongs to an object if its centre does.
+belongs to an object if its centre does. What is of class Not*, or has a mark (`annotation_files.MARKS`), counts outside
+regions too (`connectors.support.sparse`).
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import shapely
@@ -20,26 +21,38 @@ from numpy.typing import NDArray
 from rasterio.crs import CRS
 from rasterio.windows import Window
 
-from fewscope.connectors.conventions import IGNORE_LABEL, PATCH_SIZE
+from fewscope.connectors.conventions import PATCH_SIZE
 from fewscope.connectors.source import Source, SourceInfo
 from fewscope.connectors.support.annotation_files import (
+    ACCEPTED,
     IGNORED_NAMES,
     REGION_NAMES,
+    REJECTED,
     UNNAMED,
     Annotation,
     AnnotationFile,
-    read_qupath,
     read_vector_file,
+)
+from fewscope.connectors.support.qupath_files import read_qupath
+from fewscope.connectors.support.sparse import (
+    MAX_SPARSE_PATCHES,
+    POINT_RADIUS,
+    Drawn,
+    Patch,
+    burn_all,
+    remove,
+    sparse_patches,
+    starts,
 )
 from fewscope.connectors.support.support_set import MAX_CLASSES, SupportSet, alike, choose_classes, doubts
 from fewscope.connectors.support_options import SupportOptions
 from fewscope.connectors.vectors.placement import Target
-from fewscope.connectors.vectors.polygon_files import burn, listed
+from fewscope.connectors.vectors.polygon_files import listed
 from fewscope.errors import SupportError
 
 log = logging.getLogger(__name__)
 
-MAX_PATCHES = 32  # a support set is a few patches; more suggests a region around the whole slide
+MAX_PATCHES = 32  # of regions: a support set is a few patches; more suggests a region around the whole slide
 EDGE_TOLERANCE = 1.0  # px that a region may extend past the slide's edge: annotation tools round
 HOW_TO = {
     "slide": "in QuPath, draw a rectangle in which every object is drawn, set its class to Region*, and export all "
@@ -56,16 +69,14 @@ def load_annotations(uri: str, source: Source | None, options: SupportOptions) -
             f"{uri}: annotations need the slide or raster they were drawn on; give it as the source"
         )
     info = source.info
-    if info.kind == "raster":
-        crs = CRS.from_user_input(info.crs) if info.crs else None
-        target = Target.of(crs, info.transform, info.height, info.width)
-        annotations = read_vector_file(uri, target, options.class_names)
-    else:
-        annotations = read_qupath(uri, options)
+    annotations = read_annotations(uri, source, options)
     how_to = HOW_TO[info.kind]
     left_out = f"; left out: {listed(annotations.left_out)}" if annotations.left_out else ""
-    if not annotations.regions:
+    has_marks = bool(annotations.negatives) or any(one.mark for one in annotations.objects)
+    if not annotations.regions and not has_marks:
         raise SupportError(f"{uri}: has no region; {how_to}{left_out}")
+    if not annotations.objects and not annotations.regions:
+        raise SupportError(f"{uri}: has no object; {how_to}{left_out}")
     if not annotations.objects:
         n = len(annotations.regions)
         raise SupportError(
@@ -74,71 +85,150 @@ def load_annotations(uri: str, source: Source | None, options: SupportOptions) -
         )
     chosen_names, values, chosen = _choose_objects(uri, annotations, options.class_names)
     notes = _notes(uri, annotations, chosen)
-    origin = info.scan_origin if options.geojson_origin == "scan" else (0, 0)
-    to_grid = ~info.transform @ Affine.translation(*origin)
-    regions = _onto_grid(annotations.regions, to_grid)
-    ignored = _onto_grid(annotations.ignored, to_grid)
-    chosen = _onto_grid(chosen, to_grid)
-    _check_inside(uri, regions, info, origin)
-    assumptions = annotations.assumptions
-    if origin != (0, 0):
-        assumptions.append(
-            f"Coordinates in {uri} start at the corner of the scanned area of the slide it was drawn on, x, y = "
-            f"{origin[0]}, {origin[1]}, as QuPath writes them. --geojson-origin file: at the corner of the slide."
-        )
-
-    tree = shapely.STRtree([one.geometry for one in chosen])
-    images, labels, instances, names = [], [], [], []
-    labelled: list[tuple[Window, NDArray[np.bool_]]] = []
-    for title, region, window in _windows(uri, regions, info):
-        image, valid = source.read(window)
-        inside = _burn([region], window) > 0
-        inside &= valid & (_burn(ignored, window) == 0)
-        for (
-            earlier,
-            taken,
-        ) in labelled:  # a pixel is in one patch only: if held out, it is held out everywhere
-            _remove(inside, window, taken, earlier)
-        if not inside.any():
-            continue
-        labelled.append((window, inside))
-        corner = window.col_off, window.row_off
-        near = np.sort(tree.query(shapely.box(*corner, corner[0] + PATCH_SIZE, corner[1] + PATCH_SIZE)))
-        ids = _burn([chosen[index] for index in near], window)
-        ids[~inside] = 0
-        of_class = np.concatenate([[0], values[near]]).astype(np.uint8)[ids]
-        _, compact = np.unique(ids, return_inverse=True)  # 1..n in the order of the file
-        ids = (compact.reshape(ids.shape) + (ids.min() > 0)).astype(np.int32)
-        images.append(image)
-        labels.append(np.where(inside, of_class, np.uint8(IGNORE_LABEL)))
-        instances.append(ids)
-        names.append(title)
-    if not images:
+    found = patches_on(uri, source, annotations, chosen, values, options)
+    patches, n_dense = found.patches, found.n_dense
+    notes += found.notes
+    if not patches:
         raise SupportError(
-            f"{uri}: no pixel of the {len(regions)} regions could be read; draw them elsewhere"
+            f"{uri}: none of its labels lies on a pixel that could be read; draw them elsewhere"
         )
+    names = [patch.title for patch in patches]
+    labels = np.stack([patch.labels for patch in patches])
     log.info(
-        "%s: %d regions, %d objects of class %s, %d patches",
+        "%s: %d regions, %d objects of class %s, %d patches%s",
         uri,
-        len(regions),
+        len(annotations.regions),
         len(chosen),
         ", ".join(chosen_names),
-        len(images),
+        n_dense,
+        f" and {len(patches) - n_dense} with single labels" if len(patches) > n_dense else "",
     )
     try:
-        notes += doubts(uri, np.stack(labels), chosen_names, names)
+        some = slice(n_dense or None)
+        notes += doubts(uri, labels[some], chosen_names, names[some])
         return SupportSet(
-            images=np.stack(images),
-            labels=np.stack(labels),
-            instances=np.stack(instances) if info.kind == "slide" or _are_whole(regions, chosen) else None,
+            images=np.stack([patch.image for patch in patches]),
+            labels=labels,
+            instances=np.stack([patch.instances for patch in patches]) if found.are_whole else None,
             names=tuple(names),
             mpp=info.mpp,
             class_names=chosen_names,
             notes=tuple(notes),
-            assumptions=tuple(assumptions),
+            assumptions=tuple(annotations.assumptions),
+            n_sparse=len(patches) - n_dense,
+            corrected=corrections(annotations),
         )
     except SupportError as error:
         raise SupportError(f"{uri}: {error}") from error
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FilePatches:
+    """Patches of one file: of its regions first, then of single labels.
+
+    Attributes
+    ----------
+    are_whole : bool
+        Whether objects are whole, so that they can be counted.
+    """
+
+    patches: list[Patch]
+    n_dense: int
+    are_whole: bool
+    notes: list[str]
+
+
+def read_annotations(uri: str, source: Source, options: SupportOptions) -> AnnotationFile:
+    """Annotations in a file that was drawn on ``source``."""
+    info = source.info
+    if info.kind == "raster":
+        crs = CRS.from_user_input(info.crs) if info.crs else None
+        target = Target.of(crs, info.transform, info.height, info.width)
+        return read_vector_file(uri, target, options.class_names)
+    return read_qupath(uri, options)
+
+
+def corrections(annotations: AnnotationFile) -> tuple[int, int]:
+    """How many objects were accepted and rejected by hand."""
+    return (
+        sum(one.mark == ACCEPTED for one in annotations.objects),
+        sum(one.mark == REJECTED for one in annotations.negatives),
+    )
+
+
+def patches_on(
+    uri: str,
+    source: Source,
+    annotations: AnnotationFile,
+    chosen: list[Annotation],
+    values: NDArray[np.int64],
+    options: SupportOptions,
+) -> FilePatches:
+    """Patches of a file's annotations.
+
+    Parameters
+    ----------
+    chosen, values
+        Objects in the order to draw in, and the class 1..C of each, (n,) int64.
+
+    Raises
+    ------
+    SupportError
+        Regions lie outside the source, are too large, or cannot be read.
+    """
+    info = source.info
+    origin = info.scan_origin if options.geojson_origin == "scan" else (0, 0)
+    to_grid = ~info.transform @ Affine.translation(*origin)
+    regions = _onto_grid(annotations.regions, to_grid)
+    ignored = _onto_grid(annotations.ignored, to_grid)
+    objects = _onto_grid(chosen, to_grid)
+    _check_inside(uri, regions, info, origin)
+    notes: list[str] = []
+    if origin != (0, 0):
+        annotations.assumptions.append(
+            f"Coordinates in {uri} start at the corner of the scanned area of the slide it was drawn on, x, y = "
+            f"{origin[0]}, {origin[1]}, as QuPath writes them. --geojson-origin file: at the corner of the slide."
+        )
+
+    negatives = _onto_grid(annotations.negatives, to_grid)
+    drawn = Drawn(regions, ignored, objects, values, negatives)
+    patches, labelled = _region_patches(uri, drawn, source)
+    n_dense = len(patches)
+    if regions and not patches:
+        raise SupportError(
+            f"{uri}: no pixel of the {len(regions)} regions could be read; draw them elsewhere"
+        )
+    if annotations.negatives or any(one.mark for one in chosen):
+        more, too_many = sparse_patches(drawn, source, labelled)
+        patches += more
+        if too_many:
+            notes.append(
+                f"{uri}: {too_many} label{'s' if too_many > 1 else ''} outside regions left out: at most "
+                f"{MAX_SPARSE_PATCHES} patches of them are learned from, the last in the file."
+            )
+    are_whole = info.kind == "slide" or _are_whole(regions, objects)
+    return FilePatches(patches, n_dense, are_whole, notes)
+
+
+def _region_patches(
+    uri: str, drawn: Drawn, source: Source
+) -> tuple[list[Patch], list[tuple[Window, NDArray[np.bool_]]]]:
+    """Patches that cover the regions, and the labelled pixels of each, with their windows."""
+    patches: list[Patch] = []
+    labelled: list[tuple[Window, NDArray[np.bool_]]] = []
+    for title, region, window in _windows(uri, drawn.regions, source.info):
+        image, valid = source.read(window)
+        inside = burn_all([region], window) > 0
+        inside &= valid & (burn_all(drawn.ignored, window) == 0)
+        for (
+            earlier,
+            taken,
+        ) in labelled:  # a pixel is in one patch only: if held out, it is held out everywhere
+            remove(inside, window, taken, earlier)
+        if inside.any():
+            labelled.append((window, inside))
+            patches.append(drawn.patch(title, image, inside, window))
+    return patches, labelled
 
 
 def _choose_objects(
@@ -196,21 +286,6 @@ def _notes(uri: str, annotations: AnnotationFile, chosen: list[Annotation]) -> l
     return notes
 
 
-def _remove(mask: NDArray[np.bool_], window: Window, other: NDArray[np.bool_], other_window: Window) -> None:
-    """Clear, in one patch's mask (224, 224), the pixels that are set in another's."""
-    down, right = other_window.row_off - window.row_off, other_window.col_off - window.col_off
-    if abs(down) < PATCH_SIZE and abs(right) < PATCH_SIZE:
-        here = (
-            slice(max(0, down), PATCH_SIZE + min(0, down)),
-            slice(max(0, right), PATCH_SIZE + min(0, right)),
-        )
-        there = (
-            slice(max(0, -down), PATCH_SIZE + min(0, -down)),
-            slice(max(0, -right), PATCH_SIZE + min(0, -right)),
-        )
-        mask[here] &= ~other[there]
-
-
 def _are_whole(regions: list[Annotation], objects: list[Annotation]) -> bool:
     """Whether no region cuts an object: parts of rivers and lakes are not instances."""
     tree = shapely.STRtree([one.geometry for one in objects])
@@ -222,10 +297,16 @@ def _are_whole(regions: list[Annotation], objects: list[Annotation]) -> bool:
 
 
 def _onto_grid(annotations: list[Annotation], to_grid: Affine) -> list[Annotation]:
-    """Annotations in pixels (col, row) of the working grid."""
+    """Annotations in pixels (col, row) of the working grid; points and lines get the width of a stroke."""
     matrix = [to_grid.a, to_grid.b, to_grid.d, to_grid.e, to_grid.c, to_grid.f]
-    return [
+    moved = [
         replace(one, geometry=shapely.affinity.affine_transform(one.geometry, matrix)) for one in annotations
+    ]
+    return [
+        one
+        if "Polygon" in one.geometry.geom_type
+        else replace(one, geometry=one.geometry.buffer(POINT_RADIUS))
+        for one in moved
     ]
 
 
@@ -265,7 +346,7 @@ def _windows(uri: str, regions: list[Annotation], info: SourceInfo) -> list[tupl
     windows: list[tuple[str, Annotation, Window]] = []
     for region in regions:
         left, top, right, bottom = region.geometry.bounds
-        rows, cols = _starts(top, bottom), _starts(left, right)
+        rows, cols = starts(top, bottom), starts(left, right)
         if len(windows) + len(rows) * len(cols) > MAX_PATCHES:
             wide = PATCH_SIZE * math.hypot(info.transform.a, info.transform.d)
             unit = "px" if info.kind == "slide" else "units of the CRS"
@@ -278,16 +359,3 @@ def _windows(uri: str, regions: list[Annotation], info: SourceInfo) -> list[tupl
                 part = "" if len(rows) * len(cols) == 1 else f" at ({row}, {col})"
                 windows.append((region.title + part, region, Window(col, row, PATCH_SIZE, PATCH_SIZE)))
     return windows
-
-
-def _starts(first: float, last: float) -> list[int]:
-    """Offsets of the windows that cover ``first..last`` along one axis."""
-    n = max(1, math.ceil((last - first) / PATCH_SIZE - 1e-9))
-    start = round((first + last - n * PATCH_SIZE) / 2)
-    return [start + index * PATCH_SIZE for index in range(n)]
-
-
-def _burn(annotations: list[Annotation], window: Window) -> NDArray[np.int32]:
-    """int32 (224, 224): 1 + index of the last annotation that contains the pixel's centre, 0 for none."""
-    shapes = ((one.geometry, index) for index, one in enumerate(annotations, start=1))
-    return burn(shapes, (PATCH_SIZE, PATCH_SIZE), Affine.translation(window.col_off, window.row_off))

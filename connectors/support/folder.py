@@ -168,7 +168,8 @@ def _load_pairs(
     if every and len(every) < len(instances):
         log.info("%s: %d of %d patches have instances; none are used", uri, len(every), len(instances))
     try:
-        found_labels = np.stack(labels)
+        found_labels, n_sparse = np.stack(labels), stated.get("sparse", 0)
+        some = slice(max(0, len(names) - n_sparse) or None)  # the last ones are labelled in places only
         return SupportSet(
             images=np.stack(images),
             labels=found_labels,
@@ -176,7 +177,9 @@ def _load_pairs(
             names=tuple(names),
             mpp=stated.get("mpp"),
             class_names=tuple(found[i] for i in chosen),
-            notes=tuple(doubts(uri, found_labels, [found[i] for i in chosen], names)),
+            notes=tuple(doubts(uri, found_labels[some], [found[i] for i in chosen], names[some])),
+            n_sparse=n_sparse,
+            corrected=(stated.get("corrected", [0])[0], stated.get("corrected", [0])[-1]),
         )
     except SupportError as error:
         raise SupportError(f"{uri}: {error}") from error
@@ -203,7 +206,7 @@ def _read_statement(filesystem: Any, root: str, uri: str) -> dict[str, Any]:
         if isinstance(error, SupportError):
             raise
         raise SupportError(f"{shown}: is not JSON ({error}); write {EXAMPLE}") from error
-    if not isinstance(stated, dict) or set(stated) - {"mpp", "class", "classes"}:
+    if not isinstance(stated, dict) or set(stated) - {"mpp", "class", "classes", "sparse", "corrected"}:
         keys = sorted(stated) if isinstance(stated, dict) else type(stated).__name__
         raise SupportError(f"{shown}: holds {keys}, expected {EXAMPLE}")
     mpp = stated.get("mpp")
@@ -224,7 +227,22 @@ def _read_statement(filesystem: Any, root: str, uri: str) -> dict[str, Any]:
                 f"{shown}: classes are {reprlib.repr(classes)}, expected up to {MAX_CLASSES} names and no "
                 '"class" beside them'
             )
+    for key, n_numbers in (("sparse", None), ("corrected", 2)):
+        values = stated.get(key, 0 if n_numbers is None else [0, 0])
+        numbers = [values] if n_numbers is None else values
+        if (
+            not isinstance(numbers, list)
+            or len(numbers) != (n_numbers or 1)
+            or not all(map(_is_count, numbers))
+        ):
+            raise SupportError(
+                f"{shown}: {key} is {reprlib.repr(values)}, expected {n_numbers or 1} number(s) from 0 on"
+            )
     return stated
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
 def _find_pairs(filesystem: Any, root: str, uri: str) -> Iterator[_Pair]:

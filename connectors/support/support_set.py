@@ -54,6 +54,11 @@ class SupportSet:
         Warnings for readers of the result, one sentence each: omitted annotations, suspected mistakes.
     assumptions : tuple of str
         Assumptions made where the files state nothing, one sentence each, with the option that overrides it.
+    n_sparse : int
+        How many of the last patches are labelled in places only: strokes, points, single objects. They teach, but
+        estimates leave them out: they say nothing about the rest of their patch.
+    corrected : tuple of int
+        How many objects of an earlier result were accepted, and how many rejected, by a click.
 
     Raises
     ------
@@ -70,6 +75,8 @@ class SupportSet:
     complete: NDArray[np.bool_] | None = None
     notes: tuple[str, ...] = ()
     assumptions: tuple[str, ...] = ()
+    n_sparse: int = 0
+    corrected: tuple[int, int] = (0, 0)
 
     def __post_init__(self) -> None:
         n, n_classes = len(self.names), len(self.class_names)
@@ -83,6 +90,8 @@ class SupportSet:
                 raise SupportError(
                     f"{name} are {array.dtype} {array.shape}, expected {dtype.__name__} {shape}"
                 )
+        if not 0 <= self.n_sparse <= n:
+            raise SupportError(f"{self.n_sparse} of {n} patches are said to be labelled in places")
         if n < 1:
             raise SupportError("a support set needs at least one labelled patch")
         if not 1 <= n_classes <= MAX_CLASSES or len(set(self.class_names)) < n_classes:
@@ -116,6 +125,11 @@ class SupportSet:
         return ", ".join(self.class_names)
 
     @property
+    def n_dense(self) -> int:
+        """Number of patches of which a whole region is labelled; they come first."""
+        return len(self.names) - self.n_sparse
+
+    @property
     def labels_by_class(self) -> NDArray[np.uint8]:
         """Labels of each class, uint8 (C, K, 224, 224): 0 for background, 1 for object, 255 for not known."""
         values = np.arange(1, len(self.class_names) + 1)[:, None, None, None]
@@ -139,6 +153,7 @@ class SupportSet:
             names=self.names,
             mpp=self.mpp,
             class_names=(self.class_names[value - 1],),
+            n_sparse=self.n_sparse,
         )
 
     def digest(self) -> str:
@@ -147,6 +162,8 @@ class SupportSet:
         for array in (self.images, self.labels, self.instances, self.complete):
             if array is not None:
                 digest.update(np.ascontiguousarray(array).tobytes())
+        if self.n_sparse:
+            digest.update(f"sparse {self.n_sparse}".encode())
         return digest.hexdigest()
 
 

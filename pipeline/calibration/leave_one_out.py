@@ -70,6 +70,7 @@ def predict_held_out(
     encode: Callable[[np.ndarray, Sequence[int]], Any] | None = None,
     n_threads: int = 1,
     depth: bool = False,
+    n_always: int = 0,
 ) -> list[np.ndarray | None]:
     """Predict each patch from the others, all classes at once.
 
@@ -84,16 +85,19 @@ def predict_held_out(
         Folds that are predicted in parallel.
     depth : bool
         Also return the predicted depth of each pixel in its object.
+    n_always : int
+        So many of the last patches are never held out: all others are predicted from them too. K does not count them
+        in what follows.
 
     Returns
     -------
     C probability maps (K, H, W) float32, with `depth` followed by C depth maps. None for a class that cannot be held
     out: some fold would have no object or no background left to learn from.
     """
-    k, n_classes = len(images), len(labels)
+    k, n_classes = len(images) - n_always, len(labels)
     found: list[np.ndarray | None] = [None] * (2 * n_classes if depth else n_classes)
     folds = [np.arange(i, k, n_folds(k)) for i in range(n_folds(k))]
-    others = [np.setdiff1d(np.arange(k), held_out) for held_out in folds]
+    others = [np.setdiff1d(np.arange(len(images)), held_out) for held_out in folds]
     usable = [
         c
         for c in range(n_classes)

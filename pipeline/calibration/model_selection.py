@@ -107,6 +107,7 @@ def select_encoding(
     seconds: float,
     *,
     depth: bool = False,
+    n_sparse: int = 0,
 ) -> SelectedEncoding:
     """Encode a support set with the options that predict the held-out patches best.
 
@@ -122,8 +123,10 @@ def select_encoding(
         for scales and for the weight of the pixel classifier.
     depth : bool
         Also predict the depth of the held-out pixels in their objects.
+    n_sparse : int
+        So many of the last patches are labelled in places only, and never held out.
     """
-    candidates = _Candidates(model, images, labels, instances, depth)
+    candidates = _Candidates(model, images, labels, instances, depth, n_sparse)
     with one_thread():
         plain = best = candidates.of(EncodingOptions())
         if seconds and getattr(model, "adapts", False) and np.isfinite(plain.iou):
@@ -182,6 +185,7 @@ class _Candidates:
     labels: np.ndarray
     instances: np.ndarray | None
     depth: bool
+    n_sparse: int = 0
     views: dict[tuple[AdaptConfig | None, bytes, tuple[int, ...]], dict[int, Any]] = field(
         default_factory=dict
     )
@@ -226,6 +230,7 @@ class _Candidates:
             lambda *which: self.encode(options, *which),
             n_threads=os.cpu_count() or 1,
             depth=depth,
+            n_always=self.n_sparse,
         )
         depths: list[np.ndarray | None] = found[n_classes:] if depth else [None] * n_classes
         candidate = self.evaluated[options] = self.scored(options, found[:n_classes], depths)
@@ -239,7 +244,7 @@ class _Candidates:
         """A candidate from its held-out predictions."""
         ious = [
             np.array(score_held_out(p, y).iou)
-            for p, y in zip(held_out, self.labels, strict=True)
+            for p, y in zip(held_out, self.labels[:, : len(self.images) - self.n_sparse], strict=True)
             if p is not None
         ]
         return _Candidate(options, held_out, depths, ious)
@@ -251,7 +256,7 @@ class _Candidates:
         best = self.best_of(plain, [self.at(sides) for sides in OTHER_SIDES])
         if best.iou >= SUFFICIENT_IOU:
             return best
-        n_runs = n_folds(len(self.images)) + 1
+        n_runs = n_folds(len(self.images) - self.n_sparse) + 1
         if steps := steps_within(seconds, n_runs):
             log.info("fine-tuning %d times, %d steps each; --adapt bounds it", n_runs, steps)
             tuned = replace(best.options, adaptation=AdaptConfig(steps))
@@ -310,7 +315,13 @@ class EncodingCache:
             log.info("same support set as for the previous source: its encoding is reused")
             return self._last[1]
         made = select_encoding(
-            self._model, support.images, support.labels_by_class, support.instances, seconds, depth=depth
+            self._model,
+            support.images,
+            support.labels_by_class,
+            support.instances,
+            seconds,
+            depth=depth,
+            n_sparse=support.n_sparse,
         )
         self._last = asked, made
         return made

@@ -111,7 +111,7 @@ def choose_operating_point(
     depth = any(isinstance(rule, DepthRule) for of_class in plan.classes for rule in of_class.rules)
     encoding = (encodings or EncodingCache(model)).of(support, config.adapt_s, depth)
     held_out, thresholds = encoding.held_out, []
-    for probabilities, labels in zip(held_out, support.labels_by_class, strict=True):
+    for probabilities, labels in zip(held_out, support.labels_by_class[:, : support.n_dense], strict=True):
         if config.threshold is None and probabilities is not None:
             thresholds.append(leave_one_out.shrunk_threshold(probabilities, labels))
         else:
@@ -151,7 +151,8 @@ def _choose_for_class(
     """Choose the separation rule of a class on its held-out patches."""
     if probabilities is None:
         return ClassOperatingPoint(None, threshold, plan.rules[0], None)
-    loo = leave_one_out.score_held_out(probabilities, plan.support.labels, threshold)
+    labels = plan.support.labels[: plan.support.n_dense]
+    loo = leave_one_out.score_held_out(probabilities, labels, threshold)
     if plan.support.instances is None:
         return ClassOperatingPoint(loo, threshold, plan.rules[0], None)
     rule, ratio = choose_rule(
@@ -198,10 +199,10 @@ def choose_rule(
         (K, H, W) float32, held-out depths, for a `DepthRule`.
     """
     assert support.instances is not None
-    known = support.labels != IGNORE_LABEL
+    known = support.labels[: support.n_dense] != IGNORE_LABEL
     true = [
         _large(np.where(of_patch, objects, 0), min_true_area)
-        for of_patch, objects in zip(known, support.instances, strict=True)
+        for of_patch, objects in zip(known, support.instances[: support.n_dense], strict=True)
     ]
     best: tuple[tuple[float, float], Rule | None, tuple[float, float] | None] | None = None
     for rule in rules:

@@ -26,6 +26,7 @@ from fewscope._version import __version__
 from fewscope.connectors.results.reader import open_result
 from fewscope.connectors.results.run_folder import WorkDir
 from fewscope.connectors.results.store import ResultStore
+from fewscope.connectors.support.support_set import SupportSet
 from fewscope.pipeline.calibration import intervals, leave_one_out
 from fewscope.pipeline.calibration.operating_point import ClassOperatingPoint, OperatingPoint
 from fewscope.pipeline.execution.pool import Pool
@@ -160,7 +161,10 @@ def write_run_report(
             point.loo, labels, of_class.min_area_px, plan.config.connectivity, of_class.min_true_area_px
         )
         for point, labels, of_class in zip(
-            operating_point.classes, plan.support.labels_by_class, plan.classes, strict=True
+            operating_point.classes,
+            plan.support.labels_by_class[:, : plan.support.n_dense],
+            plan.classes,
+            strict=True,
         )
     ]
     qualities = [quality(plan, point) for point in operating_point.classes]
@@ -210,6 +214,20 @@ def processors(rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
     return sorted({row["processor"] for row in rows.values() if "processor" in row})
 
 
+def outside_regions(support: SupportSet) -> dict[str, Any]:
+    """Facts of labels outside regions, and of corrections; nothing where there are none."""
+    found: dict[str, Any] = {}
+    if support.n_sparse:
+        found["patches with labels outside regions"] = support.n_sparse
+    if any(support.corrected):
+        accepted, rejected = support.corrected
+        found["corrected by hand"] = (
+            f"{accepted + rejected} object{'s' if accepted + rejected != 1 else ''} of the preview: "
+            f"{accepted} accepted, {rejected} rejected"
+        )
+    return found
+
+
 def facts(
     plan: Plan, operating_point: OperatingPoint, work: WorkDir, pool: Pool, kinds: Sequence[str] = ()
 ) -> dict[str, Any]:
@@ -224,7 +242,8 @@ def facts(
     return {
         "support set": {
             "from": config.support,
-            "patches": len(plan.support.images),
+            "patches": plan.support.n_dense,
+            **outside_regions(plan.support),
             "class" if len(names) == 1 else "classes": plan.support.class_name,
             "digest": determined["support"],
         },

@@ -136,7 +136,7 @@ def draw(
         fields=tuple(_fields(source, result, statistics, colours)),
         gallery=tuple(_portrait(source, result, row, colours) for row in statistics.samples),
         patches=tuple(_patches(support, held_out, colours)),
-        n_patches=len(support.names),
+        n_patches=_n_shown(support),
     )
 
 
@@ -300,9 +300,14 @@ def _crop(source: Any, result: Any, window: Window) -> tuple[RGB, npt.NDArray[An
     return image, labels, classes
 
 
+def _n_shown(support: Any) -> int:
+    """Patches to show: those of regions; where there are none, those with single labels."""
+    return support.n_dense or len(support.names)
+
+
 def _patches(support: Any, held_out: npt.NDArray[np.uint8] | None, colours: Sequence[Colour]) -> list[Patch]:
     patches = []
-    for k, name in enumerate(support.names[:MAX_PATCHES]):
+    for k, name in enumerate(support.names[: min(MAX_PATCHES, _n_shown(support))]):
         image, label = support.images[k], support.labels[k]
         predicted = None
         if held_out is not None:

@@ -131,6 +131,7 @@ def support_of(k=2, names=None):
         labels=labels,
         instances=None,
         complete=None,
+        n_dense=k,
         class_names=("nucleus",),
         names=names or tuple(f"{i}.jpg" for i in range(1, k + 1)),
     )
