@@ -6,6 +6,7 @@ import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -129,7 +130,7 @@ def write_folder(folder: str, support: SupportSet) -> None:
         put(f"label/{number}.png", label)
         if support.instances is not None:
             put(f"label/{number}.inst.png", support.instances[number - 1].astype(np.uint16))
-    stated = {"mpp": support.mpp, "classes": list(support.class_names)}
+    stated: dict[str, Any] = {"mpp": support.mpp, "classes": list(support.class_names)}
     if support.n_sparse:
         stated["sparse"] = support.n_sparse
     if any(support.corrected):
