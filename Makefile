@@ -6,16 +6,20 @@ PYTHON ?= python3
 # The build of torch to install: cpu, cu130, auto... (uv's --torch-backend). Empty takes the CPU build, which is much
 # smaller, on Linux without an NVIDIA driver, and PyPI's elsewhere (on Linux with CUDA). Only the set-up reads it.
 TORCH_BACKEND ?=
+# What Python compiles is kept: every job and worker imports torch and Ray, which takes it 4 s longer without.
+unexport PYTHONDONTWRITEBYTECODE
 NVIDIA_DRIVER = $(wildcard /proc/driver/nvidia/version)$(shell command -v nvidia-smi)
 DEMO_FLAGS ?=
 ANNOTATE_FLAGS ?=
 
 BIN := .venv/bin
 UV_INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt
-INSTALL = @set -e; $(CHOOSE_TORCH); $(UV_INSTALL) --compile-bytecode $${backend:+--torch-backend=$$backend}
+INSTALL = @set -e; $(CHOOSE_TORCH); $(UV_INSTALL) $${backend:+--torch-backend=$$backend}
 TYPED := build/typed
 NOTEBOOKS := $(patsubst docs/%.md,build/%.ipynb,$(wildcard docs/notebooks/*.md))
-PYTEST := $(BIN)/pytest -n 2 --dist loadgroup --no-loadscope-reorder
+# one more than processors: tests that start Ray or a job wait for it most of the time
+TEST_PROCESSES ?= $(shell $(PYTHON) -c 'import os; print(min(8, os.cpu_count() or 1) + 1)')
+PYTEST = $(BIN)/pytest -n $(TEST_PROCESSES) --dist loadgroup --no-loadscope-reorder
 RUN_READY := .venv/.ready-run
 WEB_READY := .venv/.ready-web
 DEV_READY := .venv/.ready-dev
