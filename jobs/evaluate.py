@@ -9,6 +9,8 @@ import os
 import platform
 import sys
 import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,6 +31,9 @@ log = logging.getLogger("fewscope.evaluate")
 
 PROG = "python jobs/evaluate.py"
 RENAMED = {"--rivals": "--baselines", "--forest-answers": "--cache-predictions", "--way": "--n-way"}
+N_SUPERCATEGORIES, SUPERCATEGORY_CLASSES = 12, 20
+"""Of FSS-1000, and the test classes in each (section 3.2 of the paper)."""
+
 DESCRIPTION = """\
 Evaluate a few-shot network on classes it has not been trained on, beside baselines that need no network.
 
@@ -61,6 +66,18 @@ def parser(prog: str = PROG) -> JobParser:
     add("--episodes", type=int, metavar="N", help="episodes per class (default: every image is a query once)")
     add(
         "--queries", type=int, default=5, metavar="N", help="queries per episode, with --episodes (default 5)"
+    )
+    add(
+        "--total-episodes",
+        type=int,
+        metavar="N",
+        help="episodes of one query each, shared evenly by the classes (1000 for a fold of PASCAL-5i or COCO-20i)",
+    )
+    add(
+        "--supercategories",
+        type=Path,
+        metavar="FILE",
+        help="class,supercategory (.csv), instead of the one in the data folder",
     )
     add(
         "--n-way",
@@ -121,6 +138,7 @@ def evaluate(args: argparse.Namespace) -> Evaluation:
         FSS1000_TEST,
         ClassFolders,
         class_names,
+        domains_of,
         fingerprint,
     )
     from fewscope.model.segmenter import load_segmenter
@@ -130,8 +148,15 @@ def evaluate(args: argparse.Namespace) -> Evaluation:
     from fewscope.pipeline.evaluation.prediction_cache import PredictionCache
     from fewscope.pipeline.evaluation.runner import Adapted, EvaluationConfig, evaluate_class
 
+    if args.episodes is not None and args.total_episodes is not None:
+        raise ConfigError("--episodes and --total-episodes contradict each other; give one of them")
     config = EvaluationConfig(
-        tuple(dict.fromkeys(args.shots)), args.episodes, args.queries, args.seed, args.calibration
+        tuple(dict.fromkeys(args.shots)),
+        args.episodes,
+        args.queries,
+        args.seed,
+        args.calibration,
+        args.total_episodes,
     )
     if args.n_way < 1:
         raise ConfigError(f"--n-way {args.n_way} is below 1; give 2 or more, or leave it out")
@@ -139,7 +164,12 @@ def evaluate(args: argparse.Namespace) -> Evaluation:
         raise ConfigError(
             f"--adapt {args.adapt:g} leaves no time to adapt; give 30 s or more, or leave it out"
         )
-    official = fingerprint(class_names(args.data, args.split)) == FSS1000_TEST
+    names = class_names(args.data, args.split)
+    official = fingerprint(names) == FSS1000_TEST
+    groups = domains_of(args.data, args.supercategories)
+    chosen = [name for name in names if not args.domains or groups.get(name, "") in args.domains]
+    if config.total is not None:
+        config = config.for_classes(len(chosen))
     # one tile at a time: leave-one-out asks for single ones, and a shorter batch would be filled up
     model = load_segmenter(args.model, args.weights, batch_size=1)
     methods: list[Method] = [Adapted(model, args.adapt)] if args.adapt is not None else []
@@ -149,7 +179,7 @@ def evaluate(args: argparse.Namespace) -> Evaluation:
         if args.cache_predictions is not None and isinstance(baseline, PixelForest):
             baseline = PredictionCache(baseline, args.cache_predictions)
         methods.append(baseline)
-    categories = ClassFolders(args.data).classes(args.split, domains=args.domains)
+    categories = ClassFolders(args.data, args.supercategories).classes(args.split, domains=args.domains)
     began, evaluated, left_out = time.perf_counter(), [], []
     kept: list[ClassImages] = []  # C-way episodes need all classes at once
     for category in tqdm(categories, unit="class", disable=not sys.stderr.isatty()):
@@ -172,18 +202,41 @@ def evaluate(args: argparse.Namespace) -> Evaluation:
         if official and not args.domains
         else "not FSS-1000's 240 test classes: no number here is an FSS-1000 score",
         "model": f"{args.model}, weights {args.weights or 'shipped'} ({model.weights_digest[:12]})",
-        "episodes": f"{args.episodes} per class with up to {args.queries} queries"
-        if args.episodes
+        "super-categories": describe_supercategories(groups, names) if official else "",
+        "episodes": f"{config.episodes} per class with up to {config.queries} queries"
+        if config.episodes
         else "every picture is a query once",
         "seed": str(args.seed),
         "left out": ", ".join(left_out) or "no class",
         "machine": f"{os.cpu_count()} cores, {platform.machine()}, {time.perf_counter() - began:.0f} s in all",
     }
     evaluation = Evaluation.of(
-        what, [m.name for m in methods], config.shots, evaluated, [w for w in ways if w]
+        {name: text for name, text in what.items() if text},
+        [m.name for m in methods],
+        config.shots,
+        evaluated,
+        [w for w in ways if w],
     )
     evaluation.write(args.out)
     return evaluation
+
+
+def describe_supercategories(groups: Mapping[str, str], names: Sequence[str]) -> str:
+    """Whether the test classes are in 12 super-categories of 20, as the paper says that they are."""
+    sizes = Counter(groups.get(name, "") for name in names)
+    if sizes.keys() <= {""}:
+        return "none given; the authors have not published theirs, give --supercategories FILE"
+    odd = [
+        f"{group or 'none'} {n}"
+        for group, n in sorted(sizes.items())
+        if n != SUPERCATEGORY_CLASSES or not group
+    ]
+    if len(sizes) == N_SUPERCATEGORIES and not odd:
+        return f"{N_SUPERCATEGORIES} of {SUPERCATEGORY_CLASSES} test classes each, as in the paper"
+    return (
+        f"{len(sizes)}, not the paper's {N_SUPERCATEGORIES} of {SUPERCATEGORY_CLASSES} test classes each: "
+        f"{', '.join(odd[:6])}"
+    )
 
 
 def run(args: argparse.Namespace) -> int:

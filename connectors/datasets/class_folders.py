@@ -1,7 +1,9 @@
 """Classes of labelled images, from a folder in the layout of FSS-1000 (Li et al., CVPR 2020).
 
 ``<class>/<k>.jpg`` (RGB) with ``<class>/<k>.png`` (mask, 0 = background) and, if objects are separated,
-``<class>/<k>.inst.png`` (0 = background, 1..n = one object each), 224x224. Beside the classes, all optional:
+``<class>/<k>.inst.png`` (0 = background, 1..n = one object each), 224x224. Pixels above 0 in ``<class>/<k>.void.png``
+are neither object nor background: a support set does not label them, and an evaluation does not count them. Beside the
+classes, all optional:
 
 - ``splits/<name>.txt``, ``<name>.txt`` or ``splits/fss/<name>.txt``: the classes of a split, one a line; ``trn`` is
   another name for ``train``, and ``fss_test_set.txt`` for ``test``
@@ -27,7 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from fewscope.connectors.conventions import PATCH_SIZE
+from fewscope.connectors.conventions import IGNORE_LABEL, PATCH_SIZE
 from fewscope.errors import DatasetError
 
 log = logging.getLogger(__name__)
@@ -65,6 +67,8 @@ class ClassImages:
         int32 (N, 224, 224), 0 = background, 1..n = one object each; None unless every pair has them.
     keys
         The <k> of each pair, (N,).
+    void
+        bool (N, 224, 224), pixels that are neither object nor background; None without any.
     """
 
     name: str
@@ -73,19 +77,26 @@ class ClassImages:
     masks: NDArray[np.bool_]
     instances: NDArray[np.int32] | None = None
     keys: tuple[str, ...] = ()
+    void: NDArray[np.bool_] | None = None
 
     def arrays(self) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.int32] | None]:
-        """Images, labels and instances, as a support set has them; labels are uint8 (N, 224, 224), 0 or 1."""
-        return self.images, self.masks.astype(np.uint8), self.instances
+        """Images, labels and instances, as a support set has them; labels are uint8 (N, 224, 224): 0, 1 or, where
+        pixels are void, 255."""
+        labels = self.masks.astype(np.uint8)
+        if self.void is not None:
+            labels[self.void] = IGNORE_LABEL
+        return self.images, labels, self.instances
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Pair:
-    """A picture, uint8 (224, 224, 3), its mask, bool (224, 224), and its objects, int32 (224, 224), or None."""
+    """A picture, uint8 (224, 224, 3), its mask, bool (224, 224), its objects, int32 (224, 224), or None, and its void
+    pixels, bool (224, 224), or None."""
 
     image: NDArray[np.uint8]
     mask: NDArray[np.bool_]
     instances: NDArray[np.int32] | None
+    void: NDArray[np.bool_] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,9 +107,12 @@ class ClassFolders:
     ----------
     root
         The folder of the class folders, or the one above it, as FSS-1000's archive unpacks.
+    supercategories
+        A table of class and supercategory that takes precedence over those in the folder; None for those alone.
     """
 
     root: Path
+    supercategories: Path | None = None
 
     def __str__(self) -> str:
         return str(self.root)
@@ -133,7 +147,7 @@ class ClassFolders:
             raise DatasetError(
                 f"{root} has no pairs.csv, so the licence of its pairs is not known; train without --shippable"
             )
-        groups = domains_of(root)
+        groups = domains_of(root, self.supercategories)
         names = class_names(root, split)
         if domains:
             known = {groups.get(name, "") for name in names}
@@ -167,7 +181,14 @@ def _class_images(name: str, domain: str, pairs: dict[str, Pair]) -> ClassImages
         np.stack([pair.mask for pair in pairs.values()]),
         np.stack(instances) if len(instances) == len(pairs) else None,
         tuple(pairs),
+        _void(pairs),
     )
+
+
+def _void(pairs: dict[str, Pair]) -> NDArray[np.bool_] | None:
+    if all(pair.void is None for pair in pairs.values()):
+        return None
+    return np.stack([np.zeros_like(p.mask) if p.void is None else p.void for p in pairs.values()])
 
 
 def dataset_root(root: str | Path) -> Path:
@@ -226,19 +247,42 @@ def _plain(name: str) -> str:
     return name.replace("'", "").lower()
 
 
-def domains_of(root: str | Path) -> dict[str, str]:
-    """Domain or super-category of every class in ``classes.csv`` or ``supercategories.csv``; the latter wins."""
+def domains_of(root: str | Path, table: Path | None = None) -> dict[str, str]:
+    """Domain or super-category of every class.
+
+    Parameters
+    ----------
+    root
+        Folder with ``classes.csv`` or ``supercategories.csv``; the latter wins.
+    table
+        Another table of super-categories, which wins over both; apostrophes and case of its names are optional.
+
+    Raises
+    ------
+    DatasetError
+        A table has other columns, or the given one does not exist.
+    """
     root = dataset_root(root)
-    found = {}
-    for table in ("classes.csv", "supercategories.csv"):
-        for row in _rows(root / table):
-            domain = row.get("supercategory") or row.get("domain")
-            if "class" not in row or domain is None:
-                raise DatasetError(
-                    f"{root / table} has the columns {', '.join(row)}; expected class and domain or supercategory"
-                )
-            found[row["class"]] = domain
+    if table is not None and not table.is_file():
+        raise DatasetError(f"{table}: no such file; give a table of class,supercategory")
+    tables = [root / "classes.csv", root / "supercategories.csv"]
+    found: dict[str, str] = {}
+    for path in tables:
+        found |= dict(_domains(path))
+    if table is not None:
+        folders = {_plain(p.name): p.name for p in root.iterdir() if p.is_dir()}
+        found |= {folders.get(_plain(name), name): domain for name, domain in _domains(table)}
     return found
+
+
+def _domains(path: Path) -> Iterator[tuple[str, str]]:
+    for row in _rows(path):
+        domain = row.get("supercategory") or row.get("domain")
+        if "class" not in row or domain is None:
+            raise DatasetError(
+                f"{path} has the columns {', '.join(row)}; expected class and domain or supercategory"
+            )
+        yield row["class"], domain
 
 
 def allowed_for_shipping(licence: str) -> bool:
@@ -277,7 +321,11 @@ def read_pair(image_path: Path) -> Pair | None:
     mask = grey > int(grey.max()) / 2
     if not mask.any() or mask.all():
         return None
-    return Pair(image, mask, _read_instances(image_path.with_suffix(".inst.png"), mask))
+    void, void_path = None, image_path.with_suffix(".void.png")
+    if void_path.exists():
+        with Image.open(void_path) as picture:
+            void = (np.asarray(_fit(picture.convert("L"), Image.Resampling.NEAREST)) > 0) & ~mask
+    return Pair(image, mask, _read_instances(image_path.with_suffix(".inst.png"), mask), void)
 
 
 def _read_instances(path: Path, mask: NDArray[Any]) -> NDArray[Any] | None:

@@ -52,12 +52,14 @@ def draw_examples(
     for rank, (episode, query) in chosen.items():
         position = category.keys.index(query)
         image, label = images[position], labels[position]
-        support = tuple(_small(outlined(images[i], labels[i], 1), 72) for i in draws[episode, query].support)
+        support = tuple(
+            _small(outlined(images[i], labels[i] == 1, 1), 72) for i in draws[episode, query].support
+        )
         predictions = tuple(
             (method, iou[method, episode, query], _small(agreement(image, label, mask)))
             for method, mask in zip(methods, masks[episode, query], strict=True)
         )
-        truth = _small(outlined(image, label, 1))
+        truth = _small(outlined(image, label == 1, 1))
         examples.append(Example(category.name, rank, query, support, _small(image), truth, predictions))
     return tuple(examples)
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fewscope.connectors.conventions import IGNORE_LABEL
 from fewscope.connectors.datasets.class_folders import ClassImages
 from fewscope.connectors.support.support_set import SupportSet, join_classes
 from fewscope.model.episodes.protocol import other_classes, sampled_episodes
@@ -87,6 +88,8 @@ def evaluate_n_way(
             for maps, label in zip(to_uint8(probability), labels[query], strict=True):
                 predicted = assign_classes(maps, [threshold_level(0.5)] * way)
                 n_queries += 1
+                known = label != IGNORE_LABEL
+                predicted, label = predicted[known], label[known]
                 of_any += compare_masks(predicted > 0, label == 1)
                 for value, name in enumerate(names, start=1):
                     true = label == 1 if value == 1 else np.zeros_like(label, bool)

@@ -1,11 +1,13 @@
 """Metrics of an evaluation: per class, per domain and over all classes, method against method, estimate against truth.
 
-Two metrics of FSS-1000 that are never put into one column (`docs/protocol.md`):
+Metrics that are never put into one column (`docs/protocol.md`):
 
 (a) mean image IoU: the IoU of every query at threshold 0.5, averaged per class and then over classes. Where all classes
     have equally many queries, as in FSS-1000, this is the mean over all queries, the metric of its paper.
 (b) mIoU and FB-IoU: pixels are pooled per class before the IoU is computed, and over all classes for FB-IoU, as in
-    HSNet.
+    HSNet. One class at a time, PANet's mIoU and binary IoU are these two: a class counts where its object is, which is
+    every query.
+(c) pooled IoU: of the objects of all classes together, as Guided Network's code reports it.
 
 A new metric of masks is a property of `pipeline.metrics.Pixels` and a line in `CLASS_SCORES`; a new metric of objects
 is a property of `pipeline.metrics.Objects` and a line in `OBJECT_SCORES`. Tables and ``evaluation.json`` follow.
@@ -110,8 +112,8 @@ class MethodMetrics:
         A domain, or "all".
     scores : dict[str, Mean | None]
         `CLASS_SCORES` by key; None where no class has the metric.
-    fb_iou : float
-        FB-IoU of the pixels of all classes.
+    fb_iou, pooled_iou : float
+        FB-IoU and IoU of the objects, of the pixels of all classes.
     components, separated : ObjectMetrics | None
         Metrics of the classes with labelled objects, None without any.
     tile_s : float
@@ -128,6 +130,7 @@ class MethodMetrics:
     components: ObjectMetrics | None
     separated: ObjectMetrics | None
     tile_s: float
+    pooled_iou: float = math.nan
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,6 +239,7 @@ def method_metrics(metrics: Sequence[ClassMetrics]) -> list[MethodMetrics]:
                     components=object_metrics([o for c in classes for o in c.components]),
                     separated=object_metrics([o for c in classes for o in c.separated]),
                     tile_s=float(np.median([c.tile_s for c in classes])),
+                    pooled_iou=reduce(add, (c.pixels for c in classes)).iou,
                 )
             )
     return rows

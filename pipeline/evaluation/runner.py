@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from fewscope.connectors.conventions import IGNORE_LABEL
 from fewscope.connectors.datasets.class_folders import ClassImages
 from fewscope.connectors.support.support_set import SupportSet
 from fewscope.errors import ConfigError
@@ -94,6 +95,8 @@ class EvaluationConfig:
         Per episode, if `episodes` is given.
     seed : int
         Seed of the episodes.
+    total : int | None
+        Episodes of one query each, of all classes together: as many of each class. None: as `episodes` says.
     calibration : bool
         Also run leave-one-out on each support set, as a job does, for the threshold, the estimated IoU with its
         interval, and the rule that separates objects.
@@ -109,16 +112,36 @@ class EvaluationConfig:
     queries: int = 5
     seed: int = SEED
     calibration: bool = False
+    total: int | None = None
 
     def __post_init__(self) -> None:
         if not self.shots or min(self.shots) < 1:
             shots = " ".join(map(str, self.shots))
             raise ConfigError(f"--shots {shots}: each must be 1 or more; usual values are 1, 3, 5 and 7")
-        for name, value in (("--episodes", self.episodes), ("--queries", self.queries)):
+        counts = ("--episodes", self.episodes), ("--queries", self.queries), ("--total-episodes", self.total)
+        for name, value in counts:
             if value is not None and value < 1:
                 raise ConfigError(f"{name} {value} is not above 0; leave it out to use every image")
         if self.seed < 0:
             raise ConfigError(f"--seed {self.seed} is negative; give 0 or more")
+
+    def for_classes(self, n_classes: int) -> EvaluationConfig:
+        """The same for so many classes, which share `total`.
+
+        Raises
+        ------
+        ConfigError
+            They cannot share it evenly.
+        """
+        if self.total is None:
+            return self
+        each, rest = divmod(self.total, n_classes)
+        if rest or not each:
+            raise ConfigError(
+                f"--total-episodes {self.total} cannot be shared evenly by {n_classes} classes; give "
+                f"{n_classes * max(1, each)}"
+            )
+        return replace(self, episodes=each, queries=1, total=None)
 
     def draws(self, category: str, n_images: int, shots: int) -> Iterator[EpisodeDraw]:
         """The episodes of a class."""
@@ -263,7 +286,7 @@ def evaluate_class(
                 for position, maps in zip(query, predicted, strict=True):
                     probability = maps[0]
                     key = category.keys[position]
-                    true = labels[position] == 1
+                    true, known = labels[position] == 1, labels[position] != IGNORE_LABEL
                     objects = None if instances is None else instances[position]
                     query_results.append(
                         QueryResult(
@@ -273,8 +296,10 @@ def evaluate_class(
                             shots,
                             episode,
                             key,
-                            compare_masks(probability >= 0.5, true),
-                            compare_masks(probability >= encoded.threshold, true) if encoded.loo else None,
+                            compare_masks((probability >= 0.5)[known], true[known]),
+                            compare_masks((probability >= encoded.threshold)[known], true[known])
+                            if encoded.loo
+                            else None,
                             *_objects(maps, objects, encoded),
                             tile_s,
                         )

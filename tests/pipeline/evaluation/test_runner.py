@@ -351,3 +351,40 @@ def test_an_adapted_network_is_a_method_of_its_own():
     model.adapts = False
     with pytest.raises(ValueError, match="leave out --adapt"):
         Adapted(model, seconds=60)
+
+
+def test_void_pixels_are_not_counted():
+    """A wrong answer there costs nothing, and everything elsewhere is counted."""
+    category = red_disks(n=3)
+    void = np.zeros_like(category.masks)
+    void[:, 180:] = True
+    images = category.images.copy()
+    images[:, 180:] = (250, 30, 20)  # red, and so found
+    with_void = dataclasses.replace(category, images=images, void=void, instances=None)
+    right = evaluate_class(with_void, [ByColour()], ONCE).query_results
+    assert [r.at_half.iou for r in right] == [1.0] * len(right)
+    assert {sum(dataclasses.astuple(r.at_half)) for r in right} == {180 * 224}
+    wrong = evaluate_class(dataclasses.replace(with_void, void=None), [ByColour()], ONCE).query_results
+    assert all(r.at_half.iou < 0.5 for r in wrong)
+
+
+def test_a_number_of_episodes_is_shared_evenly_by_the_classes():
+    config = EvaluationConfig(shots=(1,), total=1000).for_classes(5)
+    assert (config.episodes, config.queries) == (200, 1)
+    assert sum(len(draw.query) for draw in config.draws("cat", 40, 1)) == 200
+    with pytest.raises(ValueError, match="cannot be shared evenly by 7 classes; give 994"):
+        EvaluationConfig(total=1000).for_classes(7)
+
+
+def test_the_pooled_iou_is_that_of_the_pixels_of_all_classes():
+    (row,) = method_metrics(class_metrics([answer("one", (10, 10)), answer("other", (90, 10))]))
+    assert row.pooled_iou == pytest.approx(100 / 120)
+    assert row.scores["class_iou"].value == pytest.approx((0.5 + 0.9) / 2)
+
+
+def test_super_categories_that_are_not_the_papers_are_named():
+    names = [f"{g}-{i}" for g in range(12) for i in range(20)]
+    groups = {name: f"group {name.partition('-')[0]}" for name in names}
+    assert job.describe_supercategories(groups, names) == "12 of 20 test classes each, as in the paper"
+    assert "group 0 19" in job.describe_supercategories(groups | {"0-1": "group 1"}, names)
+    assert "give --supercategories FILE" in job.describe_supercategories({}, names)
