@@ -7,18 +7,21 @@ import json
 import logging
 import threading
 import webbrowser
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from aiohttp import web
 
-from fewscope.annotate import label_routes, tile_routes
+from fewscope.annotate import label_routes, preview_routes, tile_routes
 from fewscope.annotate.config import LOOPBACK, AnnotateConfig, ssh_line
+from fewscope.annotate.learning import Learning, MakePreview
 from fewscope.annotate.security import MAX_BODY, Gate
 from fewscope.annotate.session import Session
-from fewscope.annotate.web_keys import SESSION
+from fewscope.annotate.web_keys import LEARNING, SESSION
+from fewscope.connectors.source import Source
+from fewscope.connectors.support_options import SupportOptions
 from fewscope.errors import ConfigError, FewscopeError, LabelConflict
 
 log = logging.getLogger(__name__)
@@ -32,19 +35,48 @@ WATCH_S = 1.5
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-def make_app(session: Session, gate: Gate) -> web.Application:
-    """The application: routes, checks, and what runs beside them."""
+def make_app(session: Session, gate: Gate, make_preview: MakePreview | None = None) -> web.Application:
+    """The application: routes, checks, and what runs beside them.
+
+    Parameters
+    ----------
+    session : Session
+        What is annotated.
+    gate : Gate
+        Who may reach it.
+    make_preview : MakePreview or None
+        Makes the preview; None: with the network of the session's configuration.
+    """
     app = web.Application(middlewares=[gate.middleware, errors_as_json], client_max_size=MAX_BODY)
     app[SESSION] = session
+    options = SupportOptions((), session.config.cell_part, session.config.geojson_origin)
+    app[LEARNING] = Learning(
+        session.sources, options, make_preview or network_preview(session.config), session.hub.publish
+    )
+    session.on_labels.append(app[LEARNING].labels_changed)
     app.router.add_get("/", _index)
     app.router.add_get("/static/{name}", _static)
     app.router.add_get("/api/info", _info)
     app.router.add_get("/api/events", _events)
     app.router.add_routes(tile_routes.routes)
     app.router.add_routes(label_routes.routes)
+    app.router.add_routes(preview_routes.routes)
     app.cleanup_ctx.append(_beside)
     app.on_shutdown.append(_end_events)
     return app
+
+
+def network_preview(config: AnnotateConfig) -> MakePreview:
+    """Makes the preview with the network of a configuration; torch is imported in that call, not before."""
+
+    def make(sources: Sequence[Source], on_event: Callable[[Any], None]) -> Any:
+        from fewscope.annotate.preview import Preview
+        from fewscope.model.segmenter import load_segmenter
+
+        segmenter = load_segmenter(config.model, config.weights)
+        return Preview(segmenter, sources, on_event=on_event, fine=config.fine)
+
+    return make
 
 
 @web.middleware
@@ -104,11 +136,13 @@ async def _beside(app: web.Application) -> Any:
     """The hub's loop, and the watch for files that others change."""
     session = app[SESSION]
     session.hub.start(asyncio.get_running_loop())
+    app[LEARNING].start()
     watch = asyncio.create_task(_watch(session))
     yield
     watch.cancel()
     with suppress(asyncio.CancelledError):
         await watch
+    await asyncio.to_thread(app[LEARNING].close)
 
 
 async def _watch(session: Session) -> None:

@@ -132,6 +132,11 @@ class Labels:
         with self._lock:
             return _in_order(self._state.labels)
 
+    @property
+    def has_any(self) -> bool:
+        """Whether there is any label."""
+        return bool(self._state.labels)
+
     def snapshot(self) -> Changes:
         """Everything, as after a change of all labels."""
         with self._lock:

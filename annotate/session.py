@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,6 +110,7 @@ class Session:
         self.readers = ThreadPoolExecutor(TILE_THREADS, "tiles")
         self.writer = ThreadPoolExecutor(1, "labels")
         self.sources: list[OpenSource] = []
+        self.on_labels: list[Callable[[int], None]] = []
         try:
             for number, uri in enumerate(config.sources):
                 self.sources.append(self._open(number, uri))
@@ -158,6 +160,8 @@ class Session:
     def tell(self, one: OpenSource, changes: Changes) -> None:
         """Tell all pages that labels have changed."""
         self.hub.publish({"type": "labels", "source": one.id, "revision": changes.revision})
+        for listener in self.on_labels:
+            listener(int(one.id))
 
     def _open(self, number: int, uri: str) -> OpenSource:
         config = self.config

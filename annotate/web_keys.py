@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from aiohttp import web
 
+from fewscope.annotate.learning import Learning
 from fewscope.annotate.session import Session
 
 SESSION: web.AppKey[Session] = web.AppKey("session", Session)
+LEARNING: web.AppKey[Learning] = web.AppKey("learning", Learning)

@@ -1,0 +1,267 @@
+"""From labels to the preview: after every change the support set is read again from the files, and handed over.
+
+The network is loaded in a thread while the page is already open. The support set is the one that a batch job reads from
+the same files, with the same code.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rasterio.windows import Window
+
+from fewscope.annotate.session import OpenSource
+from fewscope.connectors.source import Pixels, Source, SourceInfo
+from fewscope.connectors.support.several import load_several
+from fewscope.connectors.support.support_set import SupportSet
+from fewscope.connectors.support_options import SupportOptions
+from fewscope.errors import FewscopeError, SupportError
+
+if TYPE_CHECKING:
+    from fewscope.annotate.preview import Preview, PreviewEvent, PreviewStatus
+
+log = logging.getLogger(__name__)
+
+MAX_WINDOWS = 160
+"""Patches whose pixels are kept, 200 kB each: at a correction all but one are the same as before."""
+
+NOTHING_YET = "draw an object, and some background: a region around it, or what is not one"
+LOADING = "the network is being loaded"
+
+MakePreview = Callable[[Sequence[Source], Callable[["PreviewEvent"], None]], "Preview"]
+
+
+class KeptWindows:
+    """A source that keeps the pixels of the windows that were read last."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._kept: OrderedDict[tuple[float, ...], Pixels] = OrderedDict()
+
+    @property
+    def info(self) -> SourceInfo:
+        """As of the source."""
+        return self._source.info
+
+    def read(self, window: Window) -> Pixels:
+        """As of the source."""
+        key = window.row_off, window.col_off, window.height, window.width
+        pixels = self._kept.get(key)
+        if pixels is None:
+            pixels = self._kept[key] = self._source.read(window)
+            while len(self._kept) > MAX_WINDOWS:
+                self._kept.popitem(last=False)
+        self._kept.move_to_end(key)
+        return pixels
+
+    def overview(self, max_side: int) -> Pixels:
+        """As of the source."""
+        return self._source.overview(max_side)
+
+    def unreadable(self, max_side: int | None = None) -> tuple[Window, ...]:
+        """As of the source."""
+        return self._source.unreadable(max_side)
+
+    def close(self) -> None:
+        """Forget the pixels; the source stays open."""
+        self._kept.clear()
+
+
+class Learning:
+    """Keeps the preview up to date with the labels. All methods may be called from any thread.
+
+    Parameters
+    ----------
+    sources : Sequence[OpenSource]
+        What is annotated.
+    options : SupportOptions
+        How annotations are read.
+    make_preview : MakePreview
+        Loads the network and makes the preview; called once, in a thread.
+    publish : Callable[[dict], None]
+        Tells the pages.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[OpenSource],
+        options: SupportOptions,
+        make_preview: MakePreview,
+        publish: Callable[[dict[str, Any]], None],
+    ) -> None:
+        self._sources, self._options, self._publish = sources, options, publish
+        self._make_preview = make_preview
+        self._kept = [KeptWindows(one.source) for one in sources]
+        self._changed = threading.Condition()
+        self._revision, self._learned_revision = 1, 0
+        self._changed_at = time.monotonic()
+        self._closed = False
+        self._names: OrderedDict[int, tuple[str, ...]] = OrderedDict()
+        self.preview: Preview | None = None
+        self.support: SupportSet | None = None
+        self.message = LOADING
+        self.last_source = 0
+        self.views: dict[int, list[float]] = {}
+        self._thread = threading.Thread(target=self._learn, name="learning", daemon=True)
+
+    def start(self) -> None:
+        """Load the network, and learn from the labels that there are."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop, and close the preview."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        if self._thread.is_alive():
+            self._thread.join()
+        if self.preview is not None:
+            self.preview.close()
+
+    def labels_changed(self, source: int) -> None:
+        """Learn again: labels of a source have changed. Returns at once."""
+        with self._changed:
+            self._revision += 1
+            self._changed_at = time.monotonic()
+            self.last_source = source
+            self._changed.notify_all()
+
+    @property
+    def rested_s(self) -> float:
+        """Seconds since labels were last changed."""
+        return time.monotonic() - self._changed_at
+
+    @property
+    def revision(self) -> int:
+        """Number of changes of labels so far, of all sources."""
+        return self._revision
+
+    def looked_at(self, source: int, box: list[float]) -> None:
+        """Keep what is on the screen, in case that the network is not loaded yet."""
+        self.views[source] = box
+
+    def wait_learned(self, timeout_s: float) -> bool:
+        """Wait until the newest labels were handed to the preview; whether they were."""
+        with self._changed:
+            return self._changed.wait_for(
+                lambda: self._closed or self._learned_revision == self._revision, timeout_s
+            )
+
+    def class_index(self, name: str) -> int | None:
+        """Index of a class in the newest answers; None if they do not know it."""
+        preview = self.preview
+        if preview is None:
+            return None
+        names = self.class_names
+        return names.index(name) if name in names else None
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Classes of the newest answers."""
+        learned = self.preview.learned() if self.preview is not None else None
+        return () if learned is None else self._names.get(learned.revision, ())
+
+    def status(self, source: int) -> dict[str, Any]:
+        """What the page shows of the preview."""
+        preview = self.preview
+        if preview is None:
+            return {
+                "revision": 0,
+                "state": "empty",
+                "cells_done": 0,
+                "cells_total": 0,
+                "seconds": 0.0,
+                "message": self.message,
+            }
+        return self._described(preview.status(source))
+
+    def _described(self, status: PreviewStatus) -> dict[str, Any]:
+        return {
+            "revision": status.revision,
+            "state": status.state,
+            "cells_done": status.cells_done,
+            "cells_total": status.cells_total,
+            "seconds": status.seconds,
+            "message": self.message or status.message,
+        }
+
+    def _learn(self) -> None:
+        try:
+            self.preview = self._make_preview([one.source for one in self._sources], self._tell)
+            self.message = ""
+            self._look_again()
+        except Exception as error:  # of any library that the network needs: drawing goes on without it
+            log.exception("the network cannot be loaded")
+            self.message = (
+                f"no preview: {error}" if isinstance(error, FewscopeError) else f"no preview: {error!r}"
+            )
+            self._tell_all()
+            return
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._closed or self._learned_revision != self._revision)
+                if self._closed:
+                    return
+                revision = self._revision
+            support = self._read()
+            if support is not None:
+                self._names[revision] = support.class_names
+                while len(self._names) > 64:
+                    self._names.popitem(last=False)
+            self.support = support
+            self.preview.set_support(support, revision)
+            with self._changed:
+                self._learned_revision = revision
+                self._changed.notify_all()
+            if support is None:
+                self._tell_all()
+
+    def _look_again(self) -> None:
+        """Look at what pages have shown while the network was loaded."""
+        assert self.preview is not None
+        for source, box in list(self.views.items()):
+            info, scale = self._sources[source].source.info, self._sources[source].scale
+            left, top = max(0, int(box[0] / scale)), max(0, int(box[1] / scale))
+            right, bottom = min(info.width, int(box[2] / scale)), min(info.height, int(box[3] / scale))
+            if left < right and top < bottom:
+                self.preview.look_at(source, Window(left, top, right - left, bottom - top))
+
+    def _read(self) -> SupportSet | None:
+        """The support set of all labels; None where there is too little to learn from."""
+        files = [
+            (str(one.labels.path), kept)
+            for one, kept in zip(self._sources, self._kept, strict=True)
+            if one.labels.has_any
+        ]
+        if not files:
+            self.message = NOTHING_YET
+            return None
+        try:
+            support = load_several(files, self._options)
+        except SupportError as error:
+            text = str(error)
+            is_early = any(
+                word in text for word in (" is labelled as ", "but no object", "has no object", "no region")
+            )
+            self.message = NOTHING_YET if is_early else text
+            return None
+        except FewscopeError as error:
+            self.message = str(error)
+            return None
+        self.message = ""
+        return support
+
+    def _tell(self, event: PreviewEvent) -> None:
+        one = self._sources[event.source]
+        status = self._described(event.status)
+        boxes = [[value * one.scale for value in box] for box in event.boxes]
+        self._publish({"type": "preview", "source": one.id, "layer": event.layer, **status, "boxes": boxes})
+
+    def _tell_all(self) -> None:
+        for number, one in enumerate(self._sources):
+            self._publish({"type": "preview", "source": one.id, **self.status(number), "boxes": []})
