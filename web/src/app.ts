@@ -1,6 +1,7 @@
 /** The state of the page and what can be done to it. Panels and tools listen to it and call it. */
 import { api, Refused } from "./api.ts";
 import { plural, toast } from "./dom.ts";
+import { contains } from "./frame.ts";
 import type { ToolName } from "./keys.ts";
 import { LabelStore, tally, type Tally } from "./labels.ts";
 import { setColours } from "./styles.ts";
@@ -30,6 +31,9 @@ export interface Settings {
   radius: number;
   theme: "dark" | "light" | "system";
 }
+
+/** Colours of new classes: apart from each other, from tissue, and from land. */
+const PALETTE = ["#00c2de", "#ff8a1f", "#7bd63c", "#e64fb0", "#ffd23f", "#6f7bf7", "#f2545b", "#1fb58f"];
 
 const STORED = "fewscope.annotate";
 const DEFAULTS: Settings = { preview: true, outlines: true, unlike: false, labels: true, heat: false, opacity: 0.45, threshold: 0.5, radius: 8, theme: "system" };
@@ -163,6 +167,32 @@ export class App {
     this.emit("classes");
   }
 
+  /** A colour that no class has yet. */
+  freshColour(): string {
+    const used = new Set(this.classes.map(({ colour }) => colour.toLowerCase()));
+    return PALETTE.find((one) => !used.has(one)) ?? PALETTE[this.classes.length % PALETTE.length]!;
+  }
+
+  /** What has to be done before an object can be drawn: nothing, or making a class for it. */
+  withClass(): Op[] {
+    if (this.activeClass !== null) return [];
+    const made = { name: "Object", colour: this.freshColour() };
+    this.setClasses([...this.classes, made]);
+    toast("The class is called “Object” for now: rename it in the panel.");
+    return [{ op: "class", ...made, rename_from: null }];
+  }
+
+  addClass(name: string): void {
+    const known = this.classes.find((other) => other.name === name);
+    if (!known) {
+      const made = { name, colour: this.freshColour() };
+      this.setClasses([...this.classes, made]);
+      this.apply([{ op: "class", ...made, rename_from: null }]);
+    }
+    this.activeClass = name;
+    this.emit("classes");
+  }
+
   // Labels
 
   get tally(): Tally {
@@ -269,6 +299,13 @@ export class App {
     }
     this.select([]);
     this.apply([{ op: "merge", ids }]);
+  }
+
+  /** Notes a stroke outside all regions: there, a finished region would teach more. */
+  noteStroke(at: XY): void {
+    const inside = [...this.store.shown().values()].some(({ properties, geometry }) => properties.kind === "region" && contains(geometry, at));
+    this.lastStroke = inside ? null : at;
+    this.emit("labels");
   }
 
   // Proposals

@@ -136,14 +136,14 @@ export function guide(app: App, go: (action: NonNullable<ReturnType<typeof nextS
   const text = h("span", { class: "guide-text", id: "guide-text" });
   const act = h("button", { type: "button", class: "button small", id: "guide-action" });
   const bar = h("div", { class: "guide", role: "status", "aria-live": "polite" }, steps, text, act);
-  const words: Record<string, string> = { region: "Region tool", polygon: "Polygon tool", improve: "Open Improve", run: "Open Run", results: "Open Results", accept: "Accept" };
+  const words: Record<string, string> = { class: "Name it", region: "Region tool", polygon: "Polygon tool", improve: "Open Improve", run: "Open Run", results: "Open Results", accept: "Accept" };
   let action: ReturnType<typeof nextStep>["action"] = null;
   act.addEventListener("click", () => action && go(action));
   const draw = (): void => {
     const { regions, objects, strokes } = app.tally;
     const last = app.runs.at(-1);
     const now: Situation = {
-      regions, objects, strokes, preview: app.preview.state, rounds: app.rounds.length, worse: app.worse, proposal: app.proposal?.kind ?? "none",
+      classes: app.classes.length, regions, objects, strokes, preview: app.preview.state, rounds: app.rounds.length, worse: app.worse, proposal: app.proposal?.kind ?? "none",
       run: last ? (last.state === "cancelled" ? "none" : last.state) : "none", resultShown: app.result !== null,
     };
     const step = nextStep(now);
@@ -153,7 +153,7 @@ export function guide(app: App, go: (action: NonNullable<ReturnType<typeof nextS
     act.hidden = !action || (action === "region" && app.tool === "region") || (action === "polygon" && ["polygon", "lasso", "brush"].includes(app.tool)) || action === app.tab;
     act.textContent = action ? words[action]! : "";
   };
-  app.on(["labels", "preview", "rounds", "runs", "proposal", "result", "source", "tool", "tab"], draw);
+  app.on(["labels", "classes", "preview", "rounds", "runs", "proposal", "result", "source", "tool", "tab"], draw);
   return bar;
 }
 
@@ -192,12 +192,12 @@ export function statusbar(app: App): HTMLElement {
   });
   const draw = (): void => {
     const parts = app.classes.flatMap(({ name }) => {
-      const found = app.counts.get(name);
+      const found = app.settings.preview && !app.hidden.has(name) ? app.counts.get(name) : undefined;
       return found ? [h("span", { class: "count-in-view" }, chip(name), h("strong", {}, `${found.count.toLocaleString("en")}`), h("span", { class: "quiet" }, ` in view · ${(found.fraction * 100).toFixed(1)} % of it${found.truncated ? " · zoom in for outlines" : ""}`))] : [];
     });
     replace(counts, ...parts);
   };
-  app.on(["counts", "classes", "source"], draw);
+  app.on(["counts", "classes", "source", "settings"], draw);
   return h("footer", { class: "statusbar" }, scale, place, lonlat, crs, h("span", { class: "grow" }), counts, zoom);
 }
 
@@ -209,7 +209,7 @@ export function overview(app: App): HTMLElement {
   const inner = box.firstElementChild as HTMLElement;
   app.on("source", () => {
     const { width, height, id } = app.source;
-    const scale = Math.min(150 / width, 120 / height);
+    const scale = Math.min(132 / width, 104 / height);
     inner.style.width = `${Math.max(width * scale, 8)}px`;
     inner.style.height = `${Math.max(height * scale, 8)}px`;
     picture.src = `/tile/thumbnail/${encodeURIComponent(id)}.jpg`;
@@ -268,7 +268,7 @@ export function bars(app: App, tools: Tools): HTMLElement {
       button({ label: "Delete the selection", text: "Delete", icon: "trash", key: keyOf("delete"), class: "small", onclick: () => app.deleteSelected() }));
   });
   app.on(["labels", "tool", "proposal", "preview", "source"], () => {
-    finish.hidden = !app.lastStroke || app.proposal !== null || app.preview.state === "empty" || !["not", "brush", "point", "eraser"].includes(app.tool) || app.tally.regions === 0;
+    finish.hidden = !app.lastStroke || app.proposal !== null || app.preview.state === "empty" || app.viewer.selected.size > 0;
     if (finish.hidden) return;
     replace(finish, h("span", {}, "This mends the place. To teach everywhere:"),
       button({ label: "A window round the stroke, filled in by the preview", text: "Finish this region", icon: "finish", key: keyOf("finish"), class: "primary small", onclick: () => void tools.finish(app.lastStroke ?? app.viewer.centre()) }),

@@ -44,6 +44,7 @@ const ICONS: Record<string, string> = {
   split: "M5 5c6 0 8 3 8 7s2 7 6 7M5 19c3 0 5-1 6.500-3M13.500 8C15 6 17 5 19 5M16.500 2.500L19 5l-2.500 2.500M16.500 16.500L19 19l-2.500 2.500",
   undo: "M8 5L4 9l4 4M4 9h10a6 6 0 0 1 0 12h-3",
   redo: "M16 5l4 4-4 4M20 9H10a6 6 0 0 0 0 12h3",
+  info: "M12 21a9 9 0 1 0 0-18 9 9 0 0 0 0 18zM12 11v5M12 7.800v.2",
   help: "M12 21a9 9 0 1 0 0-18 9 9 0 0 0 0 18zM9.500 9.500a2.500 2.500 0 1 1 3.500 2.300c-.7.3-1 .8-1 1.700M12 16.800v.2",
   moon: "M20 14.500A8.500 8.500 0 0 1 9.500 4a8.500 8.500 0 1 0 10.500 10.500z",
   sun: "M12 8a4 4 0 1 0 0 8 4 4 0 0 0 0-8zM12 2v2M12 20v2M2 12h2M20 12h2M5 5l1.500 1.500M17.500 17.500L19 19M5 19l1.500-1.500M17.500 6.500L19 5",
@@ -143,7 +144,7 @@ let toasts: HTMLElement | null = null;
 /** A message that goes by itself; errors stay longer. */
 export function toast(message: string, kind: "info" | "error" = "info", action?: { text: string; run: () => void }): void {
   toasts ??= document.body.appendChild(h("div", { class: "toasts", role: "status", "aria-live": "polite" }));
-  const item = h("div", { class: `toast ${kind}` }, icon(kind === "error" ? "warn" : "check", 16), h("span", {}, message));
+  const item = h("div", { class: `toast ${kind}` }, icon(kind === "error" ? "warn" : "info", 16), h("span", {}, message));
   const close = (): void => item.remove();
   if (action) item.append(h("button", { type: "button", class: "button small", onclick: () => (action.run(), close()) }, action.text));
   item.append(h("button", { type: "button", class: "icon-button small", "aria-label": "Close this message", onclick: close }, icon("cross", 14)));

@@ -2,11 +2,11 @@
 import type { PreviewState } from "./types.ts";
 
 export interface Situation {
+  classes: number;
   regions: number;
   objects: number;
   strokes: number;
   preview: PreviewState;
-  /** What the server says of the preview, such as why it waits. */
   rounds: number;
   worse: boolean;
   proposal: "none" | "wand" | "region";
@@ -18,8 +18,8 @@ export interface Step {
   /** Which of `STEPS` is the current one. */
   number: 1 | 2 | 3 | 4 | 5;
   text: string;
-  /** Words of the text that are keys. */
-  action: "region" | "polygon" | "improve" | "run" | "results" | "accept" | null;
+  /** What the button beside the text does. */
+  action: "class" | "region" | "polygon" | "improve" | "run" | "results" | "accept" | null;
 }
 
 export const STEPS = ["Region", "Objects", "Check", "Improve", "Run"] as const;
@@ -34,8 +34,8 @@ export function nextStep(now: Situation): Step {
     return text(4, "Click a dashed object that is wrong to leave it out, then press Enter. You can correct the rest afterwards.", "accept");
   if (now.run === "running") return text(5, "The whole run is under way. You can go on drawing meanwhile; it uses the labels it was started with.", "run");
   if (now.run === "done" && now.resultShown) return text(5, "Click an object or a row, filter the table, and open the report. More regions and another run improve it.", "results");
-  if (now.regions === 0 && now.objects === 0)
-    return text(1, "Draw a region: press R and click a place with typical objects. Everything you look for inside that square gets outlined.", "region");
+  if (now.classes === 0 && now.regions === 0 && now.objects === 0) return text(1, "What are you looking for? Give it a name, for example “Nucleus”, in the panel on the right.", "class");
+  if (now.regions === 0 && now.objects === 0) return text(1, "Draw a region: press R and click where typical objects are. You will outline every one inside that square.", "region");
   if (now.regions === 0) return text(1, "Put a region round your objects: press R and click. Inside it, what is not outlined counts as background.", "region");
   if (now.objects === 0) return text(2, "Outline every object in the region: P polygon, L lasso or B brush. All of them, also the small ones.", "polygon");
   if (now.objects === 1) return text(2, "Go on: the preview starts at the second object. What you leave out inside the region counts as background.", "polygon");

@@ -50,7 +50,10 @@ async function start(): Promise<void> {
     applyTheme(app);
   };
   const step = (action: string): void => {
-    if (action === "region") app.setTool("region");
+    if (action === "class") {
+      app.setTab("label");
+      document.getElementById("new-class")?.focus();
+    } else if (action === "region") app.setTool("region");
     else if (action === "polygon") app.setTool("polygon");
     else if (action === "accept") app.acceptProposal();
     else app.setTab(action as Tab);

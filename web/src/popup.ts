@@ -71,9 +71,6 @@ export class ObjectCard {
     const { app } = this;
     const place = at ?? innerPoint(feature.geometry);
     const done = await app.take(() => api.object({ source: app.source.id, x: place[0], y: place[1], threshold: app.settings.threshold, action, class: name ?? feature.properties.class, line: null }));
-    if (done) {
-      app.lastStroke = action === "reject" ? place : app.lastStroke;
-      app.emit("labels");
-    }
+    if (done) app.noteStroke(place);
   }
 }

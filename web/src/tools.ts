@@ -52,12 +52,6 @@ export class Tools {
     }));
     map.addInteraction(this.modify);
     map.on("pointermove", (event) => this.move(event));
-    map.on("dblclick", (event) => {
-      if (app.tool === "polygon" && this.corners.length >= 3) {
-        event.preventDefault();
-        this.closePolygon();
-      }
-    });
     map.getViewport()!.addEventListener("pointerleave", () => this.hideRing());
     map.on("moveend", () => this.drawRing());
     app.on(["tool", "source"], () => this.reset());
@@ -283,9 +277,16 @@ export class Tools {
     if (app.tally.objects === 0 || small) app.setTool("polygon");
   }
 
+  /** Adds an object of the current class; without any class, one is made for it. */
+  private addObject(geometry: Geometry, kind: Kind = "object"): void {
+    const { app } = this;
+    const ops = app.withClass();
+    app.apply([...ops, { op: "add", feature: this.feature(geometry, kind, app.activeClass) }]);
+  }
+
   private lasso(line: XY[]): void {
     if (line.length < 3 || ringArea(line) < 4 * this.app.viewer.resolution ** 2) return;
-    this.app.apply([{ op: "add", feature: this.feature({ type: "Polygon", coordinates: [[...line, line[0]!]] }, "object", this.app.activeClass) }]);
+    this.addObject({ type: "Polygon", coordinates: [[...line, line[0]!]] });
   }
 
   private brush(line: XY[], kind: "object" | "not"): void {
@@ -298,15 +299,15 @@ export class Tools {
         if (what === "object" && name === app.activeClass && radius === undefined && contains(feature.geometry, first)) target = feature.id;
       }
     }
-    app.apply([{ op: "brush", line, radius: app.settings.radius, class: kind === "not" ? null : app.activeClass, kind, target }]);
-    app.lastStroke = line.at(-1)!;
-    app.emit("labels");
+    const ops = kind === "object" ? app.withClass() : [];
+    app.apply([...ops, { op: "brush", line, radius: app.settings.radius, class: kind === "not" ? null : app.activeClass, kind, target }]);
+    app.noteStroke(line.at(-1)!);
   }
 
   private point(at: XY, negative: boolean): void {
-    this.app.apply([{ op: "add", feature: this.feature({ type: "Point", coordinates: at }, "point", negative ? null : this.app.activeClass, { negative }) }]);
-    this.app.lastStroke = at;
-    this.app.emit("labels");
+    if (negative) this.app.apply([{ op: "add", feature: this.feature({ type: "Point", coordinates: at }, "point", null, { negative }) }]);
+    else this.addObject({ type: "Point", coordinates: at }, "point");
+    this.app.noteStroke(at);
   }
 
   private async wand(at: XY): Promise<void> {
@@ -371,7 +372,7 @@ export class Tools {
     const reach = 9 * this.app.viewer.resolution;
     if (first && this.corners.length >= 3 && Math.hypot(at[0] - first[0], at[1] - first[1]) < reach) return this.closePolygon();
     const last = this.corners.at(-1);
-    if (last && Math.hypot(at[0] - last[0], at[1] - last[1]) < 2 * this.app.viewer.resolution) return;
+    if (last && Math.hypot(at[0] - last[0], at[1] - last[1]) < 5 * this.app.viewer.resolution) return this.corners.length >= 3 ? this.closePolygon() : undefined; // a double click
     this.corners.push(at);
     this.sketchPolygon(at);
   }
@@ -382,7 +383,7 @@ export class Tools {
     this.app.viewer.sketch.clear();
     this.ghost = new OlFeature();
     if (corners.length < 3 || ringArea(corners) === 0) return;
-    this.app.apply([{ op: "add", feature: this.feature({ type: "Polygon", coordinates: [[...corners, corners[0]!]] }, "object", this.app.activeClass) }]);
+    this.addObject({ type: "Polygon", coordinates: [[...corners, corners[0]!]] });
   }
 
   /** Takes back the last corner of a polygon in progress; false if there is none. */

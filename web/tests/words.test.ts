@@ -28,7 +28,7 @@ test("key caps read as printed on a keyboard", () => {
   assert.equal(keyOf("cancel"), "Esc");
 });
 
-const NOW: Situation = { regions: 0, objects: 0, strokes: 0, preview: "empty", rounds: 0, worse: false, proposal: "none", run: "none", resultShown: false };
+const NOW: Situation = { classes: 1, regions: 0, objects: 0, strokes: 0, preview: "empty", rounds: 0, worse: false, proposal: "none", run: "none", resultShown: false };
 
 test("the guide leads from the first region to the run and never back", () => {
   const journey: Partial<Situation>[] = [
@@ -46,6 +46,7 @@ test("the guide leads from the first region to the run and never back", () => {
 test("a proposal and a worse round come first", () => {
   assert.equal(nextStep({ ...NOW, regions: 2, objects: 9, proposal: "wand" }).action, "accept");
   assert.match(nextStep({ ...NOW, regions: 4, objects: 50, preview: "ready", worse: true }).text, /worse/);
+  assert.equal(nextStep({ ...NOW, classes: 0 }).action, "class");
   assert.match(nextStep({ ...NOW, objects: 3 }).text, /region round/);
 });
 

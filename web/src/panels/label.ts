@@ -98,16 +98,12 @@ export function labelPanel(app: App): HTMLElement {
     input.select();
   };
   app.on(["classes", "labels"], drawClasses);
-  const palette = ["#e4572e", "#2e86ab", "#3bb273", "#e1bc29", "#7768ae", "#f08cae", "#00a6a6", "#a05a2c"];
-  const name = h("input", { type: "text", placeholder: "New class, e.g. Mitosis", "aria-label": "Name of a new class", maxlength: 60 });
+  const name = h("input", { type: "text", id: "new-class", placeholder: "New class, e.g. Nucleus", "aria-label": "Name of a new class", maxlength: 60 });
   const add = h("form", { class: "inline", onsubmit: (event: SubmitEvent) => {
     event.preventDefault();
     const text = name.value.trim();
     if (!text) return name.focus();
-    const used = new Set(app.classes.map(({ colour }) => colour.toLowerCase()));
-    const colour = palette.find((one) => !used.has(one)) ?? palette[app.classes.length % palette.length]!;
-    app.apply([{ op: "class", name: text, colour, rename_from: null }]);
-    app.activeClass = text;
+    app.addClass(text);
     name.value = "";
   } }, name, h("button", { type: "submit", class: "button small", "aria-label": "Add this class" }, icon("plus", 14), h("span", {}, "Add")));
 

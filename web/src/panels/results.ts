@@ -48,7 +48,7 @@ export class Results {
   private readonly chart = h("div", { class: "histogram-box" });
   private readonly total = h("span", { class: "quiet" });
   private readonly detail = h("div", { class: "detail" });
-  private readonly summary = h("div", {});
+  private readonly summary = h("div", { class: "rounds" });
   private readonly inputs = new Map<string, HTMLInputElement | HTMLSelectElement>();
   private key = "";
 
@@ -100,6 +100,7 @@ export class Results {
     const { app, run } = this;
     const key = run ? `${run.id}|${app.source.id}` : "";
     if (!run) {
+      if (this.key) app.set({ preview: true });
       this.key = "";
       this.layer.setVisible(false);
       this.layer.setSource(null);
@@ -196,13 +197,14 @@ export class Results {
     const filtered = Object.values(this.filters).some((value) => value !== null);
     this.total.textContent = `${plural(table.total, "instance")}${filtered ? " pass the filters" : ""}`;
     const columns = table.columns.map(nameOf);
-    const head = h("tr", {}, ...columns.map((name) => h("th", { scope: "col", "aria-sort": name === this.sort ? (this.descending ? "descending" : "ascending") : null },
+    const head = (): HTMLElement => h("tr", {}, ...columns.map((name) => h("th", { scope: "col", class: numeric.has(name) ? "number" : "", "aria-sort": name === this.sort ? (this.descending ? "descending" : "ascending") : null },
       h("button", { type: "button", class: "sort", "data-tip": `Sort by ${heading(name)}`, onclick: () => {
         this.descending = this.sort === name ? !this.descending : true;
         this.sort = name;
         this.offset = 0;
         void this.load();
       } }, heading(name), name === this.sort ? (this.descending ? " ↓" : " ↑") : ""))));
+    const numeric = new Set(columns.filter((name) => table.rows.some((row) => typeof record(row, table.columns)[name] === "number")));
     const body = table.rows.map((row) => {
       const values = record(row, table.columns);
       const id = values["id"] ?? null;
@@ -227,7 +229,7 @@ export class Results {
       h("button", { type: "button", class: "button small", disabled: this.offset === 0, onclick: () => turn(-1) }, "Previous"),
       h("span", { class: "quiet" }, `${(this.offset + 1).toLocaleString("en")}–${last.toLocaleString("en")} of ${table.total.toLocaleString("en")}`),
       h("button", { type: "button", class: "button small", disabled: last >= table.total, onclick: () => turn(1) }, "Next")) : null;
-    replace(this.rows, h("table", {}, h("thead", {}, head), h("tbody", {}, ...body)), pages);
+    replace(this.rows, h("table", {}, h("thead", {}, head()), h("tbody", {}, ...body)), pages);
     this.marks(table);
   }
 
