@@ -53,9 +53,9 @@ export class Answers {
     const { threshold, opacity, heat } = settings;
     for (const { name, colour } of classes) {
       const visible = settings.preview && !hidden.has(name) && (!heat || name === this.app.activeClass);
-      this.classes.get(name)?.style({ threshold, opacity: heat ? Math.min(1, opacity * 1.6) : opacity, heat, visible, colour });
+      this.classes.get(name)?.style({ threshold, opacity: heat ? Math.min(1, opacity * 1.6) : opacity, mode: heat ? "heat" : "area", visible, colour });
     }
-    this.unlike.style({ colour: "#ffb000", threshold: 0.6, opacity: 0.6, heat: true, visible: settings.unlike });
+    this.unlike.style({ colour: "#ffb000", threshold: 0.5, opacity: 0.85, mode: "dense", visible: settings.unlike });
     this.app.viewer.outlineLayer.setVisible(settings.preview && settings.outlines);
     this.app.viewer.labelLayer.setVisible(settings.labels);
   }

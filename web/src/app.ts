@@ -72,6 +72,8 @@ export class App {
   readonly webgl: boolean;
   private previews = new Map<string, PreviewStatus>();
   private listeners = new Map<Topic, (() => void)[]>();
+  /** The newest revision that the server has told of. */
+  private newest = 0;
   private queue: Promise<void> = Promise.resolve();
 
   constructor(viewer: Viewer, webgl: boolean) {
@@ -116,6 +118,7 @@ export class App {
     const labels = await api.labels(source.id);
     this.source = source;
     this.store = new LabelStore();
+    this.newest = 0;
     this.counts.clear();
     this.setProposal(null);
     this.viewer.open(source);
@@ -221,7 +224,10 @@ export class App {
         toast(labels ? `The labels were changed elsewhere, so the last edit was not applied: ${words(error)}` : `Not saved: ${words(error)}`, "error",
           labels ? undefined : { text: "Try again", run: () => this.apply(ops) });
       }
-      if (store === this.store) this.redraw();
+      if (store === this.store) {
+        this.redraw();
+        void this.catchUp().catch(() => undefined);
+      }
     });
   }
 
@@ -258,11 +264,14 @@ export class App {
     if (this.store.redo || this.store.busy) this.apply([{ op: "redo" }]);
   }
 
-  /** Labels that changed otherwise: in another window, or in the file. */
-  async reload(): Promise<void> {
+  /** Labels may have changed otherwise, in another window or in the file: the server has said which revision is the newest. */
+  async catchUp(revision = this.newest): Promise<void> {
+    this.newest = Math.max(this.newest, revision);
     const { store, source } = this;
+    if (store.busy || this.newest <= store.revision) return;
     const labels: Labels = await api.labels(source.id);
     if (store !== this.store || store.busy || labels.revision <= store.revision) return;
+    this.newest = labels.revision;
     store.load(labels);
     if (labels.classes.length) this.setClasses(labels.classes);
     this.redraw();
@@ -344,7 +353,7 @@ export class App {
 
   setPreview(source: string, status: PreviewStatus): void {
     this.previews.set(source, status);
-    if (source === this.source.id) this.emit("preview");
+    this.emit(source === this.source.id ? "preview" : "sources");
   }
 
   previewOf(source: string): PreviewStatus {

@@ -22,9 +22,11 @@ export interface Look {
   threshold: number;
   opacity: number;
   visible: boolean;
-  /** The probability itself instead of the area above the threshold. */
-  heat: boolean;
+  /** The area above the threshold, the value itself as a ramp of colours, or one colour that grows denser with it. */
+  mode: "area" | "heat" | "dense";
 }
+
+const MODES: Look["mode"][] = ["area", "heat", "dense"];
 
 type Layer = WebGLTileLayer | TileLayer;
 
@@ -33,12 +35,13 @@ function webglLayer(zIndex: number): WebGLTileLayer {
   const above = [">=", ["band", 1], ["var", "threshold"]];
   const solid = ["array", ["var", "red"], ["var", "green"], ["var", "blue"], 1];
   const ramp = ["interpolate", ["linear"], ["band", 1], 0, [13, 8, 135, 0.65], 0.25, [126, 3, 168, 0.75], 0.5, [204, 71, 120, 0.85], 0.75, [248, 149, 64, 0.9], 1, [240, 249, 33, 0.95]];
+  const dense = ["array", ["var", "red"], ["var", "green"], ["var", "blue"], ["^", ["band", 1], 1.5]];
   return new WebGLTileLayer({
     zIndex,
     cacheSize: 256,
     style: {
-      variables: { threshold: 0.5, red: 1, green: 0, blue: 0, heat: 0 },
-      color: ["case", ["!", known], [0, 0, 0, 0], ["==", ["var", "heat"], 1], ramp, above, solid, [0, 0, 0, 0]],
+      variables: { threshold: 0.5, red: 1, green: 0, blue: 0, mode: 0 },
+      color: ["case", ["!", known], [0, 0, 0, 0], ["==", ["var", "mode"], 1], ramp, ["==", ["var", "mode"], 2], dense, above, solid, [0, 0, 0, 0]],
     },
   });
 }
@@ -54,7 +57,7 @@ export class AnswerLayer {
   private waiting: { path: string; stamp: string } | null = null;
   private loading = false;
   private timer = 0;
-  private look: Look = { colour: "#ff0000", threshold: 0.5, opacity: 0.5, visible: true, heat: false };
+  private look: Look = { colour: "#ff0000", threshold: 0.5, opacity: 0.5, visible: true, mode: "area" };
 
   constructor(viewer: Viewer, webgl: boolean, zIndex: number) {
     this.viewer = viewer;
@@ -79,10 +82,10 @@ export class AnswerLayer {
   style(look: Partial<Look>): void {
     const before = this.look;
     this.look = { ...before, ...look };
-    const { colour, threshold, heat } = this.look;
+    const { colour, threshold, mode } = this.look;
     if (this.webgl) {
       const [red, green, blue] = rgb(colour).map((value) => value / 255);
-      for (const layer of this.layers) (layer as WebGLTileLayer).updateStyleVariables({ threshold, red: red!, green: green!, blue: blue!, heat: heat ? 1 : 0 });
+      for (const layer of this.layers) (layer as WebGLTileLayer).updateStyleVariables({ threshold, red: red!, green: green!, blue: blue!, mode: MODES.indexOf(mode) });
     } else if (before.colour !== colour || before.threshold !== threshold) {
       window.clearTimeout(this.timer);
       this.timer = window.setTimeout(() => this.path && this.load(this.path, this.stamp), 200);

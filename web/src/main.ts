@@ -127,7 +127,7 @@ async function start(): Promise<void> {
       app.emit("link");
     }
     if (up && links++) {
-      void app.reload().catch(() => undefined);
+      void app.catchUp(Infinity).catch(() => undefined);
       void api.preview(app.source.id).then((status) => app.setPreview(app.source.id, status), () => undefined);
       loadRuns();
     }
@@ -141,7 +141,7 @@ async function start(): Promise<void> {
         break;
       case "labels":
       case "classes":
-        if (here) void app.reload().catch(() => undefined);
+        if (here) void app.catchUp(typeof event["revision"] === "number" ? event["revision"] : Infinity).catch(() => undefined);
         else void api.info().then((fresh) => {
           app.info = fresh;
           app.emit("sources");
@@ -281,6 +281,12 @@ async function start(): Promise<void> {
   window.addEventListener("beforeunload", (event) => {
     if (app.store.busy) event.preventDefault();
   });
+  // for scripts that drive the page: where a place of the image is on the screen
+  Object.assign(window, { fewscope: { screen: (x: number, y: number) => {
+    const pixel = viewer.map.getPixelFromCoordinate([x, -y]) ?? [0, 0];
+    const box = mapElement.getBoundingClientRect();
+    return [pixel[0]! + box.left, pixel[1]! + box.top];
+  }, fit: (x0: number, y0: number, x1: number, y1: number) => viewer.fit([x0, y0, x1, y1]) } });
   document.documentElement.dataset["ready"] = "";
 }
 
