@@ -1,11 +1,11 @@
 /** The state of the page and what can be done to it. Panels and tools listen to it and call it. */
 import { api, Refused } from "./api.ts";
 import { plural, toast } from "./dom.ts";
-import { contains } from "./frame.ts";
+import { boundsOf, contains } from "./frame.ts";
 import type { ToolName } from "./keys.ts";
 import { LabelStore, tally, type Tally } from "./labels.ts";
 import { setColours } from "./styles.ts";
-import type { ClassInfo, Feature, Info, Labels, Op, OpsAnswer, PreviewStatus, Round, Run, SourceInfo, XY } from "./types.ts";
+import type { Box, ClassInfo, Feature, Info, Labels, Op, OpsAnswer, PreviewStatus, Round, Run, SourceInfo, XY } from "./types.ts";
 import { dataOf, type Viewer } from "./viewer.ts";
 
 export type Topic =
@@ -125,11 +125,23 @@ export class App {
     this.store.load(labels);
     this.setClasses(labels.classes.length ? labels.classes : this.info.classes);
     this.viewer.show(this.store.shown());
+    this.lookAtRegions(labels.features);
     this.lastStroke = null;
     this.emit("source");
     this.emit("labels");
     this.emit("selection");
-    this.setPreview(source.id, await api.preview(source.id));
+    await this.askPreview();
+  }
+
+  /** Starts where the labels are, if they are close together; with the whole image otherwise. */
+  private lookAtRegions(features: Feature[]): void {
+    if (this.viewer.returned) return;
+    const boxes = features.filter(({ properties }) => properties.kind === "region").map(({ geometry }) => boundsOf(geometry));
+    const first = boxes[0];
+    if (!first) return;
+    const all = boxes.reduce((sum, box): Box => [Math.min(sum[0], box[0]), Math.min(sum[1], box[1]), Math.max(sum[2], box[2]), Math.max(sum[3], box[3])], first);
+    const near = Math.max(all[2] - all[0], all[3] - all[1]) < 3000 * this.source.work_scale;
+    this.viewer.fit(near ? all : first, 90, 0);
   }
 
   async step(by: number): Promise<void> {
@@ -354,6 +366,16 @@ export class App {
   setPreview(source: string, status: PreviewStatus): void {
     this.previews.set(source, status);
     this.emit(source === this.source.id ? "preview" : "sources");
+  }
+
+  /** Asks how the preview of the current source stands; one that cannot answer yet has none. */
+  async askPreview(): Promise<void> {
+    const { id } = this.source;
+    try {
+      this.setPreview(id, await api.preview(id));
+    } catch (error) {
+      this.setPreview(id, { ...NONE, message: words(error) });
+    }
   }
 
   previewOf(source: string): PreviewStatus {

@@ -91,7 +91,7 @@ export function statusPill(app: App): HTMLElement {
       computing: cells_total ? `Computing ${cells_done} of ${cells_total}` : "Computing",
       ready: seconds ? `Up to date · ${seconds.toFixed(seconds < 10 ? 1 : 0)} s` : "Up to date",
       stale: "Stale",
-      paused: "Paused",
+      paused: message && message.length < 44 ? message : "Paused",
     }[shown];
     pill.dataset["state"] = shown;
     pill.dataset["tip"] = message || { empty: "The preview starts at the second labelled object", computing: "The preview of what is in view is being computed; drawing never waits for it", ready: "The preview shows your newest labels", stale: "The preview shows older labels; a new one is on its way", paused: "The preview is paused" }[shown];

@@ -44,5 +44,5 @@ export function nextStep(now: Situation): Step {
   if (now.regions === 1) return text(3, "Compare the preview with the image. Where it is wrong, add a region there: press G for places, or N to mark what is none.", "improve");
   if (now.regions < ENOUGH_REGIONS)
     return text(4, `${now.regions} of about ${ENOUGH_REGIONS} regions. Open “Improve” and click the worst of the eight windows: it opens filled in, you correct it.`, "improve");
-  return text(5, "Good enough everywhere you look? Then run the whole image. Otherwise go on with the worst places.", "run");
+  return text(5, "Compare the preview with the image in several places. Good enough? Run the whole image. If not, press G and correct the worst.", "run");
 }

@@ -63,6 +63,7 @@ export const BINDINGS: Binding[] = [
 /** Keys that have no command of their own, for the help only. */
 export const OTHER_KEYS: { keys: string[]; group: Binding["group"]; text: string }[] = [
   { keys: ["1 … 9"], group: "Draw", text: "Class; with a selection: relabel it" },
+  { keys: ["Alt + click"], group: "Edit", text: "On a corner of the selected outline: takes it out; drag corners or edges to move them" },
   { keys: ["Space + drag"], group: "View", text: "Move about with any tool (also the middle button)" },
   { keys: ["Arrow keys"], group: "View", text: "Move the view" },
   { keys: ["Wheel"], group: "View", text: "Zoom" },

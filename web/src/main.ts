@@ -128,7 +128,7 @@ async function start(): Promise<void> {
     }
     if (up && links++) {
       void app.catchUp(Infinity).catch(() => undefined);
-      void api.preview(app.source.id).then((status) => app.setPreview(app.source.id, status), () => undefined);
+      void app.askPreview();
       loadRuns();
     }
   });

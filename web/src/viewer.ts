@@ -50,6 +50,8 @@ export class Viewer {
   projection = new Projection({ code: "image", units: "pixels", extent: [0, -1, 1, 0] });
   grid = new TileGrid({ origin: [0, 0], extent: [0, -1, 1, 0], resolutions: [1], tileSize: 256 });
   selected = new Set<string>();
+  /** Whether this source was looked at before, and the view is where it was. */
+  returned = false;
   /** Whether a drag moves the view, whatever the tool: the space bar is down. */
   spaceDown = false;
   dragMoves = true;
@@ -106,6 +108,7 @@ export class Viewer {
     const view = new View({ projection: this.projection, extent, constrainOnlyCenter: true, showFullExtent: true, smoothExtentConstraint: false,
       maxResolution: Math.max(whole * 2, 1), minResolution: 1 / 32, enableRotation: false });
     const place = this.places.get(source.id);
+    this.returned = place !== undefined;
     view.setCenter(place?.center ?? [source.width / 2, -source.height / 2]);
     view.setResolution(place?.resolution ?? whole);
     this.map.setView(view);
@@ -145,11 +148,11 @@ export class Viewer {
     return flip(this.map.getCoordinateFromPixel(pixel) ?? [0, 0]);
   }
 
-  fit(box?: Box, room = 80): void {
+  fit(box?: Box, room = 80, duration = 220): void {
     if (!this.source) return;
     this.remember();
     const wanted = box ?? [0, 0, this.source.width, this.source.height];
-    this.view.fit(flipBox(wanted), { padding: box ? [room, room, room + 30, room] : [16, 16, 16, 16], duration: 220, minResolution: 0.25 });
+    this.view.fit(flipBox(wanted), { padding: box ? [room, room, room + 30, room] : [16, 16, 16, 16], duration, minResolution: 0.25 });
   }
 
   private remember(): void {
