@@ -55,7 +55,7 @@ export class Answers {
       const visible = settings.preview && !hidden.has(name) && (!heat || name === this.app.activeClass);
       this.classes.get(name)?.style({ threshold, opacity: heat ? Math.min(1, opacity * 1.6) : opacity, mode: heat ? "heat" : "area", visible, colour });
     }
-    this.unlike.style({ colour: "#ffb000", threshold: 0.5, opacity: 0.85, mode: "dense", visible: settings.unlike });
+    this.unlike.style({ colour: "#7a2bff", threshold: 0.5, opacity: 0.85, mode: "dense", visible: settings.unlike });
     this.app.viewer.outlineLayer.setVisible(settings.preview && settings.outlines);
     this.app.viewer.labelLayer.setVisible(settings.labels);
   }

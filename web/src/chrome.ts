@@ -87,7 +87,7 @@ export function statusPill(app: App): HTMLElement {
     const waits = app.store.busy && state === "ready";
     const shown = waits ? "stale" : state;
     const text = {
-      empty: "No preview yet",
+      empty: message && message.length < 44 ? message : "No preview yet",
       computing: cells_total ? `Computing ${cells_done} of ${cells_total}` : "Computing",
       ready: seconds ? `Up to date · ${seconds.toFixed(seconds < 10 ? 1 : 0)} s` : "Up to date",
       stale: "Stale",

@@ -35,7 +35,7 @@ export function nextStep(now: Situation): Step {
   if (now.run === "running") return text(5, "The whole run is under way. You can go on drawing meanwhile; it uses the labels it was started with.", "run");
   if (now.run === "done" && now.resultShown) return text(5, "Click an object or a row, filter the table, and open the report. More regions and another run improve it.", "results");
   if (now.classes === 0 && now.regions === 0 && now.objects === 0) return text(1, "What are you looking for? Give it a name, for example “Nucleus”, in the panel on the right.", "class");
-  if (now.regions === 0 && now.objects === 0) return text(1, "Draw a region: press R and click where typical objects are. You will outline every one inside that square.", "region");
+  if (now.regions === 0 && now.objects === 0) return text(1, "Draw a region: press R and click among typical objects. You will outline all that lie in the square.", "region");
   if (now.regions === 0) return text(1, "Put a region round your objects: press R and click. Inside it, what is not outlined counts as background.", "region");
   if (now.objects === 0) return text(2, "Outline every object in the region: P polygon, L lasso or B brush. All of them, also the small ones.", "polygon");
   if (now.objects === 1) return text(2, "Go on: the preview starts at the second object. What you leave out inside the region counts as background.", "polygon");

@@ -42,14 +42,20 @@ export function toggle(label: string, key: string, get: () => boolean, set: (on:
 
 const STATES: Record<string, string> = { empty: "not begun", labelled: "labelled", computing: "computing", ready: "previewed", stale: "to be computed", paused: "paused", running: "running", done: "segmented", failed: "failed" };
 
-function sourceCard(app: App, source: SourceInfo): HTMLElement {
+/** What a card says of a source: whether it is the current one, what is drawn, and its state. */
+function sourceWords(app: App, source: SourceInfo): [current: boolean, drawn: string, state: string] {
   const current = source.id === app.source.id;
   const count = current ? app.tally : { regions: source.n_regions, objects: source.n_objects };
   const running = app.runs.some((run) => run.state === "running" && run.sources.includes(source.id));
-  const finished = app.runs.find((run) => run.results.some((result) => result.source === source.id && result.count !== null));
-  const done = finished?.results.find((result) => result.source === source.id)?.count ?? null;
+  const finished = app.runs.findLast((run) => run.results.some((result) => result.source === source.id && result.count !== null));
+  const found = finished?.results.find((result) => result.source === source.id)?.count ?? null;
   const preview = app.previewOf(source.id).state;
-  const word = running ? "running" : done !== null ? `${done.toLocaleString("en")} found` : preview === "ready" || preview === "computing" ? STATES[preview]! : (STATES[source.state] ?? source.state);
+  const state = running ? "running" : found !== null ? `${found.toLocaleString("en")} found` : preview === "ready" || preview === "computing" ? STATES[preview]! : (STATES[source.state] ?? source.state);
+  return [current, count.regions || count.objects ? `${plural(count.regions, "region")}, ${plural(count.objects, "object")}` : "", state];
+}
+
+function sourceCard(app: App, source: SourceInfo): HTMLElement {
+  const [current, drawn, word] = sourceWords(app, source);
   return h(
     "button",
     { type: "button", class: `source${current ? " current" : ""}`, "aria-current": current ? "true" : null, "aria-label": `${source.name}: ${word}`, "data-tip": source.name, onclick: () => void app.open(source) },
@@ -57,14 +63,24 @@ function sourceCard(app: App, source: SourceInfo): HTMLElement {
     h("span", { class: "source-words" },
       h("span", { class: "source-name" }, source.name),
       h("span", { class: "quiet" }, `${source.width.toLocaleString("en")} × ${source.height.toLocaleString("en")} px`),
-      h("span", { class: "quiet" }, count.regions || count.objects ? `${plural(count.regions, "region")}, ${plural(count.objects, "object")} · ${word}` : word)),
+      h("span", { class: "quiet" }, drawn ? `${drawn} · ${word}` : word)),
   );
 }
 
 export function labelPanel(app: App): HTMLElement {
   const sources = h("div", { class: "sources" });
-  const drawSources = (): void => replace(sources, ...app.info.sources.map((source) => sourceCard(app, source)));
-  app.on(["source", "sources", "runs", "labels"], drawSources);
+  const cards = new Map<string, { words: string; element: HTMLElement }>();
+  const drawSources = (): void => {
+    let changed = cards.size !== app.info.sources.length;
+    for (const source of app.info.sources) {
+      const words = JSON.stringify(sourceWords(app, source));
+      if (cards.get(source.id)?.words === words) continue;
+      cards.set(source.id, { words, element: sourceCard(app, source) });
+      changed = true;
+    }
+    if (changed) replace(sources, ...app.info.sources.map(({ id }) => cards.get(id)!.element));
+  };
+  app.on(["source", "sources", "runs", "labels", "preview"], drawSources);
 
   const classes = h("div", { class: "classes", role: "radiogroup", "aria-label": "Class to draw" });
   const drawClasses = (): void => {
