@@ -14,12 +14,14 @@ from typing import Any
 
 from aiohttp import web
 
-from fewscope.annotate import label_routes, preview_routes, tile_routes
+from fewscope.annotate import label_routes, preview_routes, run_routes, tile_routes
 from fewscope.annotate.config import LOOPBACK, AnnotateConfig, ssh_line
 from fewscope.annotate.learning import Learning, MakePreview
-from fewscope.annotate.security import MAX_BODY, Gate
+from fewscope.annotate.results import Tables
+from fewscope.annotate.runs import Run, Runs
+from fewscope.annotate.security import MAX_BODY, Gate, add_headers
 from fewscope.annotate.session import Session
-from fewscope.annotate.web_keys import LEARNING, SESSION
+from fewscope.annotate.web_keys import LEARNING, RUNS, SESSION, TABLES
 from fewscope.connectors.source import Source
 from fewscope.connectors.support_options import SupportOptions
 from fewscope.errors import ConfigError, FewscopeError, LabelConflict
@@ -54,6 +56,8 @@ def make_app(session: Session, gate: Gate, make_preview: MakePreview | None = No
         session.sources, options, make_preview or network_preview(session.config), session.hub.publish
     )
     session.on_labels.append(app[LEARNING].labels_changed)
+    ids = {one.uri: one.id for one in session.sources}
+    app[RUNS], app[TABLES] = Runs(session.out, lambda run: _tell_run(session, run), ids), Tables()
     app.router.add_get("/", _index)
     app.router.add_get("/static/{name}", _static)
     app.router.add_get("/api/info", _info)
@@ -61,6 +65,7 @@ def make_app(session: Session, gate: Gate, make_preview: MakePreview | None = No
     app.router.add_routes(tile_routes.routes)
     app.router.add_routes(label_routes.routes)
     app.router.add_routes(preview_routes.routes)
+    app.router.add_routes(run_routes.routes)
     app.cleanup_ctx.append(_beside)
     app.on_shutdown.append(_end_events)
     return app
@@ -122,8 +127,6 @@ async def _info(request: web.Request) -> web.Response:
 async def _events(request: web.Request) -> web.StreamResponse:
     hub = request.app[SESSION].hub
     response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store"})
-    from fewscope.annotate.security import add_headers
-
     add_headers(response)
     await response.prepare(request)
     with suppress(ConnectionResetError):
@@ -142,7 +145,11 @@ async def _beside(app: web.Application) -> Any:
     watch.cancel()
     with suppress(asyncio.CancelledError):
         await watch
-    await asyncio.to_thread(app[LEARNING].close)
+    await asyncio.gather(asyncio.to_thread(app[LEARNING].close), asyncio.to_thread(app[RUNS].close))
+
+
+def _tell_run(session: Session, run: Run) -> None:
+    session.hub.publish({"type": "run", "source": None, **run.described()})
 
 
 async def _watch(session: Session) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -50,6 +51,8 @@ class AnnotateConfig:
         Open the page when the server is ready.
     token : str or None
         Secret of the address, for hosts other than loopback; None: a random one.
+    name_folders : callable or None
+        How the command of a run names the folders of several sources; None: as `names`.
 
     Raises
     ------
@@ -76,6 +79,7 @@ class AnnotateConfig:
     port: int = 0
     open_browser: bool = True
     token: str | None = None
+    name_folders: Callable[[Sequence[str]], list[str]] | None = None
 
     def __post_init__(self) -> None:
         if not self.sources:

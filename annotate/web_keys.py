@@ -5,7 +5,11 @@ from __future__ import annotations
 from aiohttp import web
 
 from fewscope.annotate.learning import Learning
+from fewscope.annotate.results import Tables
+from fewscope.annotate.runs import Runs
 from fewscope.annotate.session import Session
 
 SESSION: web.AppKey[Session] = web.AppKey("session", Session)
 LEARNING: web.AppKey[Learning] = web.AppKey("learning", Learning)
+RUNS: web.AppKey[Runs] = web.AppKey("runs", Runs)
+TABLES: web.AppKey[Tables] = web.AppKey("tables", Tables)

@@ -41,6 +41,10 @@ class LabelConflict(LabelError):
     """A label that is to be changed has been changed by another page in the meantime."""
 
 
+class PageRunError(FewscopeError, ValueError):
+    """A run cannot be started from the page, or has no result there."""
+
+
 class DatasetError(FewscopeError, ValueError):
     """A folder of labelled images for training or evaluation is missing, incomplete or not laid out as expected."""
 

@@ -153,6 +153,7 @@ def run(args: argparse.Namespace) -> int:
             port=args.port,
             open_browser=not args.no_browser,
             token=token,
+            name_folders=folder_names,
         )
     )
 

@@ -207,8 +207,13 @@ def add_execution_options(parser: JobParser, ground: str, only_estimate: bool = 
         help=f"fraction of the {ground} that may be unreadable before the job fails (default 0.1)",
     )
     if only_estimate:
-        parser.set_defaults(estimate=True)
+        parser.set_defaults(estimate=True, progress_json=None)
     else:
+        add(
+            "--progress-json",
+            metavar="FILE",
+            help="write the progress to FILE, one JSON object a line, for programs that watch it",
+        )
         add(
             "--estimate",
             action="store_true",

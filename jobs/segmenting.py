@@ -7,16 +7,21 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 from collections.abc import Callable
+from contextlib import closing
 from typing import Any
 
+from fewscope.connectors.results.reader import open_result
 from fewscope.errors import ConfigError, HolesError
 from fewscope.jobs.common import BAD_INPUT, EXPECTED, HOLES, complain
 from fewscope.jobs.folders import folder_names
+from fewscope.jobs.run_progress import ProgressFile
 from fewscope.pipeline.calibration.model_selection import EncodingCache
 from fewscope.pipeline.config import SegmentConfig, check_workers
 from fewscope.pipeline.estimate import estimate
 from fewscope.pipeline.execution.pool import LocalPool, Pool
+from fewscope.pipeline.execution.progress import Monitor
 from fewscope.pipeline.plan import model_loader
 from fewscope.pipeline.predictor import precisions_of
 from fewscope.pipeline.run import segment
@@ -59,13 +64,19 @@ def run_all(
         from fewscope.pipeline.execution.ray_pool import RayPool  # Ray takes a second to import
 
         workers = RayPool(load, args.workers, args.gpus_per_worker, args.unit_timeout_s)
-    with workers as pool:
+    progress = ProgressFile(args.progress_json)
+    with workers as pool, closing(progress):
         for config in todo:
             try:
-                report = segment(config, pool, model, encodings)
+                monitor = Monitor(functools.partial(progress.event, config.source))
+                report = segment(config, pool, model, encodings, monitor=monitor)
+                progress.done(config.source, report)
                 text = f"{config.source}: {summary(report)}\n  {config.out.rstrip('/')}/report.html"
                 print(text, flush=True)
             except EXPECTED as error:
                 exit_codes.add(HOLES if isinstance(error, HolesError) else BAD_INPUT)
+                if isinstance(error, HolesError):  # its report is written
+                    progress.done(config.source, open_result(config.out).report)
+                progress.failed(config.source, error)
                 complain(error)
     return BAD_INPUT if BAD_INPUT in exit_codes else max(exit_codes)

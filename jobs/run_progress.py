@@ -1,0 +1,74 @@
+"""Progress of a run as lines of JSON in a file, for programs that started it."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Mapping
+from typing import IO, Any
+
+from fewscope.errors import OutputError
+from fewscope.pipeline.execution.progress import ProgressEvent
+
+EVERY_S = 0.25
+"""Between two lines of one stage; its first and last are always written."""
+
+
+class ProgressFile:
+    """Appends to a file what a job does; one JSON object a line.
+
+    ``{"source", "stage", "done", "total", "unit"}`` while a source is worked on, and one line with ``"state"`` at its
+    end: "done" with ``count`` and ``interval``, or "failed" with ``error``.
+
+    Parameters
+    ----------
+    path : str or None
+        The file, which is made anew; None: nothing is written.
+
+    Raises
+    ------
+    OutputError
+        It cannot be written.
+    """
+
+    def __init__(self, path: str | None) -> None:
+        self._file: IO[str] | None = None
+        self._last: tuple[str, float] = ("", 0.0)
+        if path is not None:
+            try:
+                self._file = open(path, "w", encoding="utf-8")  # noqa: SIM115  # held for the whole job
+            except OSError as error:
+                raise OutputError(f"--progress-json {path}: cannot be written ({error.strerror})") from error
+
+    def event(self, source: str, event: ProgressEvent) -> None:
+        """Write how far a source is."""
+        now = time.monotonic()
+        is_middle = event.stage == self._last[0] and event.done not in (0, event.total)
+        if is_middle and now - self._last[1] < EVERY_S:
+            return
+        self._last = (event.stage, now)
+        self.write(source=source, stage=event.stage, done=event.done, total=event.total, unit=event.unit)
+
+    def done(self, source: str, report: Mapping[str, Any]) -> None:
+        """Write that a source is finished, with its count."""
+        self.write(
+            source=source, state="done", count=report.get("count"), interval=report.get("count_interval")
+        )
+
+    def failed(self, source: str, error: BaseException) -> None:
+        """Write that a source has failed."""
+        self.write(source=source, state="failed", error=str(error))
+
+    def write(self, **values: Any) -> None:
+        """Write a line, at once."""
+        if self._file is not None:
+            self._file.write(json.dumps(values) + "\n")
+            self._file.flush()
+
+    def close(self) -> None:
+        """Close the file; what was written stays."""
+        if self._file is not None:
+            os.fsync(self._file.fileno())
+            self._file.close()
+            self._file = None
