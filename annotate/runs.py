@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Literal
 
-import fewscope
+from fewscope import _version
 from fewscope.connectors.storage.atomic import write_atomic
 from fewscope.connectors.storage.filesystem import open_filesystem
 from fewscope.errors import PageRunError
@@ -246,7 +246,7 @@ class Runs:
             environment["RAY_ADDRESS"] = request.address
         else:
             environment.pop("RAY_ADDRESS", None)
-        root = str(Path(fewscope.__file__).resolve().parents[1])
+        root = str(Path(_version.__file__).resolve().parents[1])
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, (root, environment.get("PYTHONPATH"))))
         shown = shlex.join(["fewscope", *words])
         if request.address is not None:
