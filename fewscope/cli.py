@@ -36,6 +36,11 @@ COMMANDS = {
     "evaluate": Command(
         "evaluate", "evaluate a network", "--data ~/mine --split val --episodes 3 --out out/mine"
     ),
+    "benchmark": Command(
+        "benchmark",
+        "reproduce the tables of the FSS-1000 paper",
+        "--data ~/fewshot_data --runs runs --tables 2 3 --out out/paper",
+    ),
     "convert": Command(
         "convert", "convert data sets and checkpoints", "voc ~/VOCdevkit/VOC2012 --out ~/fspascal --fold 0"
     ),

@@ -6,7 +6,7 @@ import hashlib
 import json
 from pathlib import Path
 
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -27,6 +27,15 @@ def save_weights(net: nn.Module, path: Path, metadata: dict[str, str]) -> None:
 def checksum(path: Path) -> str:
     """SHA-256 of a file, hex."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def metadata(path: Path) -> dict[str, str]:
+    """What the header of a weights file states, such as the network; WeightsError if it is no safetensors file."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return dict(file.metadata() or {})
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(f"{path}: not a safetensors file ({error}); give weights") from error
 
 
 def load_weights(path: Path) -> dict[str, Tensor]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from fewscope.errors import ConfigError
+from fewscope.model.atomic import atomic_file
 from fewscope.model.episodes.category import ClassDataset, load_categories
 from fewscope.model.training import distributed
 from fewscope.model.training.loop import RunOptions, train
@@ -16,6 +18,7 @@ from fewscope.model.training.recipes import TrainConfig
 from fewscope.model.weights import load_weights, save_weights
 
 WEIGHTS = "weights.safetensors"
+RECIPE = "recipe.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +67,17 @@ class TrainingJob:
         if self.validation_split is not None and self.validation_split == self.split:
             raise ConfigError(f"--validate {self.split} names the training classes; give another split")
 
+    def provenance(self) -> dict[str, Any]:
+        """Settings and where the data and initial weights are: what ``recipe.json`` holds."""
+        return asdict(self.config) | {
+            "data": None if self.data is None else str(self.data),
+            "split": self.split,
+            "shippable": self.shippable,
+            "initial": None if self.initial is None else str(self.initial),
+        }
+
     def run(self, device: torch.device | None = None) -> list[str]:
-        """Train, and write ``weights.safetensors``.
+        """Train, and write ``recipe.json`` and ``weights.safetensors``.
 
         Returns
         -------
@@ -76,6 +88,10 @@ class TrainingJob:
         DatasetError, WeightsError, ConfigError, FloatingPointError
             As the data set's reader, `load_weights` and `train` raise them.
         """
+        if distributed.rank() == 0:
+            self.out.mkdir(parents=True, exist_ok=True)
+            with atomic_file(self.out / RECIPE) as temporary:
+                temporary.write_text(json.dumps(self.provenance(), indent=1))
         categories, validation = [], None
         if self.data is not None:
             categories = load_categories(self.data, self.split, shippable_only=self.shippable)

@@ -1,0 +1,296 @@
+"""The paper's tables: runs find their rows, figures follow their definitions, and what is missing has a command."""
+
+import json
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from fewscope.connectors.datasets.class_folders import ClassImages
+from fewscope.errors import ConfigError, WeightsError
+from fewscope.jobs import benchmark, train
+from fewscope.model.networks.registry import NETWORKS, build_network
+from fewscope.model.weights import save_weights
+from fewscope.pipeline.evaluation.benchmark_measure import (
+    label_images,
+    measure,
+    mine_worst,
+    spread_of_supports,
+)
+from fewscope.pipeline.evaluation.benchmark_page import Bars
+from fewscope.pipeline.evaluation.benchmark_published import OF_FSS, TABLE_2, TABLE_3, TABLE_4
+from fewscope.pipeline.evaluation.benchmark_runs import Run, find_runs
+from fewscope.pipeline.evaluation.benchmark_tables import (
+    fits,
+    missing_methods,
+    table_of_folds,
+    table_of_methods,
+    table_of_pretraining,
+)
+from fewscope.pipeline.evaluation.runner import EvaluationConfig
+from tests.helpers.fakes import ByColour
+
+
+def disks(name: str = "disks", n: int = 5, domain: str = "") -> ClassImages:
+    """Pictures of a red disk on blue, each at another place."""
+    images = np.zeros((n, 224, 224, 3), np.uint8)
+    images[..., 2] = 200
+    row, col = np.indices((224, 224))
+    masks = np.stack([(row - 60 - 20 * i) ** 2 + (col - 50 - 20 * i) ** 2 < 30**2 for i in range(n)])
+    images[masks] = (250, 30, 20)
+    return ClassImages(name, domain, images, masks, None, tuple(map(str, range(n))))
+
+
+class Share:
+    """Finds the left part of the object, as wide as the first support's key number says; a stand-in with known IoU."""
+
+    name = "share"
+
+    def __init__(self, category: ClassImages, shares: np.ndarray) -> None:
+        self._places = {image.tobytes(): i for i, image in enumerate(category.images)}
+        self._masks, self._shares = category.masks, shares
+
+    def encode(self, images: np.ndarray, labels: np.ndarray) -> list[int]:
+        return [self._places[image.tobytes()] for image in images]
+
+    def predict(self, tiles: np.ndarray, features: list[int]) -> np.ndarray:
+        out = []
+        for tile in tiles:
+            i = self._places[tile.tobytes()]
+            pixels = np.argwhere(self._masks[i])
+            n = round(len(pixels) * max(self._shares[k, i] for k in features))
+            mask = np.zeros((224, 224), np.float32)
+            mask[tuple(pixels[:n].T)] = 1
+            out.append(mask)
+        return np.stack(out)[:, None]
+
+
+def test_a_cell_has_the_mean_over_seeds_and_classes() -> None:
+    model = ByColour()
+    found = measure(
+        lambda: iter([disks("a"), disks("b", 4), disks("small", 2)]),
+        [model],
+        EvaluationConfig(shots=(2,)),
+        [1, 2],
+    )
+    (cell,) = found.values()
+    assert list(found) == [(model.name, 2)]
+    assert (cell.n_classes, cell.n_queries) == (2, 9)  # two images are too few
+    assert cell.image_iou.value == cell.class_iou.value == 1
+    assert cell.over_seeds == 0
+
+
+def test_the_best_and_the_worst_support_of_the_query_that_depends_most_on_it() -> None:
+    category = disks(n=3)
+    shares = np.array([[0, 0.5, 0.9], [0.5, 0, 0.3], [0.5, 0.6, 0]])
+    spread = spread_of_supports(category, Share(category, shares))
+    assert (spread.query, spread.best, spread.worst) == (2, 0, 1)
+    assert spread.ious == pytest.approx((0.9, 0.3), abs=1e-3)
+    assert spread.masks[0].sum() > spread.masks[1].sum()
+
+
+def test_the_worst_queries_go_into_the_support_set_and_the_rest_is_compared() -> None:
+    category = disks(n=6)
+    shares = np.full((6, 6), 0.4)
+    shares[:, [1, 4]] = 0.2  # the worst queries, wherever they are not supports
+    shares[[1, 4]] = 0.8  # and supports that help
+    rounds = [mine_worst(category, Share(category, shares), 2, seed) for seed in range(12)]
+    seen = [r for r in rounds if r is not None and r.first < 0.5]
+    assert seen, "no seed leaves both of the worst as queries"
+    for r in seen:
+        assert r.n_queries == 2
+        assert (r.first, r.second) == pytest.approx((0.4, 0.8), abs=2e-3)
+    assert mine_worst(disks(n=4), ByColour(), 2, 0) is None
+
+
+def test_images_are_labelled_up_to_a_number_and_shares_are_of_their_iou() -> None:
+    (found,) = label_images(lambda: iter([disks("a"), disks("b"), disks("c")]), [ByColour()], 5, 3, 2, 0)
+    assert found.n_images == 5
+    assert found.shares == (1, 1, 1, 1)
+    assert found.seconds > 0
+
+
+def write_run(folder: Path, network: str, **stated: object) -> Path:
+    """A folder as train leaves it, with no weights inside the file."""
+    folder.mkdir(parents=True)
+    save_weights(torch.nn.Linear(1, 1), folder / "weights.safetensors", {"network": network, "recipe": "{}"})
+    recipe = {
+        "loss": "bce",
+        "data": "data",
+        "split": "train",
+        "initial": None,
+        "imagenet": False,
+        "seed": 0,
+        "steps": 7,
+    }
+    (folder / "recipe.json").write_text(json.dumps(recipe | stated))
+    return folder
+
+
+def test_runs_are_found_in_folders_and_know_where_they_come_from(tmp_path: Path) -> None:
+    first = write_run(tmp_path / "runs" / "fss", "vgg16-paper", data="d/FSS-1000", imagenet=True)
+    write_run(
+        tmp_path / "runs" / "both",
+        "panet-417",
+        data="d/fsCOCO",
+        initial=str(first / "weights.safetensors"),
+        loss="mse",
+    )
+    both, fss = find_runs([tmp_path / "runs"])
+    assert (fss.name, fss.model, fss.kind, fss.provenance) == (
+        "fss",
+        "vgg16-paper",
+        "vgg16-paper",
+        "ImageNet → FSS-1000",
+    )
+    assert (both.kind, both.provenance, both.loss, both.steps) == ("panet", "FSS-1000 → fsCOCO", "mse", 7)
+    assert find_runs([first], ["prototype-compact"])[0].weights is None
+    with pytest.raises(ConfigError, match="two runs are called fss"):
+        find_runs([first, tmp_path / "runs"])
+    with pytest.raises(ConfigError, match=r"no folder in it has weights\.safetensors"):
+        find_runs([first.parent.parent])
+    with pytest.raises(ConfigError, match="no such file or folder"):
+        find_runs([tmp_path / "nothing"])
+    save_weights(torch.nn.Linear(1, 1), tmp_path / "odd.safetensors", {})
+    with pytest.raises(WeightsError, match="does not state its network"):
+        find_runs([tmp_path / "odd.safetensors"])
+    (first / "recipe.json").write_text("[]")
+    with pytest.raises(ConfigError, match="is not what train writes"):
+        find_runs([first])
+
+
+def test_every_row_can_be_filled_and_every_command_is_a_run() -> None:
+    for row in (*TABLE_2, *TABLE_3):
+        assert all(name in NETWORKS for name in row.networks), row
+        assert any(fits(row, Run("x", name, loss=row.loss)) for name in row.networks)
+    missing = [m for n in (2, 3) for m in missing_methods(n, [], Path("data"), Path("runs"))]
+    missing += table_of_folds([], [Path(f"fold{i}") for i in range(4)], {}, Path("fss"))[1]
+    missing += table_of_pretraining([], {})[1]
+    commands = [m.command for m in missing if m.command]
+    assert len(commands) > 30
+    for command in commands:
+        program, job, *words = shlex.split(command)
+        assert (program, job) == ("fewscope", "train")
+        assert train.parse(words).network in NETWORKS
+    assert {m.label for m in missing if not m.command} == {
+        "FSS-1000, the authors' weights",
+        "prototypes, compact",
+        "prototypes, VGG-16",
+        "prototypes, ResNet-50",
+    }
+
+
+def test_the_printed_folds_have_the_printed_means() -> None:
+    for label, _, folds, mean in TABLE_4:
+        known = [f for f in folds if f is not None]
+        if known:
+            assert sum(known) / 4 == pytest.approx(mean, abs=0.06), label
+    assert any(label == OF_FSS for label, *_ in TABLE_4)
+
+
+def test_a_run_stands_in_the_row_of_its_network_and_loss() -> None:
+    found = measure(lambda: iter([disks("a"), disks("b")]), [ByColour()], EvaluationConfig(shots=(1, 2)), [0])
+    cells = {("mine", shots): cell for (_, shots), cell in found.items()} | {
+        ("mine", 5): found[ByColour().name, 2]
+    }
+    table = table_of_methods(
+        2, [Run("mine", "vgg16-paper", Path("w"), loss="mse", data="d/x", steps=9)], cells
+    )
+    rows = {row[0]: row for row in table.rows}
+    assert rows["VGG-16, MSE"][2:4] == ("79.66", "100.00")
+    assert rows["VGG-16, MSE"][8:10] == ("mine", "x, 9 steps")
+    assert rows["VGG-16, BCE"][3] == "–"
+
+
+def test_a_fold_is_filled_by_the_run_that_was_trained_on_it(tmp_path: Path) -> None:
+    cells = measure(lambda: iter([disks("a"), disks("b")]), [ByColour()], EvaluationConfig(shots=(2,)), [0])
+    (cell,) = cells.values()
+    folds = [tmp_path / f"fold{i}" for i in range(2)]
+    runs = [
+        Run("p0", "panet-417", Path("w"), data=str(folds[0])),
+        Run("p1", "panet", Path("w"), data=str(folds[1])),
+    ]
+    table, missing = table_of_folds(runs, folds, {("p0", 0): cell, ("p1", 0): cell}, None)
+    row = next(row for row in table.rows if row[0] == "PANet")
+    assert row[1:3] == ("51.8 | 100.0", "64.6 | –")
+    assert row[-1] == "p0, p1"
+    assert not [m for m in missing if m.label.startswith("PANet")]
+
+
+def test_bars_have_the_height_of_their_values() -> None:
+    chart = Bars.of("t", "n", {"one": {"a": 0.5, "b": 1.0}, "two": {"b": float("nan")}})
+    assert [bar[3] for bar in chart.bars] == [120.0, 240.0]
+    assert [name for _, name in chart.groups] == ["a", "b"]
+    assert len(chart.legend) == 2
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    """Three classes of six images in two super-categories."""
+    root = tmp_path / "corpus"
+    for name in ("ant", "bee", "car"):
+        (root / name).mkdir(parents=True)
+        category = disks(n=6)
+        for k, (image, mask) in enumerate(zip(category.images, category.masks, strict=True), start=1):
+            Image.fromarray(image).save(root / name / f"{k}.jpg", quality=95)
+            Image.fromarray(255 * mask.astype(np.uint8)).save(root / name / f"{k}.png")
+    (root / "splits").mkdir()
+    (root / "splits" / "test.txt").write_text("ant\nbee\ncar\n")
+    (root / "supercategories.csv").write_text(
+        "class,supercategory\nant,animals\nbee,animals\ncar,transport\n"
+    )
+    return root
+
+
+@pytest.mark.slow
+def test_one_command_makes_the_tables_the_figures_and_a_page_of_its_own(
+    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    torch.manual_seed(0)
+    run = tmp_path / "runs" / "own"
+    run.mkdir(parents=True)
+    facts = {"network": "prototype-compact", "recipe": "{}"}
+    save_weights(build_network("prototype-compact"), run / "weights.safetensors", facts)
+    command = f"--data {corpus} --runs {run.parent} --shipped prototype-compact --pascal {corpus} --shots 1 5"
+    command += " --tables 2 3 4 5 6 --figures 6 8 9 11 --example-classes 2 --images 6 --total-episodes 3 --episodes 1 --baselines threshold"
+    out = tmp_path / "out"
+    assert benchmark.main([*command.split(), "--out", str(out)]) == 0
+    text = capsys.readouterr().out
+    for words in (
+        "Table 2",
+        "Table 3",
+        "Table 4",
+        "Table 5",
+        "Table 6",
+        "Figure 11",
+        "no number here is an FSS-1000 score",
+        "Cells without a run",
+        "fewscope train --data",
+    ):
+        assert words in text
+    page = (out / "benchmark.html").read_text()
+    assert page.count("<svg") == 3
+    assert "http" not in page.replace("http-equiv", "")
+    assert "Figure 9" in page
+    content = json.loads((out / "benchmark.json").read_text())
+    by_run = {(m["run"], m["shots"]): m for m in content["measured"] if m["data"] == str(corpus)}
+    assert by_run["prototype-compact", 5]["classes"] == 3
+    assert by_run["prototype-compact", 1]["mean_image_iou"] > 0.5
+    assert ("own", 1) in by_run
+
+
+def test_what_is_missing_is_listed_without_measuring(
+    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    write_run(tmp_path / "runs" / "mine", "vgg16-paper")
+    command = f"--data {corpus} --runs {tmp_path / 'runs'} --tables 2 --missing"
+    assert benchmark.main(command.split()) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("table 2")]
+    assert len(lines) == 5
+    assert not [line for line in lines if "VGG-16, BCE" in line]
+    with pytest.raises(SystemExit):
+        benchmark.parse(["--data", "d"])
+    assert "give --out" in capsys.readouterr().err
