@@ -78,6 +78,9 @@ format: $(DEV_READY)  ## let ruff order imports and lay out the code
 fuzz: $(DEV_READY)  ## damaged and hostile files of every kind, for FUZZ_MINUTES=10; failing ones stay in build/fuzz
 	$(BIN)/python -m tests.fuzz
 
+chaos: $(DEV_READY)  ## kills, full disks, failing stores, damaged files, for CHAOS_MINUTES=10; failing cases stay in build/chaos
+	$(BIN)/python -m tests.chaos
+
 audit: $(DEV_READY)  ## known vulnerabilities of the pinned packages; 3 = not checked, no advisory service in reach
 	@$(BIN)/python -m tests.helpers.audit constraints.txt
 

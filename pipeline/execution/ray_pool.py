@@ -27,7 +27,7 @@ from fewscope.pipeline.execution.attempts import MAX_DEATHS, Attempts, Call
 from fewscope.pipeline.execution.job import Job
 from fewscope.pipeline.execution.pool import UNITS_IN_FLIGHT, Item, Row, SetAside, Task
 from fewscope.pipeline.execution.ray_actor import Actor
-from fewscope.pipeline.execution.ray_start import first_line, lost_ray, start_ray
+from fewscope.pipeline.execution.ray_start import ASK_EVERY_S, Head, first_line, lost_ray, start_ray
 from fewscope.pipeline.predictor import Model
 from fewscope.pipeline.tiling.grid import Unit
 
@@ -112,12 +112,14 @@ class RayPool:
         self._alone_since: float | None = None  # since when no worker has been ready, after one was
         self._shared: tuple[str, list[ray.ObjectRef]] | None = None
         self._started_here = False
+        self._head: Head | None = None
 
     def start(self) -> None:
         if not self._options:
             self._started_here = not ray.is_initialized()
             if self._started_here:
                 start_ray()
+            self._head = Head(ray.get_runtime_context().gcs_address)
             self._size()
         for _ in range(self.n_workers - len(self._starting) - len(self._ready)):
             worker = _Worker(ray.remote(Actor).options(**self._options).remote(self._load_model))
@@ -253,14 +255,22 @@ class RayPool:
 
     def _wait(self, running: Iterable[ray.ObjectRef], timeout_s: float) -> list[ray.ObjectRef]:
         """Which of some calls have ended; notices workers that have become ready, and that none is left."""
-        refs = [*running, *self._starting]
+        running, until = list(running), time.monotonic() + timeout_s
+        done: list[ray.ObjectRef] = []
         try:
-            done, _ = ray.wait(refs, num_returns=1, timeout=timeout_s) if refs else ([], [])
+            while True:
+                if self._head is None or self._head.answers():
+                    self.start()  # in the place of workers that died
+                if refs := [*running, *self._starting]:
+                    left_s = max(0.0, until - time.monotonic())
+                    done, _ = ray.wait(refs, num_returns=1, timeout=min(left_s, ASK_EVERY_S))
+                if done or not refs or time.monotonic() >= until:
+                    break
             for ref in done:
                 if worker := self._starting.pop(ref, None):
                     self._admit(worker, ref)
         except RayError as error:
-            raise lost_ray(error) from error
+            raise lost_ray(first_line(error)) from error
         if self._ready:
             self._alone_since = None
         elif self._alone_since is not None:
@@ -291,8 +301,6 @@ class RayPool:
 
     def _remove(self, worker: _Worker) -> None:
         """Have a worker killed, should it still live, and another one started in its place."""
-        with suppress(Exception):
-            ray.kill(worker.actor)
         if worker.pid and worker.host == socket.gethostname():
             with suppress(OSError):  # one that is stopped does not hear what Ray says
                 os.kill(worker.pid, signal.SIGKILL)
@@ -300,7 +308,10 @@ class RayPool:
             self._ready.remove(worker)
             if not self._ready:
                 self._alone_since = time.monotonic()
-        self.start()
+        if self._head is None or self._head.answers():
+            with suppress(Exception):
+                ray.kill(worker.actor)
+            self.start()
 
     def _check_machines(self) -> None:
         """While no worker is left: whether any machine could hold one."""
@@ -313,7 +324,7 @@ class RayPool:
         if alone_s >= NO_MACHINE_S:
             raise WorkerError(
                 f"no worker is left, and for {alone_s:.0f} s no machine that could hold one: start machines (ray "
-                "status shows which there are), then run the same command again; which resumes the run"
+                "status shows which there are), then run the same command again, which resumes the run"
             )
 
     @property
@@ -327,7 +338,8 @@ class RayPool:
     def __exit__(self, *_: object) -> None:
         for actor in self._actors:
             with suppress(Exception):  # of a Ray that is gone
-                ray.kill(actor)
+                if self._head is None or self._head.answers():
+                    ray.kill(actor)
         self._ready, self._starting, self._options, self._shared = [], {}, {}, None
         if self._started_here:
             ray.shutdown()

@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +16,19 @@ import ray
 
 from fewscope import _version
 from fewscope.errors import WorkerError
+
+HEAD_GONE_S = 30.0
+"""Without an answer of the head, after which it is gone: Ray's own control service needs seconds to be started again
+where that is set up."""
+
+ASK_EVERY_S, ASK_AGAIN_S = 5.0, 1.0
+"""How often it is seen whether the head answers: while it does, and once it did not."""
+
+CONNECT_S = 3.0
+"""For the head to accept a connection."""
+
+RECONNECT_S = 600
+"""That Ray shall wait for a head before it ends this process: longer than anything that this process does alone."""
 
 
 def first_line(error: BaseException) -> str:
@@ -25,12 +40,51 @@ def first_line(error: BaseException) -> str:
     return (kept[0] if kept else type(error).__name__).rstrip(".")
 
 
-def lost_ray(error: BaseException) -> WorkerError:
+def lost_ray(reason: str) -> WorkerError:
     """The error to raise where Ray's head, or the raylet of this machine, has gone."""
     return WorkerError(
-        f"Ray is gone ({first_line(error)}): its head, or the machine of this program, has stopped. Start Ray again, "
-        "then run the same command, which resumes the run"
+        f"Ray is gone ({reason}): its head, or the machine of this program, has stopped. Start Ray again, then run the "
+        "same command again, which resumes the run"
     )
+
+
+class Head:
+    """Ray's head, as far as it can be seen from this process.
+
+    Ray itself waits for a head that is gone, and then ends the process without an exception. Calls that need the head
+    wait that long, so they are to be made only while it answers.
+
+    Parameters
+    ----------
+    address : str
+        Host and port of its control service.
+    """
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self._asked = self._answered = time.monotonic()
+
+    def answers(self) -> bool:
+        """Whether it accepts connections, which is looked at every few seconds.
+
+        Raises
+        ------
+        WorkerError
+            It has not for `HEAD_GONE_S`.
+        """
+        now = time.monotonic()
+        if now - self._asked < (ASK_EVERY_S if self._asked == self._answered else ASK_AGAIN_S):
+            return self._asked == self._answered
+        host, _, port = self.address.rpartition(":")
+        self._asked = now
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), CONNECT_S).close()
+        except OSError as error:
+            if now - self._answered >= HEAD_GONE_S:
+                raise lost_ray(f"{self.address} has not answered for {now - self._answered:.0f} s") from error
+            return False
+        self._answered = now
+        return True
 
 
 def start_ray(*, worker_logs: bool = False) -> None:
@@ -48,6 +102,7 @@ def start_ray(*, worker_logs: bool = False) -> None:
     """
     # silences a warning about a future default for actors without GPU
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", str(RECONNECT_S))
     with _sigterm_kept():
         _start_ray(worker_logs)
 
