@@ -219,8 +219,8 @@ def prepare() -> None:
     """Put stand-ins in the place of the model and the pictures, and small units in that of large ones."""
     segment = fewscope.pipeline.run.segment
 
-    def segment_small(config: SegmentConfig, *more: Any) -> dict[str, Any]:
-        report = segment(dataclasses.replace(config, shard=SHARD), *more)
+    def segment_small(config: SegmentConfig, *more: Any, **options: Any) -> dict[str, Any]:
+        report = segment(dataclasses.replace(config, shard=SHARD), *more, **options)
         STAGES_OF_LAST.update(report["timings"]["stages"])
         return report
 
