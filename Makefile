@@ -71,9 +71,10 @@ lint: $(DEV_READY) | $(TYPED)  ## ruff, import-linter and mypy
 	cd $(TYPED) && $(CURDIR)/$(BIN)/lint-imports $(CURDIR)/pyproject.toml
 	cd $(TYPED) && $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml -p fewscope
 
-format: $(DEV_READY)  ## let ruff order imports and lay out the code
+format: $(DEV_READY)  ## let ruff and prettier lay out the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+	$(BIN)/python web/tasks.py format
 
 fuzz: $(DEV_READY)  ## damaged and hostile files of every kind, for FUZZ_MINUTES=10; failing ones stay in build/fuzz
 	$(BIN)/python -m tests.fuzz

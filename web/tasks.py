@@ -1,7 +1,8 @@
 """What is done to the page of ``fewscope annotate``, with the Node that comes from PyPI.
 
     python web/tasks.py build        # annotate/static/app.js and app.css
-    python web/tasks.py check        # types, by tsc
+    python web/tasks.py check        # layout of the code, by prettier, and types, by tsc
+    python web/tasks.py format       # lay out the code
     python web/tasks.py test         # tests of the logic, by Node's own runner
 
 Packages are installed into ``web/node_modules`` when ``package-lock.json`` has changed. Where Node or the packages
@@ -18,9 +19,13 @@ from pathlib import Path
 WEB = Path(__file__).resolve().parent
 INSTALLED = WEB / "node_modules" / ".installed"
 PROGRAMS = {
-    "build": ["build.mjs"],
-    "check": ["node_modules/typescript/bin/tsc", "--noEmit"],
-    "test": ["--test", "--test-reporter=dot", "tests/*.test.ts"],
+    "build": [["build.mjs"]],
+    "check": [
+        ["node_modules/prettier/bin/prettier.cjs", "--check", "--log-level=warn", "."],
+        ["node_modules/typescript/bin/tsc", "--noEmit"],
+    ],
+    "format": [["node_modules/prettier/bin/prettier.cjs", "--write", "--log-level=warn", "."]],
+    "test": [["--test", "--test-reporter=dot", "tests/*.test.ts"]],
 }
 
 
@@ -81,7 +86,7 @@ def main(argv: list[str]) -> int:
         return 2
     try:
         install()
-        return node(*PROGRAMS[argv[0]])
+        return max(node(*program) for program in PROGRAMS[argv[0]])
     except NoNode as missing:
         print(f"web: {argv[0]} was left out: {missing}", file=sys.stderr)
         return 1 if argv[0] != "build" or os.environ.get("CI") == "true" else 0

@@ -53,7 +53,13 @@ export class Answers {
     const { threshold, opacity, heat } = settings;
     for (const { name, colour } of classes) {
       const visible = settings.preview && !hidden.has(name) && (!heat || name === this.app.activeClass);
-      this.classes.get(name)?.style({ threshold, opacity: heat ? Math.min(1, opacity * 1.6) : opacity, mode: heat ? "heat" : "area", visible, colour });
+      this.classes.get(name)?.style({
+        threshold,
+        opacity: heat ? Math.min(1, opacity * 1.6) : opacity,
+        mode: heat ? "heat" : "area",
+        visible,
+        colour,
+      });
     }
     this.unlike.style({ colour: "#7a2bff", threshold: 0.5, opacity: 0.85, mode: "dense", visible: settings.unlike });
     this.app.viewer.outlineLayer.setVisible(settings.preview && settings.outlines);
@@ -102,14 +108,22 @@ export class Answers {
     const source = app.source.id;
     try {
       const names = app.classes.map(({ name }) => name).filter((name) => !app.hidden.has(name));
-      const answers = await Promise.all(names.map((name) => api.outlines(source, name, app.settings.threshold, box, running.signal)));
+      const answers = await Promise.all(
+        names.map((name) => api.outlines(source, name, app.settings.threshold, box, running.signal)),
+      );
       if (source !== app.source.id) return;
       app.viewer.outlines.clear(true);
       app.counts.clear();
       answers.forEach((answer, i) => {
         const name = names[i]!;
         app.counts.set(name, { count: answer.count, fraction: answer.area_fraction, truncated: answer.truncated });
-        const features = answer.features.map((feature, n) => toOl({ ...feature, id: feature.id ?? `${name}-${n}`, properties: { ...feature.properties, class: feature.properties.class ?? name } }));
+        const features = answer.features.map((feature, n) =>
+          toOl({
+            ...feature,
+            id: feature.id ?? `${name}-${n}`,
+            properties: { ...feature.properties, class: feature.properties.class ?? name },
+          }),
+        );
         app.viewer.outlines.addFeatures(features);
       });
       app.emit("counts");
@@ -122,7 +136,10 @@ export class Answers {
   objectAt(pixel: number[]): ReturnType<typeof dataOf> | null {
     const { viewer } = this.app;
     if (!viewer.outlineLayer.getVisible()) return null;
-    const feature = viewer.map.forEachFeatureAtPixel(pixel, (found) => found, { layerFilter: (layer) => layer === viewer.outlineLayer, hitTolerance: 2 });
+    const feature = viewer.map.forEachFeatureAtPixel(pixel, (found) => found, {
+      layerFilter: (layer) => layer === viewer.outlineLayer,
+      hitTolerance: 2,
+    });
     return feature ? (feature.get("data") as ReturnType<typeof dataOf>) : null;
   }
 }

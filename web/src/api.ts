@@ -1,7 +1,21 @@
 /** Requests to the server that sent this page; nothing is ever asked of another host. */
 import type {
-  Box, ClassInfo, Feature, Histogram, Info, Labels, Op, OpsAnswer, Outlines, PreviewStatus, Round, Run, ServerEvent,
-  Suggestion, Table, XY,
+  Box,
+  ClassInfo,
+  Feature,
+  Histogram,
+  Info,
+  Labels,
+  Op,
+  OpsAnswer,
+  Outlines,
+  PreviewStatus,
+  Round,
+  Run,
+  ServerEvent,
+  Suggestion,
+  Table,
+  XY,
 } from "./types.ts";
 
 /** An answer other than success; `labels` are the current ones where the server refused an edit made on older ones. */
@@ -37,15 +51,20 @@ async function answer<T>(response: Response): Promise<T> {
   }
   if (!response.ok) {
     const said = body as { error?: string; message?: string; labels?: Labels } | null;
-    const message = said?.error ?? said?.message ?? (text.length < 300 && body === null ? text : "") ;
-    const labels = response.status === 409 ? (said?.labels ?? (said && "features" in said ? (said as unknown as Labels) : null)) : null;
+    const message = said?.error ?? said?.message ?? (text.length < 300 && body === null ? text : "");
+    const labels =
+      response.status === 409
+        ? (said?.labels ?? (said && "features" in said ? (said as unknown as Labels) : null))
+        : null;
     throw new Refused(response.status, message || `the server answered ${response.status}`, labels);
   }
   return body as T;
 }
 
 async function get<T>(path: string, values: Query = {}, signal?: AbortSignal): Promise<T> {
-  return answer<T>(await fetch(query(path, values), { headers: { Accept: "application/json" }, ...(signal ? { signal } : {}) }));
+  return answer<T>(
+    await fetch(query(path, values), { headers: { Accept: "application/json" }, ...(signal ? { signal } : {}) }),
+  );
 }
 
 async function send<T>(method: string, path: string, body: unknown): Promise<T> {
@@ -66,20 +85,23 @@ export interface ObjectAction {
 export const api = {
   info: () => get<Info>("/api/info"),
   labels: (source: string) => get<Labels>("/api/labels", { source }),
-  ops: (source: string, revision: number, ops: Op[]) => send<OpsAnswer>("POST", "/api/labels/ops", { source, revision, ops }),
+  ops: (source: string, revision: number, ops: Op[]) =>
+    send<OpsAnswer>("POST", "/api/labels/ops", { source, revision, ops }),
   view: (source: string, box: Box, pointer: XY | null) => send<void>("POST", "/api/view", { source, box, pointer }),
   preview: (source: string) => get<PreviewStatus>("/api/preview", { source }),
   outlines: (source: string, name: string, threshold: number, [x0, y0, x1, y1]: Box, signal: AbortSignal) =>
     get<Outlines>("/api/outlines", { source, class: name, threshold, x0, y0, x1, y1 }, signal),
   wand: (source: string, x: number, y: number, name: string) =>
     send<{ feature: Feature | null }>("POST", "/api/wand", { source, x, y, class: name }),
-  propose: (source: string, x: number, y: number) => send<{ features: Feature[] }>("POST", "/api/propose", { source, x, y }),
+  propose: (source: string, x: number, y: number) =>
+    send<{ features: Feature[] }>("POST", "/api/propose", { source, x, y }),
   proposeBox: (source: string, box: Box) => send<{ features: Feature[] }>("POST", "/api/propose", { source, box }),
   object: (body: ObjectAction) => send<OpsAnswer>("POST", "/api/object", body),
   rounds: () => get<Round[]>("/api/rounds"),
   restore: (number: number) => send<OpsAnswer>("POST", `/api/rounds/${number}/restore`, {}),
   suggest: (source: string) => get<Suggestion[]>("/api/suggest", { source }),
-  lonlat: (source: string, x: number, y: number) => get<{ lon: number; lat: number } | null>("/api/lonlat", { source, x, y }),
+  lonlat: (source: string, x: number, y: number) =>
+    get<{ lon: number; lat: number } | null>("/api/lonlat", { source, x, y }),
   runs: () => get<Run[]>("/api/runs"),
   run: (id: string) => get<Run>(`/api/runs/${encodeURIComponent(id)}`),
   start: (body: { sources: string[]; workers: number | null; address: string | null; adapt_s: number | null }) =>

@@ -5,12 +5,38 @@ import { boundsOf, contains } from "./frame.ts";
 import type { ToolName } from "./keys.ts";
 import { LabelStore, tally, type Tally } from "./labels.ts";
 import { setColours } from "./styles.ts";
-import type { Box, ClassInfo, Feature, Info, Labels, Op, OpsAnswer, PreviewStatus, Round, Run, SourceInfo, XY } from "./types.ts";
+import type {
+  Box,
+  ClassInfo,
+  Feature,
+  Info,
+  Labels,
+  Op,
+  OpsAnswer,
+  PreviewStatus,
+  Round,
+  Run,
+  SourceInfo,
+  XY,
+} from "./types.ts";
 import { dataOf, type Viewer } from "./viewer.ts";
 
 export type Topic =
-  | "source" | "sources" | "labels" | "classes" | "tool" | "preview" | "counts" | "rounds" | "runs" | "selection" | "proposal"
-  | "settings" | "link" | "tab" | "result";
+  | "source"
+  | "sources"
+  | "labels"
+  | "classes"
+  | "tool"
+  | "preview"
+  | "counts"
+  | "rounds"
+  | "runs"
+  | "selection"
+  | "proposal"
+  | "settings"
+  | "link"
+  | "tab"
+  | "result";
 
 export type Tab = "label" | "improve" | "run" | "results";
 
@@ -36,7 +62,17 @@ export interface Settings {
 const PALETTE = ["#00c2de", "#ff8a1f", "#7bd63c", "#e64fb0", "#ffd23f", "#6f7bf7", "#f2545b", "#1fb58f"];
 
 const STORED = "fewscope.annotate";
-const DEFAULTS: Settings = { preview: true, outlines: true, unlike: false, labels: true, heat: false, opacity: 0.45, threshold: 0.5, radius: 8, theme: "system" };
+const DEFAULTS: Settings = {
+  preview: true,
+  outlines: true,
+  unlike: false,
+  labels: true,
+  heat: false,
+  opacity: 0.45,
+  threshold: 0.5,
+  radius: 8,
+  theme: "system",
+};
 
 function storedSettings(): Settings {
   try {
@@ -136,10 +172,20 @@ export class App {
   /** Starts where the labels are, if they are close together; with the whole image otherwise. */
   private lookAtRegions(features: Feature[]): void {
     if (this.viewer.returned) return;
-    const boxes = features.filter(({ properties }) => properties.kind === "region").map(({ geometry }) => boundsOf(geometry));
+    const boxes = features
+      .filter(({ properties }) => properties.kind === "region")
+      .map(({ geometry }) => boundsOf(geometry));
     const first = boxes[0];
     if (!first) return;
-    const all = boxes.reduce((sum, box): Box => [Math.min(sum[0], box[0]), Math.min(sum[1], box[1]), Math.max(sum[2], box[2]), Math.max(sum[3], box[3])], first);
+    const all = boxes.reduce(
+      (sum, box): Box => [
+        Math.min(sum[0], box[0]),
+        Math.min(sum[1], box[1]),
+        Math.max(sum[2], box[2]),
+        Math.max(sum[3], box[3]),
+      ],
+      first,
+    );
     const near = Math.max(all[2] - all[0], all[3] - all[1]) < 3000 * this.source.work_scale;
     this.viewer.fit(near ? all : first, 90, 0);
   }
@@ -233,8 +279,13 @@ export class App {
       } catch (error) {
         const labels = error instanceof Refused ? error.labels : null;
         store.refused(edit, labels);
-        toast(labels ? `The labels were changed elsewhere, so the last edit was not applied: ${words(error)}` : `Not saved: ${words(error)}`, "error",
-          labels ? undefined : { text: "Try again", run: () => this.apply(ops) });
+        toast(
+          labels
+            ? `The labels were changed elsewhere, so the last edit was not applied: ${words(error)}`
+            : `Not saved: ${words(error)}`,
+          "error",
+          labels ? undefined : { text: "Try again", run: () => this.apply(ops) },
+        );
       }
       if (store === this.store) {
         this.redraw();
@@ -313,7 +364,9 @@ export class App {
   }
 
   mergeSelected(): void {
-    const ids = this.selection().filter(({ properties }) => properties.kind === "object").map(({ id }) => id);
+    const ids = this.selection()
+      .filter(({ properties }) => properties.kind === "object")
+      .map(({ id }) => id);
     if (ids.length < 2) {
       toast("Select two or more objects to merge them: Shift-click adds to the selection.");
       return;
@@ -324,7 +377,9 @@ export class App {
 
   /** Notes a stroke outside all regions: there, a finished region would teach more. */
   noteStroke(at: XY): void {
-    const inside = [...this.store.shown().values()].some(({ properties, geometry }) => properties.kind === "region" && contains(geometry, at));
+    const inside = [...this.store.shown().values()].some(
+      ({ properties, geometry }) => properties.kind === "region" && contains(geometry, at),
+    );
     this.lastStroke = inside ? null : at;
     this.emit("labels");
   }
@@ -343,13 +398,16 @@ export class App {
     const features = proposal.features.map((feature) => ({ ...feature, id: this.store.freshId() }));
     this.setProposal(null);
     this.apply(features.map((feature) => ({ op: "add", feature })));
-    if (proposal.kind === "region") toast(`The region and ${plural(features.length - 1, "object")} are yours now: correct what is wrong.`);
+    if (proposal.kind === "region")
+      toast(`The region and ${plural(features.length - 1, "object")} are yours now: correct what is wrong.`);
   }
 
   /** Takes one object out of a proposed region. */
   leaveOut(id: string): void {
     if (!this.proposal) return;
-    this.proposal.features = this.proposal.features.filter((feature) => feature.id !== id || feature.properties.kind === "region");
+    this.proposal.features = this.proposal.features.filter(
+      (feature) => feature.id !== id || feature.properties.kind === "region",
+    );
     for (const feature of this.viewer.proposal.getFeatures()) {
       const data = dataOf(feature);
       if (data.id === id && data.properties.kind !== "region") this.viewer.proposal.removeFeature(feature);
@@ -388,6 +446,7 @@ export class App {
 }
 
 export function words(error: unknown): string {
-  if (error instanceof TypeError) return "the server does not answer. Is the terminal in which it was started still open?";
+  if (error instanceof TypeError)
+    return "the server does not answer. Is the terminal in which it was started still open?";
   return error instanceof Error ? error.message : String(error);
 }

@@ -21,13 +21,37 @@ export function roundsChart(rounds: Round[], width: number, height: number): SVG
     lines.push(svg("line", { x1: left, x2: width - right, y1: y(iou), y2: y(iou), class: "grid" }));
     lines.push(svg("text", { x: left - 6, y: y(iou) + 4, class: "axis end" }, iou.toFixed(2).replace(/^0/, "")));
   }
-  const path = scored.map(({ number, iou }, i) => `${i ? "L" : "M"}${x(number).toFixed(1)} ${y(iou!).toFixed(1)}`).join("");
+  const path = scored
+    .map(({ number, iou }, i) => `${i ? "L" : "M"}${x(number).toFixed(1)} ${y(iou!).toFixed(1)}`)
+    .join("");
   const dots = scored.map((round) =>
-    svg("circle", { cx: x(round.number), cy: y(round.iou!), r: 4, class: round.worse ? "dot worse" : "dot" },
-      svg("title", {}, `Round ${round.number}: left-out IoU ${round.iou!.toFixed(3)}${round.worse ? ", worse than the round before" : ""}`)));
+    svg(
+      "circle",
+      { cx: x(round.number), cy: y(round.iou!), r: 4, class: round.worse ? "dot worse" : "dot" },
+      svg(
+        "title",
+        {},
+        `Round ${round.number}: left-out IoU ${round.iou!.toFixed(3)}${round.worse ? ", worse than the round before" : ""}`,
+      ),
+    ),
+  );
   const every = Math.ceil((last - first + 1) / 8);
-  const ticks = rounds.filter(({ number }) => (number - first) % every === 0).map(({ number }) => svg("text", { x: x(number), y: height - 5, class: "axis middle" }, String(number)));
-  return svg("svg", { viewBox: `0 0 ${width} ${height}`, class: "chart", role: "img", "aria-label": `Left-out IoU of ${rounds.length} rounds` }, ...lines, svg("path", { d: path, class: "line" }), ...dots, ...ticks);
+  const ticks = rounds
+    .filter(({ number }) => (number - first) % every === 0)
+    .map(({ number }) => svg("text", { x: x(number), y: height - 5, class: "axis middle" }, String(number)));
+  return svg(
+    "svg",
+    {
+      viewBox: `0 0 ${width} ${height}`,
+      class: "chart",
+      role: "img",
+      "aria-label": `Left-out IoU of ${rounds.length} rounds`,
+    },
+    ...lines,
+    svg("path", { d: path, class: "line" }),
+    ...dots,
+    ...ticks,
+  );
 }
 
 export function short(value: number): string {
@@ -55,7 +79,10 @@ export interface HistogramOptions {
 }
 
 /** Bars that can be brushed: a drag selects a range of bins, a click outside clears it. */
-export function histogramChart({ edges, counts, unit }: Histogram, { width, height, range, onBrush, label }: HistogramOptions): SVGElement {
+export function histogramChart(
+  { edges, counts, unit }: Histogram,
+  { width, height, range, onBrush, label }: HistogramOptions,
+): SVGElement {
   const bottom = 18;
   const top = 4;
   const most = Math.max(...counts, 1);
@@ -65,12 +92,38 @@ export function histogramChart({ edges, counts, unit }: Histogram, { width, heig
   const bars = counts.map((count, i) => {
     const tall = (count / most) * (height - bottom - top);
     const on = (low === null || edges[i + 1]! > low) && (high === null || edges[i]! < high);
-    return svg("rect", { x: i * bar + 0.5, y: height - bottom - Math.max(tall, count ? 1.5 : 0), width: Math.max(bar - 1, 0.5), height: Math.max(tall, count ? 1.5 : 0), class: on ? "bar" : "bar off" },
-      svg("title", {}, `${short(edges[i]!)} – ${short(edges[i + 1]!)}${unit ? ` ${unit}` : ""}: ${count.toLocaleString("en")}`));
+    return svg(
+      "rect",
+      {
+        x: i * bar + 0.5,
+        y: height - bottom - Math.max(tall, count ? 1.5 : 0),
+        width: Math.max(bar - 1, 0.5),
+        height: Math.max(tall, count ? 1.5 : 0),
+        class: on ? "bar" : "bar off",
+      },
+      svg(
+        "title",
+        {},
+        `${short(edges[i]!)} – ${short(edges[i + 1]!)}${unit ? ` ${unit}` : ""}: ${count.toLocaleString("en")}`,
+      ),
+    );
   });
-  const ticks = [0, Math.floor(bins / 2), bins].map((i, n) => svg("text", { x: i * bar, y: height - 4, class: `axis ${["start", "middle", "end"][n]}` }, edges[i] === undefined ? "" : short(edges[i]!)));
+  const ticks = [0, Math.floor(bins / 2), bins].map((i, n) =>
+    svg(
+      "text",
+      { x: i * bar, y: height - 4, class: `axis ${["start", "middle", "end"][n]}` },
+      edges[i] === undefined ? "" : short(edges[i]!),
+    ),
+  );
   const shade = svg("rect", { y: 0, height: height - bottom, class: "brush", width: 0, x: 0 });
-  const chart = svg("svg", { viewBox: `0 0 ${width} ${height}`, class: "chart histogram", role: "img", "aria-label": label }, ...bars, svg("line", { x1: 0, x2: width, y1: height - bottom, y2: height - bottom, class: "grid" }), shade, ...ticks);
+  const chart = svg(
+    "svg",
+    { viewBox: `0 0 ${width} ${height}`, class: "chart histogram", role: "img", "aria-label": label },
+    ...bars,
+    svg("line", { x1: 0, x2: width, y1: height - bottom, y2: height - bottom, class: "grid" }),
+    shade,
+    ...ticks,
+  );
   let from: number | null = null;
   const fraction = (event: PointerEvent): number => {
     const box = chart.getBoundingClientRect();

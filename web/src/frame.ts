@@ -51,7 +51,12 @@ export function roundLength(limit: number): number {
 
 /** A length in metres with the unit in which it is short to read. */
 export function lengthText(metres: number): string {
-  const units: [number, string][] = [[1e-6, "µm"], [1e-3, "mm"], [1, "m"], [1e3, "km"]];
+  const units: [number, string][] = [
+    [1e-6, "µm"],
+    [1e-3, "mm"],
+    [1, "m"],
+    [1e3, "km"],
+  ];
   let [size, name] = units[0]!;
   for (const [at, word] of units) {
     if (metres >= at * 0.9999 && !(word === "mm" && metres >= 0.9999)) [size, name] = [at, word];
@@ -81,7 +86,9 @@ const grouped = (value: number, digits: number): string =>
 export function placeText(source: SourceInfo, at: XY): string {
   if (source.kind === "slide") {
     const pixels = `x ${grouped(Math.floor(at[0]), 0)}  y ${grouped(Math.floor(at[1]), 0)} px`;
-    return source.mpp === null ? pixels : `${pixels}   ${lengthText(at[0] * source.mpp * 1e-6)}, ${lengthText(at[1] * source.mpp * 1e-6)}`;
+    return source.mpp === null
+      ? pixels
+      : `${pixels}   ${lengthText(at[0] * source.mpp * 1e-6)}, ${lengthText(at[1] * source.mpp * 1e-6)}`;
   }
   const [x, y] = toFile(source.transform, at);
   if (source.unit === "degree") return lonLatText(x, y);
@@ -115,7 +122,18 @@ export function clipBox([x0, y0, x1, y1]: Box, width: number, height: number): B
 }
 
 export function boxPolygon([x0, y0, x1, y1]: Box): Geometry {
-  return { type: "Polygon", coordinates: [[[x0, y0], [x1, y0], [x1, y1], [x0, y1], [x0, y0]]] };
+  return {
+    type: "Polygon",
+    coordinates: [
+      [
+        [x0, y0],
+        [x1, y0],
+        [x1, y1],
+        [x0, y1],
+        [x0, y0],
+      ],
+    ],
+  };
 }
 
 export function boundsOf(geometry: Geometry): Box {
@@ -149,7 +167,8 @@ export function simplify(line: readonly XY[], tolerance: number): XY[] {
     let index = -1;
     for (let i = first + 1; i < last; i++) {
       const [x, y] = line[i]!;
-      const distance = length === 0 ? Math.hypot(x - ax, y - ay) : Math.abs((bx - ax) * (ay - y) - (ax - x) * (by - ay)) / length;
+      const distance =
+        length === 0 ? Math.hypot(x - ax, y - ay) : Math.abs((bx - ax) * (ay - y) - (ax - x) * (by - ay)) / length;
       if (distance > far) [far, index] = [distance, i];
     }
     if (index > 0) {
@@ -186,4 +205,26 @@ export function contains(geometry: Geometry, [x, y]: XY): boolean {
   if (geometry.type === "Polygon") return inPolygon(geometry.coordinates);
   if (geometry.type === "MultiPolygon") return geometry.coordinates.some(inPolygon);
   return false;
+}
+
+/** A place inside a polygon: its centroid where that lies inside, a corner otherwise. */
+export function innerPoint(geometry: Geometry): XY {
+  const ring =
+    geometry.type === "Polygon"
+      ? geometry.coordinates[0]!
+      : geometry.type === "MultiPolygon"
+        ? geometry.coordinates[0]![0]!
+        : null;
+  if (!ring) return geometry.type === "Point" ? geometry.coordinates : (geometry.coordinates[0] as XY);
+  const middle: XY = [
+    ring.reduce((sum, [x]) => sum + x, 0) / ring.length,
+    ring.reduce((sum, [, y]) => sum + y, 0) / ring.length,
+  ];
+  if (contains(geometry, middle)) return middle;
+  for (let i = 2; i < ring.length; i++) {
+    const [a, b, c] = [ring[i - 2]!, ring[i - 1]!, ring[i]!];
+    const inside: XY = [(a[0] + b[0] + c[0]) / 3, (a[1] + b[1] + c[1]) / 3];
+    if (contains(geometry, inside)) return inside;
+  }
+  return ring[0]!;
 }

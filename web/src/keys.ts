@@ -1,13 +1,41 @@
 /** All keys of the page, once: the tooltips, the help and the handler read this table. */
 
-export type ToolName = "select" | "region" | "polygon" | "lasso" | "brush" | "eraser" | "not" | "point" | "wand" | "split";
+export type ToolName =
+  "select" | "region" | "polygon" | "lasso" | "brush" | "eraser" | "not" | "point" | "wand" | "split";
 
 export type Command =
   | `tool:${ToolName}`
-  | "undo" | "redo" | "delete" | "accept" | "cancel" | "merge" | "finish" | "preview" | "outlines" | "unlike" | "labels"
-  | "smaller" | "larger" | "lower" | "higher" | "zoom-in" | "zoom-out" | "fit" | "accept-object" | "reject-object"
-  | "help" | "theme" | "next-source" | "previous-source" | "tab-label" | "tab-improve" | "tab-run" | "tab-results" | "suggest"
-  | "select-all" | "back";
+  | "undo"
+  | "redo"
+  | "delete"
+  | "accept"
+  | "cancel"
+  | "merge"
+  | "finish"
+  | "preview"
+  | "outlines"
+  | "unlike"
+  | "labels"
+  | "smaller"
+  | "larger"
+  | "lower"
+  | "higher"
+  | "zoom-in"
+  | "zoom-out"
+  | "fit"
+  | "accept-object"
+  | "reject-object"
+  | "help"
+  | "theme"
+  | "next-source"
+  | "previous-source"
+  | "tab-label"
+  | "tab-improve"
+  | "tab-run"
+  | "tab-results"
+  | "suggest"
+  | "select-all"
+  | "back";
 
 export interface Binding {
   command: Command;
@@ -18,7 +46,12 @@ export interface Binding {
 
 export const BINDINGS: Binding[] = [
   { command: "tool:select", keys: ["v"], group: "Draw", text: "Select and move about; Shift adds to the selection" },
-  { command: "tool:region", keys: ["r"], group: "Draw", text: "Region: click for one window, drag for any size, Enter for the middle of the view" },
+  {
+    command: "tool:region",
+    keys: ["r"],
+    group: "Draw",
+    text: "Region: click for one window, drag for any size, Enter for the middle of the view",
+  },
   { command: "tool:polygon", keys: ["p"], group: "Draw", text: "Polygon: click corners, double-click or Enter closes" },
   { command: "tool:lasso", keys: ["l"], group: "Draw", text: "Lasso: draw round an object" },
   { command: "tool:brush", keys: ["b"], group: "Draw", text: "Brush: paint an object; starts inside one to extend it" },
@@ -30,15 +63,30 @@ export const BINDINGS: Binding[] = [
   { command: "larger", keys: ["]"], group: "Draw", text: "Larger brush" },
   { command: "undo", keys: ["Ctrl+z"], group: "Edit", text: "Undo" },
   { command: "redo", keys: ["Ctrl+Shift+z", "Ctrl+y"], group: "Edit", text: "Redo" },
-  { command: "delete", keys: ["Delete", "Backspace"], group: "Edit", text: "Delete what is selected; while drawing a polygon, its last corner" },
+  {
+    command: "delete",
+    keys: ["Delete", "Backspace"],
+    group: "Edit",
+    text: "Delete what is selected; while drawing a polygon, its last corner",
+  },
   { command: "merge", keys: ["m"], group: "Edit", text: "Merge the selected objects" },
   { command: "tool:split", keys: ["s"], group: "Edit", text: "Split the selected object along a line" },
   { command: "select-all", keys: ["Ctrl+a"], group: "Edit", text: "Select everything in view" },
   { command: "accept", keys: ["Enter"], group: "Edit", text: "Accept the proposal, close the polygon" },
-  { command: "cancel", keys: ["Escape"], group: "Edit", text: "Discard the proposal, stop drawing, clear the selection" },
+  {
+    command: "cancel",
+    keys: ["Escape"],
+    group: "Edit",
+    text: "Discard the proposal, stop drawing, clear the selection",
+  },
   { command: "accept-object", keys: ["a"], group: "Preview", text: "Accept the found object under the pointer" },
   { command: "reject-object", keys: ["x"], group: "Preview", text: "Reject the found object under the pointer" },
-  { command: "finish", keys: ["f"], group: "Preview", text: "Finish this region: a window filled by the preview, to correct and accept" },
+  {
+    command: "finish",
+    keys: ["f"],
+    group: "Preview",
+    text: "Finish this region: a window filled by the preview, to correct and accept",
+  },
   { command: "preview", keys: ["o"], group: "Preview", text: "Show or hide the preview" },
   { command: "outlines", keys: ["k"], group: "Preview", text: "Show or hide the outlines of what was found" },
   { command: "unlike", keys: ["u"], group: "Preview", text: "Show or hide ground unlike your patches" },
@@ -63,7 +111,11 @@ export const BINDINGS: Binding[] = [
 /** Keys that have no command of their own, for the help only. */
 export const OTHER_KEYS: { keys: string[]; group: Binding["group"]; text: string }[] = [
   { keys: ["1 … 9"], group: "Draw", text: "Class; with a selection: relabel it" },
-  { keys: ["Alt + click"], group: "Edit", text: "On a corner of the selected outline: takes it out; drag corners or edges to move them" },
+  {
+    keys: ["Alt + click"],
+    group: "Edit",
+    text: "On a corner of the selected outline: takes it out; drag corners or edges to move them",
+  },
   { keys: ["Space + drag"], group: "View", text: "Move about with any tool (also the middle button)" },
   { keys: ["Arrow keys"], group: "View", text: "Move the view" },
   { keys: ["Wheel"], group: "View", text: "Zoom" },
@@ -90,7 +142,14 @@ export function commandOf(pressed: Pressed): Command | null {
   return byKey.get(written(pressed)) ?? null;
 }
 
-const WORDS: Record<string, string> = { Escape: "Esc", Delete: "Del", ArrowLeft: "←", PageDown: "Page ↓", PageUp: "Page ↑", Backspace: "⌫" };
+const WORDS: Record<string, string> = {
+  Escape: "Esc",
+  Delete: "Del",
+  ArrowLeft: "←",
+  PageDown: "Page ↓",
+  PageUp: "Page ↑",
+  Backspace: "⌫",
+};
 
 /** A key as it is printed on a key cap. */
 export function keyCap(key: string): string {

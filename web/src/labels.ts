@@ -14,14 +14,23 @@ interface Pending {
 }
 
 /** Features that an edit shows until the server has answered, and the ids that it hides. */
-export function effect(ops: readonly Op[], shown: ReadonlyMap<string, Feature>, fresh: () => string): Omit<Pending, "ops"> {
+export function effect(
+  ops: readonly Op[],
+  shown: ReadonlyMap<string, Feature>,
+  fresh: () => string,
+): Omit<Pending, "ops"> {
   const ghosts: Feature[] = [];
   const hidden = new Set<string>();
   const stroke = (op: Extract<Op, { op: "brush" | "erase" }>, erase: boolean): Feature => ({
     type: "Feature",
     id: fresh(),
     geometry: { type: "LineString", coordinates: op.line },
-    properties: { kind: op.op === "brush" ? op.kind : "object", class: op.op === "brush" ? op.class : null, radius: op.radius, erase },
+    properties: {
+      kind: op.op === "brush" ? op.kind : "object",
+      class: op.op === "brush" ? op.class : null,
+      radius: op.radius,
+      erase,
+    },
   });
   for (const op of ops) {
     switch (op.op) {

@@ -34,14 +34,39 @@ function webglLayer(zIndex: number): WebGLTileLayer {
   const known = [">", ["band", 4], 0.5];
   const above = [">=", ["band", 1], ["var", "threshold"]];
   const solid = ["array", ["var", "red"], ["var", "green"], ["var", "blue"], 1];
-  const ramp = ["interpolate", ["linear"], ["band", 1], 0, [13, 8, 135, 0.65], 0.25, [126, 3, 168, 0.75], 0.5, [204, 71, 120, 0.85], 0.75, [248, 149, 64, 0.9], 1, [240, 249, 33, 0.95]];
+  const ramp = [
+    "interpolate",
+    ["linear"],
+    ["band", 1],
+    0,
+    [13, 8, 135, 0.65],
+    0.25,
+    [126, 3, 168, 0.75],
+    0.5,
+    [204, 71, 120, 0.85],
+    0.75,
+    [248, 149, 64, 0.9],
+    1,
+    [240, 249, 33, 0.95],
+  ];
   const dense = ["array", ["var", "red"], ["var", "green"], ["var", "blue"], ["^", ["band", 1], 1.5]];
   return new WebGLTileLayer({
     zIndex,
     cacheSize: 256,
     style: {
       variables: { threshold: 0.5, red: 1, green: 0, blue: 0, mode: 0 },
-      color: ["case", ["!", known], [0, 0, 0, 0], ["==", ["var", "mode"], 1], ramp, ["==", ["var", "mode"], 2], dense, above, solid, [0, 0, 0, 0]],
+      color: [
+        "case",
+        ["!", known],
+        [0, 0, 0, 0],
+        ["==", ["var", "mode"], 1],
+        ramp,
+        ["==", ["var", "mode"], 2],
+        dense,
+        above,
+        solid,
+        [0, 0, 0, 0],
+      ],
     },
   });
 }
@@ -85,7 +110,14 @@ export class AnswerLayer {
     const { colour, threshold, mode } = this.look;
     if (this.webgl) {
       const [red, green, blue] = rgb(colour).map((value) => value / 255);
-      for (const layer of this.layers) (layer as WebGLTileLayer).updateStyleVariables({ threshold, red: red!, green: green!, blue: blue!, mode: MODES.indexOf(mode) });
+      for (const layer of this.layers)
+        (layer as WebGLTileLayer).updateStyleVariables({
+          threshold,
+          red: red!,
+          green: green!,
+          blue: blue!,
+          mode: MODES.indexOf(mode),
+        });
     } else if (before.colour !== colour || before.threshold !== threshold) {
       window.clearTimeout(this.timer);
       this.timer = window.setTimeout(() => this.path && this.load(this.path, this.stamp), 200);

@@ -4,14 +4,19 @@ import "./style.css";
 import { Answers } from "./answers.ts";
 import { api, listen } from "./api.ts";
 import { App, words, type Tab } from "./app.ts";
-import { bars, guide, helpDialog, overview, statusbar, toolbar, toolOptions, topbar } from "./chrome.ts";
 import { button, h, installTooltips, replace, throttle, toast } from "./dom.ts";
-import { commandOf, keyOf, type Command } from "./keys.ts";
+import { keyOf } from "./keys.ts";
+import { installKeys } from "./commands.ts";
 import { hasWebGL } from "./layers.ts";
+import { bars } from "./panels/bars.ts";
+import { helpDialog } from "./panels/help.ts";
 import { improvePanel } from "./panels/improve.ts";
 import { labelPanel } from "./panels/label.ts";
 import { Results } from "./panels/results.ts";
 import { runPanel } from "./panels/run.ts";
+import { overview, statusbar } from "./panels/statusbar.ts";
+import { toolbar, toolOptions } from "./panels/toolbar.ts";
+import { guide, topbar } from "./panels/topbar.ts";
 import { ObjectCard } from "./popup.ts";
 import { Tools } from "./tools.ts";
 import type { PreviewStatus, Run, ServerEvent } from "./types.ts";
@@ -30,7 +35,12 @@ function applyTheme(app: App): void {
 }
 
 async function start(): Promise<void> {
-  const mapElement = h("div", { class: "map", tabindex: 0, role: "application", "aria-label": "Image. Arrow keys move it, plus and minus zoom; press ? for all keys." });
+  const mapElement = h("div", {
+    class: "map",
+    tabindex: 0,
+    role: "application",
+    "aria-label": "Image. Arrow keys move it, plus and minus zoom; press ? for all keys.",
+  });
   const main = document.querySelector("#app")!;
   const info = await api.info();
   const viewer = new Viewer(mapElement);
@@ -59,8 +69,30 @@ async function start(): Promise<void> {
     else app.setTab(action as Tab);
   };
 
-  const panels: Record<Tab, HTMLElement> = { label: labelPanel(app), improve: improvePanel(app, tools), run: runPanel(app), results: results.panel };
-  const tabs = new Map(TABS.map(({ tab, text }) => [tab, h("button", { type: "button", role: "tab", id: `tab-${tab}`, "aria-controls": `panel-${tab}`, "data-tip": text, "data-key": keyOf(`tab-${tab}`), onclick: () => app.setTab(tab) }, text)]));
+  const panels: Record<Tab, HTMLElement> = {
+    label: labelPanel(app),
+    improve: improvePanel(app, tools),
+    run: runPanel(app),
+    results: results.panel,
+  };
+  const tabs = new Map(
+    TABS.map(({ tab, text }) => [
+      tab,
+      h(
+        "button",
+        {
+          type: "button",
+          role: "tab",
+          id: `tab-${tab}`,
+          "aria-controls": `panel-${tab}`,
+          "data-tip": text,
+          "data-key": keyOf(`tab-${tab}`),
+          onclick: () => app.setTab(tab),
+        },
+        text,
+      ),
+    ]),
+  );
   const tablist = h("div", { class: "tabs", role: "tablist", "aria-label": "Panels" }, ...tabs.values());
   tablist.addEventListener("keydown", (event) => {
     const move = event.key === "ArrowRight" ? 1 : event.key === "ArrowLeft" ? -1 : 0;
@@ -79,18 +111,31 @@ async function start(): Promise<void> {
     }
   });
 
-  const zoomBar = h("div", { class: "float zoom-bar" },
+  const zoomBar = h(
+    "div",
+    { class: "float zoom-bar" },
     button({ label: "Zoom in", icon: "plus", key: keyOf("zoom-in"), onclick: () => viewer.zoom(2) }),
     button({ label: "Zoom out", icon: "minus", key: keyOf("zoom-out"), onclick: () => viewer.zoom(0.5) }),
-    button({ label: "The whole image", icon: "fit", key: keyOf("fit"), onclick: () => viewer.fit() }));
-  replace(main,
+    button({ label: "The whole image", icon: "fit", key: keyOf("fit"), onclick: () => viewer.fit() }),
+  );
+  replace(
+    main,
     topbar(app, { help: () => help.showModal(), theme }),
     guide(app, step),
-    h("div", { class: "body" },
+    h(
+      "div",
+      { class: "body" },
       toolbar(app),
-      h("main", { class: "stage" }, h("div", { class: "map-box" }, mapElement, toolOptions(app), zoomBar, overview(app), bars(app, tools)), results.drawer),
-      h("aside", { class: "side" }, tablist, ...Object.values(panels))),
-    statusbar(app));
+      h(
+        "main",
+        { class: "stage" },
+        h("div", { class: "map-box" }, mapElement, toolOptions(app), zoomBar, overview(app), bars(app, tools)),
+        results.drawer,
+      ),
+      h("aside", { class: "side" }, tablist, ...Object.values(panels)),
+    ),
+    statusbar(app),
+  );
   document.body.append(help);
   installTooltips();
   new ResizeObserver(() => viewer.map.updateSize()).observe(mapElement);
@@ -108,30 +153,43 @@ async function start(): Promise<void> {
   app.emit("settings");
   app.setTool(app.tally.regions || app.tally.objects ? "select" : "region");
   app.setTab("label");
-  void api.rounds().then((rounds) => {
-    app.rounds = rounds;
-    app.emit("rounds");
-  }, () => undefined);
+  void api.rounds().then(
+    (rounds) => {
+      app.rounds = rounds;
+      app.emit("rounds");
+    },
+    () => undefined,
+  );
   app.emit("rounds");
-  const loadRuns = throttle(() => void api.runs().then((runs) => {
-    app.runs = runs;
-    app.emit("runs");
-  }, () => undefined), 500);
+  const loadRuns = throttle(
+    () =>
+      void api.runs().then(
+        (runs) => {
+          app.runs = runs;
+          app.emit("runs");
+        },
+        () => undefined,
+      ),
+    500,
+  );
   loadRuns();
   app.emit("runs");
 
   let links = 0;
-  listen((event) => onEvent(event), (up) => {
-    if (up !== app.linked) {
-      app.linked = up;
-      app.emit("link");
-    }
-    if (up && links++) {
-      void app.catchUp(Infinity).catch(() => undefined);
-      void app.askPreview();
-      loadRuns();
-    }
-  });
+  listen(
+    (event) => onEvent(event),
+    (up) => {
+      if (up !== app.linked) {
+        app.linked = up;
+        app.emit("link");
+      }
+      if (up && links++) {
+        void app.catchUp(Infinity).catch(() => undefined);
+        void app.askPreview();
+        loadRuns();
+      }
+    },
+  );
 
   function onEvent(event: ServerEvent): void {
     const here = event.source === undefined || event.source === app.source.id;
@@ -141,28 +199,44 @@ async function start(): Promise<void> {
         break;
       case "labels":
       case "classes":
-        if (here) void app.catchUp(typeof event["revision"] === "number" ? event["revision"] : Infinity).catch(() => undefined);
-        else void api.info().then((fresh) => {
-          app.info = fresh;
-          app.emit("sources");
-        }, () => undefined);
+        if (here)
+          void app.catchUp(typeof event["revision"] === "number" ? event["revision"] : Infinity).catch(() => undefined);
+        else
+          void api.info().then(
+            (fresh) => {
+              app.info = fresh;
+              app.emit("sources");
+            },
+            () => undefined,
+          );
         break;
       case "round":
-        void api.rounds().then((rounds) => {
-          const before = app.worse;
-          app.rounds = rounds;
-          app.emit("rounds");
-          if (app.worse && !before) toast("This round is worse than the one before.", "error", { text: "Look", run: () => app.setTab("improve") });
-        }, () => undefined);
+        void api.rounds().then(
+          (rounds) => {
+            const before = app.worse;
+            app.rounds = rounds;
+            app.emit("rounds");
+            if (app.worse && !before)
+              toast("This round is worse than the one before.", "error", {
+                text: "Look",
+                run: () => app.setTab("improve"),
+              });
+          },
+          () => undefined,
+        );
         break;
       case "run": {
         const known = app.runs.find(({ id }) => id === (event["id"] ?? event["run"]));
         const state = event["state"] as Run["state"] | undefined;
-        if (known && state === "done" && known.state === "running") toast(`Run ${known.id} is finished.`, "info", { text: "Show", run: () => {
-          app.result = known.id;
-          app.emit("result");
-          app.setTab("results");
-        } });
+        if (known && state === "done" && known.state === "running")
+          toast(`Run ${known.id} is finished.`, "info", {
+            text: "Show",
+            run: () => {
+              app.result = known.id;
+              app.emit("result");
+              app.setTab("results");
+            },
+          });
         loadRuns();
         break;
       }
@@ -171,125 +245,33 @@ async function start(): Promise<void> {
     }
   }
 
-  // Keys
-
-  const nudge = (value: number, by: number, low: number, high: number): number => Math.min(high, Math.max(low, Number((value + by).toFixed(2))));
-  const run = (command: Command): boolean => {
-    const { settings } = app;
-    if (command.startsWith("tool:")) {
-      if (command === "tool:split" && card.open) card.split();
-      else app.setTool(command.slice(5) as typeof app.tool);
-      return true;
-    }
-    switch (command) {
-      case "undo":
-        if (!tools.dropCorner()) app.undo();
-        return true;
-      case "redo": app.redo(); return true;
-      case "delete": if (!tools.dropCorner()) app.deleteSelected(); return true;
-      case "merge": app.mergeSelected(); return true;
-      case "select-all": app.setTool("select"); app.select(inView()); return true;
-      case "accept":
-        if (app.proposal) {
-          app.acceptProposal();
-          return true;
-        }
-        return document.activeElement === mapElement || document.activeElement === document.body ? tools.enter() : false;
-      case "cancel":
-        if (card.open) card.close();
-        else if (app.proposal) app.setProposal(null);
-        else if (!tools.cancel()) {
-          if (viewer.selected.size) app.select([]);
-          else app.setTool("select");
-        }
-        return true;
-      case "accept-object":
-      case "reject-object": {
-        const action = command === "accept-object" ? "accept" : "reject";
-        if (card.open) card.act(action);
-        else {
-          const pixel = app.pointer ? viewer.map.getPixelFromCoordinate([app.pointer[0], -app.pointer[1]]) : null;
-          const found = pixel ? answers.objectAt(pixel) : null;
-          if (found) void card.send(action, found, app.pointer);
-          else toast("Point at an outline of the preview first; zoom in if there are none.");
-        }
-        return true;
-      }
-      case "finish": void tools.finish(app.lastStroke ?? app.pointer ?? viewer.centre()); return true;
-      case "preview": app.set({ preview: !settings.preview }); return true;
-      case "outlines": app.set({ outlines: !settings.outlines }); return true;
-      case "unlike": app.set({ unlike: !settings.unlike }); return true;
-      case "labels": app.set({ labels: !settings.labels }); return true;
-      case "lower": app.set({ threshold: nudge(settings.threshold, -0.05, 0.02, 0.98) }); return true;
-      case "higher": app.set({ threshold: nudge(settings.threshold, 0.05, 0.02, 0.98) }); return true;
-      case "smaller": app.set({ radius: nudge(settings.radius, -Math.max(1, Math.round(settings.radius * 0.15)), 1, 100) }); return true;
-      case "larger": app.set({ radius: nudge(settings.radius, Math.max(1, Math.round(settings.radius * 0.15)), 1, 100) }); return true;
-      case "zoom-in": viewer.zoom(2); return true;
-      case "zoom-out": viewer.zoom(0.5); return true;
-      case "fit": viewer.fit(); return true;
-      case "back": viewer.back(); return true;
-      case "next-source": void app.step(1); return true;
-      case "previous-source": void app.step(-1); return true;
-      case "suggest": app.setTab("improve"); document.dispatchEvent(new Event("fewscope-suggest")); return true;
-      case "tab-label": case "tab-improve": case "tab-run": case "tab-results": app.setTab(command.slice(4) as Tab); return true;
-      case "theme": theme(); return true;
-      case "help": help.open ? help.close() : help.showModal(); return true;
-      default: return false;
-    }
-  };
-  const inView = (): string[] => {
-    const ids: string[] = [];
-    const extent = viewer.view.calculateExtent(viewer.map.getSize());
-    viewer.labels.forEachFeatureIntersectingExtent(extent, (feature) => void ids.push(String(feature.getId())));
-    return ids.filter((id) => app.store.shown().get(id)?.properties.kind !== "region");
-  };
-  const types = (target: EventTarget | null): boolean => target instanceof HTMLElement && (target.isContentEditable || target instanceof HTMLTextAreaElement || target instanceof HTMLSelectElement || (target instanceof HTMLInputElement && ["text", "number", "search"].includes(target.type)));
-  window.addEventListener("keydown", (event) => {
-    if (event.key === " " && (event.target === mapElement || event.target === document.body)) {
-      viewer.spaceDown = true;
-      mapElement.dataset["space"] = "";
-      event.preventDefault();
-      return;
-    }
-    if (types(event.target)) {
-      if (event.key === "Escape") (event.target as HTMLElement).blur();
-      return;
-    }
-    if (help.open) {
-      if (event.key === "?" || event.key === "h") help.close();
-      return;
-    }
-    if (/^[1-9]$/.test(event.key) && !event.ctrlKey && !event.altKey && !event.metaKey) {
-      const chosen = app.classes[Number(event.key) - 1];
-      if (chosen) app.chooseClass(chosen.name);
-      return;
-    }
-    const onControl = event.target instanceof HTMLElement && event.target.closest("button, a, input, summary, tr[tabindex]") !== null;
-    if (onControl && (event.key === "Enter" || event.key === " ") && !(event.key === "Enter" && app.proposal && !event.target.closest(".bars, .card"))) return;
-    const command = commandOf(event);
-    if (command && run(command)) event.preventDefault();
-  });
-  window.addEventListener("keyup", (event) => {
-    if (event.key !== " ") return;
-    viewer.spaceDown = false;
-    delete mapElement.dataset["space"];
-  });
-  window.addEventListener("blur", () => {
-    viewer.spaceDown = false;
-    delete mapElement.dataset["space"];
-  });
+  installKeys({ app, tools, answers, card, help, theme, mapElement });
   window.addEventListener("beforeunload", (event) => {
     if (app.store.busy) event.preventDefault();
   });
   // for scripts that drive the page: where a place of the image is on the screen
-  Object.assign(window, { fewscope: { screen: (x: number, y: number) => {
-    const pixel = viewer.map.getPixelFromCoordinate([x, -y]) ?? [0, 0];
-    const box = mapElement.getBoundingClientRect();
-    return [pixel[0]! + box.left, pixel[1]! + box.top];
-  }, fit: (x0: number, y0: number, x1: number, y1: number) => viewer.fit([x0, y0, x1, y1]) } });
+  Object.assign(window, {
+    fewscope: {
+      screen: (x: number, y: number) => {
+        const pixel = viewer.map.getPixelFromCoordinate([x, -y]) ?? [0, 0];
+        const box = mapElement.getBoundingClientRect();
+        return [pixel[0]! + box.left, pixel[1]! + box.top];
+      },
+      fit: (x0: number, y0: number, x1: number, y1: number) => viewer.fit([x0, y0, x1, y1]),
+    },
+  });
   document.documentElement.dataset["ready"] = "";
 }
 
 start().catch((error: unknown) => {
-  replace(document.querySelector("#app")!, h("div", { class: "fatal" }, h("h1", {}, "Fewscope cannot show its page"), h("p", {}, words(error)), h("p", { class: "quiet" }, "Open the address that the terminal printed: its token lets this browser in.")));
+  replace(
+    document.querySelector("#app")!,
+    h(
+      "div",
+      { class: "fatal" },
+      h("h1", {}, "Fewscope cannot show its page"),
+      h("p", {}, words(error)),
+      h("p", { class: "quiet" }, "Open the address that the terminal printed: its token lets this browser in."),
+    ),
+  );
 });

@@ -43,7 +43,10 @@ function cached(key: string, make: () => Style[]): Style[] {
 }
 
 const cased = (colour: string, width: number, fill: string | null, dash: number[] | null = null): Style[] => [
-  new Style({ stroke: new Stroke({ color: CASING, width: width + 2 }), ...(fill ? { fill: new Fill({ color: fill }) } : {}) }),
+  new Style({
+    stroke: new Stroke({ color: CASING, width: width + 2 }),
+    ...(fill ? { fill: new Fill({ color: fill }) } : {}),
+  }),
   new Style({ stroke: new Stroke({ color: colour, width, ...(dash ? { lineDash: dash } : {}) }) }),
 ];
 
@@ -54,20 +57,43 @@ export function labelStyle(feature: Feature, resolution: number, selected: Reado
   const colour = kind === "not" || negative ? NOT : kind === "ignore" ? "#9aa4b2" : colourOf(name);
   if (radius !== undefined) {
     const width = Math.max((2 * radius) / resolution, 2);
-    return [new Style({ stroke: new Stroke({ color: erase ? "rgba(255,255,255,.55)" : rgba(colour, 0.45), width, lineCap: "round", lineJoin: "round" }) })];
+    return [
+      new Style({
+        stroke: new Stroke({
+          color: erase ? "rgba(255,255,255,.55)" : rgba(colour, 0.45),
+          width,
+          lineCap: "round",
+          lineJoin: "round",
+        }),
+      }),
+    ];
   }
   if (kind === "point") {
     return cached(`point|${colour}|${negative}|${chosen}`, () => [
       new Style({
-        image: new Circle({ radius: chosen ? 9 : 7, fill: new Fill({ color: colour }), stroke: new Stroke({ color: chosen ? "#fff" : "rgba(255,255,255,.9)", width: chosen ? 3 : 1.5 }) }),
-        text: new Text({ text: negative ? "–" : "+", font: "bold 12px system-ui", fill: new Fill({ color: "#fff" }), offsetY: 1 }),
+        image: new Circle({
+          radius: chosen ? 9 : 7,
+          fill: new Fill({ color: colour }),
+          stroke: new Stroke({ color: chosen ? "#fff" : "rgba(255,255,255,.9)", width: chosen ? 3 : 1.5 }),
+        }),
+        text: new Text({
+          text: negative ? "–" : "+",
+          font: "bold 12px system-ui",
+          fill: new Fill({ color: "#fff" }),
+          offsetY: 1,
+        }),
       }),
     ]);
   }
   if (kind === "region") {
     return cached(`region|${chosen}`, () => [
-      new Style({ stroke: new Stroke({ color: CASING, width: chosen ? 5 : 4 }), fill: new Fill({ color: "rgba(255,255,255,.001)" }) }),
-      new Style({ stroke: new Stroke({ color: chosen ? "#ffd24a" : "#fff", width: chosen ? 3 : 2, lineDash: [8, 5] }) }),
+      new Style({
+        stroke: new Stroke({ color: CASING, width: chosen ? 5 : 4 }),
+        fill: new Fill({ color: "rgba(255,255,255,.001)" }),
+      }),
+      new Style({
+        stroke: new Stroke({ color: chosen ? "#ffd24a" : "#fff", width: chosen ? 3 : 2, lineDash: [8, 5] }),
+      }),
     ]);
   }
   const negativeArea = kind === "not";
@@ -83,7 +109,10 @@ export function outlineStyle(feature: Feature): Style[] {
   if (name !== null && hidden.has(name)) return [];
   const colour = colourOf(name);
   return cached(`outline|${colour}`, () => [
-    new Style({ stroke: new Stroke({ color: "rgba(255,255,255,.75)", width: 2.5 }), fill: new Fill({ color: "rgba(255,255,255,.001)" }) }),
+    new Style({
+      stroke: new Stroke({ color: "rgba(255,255,255,.75)", width: 2.5 }),
+      fill: new Fill({ color: "rgba(255,255,255,.001)" }),
+    }),
     new Style({ stroke: new Stroke({ color: colour, width: 1.25 }) }),
   ]);
 }
@@ -94,8 +123,19 @@ export function proposalStyle(feature: FeatureLike): Style[] {
   if (mark) {
     return cached(`mark|${mark}`, () =>
       mark === "target"
-        ? [new Style({ image: new Circle({ radius: 15, stroke: new Stroke({ color: CASING, width: 5 }) }) }), new Style({ image: new Circle({ radius: 15, stroke: new Stroke({ color: "#ffd24a", width: 2.5 }) }) })]
-        : [new Style({ image: new Circle({ radius: 4, fill: new Fill({ color: "#ffd24a" }), stroke: new Stroke({ color: "rgba(10,14,20,.8)", width: 1.25 }) }) })],
+        ? [
+            new Style({ image: new Circle({ radius: 15, stroke: new Stroke({ color: CASING, width: 5 }) }) }),
+            new Style({ image: new Circle({ radius: 15, stroke: new Stroke({ color: "#ffd24a", width: 2.5 }) }) }),
+          ]
+        : [
+            new Style({
+              image: new Circle({
+                radius: 4,
+                fill: new Fill({ color: "#ffd24a" }),
+                stroke: new Stroke({ color: "rgba(10,14,20,.8)", width: 1.25 }),
+              }),
+            }),
+          ],
     );
   }
   const kind = data?.properties.kind ?? "object";
@@ -103,14 +143,27 @@ export function proposalStyle(feature: FeatureLike): Style[] {
   return cached(`proposal|${kind}|${colour}`, () =>
     kind === "region"
       ? cased("#ffd24a", 2.5, null, [8, 5])
-      : [new Style({ stroke: new Stroke({ color: "rgba(10,14,20,.75)", width: 4 }), fill: new Fill({ color: rgba(colour, 0.22) }) }), new Style({ stroke: new Stroke({ color: "#fff", width: 2.2 }) }), new Style({ stroke: new Stroke({ color: colour, width: 2.2, lineDash: [6, 5] }) })],
+      : [
+          new Style({
+            stroke: new Stroke({ color: "rgba(10,14,20,.75)", width: 4 }),
+            fill: new Fill({ color: rgba(colour, 0.22) }),
+          }),
+          new Style({ stroke: new Stroke({ color: "#fff", width: 2.2 }) }),
+          new Style({ stroke: new Stroke({ color: colour, width: 2.2, lineDash: [6, 5] }) }),
+        ],
   );
 }
 
 /** A stroke in progress: `width` in screen px is set on the feature. */
 export function sketchStyle(feature: FeatureLike): Style[] {
-  const look = (feature as OlFeature).get("look") as { colour: string; width: number; fill: boolean; dash: boolean } | undefined;
+  const look = (feature as OlFeature).get("look") as
+    { colour: string; width: number; fill: boolean; dash: boolean } | undefined;
   if (!look) return cased("#fff", 2, "rgba(255,255,255,.12)");
-  if (look.width > 0) return [new Style({ stroke: new Stroke({ color: rgba(look.colour, 0.5), width: look.width, lineCap: "round", lineJoin: "round" }) })];
+  if (look.width > 0)
+    return [
+      new Style({
+        stroke: new Stroke({ color: rgba(look.colour, 0.5), width: look.width, lineCap: "round", lineJoin: "round" }),
+      }),
+    ];
   return cased(look.colour, 2, look.fill ? rgba(look.colour, 0.15) : null, look.dash ? [8, 5] : null);
 }

@@ -10,7 +10,7 @@ import { api } from "./api.ts";
 import type { Answers } from "./answers.ts";
 import { words, type App } from "./app.ts";
 import { toast } from "./dom.ts";
-import { boxPolygon, clipBox, contains, flip, insideImage, ringArea, simplify } from "./frame.ts";
+import { boxPolygon, clipBox, contains, flip, innerPoint, insideImage, ringArea, simplify } from "./frame.ts";
 import { colourOf } from "./styles.ts";
 import type { Box, Feature, Geometry, Kind, XY } from "./types.ts";
 import { dataOf, geometryOf, toOl } from "./viewer.ts";
@@ -47,9 +47,14 @@ export class Tools {
         app.apply([{ op: "replace", id: data.id, feature: changed }]);
       }
     });
-    map.addInteraction(new PointerInteraction({
-      handleDownEvent: (event) => this.down(event), handleDragEvent: (event) => this.drag(event), handleUpEvent: (event) => this.up(event), stopDown: (handled) => handled,
-    }));
+    map.addInteraction(
+      new PointerInteraction({
+        handleDownEvent: (event) => this.down(event),
+        handleDragEvent: (event) => this.drag(event),
+        handleUpEvent: (event) => this.up(event),
+        stopDown: (handled) => handled,
+      }),
+    );
     map.addInteraction(this.modify);
     map.on("pointermove", (event) => this.move(event));
     map.getViewport()!.addEventListener("pointerleave", () => this.hideRing());
@@ -89,7 +94,13 @@ export class Tools {
 
   private colour(): string {
     const { tool, activeClass } = this.app;
-    return tool === "not" ? NOT : tool === "region" || tool === "split" ? "#ffffff" : tool === "eraser" ? "#ffffff" : colourOf(activeClass);
+    return tool === "not"
+      ? NOT
+      : tool === "region" || tool === "split"
+        ? "#ffffff"
+        : tool === "eraser"
+          ? "#ffffff"
+          : colourOf(activeClass);
   }
 
   // Pointers
@@ -98,7 +109,7 @@ export class Tools {
     const pressed = event.originalEvent as PointerEvent;
     const { app } = this;
     if (pressed.button !== 0 || app.viewer.spaceDown) return false;
-    
+
     (app.viewer.map.getTargetElement() as HTMLElement).focus({ preventScroll: true });
     this.start = event.pixel;
     const at = flip(event.coordinate);
@@ -131,7 +142,17 @@ export class Tools {
     const smooth = simplify(line, 0.4 * app.viewer.resolution);
     switch (app.tool) {
       case "region":
-        this.region(moved ? [Math.min(line[0]![0], at[0]), Math.min(line[0]![1], at[1]), Math.max(line[0]![0], at[0]), Math.max(line[0]![1], at[1])] : null, at);
+        this.region(
+          moved
+            ? [
+                Math.min(line[0]![0], at[0]),
+                Math.min(line[0]![1], at[1]),
+                Math.max(line[0]![0], at[0]),
+                Math.max(line[0]![1], at[1]),
+              ]
+            : null,
+          at,
+        );
         break;
       case "lasso":
         this.lasso(smooth);
@@ -169,15 +190,19 @@ export class Tools {
     const at = flip(event.coordinate);
     const shift = (event.originalEvent as PointerEvent).shiftKey;
     if (app.proposal) {
-      const inside = app.proposal.features.find((feature) => feature.properties.kind !== "region" && contains(feature.geometry, at));
+      const inside = app.proposal.features.find(
+        (feature) => feature.properties.kind !== "region" && contains(feature.geometry, at),
+      );
       if (inside) {
         app.leaveOut(inside.id);
         return;
       }
     }
     const hits: Feature[] = [];
-    app.viewer.map.forEachFeatureAtPixel(event.pixel, (feature) => void hits.push(dataOf(feature as OlFeature)),
-      { layerFilter: (layer) => layer === app.viewer.labelLayer, hitTolerance: 3 });
+    app.viewer.map.forEachFeatureAtPixel(event.pixel, (feature) => void hits.push(dataOf(feature as OlFeature)), {
+      layerFilter: (layer) => layer === app.viewer.labelLayer,
+      hitTolerance: 3,
+    });
     const best = hits.find(({ properties }) => properties.kind !== "region");
     const found = best ? null : this.answers.objectAt(event.pixel);
     const edge = hits.find((feature) => feature.properties.kind === "region" && this.nearEdge(feature, at));
@@ -221,9 +246,15 @@ export class Tools {
     if (app.tool === "region") {
       const [x, y] = line[0]!;
       this.ghost.setGeometry(new OlPolygon([[[x, y], [at[0], y], at, [x, at[1]], [x, y]].map(flip)]));
-    } else if (app.tool === "lasso" && line.length > 2) this.ghost.setGeometry(new OlPolygon([[...points, points[0]!]]));
+    } else if (app.tool === "lasso" && line.length > 2)
+      this.ghost.setGeometry(new OlPolygon([[...points, points[0]!]]));
     else this.ghost.setGeometry(new LineString(points));
-    this.ghost.set("look", { colour: this.colour(), width, fill: app.tool === "lasso", dash: app.tool === "region" || app.tool === "split" });
+    this.ghost.set("look", {
+      colour: this.colour(),
+      width,
+      fill: app.tool === "lasso",
+      dash: app.tool === "region" || app.tool === "split",
+    });
     if (!app.viewer.sketch.hasFeature(this.ghost)) app.viewer.sketch.addFeature(this.ghost);
   }
 
@@ -243,7 +274,12 @@ export class Tools {
   private drawRing(at: XY | null = this.app.pointer): void {
     const { app } = this;
     if (!at || !["brush", "eraser", "not"].includes(app.tool)) return this.hideRing();
-    const points = Array.from({ length: 33 }, (_, i) => flip([at[0] + app.settings.radius * Math.cos((i * Math.PI) / 16), at[1] + app.settings.radius * Math.sin((i * Math.PI) / 16)]));
+    const points = Array.from({ length: 33 }, (_, i) =>
+      flip([
+        at[0] + app.settings.radius * Math.cos((i * Math.PI) / 16),
+        at[1] + app.settings.radius * Math.sin((i * Math.PI) / 16),
+      ]),
+    );
     this.ring.setGeometry(new OlPolygon([points]));
     this.ring.set("look", { colour: this.colour(), width: 0, fill: false, dash: false });
     if (!app.viewer.sketch.hasFeature(this.ring)) app.viewer.sketch.addFeature(this.ring);
@@ -256,8 +292,18 @@ export class Tools {
 
   // What the tools do
 
-  private feature(geometry: Geometry, kind: Kind, name: string | null, more: Partial<Feature["properties"]> = {}): Feature {
-    return { type: "Feature", id: this.app.store.freshId(), geometry, properties: { kind, class: name, source: "drawn", ...more } };
+  private feature(
+    geometry: Geometry,
+    kind: Kind,
+    name: string | null,
+    more: Partial<Feature["properties"]> = {},
+  ): Feature {
+    return {
+      type: "Feature",
+      id: this.app.store.freshId(),
+      geometry,
+      properties: { kind, class: name, source: "drawn", ...more },
+    };
   }
 
   /** A region as dragged, or a window of the network's size round `at`. */
@@ -265,10 +311,15 @@ export class Tools {
     const { app } = this;
     const { width, height } = app.source;
     const side = app.info.patch * (app.source.work_scale / (app.info.sources[0]?.work_scale ?? app.source.work_scale));
-    const box = dragged ? clipBox(dragged, width, height) : insideImage([at[0] - side / 2, at[1] - side / 2, at[0] + side / 2, at[1] + side / 2], width, height);
+    const box = dragged
+      ? clipBox(dragged, width, height)
+      : insideImage([at[0] - side / 2, at[1] - side / 2, at[0] + side / 2, at[1] + side / 2], width, height);
     if (!box) return toast("A region has to lie inside the image.");
     const rounded = box.map(Math.round) as Box;
-    if (rounded[2] - rounded[0] < 8 || rounded[3] - rounded[1] < 8) return toast("This region is too small to hold an object. Drag further, or click for a window of the usual size.");
+    if (rounded[2] - rounded[0] < 8 || rounded[3] - rounded[1] < 8)
+      return toast(
+        "This region is too small to hold an object. Drag further, or click for a window of the usual size.",
+      );
     app.apply([{ op: "add", feature: this.feature(boxPolygon(rounded), "region", null) }]);
     const [x0, y0, x1, y1] = rounded;
     const view = app.viewer.box();
@@ -296,16 +347,23 @@ export class Tools {
     if (kind === "object") {
       for (const feature of app.store.shown().values()) {
         const { kind: what, class: name, radius } = feature.properties;
-        if (what === "object" && name === app.activeClass && radius === undefined && contains(feature.geometry, first)) target = feature.id;
+        if (what === "object" && name === app.activeClass && radius === undefined && contains(feature.geometry, first))
+          target = feature.id;
       }
     }
     const ops = kind === "object" ? app.withClass() : [];
-    app.apply([...ops, { op: "brush", line, radius: app.settings.radius, class: kind === "not" ? null : app.activeClass, kind, target }]);
+    app.apply([
+      ...ops,
+      { op: "brush", line, radius: app.settings.radius, class: kind === "not" ? null : app.activeClass, kind, target },
+    ]);
     app.noteStroke(line.at(-1)!);
   }
 
   private point(at: XY, negative: boolean): void {
-    if (negative) this.app.apply([{ op: "add", feature: this.feature({ type: "Point", coordinates: at }, "point", null, { negative }) }]);
+    if (negative)
+      this.app.apply([
+        { op: "add", feature: this.feature({ type: "Point", coordinates: at }, "point", null, { negative }) },
+      ]);
     else this.addObject({ type: "Point", coordinates: at }, "point");
     this.app.noteStroke(at);
   }
@@ -320,8 +378,16 @@ export class Tools {
     this.asking = true;
     try {
       const { feature } = await api.wand(app.source.id, at[0], at[1], app.activeClass);
-      if (!feature) toast("Nothing there stands out from its surroundings. Try its middle, or outline it with the lasso (L).");
-      else this.propose("wand", [{ ...feature, id: feature.id ?? "wand", properties: { ...feature.properties, class: feature.properties.class ?? app.activeClass, source: "wand" } }]);
+      if (!feature)
+        toast("Nothing there stands out from its surroundings. Try its middle, or outline it with the lasso (L).");
+      else
+        this.propose("wand", [
+          {
+            ...feature,
+            id: feature.id ?? "wand",
+            properties: { ...feature.properties, class: feature.properties.class ?? app.activeClass, source: "wand" },
+          },
+        ]);
     } catch (error) {
       toast(words(error), "error");
     } finally {
@@ -330,7 +396,10 @@ export class Tools {
   }
 
   propose(kind: "wand" | "region", features: Feature[]): void {
-    this.app.setProposal({ kind, features: features.map((feature, i) => ({ ...feature, id: feature.id ?? `proposal-${i}` })) });
+    this.app.setProposal({
+      kind,
+      features: features.map((feature, i) => ({ ...feature, id: feature.id ?? `proposal-${i}` })),
+    });
     this.app.viewer.proposal.addFeatures(this.app.proposal!.features.map(toOl));
   }
 
@@ -338,7 +407,9 @@ export class Tools {
   async finish(at: XY, box: Box | null = null): Promise<void> {
     const { app } = this;
     try {
-      const { features } = box ? await api.proposeBox(app.source.id, box) : await api.propose(app.source.id, at[0], at[1]);
+      const { features } = box
+        ? await api.proposeBox(app.source.id, box)
+        : await api.propose(app.source.id, at[0], at[1]);
       this.propose("region", features);
       app.setTool("select");
       app.lastStroke = null;
@@ -356,7 +427,19 @@ export class Tools {
       const at = this.splitFound;
       const inside = innerPoint(at.geometry);
       this.splitFound = null;
-      void app.take(() => api.object({ source: app.source.id, x: inside[0], y: inside[1], threshold: app.settings.threshold, action: "split", class: at.properties.class, line }), "Split: both parts are labels now.");
+      void app.take(
+        () =>
+          api.object({
+            source: app.source.id,
+            x: inside[0],
+            y: inside[1],
+            threshold: app.settings.threshold,
+            action: "split",
+            class: at.properties.class,
+            line,
+          }),
+        "Split: both parts are labels now.",
+      );
       app.setTool("select");
     } else if (id) {
       app.select([]);
@@ -370,9 +453,11 @@ export class Tools {
   private corner(at: XY): void {
     const first = this.corners[0];
     const reach = 9 * this.app.viewer.resolution;
-    if (first && this.corners.length >= 3 && Math.hypot(at[0] - first[0], at[1] - first[1]) < reach) return this.closePolygon();
+    if (first && this.corners.length >= 3 && Math.hypot(at[0] - first[0], at[1] - first[1]) < reach)
+      return this.closePolygon();
     const last = this.corners.at(-1);
-    if (last && Math.hypot(at[0] - last[0], at[1] - last[1]) < 5 * this.app.viewer.resolution) return this.corners.length >= 3 ? this.closePolygon() : undefined; // a double click
+    if (last && Math.hypot(at[0] - last[0], at[1] - last[1]) < 5 * this.app.viewer.resolution)
+      return this.corners.length >= 3 ? this.closePolygon() : undefined; // a double click
     this.corners.push(at);
     this.sketchPolygon(at);
   }
@@ -416,18 +501,4 @@ export class Tools {
     this.reset();
     return true;
   }
-}
-
-/** A place inside a polygon: its centroid where that lies inside, a corner otherwise. */
-export function innerPoint(geometry: Geometry): XY {
-  const ring = geometry.type === "Polygon" ? geometry.coordinates[0]! : geometry.type === "MultiPolygon" ? geometry.coordinates[0]![0]! : null;
-  if (!ring) return geometry.type === "Point" ? geometry.coordinates : (geometry.coordinates[0] as XY);
-  const middle: XY = [ring.reduce((sum, [x]) => sum + x, 0) / ring.length, ring.reduce((sum, [, y]) => sum + y, 0) / ring.length];
-  if (contains(geometry, middle)) return middle;
-  for (let i = 2; i < ring.length; i++) {
-    const [a, b, c] = [ring[i - 2]!, ring[i - 1]!, ring[i]!];
-    const inside: XY = [(a[0] + b[0] + c[0]) / 3, (a[1] + b[1] + c[1]) / 3];
-    if (contains(geometry, inside)) return inside;
-  }
-  return ring[0]!;
 }

@@ -61,24 +61,45 @@ export class Viewer {
   private visited: { center: number[]; resolution: number }[] = [];
 
   constructor(target: HTMLElement) {
-    this.labelLayer = new VectorLayer({ source: this.labels, zIndex: 30, style: (feature, resolution) => labelStyle(dataOf(feature as OlFeature), resolution, this.selected), updateWhileInteracting: true, updateWhileAnimating: true });
-    this.outlineLayer = new VectorLayer({ source: this.outlines, zIndex: 20, style: (feature) => outlineStyle(dataOf(feature as OlFeature)) });
+    this.labelLayer = new VectorLayer({
+      source: this.labels,
+      zIndex: 30,
+      style: (feature, resolution) => labelStyle(dataOf(feature as OlFeature), resolution, this.selected),
+      updateWhileInteracting: true,
+      updateWhileAnimating: true,
+    });
+    this.outlineLayer = new VectorLayer({
+      source: this.outlines,
+      zIndex: 20,
+      style: (feature) => outlineStyle(dataOf(feature as OlFeature)),
+    });
     this.map = new OlMap({
       target,
       controls: [],
       keyboardEventTarget: document,
       interactions: [
-        new DragPan({ condition: (event) => {
-          const pressed = event.originalEvent as PointerEvent;
-          return pressed.button === 1 || this.spaceDown || (this.dragMoves && pressed.button === 0 && !pressed.shiftKey);
-        } }),
+        new DragPan({
+          condition: (event) => {
+            const pressed = event.originalEvent as PointerEvent;
+            return (
+              pressed.button === 1 || this.spaceDown || (this.dragMoves && pressed.button === 0 && !pressed.shiftKey)
+            );
+          },
+        }),
         new MouseWheelZoom({ duration: 120, timeout: 40 }),
         new PinchZoom(),
-        new KeyboardPan({ condition: (event) => {
-          const pressed = event.originalEvent as KeyboardEvent;
-          const on = pressed.target as HTMLElement;
-          return !pressed.altKey && !pressed.ctrlKey && !pressed.defaultPrevented && (on === target || on === document.body);
-        } }),
+        new KeyboardPan({
+          condition: (event) => {
+            const pressed = event.originalEvent as KeyboardEvent;
+            const on = pressed.target as HTMLElement;
+            return (
+              !pressed.altKey &&
+              !pressed.ctrlKey &&
+              !pressed.defaultPrevented &&
+              (on === target || on === document.body)
+            );
+          },
+        }),
       ],
       layers: [
         this.image,
@@ -101,12 +122,25 @@ export class Viewer {
     this.source = source;
     const extent = [0, -source.height, source.width, 0];
     this.projection = new Projection({ code: `image-${source.id}`, units: "pixels", extent });
-    this.grid = new TileGrid({ origin: [0, 0], extent, resolutions: resolutions(source.max_zoom), tileSize: source.tile });
+    this.grid = new TileGrid({
+      origin: [0, 0],
+      extent,
+      resolutions: resolutions(source.max_zoom),
+      tileSize: source.tile,
+    });
     this.image.setSource(this.tiles(`/tile/image/${encodeURIComponent(source.id)}`, "jpg"));
     const size = this.map.getSize() ?? [800, 600];
     const whole = Math.max(source.width / (size[0] ?? 800), source.height / (size[1] ?? 600)) * 1.04;
-    const view = new View({ projection: this.projection, extent, constrainOnlyCenter: true, showFullExtent: true, smoothExtentConstraint: false,
-      maxResolution: Math.max(whole * 2, 1), minResolution: 1 / 32, enableRotation: false });
+    const view = new View({
+      projection: this.projection,
+      extent,
+      constrainOnlyCenter: true,
+      showFullExtent: true,
+      smoothExtentConstraint: false,
+      maxResolution: Math.max(whole * 2, 1),
+      minResolution: 1 / 32,
+      enableRotation: false,
+    });
     const place = this.places.get(source.id);
     this.returned = place !== undefined;
     view.setCenter(place?.center ?? [source.width / 2, -source.height / 2]);
@@ -121,8 +155,12 @@ export class Viewer {
   /** A source of tiles on this image's grid. */
   tiles(path: string, suffix: "jpg" | "png", search = ""): ImageTile {
     return new ImageTile({
-      url: `${path}/{z}/{x}/{y}.${suffix}${search}`, tileGrid: this.grid, projection: this.projection,
-      wrapX: false, transition: 0, interpolate: true,
+      url: `${path}/{z}/{x}/{y}.${suffix}${search}`,
+      tileGrid: this.grid,
+      projection: this.projection,
+      wrapX: false,
+      transition: 0,
+      interpolate: true,
     });
   }
 
@@ -152,7 +190,11 @@ export class Viewer {
     if (!this.source) return;
     this.remember();
     const wanted = box ?? [0, 0, this.source.width, this.source.height];
-    this.view.fit(flipBox(wanted), { padding: box ? [room, room, room + 30, room] : [16, 16, 16, 16], duration, minResolution: 0.25 });
+    this.view.fit(flipBox(wanted), {
+      padding: box ? [room, room, room + 30, room] : [16, 16, 16, 16],
+      duration,
+      minResolution: 0.25,
+    });
   }
 
   private remember(): void {
@@ -167,7 +209,10 @@ export class Viewer {
   }
 
   zoom(factor: number): void {
-    this.view.animate({ resolution: this.view.getConstrainedResolution(this.resolution / factor) ?? this.resolution / factor, duration: 120 });
+    this.view.animate({
+      resolution: this.view.getConstrainedResolution(this.resolution / factor) ?? this.resolution / factor,
+      duration: 120,
+    });
   }
 
   /** Draws these labels; only what changed is touched. */

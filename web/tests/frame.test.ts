@@ -1,18 +1,65 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import {
-  boundsOf, clipBox, contains, flip, flipBox, flipGeometry, insideImage, lengthText, metresPerPixel, placeText, resolutions, ringArea, roundLength, scaleBar, simplify, toFile,
+  boundsOf,
+  clipBox,
+  contains,
+  flip,
+  flipBox,
+  flipGeometry,
+  innerPoint,
+  insideImage,
+  lengthText,
+  metresPerPixel,
+  placeText,
+  resolutions,
+  ringArea,
+  roundLength,
+  scaleBar,
+  simplify,
+  toFile,
 } from "../src/frame.ts";
 import type { Polygon, SourceInfo, XY } from "../src/types.ts";
 
 const SLIDE: SourceInfo = {
-  id: "0", name: "slide", kind: "slide", width: 4096, height: 2048, tile: 256, max_zoom: 4, work_scale: 2, mpp: 0.25, unit: "um",
-  transform: [1, 0, 0, 0, 1, 0], crs: null, crs_name: null, n_regions: 0, n_objects: 0, state: "new",
+  id: "0",
+  name: "slide",
+  kind: "slide",
+  width: 4096,
+  height: 2048,
+  tile: 256,
+  max_zoom: 4,
+  work_scale: 2,
+  mpp: 0.25,
+  unit: "um",
+  transform: [1, 0, 0, 0, 1, 0],
+  crs: null,
+  crs_name: null,
+  n_regions: 0,
+  n_objects: 0,
+  state: "new",
 };
-const MAP: SourceInfo = { ...SLIDE, kind: "raster", mpp: null, unit: "m", transform: [30, 0, 500_000, 0, -30, 9_000_000], crs: "EPSG:32718" };
+const MAP: SourceInfo = {
+  ...SLIDE,
+  kind: "raster",
+  mpp: null,
+  unit: "m",
+  transform: [30, 0, 500_000, 0, -30, 9_000_000],
+  crs: "EPSG:32718",
+};
 
 test("turning a frame twice changes nothing, and no y is -0", () => {
-  const square: Polygon = { type: "Polygon", coordinates: [[[0, 0], [4, 0], [4, 7], [0, 0]]] };
+  const square: Polygon = {
+    type: "Polygon",
+    coordinates: [
+      [
+        [0, 0],
+        [4, 0],
+        [4, 7],
+        [0, 0],
+      ],
+    ],
+  };
   assert.deepEqual(flipGeometry(flipGeometry(square)), square);
   assert.deepEqual(flipGeometry(square).coordinates[0]![2], [4, -7]);
   assert.ok(Object.is(flip([1, 0])[1], 0));
@@ -40,7 +87,15 @@ test("the scale bar is a round length, at most as wide as allowed", () => {
 });
 
 test("lengths get the unit in which they are short", () => {
-  assert.deepEqual([2e-5, 1e-3, 0.5, 5, 999, 1000, 25_000].map(lengthText), ["20 µm", "1 mm", "500 mm", "5 m", "999 m", "1 km", "25 km"]);
+  assert.deepEqual([2e-5, 1e-3, 0.5, 5, 999, 1000, 25_000].map(lengthText), [
+    "20 µm",
+    "1 mm",
+    "500 mm",
+    "5 m",
+    "999 m",
+    "1 km",
+    "25 km",
+  ]);
 });
 
 test("a pixel's size on the ground: micrometres, metres, and degrees that shrink with the cosine of latitude", () => {
@@ -55,7 +110,10 @@ test("places are written in the file's own coordinates", () => {
   assert.deepEqual(toFile(MAP.transform, [2, 3]), [500_060, 8_999_910]);
   assert.equal(placeText(MAP, [2, 3]), "E 500,060  N 8,999,910 m");
   assert.match(placeText(SLIDE, [100.7, 8]), /^x 100 {2}y 8 px/);
-  assert.equal(placeText({ ...MAP, unit: "degree", transform: [1, 0, -75, 0, -1, -8] }, [0, 0]), "8.00000° S  75.00000° W");
+  assert.equal(
+    placeText({ ...MAP, unit: "degree", transform: [1, 0, -75, 0, -1, -8] }, [0, 0]),
+    "8.00000° S  75.00000° W",
+  );
 });
 
 test("a window stays whole and moves into the image; a dragged box is cut", () => {
@@ -66,17 +124,87 @@ test("a window stays whole and moves into the image; a dragged box is cut", () =
 });
 
 test("simplifying keeps ends and corners and drops what lies on the line", () => {
-  const corner: XY[] = [[0, 0], [1, 0.01], [2, 0], [3, -0.01], [4, 0], [4, 1], [4, 2]];
-  assert.deepEqual(simplify(corner, 0.1), [[0, 0], [4, 0], [4, 2]]);
+  const corner: XY[] = [
+    [0, 0],
+    [1, 0.01],
+    [2, 0],
+    [3, -0.01],
+    [4, 0],
+    [4, 1],
+    [4, 2],
+  ];
+  assert.deepEqual(simplify(corner, 0.1), [
+    [0, 0],
+    [4, 0],
+    [4, 2],
+  ]);
   const circle: XY[] = Array.from({ length: 200 }, (_, i) => [50 * Math.cos(i / 31.8), 50 * Math.sin(i / 31.8)]);
   const few = simplify(circle, 0.5);
   assert.ok(few.length < 60 && Math.abs(ringArea(few) / (Math.PI * 2500) - 1) < 0.02);
 });
 
 test("a hole is outside, and both parts of several are inside", () => {
-  const ring: Polygon = { type: "Polygon", coordinates: [[[0, 0], [9, 0], [9, 9], [0, 9], [0, 0]], [[3, 3], [6, 3], [6, 6], [3, 6], [3, 3]]] };
+  const ring: Polygon = {
+    type: "Polygon",
+    coordinates: [
+      [
+        [0, 0],
+        [9, 0],
+        [9, 9],
+        [0, 9],
+        [0, 0],
+      ],
+      [
+        [3, 3],
+        [6, 3],
+        [6, 6],
+        [3, 6],
+        [3, 3],
+      ],
+    ],
+  };
   assert.equal(contains(ring, [1, 1]), true);
   assert.equal(contains(ring, [4, 4]), false);
-  assert.equal(contains({ type: "MultiPolygon", coordinates: [ring.coordinates, [[[20, 0], [22, 0], [21, 3], [20, 0]]]] }, [21, 1]), true);
+  assert.equal(
+    contains(
+      {
+        type: "MultiPolygon",
+        coordinates: [
+          ring.coordinates,
+          [
+            [
+              [20, 0],
+              [22, 0],
+              [21, 3],
+              [20, 0],
+            ],
+          ],
+        ],
+      },
+      [21, 1],
+    ),
+    true,
+  );
   assert.deepEqual(boundsOf(ring), [0, 0, 9, 9]);
+});
+
+test("a place inside an outline is inside, also of a crescent", () => {
+  const crescent: Polygon = {
+    type: "Polygon",
+    coordinates: [
+      [
+        [0, 0],
+        [10, 0],
+        [10, 10],
+        [0, 10],
+        [0, 9],
+        [9, 9],
+        [9, 1],
+        [0, 1],
+        [0, 0],
+      ],
+    ],
+  };
+  assert.equal(contains(crescent, [4, 5]), false);
+  assert.equal(contains(crescent, innerPoint(crescent)), true);
 });

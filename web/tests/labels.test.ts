@@ -4,10 +4,30 @@ import { LabelStore, tally } from "../src/labels.ts";
 import type { Feature, Kind, Labels, Op, OpsAnswer } from "../src/types.ts";
 
 const feature = (id: string, kind: Kind = "object", name: string | null = "Nucleus"): Feature => ({
-  type: "Feature", id, geometry: { type: "Polygon", coordinates: [[[0, 0], [4, 0], [4, 4], [0, 0]]] }, properties: { kind, class: name, source: "drawn" },
+  type: "Feature",
+  id,
+  geometry: {
+    type: "Polygon",
+    coordinates: [
+      [
+        [0, 0],
+        [4, 0],
+        [4, 4],
+        [0, 0],
+      ],
+    ],
+  },
+  properties: { kind, class: name, source: "drawn" },
 });
 const labels = (...features: Feature[]): Labels => ({ revision: 7, features, undo: true, redo: false, classes: [] });
-const answer = (changed: Feature[], removed: string[] = []): OpsAnswer => ({ revision: 8, changed, removed, undo: true, redo: false, classes: [] });
+const answer = (changed: Feature[], removed: string[] = []): OpsAnswer => ({
+  revision: 8,
+  changed,
+  removed,
+  undo: true,
+  redo: false,
+  classes: [],
+});
 const store = (...features: Feature[]): LabelStore => {
   const made = new LabelStore();
   made.load(labels(...features));
@@ -38,9 +58,27 @@ test("an edit of a label that the server has renamed meanwhile names it as the s
 test("ids that the server keeps are kept", () => {
   const mine = store();
   const first = mine.begin([{ op: "add", feature: feature("new-1") }]);
-  const second = mine.begin([{ op: "split", id: "new-1", line: [[0, 0], [1, 1]] }]);
+  const second = mine.begin([
+    {
+      op: "split",
+      id: "new-1",
+      line: [
+        [0, 0],
+        [1, 1],
+      ],
+    },
+  ]);
   mine.answered(first, answer([feature("new-1")]));
-  assert.deepEqual(mine.resolved(second), [{ op: "split", id: "new-1", line: [[0, 0], [1, 1]] }]);
+  assert.deepEqual(mine.resolved(second), [
+    {
+      op: "split",
+      id: "new-1",
+      line: [
+        [0, 0],
+        [1, 1],
+      ],
+    },
+  ]);
 });
 
 test("a refused edit disappears, and with the server's labels everything is as they say", () => {
@@ -57,15 +95,46 @@ test("a refused edit disappears, and with the server's labels everything is as t
 
 test("strokes show until they are answered, also those of the eraser", () => {
   const mine = store(feature("a"));
-  const edit = mine.begin([{ op: "brush", line: [[0, 0], [9, 9]], radius: 3, class: "Nucleus", kind: "object", target: "a" }, { op: "erase", line: [[0, 0]], radius: 2, ids: null }]);
+  const edit = mine.begin([
+    {
+      op: "brush",
+      line: [
+        [0, 0],
+        [9, 9],
+      ],
+      radius: 3,
+      class: "Nucleus",
+      kind: "object",
+      target: "a",
+    },
+    { op: "erase", line: [[0, 0]], radius: 2, ids: null },
+  ]);
   const strokes = [...mine.shown().values()].filter(({ properties }) => properties.radius !== undefined);
-  assert.deepEqual(strokes.map(({ properties }) => [properties.radius, properties.erase]), [[3, false], [2, true]]);
+  assert.deepEqual(
+    strokes.map(({ properties }) => [properties.radius, properties.erase]),
+    [
+      [3, false],
+      [2, true],
+    ],
+  );
   mine.answered(edit, answer([feature("a")]));
   assert.deepEqual([...mine.shown().keys()], ["a"]);
 });
 
 test("what is drawn is counted by kind and class", () => {
-  const sum = tally([feature("r", "region", null), feature("a"), feature("b", "object", "Mitosis"), feature("n", "not", null), feature("p", "point")]);
+  const sum = tally([
+    feature("r", "region", null),
+    feature("a"),
+    feature("b", "object", "Mitosis"),
+    feature("n", "not", null),
+    feature("p", "point"),
+  ]);
   assert.deepEqual([sum.regions, sum.objects, sum.strokes], [1, 2, 2]);
-  assert.deepEqual([...sum.byClass], [["Nucleus", 1], ["Mitosis", 1]]);
+  assert.deepEqual(
+    [...sum.byClass],
+    [
+      ["Nucleus", 1],
+      ["Mitosis", 1],
+    ],
+  );
 });

@@ -4,7 +4,14 @@ import { brushed, short } from "../src/charts.ts";
 import { nextStep, STEPS, type Situation } from "../src/guide.ts";
 import { BINDINGS, commandOf, keyCap, keyOf, written } from "../src/keys.ts";
 
-const pressed = (key: string, more: Partial<Record<"ctrlKey" | "metaKey" | "shiftKey" | "altKey", boolean>> = {}) => ({ key, ctrlKey: false, metaKey: false, shiftKey: false, altKey: false, ...more });
+const pressed = (key: string, more: Partial<Record<"ctrlKey" | "metaKey" | "shiftKey" | "altKey", boolean>> = {}) => ({
+  key,
+  ctrlKey: false,
+  metaKey: false,
+  shiftKey: false,
+  altKey: false,
+  ...more,
+});
 
 test("no key has two commands, and each command is found by each of its keys", () => {
   const all = BINDINGS.flatMap(({ keys }) => keys);
@@ -28,15 +35,36 @@ test("key caps read as printed on a keyboard", () => {
   assert.equal(keyOf("cancel"), "Esc");
 });
 
-const NOW: Situation = { classes: 1, regions: 0, objects: 0, strokes: 0, preview: "empty", rounds: 0, worse: false, proposal: "none", run: "none", resultShown: false };
+const NOW: Situation = {
+  classes: 1,
+  regions: 0,
+  objects: 0,
+  strokes: 0,
+  preview: "empty",
+  rounds: 0,
+  worse: false,
+  proposal: "none",
+  run: "none",
+  resultShown: false,
+};
 
 test("the guide leads from the first region to the run and never back", () => {
   const journey: Partial<Situation>[] = [
-    {}, { regions: 1 }, { regions: 1, objects: 1 }, { regions: 1, objects: 2, preview: "computing" }, { regions: 1, objects: 9, preview: "ready" },
-    { regions: 3, objects: 40, preview: "ready" }, { regions: 5, objects: 100, preview: "ready" }, { regions: 5, objects: 100, preview: "ready", run: "running" }, { regions: 5, objects: 100, preview: "ready", run: "done", resultShown: true },
+    {},
+    { regions: 1 },
+    { regions: 1, objects: 1 },
+    { regions: 1, objects: 2, preview: "computing" },
+    { regions: 1, objects: 9, preview: "ready" },
+    { regions: 3, objects: 40, preview: "ready" },
+    { regions: 5, objects: 100, preview: "ready" },
+    { regions: 5, objects: 100, preview: "ready", run: "running" },
+    { regions: 5, objects: 100, preview: "ready", run: "done", resultShown: true },
   ];
   const steps = journey.map((part) => nextStep({ ...NOW, ...part }));
-  assert.deepEqual(steps.map(({ number }) => number), [1, 2, 2, 3, 3, 4, 5, 5, 5]);
+  assert.deepEqual(
+    steps.map(({ number }) => number),
+    [1, 2, 2, 3, 3, 4, 5, 5, 5],
+  );
   for (const { text, number } of steps) {
     assert.ok(text.length > 20 && text.length < 150, text);
     assert.ok(STEPS[number - 1]);
@@ -59,5 +87,12 @@ test("a brush over a histogram takes whole bins, in either direction, and at lea
 });
 
 test("numbers on an axis are short", () => {
-  assert.deepEqual([0, 0.1234, 12.34, 512.4, 12_340, 2_500_000].map(short), ["0", "0.123", "12.3", "512", "12.3k", "2.5M"]);
+  assert.deepEqual([0, 0.1234, 12.34, 512.4, 12_340, 2_500_000].map(short), [
+    "0",
+    "0.123",
+    "12.3",
+    "512",
+    "12.3k",
+    "2.5M",
+  ]);
 });

@@ -6,7 +6,7 @@ import { button, h, icon, replace, toast } from "../dom.ts";
 import { keyOf } from "../keys.ts";
 import type { Tools } from "../tools.ts";
 import type { Round, Suggestion } from "../types.ts";
-import { section, toggle } from "./label.ts";
+import { section, toggle } from "./fields.ts";
 
 /** What a round found against what is drawn, one line for each class. */
 function countsText(round: Round): string {
@@ -28,38 +28,122 @@ export function improvePanel(app: App, tools: Tools): HTMLElement {
   const drawRounds = (): void => {
     const all = app.rounds;
     if (!all.length) {
-      replace(rounds, h("p", { class: "quiet" }, "After each round of labelling, every region in turn is left out and predicted from the others. Their agreement appears here from the second region on."));
+      replace(
+        rounds,
+        h(
+          "p",
+          { class: "quiet" },
+          "After each round of labelling, every region in turn is left out and predicted from the others. Their agreement appears here from the second region on.",
+        ),
+      );
       return;
     }
     const last = all.at(-1)!;
     const before = [...all].reverse().find((round) => round.number < last.number && round.iou !== null);
     const change = last.iou !== null && before?.iou != null ? last.iou - before.iou : null;
     const scoring = last.state === "scoring";
-    const head = h("div", { class: "score" },
+    const head = h(
+      "div",
+      { class: "score" },
       h("span", { class: "score-number" }, last.iou === null ? "–" : last.iou.toFixed(2)),
-      h("span", { class: "score-words" },
+      h(
+        "span",
+        { class: "score-words" },
         h("strong", {}, "left-out IoU"),
-        h("span", { class: "quiet" }, scoring ? `round ${last.number}: scoring…` : last.iou === null ? "two regions are needed" : `round ${last.number}, ${last.n_regions} region${last.n_regions === 1 ? "" : "s"}`)),
-      change === null ? null : h("span", { class: `change ${change < -0.005 ? "down" : change > 0.005 ? "up" : ""}` }, `${change >= 0 ? "+" : "−"}${Math.abs(change).toFixed(2)}`));
-    const worse = last.worse && before
-      ? h("div", { class: "notice warn" }, icon("warn", 16),
-        h("span", {}, `Round ${last.number} is worse than round ${before.number} (${before.iou!.toFixed(2)} → ${last.iou!.toFixed(2)}). New labels may contradict older ones.`),
-        h("button", { type: "button", class: "button small", id: "undo-round", onclick: () => void restore(before.number) }, `Back to round ${before.number}`))
-      : null;
-    const table = h("table", { class: "rounds-table" },
-      h("thead", {}, h("tr", {}, ...["Round", "IoU", "Drawn", "Found", ""].map((name) => h("th", { scope: "col" }, name)))),
-      h("tbody", {}, ...[...all].reverse().slice(0, 8).map((round) => {
-        const drawn = round.counts.reduce((sum, one) => sum + one.drawn, 0);
-        const found = round.counts.reduce((sum, one) => sum + one.found, 0);
-        return h("tr", { class: round.worse ? "worse" : "", "data-tip": `${clock(round.time)} ${countsText(round)}`.trim() },
-          h("td", {}, `${round.number}`), h("td", {}, round.state === "scoring" ? "…" : round.iou === null ? "–" : round.iou.toFixed(3)), h("td", {}, round.counts.length ? drawn : "–"), h("td", {}, round.counts.length ? found : "–"),
-          h("td", { class: "actions" }, round === last ? null : button({ label: `Back to the labels of round ${round.number}`, icon: "undo", class: "small", onclick: () => void restore(round.number) })));
-      })));
-    replace(rounds, head, worse, all.filter(({ iou }) => iou !== null).length > 1 ? roundsChart(all, 300, 120) : null, table);
+        h(
+          "span",
+          { class: "quiet" },
+          scoring
+            ? `round ${last.number}: scoring…`
+            : last.iou === null
+              ? "two regions are needed"
+              : `round ${last.number}, ${last.n_regions} region${last.n_regions === 1 ? "" : "s"}`,
+        ),
+      ),
+      change === null
+        ? null
+        : h(
+            "span",
+            { class: `change ${change < -0.005 ? "down" : change > 0.005 ? "up" : ""}` },
+            `${change >= 0 ? "+" : "−"}${Math.abs(change).toFixed(2)}`,
+          ),
+    );
+    const worse =
+      last.worse && before
+        ? h(
+            "div",
+            { class: "notice warn" },
+            icon("warn", 16),
+            h(
+              "span",
+              {},
+              `Round ${last.number} is worse than round ${before.number} (${before.iou!.toFixed(2)} → ${last.iou!.toFixed(2)}). New labels may contradict older ones.`,
+            ),
+            h(
+              "button",
+              { type: "button", class: "button small", id: "undo-round", onclick: () => void restore(before.number) },
+              `Back to round ${before.number}`,
+            ),
+          )
+        : null;
+    const table = h(
+      "table",
+      { class: "rounds-table" },
+      h(
+        "thead",
+        {},
+        h("tr", {}, ...["Round", "IoU", "Drawn", "Found", ""].map((name) => h("th", { scope: "col" }, name))),
+      ),
+      h(
+        "tbody",
+        {},
+        ...[...all]
+          .reverse()
+          .slice(0, 8)
+          .map((round) => {
+            const drawn = round.counts.reduce((sum, one) => sum + one.drawn, 0);
+            const found = round.counts.reduce((sum, one) => sum + one.found, 0);
+            return h(
+              "tr",
+              { class: round.worse ? "worse" : "", "data-tip": `${clock(round.time)} ${countsText(round)}`.trim() },
+              h("td", {}, `${round.number}`),
+              h("td", {}, round.state === "scoring" ? "…" : round.iou === null ? "–" : round.iou.toFixed(3)),
+              h("td", {}, round.counts.length ? drawn : "–"),
+              h("td", {}, round.counts.length ? found : "–"),
+              h(
+                "td",
+                { class: "actions" },
+                round === last
+                  ? null
+                  : button({
+                      label: `Back to the labels of round ${round.number}`,
+                      icon: "undo",
+                      class: "small",
+                      onclick: () => void restore(round.number),
+                    }),
+              ),
+            );
+          }),
+      ),
+    );
+    replace(
+      rounds,
+      head,
+      worse,
+      all.filter(({ iou }) => iou !== null).length > 1 ? roundsChart(all, 300, 120) : null,
+      table,
+    );
   };
   app.on("rounds", drawRounds);
 
-  const finish = button({ label: "Fill a window at the last stroke, or in the middle of the view, with what the preview finds", text: "Finish this region", icon: "finish", key: keyOf("finish"), id: "finish-region", onclick: () => void tools.finish(app.lastStroke ?? app.viewer.centre()) });
+  const finish = button({
+    label: "Fill a window at the last stroke, or in the middle of the view, with what the preview finds",
+    text: "Finish this region",
+    icon: "finish",
+    key: keyOf("finish"),
+    id: "finish-region",
+    onclick: () => void tools.finish(app.lastStroke ?? app.viewer.centre()),
+  });
   const gallery = h("div", { class: "gallery" });
   let shownFor = "";
   const suggest = async (): Promise<void> => {
@@ -69,23 +153,46 @@ export function improvePanel(app: App, tools: Tools): HTMLElement {
       const all = await api.suggest(source.id);
       if (source.id !== app.source.id) return;
       shownFor = `${source.id}`;
-      replace(gallery, ...all.map(card), all.length ? null : h("p", { class: "quiet" }, "Nothing to suggest yet: the gallery fills once there is a preview."));
+      replace(
+        gallery,
+        ...all.map(card),
+        all.length
+          ? null
+          : h("p", { class: "quiet" }, "Nothing to suggest yet: the gallery fills once there is a preview."),
+      );
     } catch (error) {
       replace(gallery, h("p", { class: "quiet" }, `No suggestions: ${words(error)}`));
     }
   };
   const card = (window: Suggestion, i: number): HTMLElement => {
     const why = window.why === "random" ? "taken at random" : "unlike your patches";
-    return h("button", { type: "button", class: "window", "aria-label": `Window ${i + 1}, ${why}: open it as a region`, "data-tip": `${why}: opens as a region filled in by the preview`,
-      onclick: () => {
-        const box: [number, number, number, number] = [window.x0, window.y0, window.x1, window.y1];
-        app.viewer.fit(box, 60);
-        void tools.finish([(box[0] + box[2]) / 2, (box[1] + box[3]) / 2], box);
-      } }, h("img", { src: window.image, alt: "", loading: "lazy" }), h("span", { class: "window-why" }, window.why === "random" ? "random" : "unlike"));
+    return h(
+      "button",
+      {
+        type: "button",
+        class: "window",
+        "aria-label": `Window ${i + 1}, ${why}: open it as a region`,
+        "data-tip": `${why}: opens as a region filled in by the preview`,
+        onclick: () => {
+          const box: [number, number, number, number] = [window.x0, window.y0, window.x1, window.y1];
+          app.viewer.fit(box, 60);
+          void tools.finish([(box[0] + box[2]) / 2, (box[1] + box[3]) / 2], box);
+        },
+      },
+      h("img", { src: window.image, alt: "", loading: "lazy" }),
+      h("span", { class: "window-why" }, window.why === "random" ? "random" : "unlike"),
+    );
   };
   const clear = (): void => {
     shownFor = "";
-    replace(gallery, h("p", { class: "quiet" }, "Eight windows with what the preview finds in them. Click the one that looks worst: it opens as a region, filled in, for you to correct."));
+    replace(
+      gallery,
+      h(
+        "p",
+        { class: "quiet" },
+        "Eight windows with what the preview finds in them. Click the one that looks worst: it opens as a region, filled in, for you to correct.",
+      ),
+    );
   };
   clear();
   app.on("source", () => {
@@ -95,15 +202,36 @@ export function improvePanel(app: App, tools: Tools): HTMLElement {
   app.on("tab", () => {
     if (app.tab === "improve" && shownFor !== app.source.id && app.preview.state !== "empty") void suggest();
   });
-  const unlike = toggle("Show ground unlike your patches", keyOf("unlike"), () => app.settings.unlike, (on) => app.set({ unlike: on }), "improve-unlike");
+  const unlike = toggle(
+    "Show ground unlike your patches",
+    keyOf("unlike"),
+    () => app.settings.unlike,
+    (on) => app.set({ unlike: on }),
+    "improve-unlike",
+  );
   app.on("settings", unlike.sync);
-  const refresh = button({ label: "Eight windows of the newest preview", text: "Show eight windows", icon: "refresh", key: keyOf("suggest"), id: "suggest", onclick: () => void suggest() });
+  const refresh = button({
+    label: "Eight windows of the newest preview",
+    text: "Show eight windows",
+    icon: "refresh",
+    key: keyOf("suggest"),
+    id: "suggest",
+    onclick: () => void suggest(),
+  });
   document.addEventListener("fewscope-suggest", () => {
-    if (app.preview.state === "empty") toast("The gallery fills once there is a preview: draw a region and two objects first.");
+    if (app.preview.state === "empty")
+      toast("The gallery fills once there is a preview: draw a region and two objects first.");
     else if (shownFor === app.source.id) void suggest();
   });
-  return h("div", { class: "panel", id: "panel-improve", role: "tabpanel", "aria-labelledby": "tab-improve" },
+  return h(
+    "div",
+    { class: "panel", id: "panel-improve", role: "tabpanel", "aria-labelledby": "tab-improve" },
     section("How good it is", rounds),
-    section("Correct", h("p", { class: "quiet" }, "Strokes mend the place itself. Finished regions teach everywhere."), finish),
-    section("Where next", gallery, refresh, unlike.element));
+    section(
+      "Correct",
+      h("p", { class: "quiet" }, "Strokes mend the place itself. Finished regions teach everywhere."),
+      finish,
+    ),
+    section("Where next", gallery, refresh, unlike.element),
+  );
 }

@@ -4,33 +4,15 @@ import OlPoint from "ol/geom/Point.js";
 import TileLayer from "ol/layer/Tile.js";
 import { api } from "../api.ts";
 import { words, type App } from "../app.ts";
-import { histogramChart, short } from "../charts.ts";
+import { histogramChart } from "../charts.ts";
 import { button, debounce, h, icon, plural, replace, toast } from "../dom.ts";
 import { flip } from "../frame.ts";
-import type { Cell, Column, Run, Table, XY } from "../types.ts";
+import type { Cell, Run, Table, XY } from "../types.ts";
+import { cellText, heading, nameOf, record } from "../table.ts";
 import { intervalText } from "./run.ts";
-import { section, slider } from "./label.ts";
+import { section, slider } from "./fields.ts";
 
 const PAGE = 100;
-
-export function nameOf(column: Column): string {
-  return typeof column === "string" ? column : column.name;
-}
-
-export function record(row: Cell[] | Record<string, Cell>, columns: Column[]): Record<string, Cell> {
-  return Array.isArray(row) ? Object.fromEntries(columns.map((column, i) => [nameOf(column), row[i] ?? null])) : row;
-}
-
-function cellText(value: Cell): string {
-  if (value === null || value === undefined) return "";
-  if (typeof value === "number") return Number.isInteger(value) ? value.toLocaleString("en") : short(value);
-  return String(value);
-}
-
-/** Names of columns as people read them. */
-export function heading(name: string): string {
-  return name.replace(/_(um2|m2|px|um|m)$/, (_, unit: string) => ` (${unit.replace("um", "µm").replace("2", "²")})`).replaceAll("_", " ");
-}
 
 export class Results {
   readonly panel: HTMLElement;
@@ -44,7 +26,12 @@ export class Results {
   private column = "";
   private table: Table | null = null;
   private chosen: Cell = null;
-  private readonly rows = h("div", { class: "table-wrap", tabindex: 0, role: "region", "aria-label": "Table of instances" });
+  private readonly rows = h("div", {
+    class: "table-wrap",
+    tabindex: 0,
+    role: "region",
+    "aria-label": "Table of instances",
+  });
   private readonly chart = h("div", { class: "histogram-box" });
   private readonly total = h("span", { class: "quiet" });
   private readonly detail = h("div", { class: "detail" });
@@ -56,31 +43,104 @@ export class Results {
     this.app = app;
     app.viewer.map.addLayer(this.layer);
     const number = (name: string, label: string, step: string): HTMLElement => {
-      const input = h("input", { type: "number", step, min: 0, "aria-label": label, placeholder: name.startsWith("min") ? "from" : "to", oninput: () => this.filter(name, input.value === "" ? null : Number(input.value)) });
+      const input = h("input", {
+        type: "number",
+        step,
+        min: 0,
+        "aria-label": label,
+        placeholder: name.startsWith("min") ? "from" : "to",
+        oninput: () => this.filter(name, input.value === "" ? null : Number(input.value)),
+      });
       this.inputs.set(name, input);
       return input;
     };
     const classes = h("select", { "aria-label": "Class", onchange: () => this.filter("class", classes.value || null) });
     this.inputs.set("class", classes);
-    const opacity = slider({ label: "Opacity", min: 0, max: 1, step: 0.01, value: 0.65, id: "result-opacity", text: (value) => `${Math.round(value * 100)} %`, oninput: (value) => this.layer.setOpacity(value) });
-    this.panel = h("div", { class: "panel", id: "panel-results", role: "tabpanel", "aria-labelledby": "tab-results" },
+    const opacity = slider({
+      label: "Opacity",
+      min: 0,
+      max: 1,
+      step: 0.01,
+      value: 0.65,
+      id: "result-opacity",
+      text: (value) => `${Math.round(value * 100)} %`,
+      oninput: (value) => this.layer.setOpacity(value),
+    });
+    this.panel = h(
+      "div",
+      { class: "panel", id: "panel-results", role: "tabpanel", "aria-labelledby": "tab-results" },
       section("Result", this.summary),
-      section("Filter", h("div", { class: "field" }, h("label", {}, "Class", classes)),
-        h("div", { class: "field" }, h("span", {}, "Area"), h("div", { class: "pair" }, number("min_area", "Smallest area", "any"), number("max_area", "Largest area", "any"))),
-        h("div", { class: "field" }, h("span", {}, "Probability"), h("div", { class: "pair" }, number("min_probability", "Lowest probability", "0.01"), number("max_probability", "Highest probability", "0.01"))),
-        button({ label: "Clear all filters", text: "Clear filters", icon: "cross", class: "small", onclick: () => this.clearFilters() })),
+      section(
+        "Filter",
+        h("div", { class: "field" }, h("label", {}, "Class", classes)),
+        h(
+          "div",
+          { class: "field" },
+          h("span", {}, "Area"),
+          h(
+            "div",
+            { class: "pair" },
+            number("min_area", "Smallest area", "any"),
+            number("max_area", "Largest area", "any"),
+          ),
+        ),
+        h(
+          "div",
+          { class: "field" },
+          h("span", {}, "Probability"),
+          h(
+            "div",
+            { class: "pair" },
+            number("min_probability", "Lowest probability", "0.01"),
+            number("max_probability", "Highest probability", "0.01"),
+          ),
+        ),
+        button({
+          label: "Clear all filters",
+          text: "Clear filters",
+          icon: "cross",
+          class: "small",
+          onclick: () => this.clearFilters(),
+        }),
+      ),
       section("Show", opacity.element),
-      section("Object", this.detail));
-    this.drawer = h("section", { class: "drawer", hidden: true, "aria-label": "Instances" },
-      h("header", {}, h("strong", {}, "Instances"), this.total,
+      section("Object", this.detail),
+    );
+    this.drawer = h(
+      "section",
+      { class: "drawer", hidden: true, "aria-label": "Instances" },
+      h(
+        "header",
+        {},
+        h("strong", {}, "Instances"),
+        this.total,
         h("span", { class: "grow" }),
-        button({ label: "Export the filtered instances as GeoJSON", text: "GeoJSON", icon: "download", class: "small", onclick: () => this.export("geojson") }),
-        button({ label: "Export the filtered instances as CSV", text: "CSV", icon: "download", class: "small", onclick: () => this.export("csv") }),
-        button({ label: "Close the result", icon: "cross", class: "small", onclick: () => {
-          app.result = null;
-          app.emit("result");
-        } })),
-      h("div", { class: "drawer-body" }, this.chart, this.rows));
+        button({
+          label: "Export the filtered instances as GeoJSON",
+          text: "GeoJSON",
+          icon: "download",
+          class: "small",
+          onclick: () => this.export("geojson"),
+        }),
+        button({
+          label: "Export the filtered instances as CSV",
+          text: "CSV",
+          icon: "download",
+          class: "small",
+          onclick: () => this.export("csv"),
+        }),
+        button({
+          label: "Close the result",
+          icon: "cross",
+          class: "small",
+          onclick: () => {
+            app.result = null;
+            app.emit("result");
+          },
+        }),
+      ),
+      h("div", { class: "drawer-body" }, this.chart, this.rows),
+    );
     app.on(["result", "source", "runs"], () => this.match());
     app.on("classes", () => this.fillClasses());
     this.match();
@@ -107,11 +167,28 @@ export class Results {
       this.drawer.hidden = true;
       app.viewer.marks.clear();
       const done = app.runs.filter(({ state, sources }) => state === "done" && sources.includes(app.source.id)).at(-1);
-      replace(this.summary, h("p", { class: "quiet" }, done ? `Run ${done.id} of this image is finished.` : "A finished run appears here: as a layer, with a table to sort and filter."),
-        done ? button({ label: `Show the result of run ${done.id}`, text: "Show result", icon: "layers", class: "primary", onclick: () => {
-          app.result = done.id;
-          app.emit("result");
-        } }) : button({ label: "Go to the panel Run", text: "Go to Run", icon: "play", onclick: () => app.setTab("run") }));
+      replace(
+        this.summary,
+        h(
+          "p",
+          { class: "quiet" },
+          done
+            ? `Run ${done.id} of this image is finished.`
+            : "A finished run appears here: as a layer, with a table to sort and filter.",
+        ),
+        done
+          ? button({
+              label: `Show the result of run ${done.id}`,
+              text: "Show result",
+              icon: "layers",
+              class: "primary",
+              onclick: () => {
+                app.result = done.id;
+                app.emit("result");
+              },
+            })
+          : button({ label: "Go to the panel Run", text: "Go to Run", icon: "play", onclick: () => app.setTab("run") }),
+      );
       replace(this.detail, h("p", { class: "quiet" }, "Click an object on the map, or a row of the table."));
       return;
     }
@@ -121,9 +198,32 @@ export class Results {
     this.drawer.hidden = false;
     this.clearFilters();
     const result = run.results.find(({ source }) => source === app.source.id);
-    replace(this.summary,
-      h("div", { class: "score" }, h("span", { class: "score-number" }, (result?.count ?? run.count ?? 0).toLocaleString("en")), h("span", { class: "score-words" }, h("strong", {}, "found"), h("span", { class: "quiet" }, result?.interval ? `true count ${intervalText(result.interval)}` : `run ${run.id}`))),
-      result?.report_url ? h("a", { class: "button", href: result.report_url, target: "_blank", rel: "noopener" }, icon("report"), h("span", {}, "Open the report")) : null);
+    replace(
+      this.summary,
+      h(
+        "div",
+        { class: "score" },
+        h("span", { class: "score-number" }, (result?.count ?? run.count ?? 0).toLocaleString("en")),
+        h(
+          "span",
+          { class: "score-words" },
+          h("strong", {}, "found"),
+          h(
+            "span",
+            { class: "quiet" },
+            result?.interval ? `true count ${intervalText(result.interval)}` : `run ${run.id}`,
+          ),
+        ),
+      ),
+      result?.report_url
+        ? h(
+            "a",
+            { class: "button", href: result.report_url, target: "_blank", rel: "noopener" },
+            icon("report"),
+            h("span", {}, "Open the report"),
+          )
+        : null,
+    );
     this.layer.setVisible(true);
     app.set({ preview: false });
     app.viewer.map.updateSize();
@@ -132,7 +232,11 @@ export class Results {
   private fillClasses(): void {
     const select = this.inputs.get("class") as HTMLSelectElement;
     const now = select.value;
-    replace(select, h("option", { value: "" }, "All classes"), ...this.app.classes.map(({ name }) => h("option", { value: name }, name)));
+    replace(
+      select,
+      h("option", { value: "" }, "All classes"),
+      ...this.app.classes.map(({ name }) => h("option", { value: name }, name)),
+    );
     select.value = now;
   }
 
@@ -157,23 +261,62 @@ export class Results {
     if (!run) return;
     const search = new URLSearchParams({ paint: "1" });
     for (const [name, value] of Object.entries(this.filters)) if (value !== null) search.set(name, String(value));
-    this.layer.setSource(app.viewer.tiles(`/tile/instances/${encodeURIComponent(run.id)}/${encodeURIComponent(app.source.id)}`, "png", `?${search}`));
+    this.layer.setSource(
+      app.viewer.tiles(
+        `/tile/instances/${encodeURIComponent(run.id)}/${encodeURIComponent(app.source.id)}`,
+        "png",
+        `?${search}`,
+      ),
+    );
     try {
-      const table = await api.table(run.id, { ...this.values, sort: this.sort, descending: this.sort ? this.descending : null, offset: this.offset, limit: PAGE });
+      const table = await api.table(run.id, {
+        ...this.values,
+        sort: this.sort,
+        descending: this.sort ? this.descending : null,
+        offset: this.offset,
+        limit: PAGE,
+      });
       this.table = table;
       const names = table.columns.map(nameOf);
-      if (!this.column) this.column = names.find((name) => name.startsWith("area_")) ?? names.find((name) => name === "area") ?? names[0] ?? "";
+      if (!this.column)
+        this.column =
+          names.find((name) => name.startsWith("area_")) ?? names.find((name) => name === "area") ?? names[0] ?? "";
       this.draw();
-      const histogram = this.column ? await api.histogram(run.id, { ...this.values, column: this.column, bins: 40 }) : null;
-      const numeric = names.filter((name) => table.rows.some((row) => typeof record(row, table.columns)[name] === "number") && !["id", "x", "y", "col", "row"].includes(name));
-      const choice = h("select", { "aria-label": "Column of the histogram", onchange: () => {
-        this.column = choice.value;
-        this.later();
-      } }, ...numeric.map((name) => h("option", { value: name, selected: name === this.column }, heading(name))));
+      const histogram = this.column
+        ? await api.histogram(run.id, { ...this.values, column: this.column, bins: 40 })
+        : null;
+      const numeric = names.filter(
+        (name) =>
+          table.rows.some((row) => typeof record(row, table.columns)[name] === "number") &&
+          !["id", "x", "y", "col", "row"].includes(name),
+      );
+      const choice = h(
+        "select",
+        {
+          "aria-label": "Column of the histogram",
+          onchange: () => {
+            this.column = choice.value;
+            this.later();
+          },
+        },
+        ...numeric.map((name) => h("option", { value: name, selected: name === this.column }, heading(name))),
+      );
       const kind = this.column.startsWith("area") ? "area" : this.column.includes("probability") ? "probability" : null;
-      replace(this.chart, h("div", { class: "histogram-head" }, choice, h("span", { class: "quiet" }, kind ? "drag to filter" : "")),
-        histogram && histogram.counts.length ? histogramChart(histogram, { width: 330, height: 150, label: `Histogram of ${heading(this.column)}`, range: kind ? [this.filters[`min_${kind}`] as number ?? null, this.filters[`max_${kind}`] as number ?? null] : [null, null],
-          onBrush: (range) => kind && this.brush(kind, range) }) : h("p", { class: "quiet" }, "Nothing passes these filters."));
+      replace(
+        this.chart,
+        h("div", { class: "histogram-head" }, choice, h("span", { class: "quiet" }, kind ? "drag to filter" : "")),
+        histogram && histogram.counts.length
+          ? histogramChart(histogram, {
+              width: 330,
+              height: 150,
+              label: `Histogram of ${heading(this.column)}`,
+              range: kind
+                ? [(this.filters[`min_${kind}`] as number) ?? null, (this.filters[`max_${kind}`] as number) ?? null]
+                : [null, null],
+              onBrush: (range) => kind && this.brush(kind, range),
+            })
+          : h("p", { class: "quiet" }, "Nothing passes these filters."),
+      );
     } catch (error) {
       replace(this.rows, h("p", { class: "notice warn" }, words(error)));
     }
@@ -197,26 +340,67 @@ export class Results {
     const filtered = Object.values(this.filters).some((value) => value !== null);
     this.total.textContent = `${plural(table.total, "instance")}${filtered ? " pass the filters" : ""}`;
     const columns = table.columns.map(nameOf);
-    const head = (): HTMLElement => h("tr", {}, ...columns.map((name) => h("th", { scope: "col", class: numeric.has(name) ? "number" : "", "aria-sort": name === this.sort ? (this.descending ? "descending" : "ascending") : null },
-      h("button", { type: "button", class: "sort", "data-tip": `Sort by ${heading(name)}`, onclick: () => {
-        this.descending = this.sort === name ? !this.descending : true;
-        this.sort = name;
-        this.offset = 0;
-        void this.load();
-      } }, heading(name), name === this.sort ? (this.descending ? " ↓" : " ↑") : ""))));
-    const numeric = new Set(columns.filter((name) => table.rows.some((row) => typeof record(row, table.columns)[name] === "number")));
+    const head = (): HTMLElement =>
+      h(
+        "tr",
+        {},
+        ...columns.map((name) =>
+          h(
+            "th",
+            {
+              scope: "col",
+              class: numeric.has(name) ? "number" : "",
+              "aria-sort": name === this.sort ? (this.descending ? "descending" : "ascending") : null,
+            },
+            h(
+              "button",
+              {
+                type: "button",
+                class: "sort",
+                "data-tip": `Sort by ${heading(name)}`,
+                onclick: () => {
+                  this.descending = this.sort === name ? !this.descending : true;
+                  this.sort = name;
+                  this.offset = 0;
+                  void this.load();
+                },
+              },
+              heading(name),
+              name === this.sort ? (this.descending ? " ↓" : " ↑") : "",
+            ),
+          ),
+        ),
+      );
+    const numeric = new Set(
+      columns.filter((name) => table.rows.some((row) => typeof record(row, table.columns)[name] === "number")),
+    );
     const body = table.rows.map((row) => {
       const values = record(row, table.columns);
       const id = values["id"] ?? null;
-      const line = h("tr", { tabindex: 0, class: id !== null && id === this.chosen ? "chosen" : "", onclick: () => this.choose(values, true),
-        onkeydown: (event: KeyboardEvent) => {
-          if (event.key === "Enter") this.choose(values, true);
-          const other = event.key === "ArrowDown" ? line.nextElementSibling : event.key === "ArrowUp" ? line.previousElementSibling : null;
-          if (other instanceof HTMLElement) {
-            event.preventDefault();
-            other.focus();
-          }
-        } }, ...columns.map((name) => h("td", { class: typeof values[name] === "number" ? "number" : "" }, cellText(values[name] ?? null))));
+      const line = h(
+        "tr",
+        {
+          tabindex: 0,
+          class: id !== null && id === this.chosen ? "chosen" : "",
+          onclick: () => this.choose(values, true),
+          onkeydown: (event: KeyboardEvent) => {
+            if (event.key === "Enter") this.choose(values, true);
+            const other =
+              event.key === "ArrowDown"
+                ? line.nextElementSibling
+                : event.key === "ArrowUp"
+                  ? line.previousElementSibling
+                  : null;
+            if (other instanceof HTMLElement) {
+              event.preventDefault();
+              other.focus();
+            }
+          },
+        },
+        ...columns.map((name) =>
+          h("td", { class: typeof values[name] === "number" ? "number" : "" }, cellText(values[name] ?? null)),
+        ),
+      );
       line.dataset["id"] = String(id);
       return line;
     });
@@ -225,10 +409,28 @@ export class Results {
       this.offset = Math.max(0, this.offset + by * PAGE);
       void this.load();
     };
-    const pages = table.total > PAGE ? h("div", { class: "pages" },
-      h("button", { type: "button", class: "button small", disabled: this.offset === 0, onclick: () => turn(-1) }, "Previous"),
-      h("span", { class: "quiet" }, `${(this.offset + 1).toLocaleString("en")}–${last.toLocaleString("en")} of ${table.total.toLocaleString("en")}`),
-      h("button", { type: "button", class: "button small", disabled: last >= table.total, onclick: () => turn(1) }, "Next")) : null;
+    const pages =
+      table.total > PAGE
+        ? h(
+            "div",
+            { class: "pages" },
+            h(
+              "button",
+              { type: "button", class: "button small", disabled: this.offset === 0, onclick: () => turn(-1) },
+              "Previous",
+            ),
+            h(
+              "span",
+              { class: "quiet" },
+              `${(this.offset + 1).toLocaleString("en")}–${last.toLocaleString("en")} of ${table.total.toLocaleString("en")}`,
+            ),
+            h(
+              "button",
+              { type: "button", class: "button small", disabled: last >= table.total, onclick: () => turn(1) },
+              "Next",
+            ),
+          )
+        : null;
     replace(this.rows, h("table", {}, h("thead", {}, head()), h("tbody", {}, ...body)), pages);
     this.marks(table);
   }
@@ -264,10 +466,21 @@ export class Results {
     const row = this.rows.querySelector(`tr[data-id="${CSS.escape(String(this.chosen))}"]`);
     row?.classList.add("chosen");
     if (!go) row?.scrollIntoView({ block: "nearest" });
-    replace(this.detail, h("dl", {}, ...Object.entries(values).flatMap(([name, value]) => [h("dt", {}, heading(name)), h("dd", {}, cellText(value))])));
+    replace(
+      this.detail,
+      h(
+        "dl",
+        {},
+        ...Object.entries(values).flatMap(([name, value]) => [
+          h("dt", {}, heading(name)),
+          h("dd", {}, cellText(value)),
+        ]),
+      ),
+    );
     const at = this.place(values);
     if (!at) return;
-    for (const feature of viewer.marks.getFeatures()) if (feature.get("mark") === "target") viewer.marks.removeFeature(feature);
+    for (const feature of viewer.marks.getFeatures())
+      if (feature.get("mark") === "target") viewer.marks.removeFeature(feature);
     const target = new OlFeature(new OlPoint(flip(at)));
     target.set("mark", "target");
     viewer.marks.addFeature(target);
