@@ -43,7 +43,7 @@ export function installKeys({ app, tools, answers, card, help, theme, mapElement
         return true;
       case "select-all":
         app.setTool("select");
-        app.select(inView());
+        app.select(viewer.labelsIn(viewer.view.calculateExtent(viewer.map.getSize())));
         return true;
       case "accept":
         if (app.proposal) {
@@ -137,12 +137,6 @@ export function installKeys({ app, tools, answers, card, help, theme, mapElement
       default:
         return false;
     }
-  };
-  const inView = (): string[] => {
-    const ids: string[] = [];
-    const extent = viewer.view.calculateExtent(viewer.map.getSize());
-    viewer.labels.forEachFeatureIntersectingExtent(extent, (feature) => void ids.push(String(feature.getId())));
-    return ids.filter((id) => app.store.shown().get(id)?.properties.kind !== "region");
   };
   const types = (target: EventTarget | null): boolean =>
     target instanceof HTMLElement &&

@@ -116,6 +116,7 @@ export const OTHER_KEYS: { keys: string[]; group: Binding["group"]; text: string
     group: "Edit",
     text: "On a corner of the selected outline: takes it out; drag corners or edges to move them",
   },
+  { keys: ["Shift + drag"], group: "Edit", text: "With the select tool: everything in a box" },
   { keys: ["Space + drag"], group: "View", text: "Move about with any tool (also the middle button)" },
   { keys: ["Arrow keys"], group: "View", text: "Move the view" },
   { keys: ["Wheel"], group: "View", text: "Zoom" },

@@ -3,6 +3,7 @@ import OlFeature from "ol/Feature.js";
 import LineString from "ol/geom/LineString.js";
 import OlPolygon from "ol/geom/Polygon.js";
 import Collection from "ol/Collection.js";
+import DragBox from "ol/interaction/DragBox.js";
 import Modify from "ol/interaction/Modify.js";
 import PointerInteraction from "ol/interaction/Pointer.js";
 import type MapBrowserEvent from "ol/MapBrowserEvent.js";
@@ -56,6 +57,12 @@ export class Tools {
       }),
     );
     map.addInteraction(this.modify);
+    const box = new DragBox({
+      className: "select-box",
+      condition: (event) => app.tool === "select" && (event.originalEvent as PointerEvent).shiftKey,
+    });
+    box.on("boxend", () => app.select(app.viewer.labelsIn(box.getGeometry().getExtent()), true));
+    map.addInteraction(box);
     map.on("pointermove", (event) => this.move(event));
     map.getViewport()!.addEventListener("pointerleave", () => this.hideRing());
     map.on("moveend", () => this.drawRing());
@@ -374,10 +381,12 @@ export class Tools {
       app.acceptProposal();
       return;
     }
-    if (!app.activeClass || this.asking) return;
+    if (this.asking) return;
+    const ops = app.withClass();
+    if (ops.length) app.apply(ops);
     this.asking = true;
     try {
-      const { feature } = await api.wand(app.source.id, at[0], at[1], app.activeClass);
+      const { feature } = await api.wand(app.source.id, at[0], at[1], app.activeClass ?? "");
       if (!feature)
         toast("Nothing there stands out from its surroundings. Try its middle, or outline it with the lasso (L).");
       else

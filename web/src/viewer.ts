@@ -239,6 +239,15 @@ export class Viewer {
     this.shown = new Map(features);
   }
 
+  /** Ids of what is drawn inside an extent of the map library, without regions. */
+  labelsIn(extent: number[]): string[] {
+    const ids: string[] = [];
+    this.labels.forEachFeatureIntersectingExtent(extent, (feature) => {
+      if (dataOf(feature).properties.kind !== "region") ids.push(String(feature.getId()));
+    });
+    return ids;
+  }
+
   featureOf(id: string): OlFeature | null {
     return this.labels.getFeatureById(id) as OlFeature | null;
   }
