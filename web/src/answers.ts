@@ -78,6 +78,7 @@ export class Answers {
   readonly refresh = throttle(() => {
     const { app } = this;
     const { revision, state, cells_done } = app.preview;
+    if (state === "computing" && revision === 0) return; // no answer yet
     if (state === "empty") {
       for (const layer of this.classes.values()) layer.clear();
       this.unlike.clear();
@@ -102,7 +103,7 @@ export class Answers {
   private async fetchOutlines(): Promise<void> {
     const { app } = this;
     const box = app.viewer.box();
-    if (!box || app.preview.state === "empty" || !app.settings.preview) return;
+    if (!box || app.preview.state === "empty" || app.preview.revision === 0 || !app.settings.preview) return;
     this.running?.abort();
     const running = (this.running = new AbortController());
     const source = app.source.id;
