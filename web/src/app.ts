@@ -272,6 +272,12 @@ export class App {
     this.redraw();
     this.queue = this.queue.then(async () => {
       if (store !== this.store) return;
+      const [only] = ops.length === 1 ? ops : [];
+      if ((only?.op === "undo" && !store.undo) || (only?.op === "redo" && !store.redo)) {
+        store.refused(edit, null); // pressed faster than answered: there is nothing left
+        this.redraw();
+        return;
+      }
       try {
         const answer = await api.ops(source.id, store.revision, store.resolved(edit));
         store.answered(edit, answer);

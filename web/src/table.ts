@@ -1,5 +1,4 @@
 /** Tables of instances as the server sends them, and their words. */
-import { short } from "./charts.ts";
 import type { Cell, Column } from "./types.ts";
 
 export function nameOf(column: Column): string {
@@ -12,9 +11,14 @@ export function record(row: Cell[] | Record<string, Cell>, columns: Column[]): R
 
 export function cellText(value: Cell): string {
   if (value === null || value === undefined) return "";
-  if (typeof value === "number") return Number.isInteger(value) ? value.toLocaleString("en") : short(value);
-  return String(value);
+  if (typeof value !== "number") return String(value);
+  if (Number.isInteger(value)) return value.toLocaleString("en");
+  if (Math.abs(value) >= 100) return value.toLocaleString("en", { maximumFractionDigits: 1 });
+  return String(Number(value.toPrecision(3)));
 }
+
+/** Columns that only say where an instance is in the page's own frame. */
+export const PLACE = ["image_x", "image_y"];
 
 /** Names of columns as people read them. */
 export function heading(name: string): string {

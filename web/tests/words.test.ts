@@ -2,6 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { brushed, short } from "../src/charts.ts";
 import { nextStep, STEPS, type Situation } from "../src/guide.ts";
+import { cellText, heading, record } from "../src/table.ts";
 import { BINDINGS, commandOf, keyCap, keyOf, written } from "../src/keys.ts";
 
 const pressed = (key: string, more: Partial<Record<"ctrlKey" | "metaKey" | "shiftKey" | "altKey", boolean>> = {}) => ({
@@ -95,4 +96,21 @@ test("numbers on an axis are short", () => {
     "12.3k",
     "2.5M",
   ]);
+});
+
+test("a table shows coordinates whole and other numbers short, and its columns in words", () => {
+  assert.deepEqual([547_191.25, 12, 0.123456, 99.96, null, "Nucleus"].map(cellText), [
+    "547,191.3",
+    "12",
+    "0.123",
+    "100",
+    "",
+    "Nucleus",
+  ]);
+  assert.deepEqual(["area_um2", "mean_probability", "length_m"].map(heading), [
+    "area (µm²)",
+    "mean probability",
+    "length (m)",
+  ]);
+  assert.deepEqual(record([1, "a"], ["id", { name: "class" }]), { id: 1, class: "a" });
 });

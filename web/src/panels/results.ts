@@ -8,7 +8,7 @@ import { histogramChart } from "../charts.ts";
 import { button, debounce, h, icon, plural, replace, toast } from "../dom.ts";
 import { flip } from "../frame.ts";
 import type { Cell, Run, Table, XY } from "../types.ts";
-import { cellText, heading, nameOf, record } from "../table.ts";
+import { cellText, heading, nameOf, PLACE, record } from "../table.ts";
 import { intervalText } from "./run.ts";
 import { section, slider } from "./fields.ts";
 
@@ -288,7 +288,7 @@ export class Results {
       const numeric = names.filter(
         (name) =>
           table.rows.some((row) => typeof record(row, table.columns)[name] === "number") &&
-          !["id", "x", "y", "col", "row"].includes(name),
+          !["id", "x", "y", ...PLACE].includes(name),
       );
       const choice = h(
         "select",
@@ -471,10 +471,9 @@ export class Results {
       h(
         "dl",
         {},
-        ...Object.entries(values).flatMap(([name, value]) => [
-          h("dt", {}, heading(name)),
-          h("dd", {}, cellText(value)),
-        ]),
+        ...Object.entries(values)
+          .filter(([name]) => !PLACE.includes(name))
+          .flatMap(([name, value]) => [h("dt", {}, heading(name)), h("dd", {}, cellText(value))]),
       ),
     );
     const at = this.place(values);

@@ -13,7 +13,7 @@ export function statusPill(app: App): HTMLElement {
     const text = {
       empty: message && message.length < 44 ? message : "No preview yet",
       computing: cells_total ? `Computing ${cells_done} of ${cells_total}` : "Computing",
-      ready: seconds ? `Up to date · ${seconds.toFixed(seconds < 10 ? 1 : 0)} s` : "Up to date",
+      ready: seconds >= 0.05 ? `Up to date · ${seconds.toFixed(seconds < 10 ? 1 : 0)} s` : "Up to date",
       stale: "Stale",
       paused: message && message.length < 44 ? message : "Paused",
     }[shown];
