@@ -80,11 +80,8 @@ class LabelFile:
 
     def text(self, labels: Sequence[Label], colours: Mapping[str, Colour]) -> bytes:
         """The file's content; the same labels give the same bytes."""
-        regions = shapely.union_all([one.geometry for one in labels if one.kind == "region"])
-        shapely.prepare(regions)
         lines, kept = [], {}
-        for label in labels:
-            mark = self._mark(label, regions)
+        for label, mark in zip(labels, self.marks(labels), strict=True):
             colour = colours.get(label.class_name or "", (128, 128, 128))
             known = self._texts.get(label.id)
             if known is None or known[0] is not label or known[1:3] != (mark, colour):
@@ -156,6 +153,12 @@ class LabelFile:
             return [Label(new_id(), clipped(tidied(geometry), self.image), kind, name, source=origin)]
         except LabelError:
             return []
+
+    def marks(self, labels: Sequence[Label]) -> list[str]:
+        """What the property ``name`` says of each label in the file; nothing for most."""
+        regions = shapely.union_all([one.geometry for one in labels if one.kind == "region"])
+        shapely.prepare(regions)
+        return [self._mark(label, regions) for label in labels]
 
     def _mark(self, label: Label, regions: BaseGeometry) -> str:
         """What the property ``name`` says of a label; nothing for what files had before."""

@@ -225,13 +225,14 @@ class Labels:
             return changes
 
     def _with_known_ids(self, read: Sequence[Label]) -> list[Label]:
-        """Labels that were read, with the ids of those that are the same as before."""
+        """Labels that were read; those that the file says nothing new of are as they were before."""
+        before = self.all()
         known: dict[tuple[Any, ...], list[Label]] = {}
-        for label in self.all():
-            known.setdefault(_content(label), []).append(label)
+        for label, mark in zip(before, self._file.marks(before), strict=True):
+            known.setdefault(_content(label, mark), []).append(label)
         found = []
-        for label in read:
-            same = known.get(_content(label))
+        for label, mark in zip(read, self._file.marks(read), strict=True):
+            same = known.get(_content(label, mark))
             found.append(same.pop(0) if same else label)
         return found
 
@@ -374,15 +375,9 @@ def _in_order(labels: Mapping[str, Ranked]) -> list[Label]:
     return [label for _, label in sorted(labels.values(), key=lambda ranked: ranked[0])]
 
 
-def _content(label: Label) -> tuple[Any, ...]:
-    """What makes two labels the same but for their ids."""
-    return (
-        label.kind,
-        label.class_name,
-        label.negative,
-        label.source,
-        shapely.to_wkb(label.geometry.normalize()),
-    )
+def _content(label: Label, mark: str) -> tuple[Any, ...]:
+    """What a file says of a label, but for its id."""
+    return label.kind, label.class_name, label.negative, mark, shapely.to_wkb(label.geometry.normalize())
 
 
 def _for_journal(ranked: Ranked) -> dict[str, Any]:

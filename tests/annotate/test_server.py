@@ -1,98 +1,47 @@
-"""The server by HTTP: tiles and labels as the page asks for them."""
+"""The server by HTTP: tiles, labels and the preview as the page asks for them."""
 
 from __future__ import annotations
 
 import asyncio
 import io
-from collections.abc import Awaitable, Callable
-from pathlib import Path
-from typing import Any
+import json
+from urllib.parse import quote
 
 import numpy as np
-import pytest
-from aiohttp.test_utils import TestClient, TestServer
 from PIL import Image
 
-from fewscope.annotate.app import make_app
-from fewscope.annotate.config import AnnotateConfig
-from fewscope.annotate.security import Gate
-from fewscope.annotate.session import Session
-from fewscope.connectors.slides.pyramid_tiff import write_pyramid
-
-HEIGHT, WIDTH = 700, 900
+from tests.helpers.pages import HEIGHT, WIDTH, Page, config_of, picture, rectangle, visit
 
 
-def picture() -> np.ndarray:
-    rows, cols = np.mgrid[:HEIGHT, :WIDTH]
-    return np.stack([rows % 256, cols % 256, (rows + cols) // 8 % 256], 2).astype(np.uint8)
-
-
-@pytest.fixture(scope="module")
-def slide(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("slides") / "slide.tif"
-    write_pyramid(path, picture(), mpp=0.5)
-    return path
-
-
-class Page:
-    """A page that has opened the printed address."""
-
-    def __init__(self, client: TestClient[Any, Any], session: Session, gate: Gate) -> None:
-        self.client, self.session, self.gate = client, session, gate
-
-    @property
-    def headers(self) -> dict[str, str]:
-        return {"X-Fewscope": "1", "Origin": f"http://127.0.0.1:{self.client.port}"}
-
-    async def get(self, path: str, status: int = 200) -> Any:
-        response = await self.client.get(path)
-        assert response.status == status, await response.text()
-        return await response.json() if "json" in response.content_type else await response.read()
-
-    async def post(self, path: str, body: Any, status: int = 200) -> Any:
-        response = await self.client.post(path, json=body, headers=self.headers)
-        assert response.status == status, await response.text()
-        return await response.json() if response.status != 204 else None
-
-    async def ops(self, *operations: Any, revision: int = 10**6, status: int = 200) -> Any:
-        return await self.post(
-            "/api/labels/ops", {"source": "0", "revision": revision, "ops": list(operations)}, status
-        )
-
-
-def visit(config: AnnotateConfig, journey: Callable[[Page], Awaitable[None]]) -> None:
-    """Start a server, open its address, and do what `journey` does."""
-
-    async def travel() -> None:
-        session, gate = Session(config), Gate.new("127.0.0.1")
-        client = TestClient(TestServer(make_app(session, gate)))
-        await client.start_server()
-        try:
-            response = await client.get(f"/?token={gate.token}", allow_redirects=False)
-            assert response.status == 303
-            await journey(Page(client, session, gate))
-        finally:
-            await client.close()
-            session.close()
-
-    asyncio.run(travel())
-
-
-def config_of(slide: Path, out: Path, **more: Any) -> AnnotateConfig:
-    return AnnotateConfig((str(slide),), ("slide",), str(out), **more)
+def pixels(data: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(data)))
 
 
 def test_tiles_of_the_finest_zoom_are_the_pixels_of_the_image(slide, tmp_path):
     async def journey(page: Page) -> None:
         (one,) = (await page.get("/api/info"))["sources"]
         assert (one["width"], one["height"], one["max_zoom"]) == (WIDTH, HEIGHT, 2)
-        tile = np.asarray(Image.open(io.BytesIO(await page.get("/tile/image/0/2/1/1.jpg"))))
+        tile = pixels(await page.get("/tile/image/0/2/1/1.jpg"))
         expected = picture()[256:512, 256:512].astype(int)
         assert np.abs(tile.astype(int) - expected).mean() < 6  # JPEG, twice
-        whole = np.asarray(Image.open(io.BytesIO(await page.get("/tile/image/0/0/0/0.jpg"))))
+        whole = pixels(await page.get("/tile/image/0/0/0/0.jpg"))
         assert whole.shape == (256, 256, 3)
         assert (whole[HEIGHT // 4 + 4 :] > 250).all(), "below the image is background"
         await page.get("/tile/image/0/2/4/0.jpg", status=404)
+        thumbnail = pixels(await page.get("/tile/thumbnail/0.jpg"))
+        assert max(thumbnail.shape) <= 256
+
+    visit(config_of(slide, tmp_path), journey)
+
+
+def test_tiles_are_not_sent_twice(slide, tmp_path):
+    async def journey(page: Page) -> None:
+        first = await page.client.get("/tile/image/0/2/0/0.jpg")
+        again = await page.client.get(
+            "/tile/image/0/2/0/0.jpg", headers={"If-None-Match": first.headers["ETag"]}
+        )
+        assert again.status == 304
+        assert not await again.read()
 
     visit(config_of(slide, tmp_path), journey)
 
@@ -110,3 +59,110 @@ def test_a_stroke_is_a_feature_and_can_be_undone(slide, tmp_path):
         assert (await page.ops({"op": "redo"}, status=400))["error"] == "there is nothing to redo"
 
     visit(config_of(slide, tmp_path), journey)
+
+
+def test_what_another_window_has_changed_is_a_conflict_and_is_shown(slide, tmp_path):
+    async def journey(page: Page) -> None:
+        first = await page.ops(rectangle(10, 10, 60, 60))
+        own = first["changed"][0]["id"]
+        await page.ops({"op": "relabel", "ids": [own], "class": "gland"}, revision=first["revision"])
+        late = {"op": "delete", "ids": [own]}
+        refused = await page.ops(late, revision=first["revision"], status=409)
+        assert [one["properties"]["class"] for one in refused["features"]] == ["gland"]
+        await page.ops(rectangle(100, 10, 160, 60), revision=first["revision"])  # names nothing: no conflict
+        await page.ops(late, revision=refused["revision"])
+
+    visit(config_of(slide, tmp_path), journey)
+
+
+def test_every_page_is_told_of_changes(slide, tmp_path):
+    async def journey(page: Page) -> None:
+        stream = await page.client.get("/api/events")
+        assert stream.content_type == "text/event-stream"
+        await page.ops(rectangle(10, 10, 60, 60))
+        async for line in stream.content:
+            if line.startswith(b"data:") and (event := json.loads(line[5:]))["type"] == "labels":
+                break
+        assert event["source"] == "0"
+        stream.close()
+
+    visit(config_of(slide, tmp_path), journey)
+
+
+def test_a_file_that_another_program_changes_is_taken_over_and_can_be_undone(slide, tmp_path):
+    async def journey(page: Page) -> None:
+        await page.ops(rectangle(10, 10, 210, 210, "region"), rectangle(20, 20, 60, 60))
+        path = tmp_path / "labels.geojson"
+        drawn = json.loads(path.read_text())
+        before = await page.get("/api/labels?source=0")
+        drawn["features"] = drawn["features"][:1]  # an object is deleted in QuPath
+        path.write_text(json.dumps(drawn))
+        after = await page.until("/api/labels?source=0", lambda now: now["revision"] > before["revision"])
+        assert [one["id"] for one in after["features"]] == [before["features"][0]["id"]]
+        assert len((await page.ops({"op": "undo"}))["changed"]) == 1
+
+    visit(config_of(slide, tmp_path), journey)
+
+
+def test_the_preview_learns_what_a_batch_job_would_read_from_the_file(slide, tmp_path):
+    from fewscope.connectors.open import open_source
+    from fewscope.connectors.support.load import load_support
+
+    async def journey(page: Page) -> None:
+        state = await page.until("/api/preview?source=0", lambda now: "draw an object" in now["message"])
+        assert state["state"] == "empty"
+        await page.ops(
+            rectangle(10, 10, 210, 210, "region"), rectangle(20, 20, 60, 60), rectangle(90, 80, 120, 99)
+        )
+        await page.ops(rectangle(500, 400, 540, 440), rectangle(600, 400, 640, 440, "not"))
+        state = await page.until(
+            "/api/preview?source=0", lambda now: now["state"] == "ready" and now["revision"] > 2
+        )
+        learning = next(value for value in page.client.app.values() if hasattr(value, "labels_changed"))
+        source = open_source(str(slide))
+        batch = load_support(str(tmp_path / "labels.geojson"), source=source)
+        source.close()
+        assert learning.support.digest() == batch.digest()
+        assert (batch.n_dense, batch.n_sparse) == (1, 1)
+
+    visit(config_of(slide, tmp_path), journey)
+
+
+def test_tiles_of_the_preview_lie_where_their_pixels_lie(slide, tmp_path):
+    async def journey(page: Page) -> None:
+        name = "a/b ü"
+        region = rectangle(10, 10, 210, 210, "region")
+        await page.ops(region, rectangle(20, 20, 60, 60, name=name))
+        await page.until("/api/preview?source=0", lambda now: now["state"] == "ready")
+        address = f"/tile/probability/0/1/{quote(name, safe='')}"
+        tile = pixels(await page.get(f"{address}/2/3/2.png"))
+        assert (tile[0, :132, 0] == np.arange(768, 900) % 256).all()
+        assert (tile[:188, :132, 3] == 255).all()
+        assert not tile[188:, :, 3].any()
+        assert not tile[:, 132:, 3].any()
+        half = pixels(await page.get(f"{address}/1/0/0.png"))
+        assert (half[0, :, 0] == (np.arange(256) * 2 + 1) % 256).all()
+        unlike = pixels(await page.get("/tile/unlike/0/1/2/0/1.png"))
+        assert (unlike[:, 0, 0] == np.arange(256, 512) % 256).all()
+        painted = pixels(await page.get(f"{address}/2/0/0.png?paint=ff8000&threshold=0.5"))
+        assert painted[0, 127, 3] == 0
+        assert tuple(painted[0, 200, :3]) == (255, 128, 0)
+        await page.get(f"{address}/2/0/0.png?paint=red", status=400)
+        await page.get("/tile/probability/0/1/unknown/2/0/0.png", status=404)
+
+    visit(config_of(slide, tmp_path), journey)
+
+
+def test_what_is_on_the_screen_is_looked_at_in_working_pixels(slide, tmp_path):
+    async def journey(page: Page) -> None:
+        learning = next(value for value in page.client.app.values() if hasattr(value, "labels_changed"))
+        while learning.preview is None:
+            await asyncio.sleep(0.01)
+        body = {"source": "0", "box": [-50, 100, 400, 300.5], "pointer": [200, 150]}
+        await page.post("/api/view", body, status=204)
+        source, window, pointer = learning.preview.looks[-1]
+        assert (source, window.col_off, window.row_off, window.width, window.height) == (0, 0, 50, 200, 101)
+        assert pointer == (100, 75)
+        await page.post("/api/view", body | {"box": [0, 0, float("1e300"), 5]}, status=400)
+
+    visit(config_of(slide, tmp_path, mpp=1.0), journey)
