@@ -25,7 +25,7 @@ from fewscope.connectors.slides.resolution import resolve_mpp, working_scale
 from fewscope.connectors.source import DEFAULT_MPP
 from fewscope.errors import SourceError
 from tests.helpers.rasters import break_tile
-from tests.helpers.source_conformance import SourceConformance, same_pixels
+from tests.helpers.source_conformance import same_pixels
 
 
 def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
@@ -59,31 +59,6 @@ def broken_slide_path(tmp_path_factory):
     write_pyramid(path, picture(600, 840), 0.25, tile=128, overviews=[])
     break_tile(path, 2 * 7 + 3)
     return path
-
-
-# 0.125: enlarged 2 x; 0.3425: factor 1.37 from level 0; 0.5: level 1 as it is; 0.775: 3.1, from level 1.
-class TestSlide(SourceConformance):
-    @pytest.fixture(params=[0.125, 0.25, 0.3425, 0.5, 0.775])
-    def source(self, request, slide_path):
-        source = open_source(slide_path, mpp=request.param)
-        yield source
-        source.close()
-
-
-class TestSlideOfOddSize(SourceConformance):
-    @pytest.fixture(params=[0.25, 0.5, 0.6])
-    def source(self, request, odd_slide_path):
-        source = open_source(odd_slide_path, mpp=request.param)
-        yield source
-        source.close()
-
-
-class TestSlideWithABrokenTile(SourceConformance):
-    @pytest.fixture(params=[0.25, 0.3425])
-    def source(self, request, broken_slide_path):
-        source = open_source(broken_slide_path, mpp=request.param)
-        yield source
-        source.close()
 
 
 def test_level_0_is_the_picture_that_was_written(slide_path):

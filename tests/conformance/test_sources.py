@@ -1,0 +1,264 @@
+"""One suite that every reader passes: exact positions, threads, pickling, background.
+
+Slides as OpenSlide knows them by the tags that scanners write, rasters as GDAL opens them, and what is put together of
+several files. Real slides of other scanners pass the same suite in `tests/end_to_end/test_real_slides_sources.py`.
+"""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import openslide
+import pytest
+import rasterio
+import tifffile
+from affine import Affine
+from rasterio.control import GroundControlPoint
+
+from fewscope.connectors.open import open_source
+from fewscope.connectors.raster_options import RasterOptions
+from fewscope.connectors.slides.pyramid_tiff import write_pyramid
+from tests.helpers.rasters import ORIGIN, break_tile, north_up, waves, write_raster
+from tests.helpers.scanned_slides import write_leica
+from tests.helpers.source_conformance import SourceConformance
+
+HEIGHT, WIDTH = 410, 530
+
+
+def holes(height: int = HEIGHT, width: int = WIDTH) -> np.ndarray:
+    """bool: a diagonal strip and a disk are missing."""
+    row, col = np.mgrid[:height, :width]
+    return (np.abs(row - col) > 9) & ((row - 200) ** 2 + (col - 330) ** 2 > 60**2)
+
+
+def uint16_with_nodata(folder) -> str:
+    values = waves(HEIGHT, WIDTH, 4, 9000).astype(np.uint16)
+    values[:, ~holes()] = 0
+    return write_raster(folder / "a.tif", values, north_up(), nodata=0)
+
+
+def masked_with_overviews(folder) -> str:
+    values = waves(HEIGHT, WIDTH).astype(np.uint8)
+    return write_raster(folder / "a.tif", values, north_up(), mask=holes(), overviews=(2, 4))
+
+
+def floats_in_strips(folder) -> str:
+    values = waves(HEIGHT, WIDTH, 1, 0.4).astype(np.float32)
+    values[:, ~holes()] = np.nan
+    return write_raster(
+        folder / "a.tif", values, north_up(), tiled=False, blockxsize=WIDTH, blockysize=3, nodata=-9999.0
+    )
+
+
+def with_a_broken_tile(folder) -> str:
+    path = write_raster(folder / "a.tif", waves(HEIGHT, WIDTH).astype(np.uint8), north_up())
+    break_tile(path, 7)
+    return path
+
+
+def rotated(folder) -> str:
+    turned = Affine.translation(*ORIGIN) @ Affine.rotation(30) @ Affine.scale(10, -10)
+    return write_raster(folder / "a.tif", waves(HEIGHT, WIDTH).astype(np.uint8), turned)
+
+
+def palette(folder) -> str:
+    path = write_raster(folder / "a.tif", (waves(HEIGHT, WIDTH, 1) // 64).astype(np.uint8), north_up())
+    with rasterio.open(path, "r+") as dataset:
+        dataset.write_colormap(1, {i: (60 * i, 255 - 60 * i, 7 * i, 255) for i in range(4)})
+    return path
+
+
+def control_points_only(folder) -> str:
+    corners = [(0, 0), (0, WIDTH), (HEIGHT, 0), (HEIGHT, WIDTH)]
+    turned = Affine.translation(*ORIGIN) @ Affine.rotation(12) @ Affine.scale(10, -10)
+    points = []
+    for row, col in corners:
+        x, y = turned.c + turned.a * col + turned.b * row, turned.f + turned.d * col + turned.e * row
+        points.append(GroundControlPoint(row=row, col=col, x=x, y=y))
+    values = waves(HEIGHT, WIDTH).astype(np.uint8)
+    return write_raster(folder / "a.tif", values, None, gcps=points)
+
+
+def described(folder) -> str:
+    """A VRT of two files side by side, in its own folder."""
+    values = waves(HEIGHT, WIDTH).astype(np.uint8)
+    write_raster(folder / "west.tif", values[:, :, :300], north_up(), mask=holes()[:, :300])
+    write_raster(folder / "east.tif", values[:, :, 300:], north_up(x=ORIGIN[0] + 3000), mask=holes()[:, 300:])
+    bands = ""
+    for band in (1, 2, 3):
+        places = ""
+        for name, start, width in (("west", 0, 300), ("east", 300, WIDTH - 300)):
+            places += (
+                f'<SimpleSource><SourceFilename relativeToVRT="1">{name}.tif</SourceFilename>'
+                f'<SourceBand>{band}</SourceBand><SrcRect xOff="0" yOff="0" xSize="{width}" ySize="{HEIGHT}"/>'
+                f'<DstRect xOff="{start}" yOff="0" xSize="{width}" ySize="{HEIGHT}"/></SimpleSource>'
+            )
+        bands += f'<VRTRasterBand dataType="Byte" band="{band}">{places}</VRTRasterBand>'
+    x, y = ORIGIN
+    (folder / "a.vrt").write_text(
+        f'<VRTDataset rasterXSize="{WIDTH}" rasterYSize="{HEIGHT}"><SRS>EPSG:32618</SRS>'
+        f"<GeoTransform>{x}, 10, 0, {y}, 0, -10</GeoTransform>{bands}</VRTDataset>"
+    )
+    return str(folder / "a.vrt")
+
+
+def tiles_of_a_mosaic(folder) -> str:
+    """Four files with a strip that none of them has, in one glob."""
+    values = waves(HEIGHT, WIDTH).astype(np.uint8)
+    for row, col, height, width in (
+        (0, 0, 200, 260),
+        (0, 260, 200, 270),
+        (200, 0, 210, 250),
+        (200, 260, 210, 270),
+    ):
+        x, y = ORIGIN[0] + 10 * col, ORIGIN[1] - 10 * row
+        part = values[:, row : row + height, col : col + width]
+        write_raster(folder / f"{row}-{col}.tif", part, north_up(x=x, y=y))
+    return str(folder / "*.tif")
+
+
+def two_zones(folder) -> str:
+    """A pattern for two scenes that overlap, the second in the neighbouring UTM zone."""
+    write_raster(folder / "1.tif", waves(300, 320).astype(np.uint8), north_up(30, 735_000), nodata=0)
+    values = waves(280, 300, seed=1).astype(np.uint8)
+    write_raster(folder / "2.tif", values, north_up(30, 232_000), "EPSG:32619", nodata=0)
+    return str(folder / "*.tif")
+
+
+def slide_picture(height: int, width: int) -> np.ndarray:
+    return np.moveaxis(waves(height, width), 0, 2).astype(np.uint8)
+
+
+def generic_slide(folder) -> str:
+    """0.25 um per px, with levels of factor 2 and 4."""
+    write_pyramid(folder / "slide.tif", slide_picture(600, 840), 0.25, tile=128, overviews=[2, 4])
+    return str(folder / "slide.tif")
+
+
+def odd_slide(folder) -> str:
+    """Sizes that no factor divides: levels whose downsamples are not whole."""
+    write_pyramid(folder / "slide.tif", slide_picture(611, 837), 0.25, tile=64, overviews=[2, 4])
+    return str(folder / "slide.tif")
+
+
+def slide_with_a_broken_tile(folder) -> str:
+    write_pyramid(folder / "slide.tif", slide_picture(600, 840), 0.25, tile=128, overviews=[])
+    break_tile(str(folder / "slide.tif"), 2 * 7 + 3)
+    return str(folder / "slide.tif")
+
+
+def aperio(folder) -> str:
+    """As Aperio's scanners describe their slides."""
+    image = slide_picture(512, 700)
+    with tifffile.TiffWriter(folder / "slide.svs") as writer:
+        text = "Aperio Image Library v11.2.1 \r\n700x512 [0,0 700x512] (256x256) |AppMag = 40|MPP = 0.25"
+        writer.write(image, tile=(256, 256), photometric="rgb", description=text, metadata=None)
+        writer.write(image[::4, ::4], tile=(256, 256), photometric="rgb", description=text, metadata=None)
+    return str(folder / "slide.svs")
+
+
+def leica(folder) -> str:
+    """Scanned within a larger plane, of which the rest is empty."""
+    write_leica(folder / "slide.scn", slide_picture(300, 400), (96, 64))
+    return str(folder / "slide.scn")
+
+
+SLIDES = {
+    "generic TIFF, level 0": (generic_slide, 0.25),
+    "generic TIFF, enlarged": (generic_slide, 0.125),
+    "generic TIFF, 1.37 times shrunk": (generic_slide, 0.3425),
+    "generic TIFF, level 1": (generic_slide, 0.5),
+    "generic TIFF, 3.1 times shrunk": (generic_slide, 0.775),
+    "odd sizes": (odd_slide, 0.25),
+    "odd sizes, level 1": (odd_slide, 0.5),
+    "odd sizes, shrunk": (odd_slide, 0.6),
+    "a broken tile": (slide_with_a_broken_tile, 0.25),
+    "a broken tile, shrunk": (slide_with_a_broken_tile, 0.3425),
+    "Aperio": (aperio, 0.25),
+    "Aperio, shrunk": (aperio, 0.4),
+    "Leica": (leica, 0.5),
+    "Leica, shrunk": (leica, 0.7),
+}
+
+
+@pytest.fixture(scope="module", params=SLIDES.values(), ids=SLIDES.keys())
+def slide(request, tmp_path_factory):
+    make, mpp = request.param
+    source = open_source(make(tmp_path_factory.mktemp("slide")), mpp=mpp)
+    yield source
+    source.close()
+
+
+class TestSlide(SourceConformance):
+    @pytest.fixture
+    def source(self, slide):
+        return slide
+
+
+def test_slides_are_known_by_what_their_scanners_write(tmp_path):
+    for make, vendor in ((generic_slide, "generic-tiff"), (aperio, "aperio"), (leica, "leica")):
+        (tmp_path / vendor).mkdir()
+        with openslide.OpenSlide(make(tmp_path / vendor)) as opened:
+            assert opened.properties[openslide.PROPERTY_NAME_VENDOR] == vendor
+
+
+KINDS = {
+    "uint16 with nodata": (uint16_with_nodata, {"bands": (4, 2, 1)}),
+    "uint16 shrunk 1.37 times": (uint16_with_nodata, {"res": 13.7}),
+    "uint16 enlarged": (uint16_with_nodata, {"res": 6.1}),
+    "mask and overviews": (masked_with_overviews, {}),
+    "mask and overviews at half": (masked_with_overviews, {"res": 20.0}),
+    "mask and overviews at 2.9": (masked_with_overviews, {"res": 29.0}),
+    "float strips with NaN": (floats_in_strips, {}),
+    "a broken tile": (with_a_broken_tile, {}),
+    "a broken tile, shrunk": (with_a_broken_tile, {"res": 16.0}),
+    "rotated": (rotated, {}),
+    "rotated and shrunk": (rotated, {"res": 17.0}),
+    "palette": (palette, {}),
+    "control points only": (control_points_only, {}),
+    "another CRS": (uint16_with_nodata, {"crs": "EPSG:4326"}),
+    "VRT": (described, {}),
+    "VRT, shrunk": (described, {"res": 23.0}),
+    "mosaic": (tiles_of_a_mosaic, {}),
+    "mosaic, shrunk": (tiles_of_a_mosaic, {"res": 27.0}),
+    "two UTM zones": (two_zones, {}),
+    "two UTM zones, best valid": (two_zones, {"pick": "best", "res": 41.0}),
+}
+
+
+@pytest.fixture(scope="module", params=KINDS.values(), ids=KINDS.keys())
+def opened(request, tmp_path_factory):
+    make, options = request.param
+    source = open_source(make(tmp_path_factory.mktemp("raster")), raster=RasterOptions(**options))
+    yield source
+    source.close()
+
+
+class TestRaster(SourceConformance):
+    @pytest.fixture
+    def source(self, opened):
+        return opened
+
+
+class TestRasterCutToAnArea(SourceConformance):
+    @pytest.fixture(params=[None, 17.0])
+    def source(self, request, tmp_path):
+        x, y = ORIGIN
+        triangle = [[x + 713, y - 3501], [x + 4402, y - 404], [x + 6000, y - 5000], [x + 713, y - 3501]]
+        area = {
+            "type": "FeatureCollection",
+            "crs": {"type": "name", "properties": {"name": "urn:ogc:def:crs:EPSG::32618"}},
+            "features": [
+                {
+                    "type": "Feature",
+                    "properties": {},
+                    "geometry": {"type": "Polygon", "coordinates": [triangle]},
+                }
+            ],
+        }
+        (tmp_path / "area.geojson").write_text(json.dumps(area))
+        options = RasterOptions(aoi=str(tmp_path / "area.geojson"), res=request.param)
+        source = open_source(uint16_with_nodata(tmp_path), raster=options)
+        yield source
+        source.close()
