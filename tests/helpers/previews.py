@@ -78,6 +78,13 @@ class ColourMaps:
         return self.tiles.nbytes
 
 
+@dataclass(frozen=True)
+class ColourPack:
+    """All that the stand-in learns."""
+
+    n_classes: int
+
+
 @dataclass
 class ColourSettled:
     """Class c is what is bright in channel c, for as many classes as the support set has.
@@ -94,13 +101,13 @@ class ColourSettled:
         self.n_maps += 1
         return ColourMaps(tiles)
 
-    def pack(self, images: np.ndarray, labels: np.ndarray) -> int:
+    def pack(self, images: np.ndarray, labels: np.ndarray) -> ColourPack:
         assert self.open.wait(20)
         self.packed.append(len(images))
-        return len(labels)
+        return ColourPack(len(labels) if labels.ndim == 4 else 1)
 
-    def answer(self, maps: ColourMaps, pack: int) -> np.ndarray:
-        return np.moveaxis(maps.tiles[..., :pack], 3, 1).astype(np.float32) / np.float32(255)
+    def answer(self, maps: ColourMaps, pack: ColourPack) -> np.ndarray:
+        return np.moveaxis(maps.tiles[..., : pack.n_classes], 3, 1).astype(np.float32) / np.float32(255)
 
     def examples(self, images: np.ndarray, labels: np.ndarray) -> float:
         """Mean grey of what is labelled."""
