@@ -14,14 +14,15 @@ from typing import Any
 
 from aiohttp import web
 
-from fewscope.annotate import label_routes, preview_routes, run_routes, tile_routes
+from fewscope.annotate import correct_routes, label_routes, preview_routes, run_routes, tile_routes
 from fewscope.annotate.config import LOOPBACK, AnnotateConfig, ssh_line
 from fewscope.annotate.learning import Learning, MakePreview
 from fewscope.annotate.results import Tables
+from fewscope.annotate.round_log import RoundLog
 from fewscope.annotate.runs import Run, Runs
 from fewscope.annotate.security import MAX_BODY, Gate, add_headers
 from fewscope.annotate.session import Session
-from fewscope.annotate.web_keys import LEARNING, RUNS, SESSION, TABLES
+from fewscope.annotate.web_keys import LEARNING, ROUNDS, RUNS, SESSION, TABLES
 from fewscope.connectors.source import Source
 from fewscope.connectors.support_options import SupportOptions
 from fewscope.errors import ConfigError, FewscopeError, LabelConflict
@@ -56,6 +57,7 @@ def make_app(session: Session, gate: Gate, make_preview: MakePreview | None = No
         session.sources, options, make_preview or network_preview(session.config), session.hub.publish
     )
     session.on_labels.append(app[LEARNING].labels_changed)
+    app[ROUNDS] = RoundLog(session, app[LEARNING], _score_round)
     ids = {one.uri: one.id for one in session.sources}
     app[RUNS], app[TABLES] = Runs(session.out, lambda run: _tell_run(session, run), ids), Tables()
     app.router.add_get("/", _index)
@@ -66,6 +68,7 @@ def make_app(session: Session, gate: Gate, make_preview: MakePreview | None = No
     app.router.add_routes(label_routes.routes)
     app.router.add_routes(preview_routes.routes)
     app.router.add_routes(run_routes.routes)
+    app.router.add_routes(correct_routes.routes)
     app.cleanup_ctx.append(_beside)
     app.on_shutdown.append(_end_events)
     return app
@@ -140,12 +143,20 @@ async def _beside(app: web.Application) -> Any:
     session = app[SESSION]
     session.hub.start(asyncio.get_running_loop())
     app[LEARNING].start()
+    app[ROUNDS].start()
     watch = asyncio.create_task(_watch(session))
     yield
     watch.cancel()
     with suppress(asyncio.CancelledError):
         await watch
+    await asyncio.to_thread(app[ROUNDS].close)
     await asyncio.gather(asyncio.to_thread(app[LEARNING].close), asyncio.to_thread(app[RUNS].close))
+
+
+def _score_round(preview: Any, support: Any) -> Any:
+    from fewscope.annotate.rounds import score_round  # imports the network
+
+    return score_round(preview, support)
 
 
 def _tell_run(session: Session, run: Run) -> None:

@@ -64,7 +64,7 @@ class Journal:
         try:
             return list(_parsed(data[:whole]))
         except ValueError:
-            self._set_aside()
+            self.set_aside()
             return []
 
     def append(self, entry: Mapping[str, Any]) -> None:
@@ -91,7 +91,7 @@ class Journal:
         """Close the file, and let go of it."""
         self._file.close()
 
-    def _set_aside(self) -> None:
+    def set_aside(self) -> None:
         """Keep a copy of a damaged journal under another name, and begin a new one."""
         self.damaged = self.path.with_name(f"{self.path.name}.damaged-{time.strftime('%Y%m%d-%H%M%S')}")
         self._file.seek(0)

@@ -7,7 +7,7 @@ import logging
 import os
 import threading
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,8 @@ import shapely
 
 from fewscope.annotate.journal import Journal
 from fewscope.annotate.label_files import LabelFile, colours_of
-from fewscope.annotate.operations import Edit, apply_operation
+from fewscope.annotate.label_state import Delta, LabelState, for_journal, in_order
+from fewscope.annotate.operations import apply_operation
 from fewscope.annotate.shapes import Label
 from fewscope.connectors.colours import Colour
 from fewscope.connectors.storage.atomic import write_atomic
@@ -28,22 +29,7 @@ FILE, JOURNAL = "labels.geojson", "labels.journal.jsonl"
 MAX_OPERATIONS = 2000
 """Of one request."""
 
-Ranked = tuple[int, Label]
-"""A label and its place in the file: what is drawn later lies above."""
-
-
-@dataclass(frozen=True, slots=True)
-class Delta:
-    """What a change removes and adds, and the classes before and after if it changes them."""
-
-    removed: Mapping[str, Ranked]
-    added: Mapping[str, Ranked]
-    classes: tuple[dict[str, Colour], dict[str, Colour]] | None = None
-
-    @property
-    def inverse(self) -> Delta:
-        """The change back."""
-        return Delta(self.added, self.removed, None if self.classes is None else self.classes[::-1])
+Stamp = tuple[int, int] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,18 +58,6 @@ class Changes:
     classes: dict[str, Colour]
 
 
-@dataclass(slots=True)
-class _State:
-    labels: dict[str, Ranked] = field(default_factory=dict)
-    classes: dict[str, Colour] = field(default_factory=dict)
-    undo: list[Delta] = field(default_factory=list)
-    redo: list[Delta] = field(default_factory=list)
-    revision: int = 0
-    next_rank: int = 0
-    touched: dict[str, int] = field(default_factory=dict)  # id -> revision of its last change
-    digests: tuple[str, str] = ("", "")  # of the file: last and the one before
-
-
 class Labels:
     """Labels of a source, kept in a folder; threads may share it.
 
@@ -109,7 +83,9 @@ class Labels:
         self.notes: list[str] = []
         self._file = file
         self._lock = threading.RLock()
-        self._state = _State()
+        self._state = LabelState()
+        self._stamp: Stamp = None
+        self._is_behind = False  # the file could not be written
         self._journal = Journal(folder / JOURNAL)
         try:
             self._restore(support)
@@ -130,7 +106,7 @@ class Labels:
     def all(self) -> list[Label]:
         """The labels, in the order of the file."""
         with self._lock:
-            return _in_order(self._state.labels)
+            return self._state.in_order()
 
     @property
     def has_any(self) -> bool:
@@ -140,7 +116,7 @@ class Labels:
     def snapshot(self) -> Changes:
         """Everything, as after a change of all labels."""
         with self._lock:
-            return self._changes(_in_order(self._state.labels), ())
+            return self._changes(self._state.in_order(), ())
 
     @property
     def classes(self) -> dict[str, Colour]:
@@ -168,12 +144,14 @@ class Labels:
         if not isinstance(operations, list) or not 0 < len(operations) <= MAX_OPERATIONS:
             raise LabelError(f"a request holds no list of 1 to {MAX_OPERATIONS} operations")
         with self._lock:
+            if _stamp(self.path) != self._stamp:
+                self.reload()
             names = [one.get("op") for one in operations if isinstance(one, dict)]
             if names == ["undo"]:
                 return self._step("undo")
             if names == ["redo"]:
                 return self._step("redo")
-            edit = self._edit()
+            edit = self._state.edit()
             for operation in operations:
                 apply_operation(edit, operation, self._file.image)
             stale = [
@@ -181,7 +159,7 @@ class Labels:
             ]
             if stale:
                 raise LabelConflict("a label was changed in another window; it is shown as it is now")
-            return self._commit("ops", self._delta(edit))
+            return self._commit("ops", self._state.delta(edit))
 
     def replace(
         self, labels: Iterable[Label], how: str, classes: Mapping[str, Colour] | None = None
@@ -191,14 +169,14 @@ class Labels:
         ``how`` names the change in the journal. Labels whose id and content are the same are not touched.
         """
         with self._lock:
-            edit = self._edit()
+            edit = self._state.edit()
             new = list(labels)
             for own in [one for one in self._state.labels if one not in {label.id for label in new}]:
                 edit.remove(own)
             for label in new:
                 edit.put(label)
             edit.classes.update(colours_of(new, classes or edit.classes))
-            delta = self._delta(edit)
+            delta = self._state.delta(edit)
             return (
                 self._commit(how, delta) if delta.added or delta.removed or delta.classes else self.snapshot()
             )
@@ -212,17 +190,51 @@ class Labels:
             The file cannot be read: the labels stay as they are.
         """
         with self._lock:
-            digest = _digest_of(self.path)
+            stamp, digest = _stamp(self.path), _digest_of(self.path)
             if digest == self._state.digests[0]:
+                self._stamp = stamp
                 return None
-            if digest is None:  # deleted: written again, nothing is lost
+            if digest is None or self._is_behind:  # deleted, or could not be written: nothing is lost
                 self._write_file(self._file.text(self.all(), self._state.classes))
                 return None
             labels, self.notes = self._file.read(str(self.path))
+            self._stamp = stamp
             changes = self.replace(self._with_known_ids(labels), "replace")
             if self._state.digests[0] != _digest_of(self.path):  # the same labels, in other words
                 self._write_file(self._file.text(self.all(), self._state.classes))
             return changes
+
+    def state_now(self) -> tuple[int, str]:
+        """Revision, and digest of the file: what `restore` puts back."""
+        with self._lock:
+            return self._state.revision, self._state.digests[0]
+
+    def restore(self, revision: int, digest: str) -> Changes:
+        """Put back the labels that there were after a number of changes; one change, which can be undone.
+
+        Raises
+        ------
+        LabelError
+            The journal does not hold them (any more).
+        """
+        with self._lock:
+            then = LabelState()
+            try:
+                for entry in self._journal.read()[:revision]:
+                    then.replay(entry)
+            except ValueError:
+                then = LabelState()
+            if (then.revision, then.digests[0]) != (revision, digest if revision else ""):
+                raise LabelError(f"the labels of change {revision} are not in {self._journal.path} any more")
+            edit = self._state.edit()
+            for own in [one for one in edit.labels if one not in then.labels]:
+                edit.remove(own)
+            for _, label in sorted(then.labels.values(), key=lambda ranked: ranked[0]):
+                if edit.labels.get(label.id) != label:
+                    edit.put(label)
+            edit.classes = {**then.classes, **edit.classes}
+            delta = self._state.delta(edit)
+            return self._commit("restore", delta) if delta.added or delta.removed else self.snapshot()
 
     def _with_known_ids(self, read: Sequence[Label]) -> list[Label]:
         """Labels that were read; those that the file says nothing new of are as they were before."""
@@ -239,14 +251,19 @@ class Labels:
     def _restore(self, support: str | None) -> None:
         """Labels as they were: from the journal, from the file where that is newer, else from `support`."""
         state = self._state
-        for entry in self._journal.read():
-            self._replay(entry)
+        try:
+            for entry in self._journal.read():
+                state.replay(entry)
+        except ValueError:
+            self._journal.set_aside()
+            state = self._state = LabelState()
         if self._journal.damaged is not None:
             self.notes.append(
                 f"the journal was damaged: undo begins anew, the old one is {self._journal.damaged.name}"
             )
         digest = _digest_of(self.path)
         if state.revision and digest in state.digests:
+            self._stamp = _stamp(self.path)
             if digest != state.digests[0]:  # a crash came between the journal and the file
                 self._write_file(self._file.text(self.all(), state.classes))
             return
@@ -265,94 +282,21 @@ class Labels:
             self.notes += notes
             self.replace(labels, "start")
 
-    def _replay(self, entry: Mapping[str, Any]) -> None:
-        state = self._state
-        kind = entry["type"]
-        if kind in ("undo", "redo"):
-            stack, other = (state.undo, state.redo) if kind == "undo" else (state.redo, state.undo)
-            delta = stack.pop()
-            other.append(delta)
-            self._take(delta.inverse if kind == "undo" else delta)
-        else:
-            classes = entry.get("classes")
-            delta = Delta(
-                {one["feature"]["id"]: _from_journal(one) for one in entry["removed"]},
-                {one["feature"]["id"]: _from_journal(one) for one in entry["added"]},
-                None if classes is None else (_colours(classes[0]), _colours(classes[1])),
-            )
-            self._take(delta)
-            if kind != "start":
-                state.undo.append(delta)
-            state.redo.clear()
-        state.digests = (entry["file"], state.digests[0])
-
-    def _take(self, delta: Delta) -> None:
-        """Apply a change to the state in memory."""
-        state = self._state
-        state.revision += 1
-        for own in delta.removed:
-            state.labels.pop(own, None)
-        state.labels.update(delta.added)
-        if delta.classes is not None:
-            state.classes = dict(delta.classes[1])
-        for own in (*delta.removed, *delta.added):
-            state.touched[own] = state.revision
-        ranks = [rank for rank, _ in delta.added.values()]
-        state.next_rank = max([state.next_rank, *(rank + 1 for rank in ranks)])
-
-    def _edit(self) -> Edit:
-        state = self._state
-        return Edit({own: label for own, (_, label) in state.labels.items()}, dict(state.classes))
-
-    def _delta(self, edit: Edit) -> Delta:
-        state = self._state
-        removed = {own: state.labels[own] for own in edit.removed if own in state.labels}
-        added: dict[str, Ranked] = {}
-        rank = state.next_rank
-        for own in edit.changed:
-            label, before = edit.labels[own], state.labels.get(own)
-            if before is not None:
-                if before[1] == label:
-                    continue
-                removed[own] = before
-                added[own] = (before[0], label)
-            else:
-                added[own] = (rank, label)
-                rank += 1
-        classes = None if edit.classes == state.classes else (dict(state.classes), dict(edit.classes))
-        return Delta(removed, added, classes)
-
     def _step(self, kind: str) -> Changes:
-        state = self._state
-        stack = state.undo if kind == "undo" else state.redo
-        if not stack:
+        delta = self._state.next_delta(kind)
+        if delta is None:
             raise LabelError(f"there is nothing to {kind}")
-        return self._commit(kind, stack[-1].inverse if kind == "undo" else stack[-1])
+        return self._commit(kind, delta)
 
     def _commit(self, kind: str, delta: Delta) -> Changes:
         """Journal, then memory, then the file: a crash at any point loses nothing that was answered."""
         state = self._state
         after = {own: ranked for own, ranked in state.labels.items() if own not in delta.removed}
         after.update(delta.added)
-        classes = state.classes if delta.classes is None else delta.classes[1]
-        text = self._file.text(_in_order(after), classes)
-        entry: dict[str, Any] = {"type": kind, "file": hashlib.sha256(text).hexdigest()}
-        if kind not in ("undo", "redo"):
-            entry["removed"] = [_for_journal(one) for one in delta.removed.values()]
-            entry["added"] = [_for_journal(one) for one in delta.added.values()]
-            if delta.classes is not None:
-                entry["classes"] = delta.classes
-        self._journal.append(entry)
-        self._take(delta)
-        if kind == "undo":
-            state.redo.append(state.undo.pop())
-        elif kind == "redo":
-            state.undo.append(state.redo.pop())
-        else:
-            if kind != "start":  # which cannot be undone
-                state.undo.append(delta)
-            state.redo.clear()
-        state.digests = (entry["file"], state.digests[0])
+        text = self._file.text(in_order(after), state.classes if delta.classes is None else delta.classes[1])
+        digest = hashlib.sha256(text).hexdigest()
+        self._journal.append(for_journal(kind, delta, digest))
+        state.take(kind, delta, digest)
         self._write_file(text)
         gone = tuple(own for own in delta.removed if own not in delta.added)
         return self._changes([label for _, label in delta.added.values()], gone)
@@ -360,9 +304,12 @@ class Labels:
     def _write_file(self, text: bytes) -> None:
         try:
             write_atomic(open_filesystem(str(self.path))[0], os.path.abspath(self.path), text)
+            self._is_behind = False
         except FewscopeError as error:  # the journal has it: the next change tries again
             log.warning("%s", error)
             self.notes.append(str(error))
+            self._is_behind = True
+        self._stamp = _stamp(self.path)
 
     def _changes(self, changed: Iterable[Label], removed: tuple[str, ...]) -> Changes:
         state = self._state
@@ -371,35 +318,18 @@ class Labels:
         )
 
 
-def _in_order(labels: Mapping[str, Ranked]) -> list[Label]:
-    return [label for _, label in sorted(labels.values(), key=lambda ranked: ranked[0])]
-
-
 def _content(label: Label, mark: str) -> tuple[Any, ...]:
     """What a file says of a label, but for its id."""
     return label.kind, label.class_name, label.negative, mark, shapely.to_wkb(label.geometry.normalize())
 
 
-def _for_journal(ranked: Ranked) -> dict[str, Any]:
-    return {"rank": ranked[0], "feature": ranked[1].feature()}
-
-
-def _from_journal(entry: Mapping[str, Any]) -> Ranked:
-    feature = entry["feature"]
-    properties = feature["properties"]
-    label = Label(
-        id=feature["id"],
-        geometry=shapely.geometry.shape(feature["geometry"]),
-        kind=properties["kind"],
-        class_name=properties["class"],
-        negative=properties["negative"],
-        source=properties["source"],
-    )
-    return int(entry["rank"]), label
-
-
-def _colours(stated: Mapping[str, Sequence[int]]) -> dict[str, Colour]:
-    return {name: (int(c[0]), int(c[1]), int(c[2])) for name, c in stated.items()}
+def _stamp(path: Path) -> Stamp:
+    """What changes when a file is written: time and size; None if there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size
 
 
 def _digest_of(path: Path) -> str | None:

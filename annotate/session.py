@@ -11,6 +11,7 @@ from typing import Any
 
 import pyproj
 from affine import Affine
+from shapely.geometry.base import BaseGeometry
 
 from fewscope._version import __version__
 from fewscope.annotate.config import AnnotateConfig
@@ -56,6 +57,7 @@ class OpenSource:
     folder: Path
     to_file: Affine
     scale: float
+    frame: BaseGeometry
 
     @property
     def grid(self) -> TileGrid:
@@ -195,6 +197,7 @@ class Session:
             folder,
             file.to_file,
             work_scale(info),
+            file.image,
         )
 
 

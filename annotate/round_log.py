@@ -1,0 +1,227 @@
+"""Rounds: whenever labels have rested for a moment, the support set is scored, and compared with the round before.
+
+``rounds.jsonl`` has a line for each: when, of which labels, the left-out IoU, and the objects drawn and found. A round
+that is worse says so; its labels, and those of any round, can be put back.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fewscope.annotate.labels import Changes
+from fewscope.annotate.learning import Learning
+from fewscope.annotate.session import OpenSource, Session
+from fewscope.errors import LabelError
+
+log = logging.getLogger(__name__)
+
+FILE = "rounds.jsonl"
+REST_S = 3.0
+"""Labels that have not changed for so long are scored: a person looks."""
+
+WORSE = 0.02
+"""Loss of left-out IoU from which on a round counts as worse: smaller differences are noise with five patches."""
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """One round.
+
+    Attributes
+    ----------
+    number : int
+        From 1.
+    time : float
+        Seconds since 1970.
+    source : str
+        Id of the source that was labelled last.
+    digest : str
+        Of the support set.
+    labels : dict
+        For each source's name the revision of its labels, and the digest of their file.
+    """
+
+    number: int
+    time: float
+    revision: int
+    source: str
+    digest: str
+    n_regions: int
+    labels: dict[str, tuple[int, str]]
+    iou: float | None = None
+    iou_by_class: dict[str, float | None] = field(default_factory=dict)
+    counts: list[dict[str, Any]] = field(default_factory=list)
+    worse: bool = False
+    state: str = "done"
+
+    def described(self) -> dict[str, Any]:
+        """What the page must know."""
+        names = (
+            "number",
+            "time",
+            "revision",
+            "source",
+            "iou",
+            "iou_by_class",
+            "counts",
+            "n_regions",
+            "worse",
+            "state",
+        )
+        return {name: getattr(self, name) for name in names}
+
+    def record(self) -> dict[str, Any]:
+        """What the file keeps."""
+        return self.described() | {"digest": self.digest, "labels": self.labels}
+
+
+Score = Callable[[Any, Any], Any]
+"""`rounds.score_round`: a preview and a support set give a `RoundScore`."""
+
+
+class RoundLog:
+    """Scores rounds in a thread of its own.
+
+    Parameters
+    ----------
+    session : Session
+        Sources and where they are kept.
+    learning : Learning
+        Gives the support set and the preview.
+    score : Score
+        Scores a support set.
+    rest_s : float
+        As `REST_S`.
+    """
+
+    def __init__(self, session: Session, learning: Learning, score: Score, rest_s: float = REST_S) -> None:
+        self._session, self._learning, self._score, self._rest_s = session, learning, score, rest_s
+        self._path = session.out / FILE
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="rounds", daemon=True)
+        self.rounds: list[Round] = _read(self._path)
+        self.scoring: Round | None = None
+
+    def start(self) -> None:
+        """Begin to watch for labels that rest."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop; a round that is being scored is left out."""
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def described(self) -> list[dict[str, Any]]:
+        """All rounds, the one that is being scored last."""
+        scoring = self.scoring
+        return [one.described() for one in [*self.rounds, *([scoring] if scoring is not None else [])]]
+
+    def restore(self, number: int) -> tuple[OpenSource, Changes]:
+        """Put the labels of a round back, of all sources; a change like any other, which can be undone.
+
+        Returns
+        -------
+        The source that was labelled last in that round, and its changes.
+
+        Raises
+        ------
+        LabelError
+            There is no such round, or its labels are not in the journals any more.
+        """
+        found = next((one for one in self.rounds if one.number == number), None)
+        if found is None:
+            raise LabelError(f"there is no round {number}")
+        answers: list[tuple[OpenSource, Changes]] = []
+        for one in self._session.sources:
+            if one.name in found.labels:
+                answers.append((one, one.labels.restore(*found.labels[one.name])))
+        if not answers:
+            raise LabelError(f"round {number} is of other images")
+        for one, changes in answers:
+            self._session.tell(one, changes)
+        return next((answer for answer in answers if answer[0].id == found.source), answers[0])
+
+    def _watch(self) -> None:
+        last = self.rounds[-1].digest if self.rounds else ""
+        seen: Any = None
+        while not self._stop.wait(min(0.5, self._rest_s)):
+            support, preview = self._learning.support, self._learning.preview
+            if support is None or preview is None or support is seen or support.n_dense < 2:
+                continue
+            if self._learning.rested_s < self._rest_s or not self._learning.wait_learned(0):
+                continue
+            seen, digest = support, support.digest()
+            if digest == last:
+                continue
+            last = digest
+            try:
+                self._score_now(support, preview, digest)
+            except Exception:  # of the network: the page goes on without this round
+                log.exception("a round could not be scored")
+                self.scoring = None
+
+    def _score_now(self, support: Any, preview: Any, digest: str) -> None:
+        sources = self._session.sources
+        started = Round(
+            number=len(self.rounds) + 1,
+            time=round(time.time(), 3),
+            revision=self._learning.revision,
+            source=sources[self._learning.last_source].id,
+            digest=digest,
+            n_regions=support.n_dense,
+            labels={one.name: one.labels.state_now() for one in sources},
+            state="scoring",
+        )
+        self.scoring = started
+        self._tell(started)
+        score = self._score(preview, support)
+        before = next((one.iou for one in reversed(self.rounds) if one.iou is not None), None)
+        done = Round(
+            **{name: getattr(started, name) for name in ("number", "time", "revision", "source", "digest")},
+            n_regions=started.n_regions,
+            labels=started.labels,
+            iou=score.iou,
+            iou_by_class=dict(zip(support.class_names, score.iou_by_class, strict=True)),
+            counts=[
+                {"class": name, "drawn": count.drawn, "found": count.found}
+                for name, count in zip(support.class_names, score.counts, strict=True)
+                if count is not None
+            ],
+            worse=before is not None and score.iou is not None and score.iou < before - WORSE,
+        )
+        if self._stop.is_set():
+            return
+        with open(self._path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(done.record(), separators=(",", ":")) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        self.rounds.append(done)
+        self.scoring = None
+        self._tell(done)
+
+    def _tell(self, one: Round) -> None:
+        self._session.hub.publish({"type": "round", **one.described()})
+
+
+def _read(path: Path) -> list[Round]:
+    """Rounds of earlier starts; lines that are damaged are left out."""
+    rounds: list[Round] = []
+    with suppress(OSError):
+        for line in path.read_text(encoding="utf-8").splitlines():
+            with suppress(ValueError, TypeError, KeyError, IndexError):
+                values = json.loads(line)
+                values["labels"] = {
+                    str(name): (int(kept[0]), str(kept[1])) for name, kept in values["labels"].items()
+                }
+                rounds.append(Round(**values))
+    return rounds
