@@ -252,7 +252,7 @@ class Runs:
         if request.address is not None:
             shown = f"RAY_ADDRESS={shlex.quote(request.address)} {shown}"
         run = Run(folder.name, folder, tuple(sources), shown)
-        argv = [sys.executable, "-m", "fewscope", *words, "--progress-json", str(folder / PROGRESS)]
+        argv = [sys.executable, *module_words([*words, "--progress-json", str(folder / PROGRESS)])]
         try:
             with open(folder / OUTPUT, "wb") as output, open(folder / ERRORS, "wb") as errors:
                 run.process = subprocess.Popen(
@@ -326,6 +326,11 @@ class Runs:
         run.stage = None
         _write_record(run)
         self._on_change(run)
+
+
+def module_words(words: Sequence[str]) -> list[str]:
+    """Arguments of Python that run a command of this Fewscope."""
+    return ["-m", "fewscope", *words]
 
 
 def _has_ended(process: subprocess.Popen[bytes], timeout_s: float) -> bool:
