@@ -98,6 +98,12 @@ async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamRe
         return web.json_response({"error": str(error)}, status=400)
     except json.JSONDecodeError:
         return web.json_response({"error": "the request is not JSON"}, status=400)
+    except web.HTTPException:
+        raise
+    except Exception as error:  # a fault of ours: the page says so, and the log has the rest
+        log.exception("%s %s", request.method, request.path)
+        text = f"the server has failed ({type(error).__name__}); its terminal says more"
+        return web.json_response({"error": text}, status=500)
 
 
 async def _index(request: web.Request) -> web.StreamResponse:

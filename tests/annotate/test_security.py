@@ -230,6 +230,23 @@ def test_every_answer_has_the_policies(slide, tmp_path):
     visit(config_of(slide, tmp_path), journey)
 
 
+def test_a_fault_of_the_server_is_one_line_with_the_policies(slide, tmp_path, monkeypatch, caplog):
+    def fail(self: object) -> None:
+        raise ZeroDivisionError("secret")
+
+    monkeypatch.setattr("fewscope.annotate.session.Session.described", fail)
+
+    async def journey(page: Page) -> None:
+        response = await page.client.get("/api/info")
+        assert response.status == 500
+        assert "ZeroDivisionError" in (await response.json())["error"]
+        assert "secret" not in await response.text()
+        assert "Content-Security-Policy" in response.headers
+
+    visit(config_of(slide, tmp_path), journey)
+    assert "secret" in caplog.text
+
+
 def test_others_in_the_network_need_a_secret_and_are_told_of_ssh(tmp_path, capsys):
     for host in ("0.0.0.0", "gpu-server", "192.168.1.5"):
         with pytest.raises(ConfigError, match=r"ssh -L 8000:127.0.0.1:8000 .*--token-file"):
