@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import re
 import subprocess
 import sys
 import uuid
@@ -74,6 +75,7 @@ NAPARI = """
 import json, sys
 from napari_ome_zarr import napari_get_reader
 layers = napari_get_reader(sys.argv[1])(sys.argv[1])
+print()
 print(json.dumps([
     [kind, facts.get("name"), [list(level.shape) for level in data], int((data[0] > 0).sum())]
     for data, facts, kind in layers
@@ -96,7 +98,8 @@ def test_napari_reads_an_image_and_two_labels_by_their_names(run: Run) -> None:
         env=os.environ | {"QT_QPA_PLATFORM": "offscreen"},
     )
     assert done.returncode == 0, done.stderr
-    layers = {name: (kind, shapes, n) for kind, name, shapes, n in json.loads(done.stdout)}
+    found = json.loads(done.stdout.splitlines()[-1])  # the reader prints, too
+    layers = {re.split("[/:]", name)[-1].strip(): (kind, shapes, n) for kind, name, shapes, n in found}
     result = open_result(str(out))
     for name, kind in (("probability", "image"), ("semantic", "labels"), ("instances", "labels")):
         assert layers[name][0] == kind
