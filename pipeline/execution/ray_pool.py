@@ -121,9 +121,14 @@ class RayPool:
                 start_ray()
             self._head = Head(ray.get_runtime_context().gcs_address)
             self._size()
+        assert self._head is not None
         for _ in range(self.n_workers - len(self._starting) - len(self._ready)):
-            worker = _Worker(ray.remote(Actor).options(**self._options).remote(self._load_model))
-            self._starting[worker.actor.is_ready.remote()] = worker
+            actor: Any = self._head.ask(
+                lambda: ray.remote(Actor).options(**self._options).remote(self._load_model)
+            )
+            if actor is None:
+                return  # tried again while calls are waited for
+            self._starting[actor.is_ready.remote()] = _Worker(actor)
 
     def _size(self) -> None:
         """How many workers, and what each asks Ray for."""
@@ -264,6 +269,8 @@ class RayPool:
                 if refs := [*running, *self._starting]:
                     left_s = max(0.0, until - time.monotonic())
                     done, _ = ray.wait(refs, num_returns=1, timeout=min(left_s, ASK_EVERY_S))
+                else:  # nothing runs and nothing starts: the head does not answer
+                    time.sleep(min(timeout_s, 1.0))
                 if done or not refs or time.monotonic() >= until:
                     break
             for ref in done:
@@ -308,16 +315,23 @@ class RayPool:
             self._ready.remove(worker)
             if not self._ready:
                 self._alone_since = time.monotonic()
-        if self._head is None or self._head.answers():
-            with suppress(Exception):
-                ray.kill(worker.actor)
-            self.start()
+        self._kill(worker.actor)
+        self.start()
+
+    def _kill(self, actor: Any) -> None:
+        """Have Ray kill an actor, if it can."""
+        assert self._head is not None
+        with suppress(Exception):  # of a Ray that is gone
+            self._head.ask(lambda: ray.kill(actor))
 
     def _check_machines(self) -> None:
         """While no worker is left: whether any machine could hold one."""
         assert self._alone_since is not None
         needed = {"CPU": self._options["num_cpus"], "GPU": self._options["num_gpus"]}
-        machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        nodes = self._head.ask(ray.nodes) if self._head else None
+        if nodes is None:
+            return
+        machines = [node["Resources"] for node in nodes if node["Alive"]]
         if any(all(of.get(kind, 0) >= n for kind, n in needed.items()) for of in machines):
             return  # Ray starts one there, as soon as others let it
         alone_s = time.monotonic() - self._alone_since
@@ -337,9 +351,7 @@ class RayPool:
 
     def __exit__(self, *_: object) -> None:
         for actor in self._actors:
-            with suppress(Exception):  # of a Ray that is gone
-                if self._head is None or self._head.answers():
-                    ray.kill(actor)
+            self._kill(actor)
         self._ready, self._starting, self._options, self._shared = [], {}, {}, None
         if self._started_here:
             ray.shutdown()

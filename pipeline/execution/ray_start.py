@@ -8,14 +8,21 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import ray
 
 from fewscope import _version
 from fewscope.errors import WorkerError
+
+T = TypeVar("T")
+
+ANSWER_S = 15.0
+"""For the head to do what it is asked for."""
 
 HEAD_GONE_S = 30.0
 """Without an answer of the head, after which it is gone: Ray's own control service needs seconds to be started again
@@ -64,27 +71,56 @@ class Head:
         self.address = address
         self._asked = self._answered = time.monotonic()
 
-    def answers(self) -> bool:
-        """Whether it accepts connections, which is looked at every few seconds.
+    def answers(self, *, now: bool = False) -> bool:
+        """Whether it accepts connections, which is looked at every few seconds, or now.
 
         Raises
         ------
         WorkerError
             It has not for `HEAD_GONE_S`.
         """
-        now = time.monotonic()
-        if now - self._asked < (ASK_EVERY_S if self._asked == self._answered else ASK_AGAIN_S):
+        moment = time.monotonic()
+        if not now and moment - self._asked < (ASK_EVERY_S if self._asked == self._answered else ASK_AGAIN_S):
             return self._asked == self._answered
         host, _, port = self.address.rpartition(":")
-        self._asked = now
+        self._asked = moment
         try:
             socket.create_connection((host.strip("[]"), int(port)), CONNECT_S).close()
         except OSError as error:
-            if now - self._answered >= HEAD_GONE_S:
-                raise lost_ray(f"{self.address} has not answered for {now - self._answered:.0f} s") from error
+            if moment - self._answered >= HEAD_GONE_S:
+                raise lost_ray(
+                    f"{self.address} has not answered for {moment - self._answered:.0f} s"
+                ) from error
             return False
-        self._answered = now
+        self._answered = moment
         return True
+
+    def ask(self, call: Callable[[], T]) -> T | None:
+        """Make a call that needs the head; None if it does not answer in time.
+
+        Raises
+        ------
+        WorkerError
+            As `answers`.
+        Exception
+            As the call raised it.
+        """
+        if not self.answers(now=True):
+            return None
+        outcome: Future[T] = Future()
+
+        def make() -> None:
+            try:
+                outcome.set_result(call())
+            except BaseException as error:
+                outcome.set_exception(error)
+
+        # a thread that nothing waits for: Ray may keep it for as long as `RECONNECT_S`
+        threading.Thread(target=make, name="asks Ray's head", daemon=True).start()
+        try:
+            return outcome.result(ANSWER_S)
+        except TimeoutError:
+            return None
 
 
 def start_ray(*, worker_logs: bool = False) -> None:
