@@ -21,7 +21,9 @@ class Command:
 
 COMMANDS = {
     "segment": Command(
-        "segment_wsi", "count objects in whole slides", "slide.svs --support nuclei.geojson --out out/slide"
+        "segment_wsi",
+        "count objects in whole slides; label photographs",
+        "slide.svs --support nuclei.geojson --out out/slide",
     ),
     "map": Command(
         "segment_raster", "map rasters", "scene.tif --support drawn.gpkg --out out/scene --bands 4,3,2"
@@ -31,6 +33,9 @@ COMMANDS = {
         "map_changes",
         "compare maps of several dates",
         "2000.tif 2020.tif --support drawn.gpkg --out out/river",
+    ),
+    "mine": Command(
+        "mine", "rank segmented photographs, the worst first", "out/photos --worst 5 --out more/"
     ),
     "train": Command("train", "train a network", "--data ~/fewshot_data --split train --out runs/mine"),
     "evaluate": Command(

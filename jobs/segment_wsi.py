@@ -21,10 +21,14 @@ Segment whole slides with a few labelled patches, and count what is in them.
 Examples:
     %(prog)s slide.svs --support annotations.geojson --out out/slide
     %(prog)s slides/*.svs --support nuclei/ --out out --instances split --min-area-um2 10
+    %(prog)s photos/ --support five/ --out out/photos
 
 SUPPORT is a folder of labelled patches (image/ and label/, or 1.jpg 1.png ...), or polygons drawn on the slide and
 exported from QuPath as GeoJSON: regions of class "Region*", with the objects inside outlined. See docs/support-set.md.
 With several slides, each gets a folder of its own in OUT. After an interruption, the same command resumes.
+
+A folder of photographs (PNG, JPEG) with a support set of whole photographs and masks is labelled as FSS-1000's images
+are: masks, overlays, COCO's JSON and a contact sheet, the most doubtful first. Options for slides have no effect there.
 """
 
 
@@ -33,7 +37,12 @@ def parser(prog: str = PROG, *, only_estimate: bool = False) -> JobParser:
     usage = f"SLIDE [SLIDE ...] --support SUPPORT{'' if only_estimate else ' --out OUT'} [options]"
     made = JobParser(prog, DESCRIPTION, usage, renamed={"--max-unread": "--max-unreadable"})
     add = made.group["input"].add_argument
-    add("slides", nargs="+", metavar="SLIDE", help="slide: path, glob, or fsspec URL (s3://...)")
+    add(
+        "slides",
+        nargs="+",
+        metavar="SLIDE",
+        help="slide: path, glob, or URL (s3://...); or a folder of photographs",
+    )
     options.add_support_options(made, "--support-slide", "FILE", "GeoJSON drawn on a slide")
     add(
         "--cell-part",
@@ -97,7 +106,11 @@ def configs(args: argparse.Namespace) -> list[SegmentConfig]:
 
 
 def run(args: argparse.Namespace) -> int:
-    """All slides over one pool of workers."""
+    """All slides over one pool of workers, or a folder of photographs."""
+    from fewscope.jobs.photographs import photographs_of, run_photographs
+
+    if files := photographs_of(args.slides):
+        return run_photographs(files, args)
     from fewscope.jobs.segmenting import run_all
 
     return run_all(configs(args), args, summary)

@@ -44,13 +44,16 @@ EXAMPLE = '{"mpp": 0.5, "class": "nucleus"}'
 
 
 @dataclass(frozen=True, slots=True)
-class _Pair:
+class Pair:
+    """Paths of an image, its mask and, or None, its objects."""
+
     image: str
     label: str
     instances: str | None
 
     @property
     def name(self) -> str:
+        """Name of the image's file."""
         return PurePosixPath(self.image).name
 
 
@@ -66,7 +69,7 @@ def load_folder(uri: str, class_names: Sequence[str]) -> SupportSet:
     if not is_folder:
         raise SupportError(f"{uri}: is a file, expected a folder of pairs, or a .geojson of annotations")
     stated = _read_statement(filesystem, root, uri)
-    pairs = list(_find_pairs(filesystem, root, uri))
+    pairs = list(find_pairs(filesystem, root, uri))
     if pairs:
         return _load_pairs(filesystem, root, uri, pairs, stated, class_names)
     of_classes = _class_folders(filesystem, root, uri)
@@ -96,14 +99,14 @@ def load_folder(uri: str, class_names: Sequence[str]) -> SupportSet:
     return replace(joined, notes=(*joined.notes, *both))
 
 
-def _class_folders(filesystem: Any, root: str, uri: str) -> dict[str, list[_Pair]]:
+def _class_folders(filesystem: Any, root: str, uri: str) -> dict[str, list[Pair]]:
     """Pairs by the name of their folder, in the order of the names; folders without pairs are skipped."""
     folders = [entry["name"] for entry in filesystem.ls(root, detail=True) if entry["type"] == "directory"]
     folders = [path for path in sorted(folders) if not PurePosixPath(path).name.startswith(".")]
     found = {}
     for path in folders:
         name = PurePosixPath(path.rstrip("/")).name
-        if pairs := list(_find_pairs(filesystem, path, f"{uri.rstrip('/')}/{name}")):
+        if pairs := list(find_pairs(filesystem, path, f"{uri.rstrip('/')}/{name}")):
             found[name] = pairs
         if len(found) > MAX_CLASSES:
             raise SupportError(
@@ -116,7 +119,7 @@ def _load_pairs(
     filesystem: Any,
     root: str,
     uri: str,
-    pairs: list[_Pair],
+    pairs: list[Pair],
     stated: dict[str, Any],
     class_names: Sequence[str],
 ) -> SupportSet:
@@ -245,7 +248,7 @@ def _is_count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
-def _find_pairs(filesystem: Any, root: str, uri: str) -> Iterator[_Pair]:
+def find_pairs(filesystem: Any, root: str, uri: str) -> Iterator[Pair]:
     """Pairs in the order of their names, numbers by value: 2.jpg before 10.jpg."""
     entries = {PurePosixPath(path).name: path for path in filesystem.ls(root, detail=False)}
     image_folder = next((entries[name] for name in IMAGE_FOLDERS if name in entries), None)
@@ -268,14 +271,14 @@ def _find_pairs(filesystem: Any, root: str, uri: str) -> Iterator[_Pair]:
             for paths in (images[stem], labels[stem]):
                 if len(paths) > 1:
                     raise SupportError(f"{paths[0]}: has the same name as {paths[1]}; keep one of them")
-            yield _Pair(images[stem][0], labels[stem][0], instances.get(stem))
+            yield Pair(images[stem][0], labels[stem][0], instances.get(stem))
         return
     found, instances = _pictures(filesystem, root)
     for stem in sorted(found, key=_natural):
         photos = [path for path in found[stem] if path.lower().endswith((".jpg", ".jpeg"))]
         masks = [path for path in found[stem] if path.lower().endswith(".png")]
         if len(photos) == 1 and len(masks) == 1:
-            yield _Pair(photos[0], masks[0], instances.get(stem))
+            yield Pair(photos[0], masks[0], instances.get(stem))
         else:
             log.info("%s: not one .jpg with one .png, skipped", found[stem][0])
 

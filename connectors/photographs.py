@@ -1,0 +1,125 @@
+"""Folders of ordinary photographs (PNG, JPEG), and support sets of them: whole images, resized and not cut."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from fewscope.connectors.conventions import PATCH_SIZE
+from fewscope.connectors.storage.filesystem import find_filesystem
+from fewscope.connectors.support.folder import MAX_PAIRS, find_pairs
+from fewscope.connectors.support.image_files import decode_image, decode_mask, size_text
+from fewscope.connectors.support.support_set import SupportSet
+from fewscope.errors import SourceError, SupportError
+
+PHOTOGRAPHS = (".png", ".jpg", ".jpeg")
+SLIDE_PARTS = (".dcm", ".mrxs", ".ini", ".vms", ".zattrs", ".zgroup")
+"""Endings of files that make a folder a slide, whatever pictures are in it."""
+
+MAX_PIXELS = 100_000_000
+"""Larger images are scans, not photographs, and take more memory than they are worth."""
+
+
+def photograph_files(folder: Path) -> list[Path]:
+    """Photographs of a folder in the order of their names; empty if it is none, or holds a slide."""
+    if not folder.is_dir():
+        return []
+    files = [path for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")]
+    if any(path.suffix.lower() in SLIDE_PARTS for path in files):
+        return []
+    return sorted(path for path in files if path.suffix.lower() in PHOTOGRAPHS)
+
+
+def read_photograph(path: Path) -> NDArray[np.uint8]:
+    """A photograph upright, as its EXIF orientation says: uint8 (H, W, 3), RGB.
+
+    Raises
+    ------
+    SourceError
+        It cannot be decoded, is no 8-bit image, or has more than `MAX_PIXELS`.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the bound below is tighter
+            with Image.open(path) as picture:
+                if picture.width * picture.height > MAX_PIXELS:
+                    raise SourceError(
+                        f"{path}: has {picture.width * picture.height / 1e6:.0f} million px, at most "
+                        f"{MAX_PIXELS / 1e6:.0f} are read; make it smaller"
+                    )
+                if picture.mode.startswith(("I", "F")):
+                    raise SourceError(
+                        f"{path}: has mode {picture.mode}, expected 8-bit colour or grey; convert it"
+                    )
+                upright = ImageOps.exif_transpose(picture)
+                return np.array(upright.convert("RGB"))
+    except SourceError:
+        raise
+    except Exception as error:  # Pillow's decoders raise whatever a broken file makes them raise
+        reason = " ".join(str(error).split())
+        raise SourceError(f"{path}: cannot be decoded ({reason}); save it again") from error
+
+
+def resize_image(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """A photograph (H, W, 3) at 224x224, without keeping its aspect ratio, as FSS-1000 has its images."""
+    small = Image.fromarray(image).resize(
+        (PATCH_SIZE, PATCH_SIZE), Image.Resampling.BICUBIC, reducing_gap=3.0
+    )
+    return np.array(small)
+
+
+def load_photograph_support(folder: Path, class_names: Sequence[str] = ()) -> SupportSet:
+    """A support set of whole photographs with masks of one class.
+
+    Parameters
+    ----------
+    folder : Path
+        ``image/NAME.jpg`` with ``label/NAME.png``, or ``1.jpg`` with ``1.png``, of any size.
+    class_names : Sequence[str]
+        Name of the class; empty for that of the folder.
+
+    Raises
+    ------
+    SupportError
+        There is no pair, a mask is not of its image's size or is ambiguous, or several classes are asked for.
+    """
+    uri = str(folder)
+    if len(class_names) > 1:
+        raise SupportError(
+            f"{uri}: photographs have one class, not {', '.join(class_names)}; run each by itself"
+        )
+    if not folder.is_dir():
+        raise SupportError(f"{uri}: no such folder; give a folder of photographs with masks")
+    filesystem, root = find_filesystem(uri)
+    pairs = list(find_pairs(filesystem, root, uri))
+    if not pairs:
+        raise SupportError(
+            f"{uri}: has no labelled pair; expected image/NAME.jpg with label/NAME.png, or 1.jpg with 1.png"
+        )
+    if len(pairs) > MAX_PAIRS:
+        raise SupportError(
+            f"{uri}: holds {len(pairs)} pairs, at most {MAX_PAIRS} are read; keep the best few"
+        )
+    images, labels = [], []
+    for pair in pairs:
+        image, label = decode_image(filesystem, pair.image), decode_mask(filesystem, pair.label)
+        if image.shape[:2] != label.shape:
+            raise SupportError(
+                f"{pair.label}: is {size_text(label)}, its image {pair.name} is {size_text(image)}; "
+                "they must be the same"
+            )
+        images.append(resize_image(image))
+        small = Image.fromarray(label).resize((PATCH_SIZE, PATCH_SIZE), Image.Resampling.NEAREST)
+        labels.append(np.asarray(small))
+    names = tuple(pair.name for pair in pairs)
+    try:
+        return SupportSet(
+            np.stack(images), np.stack(labels), None, names, None, tuple(class_names) or (folder.name,)
+        )
+    except SupportError as error:
+        raise SupportError(f"{uri}: {error}") from error

@@ -1,0 +1,60 @@
+"""``segment`` of a folder of photographs; the options are those of `jobs.segment_wsi`."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import time
+from pathlib import Path
+
+from fewscope.connectors.photographs import load_photograph_support, photograph_files
+from fewscope.errors import ConfigError, RunMismatch, SourceError
+from fewscope.jobs.common import HOLES, complain
+from fewscope.jobs.folders import folder_names
+
+
+def photographs_of(sources: list[str]) -> list[Path]:
+    """Photographs of the only source, if it is a folder of them; else none."""
+    if len(sources) != 1 or "://" in sources[0]:
+        return []
+    return photograph_files(Path(sources[0]))
+
+
+def run_photographs(files: list[Path], args: argparse.Namespace) -> int:
+    """Segment photographs, and print where the result is."""
+    from fewscope.model.segmenter import load_segmenter
+    from fewscope.pipeline.photographs import LIST, learn, segment_photographs
+
+    if args.estimate:
+        raise ConfigError(f"{args.slides[0]}: --estimate is for slides; photographs take about 0.1 s each")
+    out = Path(args.out)
+    if out.exists() and any(out.iterdir()):
+        if not args.overwrite:
+            raise RunMismatch(f"{out} is not empty; give another --out, or --overwrite")
+        for name in ("masks", "overlays"):
+            shutil.rmtree(out / name, ignore_errors=True)
+    support = load_photograph_support(Path(args.support), args.class_names)
+    model = load_segmenter(args.model, args.weights, precision=args.precision, batch_size=1)
+    began = time.perf_counter()
+    learned = learn(model, support, args.adapt_s, args.threshold)
+    learning = time.perf_counter() - began
+    unreadable: list[SourceError] = []
+    names = folder_names([path.name for path in files])
+    began = time.perf_counter()
+    done = segment_photographs(files, names, learned, support.class_names[0], out, unreadable.append)
+    for error in unreadable:
+        complain(error)
+    if not done:
+        raise SourceError(f"{args.slides[0]}: none of the {len(files)} photographs can be read")
+    seconds = time.perf_counter() - began
+    iou = (
+        ""
+        if learned.estimated_iou is None
+        else f"; estimated IoU {learned.estimated_iou:.2f} on the support set"
+    )
+    print(
+        f"{args.slides[0]}: {len(done)} photographs in {seconds:.1f} s, {1000 * seconds / len(done):.0f} ms each, "
+        f"after {learning:.0f} s for the support set{iou}\n  {out / 'contact.jpg'}: the most doubtful first\n"
+        f"  {out / LIST}"
+    )
+    return HOLES if unreadable else 0

@@ -1,0 +1,152 @@
+"""A folder of photographs: what is written, that it fits the photographs, and that the worst go back."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools import mask as coco_mask
+
+from fewscope.connectors.photographs import load_photograph_support, photograph_files, read_photograph
+from fewscope.errors import SourceError, SupportError
+from fewscope.jobs import mine, segment_wsi
+from fewscope.pipeline.photographs import Photograph, expected_iou, ranked, run_lengths
+
+FAST = ["--model", "prototype-compact", "--adapt", "0"]
+
+
+def photo(size: tuple[int, int], centre: tuple[float, float], radius: float) -> tuple[np.ndarray, np.ndarray]:
+    """A red disc on green, (H, W, 3) and its mask; the centre as shares of the sides."""
+    rows, cols = np.indices(size)
+    mask = (rows - centre[0] * size[0]) ** 2 + (cols - centre[1] * size[1]) ** 2 < radius**2
+    image = np.where(mask[..., None], [220, 40, 30], [70, 150, 80])
+    noise = np.random.default_rng(0).normal(0, 6, (*size, 3))
+    return np.clip(image + noise, 0, 255).astype(np.uint8), mask
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> tuple[Path, Path]:
+    """Photographs of several sizes and formats, one turned by its EXIF, and two labelled ones."""
+    photos, five = tmp_path / "photos", tmp_path / "disc"
+    photos.mkdir()
+    five.mkdir()
+    for k, centre in enumerate([(0.4, 0.4), (0.5, 0.6)], start=1):
+        image, mask = photo((300, 400), centre, 80)
+        Image.fromarray(image).save(five / f"{k}.jpg")
+        Image.fromarray(255 * mask.astype(np.uint8)).save(five / f"{k}.png")
+    Image.fromarray(photo((360, 480), (0.5, 0.5), 90)[0]).save(photos / "a.jpg")
+    Image.fromarray(photo((240, 200), (0.3, 0.5), 50)[0]).save(photos / "a.png")
+    turned = Image.fromarray(np.rot90(photo((200, 320), (0.5, 0.25), 60)[0], 1).copy())
+    exif = turned.getexif()
+    exif[0x0112] = 6  # to be turned clockwise by a quarter
+    turned.save(photos / "turned.jpeg", exif=exif)
+    (photos / "notes.txt").write_text("no picture")
+    return photos, five
+
+
+@pytest.mark.slow
+def test_a_folder_of_photographs_is_labelled(
+    folders: tuple[Path, Path], tmp_path: Path, capfd: pytest.CaptureFixture
+) -> None:
+    photos, five = folders
+    (photos / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 nothing")
+    out = tmp_path / "out"
+    command = [str(photos), "--support", str(five), "--out", str(out), *FAST]
+    assert segment_wsi.main(command) == 3  # with holes: one is broken
+    said = capfd.readouterr()
+    assert "broken.jpg: cannot be decoded" in said.err
+    assert "3 photographs in" in said.out
+    content = json.loads((out / "photographs.json").read_text())
+    assert content["class"] == "disc"
+    names = [p["name"] for p in content["photographs"]]
+    assert len(set(names)) == 3
+    expected = {
+        "a-1": (360, 480, 0.5, 0.5, 90),
+        "a-2": (240, 200, 0.3, 0.5, 50),
+        "turned": (200, 320, 0.5, 0.25, 60),
+    }
+    coco = json.loads((out / "coco.json").read_text())
+    assert coco["categories"][0]["name"] == "disc"
+    for image, facts in zip(coco["images"], content["photographs"], strict=True):
+        height, width, row, col, radius = expected[facts["name"]]
+        assert (image["height"], image["width"]) == (height, width) == (facts["height"], facts["width"])
+        true = photo((height, width), (row, col), radius)[1]
+        with Image.open(out / "masks" / f"{facts['name']}.png") as picture:
+            mask = np.asarray(picture) > 0
+        assert (mask & true).sum() / (mask | true).sum() > 0.8, facts
+        own = [a for a in coco["annotations"] if a["image_id"] == image["id"]]
+        assert len(own) == facts["n_objects"] >= 1
+        whole = np.zeros_like(mask)
+        for annotation in own:
+            runs = coco_mask.frPyObjects(annotation["segmentation"], height, width)
+            piece = np.asarray(coco_mask.decode(runs), bool)
+            assert piece.sum() == annotation["area"]
+            assert coco_mask.toBbox(runs).tolist() == annotation["bbox"]
+            whole |= piece
+        assert not (whole & ~mask).any()
+        assert (mask & ~whole).sum() < 0.01 * mask.size
+        assert facts["seconds"] > 0
+        assert (out / "overlays" / f"{facts['name']}.jpg").exists()
+    with Image.open(out / "contact.jpg") as sheet:
+        assert sheet.size == (6 * 208 + 8, 238 + 8)
+    assert segment_wsi.main(command) == 2
+    assert "is not empty; give another --out, or --overwrite" in capfd.readouterr().err
+
+    assert mine.main([str(out), "--worst", "2", "--out", str(tmp_path / "more")]) == 0
+    lines = [line for line in capfd.readouterr().out.splitlines() if line.startswith("0.")]
+    assert [float(line.split()[0]) for line in lines] == sorted(float(line.split()[0]) for line in lines)
+    more = load_photograph_support(tmp_path / "more")  # complete pairs, for the next round
+    assert len(more.images) == 2
+    assert mine.main([str(out), "--out", str(tmp_path / "more")]) == 2
+    assert mine.main([str(tmp_path)]) == 2
+    assert "no such file; give a folder that segment has written" in capfd.readouterr().err
+
+
+def test_photographs_are_resized_whole_and_slides_are_none(
+    folders: tuple[Path, Path], tmp_path: Path
+) -> None:
+    photos, five = folders
+    assert [path.name for path in photograph_files(photos)] == ["a.jpg", "a.png", "turned.jpeg"]
+    assert photograph_files(photos / "a.jpg") == []
+    (photos / "1.dcm").touch()
+    assert photograph_files(photos) == []
+    support = load_photograph_support(five)
+    assert support.images.shape == (2, 224, 224, 3)
+    assert support.class_names == ("disc",)
+    row, col = np.argwhere(support.labels[0] == 1).mean(0)
+    assert (row, col) == pytest.approx((0.4 * 224, 0.4 * 224), abs=1)
+    assert read_photograph(photos / "turned.jpeg").shape == (200, 320, 3)
+
+
+def test_bad_photographs_and_support_sets_are_one_line(tmp_path: Path, folders: tuple[Path, Path]) -> None:
+    Image.fromarray(np.zeros((9, 9), np.uint16)).save(tmp_path / "deep.png")
+    with pytest.raises(SourceError, match="expected 8-bit colour or grey"):
+        read_photograph(tmp_path / "deep.png")
+    with pytest.raises(SupportError, match="no such folder"):
+        load_photograph_support(tmp_path / "nothing")
+    with pytest.raises(SupportError, match="has no labelled pair"):
+        load_photograph_support(tmp_path)
+    with pytest.raises(SupportError, match="have one class, not a, b"):
+        load_photograph_support(folders[1], ["a", "b"])
+    Image.fromarray(np.zeros((9, 9), np.uint8)).save(folders[1] / "1.png")
+    with pytest.raises(SupportError, match="they must be the same"):
+        load_photograph_support(folders[1])
+
+
+def test_quality_is_the_iou_that_the_probabilities_expect() -> None:
+    sure, unsure = np.array([0.99, 0.99, 0.01, 0.01]), np.array([0.6, 0.6, 0.4, 0.4])
+    mask = np.array([True, True, False, False])
+    assert expected_iou(sure, mask) == pytest.approx(1.98 / 2.02)
+    assert expected_iou(unsure, mask) == pytest.approx(1.2 / 2.8)
+    assert expected_iou(np.full(4, 0.4), np.zeros(4, bool)) == 0
+    assert expected_iou(np.zeros(4), np.zeros(4, bool)) == 1
+    photographs = [Photograph(n, n, 1, 1, 0.5, 1, q, 0.1) for n, q in (("a", 0.9), ("b", 0.2), ("c", 0.5))]
+    assert [p.name for p in ranked(photographs)] == ["b", "c", "a"]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_run_lengths_are_cocos(seed: int) -> None:
+    mask = np.random.default_rng(seed).random((7, 5)) > 0.5
+    runs = coco_mask.frPyObjects({"size": [7, 5], "counts": run_lengths(mask)}, 7, 5)
+    np.testing.assert_array_equal(np.asarray(coco_mask.decode(runs), bool), mask)
