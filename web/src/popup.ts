@@ -56,7 +56,11 @@ export class ObjectCard {
     const others = app.classes.filter((other) => other.name !== name);
     const relabel = h(
       "select",
-      { "aria-label": "Accept it as another class", onchange: () => this.act("relabel", relabel.value) },
+      {
+        "aria-label": "Accept it as another class",
+        "data-tip": "Accept it as another class",
+        onchange: () => this.act("relabel", relabel.value),
+      },
       h("option", { value: "", selected: true }, "It is…"),
       ...others.map((other) => h("option", { value: other.name }, other.name)),
     );

@@ -72,6 +72,8 @@ export function bars(app: App, tools: Tools): HTMLElement {
       "select",
       {
         "aria-label": "Class of the selection",
+        "data-tip": "Class of the selection",
+        "data-key": "1 … 9",
         onchange: () => app.apply([{ op: "relabel", ids: objects.map(({ id }) => id), class: relabel.value }]),
       },
       names.size > 1 ? h("option", { value: "", selected: true, disabled: true }, "several classes") : null,

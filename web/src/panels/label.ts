@@ -164,6 +164,7 @@ export function labelPanel(app: App): HTMLElement {
     id: "new-class",
     placeholder: "New class, e.g. Nucleus",
     "aria-label": "Name of a new class",
+    "data-tip": "Name what you look for, then press Enter",
     maxlength: 60,
   });
   const add = h(
@@ -181,7 +182,13 @@ export function labelPanel(app: App): HTMLElement {
     name,
     h(
       "button",
-      { type: "submit", class: "button small", "aria-label": "Add this class" },
+      {
+        type: "submit",
+        class: "button small",
+        "aria-label": "Add this class",
+        "data-tip": "Add this class",
+        "data-key": "Enter",
+      },
       icon("plus", 14),
       h("span", {}, "Add"),
     ),

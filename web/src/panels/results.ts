@@ -48,13 +48,18 @@ export class Results {
         step,
         min: 0,
         "aria-label": label,
+        "data-tip": label,
         placeholder: name.startsWith("min") ? "from" : "to",
         oninput: () => this.filter(name, input.value === "" ? null : Number(input.value)),
       });
       this.inputs.set(name, input);
       return input;
     };
-    const classes = h("select", { "aria-label": "Class", onchange: () => this.filter("class", classes.value || null) });
+    const classes = h("select", {
+      "aria-label": "Class",
+      "data-tip": "Only this class",
+      onchange: () => this.filter("class", classes.value || null),
+    });
     this.inputs.set("class", classes);
     const opacity = slider({
       label: "Opacity",
@@ -294,6 +299,7 @@ export class Results {
         "select",
         {
           "aria-label": "Column of the histogram",
+          "data-tip": "What the histogram shows",
           onchange: () => {
             this.column = choice.value;
             this.later();

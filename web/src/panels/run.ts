@@ -163,6 +163,7 @@ export function runPanel(app: App): HTMLElement {
     type: "text",
     placeholder: "auto, or ray://host:10001",
     "aria-label": "Ray address",
+    "data-tip": "Where the Ray cluster is: auto for the one that this computer belongs to",
     disabled: true,
   });
   const workers = h("input", {
@@ -171,10 +172,11 @@ export function runPanel(app: App): HTMLElement {
     max: 4096,
     placeholder: "as many as fit",
     "aria-label": "Number of workers",
+    "data-tip": "Workers that share the run; empty: chosen by what is free",
   });
   const adapt = h(
     "select",
-    { id: "run-adapt" },
+    { id: "run-adapt", "data-tip": "Whether the network itself learns from your regions: slower, often better" },
     h("option", { value: "" }, "Fine-tune on your regions (minutes)"),
     h("option", { value: "30" }, "At most 30 s of it"),
     h("option", { value: "0" }, "None: as the preview does"),
@@ -243,8 +245,22 @@ export function runPanel(app: App): HTMLElement {
       h(
         "div",
         { class: "field" },
-        h("label", { class: "check", for: "run-here" }, here, h("span", {}, "On this computer")),
-        h("label", { class: "check", for: "run-cluster" }, cluster, h("span", {}, "On a Ray cluster")),
+        h(
+          "label",
+          { class: "check", for: "run-here", "data-tip": "The run uses this computer alone" },
+          here,
+          h("span", {}, "On this computer"),
+        ),
+        h(
+          "label",
+          {
+            class: "check",
+            for: "run-cluster",
+            "data-tip": "The run is sent to a Ray cluster; files must be reachable there",
+          },
+          cluster,
+          h("span", {}, "On a Ray cluster"),
+        ),
         address,
       ),
       h("div", { class: "field row" }, h("label", { class: "grow" }, "Workers", workers)),

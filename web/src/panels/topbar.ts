@@ -80,7 +80,12 @@ function mark(): SVGElement {
 export function guide(app: App, go: (action: NonNullable<ReturnType<typeof nextStep>["action"]>) => void): HTMLElement {
   const steps = h("ol", { class: "steps" });
   const text = h("span", { class: "guide-text", id: "guide-text" });
-  const act = h("button", { type: "button", class: "button small", id: "guide-action" });
+  const act = h("button", {
+    type: "button",
+    class: "button small",
+    id: "guide-action",
+    "data-tip": "Go to what the guide names",
+  });
   const bar = h("div", { class: "guide", role: "status", "aria-live": "polite" }, steps, text, act);
   const words: Record<string, string> = {
     class: "Name it",
