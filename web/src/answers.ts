@@ -90,7 +90,9 @@ export class Answers {
     this.stamp++;
     const stamp = `${cells_done}-${this.stamp}`;
     const source = encodeURIComponent(app.source.id);
+    const { byClass } = app.tally;
     app.classes.forEach(({ name }) => {
+      if (app.info.sources.length === 1 && !byClass.has(name)) return this.classes.get(name)?.clear();
       this.classes.get(name)?.show(`/tile/probability/${source}/${revision}/${encodeURIComponent(name)}`, stamp);
     });
     this.unlike.show(`/tile/unlike/${source}/${revision}`, stamp);

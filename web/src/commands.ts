@@ -175,6 +175,12 @@ export function installKeys({ app, tools, answers, card, help, theme, mapElement
     const command = commandOf(event);
     if (command && run(command)) event.preventDefault();
   });
+  // a cross in the middle, where Enter draws, for those who move by keys
+  window.addEventListener("keydown", (event) => {
+    if (event.target === mapElement && event.key.startsWith("Arrow")) mapElement.dataset["keys"] = "";
+  });
+  for (const gone of ["pointermove", "blur"])
+    mapElement.addEventListener(gone, () => delete mapElement.dataset["keys"]);
   window.addEventListener("keyup", (event) => {
     if (event.key !== " ") return;
     viewer.spaceDown = false;
