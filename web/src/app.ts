@@ -325,6 +325,20 @@ export class App {
     return ok;
   }
 
+  /** The labels of an earlier round again, in all images; a change like any other. */
+  async restoreRound(number: number): Promise<void> {
+    this.queue = this.queue.then(async () => {
+      try {
+        await api.restore(number);
+        toast(`Back to the labels of round ${number}. Undo takes this back.`);
+      } catch (error) {
+        toast(words(error), "error");
+      }
+    });
+    await this.queue;
+    await this.catchUp(Infinity);
+  }
+
   undo(): void {
     if (this.store.undo || this.store.busy) this.apply([{ op: "undo" }]);
   }
@@ -339,8 +353,9 @@ export class App {
     const { store, source } = this;
     if (store.busy || this.newest <= store.revision) return;
     const labels: Labels = await api.labels(source.id);
-    if (store !== this.store || store.busy || labels.revision <= store.revision) return;
+    if (store !== this.store || store.busy) return;
     this.newest = labels.revision;
+    if (labels.revision <= store.revision) return;
     store.load(labels);
     if (labels.classes.length) this.setClasses(labels.classes);
     this.redraw();
@@ -447,7 +462,7 @@ export class App {
   }
 
   get worse(): boolean {
-    return this.rounds.at(-1)?.worse ?? false;
+    return this.rounds.findLast(({ state }) => state === "done")?.worse ?? false;
   }
 }
 

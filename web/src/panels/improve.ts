@@ -21,7 +21,7 @@ function clock(time: string | number): string {
 export function improvePanel(app: App, tools: Tools): HTMLElement {
   const rounds = h("div", { class: "rounds" });
   const restore = async (number: number): Promise<void> => {
-    await app.take(() => api.restore(number), `Back to the labels of round ${number}. Ctrl Z takes this back.`);
+    await app.restoreRound(number);
     app.rounds = await api.rounds();
     app.emit("rounds");
   };
@@ -38,10 +38,10 @@ export function improvePanel(app: App, tools: Tools): HTMLElement {
       );
       return;
     }
-    const last = all.at(-1)!;
+    const last = all.findLast(({ state }) => state === "done") ?? all.at(-1)!;
+    const scoring = all.at(-1)!.state === "scoring";
     const before = [...all].reverse().find((round) => round.number < last.number && round.iou !== null);
     const change = last.iou !== null && before?.iou != null ? last.iou - before.iou : null;
-    const scoring = last.state === "scoring";
     const head = h(
       "div",
       { class: "score" },
@@ -54,7 +54,7 @@ export function improvePanel(app: App, tools: Tools): HTMLElement {
           "span",
           { class: "quiet" },
           scoring
-            ? `round ${last.number}: scoring…`
+            ? `scoring round ${all.at(-1)!.number}…`
             : last.iou === null
               ? "two regions are needed"
               : `round ${last.number}, ${last.n_regions} region${last.n_regions === 1 ? "" : "s"}`,
