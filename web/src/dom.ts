@@ -193,12 +193,22 @@ export function toast(
   const close = (): void => item.remove();
   if (action)
     item.append(
-      h("button", { type: "button", class: "button small", onclick: () => (action.run(), close()) }, action.text),
+      h(
+        "button",
+        { type: "button", class: "button small", "data-tip": action.text, onclick: () => (action.run(), close()) },
+        action.text,
+      ),
     );
   item.append(
     h(
       "button",
-      { type: "button", class: "icon-button small", "aria-label": "Close this message", onclick: close },
+      {
+        type: "button",
+        class: "icon-button small",
+        "aria-label": "Close this message",
+        "data-tip": "Close this message",
+        onclick: close,
+      },
       icon("cross", 14),
     ),
   );

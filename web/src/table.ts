@@ -9,6 +9,11 @@ export function record(row: Cell[] | Record<string, Cell>, columns: Column[]): R
   return Array.isArray(row) ? Object.fromEntries(columns.map((column, i) => [nameOf(column), row[i] ?? null])) : row;
 }
 
+/** The column that filters of area mean: on the ground where that is known, in px otherwise. */
+export function areaOf(names: readonly string[]): string | undefined {
+  return ["area_um2", "area_px"].find((name) => names.includes(name));
+}
+
 export function cellText(value: Cell): string {
   if (value === null || value === undefined) return "";
   if (typeof value !== "number") return String(value);

@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { brushed, short } from "../src/charts.ts";
 import { nextStep, STEPS, type Situation } from "../src/guide.ts";
-import { cellText, heading, record } from "../src/table.ts";
+import { areaOf, cellText, heading, record } from "../src/table.ts";
 import { BINDINGS, commandOf, keyCap, keyOf, written } from "../src/keys.ts";
 
 const pressed = (key: string, more: Partial<Record<"ctrlKey" | "metaKey" | "shiftKey" | "altKey", boolean>> = {}) => ({
@@ -112,5 +112,7 @@ test("a table shows coordinates whole and other numbers short, and its columns i
     "mean probability",
     "length (m)",
   ]);
+  assert.equal(areaOf(["id", "area_px", "area_um2"]), "area_um2");
+  assert.equal(areaOf(["id", "area_px"]), "area_px");
   assert.deepEqual(record([1, "a"], ["id", { name: "class" }]), { id: 1, class: "a" });
 });

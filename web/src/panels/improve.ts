@@ -81,7 +81,13 @@ export function improvePanel(app: App, tools: Tools): HTMLElement {
             ),
             h(
               "button",
-              { type: "button", class: "button small", id: "undo-round", onclick: () => void restore(before.number) },
+              {
+                type: "button",
+                class: "button small",
+                id: "undo-round",
+                "data-tip": "The labels of that round again; undo takes it back",
+                onclick: () => void restore(before.number),
+              },
               `Back to round ${before.number}`,
             ),
           )

@@ -8,7 +8,7 @@ import { histogramChart } from "../charts.ts";
 import { button, debounce, h, icon, plural, replace, toast } from "../dom.ts";
 import { flip } from "../frame.ts";
 import type { Cell, Run, Table, XY } from "../types.ts";
-import { cellText, heading, nameOf, PLACE, record } from "../table.ts";
+import { areaOf, cellText, heading, nameOf, PLACE, record } from "../table.ts";
 import { intervalText } from "./run.ts";
 import { section, slider } from "./fields.ts";
 
@@ -283,9 +283,7 @@ export class Results {
       });
       this.table = table;
       const names = table.columns.map(nameOf);
-      if (!this.column)
-        this.column =
-          names.find((name) => name.startsWith("area_")) ?? names.find((name) => name === "area") ?? names[0] ?? "";
+      if (!this.column) this.column = areaOf(names) ?? names[0] ?? "";
       this.draw();
       const histogram = this.column
         ? await api.histogram(run.id, { ...this.values, column: this.column, bins: 40 })
@@ -307,7 +305,7 @@ export class Results {
         },
         ...numeric.map((name) => h("option", { value: name, selected: name === this.column }, heading(name))),
       );
-      const kind = this.column.startsWith("area") ? "area" : this.column.includes("probability") ? "probability" : null;
+      const kind = this.column === areaOf(names) ? "area" : this.column === "mean_probability" ? "probability" : null;
       replace(
         this.chart,
         h("div", { class: "histogram-head" }, choice, h("span", { class: "quiet" }, kind ? "drag to filter" : "")),
@@ -422,7 +420,13 @@ export class Results {
             { class: "pages" },
             h(
               "button",
-              { type: "button", class: "button small", disabled: this.offset === 0, onclick: () => turn(-1) },
+              {
+                type: "button",
+                class: "button small",
+                "data-tip": "Rows before these",
+                disabled: this.offset === 0,
+                onclick: () => turn(-1),
+              },
               "Previous",
             ),
             h(
@@ -432,7 +436,13 @@ export class Results {
             ),
             h(
               "button",
-              { type: "button", class: "button small", disabled: last >= table.total, onclick: () => turn(1) },
+              {
+                type: "button",
+                class: "button small",
+                "data-tip": "Rows after these",
+                disabled: last >= table.total,
+                onclick: () => turn(1),
+              },
               "Next",
             ),
           )
