@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import signal
 import threading
 import webbrowser
 from collections.abc import Awaitable, Callable, Sequence
@@ -247,6 +248,23 @@ async def _serve(session: Session, gate: Gate) -> None:
         print(f"annotate: {url}\n  labels: {session.out}\n  stop with Ctrl-C", flush=True)
         if config.open_browser:
             threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()
-        await asyncio.Event().wait()
+        await _asked_to_stop()
+        print("stopping; the same command goes on where you stop", flush=True)
     finally:
         await runner.cleanup()
+
+
+async def _asked_to_stop() -> None:
+    """Until Ctrl-C or SIGTERM. They are waited for in the loop: an exception in the midst of it would skip clean-up."""
+    loop, stop = asyncio.get_running_loop(), asyncio.Event()
+    signals = [getattr(signal, name) for name in ("SIGINT", "SIGTERM") if hasattr(signal, name)]
+    try:
+        for one in signals:
+            loop.add_signal_handler(one, stop.set)
+    except (
+        NotImplementedError,
+        ValueError,
+        RuntimeError,
+    ):  # Windows, or a thread: as the caller handles them
+        pass
+    await stop.wait()

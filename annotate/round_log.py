@@ -20,7 +20,7 @@ from typing import Any
 from fewscope.annotate.labels import Changes
 from fewscope.annotate.learning import Learning
 from fewscope.annotate.session import OpenSource, Session
-from fewscope.errors import LabelError
+from fewscope.errors import Cancelled, LabelError
 
 log = logging.getLogger(__name__)
 
@@ -166,6 +166,8 @@ class RoundLog:
             last = digest
             try:
                 self._score_now(support, preview, digest)
+            except Cancelled:
+                return
             except Exception:  # of the network: the page goes on without this round
                 log.exception("a round could not be scored")
                 self.scoring = None
@@ -184,7 +186,7 @@ class RoundLog:
         )
         self.scoring = started
         self._tell(started)
-        score = self._score(preview, support)
+        score = self._score(_Stoppable(preview, self._stop), support)
         before = next((one.iou for one in reversed(self.rounds) if one.iou is not None), None)
         done = Round(
             **{name: getattr(started, name) for name in ("number", "time", "revision", "source", "digest")},
@@ -211,6 +213,23 @@ class RoundLog:
 
     def _tell(self, one: Round) -> None:
         self._session.hub.publish({"type": "round", **one.described()})
+
+
+class _Stoppable:
+    """A preview, or its network, that refuses to go on once the server stops: scoring takes many calls of it."""
+
+    def __init__(self, wrapped: Any, stop: threading.Event) -> None:
+        self._wrapped, self._stop = wrapped, stop
+
+    def __getattr__(self, name: str) -> Any:
+        if self._stop.is_set():
+            raise Cancelled("the server is stopping; the round is scored after the next start")
+        return getattr(self._wrapped, name)
+
+    def settled(self, timeout: float | None = None) -> Any:
+        """The network, or None, as of the preview."""
+        network = self._wrapped.settled(timeout)
+        return None if network is None else _Stoppable(network, self._stop)
 
 
 def _read(path: Path) -> list[Round]:

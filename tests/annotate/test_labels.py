@@ -26,7 +26,7 @@ from fewscope.connectors.raster_options import RasterOptions
 from fewscope.connectors.source import SourceInfo
 from fewscope.connectors.support.load import load_support
 from fewscope.connectors.support_options import SupportOptions
-from fewscope.errors import LabelError, SupportError
+from fewscope.errors import LabelError, OutputError, SupportError
 from tests.helpers.machine import ROOT
 from tests.helpers.pages import rectangle
 from tests.helpers.rasters import north_up, waves, write_raster
@@ -184,6 +184,7 @@ for k in range(10_000):
 """
 
 
+@pytest.mark.slow
 def test_killing_the_server_loses_nothing_that_was_answered(tmp_path):
     script = KILLED.format(root=str(ROOT), folder=str(tmp_path))
     process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, cwd=ROOT)
@@ -276,6 +277,31 @@ def test_an_edit_of_another_program_is_a_change_like_any_other(tmp_path, labels)
     assert shapes_of(labels) == before
     entries = [json.loads(line)["type"] for line in (tmp_path / JOURNAL).read_text().splitlines()]
     assert entries[-2:] == ["replace", "undo"]
+
+
+def test_an_edit_of_another_program_survives_a_change_of_the_page_right_after_it(tmp_path, labels):
+    """The watch looks every second or two: what comes between is not overwritten."""
+    labels.apply([rectangle(20, 20, 60, 60), rectangle(100, 20, 160, 60)], 0)
+    drawn = json.loads((tmp_path / FILE).read_text())
+    del drawn["features"][0]
+    (tmp_path / FILE).write_text(json.dumps(drawn))
+    labels.apply([rectangle(200, 20, 260, 60)], NEWEST)
+    assert [one.geometry.bounds[0] for one in labels.all()] == [100, 200]
+
+
+def test_a_file_that_could_not_be_written_is_not_taken_for_an_edit(tmp_path, labels, monkeypatch):
+    labels.apply([rectangle(20, 20, 60, 60)], 0)
+
+    def full(*_: object) -> None:
+        raise OutputError("the disk is full")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("fewscope.annotate.labels.write_atomic", full)
+        labels.apply([rectangle(100, 20, 160, 60)], NEWEST)
+    assert "the disk is full" in labels.notes
+    labels.reload()
+    assert len(labels.all()) == 2
+    assert len(json.loads((tmp_path / FILE).read_text())["features"]) == 2
 
 
 def test_a_file_that_cannot_be_read_changes_nothing(tmp_path, labels):
