@@ -49,7 +49,7 @@ def segment(
     foreground: Literal["auto", "all"] = "auto",
     model: str = "compact",
     weights: Path | None = None,
-    adapt_s: float = 120.0,
+    adapt_s: float = 30.0,
     threshold: float | None = None,
     instances: Instances = "auto",
     object_radius_um: float | None = None,
@@ -90,7 +90,8 @@ def segment(
     model, weights : str, Path | None
         Name of the network, and a file of weights to use instead of the shipped one.
     adapt_s : float
-        Time budget for adapting to the support set, seconds on one core (approximate); 0: no adaptation.
+        Time budget for adapting to the support set, seconds on one core (approximate); above 30 the network is
+        fine-tuned, too; 0: no adaptation.
     threshold : float | None
         Probability above which a pixel is object; None: 0.5, or a better value if leave-one-out shows one.
     instances : Instances
@@ -179,7 +180,7 @@ def map(
     class_names: Sequence[str] = (),
     model: str = "compact",
     weights: Path | None = None,
-    adapt_s: float = 120.0,
+    adapt_s: float = 30.0,
     threshold: float | None = None,
     instances: Instances = "components",
     min_area_m2: float | None = None,

@@ -124,11 +124,11 @@ def add_model_options(parser: JobParser) -> None:
         "--adapt",
         dest="adapt_s",
         type=float,
-        default=120,
+        default=30,
         metavar="SECONDS",
         help="time budget for adapting to the support set, in seconds on one core (approximate; doubled on processors "
-        "without bfloat16). Fine-tuning and a pixel classifier are each kept only if they improve held-out patches "
-        "(default 120; 30 leaves out fine-tuning, 0 leaves out both)",
+        "without bfloat16). More than 30 also fine-tunes the network, for minutes; each change is kept only if it "
+        "improves held-out patches (default 30; 120 fine-tunes, 0 leaves all as it is)",
     )
     add(
         "--precision",

@@ -22,12 +22,21 @@ from fewscope.model.conventions import PATCH_SIZE
 from fewscope.model.depth import instance_depth
 from fewscope.model.devices import default_device, native_precisions, processor_name
 from fewscope.model.finetune import AdaptConfig, adapt
-from fewscope.model.networks.compact import CompactNet, CompactPack
+from fewscope.model.networks.compact import CompactNet
 from fewscope.model.networks.folding import fold_batch_norm
 from fewscope.model.networks.names import MODELS
+from fewscope.model.networks.pixel_classifier import TexturePack
 from fewscope.model.networks.registry import NETWORKS, build_network, loadable
 from fewscope.model.settled import SettledSegmenter
-from fewscope.model.views import SIDES, SupportFeatures, View, labels_by_class, scale_images, scale_labels
+from fewscope.model.views import (
+    SIDES,
+    SupportFeatures,
+    View,
+    fit_textures_of_views,
+    labels_by_class,
+    scale_images,
+    scale_labels,
+)
 from fewscope.model.weights import SHIPPED, checksum, load_weights
 
 
@@ -174,7 +183,9 @@ class Segmenter:
         learned: tuple[Tensor, ...] | None = None
         if adaptation is not None and not all(side in known for side in sides):
             learned = tuple(self._adapt(x, y, instances, adaptation).parameters())
-        views = tuple(self._view(x, y, side, known.get(side), learned) for side in sides)
+        kept = next((view.textures for view in known.values() if view.textures), ())
+        textures = kept or (fit_textures_of_views(x, y) if self.adapts else ())
+        views = tuple(self._view(x, y, side, known.get(side), learned, textures) for side in sides)
         digest = hashlib.sha256(f"{self.weights_digest} {texture_share}".encode())
         for array in (images, labels):
             digest.update(np.ascontiguousarray(array).tobytes())
@@ -214,16 +225,9 @@ class Segmenter:
         side: int,
         known: View | None,
         learned: Sequence[Tensor] | None,
+        textures: Sequence[TexturePack],
     ) -> View:
-        """Compile images (K, 3, H, W) and labels (C, K, H, W) at a side.
-
-        Parameters
-        ----------
-        known : View | None
-            Reuse its weights and pixel classifiers.
-        learned : Sequence[Tensor] | None
-            Fine-tuned values of the network's parameters.
-        """
+        """Compile images (K, 3, H, W) and labels (C, K, H, W) with a known view's weights, or `learned` parameters."""
         images, labels = scale_images(images, side), scale_labels(labels, side)
         network, weights = self._exact, known.weights if known else None
         if weights is not None:
@@ -233,7 +237,6 @@ class Segmenter:
             for mine, other in zip(network.parameters(), learned or (), strict=learned is not None):
                 mine.data.copy_(other)
             weights = {name: tensor.cpu() for name, tensor in network.state_dict().items()}
-        textures = known.textures if known else ()
         options = [{"texture": pack.to(self.device)} for pack in textures] or [{} for _ in labels]
         with torch.inference_mode():
             packs = [
@@ -241,8 +244,7 @@ class Segmenter:
                 for of_class, option in zip(labels[:, :, None], options, strict=True)
             ]
         packs = [pack.to(device="cpu") for pack in packs]
-        fitted = tuple(pack.texture for pack in packs if isinstance(pack, CompactPack))
-        return View(side, tuple(packs), weights, fitted)
+        return View(side, tuple(packs), weights, tuple(pack.to("cpu") for pack in textures))
 
     def _adapt(
         self, images: Tensor, labels: Tensor, instances: np.ndarray | None, adaptation: AdaptConfig

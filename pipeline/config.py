@@ -37,7 +37,8 @@ class SegmentConfig:
     model, weights : str, str | None
         Name of the network, and a file of weights to use instead of the shipped one.
     adapt_s : float
-        Time budget for adapting to the support set, in seconds on one core (approximate); 0: no adaptation.
+        Time budget for adapting to the support set, in seconds on one core (approximate); above 30 the network is
+        fine-tuned, too; 0: no adaptation.
     threshold : float | None
         Probability above which a pixel is object, between 0 and 1; None: 0.5, or a better value if
         leave-one-out shows one with 95 % confidence.
@@ -92,7 +93,7 @@ class SegmentConfig:
     overlap: int = 32
     model: str = "compact"
     weights: str | None = None
-    adapt_s: float = 120.0
+    adapt_s: float = 30.0
     threshold: float | None = None
     connectivity: int = 2
     instances: Instances = "auto"

@@ -44,6 +44,12 @@ def has_depth(model: Model) -> bool:
     return bool(getattr(model, "has_depth", False))
 
 
+def classifier_alone(features: Any) -> Any | None:
+    """Features for a prediction by the pixel classifier alone; None where there is none."""
+    alone = getattr(features, "alone", None)
+    return None if alone is None else alone()
+
+
 def precision_of(model: Model) -> str:
     """In which precision a model has tiles predicted, "float32" or "bfloat16"; "" where it does not say."""
     return str(getattr(model, "precision", ""))

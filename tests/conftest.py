@@ -85,10 +85,12 @@ def no_pictures(monkeypatch):
 @pytest.fixture
 def quick_texture(monkeypatch):
     """Pixel classifiers learn in ten steps: worse ones, in a twentieth of the time."""
-    from fewscope.model.networks import compact, pixel_classifier  # torch: not for those that do without
+    from fewscope.model import views  # torch: not for those that do without
+    from fewscope.model.networks import compact, pixel_classifier
 
     quick = functools.partial(pixel_classifier.fit_texture, steps=10, batch=256)
-    monkeypatch.setattr(compact, "fit_texture", quick)
+    for module in (compact, views):
+        monkeypatch.setattr(module, "fit_texture", quick)
 
 
 @dataclass(frozen=True)

@@ -97,7 +97,13 @@ def texture_logits(statistics: Tensor, pack: TexturePack) -> Tensor:
 
 
 def fit_texture(
-    images: Tensor, foreground: Tensor, background: Tensor, *, steps: int = STEPS, batch: int = BATCH
+    images: Tensor,
+    foreground: Tensor,
+    background: Tensor,
+    *,
+    zooms: Sequence[float] = ZOOMS,
+    steps: int = STEPS,
+    batch: int = BATCH,
 ) -> TexturePack:
     """Fit a classifier to labelled patches.
 
@@ -107,6 +113,8 @@ def fit_texture(
         (K, 3, H, W) float in [0, 1].
     foreground, background : Tensor
         (K, 1, H, W) float, 1 where a pixel is labelled as object (background)
+    zooms : Sequence[float]
+        Scales of the patches that it learns from.
     steps, batch : int
         Optimiser steps, and pixels per step.
 
@@ -115,7 +123,7 @@ def fit_texture(
     The classifier. It depends on the arguments and the processor's arithmetic alone, under `model.finetune.one_thread`.
     """
     generator = torch.Generator().manual_seed(0)
-    x, share = _pixels(images, torch.cat([foreground, background], dim=1), generator)
+    x, share = _pixels(images, torch.cat([foreground, background], dim=1), zooms, generator)
     known = torch.ones_like(share[None]) > 0
     return fit_textures(x[None], share[None], known, generator, steps=steps, batch=batch).of_episode(0)
 
@@ -268,13 +276,15 @@ def _views(flat: Tensor) -> tuple[Tensor, ...]:
     return tuple(part.unflatten(1, shape) for part, shape in zip(parts, shapes, strict=True))
 
 
-def _pixels(images: Tensor, sides: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Statistics (P, N_STATISTICS) of labelled pixels and the object's share of each (P,), at all `ZOOMS`, plain and
+def _pixels(
+    images: Tensor, sides: Tensor, zooms: Sequence[float], generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Statistics (P, N_STATISTICS) of labelled pixels and the object's share of each (P,), at all zooms, plain and
     jittered."""
-    most = MOST_PIXELS // (2 * len(ZOOMS) * len(images))
+    most = MOST_PIXELS // (2 * len(zooms) * len(images))
     found = [
         _pixels_of_view(image, of_patch, zoom, jitter, most, generator)
-        for zoom in ZOOMS
+        for zoom in zooms
         for jitter in (0.0, JITTER)
         for image, of_patch in zip(images.split(1), sides.split(1), strict=True)
     ]

@@ -160,6 +160,13 @@ def masked_iou(prediction: np.ndarray, labels: np.ndarray) -> float:
     return float((prediction & truth).sum() / union.sum())
 
 
+def agreement(one: np.ndarray, two: np.ndarray) -> float | None:
+    """IoU of the masks of two methods, over probabilities of one shape, both at 0.5; None if neither finds anything."""
+    found, other = one >= 0.5, two >= 0.5
+    either = int((found | other).sum())
+    return round(int((found & other).sum()) / either, 3) if either else None
+
+
 def best_threshold(probabilities: np.ndarray, labels: np.ndarray) -> float:
     """The threshold with the best mean IoU; of equal ones (`IOU_TOLERANCE`) the one nearest to 0.5."""
     means = np.array([np.nanmean(_ious(probabilities, labels, t)) for t in THRESHOLDS])

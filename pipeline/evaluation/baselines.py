@@ -1,4 +1,4 @@
-"""Baselines that need no network: a colour threshold, Otsu's threshold, a random forest of pixels, GrabCut.
+"""Baselines that need no network: thresholds, pixel classifiers (forest, boosting, ridge regression), GrabCut.
 
 All but GrabCut have the interface of a model (`pipeline.predictor.Model`): encode a support set, then predict tiles.
 They learn from the labelled pixels alone.
@@ -8,6 +8,8 @@ They learn from the labelled pixels alone.
 - otsu: the channel, smoothing and side chosen by `threshold`, with Otsu's level of each image.
 - forest: 50 trees on scikit-image's multiscale intensities, edges and textures, as in its trainable segmentation and
   similar to the pixel classifiers of ilastik and QuPath.
+- boosting: 100 trees of histogram gradient boosting with scikit-learn's settings, on the same features.
+- ridge: ridge regression of the labels on the same features.
 - grabcut: OpenCV's GrabCut inside the bounding box of the true object. It uses no support set, but knows more about the
   query than any other method: where the object is.
 """
@@ -31,7 +33,7 @@ from fewscope.pipeline.calibration import leave_one_out
 from fewscope.pipeline.evaluation.names import BASELINES
 
 if TYPE_CHECKING:
-    from sklearn.ensemble import RandomForestClassifier
+    from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
 
 MISSING = "{} is not installed; install the baselines with pip install fewscope[eval]"
 CHANNELS = ("red", "green", "blue", "grey", "saturation", "haematoxylin")
@@ -170,6 +172,74 @@ class PixelForest:
             for t in tiles
         ]
         return np.stack(probabilities).reshape(len(tiles), 1, *tiles.shape[1:3]).astype(np.float32)
+
+
+MOST_PIXELS = 20_000
+"""Labelled pixels that `PixelBoosting` and `PixelRidge` learn from, drawn at random; a forest draws its own."""
+
+
+def _sample(images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Features (n, d) float32 and labels (n,) of at most `MOST_PIXELS` labelled pixels."""
+    x = np.concatenate(
+        [_textures(i.shape, i.tobytes())[y != IGNORE_LABEL] for i, y in zip(images, labels, strict=True)]
+    )
+    y = labels[labels != IGNORE_LABEL]
+    chosen = np.random.default_rng(0).permutation(len(y))[:MOST_PIXELS]
+    return x[chosen], y[chosen]
+
+
+class PixelBoosting:
+    """Gradient boosting of pixels (`sklearn.ensemble.HistGradientBoostingClassifier`) on the features of `PixelForest`.
+
+    Raises
+    ------
+    ImportError
+        scikit-learn is not installed.
+    """
+
+    name = "boosting"
+
+    def __init__(self) -> None:
+        try:
+            from sklearn.ensemble import HistGradientBoostingClassifier
+        except ImportError as e:
+            raise ImportError(MISSING.format("scikit-learn")) from e
+        self._classifier = HistGradientBoostingClassifier
+
+    def encode(self, images: np.ndarray, labels: np.ndarray) -> HistGradientBoostingClassifier:
+        """Trees fitted to labelled pixels of patches (K, H, W, 3) uint8, labels (K, H, W)."""
+        return self._classifier(early_stopping=False, random_state=0).fit(*_sample(images, labels))
+
+    def predict(self, tiles: np.ndarray, features: HistGradientBoostingClassifier) -> np.ndarray:
+        """Probability (N, 1, H, W) float32 of tiles (N, H, W, 3) uint8."""
+        found = [
+            features.predict_proba(_textures(t.shape, t.tobytes()).reshape(t.shape[0] * t.shape[1], -1))[:, 1]
+            for t in tiles
+        ]
+        return np.stack(found).reshape(len(tiles), 1, *tiles.shape[1:3]).astype(np.float32)
+
+
+class PixelRidge:
+    """Ridge regression of the labels on the standardised features of `PixelForest`, clipped to 0..1."""
+
+    name = "ridge"
+
+    def encode(self, images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Mean and deviation of the features (d,), and coefficients (d + 1,), the intercept last."""
+        x, y = _sample(images, labels)
+        mean, deviation = x.mean(0), x.std(0) + 1e-6
+        x = np.pad((x - mean) / deviation, ((0, 0), (0, 1)), constant_values=1.0).astype(np.float64)
+        regularised = x.T @ x + np.diag([1.0] * len(mean) + [0.0])
+        return mean, deviation, np.linalg.solve(regularised, x.T @ y)
+
+    def predict(self, tiles: np.ndarray, features: tuple[np.ndarray, np.ndarray, np.ndarray]) -> np.ndarray:
+        """Probability (N, 1, H, W) float32 of tiles (N, H, W, 3) uint8."""
+        mean, deviation, coefficients = features
+        found = [
+            ((_textures(t.shape, t.tobytes()) - mean) / deviation) @ coefficients[:-1] + coefficients[-1]
+            for t in tiles
+        ]
+        return np.stack(found)[:, None].clip(0, 1).astype(np.float32)
 
 
 class GrabCut:

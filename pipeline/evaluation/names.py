@@ -6,6 +6,8 @@ BASELINES: Mapping[str, str] = {
     "threshold": "ColourThreshold",
     "otsu": "OtsuThreshold",
     "forest": "PixelForest",
+    "boosting": "PixelBoosting",
+    "ridge": "PixelRidge",
     "grabcut": "GrabCut",
 }
 """Each baseline and its class in `pipeline.evaluation.baselines`. A new baseline is a class there and a line here."""

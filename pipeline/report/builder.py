@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import importlib.metadata
+import itertools
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -140,6 +141,7 @@ def write_run_report(
     fresh: list[dict[str, Any]],
     data: ReportData,
     holes: Sequence[Hole] = (),
+    lost: Sequence[float | None] = (),
 ) -> Report:
     """Write ``report.html`` and ``report.json``; returns their content.
 
@@ -147,6 +149,8 @@ def write_run_report(
     ----------
     fresh : list[dict[str, Any]]
         Rows of the units that were segmented in this process.
+    lost : Sequence[float | None]
+        Agreement lost of each class, from `calibration.agreement`; empty where it is not known.
     """
     plan, pool, work = segmentation.plan, segmentation.pool, segmentation.job.work
     kinds = processors(segmentation.rows)
@@ -167,7 +171,10 @@ def write_run_report(
             strict=True,
         )
     ]
-    qualities = [quality(plan, point) for point in operating_point.classes]
+    qualities = [
+        quality(plan, point, lost_of_class)
+        for point, lost_of_class in itertools.zip_longest(operating_point.classes, lost)
+    ]
     report = make_report(
         plan.source.info,
         found,
@@ -295,19 +302,27 @@ def timings(clock: Clock, fresh: list[dict[str, Any]], pool: Pool) -> Timings:
     )
 
 
-def quality(plan: Plan, operating_point: ClassOperatingPoint) -> Quality | None:
-    """The leave-one-out estimate of one class, for the report."""
+def quality(plan: Plan, operating_point: ClassOperatingPoint, lost: float | None = None) -> Quality | None:
+    """The leave-one-out estimate of one class, for the report; `lost` is from `calibration.agreement`."""
     loo = operating_point.loo
     if loo is None or not np.isfinite(loo.iou).any():
         return None
     n_patches = int(np.isfinite(loo.iou).sum()) if len(plan.classes) > 1 else len(loo.iou)
+    interval = intervals.widened_interval(loo.interval, lost)
+    method = f"leave-one-out over {n_patches} patches, 95 % interval of the mean (Student's t)"
+    if interval != loo.interval:
+        method += (
+            f", widened by {lost:.2f} on both sides: the network and the pixel classifier agree so much less on a "
+            "sample of tiles than on the patches, so some of this source is unlike them"
+        )
     return Quality(
         iou_mean=loo.mean_iou,
-        iou_interval=loo.interval,
+        iou_interval=interval,
         iou=tuple(float(v) if np.isfinite(v) else None for v in loo.iou),
         threshold=operating_point.threshold,
         threshold_source=_threshold_source(plan, operating_point),
-        method=f"leave-one-out over {n_patches} patches, 95 % interval of the mean (Student's t)",
+        method=method,
+        lost_agreement=lost,
     )
 
 

@@ -39,6 +39,7 @@ class Quality:
     threshold: float | None = None  # probability at or above which a pixel is object
     threshold_source: str = ""
     method: str = ""  # e.g. "leave-one-out over 5 patches, 95 % bootstrap interval"
+    lost_agreement: float | None = None  # of network and pixel classifier, patches minus a sample of tiles
 
     def __post_init__(self) -> None:
         # NaN is no estimate, and JSON does not know it: a finished run must not fail to be reported

@@ -23,6 +23,7 @@ from fewscope.pipeline.calibration.model_selection import (
     select_encoding,
     to_arrays,
 )
+from fewscope.pipeline.config import SegmentConfig
 
 
 @dataclass
@@ -141,6 +142,18 @@ def test_what_predicts_left_out_patches_better_is_kept(
     assert ("pixel classifier" in str(found)) == bool(share)
 
 
+def test_the_agreement_with_the_classifier_is_that_of_the_masks_of_held_out_patches() -> None:
+    images, labels = patches(5)
+    found = select_encoding(
+        Pupil(plain=0.0, scaled=0.0, tuned=0.0, texture=0.5), images, labels, None, seconds=30
+    )
+    truth = labels[0] == 1
+    other = truth.copy()
+    other[:, :16] ^= True
+    assert found.agreement == (round((truth & other).sum() / (truth | other).sum(), 3),)
+    assert select_encoding(Pupil(), images, labels, None, seconds=0).agreement == ()
+
+
 def test_nothing_is_fine_tuned_twice() -> None:
     """Once on all patches, and once without each: minutes, each time."""
     images, labels = patches(5)
@@ -159,6 +172,15 @@ def test_what_takes_minutes_is_said_while_it_lasts(caplog: pytest.LogCaptureFixt
     assert "fine-tuning 7 times, 68 steps each; --adapt bounds it" in said
     assert sum("on 5 of 6 patches" in line for line in said) == 6
     assert said[-1].startswith("kept: network fine-tuned for 68 steps, IoU of held-out patches 0.")
+
+
+@pytest.mark.parametrize("k", [2, 5])
+def test_the_default_budget_fine_tunes_nothing_and_searches_the_rest(k: int) -> None:
+    images, labels = patches(k)
+    pupil = Pupil(tuned=0.0, scaled=0.1)
+    found = select_encoding(pupil, images, labels, None, seconds=SegmentConfig("", "", "").adapt_s)
+    assert found.options == EncodingOptions((192, 320))
+    assert not pupil.tuned_on
 
 
 def test_nothing_is_fine_tuned_where_it_is_not_wanted_or_cannot_be() -> None:
@@ -188,6 +210,7 @@ def test_a_fit_with_the_real_network_repeats_itself_and_can_be_kept(
     images = images.clip(0, 255).astype(np.uint8)
     monkeypatch.setattr(model_selection, "OTHER_SIDES", ((64, 96),))
     monkeypatch.setattr(model_selection, "SUFFICIENT_IOU", 2.0)
+    monkeypatch.setattr(model_selection, "SEARCH_S", 1.0)
     monkeypatch.setattr("fewscope.model.finetune.FEWEST_STEPS", 1)
     better = itertools.count(0.1, 0.001 if kept == "the last" else -0.001)
     monkeypatch.setattr(
@@ -211,6 +234,7 @@ def test_a_fit_with_the_real_network_repeats_itself_and_can_be_kept(
     assert np.array_equal(one.held_out[0], other.held_out[0])
     again = from_arrays(to_arrays(one), load_segmenter(device="cpu"), images, labels)
     assert (again.features.digest, str(again)) == (one.features.digest, str(one))
+    assert again.agreement == one.agreement
     assert np.array_equal(segmenter.predict(images, again.features), segmenter.predict(images, one.features))
 
 

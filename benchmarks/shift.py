@@ -1,0 +1,216 @@
+"""How well five patches serve where the rest differs from them: other pictures, stains, dates, ground, lookalikes.
+
+    python benchmarks/shift.py --help
+    python benchmarks/shift.py --data ../shared/data --cache runs/shift > shift.jsonl
+    python benchmarks/shift.py --data ../shared/data --cache runs/shift --held-back
+
+Each task of `benchmarks.shift_tasks` gives five patches to Fewscope and to the baselines, and the same scenes to
+predict. Fewscope's network is adapted as in a job (`--adapt`), and its threshold is chosen on held-out patches; the
+baselines use 0.5. "pixel classifier" is Fewscope's own, alone. IoU is over the pixels of a scene, then the mean over
+scenes.
+
+One JSON line per task, then a summary: how far Fewscope is ahead of the best baseline of each task, on average and in
+the worst task; in how many tasks it is behind by more than 0.01; the mean IoU of all methods; and how the estimate of
+the report, from held-out patches, compares with the IoU measured. `--cache` keeps the masks and the held-out IoUs of
+every task and method, so that an interrupted benchmark resumes; give another folder after a change of the code.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np
+
+from benchmarks.records import emit
+from benchmarks.shift_tasks import Task, shift_tasks
+from fewscope.connectors.support.support_set import SupportSet
+from fewscope.model.segmenter import Segmenter, load_segmenter
+from fewscope.pipeline.calibration import leave_one_out
+from fewscope.pipeline.calibration.intervals import mean_interval, widened_interval
+from fewscope.pipeline.config import SegmentConfig
+from fewscope.pipeline.evaluation.baselines import load_baseline
+from fewscope.pipeline.evaluation.runner import Adapted
+from fewscope.pipeline.metrics import correlation
+
+OURS, ALONE = "fewscope", "pixel classifier"
+BASELINES = ("forest", "boosting", "ridge", "otsu")
+BEHIND = 0.01
+"""A task counts as behind where the best baseline is ahead by more."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prediction:
+    """Masks of the queries of a task, bool (N, H, W); IoU of each held-out patch, NaN without object; and the agreement
+    of network and pixel classifier on the held-out patches, NaN where unknown."""
+
+    masks: np.ndarray
+    held_out: np.ndarray
+    agreement: float = float("nan")
+
+
+def predict(method: str, task: Task, network: Segmenter, seconds: float) -> Prediction:
+    """Learn from the support set of a task and predict its queries."""
+    images, labels = task.images, task.labels
+    queries = np.stack([patch.image for patch in task.queries])
+    if method == OURS:
+        names = tuple(str(k) for k in range(len(images)))
+        support = SupportSet(images, labels, None, names, None, (task.name,))
+        encoding = Adapted(network, seconds).select_encoding(support)
+        threshold, held_out = 0.5, np.array([])
+        if (probabilities := encoding.held_out[0]) is not None:
+            loo = leave_one_out.score_held_out(probabilities, labels)
+            threshold, held_out = loo.threshold, np.array(loo.iou)
+        masks = network.predict(queries, encoding.features)[:, 0] >= threshold
+        agreed = encoding.agreement[0] if encoding.agreement else None
+        return Prediction(masks, held_out, float("nan") if agreed is None else agreed)
+    if method == ALONE:
+        features = network.encode(images, labels, texture_share=1.0)
+        return Prediction(network.predict(queries, features)[:, 0] >= 0.5, np.array([]))
+    baseline: Any = load_baseline(method)
+    return Prediction(baseline.predict(queries, baseline.encode(images, labels))[:, 0] >= 0.5, np.array([]))
+
+
+def remembered(
+    folder: Path | None, method: str, task: Task, network: Segmenter, seconds: float
+) -> Prediction:
+    """`predict`, or what it returned before, kept in a folder."""
+    if folder is None:
+        return predict(method, task, network, seconds)
+    ours = f"{network.weights_digest} {seconds}" if method in (OURS, ALONE) else ""
+    digest = hashlib.sha256(f"{task.name} {method} {ours}".encode())
+    for patch in (*task.support, *task.queries):
+        digest.update(patch.image.tobytes() + patch.mask.tobytes())
+    path = folder / f"{digest.hexdigest()[:24]}.npz"
+    if path.exists():
+        with np.load(path) as kept:
+            return Prediction(kept["masks"], kept["held_out"], float(kept["agreement"]))
+    made = predict(method, task, network, seconds)
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial.npz")
+    np.savez_compressed(partial, masks=made.masks, held_out=made.held_out, agreement=made.agreement)
+    partial.replace(path)
+    return made
+
+
+def scene_ious(task: Task, masks: np.ndarray) -> np.ndarray:
+    """IoU of every scene, (n,) float."""
+    found, ious = iter(masks), []
+    for scene in task.scenes:
+        pairs = [(next(found), patch.mask) for patch in scene]
+        both = sum(int((mask & true).sum()) for mask, true in pairs)
+        either = sum(int((mask | true).sum()) for mask, true in pairs)
+        ious.append(both / either if either else 1.0)
+    return np.array(ious)
+
+
+def evaluate(
+    task: Task, methods: Sequence[str], network: Segmenter, seconds: float, folder: Path | None
+) -> dict[str, Any]:
+    """IoU of each method on a task, and what the report of a job would estimate."""
+    found = {method: remembered(folder, method, task, network, seconds) for method in methods}
+    iou = {method: float(scene_ious(task, one.masks).mean()) for method, one in found.items()}
+    baselines = {method: value for method, value in iou.items() if method in BASELINES}
+    best = max(baselines, key=lambda method: baselines[method])
+    held_out = found[OURS].held_out
+    known = held_out[np.isfinite(held_out)] if len(held_out) else held_out
+    interval = mean_interval(held_out, 0.0, 1.0, n_more=len(task.scenes)) if len(known) > 1 else None
+    agreed = leave_one_out.agreement(found[OURS].masks, found[ALONE].masks)
+    before = found[OURS].agreement
+    lost = None if agreed is None or np.isnan(before) else before - agreed
+    return {
+        "ahead": iou[OURS] - iou[best],
+        "best_baseline": best,
+        "iou": iou,
+        "estimate": float(known.mean()) if len(known) else None,
+        "lost_agreement": lost,
+        "interval_of_patches": interval,
+        "interval": widened_interval(interval, lost),
+    }
+
+
+def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The scores over all tasks."""
+    ahead = [row["ahead"] for row in rows]
+    estimated = [row for row in rows if row["estimate"] is not None]
+    truths = [row["iou"][OURS] for row in estimated]
+    estimates = [row["estimate"] for row in estimated]
+
+    def coverage(interval: str) -> float | None:
+        """Share of the intervals that hold."""
+        found = [
+            row[interval][0] <= row["iou"][OURS] <= row[interval][1]
+            for row in estimated
+            if row[interval] is not None
+        ]
+        return float(np.mean(found)) if found else None
+
+    return {
+        "mean_ahead": float(np.mean(ahead)),
+        "worst": min(ahead),
+        "behind": sum(value < -BEHIND for value in ahead),
+        "tasks": len(rows),
+        "mean_iou": {m: float(np.mean([row["iou"][m] for row in rows])) for m in rows[0]["iou"]},
+        "estimate_correlation": correlation(estimates, truths) if len(truths) > 2 else None,
+        "estimate_error": float(np.mean(np.abs(np.subtract(estimates, truths)))) if truths else None,
+        "estimate_bias": float(np.mean(np.subtract(estimates, truths))) if truths else None,
+        "interval_coverage": coverage("interval"),
+        "interval_of_patches_coverage": coverage("interval_of_patches"),
+    }
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--data",
+        type=Path,
+        required=True,
+        help="folder of shared data, with fewshot/, counting/ and rasters/",
+    )
+    parser.add_argument("--adapt", type=float, default=SegmentConfig("", "", "").adapt_s, metavar="SECONDS",
+                        help="as in jobs/segment_wsi.py (default %(default)g)")  # fmt: skip
+    parser.add_argument("--weights", help="weights instead of the shipped ones (.safetensors)")
+    parser.add_argument("--cache", type=Path, metavar="FOLDER", help="keep predictions here")
+    parser.add_argument(
+        "--held-back",
+        action="store_true",
+        help="the tasks that nothing was chosen on, instead of the others",
+    )
+    parser.add_argument(
+        "--tasks", nargs="+", metavar="WORD", help="only tasks whose name contains one of these"
+    )
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """A line per task, and the summary."""
+    args = parse(argv)
+    network = load_segmenter(weights=args.weights)
+    rows = []
+    for task in shift_tasks(args.data):
+        if task.held_back != args.held_back:
+            continue
+        if args.tasks and not any(word in task.name for word in args.tasks):
+            continue
+        rows.append(evaluate(task, (OURS, ALONE, *BASELINES), network, args.adapt, args.cache))
+        emit("shift", {"task": task.name, "domain": task.domain, "kind": task.kind} | rows[-1])
+    if not rows:
+        raise SystemExit("no task has such a name")
+    emit("shift", {"task": "all"} | summary(rows))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

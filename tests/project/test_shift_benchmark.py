@@ -1,0 +1,78 @@
+"""The benchmark of shift: what a scene scores, and what counts as behind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from benchmarks import shift
+from benchmarks.shift_tasks import Patch, Task
+
+IMAGE = np.zeros((224, 224, 3), np.uint8)
+
+
+def patch(columns: int) -> Patch:
+    mask = np.zeros((224, 224), bool)
+    mask[:, :columns] = True
+    return Patch(IMAGE, mask)
+
+
+def task() -> Task:
+    scenes = ((patch(100),), (patch(100), patch(100).empty))
+    return Task("bars", "land", "background", False, tuple(patch(50) for _ in range(5)), scenes)
+
+
+def test_a_false_positive_beside_an_object_costs_iou() -> None:
+    found = np.stack([patch(n).mask for n in (50, 100, 100)])
+    assert shift.scene_ious(task(), found).tolist() == [0.5, 0.5]
+    found[2] = False
+    assert shift.scene_ious(task(), found).tolist() == [0.5, 1.0]
+
+
+def row(iou: float, best: float, estimate: float, half: float) -> dict[str, Any]:
+    interval = (estimate - half, estimate + half)
+    return {
+        "ahead": iou - best,
+        "iou": {shift.OURS: iou, "forest": best},
+        "estimate": estimate,
+        "interval": interval,
+        "interval_of_patches": (estimate, estimate),
+    }
+
+
+def test_the_summary_counts_what_is_behind_and_what_the_intervals_hold() -> None:
+    found = shift.summary([row(0.8, 0.6, 0.9, 0.05), row(0.5, 0.505, 0.5, 0.0), row(0.4, 0.6, 0.7, 0.5)])
+    assert found["mean_ahead"] == pytest.approx((0.2 - 0.005 - 0.2) / 3)
+    assert found["worst"] == pytest.approx(-0.2)
+    assert (found["behind"], found["tasks"]) == (1, 3)
+    assert found["mean_iou"][shift.OURS] == pytest.approx(1.7 / 3)
+    assert found["interval_coverage"] == pytest.approx(2 / 3)
+    assert found["interval_of_patches_coverage"] == pytest.approx(1 / 3)
+    assert found["estimate_error"] == pytest.approx((0.1 + 0.0 + 0.3) / 3)
+
+
+def test_what_was_predicted_is_kept_until_the_pictures_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def predict(method: str, of: Task, *_: Any) -> shift.Prediction:
+        asked.append(method)
+        return shift.Prediction(np.stack([q.mask for q in of.queries]), np.array([0.5, np.nan, 0.7]), 0.9)
+
+    monkeypatch.setattr(shift, "predict", predict)
+    network: Any = type("Network", (), {"weights_digest": "w"})()
+    first, again = (
+        shift.evaluate(task(), (shift.OURS, shift.ALONE, "forest"), network, 30, tmp_path) for _ in "ab"
+    )
+    assert first == again
+    assert asked == [shift.OURS, shift.ALONE, "forest"]
+    assert (first["ahead"], first["best_baseline"], first["estimate"]) == (0.0, "forest", 0.6)
+    assert first["lost_agreement"] == pytest.approx(-0.1)
+    assert first["interval"] == first["interval_of_patches"]
+    other = Task("bars", "land", "background", False, task().support, ((patch(7),),))
+    shift.evaluate(other, (shift.OURS, shift.ALONE, "forest"), network, 30, tmp_path)
+    assert len(asked) == 6
