@@ -25,7 +25,8 @@ from fewscope.model.networks.episodic import EpisodicNet, SupportPack
 from fewscope.model.networks.panet import cosine_scores, prototypes
 
 COMPACT_STRIDE = 4
-"""Of the strides 1 to 16 of ``compact``; a choice, not tuned."""
+"""Mean image IoU of 33 classes that ``compact`` was trained on, one episode of 5 supports each: 0.396, 0.413, 0.410 and
+0.415 at strides 2, 4, 8 and 16. Of the three that are alike, the one with the finest outlines."""
 
 
 class PrototypeNet(EpisodicNet):
