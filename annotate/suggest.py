@@ -1,8 +1,8 @@
 """Where to look next: windows for a person to choose the worst from.
 
-No rule of uncertainty that was tried beats random windows with five to ten labelled patches; a person who picks the
-worst of eight does. So half of the eight are random, and half are unlike all that is labelled and unlike one another:
-ground that no patch has is where a support set fails.
+No rule of uncertainty that was tried beats random windows with five to ten labelled patches. So half of the eight are
+random, and half are unlike all that is labelled and unlike one another: there a support set may fail. What a
+person gains by taking the worst is measured by `benchmarks/corrections.py`.
 """
 
 from __future__ import annotations
