@@ -11,6 +11,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("connectors", "model", "pipeline", "annotate", "jobs")
+OURS = ("fewscope", "tests", "benchmarks", "examples")
 WHERE_INSTALLED = {"pandas", "anndata", "napari"}
 """What `Result` converts to, for those who have it; without it, a `MissingPackageError` says so."""
 
@@ -125,7 +126,7 @@ def test_every_library_imported_is_a_declared_dependency():
             )
             for line, name in imports(parse(path)):
                 top = name.split(".")[0]
-                if top in sys.stdlib_module_names or top in {"fewscope", "tests", "benchmarks"} or top in own:
+                if top in sys.stdlib_module_names or top in {*OURS, *own}:
                     continue
                 if IMPORT_NAMES.get(top, top) not in guarded:
                     missing.append(f"{path.relative_to(ROOT)}:{line}: {top} is not in pyproject.toml")
