@@ -2,9 +2,9 @@
 
     python docs/record_annotate.py            # docs/images/annotate*.{webp,jpg}; needs `make web` and Chromium
 
-The slide is the demo's, of 1024 px. Two regions of its support set are drawn by hand as it were, corner by corner; then
-the preview, a window of the gallery, the rounds, the whole run and its result are shown. Nothing is posed: what is seen
-is what the server answers.
+The slide is the demo's, of 1024 px, and two regions of its support set are there at the start. The preview, an outline,
+a window of the gallery, the rounds, the whole run and its result are shown. Nothing is posed: what is seen is what the
+server answers.
 """
 
 from __future__ import annotations
@@ -105,123 +105,83 @@ class Film(Annotator):
         raise SystemExit(f"{path}: {path.stat().st_size} bytes, expected fewer than {MAX_BYTES}")
 
 
-def regions() -> list[tuple[tuple[float, ...], list[list[Point]]]]:
-    """Boxes of the demo's regions, and the outlines of the nuclei in each."""
-    features = json.loads(SUPPORT.read_text())["features"]
-    shapes = [(one["properties"]["classification"]["name"], shape(one["geometry"])) for one in features]
-    nuclei = [geometry for name, geometry in shapes if name == "Nucleus"]
-    return [
-        (
-            box.bounds,
-            [
-                [(x, y) for x, y, *_ in one.exterior.coords[:-1]]
-                for one in nuclei
-                if box.contains(one.centroid)
-            ],
-        )
-        for name, box in shapes
-        if name == "Region*"
-    ]
+def two_regions(path: Path) -> None:
+    """Write the first and the third region of the demo's support set, with the nuclei in them."""
+    collection = json.loads(SUPPORT.read_text())
+    features = [(one, shape(one["geometry"])) for one in collection["features"]]
+    boxes = [pair for pair in features if pair[0]["properties"]["classification"]["name"] == "Region*"]
+    kept = [boxes[0], boxes[2]]
+    kept += [(one, at) for one, at in features if any(box.contains(at.centroid) for _, box in kept[:2])][2:]
+    kept = list({one["id"]: (one, at) for one, at in kept}.values())
+    path.write_text(json.dumps({**collection, "features": [one for one, _ in kept]}))
+
+
+NUCLEUS: list[Point] = [(404, 209), (410, 203), (418, 205), (421, 213), (417, 221), (409, 220)]
+"""Corners of a stroke's worth of outline for the film, in px of the slide."""
 
 
 def journey(film: Film, url: str) -> None:
-    """Draw, see, correct, run, look."""
+    """See, draw, correct, run, look."""
     page = film.page
     film.open(url)
-    page.wait_for_timeout(2500)
-    film.look(2500)
-    film.press("#guide-action")
-    page.keyboard.type("Nucleus", delay=40)
-    film.look(900)
-    film.key("Enter")
-    film.key("Escape")
-    film.look(1500)
-
-    (box, nuclei), (second, more) = regions()[0], regions()[2]
-    film.show(*box)
-    page.wait_for_timeout(1200)
-    film.key("r")
-    film.look(1000)
-    film.drag([(box[0], box[1]), (box[2], box[3])])
-    film.pointer = (film.screen((box[2], box[3]))[0], film.screen((box[2], box[3]))[1])
-    film.saved()
-    film.look(1800)
-    for number, nucleus in enumerate(nuclei):
-        film.outline(nucleus, seen=number < 3)
-        if number % 4 == 0:
-            film.look(350)
     film.previewed()
-    page.wait_for_timeout(2000)
-    film.look(2500)
+    page.wait_for_timeout(2500)
+    film.look(3000)
     film.still("preview")
-    x0, y0, x1, y1 = box
-    film.show(x0 - 60, y0 - 60, x1 + 160, y1 + 160)
-    film.previewed()
-    page.wait_for_timeout(2500)
-    film.look(2500)
     page.focus("#threshold")
-    for _ in range(4):
-        for _ in range(4):
-            film.key("ArrowLeft")
-        film.look(350)
-    for _ in range(4):
-        for _ in range(4):
-            film.key("ArrowRight")
-        film.look(350)
-
-    film.show(*second)
-    page.wait_for_timeout(1200)
-    film.region(*second)
-    for number, nucleus in enumerate(more):
-        film.outline(nucleus, seen=False)
-        if number % 5 == 0:
-            film.look(250)
-    film.previewed()
-    page.wait_for_timeout(2000)
-    film.look(2000)
+    for step in ("ArrowLeft", "ArrowRight"):
+        for _ in range(2):
+            for _ in range(9):
+                film.key(step)
+            film.look(500)
+    film.outline(NUCLEUS, seen=True)
+    film.look(1200)
+    film.key("Control+z")
+    film.saved()
+    film.look(800)
 
     film.key("g")
     page.wait_for_selector(".gallery .window img")
     film.until("[...document.querySelectorAll('.gallery img')].every(one => one.naturalWidth > 0)")
-    film.look(2500)
-    film.still("improve")
+    film.until("/\\d/.test(document.querySelector('.score-number')?.textContent ?? '')", timeout_s=180)
+    film.look(3000)
     film.press(".gallery .window >> nth=1")
     page.wait_for_selector("#proposal-bar:not([hidden])")
     page.wait_for_timeout(1500)
-    film.look(3000)
+    film.look(3500)
     film.still("window")
     film.press("#accept")
     film.saved()
     film.previewed()
-    film.until("/\\d/.test(document.querySelector('.score-number')?.textContent ?? '')")
-    page.wait_for_timeout(2500)
-    film.look(3000)
-    film.still("rounds")
+    page.wait_for_timeout(1500)
+    film.look(2500)
 
     film.key("F8")
-    film.look(1000)
     page.select_option("#run-adapt", "0")
+    film.look(1200)
     film.press("#start-run")
     page.wait_for_selector(".run")
     page.click(".command summary >> nth=0")
     while page.locator(".run.running").count():
-        film.look(250)
-        page.wait_for_timeout(2500)
+        film.look(300)
+        page.wait_for_timeout(5000)
     page.wait_for_selector(".run.done", timeout=5000)
     film.look(2500)
-    film.still("run")
     film.press(".run.done .button.primary")
     page.wait_for_selector(".table-wrap tbody tr")
     page.wait_for_timeout(2500)
     film.look(2500)
-    film.press(".table-wrap tbody tr >> nth=2")
+    film.press(".table-wrap tbody tr >> nth=3")
     page.wait_for_timeout(2000)
     film.look(3000)
     film.still("result")
     film.key("d")
     page.wait_for_timeout(500)
     film.look(3000)
-    film.still("dark")
+    film.key("F7")
+    page.wait_for_timeout(500)
+    film.look(2500)
+    film.still("rounds")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -238,7 +198,12 @@ def record(scratch: Path, out: Path) -> None:
     """Start the server on the slide, and record."""
     slide = scratch / "ihc.tif"
     make_demo_slide.main([str(slide), "--side", str(SIDE)])
-    with annotating(scratch / "log", scratch / "out", slide) as server, chromium() as browser:
+    support = scratch / "two-regions.geojson"
+    two_regions(support)
+    with (
+        annotating(scratch / "log", scratch / "out", slide, "--support", support) as server,
+        chromium() as browser,
+    ):
         page = browser.new_page(viewport=VIEWPORT, color_scheme="light")
         page.set_default_timeout(120_000)
         film = Film(page, out)

@@ -72,7 +72,7 @@ class Server:
 
 @contextmanager
 def annotating(log: Path, out: Path, *arguments: object) -> Iterator[Server]:
-    """``fewscope annotate`` until the block ends; it is stopped as by Ctrl-C and has to end well."""
+    """``fewscope annotate`` until the block ends; it is then told to stop."""
     command = [
         sys.executable,
         ROOT / "jobs/annotate.py",
@@ -93,15 +93,12 @@ def annotating(log: Path, out: Path, *arguments: object) -> Iterator[Server]:
             assert time.monotonic() < deadline, "no address was printed"
             time.sleep(0.1)
         yield Server(found[1], out)
+        process.send_signal(signal.SIGTERM)  # also where SIGINT is ignored, as in the background of a shell
+        process.wait(240)  # a round that is being scored is finished first
     finally:
         if process.poll() is None:
-            process.send_signal(signal.SIGINT)
-        try:
-            process.wait(60)
-        except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-            raise AssertionError(f"the server did not stop:\n{log.read_text()[-2000:]}") from None
 
 
 class Annotator:
