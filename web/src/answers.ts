@@ -88,6 +88,8 @@ export class Answers {
       return;
     }
     this.stamp++;
+    if (app.settings.preview) app.counting = true;
+    app.emit("counts");
     const stamp = `${cells_done}-${this.stamp}`;
     const source = encodeURIComponent(app.source.id);
     const { byClass } = app.tally;
@@ -129,6 +131,7 @@ export class Answers {
         );
         app.viewer.outlines.addFeatures(features);
       });
+      app.counting = false;
       app.emit("counts");
     } catch (error) {
       if (!(error instanceof DOMException) && !(error instanceof Refused)) console.warn(error);

@@ -103,6 +103,8 @@ export class App {
   linked = true;
   pointer: XY | null = null;
   counts = new Map<string, { count: number; fraction: number; truncated: boolean }>();
+  /** Whether the counts are of an answer before the newest. */
+  counting = false;
   /** The place of the last stroke, for "finish this region". */
   lastStroke: XY | null = null;
   readonly webgl: boolean;

@@ -55,7 +55,7 @@ export function statusbar(app: App): HTMLElement {
               "span",
               { class: "count-in-view" },
               chip(name),
-              h("strong", {}, `${found.count.toLocaleString("en")}`),
+              h("strong", {}, app.counting && found.count === 0 ? "counting…" : found.count.toLocaleString("en")),
               h(
                 "span",
                 { class: "quiet" },
