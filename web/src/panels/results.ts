@@ -223,7 +223,13 @@ export class Results {
       result?.report_url
         ? h(
             "a",
-            { class: "button", href: result.report_url, target: "_blank", rel: "noopener" },
+            {
+              class: "button",
+              href: result.report_url,
+              target: "_blank",
+              rel: "noopener",
+              "data-tip": "The report in a new tab",
+            },
             icon("report"),
             h("span", {}, "Open the report"),
           )

@@ -22,7 +22,7 @@ function commandBlock(commands: string[]): HTMLElement {
   return h(
     "details",
     { class: "command" },
-    h("summary", {}, "Command line"),
+    h("summary", { "data-tip": "What a terminal would be given for the same result" }, "Command line"),
     h("pre", { tabindex: 0 }, commands.join("\n")),
     button({
       label: "Copy the command line",
