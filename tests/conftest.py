@@ -41,6 +41,7 @@ from tests.helpers import fakes
 from tests.helpers.environments import lent_environment
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Whatever needs Ray goes to one process, which starts it once, and first of all; then files of slow tests.
 
