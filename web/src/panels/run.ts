@@ -176,10 +176,10 @@ export function runPanel(app: App): HTMLElement {
   });
   const adapt = h(
     "select",
-    { id: "run-adapt", "data-tip": "Whether the network itself learns from your regions: slower, often better" },
-    h("option", { value: "" }, "Fine-tune on your regions (minutes)"),
-    h("option", { value: "30" }, "At most 30 s of it"),
-    h("option", { value: "0" }, "None: as the preview does"),
+    { id: "run-adapt", "data-tip": "What is tried on your regions first; kept if left-out regions get better" },
+    h("option", { value: "" }, "Scale and pixel classifier (seconds)"),
+    h("option", { value: "120" }, "Fine-tuning, too (minutes)"),
+    h("option", { value: "0" }, "Nothing: as the preview does"),
   );
   const sync = (): void => {
     address.disabled = !cluster.checked;
@@ -264,7 +264,7 @@ export function runPanel(app: App): HTMLElement {
         address,
       ),
       h("div", { class: "field row" }, h("label", { class: "grow" }, "Workers", workers)),
-      h("div", { class: "field" }, h("label", { for: "run-adapt" }, "Fine-tuning"), adapt),
+      h("div", { class: "field" }, h("label", { for: "run-adapt" }, "Adaptation"), adapt),
       ready,
       start,
     ),
