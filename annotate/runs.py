@@ -37,7 +37,7 @@ STOP_S = 15.0
 """A run that was asked to stop and has not after this time is killed; what it has finished is kept."""
 
 MAX_WORKERS = 4096
-HOLES, STOPPED = 3, (130, 143, -15, -2)
+HOLES = 3
 _ADDRESS = re.compile(r"(ray://)?[A-Za-z0-9._-]{1,253}(:\d{1,5})?")
 
 State = Literal["running", "done", "failed", "cancelled"]
@@ -316,7 +316,7 @@ class Runs:
         errors = _last_line(run.folder / ERRORS)
         if code in (0, HOLES):
             run.state, run.message = "done", errors.removeprefix("error: ") if code else ""
-        elif run.asked_to_stop and (code in STOPPED or code == -9):
+        elif run.asked_to_stop:  # whatever the signal met, as in an import that it broke off
             run.state, run.message = "cancelled", "stopped; the same command resumes"
         else:
             run.state = "failed"
