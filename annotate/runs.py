@@ -275,7 +275,7 @@ class Runs:
 
     def cancel(self, run: Run) -> None:
         """Ask a run to stop; what it has finished is kept. Nothing happens to a run that has ended."""
-        if run.process is not None and run.state == "running":
+        if run.process is not None and run.process.poll() is None:
             run.asked_to_stop = True
             run.process.terminate()
 
