@@ -33,7 +33,22 @@ EPS = 1e-5
 WIDTHS = (64, 128, 256, 512, 512)
 
 
-class PANet(EpisodicNet):
+class CosineNet(EpisodicNet):
+    """PANet's rule on one map of features, whichever network gives it."""
+
+    def compile_features(
+        self, features: tuple[Tensor, ...], foreground: Tensor, background: Tensor
+    ) -> SupportPack:
+        """Prototypes (2, C): background, object."""
+        return SupportPack((prototypes(features[0], foreground, background),))
+
+    def match(self, features: tuple[Tensor, ...], pack: SupportPack, size: tuple[int, int]) -> Tensor:
+        """Score of the object minus that of the background: the logit of the softmax of both."""
+        scores = cosine_scores(features[0], pack.tensors[0])
+        return F.interpolate(scores[:, 1:] - scores[:, :1], size=size, mode="bilinear")
+
+
+class PANet(CosineNet):
     """PANet for one class.
 
     Parameters
@@ -53,17 +68,6 @@ class PANet(EpisodicNet):
         """One map at stride 8."""
         encoded: Tensor = self.encoder(images)
         return (encoded,)
-
-    def compile_features(
-        self, features: tuple[Tensor, ...], foreground: Tensor, background: Tensor
-    ) -> SupportPack:
-        """Prototypes (2, C): background, object."""
-        return SupportPack((prototypes(features[0], foreground, background),))
-
-    def match(self, features: tuple[Tensor, ...], pack: SupportPack, size: tuple[int, int]) -> Tensor:
-        """Score of the object minus that of the background: the logit of the softmax of both."""
-        scores = cosine_scores(features[0], pack.tensors[0])
-        return F.interpolate(scores[:, 1:] - scores[:, :1], size=size, mode="bilinear")
 
     def episode(self, images: Tensor, foreground: Tensor, background: Tensor) -> tuple[Tensor, Tensor]:
         """Logits of the queries, and the loss of prototype alignment."""

@@ -21,15 +21,14 @@ from torch import Tensor, nn
 
 from fewscope.errors import ConfigError
 from fewscope.model.networks.compact import WIDTHS, CompactEncoder
-from fewscope.model.networks.episodic import EpisodicNet, SupportPack
-from fewscope.model.networks.panet import cosine_scores, prototypes
+from fewscope.model.networks.panet import CosineNet
 
 COMPACT_STRIDE = 4
 """Mean image IoU of 33 classes that ``compact`` was trained on, one episode of 5 supports each: 0.396, 0.413, 0.410 and
 0.415 at strides 2, 4, 8 and 16. Of the three that are alike, the one with the finest outlines."""
 
 
-class PrototypeNet(EpisodicNet):
+class PrototypeNet(CosineNet):
     """Prototypes of frozen features.
 
     Parameters
@@ -59,17 +58,6 @@ class PrototypeNet(EpisodicNet):
         """One map."""
         maps: Tensor = self.encoder(images)
         return (maps,)
-
-    def compile_features(
-        self, features: tuple[Tensor, ...], foreground: Tensor, background: Tensor
-    ) -> SupportPack:
-        """Prototypes (2, C): background, object."""
-        return SupportPack((prototypes(features[0], foreground, background),))
-
-    def match(self, features: tuple[Tensor, ...], pack: SupportPack, size: tuple[int, int]) -> Tensor:
-        """Score of the object minus that of the background."""
-        scores = cosine_scores(features[0], pack.tensors[0])
-        return F.interpolate(scores[:, 1:] - scores[:, :1], size=size, mode="bilinear")
 
     def load_backbone(self, state: Mapping[str, Tensor]) -> None:
         """Take the encoder from torchvision's ``vgg16`` or ``resnet50``, in place."""

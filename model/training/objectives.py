@@ -6,7 +6,7 @@ They are modules around the network, so that data-parallel training sees one for
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -28,10 +28,15 @@ LOSS_FUNCTIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = dict(
 """Of logits (N, 1, H, W) and targets in {0, 1}."""
 
 
-class CompactObjective(nn.Module):
-    """Loss of a compact network: of its logits, its ridge regressions and the depth."""
+NetworkT = TypeVar("NetworkT", bound=nn.Module)
 
-    def __init__(self, net: CompactNet, loss: str) -> None:
+
+class _Objective(nn.Module, Generic[NetworkT]):
+    """Loss of a network over the batches of a step; what a batch loses is the network's own."""
+
+    net: NetworkT
+
+    def __init__(self, net: NetworkT, loss: str) -> None:
         super().__init__()
         self.net = net
         self.loss = LOSS_FUNCTIONS[loss]
@@ -39,6 +44,13 @@ class CompactObjective(nn.Module):
     def forward(self, batches: Sequence[EpisodeBatch]) -> tuple[Tensor, Tensor]:
         """Loss of the episodes, and the mean IoU of their queries: two scalars."""
         return _mean_over(batches, self._of_batch)
+
+    def _of_batch(self, batch: EpisodeBatch) -> tuple[Tensor, Tensor]:
+        raise NotImplementedError
+
+
+class CompactObjective(_Objective[CompactNet]):
+    """Loss of a compact network: of its logits, its ridge regressions and the depth."""
 
     def _of_batch(self, batch: EpisodeBatch) -> tuple[Tensor, Tensor]:
         logits, scores = predict_episodes(self.net, batch)
@@ -55,21 +67,12 @@ class CompactObjective(nn.Module):
         return loss, _iou(logits[:, :1], target)
 
 
-class RelationObjective(nn.Module):
+class RelationObjective(_Objective[RelationNet]):
     """Loss of a relation network, episode by episode.
 
     Supports and queries of an episode are encoded as one batch: so batch norm is trained on the mixture that its
     running statistics describe, and the gradient does not depend on the other episodes of the step.
     """
-
-    def __init__(self, net: RelationNet, loss: str) -> None:
-        super().__init__()
-        self.net = net
-        self.loss = LOSS_FUNCTIONS[loss]
-
-    def forward(self, batches: Sequence[EpisodeBatch]) -> tuple[Tensor, Tensor]:
-        """Loss of the episodes, and the mean IoU of their queries: two scalars."""
-        return _mean_over(batches, self._of_batch)
 
     def _of_batch(self, batch: EpisodeBatch) -> tuple[Tensor, Tensor]:
         losses, ious = [], []
@@ -86,17 +89,8 @@ class RelationObjective(nn.Module):
         return torch.stack(losses).mean(), torch.stack(ious).mean()
 
 
-class EpisodicObjective(nn.Module):
+class EpisodicObjective(_Objective[EpisodicNet]):
     """Loss of a published network, episode by episode, with what the network itself adds to it."""
-
-    def __init__(self, net: EpisodicNet, loss: str) -> None:
-        super().__init__()
-        self.net = net
-        self.loss = LOSS_FUNCTIONS[loss]
-
-    def forward(self, batches: Sequence[EpisodeBatch]) -> tuple[Tensor, Tensor]:
-        """Loss of the episodes, and the mean IoU of their queries: two scalars."""
-        return _mean_over(batches, self._of_batch)
 
     def _of_batch(self, batch: EpisodeBatch) -> tuple[Tensor, Tensor]:
         losses, ious = [], []
