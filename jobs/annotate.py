@@ -9,9 +9,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from fewscope.connectors.raster_options import RasterOptions
 from fewscope.errors import ConfigError
-from fewscope.jobs import raster_options
+from fewscope.jobs import options, raster_options
 from fewscope.jobs.common import call, expand
 from fewscope.jobs.folders import folder_names
 from fewscope.jobs.options import JobParser, typed
@@ -60,29 +59,7 @@ def parser(prog: str = PROG) -> JobParser:
         default="auto",
         help="what the sources are (default auto: what each file is)",
     )
-    add(
-        "--mpp",
-        type=float,
-        help="working resolution of slides, um per px (default 0.5, or the slide's if coarser)",
-    )
-    add(
-        "--slide-mpp",
-        type=float,
-        metavar="MPP",
-        help="resolution of level 0, if a slide does not state it or is wrong",
-    )
-    add(
-        "--cell-part",
-        choices=("auto", "nucleus", "cell"),
-        default="auto",
-        help="outline of QuPath's cells to learn from (default auto)",
-    )
-    add(
-        "--geojson-origin",
-        choices=("scan", "file"),
-        default="scan",
-        help="where the coordinates of GeoJSON start on slides that state a scanned area (default scan)",
-    )
+    options.add_slide_options(made)
     raster_options.add_reading_options(made)
     add = made.group["output"].add_argument
     add("--out", default="", help="folder for labels and results (default out/NAME of the first source)")
@@ -122,16 +99,7 @@ def run(args: argparse.Namespace) -> int:
             token = Path(args.token_file).read_text(encoding="utf-8").strip()
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"--token-file {args.token_file}: cannot be read ({error})") from error
-    view = RasterOptions(
-        bands=args.bands,
-        scale=tuple(args.scale) if args.scale else None,
-        nodata=args.nodata,
-        res=args.res,
-        crs=args.crs,
-        assets=args.assets,
-        alpha=args.alpha,
-        allow_remote_references=args.allow_remote_references,
-    )
+    view = raster_options.reading_of(args)
     return serve(
         AnnotateConfig(
             sources=tuple(sources),

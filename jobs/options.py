@@ -97,6 +97,32 @@ def add_support_options(parser: JobParser, drawn_on: str, metavar: str, what: st
     )
 
 
+def add_slide_options(parser: JobParser) -> None:
+    """How a slide and its annotations are read."""
+    add = parser.group["input"].add_argument
+    add(
+        "--cell-part",
+        choices=("auto", "nucleus", "cell"),
+        default="auto",
+        help="outline of QuPath's cells to learn from (default auto: the nucleus for classes that mean nuclei, else "
+        "the cell)",
+    )
+    add(
+        "--geojson-origin",
+        choices=("scan", "file"),
+        default="scan",
+        help="where the coordinates of GeoJSON start, read and written, on slides that state a scanned area: at its "
+        "corner, as in QuPath, or at the corner of the file, as in OpenSlide (default scan)",
+    )
+    add("--mpp", type=float, help="working resolution, um per px (default 0.5, or the slide's if coarser)")
+    add(
+        "--slide-mpp",
+        type=float,
+        metavar="MPP",
+        help="resolution of the slide's level 0, if the file does not state it or is wrong",
+    )
+
+
 def add_output_options(parser: JobParser, only_estimate: bool = False) -> None:
     """Where results go and what they hold. ``only_estimate``: nothing is written, so no folder is needed."""
     add = parser.group["output"].add_argument

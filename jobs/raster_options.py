@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Literal
 
+from fewscope.connectors.raster_options import RasterOptions
 from fewscope.jobs import options
 from fewscope.jobs.options import JobParser
 
@@ -111,6 +112,20 @@ def add_reading_options(made: JobParser) -> None:
         default=(),
         metavar="KEY,...",
         help="assets of STAC items: one, or one per band",
+    )
+
+
+def reading_of(args: argparse.Namespace) -> RasterOptions:
+    """What the options of `add_reading_options` say."""
+    return RasterOptions(
+        bands=args.bands,
+        scale=tuple(args.scale) if args.scale else None,
+        nodata=args.nodata,
+        res=args.res,
+        crs=args.crs,
+        assets=args.assets,
+        alpha=args.alpha,
+        allow_remote_references=args.allow_remote_references,
     )
 
 

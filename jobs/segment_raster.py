@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from fewscope.connectors.raster_options import RasterOptions
 from fewscope.jobs.common import call, expand
 from fewscope.jobs.options import JobParser, typed
-from fewscope.jobs.raster_options import add_options
+from fewscope.jobs.raster_options import add_options, reading_of
 from fewscope.pipeline.config import IndexBands, RasterConfig, SegmentConfig
 
 PROG = "python jobs/segment_raster.py"
@@ -52,19 +52,12 @@ def configs(args: argparse.Namespace) -> list[SegmentConfig]:
 
     rasters = expand(args.rasters)
     first, *others = rasters
-    view = RasterOptions(
-        bands=args.bands,
-        scale=tuple(args.scale) if args.scale else None,
-        nodata=args.nodata,
-        res=args.res,
-        crs=args.crs,
+    view = replace(
+        reading_of(args),
         aoi=args.aoi,
         bbox=tuple(args.bbox) if args.bbox else None,
         scenes=tuple(others) if args.mosaic else (),
-        assets=args.assets,
         pick=args.pick,
-        alpha=args.alpha,
-        allow_remote_references=args.allow_remote_references,
         data_bands=tuple(band for band in (args.green, args.nir, args.swir) if band),
     )
     raster = RasterConfig(view, index_bands(args), args.min_area_m2, args.simplify)

@@ -44,27 +44,7 @@ def parser(prog: str = PROG, *, only_estimate: bool = False) -> JobParser:
         help="slide: path, glob, or URL (s3://...); or a folder of photographs",
     )
     options.add_support_options(made, "--support-slide", "FILE", "GeoJSON drawn on a slide")
-    add(
-        "--cell-part",
-        choices=("auto", "nucleus", "cell"),
-        default="auto",
-        help="outline of QuPath's cells to learn from (default auto: the nucleus for classes that mean nuclei, else "
-        "the cell)",
-    )
-    add(
-        "--geojson-origin",
-        choices=("scan", "file"),
-        default="scan",
-        help="where the coordinates of GeoJSON start, read and written, on slides that state a scanned area: at its "
-        "corner, as in QuPath, or at the corner of the file, as in OpenSlide (default scan)",
-    )
-    add("--mpp", type=float, help="working resolution, um per px (default 0.5, or the slide's if coarser)")
-    add(
-        "--slide-mpp",
-        type=float,
-        metavar="MPP",
-        help="resolution of the slide's level 0, if the file does not state it or is wrong",
-    )
+    options.add_slide_options(made)
     add(
         "--foreground",
         choices=("auto", "all"),
