@@ -249,7 +249,7 @@ async def _serve(session: Session, gate: Gate) -> None:
         if config.open_browser:
             threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()
         await _asked_to_stop()
-        print("stopping; the same command goes on where you stop", flush=True)
+        print("stopping; run the same command to continue", flush=True)
     finally:
         await runner.cleanup()
 

@@ -1,4 +1,4 @@
-"""Draw labels on slides and rasters in the browser, see what they teach, correct it. Also ``fewscope annotate``."""
+"""Label slides and rasters in the browser, with a live preview. Also ``fewscope annotate``."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from fewscope.model.networks.names import MODELS
 
 PROG = "python jobs/annotate.py"
 DESCRIPTION = """\
-Draw labels on slides and rasters in the browser, see at once what they teach, correct it, and run the whole job.
+Label slides and rasters in the browser, see the prediction at once, correct it, and run the whole image.
 
 Examples:
     %(prog)s slide.svs
     %(prog)s scene.tif --bands 4,3,2 --support drawn.gpkg --out out/scene
 
-Everything is kept in OUT as it is drawn: labels.geojson opens in QuPath or QGIS and is a support set as it is, the
-journal beside it holds every change. The same command goes on where you stopped. See docs/annotate.md.
+Whatever you draw is saved in OUT at once. labels.geojson opens in QuPath or QGIS and can be used as a support set; the
+journal beside it records every change. Run the same command again to continue. See docs/annotate.md.
 """
 SLIDE_OPTIONS = ("--mpp", "--slide-mpp", "--cell-part", "--geojson-origin")
 RASTER_OPTIONS = (

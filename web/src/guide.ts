@@ -89,7 +89,7 @@ export function nextStep(now: Situation): Step {
   if (now.regions === 1)
     return text(
       3,
-      "Compare the preview with the image. Where it is wrong, add a region there: press G for places, or N to mark what is none.",
+      "Compare the preview with the image. Where it is wrong, add a region there: press G for suggestions, or N to mark background.",
       "improve",
     );
   if (now.regions < ENOUGH_REGIONS)

@@ -25,8 +25,8 @@ const HINTS: Record<ToolName, string> = {
   lasso: "Draw round one object",
   brush: "Paint one object · start inside one to extend it",
   eraser: "Wipe over what is too much",
-  not: "Stroke over what is none of your objects",
-  point: "Click on an object · Shift-click on what is none",
+  not: "Stroke over background",
+  point: "Click on an object · Shift-click on background",
   wand: "Click an object · Enter or a second click accepts",
   split: "Draw a line across the selected object",
 };
