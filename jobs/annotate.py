@@ -14,7 +14,6 @@ from fewscope.jobs import options, raster_options
 from fewscope.jobs.common import call, expand
 from fewscope.jobs.folders import folder_names
 from fewscope.jobs.options import JobParser, typed
-from fewscope.model.networks.names import MODELS
 
 PROG = "python jobs/annotate.py"
 DESCRIPTION = """\
@@ -63,9 +62,8 @@ def parser(prog: str = PROG) -> JobParser:
     raster_options.add_reading_options(made)
     add = made.group["output"].add_argument
     add("--out", default="", help="folder for labels and results (default out/NAME of the first source)")
+    options.add_network_options(made)
     add = made.group["model"].add_argument
-    add("--model", choices=MODELS, default="compact", help="network (default compact)")
-    add("--weights", metavar="FILE", help="weights to use instead of the shipped ones (.safetensors)")
     add(
         "--fine",
         action="store_true",

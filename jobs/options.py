@@ -141,11 +141,23 @@ def add_output_options(parser: JobParser, only_estimate: bool = False) -> None:
     )
 
 
+def add_network_options(parser: JobParser) -> None:
+    """Which network, with which weights."""
+    add = parser.group["model"].add_argument
+    add(
+        "--model",
+        choices=MODELS,
+        default="compact",
+        metavar="NAME",
+        help="network (default compact; docs/protocol.md lists the others, most of which need --weights)",
+    )
+    add("--weights", metavar="FILE", help="weights to use instead of the shipped ones (.safetensors)")
+
+
 def add_model_options(parser: JobParser) -> None:
     """Which network, and how it is used."""
     add = parser.group["model"].add_argument
-    add("--model", choices=MODELS, default="compact", help="network (default compact)")
-    add("--weights", metavar="FILE", help="weights to use instead of the shipped ones (.safetensors)")
+    add_network_options(parser)
     add(
         "--adapt",
         dest="adapt_s",
