@@ -92,8 +92,8 @@ def epochs(args: argparse.Namespace, configs: list[SegmentConfig]) -> list[Epoch
 
 def run(args: argparse.Namespace) -> int:
     """Segment every date, then compare the maps."""
-    from fewscope.connectors.results.run_folder import FOLDER
     from fewscope.connectors.results.run_lock import RunLock
+    from fewscope.connectors.results.unit_files import FOLDER
     from fewscope.jobs.segmenting import run_all
 
     check_workers(args.workers, args.gpus_per_worker)  # before there is a folder

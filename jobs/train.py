@@ -147,8 +147,8 @@ def run(args: argparse.Namespace) -> int:
     """Train, and print where the weights are."""
     from tqdm.contrib.logging import logging_redirect_tqdm
 
-    from fewscope.connectors.results.run_folder import FOLDER
     from fewscope.connectors.results.run_lock import RunLock
+    from fewscope.connectors.results.unit_files import FOLDER
     from fewscope.model.training.job import WEIGHTS
     from fewscope.pipeline.config import check_workers
 

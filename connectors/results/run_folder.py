@@ -5,33 +5,25 @@ whole or not at all: locally to a temporary name that is then renamed, on object
 holds the folder (`run_lock`) and assigns the units; workers need no locks.
 """
 
-import io
 import json
 import logging
 import os
-import re
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import numpy as np
-import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.parquet as pq
-from fsspec import AbstractFileSystem
-
 from fewscope.connectors.results.manifest import canonical_json, describe_difference, hash_manifest, seal
 from fewscope.connectors.results.run_lock import RunLock
-from fewscope.connectors.storage.atomic import is_leftover, remove_leftovers, write_atomic
+from fewscope.connectors.results.unit_files import FOLDER, UnitFiles, check_name
+from fewscope.connectors.storage.atomic import is_leftover, remove_leftovers
 from fewscope.connectors.storage.digests import (
     N_THREADS,
     Digests,
     damaged_files,
     digest_file,
-    digest_of,
     n_bytes,
 )
 from fewscope.connectors.storage.filesystem import (
@@ -45,7 +37,6 @@ from fewscope.errors import OutputError, RunMismatch
 
 log = logging.getLogger(__name__)
 
-FOLDER = ".fewscope"
 # Outputs of a run in --out; --overwrite removes these names and nothing else.
 OUTPUTS = (
     "result.zarr",
@@ -71,7 +62,7 @@ State = Literal["new", "resume", "finished"]
 
 
 @dataclass(slots=True)
-class WorkDir:
+class WorkDir(UnitFiles):
     """The working folder of one run. Picklable: workers receive it after `claim`, with the run's hash.
 
     Attributes
@@ -99,7 +90,6 @@ class WorkDir:
     'finished'
     """
 
-    out: str
     run_hash: str | None = None
     decision: str | None = None
 
@@ -231,7 +221,7 @@ class WorkDir:
         if self.decision is not None:
             record["decision"] = self.decision
         record["seal"] = seal(record)
-        self._write("markers", f"{_check(name)}.json", canonical_json(record).encode())
+        self._write("markers", f"{check_name(name)}.json", canonical_json(record).encode())
 
     def read_markers(self, names: Collection[str] | None = None) -> dict[str, dict[str, Any]]:
         """Rows of the units that are done, by name, sorted, their files verified.
@@ -299,75 +289,10 @@ class WorkDir:
         record = self._read_json(name)
         return record if record is not None and record.get("seal") == seal(record) else None
 
-    def save_table(self, name: str, table: pa.Table) -> Digests:
-        """Keep a table (Parquet, zstd) until the run is finished; the digest of its file, for a marker."""
-        buffer = io.BytesIO()
-        pq.write_table(table.combine_chunks(), buffer, compression="zstd")
-        return self._write("tables", f"{_check(name)}.parquet", buffer.getvalue())
-
-    def load_table(self, name: str, columns: list[str] | None = None) -> pa.Table:
-        """Load the table of `save_table`, all columns or some; FileNotFoundError if there is none."""
-        return pq.read_table(io.BytesIO(self._read(f"tables/{_check(name)}.parquet")), columns=columns)
-
-    def save_arrays(self, name: str, **arrays: npt.NDArray[Any]) -> Digests:
-        """Keep arrays of any shape and numeric dtype (npz) until the run is finished; the digest of their file."""
-        for key, array in arrays.items():
-            if np.asarray(array).dtype.hasobject:
-                raise TypeError(f"array {key} of {name} holds Python objects; give a numeric dtype")
-        buffer = io.BytesIO()
-        np.savez(buffer, **arrays)  # type: ignore[arg-type]  # a key named allow_pickle is not ours
-        return self._write("arrays", f"{_check(name)}.npz", buffer.getvalue())
-
-    def load_arrays(self, name: str) -> dict[str, npt.NDArray[Any]]:
-        """Load the arrays of `save_arrays`; FileNotFoundError if there are none."""
-        with np.load(io.BytesIO(self._read(f"arrays/{_check(name)}.npz")), allow_pickle=False) as archive:
-            return {key: archive[key] for key in archive.files}
-
-    def save_text(self, name: str, text: str) -> Digests:
-        """Keep a text (UTF-8, zstd) until the run is finished; the digest of its file."""
-        buffer = pa.BufferOutputStream()
-        with pa.CompressedOutputStream(buffer, "zstd") as stream:
-            stream.write(text.encode())
-        return self._write("texts", f"{_check(name)}.zst", buffer.getvalue().to_pybytes())
-
-    def load_text(self, name: str) -> str:
-        """Load the text of `save_text`; FileNotFoundError if there is none."""
-        data = self._read(f"texts/{_check(name)}.zst")
-        with pa.CompressedInputStream(pa.BufferReader(data), "zstd") as stream:
-            return bytes(stream.read()).decode()
-
-    @property
-    def is_local(self) -> bool:
-        """Whether the folder is on a local or mounted disk."""
-        return is_local(self._locate("")[0])
-
     def is_done(self, name: str) -> bool:
         """Whether unit ``name`` has a marker, of this run or of one that was interrupted in `claim`."""
-        fs, path = self._locate(f"markers/{_check(name)}.json")
+        fs, path = self._locate(f"markers/{check_name(name)}.json")
         return bool(fs.exists(path))
-
-    def keep_array(self, name: str, array: npt.NDArray[Any]) -> None:
-        """Share an array with other workers that they can do without. Not durable: the disk is not waited for."""
-        buffer = io.BytesIO()
-        np.save(buffer, array, allow_pickle=False)
-        data = digest_of(buffer.getbuffer()).encode() + b"\n" + buffer.getvalue()
-        write_atomic(*self._locate(f"lent/{_check(name)}.npy"), data, durable=False)
-
-    def find_kept(self, name: str) -> npt.NDArray[Any] | None:
-        """Load an array of `keep_array`; None if it is missing or damaged."""
-        try:
-            with open(self._locate(f"lent/{_check(name)}.npy")[1], "rb") as file:
-                digest, _, data = file.read().partition(b"\n")
-        except OSError:
-            return None
-        if digest_of(data).encode() != digest:
-            return None
-        return np.asarray(np.load(io.BytesIO(data), allow_pickle=False))
-
-    def drop_kept(self, name: str) -> None:
-        """Remove an array of `keep_array`, if it exists."""
-        with suppress(FileNotFoundError):
-            os.unlink(self._locate(f"lent/{_check(name)}.npy")[1])
 
     def finish(self) -> None:
         """Mark the run as finished, with the identity of each file of the result; remove what was needed on the way."""
@@ -425,27 +350,6 @@ class WorkDir:
             raise RuntimeError(f"{self.out} is not claimed; call claim(manifest) first")
         return self.run_hash
 
-    def _locate(self, name: str) -> tuple[AbstractFileSystem, str]:
-        fs, root = open_filesystem(self.out)
-        return fs, f"{root}/{FOLDER}/{name}".rstrip("/")
-
-    def _write(self, folder: str, name: str, data: bytes) -> Digests:
-        name = f"{folder}/{name}" if folder else name
-        write_atomic(*self._locate(name), data)
-        return {f"{FOLDER}/{name}": digest_of(data)}
-
-    def _read(self, name: str) -> bytes:
-        fs, path = self._locate(name)
-        return bytes(fs.cat_file(path))
-
-    def _read_json(self, name: str) -> dict[str, Any] | None:
-        """The JSON object in a file; None if the file is missing or is not one."""
-        try:
-            value = json.loads(self._read(name))
-        except (FileNotFoundError, NotADirectoryError, ValueError, RecursionError):
-            return None
-        return value if isinstance(value, dict) else None
-
     def _write_manifest(self, manifest: Mapping[str, Any], clearing: bool) -> None:
         record = {"clearing": clearing, "hash": self.run_hash, "manifest": manifest}
         self._write("", "manifest.json", json.dumps(record, sort_keys=True, indent=1).encode())
@@ -464,12 +368,3 @@ class WorkDir:
     def _remove_temporary(self) -> None:
         for name in TEMPORARY:
             remove(*self._locate(name))
-
-
-_NAME: Callable[[str], re.Match[str] | None] = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*").fullmatch
-
-
-def _check(name: str) -> str:
-    if not _NAME(name):
-        raise ValueError(f"name {name!r} is not made of letters, digits, '_', '-' and '.'; rename it")
-    return name

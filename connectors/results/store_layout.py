@@ -10,7 +10,7 @@ from zarr.codecs import BloscCodec, ZstdCodec
 from zarr.core.buffer import Buffer
 
 from fewscope.connectors.colours import class_colour
-from fewscope.connectors.results.run_folder import FOLDER
+from fewscope.connectors.results.unit_files import FOLDER
 
 STORE = "result.zarr"
 SCRATCH = f"{FOLDER}/scratch.zarr"

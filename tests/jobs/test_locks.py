@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 import fewscope.jobs.segmenting
-from fewscope.connectors.results.run_folder import FOLDER
 from fewscope.connectors.results.run_lock import RunLock
+from fewscope.connectors.results.unit_files import FOLDER
 from fewscope.jobs import map_changes, train
 from fewscope.model.training.job import TrainingJob
 
