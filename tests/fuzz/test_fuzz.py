@@ -16,8 +16,9 @@ import fewscope.jobs.segmenting
 from fewscope.errors import SourceError
 from fewscope.jobs import segment_wsi
 from tests.fuzz import harness
+from tests.fuzz.annotations import map_annotations
 from tests.fuzz.harness import Case, Kind, fault_of, fault_of_message, run_kind, try_cases
-from tests.fuzz.kinds import KINDS, map_annotations
+from tests.fuzz.kinds import KINDS
 from tests.helpers import fakes
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # libraries may warn of odd files; jobs do not show it
