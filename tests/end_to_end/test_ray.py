@@ -144,6 +144,7 @@ def test_no_pixels_travel(pool, config, monkeypatch):
 
 def test_several_slides_over_one_pool(pool, config, slide, tmp_path):
     other = fakes.write_slide(tmp_path / "other.tif", fakes.picture(300, 300, seed=1))
+    pool.start()
     actors = list(pool._actors)
     counts = [
         segment(
