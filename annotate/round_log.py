@@ -1,6 +1,6 @@
 """Rounds: whenever labels have rested for a moment, the support set is scored, and compared with the round before.
 
-``rounds.jsonl`` has a line for each: when, of which labels, the left-out IoU, and the objects drawn and found. A round
+``rounds.jsonl`` has a line for each: when, of which labels, the held-out IoU, and the objects drawn and found. A round
 that is worse says so; its labels, and those of any round, can be put back.
 """
 
@@ -29,7 +29,7 @@ REST_S = 3.0
 """Labels that have not changed for so long are scored: a person looks."""
 
 WORSE = 0.02
-"""Loss of left-out IoU from which on a round counts as worse: smaller differences are noise with five patches."""
+"""Loss of held-out IoU from which on a round counts as worse: smaller differences are noise with five patches."""
 
 
 @dataclass(frozen=True, slots=True)

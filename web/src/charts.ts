@@ -2,7 +2,7 @@
 import { svg } from "./dom.ts";
 import type { Histogram, Round } from "./types.ts";
 
-/** Line of the left-out IoU over the rounds, 0 at the bottom and 1 at the top. */
+/** Line of the held-out IoU over the rounds, 0 at the bottom and 1 at the top. */
 export function roundsChart(rounds: Round[], width: number, height: number): SVGElement {
   const left = 30;
   const right = 10;
@@ -31,7 +31,7 @@ export function roundsChart(rounds: Round[], width: number, height: number): SVG
       svg(
         "title",
         {},
-        `Round ${round.number}: left-out IoU ${round.iou!.toFixed(3)}${round.worse ? ", worse than the round before" : ""}`,
+        `Round ${round.number}: held-out IoU ${round.iou!.toFixed(3)}${round.worse ? ", worse than the round before" : ""}`,
       ),
     ),
   );
@@ -45,7 +45,7 @@ export function roundsChart(rounds: Round[], width: number, height: number): SVG
       viewBox: `0 0 ${width} ${height}`,
       class: "chart",
       role: "img",
-      "aria-label": `Left-out IoU of ${rounds.length} rounds`,
+      "aria-label": `Held-out IoU of ${rounds.length} rounds`,
     },
     ...lines,
     svg("path", { d: path, class: "line" }),

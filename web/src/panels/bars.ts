@@ -121,7 +121,7 @@ export function bars(app: App, tools: Tools): HTMLElement {
     if (finish.hidden) return;
     replace(
       finish,
-      h("span", {}, "This mends the place. To teach everywhere:"),
+      h("span", {}, "This corrects only this place. To improve the result everywhere:"),
       button({
         label: "A window round the stroke, filled in by the preview",
         text: "Finish this region",

@@ -49,7 +49,7 @@ export function improvePanel(app: App, tools: Tools): HTMLElement {
       h(
         "span",
         { class: "score-words" },
-        h("strong", {}, "left-out IoU"),
+        h("strong", {}, "held-out IoU"),
         h(
           "span",
           { class: "quiet" },
@@ -235,7 +235,7 @@ export function improvePanel(app: App, tools: Tools): HTMLElement {
     section("How good it is", rounds),
     section(
       "Correct",
-      h("p", { class: "quiet" }, "Strokes mend the place itself. Finished regions teach everywhere."),
+      h("p", { class: "quiet" }, "Strokes correct this place only. Finished regions improve the result everywhere."),
       finish,
     ),
     section("Where next", gallery, refresh, unlike.element),

@@ -176,7 +176,7 @@ export function runPanel(app: App): HTMLElement {
   });
   const adapt = h(
     "select",
-    { id: "run-adapt", "data-tip": "What is tried on your regions first; kept if left-out regions get better" },
+    { id: "run-adapt", "data-tip": "What is tried on your regions first; kept if held-out regions improve" },
     h("option", { value: "" }, "Scale and pixel classifier (seconds)"),
     h("option", { value: "120" }, "Fine-tuning, too (minutes)"),
     h("option", { value: "0" }, "Nothing: as the preview does"),

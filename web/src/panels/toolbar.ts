@@ -24,7 +24,7 @@ const HINTS: Record<ToolName, string> = {
   polygon: "Click corners · double-click or Enter closes · ⌫ takes one back",
   lasso: "Draw round one object",
   brush: "Paint one object · start inside one to extend it",
-  eraser: "Wipe over what is too much",
+  eraser: "Drag over what to remove",
   not: "Stroke over background",
   point: "Click on an object · Shift-click on background",
   wand: "Click an object · Enter or a second click accepts",
