@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
-import s3fs
 from affine import Affine
 from PIL import Image
 
 import fewscope.jobs.segmenting
 from fewscope.jobs import segment_wsi
 from tests.helpers import fakes
+from tests.helpers.object_stores import forget_s3
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
 
@@ -316,7 +316,7 @@ def test_a_bucket_that_does_not_answer(cli, monkeypatch):
     try:
         refused(cli(out="s3://bucket/out"), "s3://bucket/out")
     finally:
-        s3fs.S3FileSystem.clear_instance_cache()  # or the next to ask for a bucket gets this one's connection
+        forget_s3()
 
 
 # --- many slides ------------------------------------------------------------------------------------------

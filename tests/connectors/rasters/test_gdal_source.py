@@ -15,7 +15,6 @@ import boto3
 import numpy as np
 import pytest
 import rasterio
-import s3fs
 from affine import Affine
 from rasterio.enums import ColorInterp
 from rasterio.windows import Window
@@ -462,7 +461,7 @@ def test_remote_rasters_are_read_in_place(tmp_path, bucket, monkeypatch):
         "no_proxy": "127.0.0.1",
     }.items():
         monkeypatch.setenv(variable, value)
-    s3fs.S3FileSystem(skip_instance_cache=True).put(local, f"{name}/a.tif", ACL="public-read")
+    boto3.client("s3").upload_file(local, name, "a.tif", ExtraArgs={"ACL": "public-read"})
     expected = read_all(local)
     for uri in (f"s3://{name}/a.tif", f"/vsis3/{name}/a.tif", f"{address}/{name}/a.tif"):
         image, valid = read_all(uri)
