@@ -55,6 +55,7 @@ class Machine:
             where.append("--include-dashboard=false")
         else:
             where.append(f"--address={HEAD}:{head_port}")
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `kill`
         self._process = subprocess.Popen(
             [
                 *(
@@ -70,8 +71,8 @@ class Machine:
                 *(f"--{name}={port}" for name, port in ports.items()),
             ],
             env=with_token(),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
+            stdout=self._log,
+            stderr=self._log,
             start_new_session=True,
         )
 
@@ -87,6 +88,12 @@ class Machine:
     def is_alive(self) -> bool:
         """Whether it has not ended."""
         return self._process.poll() is None
+
+    @property
+    def said(self) -> str:
+        """The end of what ``ray start`` printed."""
+        self._log.seek(0)
+        return self._log.read().decode(errors="replace")[-1500:]
 
     def named(self, words: str) -> list[psutil.Process]:
         """Those of its processes whose command line begins or whose program is so."""
@@ -106,6 +113,7 @@ class Machine:
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
+        self._log.close()
 
 
 class Cluster:
@@ -121,14 +129,16 @@ class Cluster:
         """Of the head."""
         return f"{HEAD}:{self._port}"
 
-    def start(self) -> None:
-        """Have both machines run."""
+    def start(self, *, head_alone: bool = False) -> None:
+        """Have both machines run, or the head alone."""
         if "head" not in self.machines or not self.machines["head"].is_alive:
             self.stop()
             (self._port,), self._n_heads = free_ports(1), self._n_heads + 1
             folder = self._folder / str(self._n_heads)
             self.machines["head"] = Machine(HEAD, self._port, folder, is_head=True, n_cpus=1)
             self._wait(1)
+        if head_alone:
+            return
         if "other" not in self.machines or not self.machines["other"].named("raylet"):
             if "other" in self.machines:
                 self.machines.pop("other").kill()
@@ -147,7 +157,8 @@ class Cluster:
             done = subprocess.run(command, env=with_token(), capture_output=True, text=True, check=False)
             if done.stdout.strip() == str(n):
                 return
-            assert all(machine.is_alive for machine in self.machines.values()), "ray start has ended"
+            for name, machine in self.machines.items():
+                assert machine.is_alive, f"ray start of {name} has ended: {machine.said}"
             time.sleep(0.5)
         raise AssertionError(f"no {n} machines: {done.stdout} {done.stderr[-500:]}")
 
@@ -211,8 +222,10 @@ class Cluster:
             job.kill()
             return job.wait() and 1000, "hangs"
         watching.join(10)
+        assert job.stdout is not None
         assert job.stderr is not None
         errors = job.stderr.read()
+        job.stdout.close()
         job.stderr.close()
         return code, errors
 
@@ -228,6 +241,14 @@ def cluster() -> Iterator[Cluster]:
         shutil.rmtree(made._folder, ignore_errors=True)
 
 
+def fault_of_lost_head(errors: str) -> str | None:
+    """What is wrong with what a job says whose head was killed: it must be one line, and say what to do."""
+    lines = errors.splitlines()
+    if len(lines) == 1 and lines[0].startswith("error: ") and "run the same command again" in lines[0]:
+        return None
+    return f"says {errors[-1500:]}"
+
+
 def lost_machine(
     made: Cluster, scene: Scene, target: str, stage: str, random: Random, out: Path
 ) -> str | None:
@@ -237,11 +258,9 @@ def lost_machine(
     after_s = random.uniform(0, 2.0 if stage == "segment" else 0.3)
     what = f"{target} killed {after_s:.2f} s into {stage!r}"
     code, errors = made.run(scene, out, target, stage, after_s, random)
-    lines = errors.splitlines()
     if target == "head" and code == 2:
-        ours = [line for line in lines if line.startswith("error: ")]
-        if len(ours) != 1 or "run the same command again" not in ours[0] or len(lines) != 1:
-            return f"{what}: says {errors[-1500:]}"
+        if wrong := fault_of_lost_head(errors):
+            return f"{what}: {wrong}"
         made.start()
         code, errors = made.run(scene, out, "", "", 0.0, random)
         what += ", resumed"

@@ -6,6 +6,7 @@ import ctypes
 import os
 import shutil
 import subprocess
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ KILLED = -9
 BY_SIZE = -25
 """By SIGXFSZ: a file has become too large."""
 BAD_INPUT, TERMINATED = 2, 143
+STORE_FAILS_S = 30.0
+"""How long a store goes on failing: a quarter of `scenes.PATIENCE_S`."""
 
 CURES = {
     "full": "free some space",
@@ -284,7 +287,11 @@ STORE: list[Proxy] = []
 
 
 def failing_store(scene: Scene, random: Random, out: Path) -> str | None:
-    """Some requests fail, are late or are cut, and the job may be killed: it comes through, or says so in one line."""
+    """For a while, requests fail, are late or are cut, and the job may be killed: it comes through, or says so in one
+    line.
+
+    Clients wait longer and longer before they try again, so that a job at a store that fails for good takes hours.
+    """
     (proxy,) = STORE
     out.parent.mkdir(parents=True, exist_ok=True)
     uri = f"s3://{BUCKET}/{out.parent.name}-{os.urandom(4).hex()}"
@@ -293,9 +300,12 @@ def failing_store(scene: Scene, random: Random, out: Path) -> str | None:
     )
     proxy.random, proxy.rate = Random(random.random()), random.choice((0.02, 0.1, 0.33, 0.8))
     what = f"{proxy.rate:.0%} of requests, {fault}"
+    recovery = threading.Timer(STORE_FAILS_S, setattr, (proxy, "rate", 0.0))
+    recovery.start()
     try:
         end = scene.start(uri, fault, folder=out.parent, **environment(proxy)).end()
     finally:
+        recovery.cancel()
         proxy.rate = 0.0
     allowed = {"kill": KILLED, "terminate": TERMINATED}.get(fault.what, 0)
     wrong = fault_of_end(end, uri, (0, BAD_INPUT, allowed))

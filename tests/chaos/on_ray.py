@@ -14,11 +14,14 @@ from contextlib import contextmanager
 import fewscope.jobs.segmenting
 import fewscope.pipeline.run
 from fewscope.jobs import segment_raster, segment_wsi
+from fewscope.pipeline.execution import ray_start
 from fewscope.pipeline.report.builder import Clock
 from tests.chaos.program import prepare
 from tests.helpers import fakes
 
 SECONDS_PER_BATCH = 0.3
+HEAD_GONE_S = "CHAOS_HEAD_GONE_S"
+"""Variable for how long a job waits for a head that does not answer, s; default: as for people."""
 
 
 class TellingClock(Clock):
@@ -44,6 +47,7 @@ def main() -> int:
     load = functools.partial(fakes.Slow, os.devnull, SECONDS_PER_BATCH)
     fewscope.jobs.segmenting.model_loader = lambda config: load  # type: ignore[assignment]
     fewscope.pipeline.run.Clock = TellingClock  # type: ignore[misc]
+    ray_start.HEAD_GONE_S = float(os.environ.get(HEAD_GONE_S, ray_start.HEAD_GONE_S))
     return (segment_wsi if kind == "slide" else segment_raster).main(arguments)
 
 

@@ -9,8 +9,10 @@ from random import Random
 import pytest
 
 from tests.chaos import kinds
+from tests.chaos.cluster import cluster, fault_of_lost_head
 from tests.chaos.failing_store import failing_store
 from tests.chaos.kinds import KINDS, Kind, may_mount
+from tests.chaos.on_ray import HEAD_GONE_S
 from tests.chaos.program import Fault
 from tests.chaos.scenes import NOTHING, End, Scene, fault_of_end, make_scenes
 
@@ -70,6 +72,19 @@ def test_a_store_that_fails(scenes: dict[str, Scene], tmp_path: Path) -> None:
     wrong = kinds.failing_store(scenes["slide"], Random(1), tmp_path / "out")
     assert wrong is None, wrong
     assert kinds.STORE[0].count[1] > 0
+
+
+def test_a_job_whose_head_is_killed_ends_by_itself_with_one_line(
+    scenes: dict[str, Scene], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On Ray; workers and machines that go are in `test_failing_workers`, every stage in the long form."""
+    monkeypatch.setenv(HEAD_GONE_S, "3")
+    with cluster() as made:
+        made.start(head_alone=True)
+        code, errors = made.run(scenes["slide"], tmp_path / "out", "head", "segment", 0.2, Random(0))
+    assert code == 2
+    assert fault_of_lost_head(errors) is None
+    assert not (tmp_path / "out/report.json").exists()
 
 
 @pytest.mark.parametrize("stage", sorted(STAGES["raster"]))
