@@ -55,7 +55,7 @@ demo-river: $(RUN_READY) build/river/scene.tif  ## map the river of a demonstrat
 	$(BIN)/python examples/compare_with_truth.py out/river build/river
 
 annotate: $(PAGE) build/ihc.tif  ## draw on the demonstration slide in the browser, and see at once what it teaches
-	$(BIN)/python jobs/annotate.py build/ihc.tif --support examples/ihc_nuclei.geojson --out out/annotate $(ANNOTATE_FLAGS)
+	$(BIN)/python jobs/annotate.py build/ihc.tif --out out/annotate $(ANNOTATE_FLAGS)
 
 web: $(PAGE)  ## build the page of `annotate`, with a Node that comes from PyPI
 

@@ -26,6 +26,7 @@ from fewscope.connectors.source import SourceInfo
 from fewscope.connectors.support.annotation_files import (
     ACCEPTED,
     NEGATIVE_CLASS,
+    OUTLINED,
     REJECTED,
     SPARSE,
     Annotation,
@@ -139,7 +140,12 @@ class LabelFile:
         to_image = ~self.to_file
         matrix = [to_image.a, to_image.b, to_image.d, to_image.e, to_image.c, to_image.f]
         geometry = shapely.affinity.affine_transform(one.geometry, matrix)
-        origins: dict[str, Origin] = {ACCEPTED: "accepted", REJECTED: "rejected", SPARSE: "drawn"}
+        origins: dict[str, Origin] = {
+            ACCEPTED: "accepted",
+            REJECTED: "rejected",
+            OUTLINED: "drawn",
+            SPARSE: "brush",
+        }
         origin = origins.get(one.mark, "file" if kind == "object" else "drawn")
         name = one.name if kind == "object" else None
         if geometry.geom_type in ("Point", "MultiPoint"):
@@ -170,7 +176,9 @@ class LabelFile:
             return ACCEPTED
         if label.kind == "point":
             return SPARSE
-        return "" if label.source == "file" or regions.covers(label.geometry) else SPARSE
+        if label.source == "file" or regions.covers(label.geometry):
+            return ""
+        return SPARSE if label.source == "brush" else OUTLINED
 
     def _head(self) -> str:
         crs = _crs(self.info) if self.info.kind == "raster" else None

@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 MAX_WINDOWS = 160
 """Patches whose pixels are kept, 200 kB each: at a correction all but one are the same as before."""
 
-NOTHING_YET = "draw an object, and some background: a region around it, or what is not one"
+NOTHING_YET = "draw round an object; or paint part of one, and some background"
 LOADING = "the network is being loaded"
 
 MakePreview = Callable[[Sequence[Source], Callable[["PreviewEvent"], None]], "Preview"]

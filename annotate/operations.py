@@ -138,7 +138,7 @@ def _brush(edit: Edit, operation: Mapping[str, Any], image: BaseGeometry) -> Non
     name = shapes.class_name(operation.get("class")) if kind == "object" else None
     if kind == "object" and name is None:
         raise LabelError("the brush has no class; choose one")
-    edit.put(Label(new_id(), area, kind, name))
+    edit.put(Label(new_id(), area, kind, name, source="brush" if kind == "object" else "drawn"))
 
 
 def _erase(edit: Edit, operation: Mapping[str, Any], image: BaseGeometry) -> None:

@@ -16,7 +16,7 @@ from fewscope.connectors.vectors.polygon_files import polygons_of
 from fewscope.errors import LabelError
 
 Kind = Literal["region", "object", "ignore", "not", "point"]
-Origin = Literal["drawn", "accepted", "rejected", "wand", "preview", "file"]
+Origin = Literal["drawn", "brush", "accepted", "rejected", "wand", "preview", "file"]
 
 KINDS, ORIGINS = get_args(Kind), get_args(Origin)
 MAX_VERTICES = 50_000
@@ -51,8 +51,8 @@ class Label:
     negative : bool
         Of a point: nothing is here.
     source : str
-        How it came to be: "drawn", "accepted" or "rejected" by a click, "wand", "preview" (of a proposed region), or
-        "file" (it was in a file that the page did not write).
+        How it came to be: "drawn" (its whole outline), "brush" (some of it, perhaps), "accepted" or "rejected" by a
+        click, "wand", "preview" (of a proposed region), or "file" (it was in a file that the page did not write).
     """
 
     id: str

@@ -27,8 +27,8 @@ IGNORED_NAMES = ("ignore",)
 NEGATIVE_CLASS = "Not*"
 """Class of what is background, also outside regions. Only with the star: "Not" is a class like any other."""
 
-SPARSE, ACCEPTED, REJECTED = "sparse*", "accepted*", "rejected*"
-MARKS = (SPARSE, ACCEPTED, REJECTED)
+SPARSE, OUTLINED, ACCEPTED, REJECTED = "sparse*", "outlined*", "accepted*", "rejected*"
+MARKS = (SPARSE, OUTLINED, ACCEPTED, REJECTED)
 """What the property ``name`` of a feature with a class says: it counts outside regions too."""
 
 LAYER_ROLES = {"regions": "region", "rois": "region"}

@@ -20,14 +20,17 @@ from shapely.geometry.base import BaseGeometry
 
 from fewscope.connectors.conventions import IGNORE_LABEL, PATCH_SIZE
 from fewscope.connectors.source import Source
-from fewscope.connectors.support.annotation_files import ACCEPTED, Annotation
+from fewscope.connectors.support.annotation_files import ACCEPTED, OUTLINED, Annotation
 from fewscope.connectors.vectors.polygon_files import burn
 
 POINT_RADIUS = 3.0
 """Working px around a point, or along a line, that count as labelled."""
 
-RIM = 3.0
-"""Working px around an accepted object that are background: the outline of an accepted object is right."""
+RIM = 8.0
+"""Working px around an object that are background if its outline is whole (`WHOLE`)."""
+
+WHOLE = (OUTLINED, ACCEPTED)
+"""Marks of objects whose outline is right all around, drawn or accepted."""
 
 MAX_SPARSE_PATCHES = 32
 """As many as of regions."""
@@ -105,12 +108,12 @@ def sparse_patches(drawn: Drawn, source: Source, labelled: Sequence[Labelled]) -
     """
     taken, patches = list(labelled), []
     windows, n_left_out = sparse_windows(drawn, (source.info.height, source.info.width))
-    accepted = [one.geometry.buffer(RIM) for one in drawn.objects if one.mark == ACCEPTED]
+    with_rim = [one.geometry.buffer(RIM) for one in drawn.objects if one.mark in WHOLE]
     marked = [one for one in drawn.objects if one.mark]
     for window in windows:
         image, valid = source.read(window)
         known = burn_all(marked, window) > 0
-        known |= (burn_shapes(accepted, window) > 0) & (drawn.ids(window) == 0)
+        known |= (burn_shapes(with_rim, window) > 0) & (drawn.ids(window) == 0)
         known |= burn_all(drawn.negatives, window) > 0
         known &= valid & (burn_all(drawn.ignored, window) == 0)
         for earlier, pixels in taken:
@@ -136,7 +139,7 @@ def sparse_windows(drawn: Drawn, size: tuple[int, int]) -> tuple[list[Window], i
         if not regions.covers(one.geometry):
             outside = shapely.intersection(one.geometry.difference(regions), image)
             if outside.area > 0:
-                shapes.append(outside.buffer(RIM) if one.mark == ACCEPTED else outside)
+                shapes.append(outside.buffer(RIM) if one.mark in WHOLE else outside)
     waiting = shapes[::-1]
     boxes = shapely.bounds(np.array(waiting, object)).reshape(-1, 4)
     windows: list[Window] = []

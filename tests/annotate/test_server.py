@@ -109,7 +109,9 @@ def test_the_preview_learns_what_a_batch_job_would_read_from_the_file(slide, tmp
     from fewscope.connectors.support.load import load_support
 
     async def journey(page: Page) -> None:
-        state = await page.until("/api/preview?source=0", lambda now: "draw an object" in now["message"])
+        state = await page.until(
+            "/api/preview?source=0", lambda now: "draw round an object" in now["message"]
+        )
         assert state["state"] == "empty"
         await page.ops(
             rectangle(10, 10, 210, 210, "region"), rectangle(20, 20, 60, 60), rectangle(90, 80, 120, 99)

@@ -36,6 +36,8 @@ export type Topic =
   | "settings"
   | "link"
   | "tab"
+  | "view"
+  | "accepted"
   | "result";
 
 export type Tab = "label" | "improve" | "run" | "results";
@@ -258,6 +260,11 @@ export class App {
 
   // Labels
 
+  /** Whether the whole image is on the screen, or so much of it that single objects cannot be drawn. */
+  get zoomedOut(): boolean {
+    return this.viewer.resolution > 1.5 * this.source.work_scale;
+  }
+
   get tally(): Tally {
     return tally(this.store.shown().values());
   }
@@ -421,8 +428,13 @@ export class App {
     const features = proposal.features.map((feature) => ({ ...feature, id: this.store.freshId() }));
     this.setProposal(null);
     this.apply(features.map((feature) => ({ op: "add", feature })));
-    if (proposal.kind === "region")
-      toast(`The region and ${plural(features.length - 1, "object")} are yours now: correct what is wrong.`);
+    if (proposal.kind === "region") {
+      const objects = features.length - 1;
+      toast(
+        `${objects ? `A region with ${plural(objects, "object")}` : "A region"}: outline what is missing. What is not outlined in it counts as background.`,
+      );
+      this.emit("accepted");
+    }
   }
 
   /** Takes one object out of a proposed region. */

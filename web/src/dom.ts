@@ -184,11 +184,13 @@ export function toast(
   action?: { text: string; run: () => void },
 ): void {
   toasts ??= document.body.appendChild(h("div", { class: "toasts", role: "status", "aria-live": "polite" }));
+  const sentence = message.charAt(0).toUpperCase() + message.slice(1);
+  for (const shown of toasts.querySelectorAll(".toast")) if (shown.textContent === sentence) shown.remove();
   const item = h(
     "div",
     { class: `toast ${kind}` },
     icon(kind === "error" ? "warn" : "info", 16),
-    h("span", {}, message),
+    h("span", {}, sentence),
   );
   const close = (): void => item.remove();
   if (action)

@@ -6,6 +6,8 @@ export interface Situation {
   regions: number;
   objects: number;
   strokes: number;
+  /** Whether single objects are too small on the screen to be drawn. */
+  zoomedOut: boolean;
   preview: PreviewState;
   rounds: number;
   worse: boolean;
@@ -19,13 +21,17 @@ export interface Step {
   number: 1 | 2 | 3 | 4 | 5;
   text: string;
   /** What the button beside the text does. */
-  action: "class" | "region" | "polygon" | "improve" | "run" | "results" | "accept" | null;
+  action: "class" | "zoom" | "lasso" | "not" | "finish" | "improve" | "run" | "results" | "accept" | null;
 }
 
-export const STEPS = ["Region", "Objects", "Check", "Improve", "Run"] as const;
+export const STEPS = ["Outline", "Look", "Region", "Improve", "Run"] as const;
 
 /** Regions from which on the whole run is worth its time: the paper's five shots. */
 export const ENOUGH_REGIONS = 5;
+
+/** Outlines from which on the preview is worth a look, and labels from which on it can fill in a region. */
+const SOME_OBJECTS = 3;
+const ENOUGH_LABELS = 6;
 
 export function nextStep(now: Situation): Step {
   const text = (number: Step["number"], words: string, action: Step["action"] = null): Step => ({
@@ -34,11 +40,11 @@ export function nextStep(now: Situation): Step {
     action,
   });
   if (now.proposal === "wand")
-    return text(2, "Press Enter to accept the dashed outline, or Esc to discard it.", "accept");
+    return text(1, "Press Enter to accept the dashed outline, or Esc to discard it.", "accept");
   if (now.proposal === "region")
     return text(
-      4,
-      "Click a dashed object that is wrong to leave it out, then press Enter. You can correct the rest afterwards.",
+      now.regions ? 4 : 3,
+      "Click a dashed object that is wrong to leave it out, then press Enter. What is missing you outline afterwards.",
       "accept",
     );
   if (now.run === "running")
@@ -53,49 +59,53 @@ export function nextStep(now: Situation): Step {
       "Click an object or a row, filter the table, and open the report. More regions and another run improve it.",
       "results",
     );
-  if (now.classes === 0 && now.regions === 0 && now.objects === 0)
+  if (now.regions === 0 && now.objects === 0) {
+    if (now.classes === 0)
+      return text(
+        1,
+        "What are you looking for? Give it a name, for example “Nucleus”, in the panel on the right.",
+        "class",
+      );
+    return now.zoomedOut
+      ? text(
+          1,
+          "Zoom in with the wheel until you see single objects. Hold Space and drag to move about with any tool.",
+          "zoom",
+        )
+      : text(1, "Draw round one whole object with the lasso (L), or click it with the magic wand (W).", "lasso");
+  }
+  if (now.regions === 0) {
+    if (now.preview === "empty" && now.strokes === 0 && now.objects > 1)
+      return text(1, "Show what is not one, too: press N and stroke over background.", "not");
+    if (now.objects < SOME_OBJECTS)
+      return text(1, "Outline two or three more that look different. Thin outlines show what the preview finds.");
+    if (now.objects + now.strokes < ENOUGH_LABELS)
+      return text(
+        2,
+        "Thin outlines: found by the preview. Point at one, press A if it is right, X if not. Outline what it misses.",
+        "finish",
+      );
     return text(
-      1,
-      "What are you looking for? Give it a name, for example “Nucleus”, in the panel on the right.",
-      "class",
+      3,
+      "Finish a region: press F. A square opens, filled in by the preview; complete it, and it teaches everywhere.",
+      "finish",
     );
-  if (now.regions === 0 && now.objects === 0)
-    return text(
-      1,
-      "Draw a region: press R and click among typical objects. You will outline all that lie in the square.",
-      "region",
-    );
-  if (now.regions === 0)
-    return text(
-      1,
-      "Put a region round your objects: press R and click. Inside it, what is not outlined counts as background.",
-      "region",
-    );
+  }
   if (now.objects === 0)
-    return text(
-      2,
-      "Outline every object in the region: P polygon, L lasso or B brush. All of them, also the small ones.",
-      "polygon",
-    );
-  if (now.objects === 1)
-    return text(
-      2,
-      "Go on: the preview starts at the second object. What you leave out inside the region counts as background.",
-      "polygon",
-    );
+    return text(3, "Outline every object in the region: what is not outlined in it counts as background.", "lasso");
+  if (now.objects < SOME_OBJECTS)
+    return text(3, "Go on until every object in the region is outlined: the rest of it counts as background.");
   if (now.worse) return text(4, "The last round made it worse. Look at “Improve”: one click takes it back.", "improve");
-  if (now.preview === "computing" && now.regions < 2)
-    return text(3, "The preview is being computed for what you see. Finish outlining meanwhile: nothing waits for it.");
   if (now.regions === 1)
     return text(
       3,
-      "Compare the preview with the image. Where it is wrong, add a region there: press G for suggestions, or N to mark background.",
+      "Is all in the region outlined, also what is small? Then press G and look where the preview fails elsewhere.",
       "improve",
     );
   if (now.regions < ENOUGH_REGIONS)
     return text(
       4,
-      `${now.regions} of about ${ENOUGH_REGIONS} regions. Open “Improve” and click the worst of the eight windows: it opens filled in, you correct it.`,
+      `${now.regions} of about ${ENOUGH_REGIONS} regions. Complete this one; then press G and click the window where most is wrong.`,
       "improve",
     );
   return text(

@@ -63,8 +63,9 @@ async function start(): Promise<void> {
     if (action === "class") {
       app.setTab("label");
       document.getElementById("new-class")?.focus();
-    } else if (action === "region") app.setTool("region");
-    else if (action === "polygon") app.setTool("polygon");
+    } else if (action === "lasso" || action === "not") app.setTool(action);
+    else if (action === "zoom") viewer.toScale(0.5 * app.source.work_scale);
+    else if (action === "finish") void tools.finish(app.lastStroke ?? viewer.centre());
     else if (action === "accept") app.acceptProposal();
     else app.setTab(action as Tab);
   };
@@ -141,6 +142,12 @@ async function start(): Promise<void> {
   new ResizeObserver(() => viewer.map.updateSize()).observe(mapElement);
 
   viewer.map.on("click", (event) => tools.click(event));
+  let wasOut = true;
+  viewer.map.on("moveend", () => {
+    if (wasOut === app.zoomedOut) return;
+    wasOut = app.zoomedOut;
+    app.emit("view");
+  });
   tools.onObject = (feature, at) => card.show(feature, at);
   tools.onMapClick = (at) => {
     card.close();
@@ -151,7 +158,7 @@ async function start(): Promise<void> {
   app.emit("classes");
   await app.open(app.source);
   app.emit("settings");
-  app.setTool(app.tally.regions || app.tally.objects ? "select" : "region");
+  app.setTool(app.tally.regions || app.tally.objects ? "select" : "lasso");
   app.setTab("label");
   void api.rounds().then(
     (rounds) => {

@@ -11,7 +11,7 @@ import { api } from "./api.ts";
 import type { Answers } from "./answers.ts";
 import { words, type App } from "./app.ts";
 import { toast } from "./dom.ts";
-import { boxPolygon, clipBox, contains, flip, innerPoint, insideImage, ringArea, simplify } from "./frame.ts";
+import { boundsOf, boxPolygon, clipBox, contains, flip, innerPoint, insideImage, ringArea, simplify } from "./frame.ts";
 import { colourOf } from "./styles.ts";
 import type { Box, Feature, Geometry, Kind, XY } from "./types.ts";
 import { dataOf, geometryOf, toOl } from "./viewer.ts";
@@ -340,6 +340,7 @@ export class Tools {
     const { app } = this;
     const ops = app.withClass();
     app.apply([...ops, { op: "add", feature: this.feature(geometry, kind, app.activeClass) }]);
+    app.noteStroke(innerPoint(geometry));
   }
 
   private lasso(line: XY[]): void {
@@ -372,7 +373,7 @@ export class Tools {
         { op: "add", feature: this.feature({ type: "Point", coordinates: at }, "point", null, { negative }) },
       ]);
     else this.addObject({ type: "Point", coordinates: at }, "point");
-    this.app.noteStroke(at);
+    if (negative) this.app.noteStroke(at);
   }
 
   private async wand(at: XY): Promise<void> {
@@ -421,6 +422,12 @@ export class Tools {
         : await api.propose(app.source.id, at[0], at[1]);
       this.propose("region", features);
       app.setTool("select");
+      const region = features.find(({ properties }) => properties.kind === "region");
+      const view = app.viewer.box();
+      if (region && view) {
+        const [x0, y0, x1, y1] = boundsOf(region.geometry);
+        if (x0 < view[0] || y0 < view[1] || x1 > view[2] || y1 > view[3]) app.viewer.fit([x0, y0, x1, y1], 60);
+      }
       app.lastStroke = null;
       app.emit("labels");
     } catch (error) {

@@ -27,7 +27,7 @@ export interface Properties {
   kind: Kind;
   class: string | null;
   negative?: boolean;
-  source?: "drawn" | "accepted" | "rejected" | "wand" | "preview";
+  source?: "drawn" | "brush" | "accepted" | "rejected" | "wand" | "preview";
   area_px?: number;
   probability?: number;
   /** Only in the page: half the width of a stroke that the server has not answered yet, image px. */
@@ -133,6 +133,8 @@ export interface Round {
   iou_by_class: Record<string, number | null> | (number | null)[];
   counts: { class: string; drawn: number; found: number }[];
   n_regions: number;
+  /** Regions that the preview filled in: they agree with it more than they should. */
+  n_prefilled: number;
   worse: boolean;
   state: "scoring" | "done";
 }

@@ -208,6 +208,12 @@ export class Viewer {
     if (place) this.view.animate({ ...place, duration: 220 });
   }
 
+  /** Shows the middle of the view at a scale, image px per screen px. */
+  toScale(resolution: number): void {
+    this.remember();
+    this.view.animate({ resolution, duration: 300 });
+  }
+
   zoom(factor: number): void {
     this.view.animate({
       resolution: this.view.getConstrainedResolution(this.resolution / factor) ?? this.resolution / factor,

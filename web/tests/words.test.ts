@@ -41,6 +41,7 @@ const NOW: Situation = {
   regions: 0,
   objects: 0,
   strokes: 0,
+  zoomedOut: false,
   preview: "empty",
   rounds: 0,
   worse: false,
@@ -49,12 +50,14 @@ const NOW: Situation = {
   resultShown: false,
 };
 
-test("the guide leads from the first region to the run and never back", () => {
+test("the guide leads from the first outline to the run and never back", () => {
   const journey: Partial<Situation>[] = [
+    { zoomedOut: true },
     {},
-    { regions: 1 },
-    { regions: 1, objects: 1 },
-    { regions: 1, objects: 2, preview: "computing" },
+    { objects: 1 },
+    { objects: 3, preview: "ready" },
+    { objects: 4, strokes: 2, preview: "ready" },
+    { objects: 4, strokes: 2, preview: "ready", proposal: "region" },
     { regions: 1, objects: 9, preview: "ready" },
     { regions: 3, objects: 40, preview: "ready" },
     { regions: 5, objects: 100, preview: "ready" },
@@ -64,7 +67,7 @@ test("the guide leads from the first region to the run and never back", () => {
   const steps = journey.map((part) => nextStep({ ...NOW, ...part }));
   assert.deepEqual(
     steps.map(({ number }) => number),
-    [1, 2, 2, 3, 3, 4, 5, 5, 5],
+    [1, 1, 1, 2, 3, 3, 3, 4, 5, 5, 5],
   );
   for (const { text, number } of steps) {
     assert.ok(text.length > 20 && text.length < 150, text);
@@ -76,7 +79,8 @@ test("a proposal and a worse round come first", () => {
   assert.equal(nextStep({ ...NOW, regions: 2, objects: 9, proposal: "wand" }).action, "accept");
   assert.match(nextStep({ ...NOW, regions: 4, objects: 50, preview: "ready", worse: true }).text, /worse/);
   assert.equal(nextStep({ ...NOW, classes: 0 }).action, "class");
-  assert.match(nextStep({ ...NOW, objects: 3 }).text, /region round/);
+  assert.equal(nextStep({ ...NOW, objects: 2 }).action, "not", "painted parts alone: there is no background yet");
+  assert.match(nextStep({ ...NOW, regions: 1 }).text, /every object in the region/);
 });
 
 test("a brush over a histogram takes whole bins, in either direction, and at least one", () => {

@@ -88,17 +88,18 @@ def test_a_marked_object_is_labelled_and_nothing_around_it(load):
     assert support.instances[1].max() == 1
 
 
-def test_an_accepted_object_has_a_rim_of_background_that_spares_its_neighbours(load):
-    accepted = feature(box(500, 500, 520, 520), "cell", "accepted*")
+@pytest.mark.parametrize(("mark", "n_accepted"), [("accepted*", 1), ("outlined*", 0)])
+def test_a_whole_object_has_a_rim_of_background_that_spares_its_neighbours(load, mark, n_accepted):
+    whole = feature(box(500, 500, 520, 520), "cell", mark)
     neighbour = feature(box(521, 500, 530, 520), "cell")
-    support = load(*DENSE, accepted, neighbour)
+    support = load(*DENSE, whole, neighbour)
     label = support.labels[1]
     assert (label == 1).sum() == 400
     disc_corners = (label == 0).sum()
-    around = shapely.box(500, 500, 520, 520).buffer(3).area - 400
-    hidden = 2 * 20  # of the neighbour, in the rim
-    assert disc_corners == pytest.approx(around - hidden, abs=8)
-    assert support.corrected == (1, 0)
+    around = shapely.box(500, 500, 520, 520).buffer(sparse.RIM).area - 400
+    hidden = 7 * 20  # of the neighbour, in the rim
+    assert disc_corners == pytest.approx(around - hidden, abs=12)
+    assert support.corrected == (n_accepted, 0)
 
 
 def test_not_is_background_anywhere_also_over_an_object_in_a_region(load):

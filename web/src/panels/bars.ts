@@ -116,15 +116,21 @@ export function bars(app: App, tools: Tools): HTMLElement {
     );
   });
   app.on(["labels", "tool", "proposal", "preview", "source"], () => {
+    const { regions, objects, strokes } = app.tally;
+    const early = regions === 0 && objects + strokes < 3;
     finish.hidden =
-      !app.lastStroke || app.proposal !== null || app.preview.state === "empty" || app.viewer.selected.size > 0;
+      early ||
+      !app.lastStroke ||
+      app.proposal !== null ||
+      app.preview.state === "empty" ||
+      app.viewer.selected.size > 0;
     if (finish.hidden) return;
     replace(
       finish,
-      h("span", {}, "This corrects only this place. To improve the result everywhere:"),
+      h("span", {}, "This corrects the place alone. What improves the result everywhere:"),
       button({
-        label: "A window round the stroke, filled in by the preview",
-        text: "Finish this region",
+        label: "A square around the last label, filled in by the preview, for you to complete",
+        text: "Finish a region here",
         icon: "finish",
         key: keyOf("finish"),
         class: "primary small",

@@ -29,7 +29,7 @@ export function helpDialog(): HTMLDialogElement {
     h(
       "p",
       { class: "lead" },
-      "Draw a region, outline everything in it, look at the preview, correct the worst place, repeat; then run the whole image. Every edit is saved at once, and undo knows no limit.",
+      "Outline a few objects, look at the preview, finish a region that it fills in, correct the worst place, repeat; then run the whole image. Every edit is saved at once, and undo knows no limit.",
     ),
     h("div", { class: "help-columns" }, ...groups.map((group) => h("section", {}, h("h3", {}, group), ...rows(group)))),
   );

@@ -19,7 +19,8 @@ function clock(time: string | number): string {
 }
 
 export function improvePanel(app: App, tools: Tools): HTMLElement {
-  const rounds = h("div", { class: "rounds" });
+  const rounds = h("div", { class: "rounds score-box" });
+  const history = h("div", { class: "rounds" });
   const restore = async (number: number): Promise<void> => {
     await app.restoreRound(number);
     app.rounds = await api.rounds();
@@ -33,9 +34,10 @@ export function improvePanel(app: App, tools: Tools): HTMLElement {
         h(
           "p",
           { class: "quiet" },
-          "After each round of labelling, every region in turn is left out and predicted from the others. Their agreement appears here from the second region on.",
+          "From the second region on: each is left out in turn, predicted from the others, and compared with what you drew.",
         ),
       );
+      replace(history, h("p", { class: "quiet" }, "No round yet."));
       return;
     }
     const last = all.findLast(({ state }) => state === "done") ?? all.at(-1)!;
@@ -56,7 +58,7 @@ export function improvePanel(app: App, tools: Tools): HTMLElement {
           scoring
             ? `scoring round ${all.at(-1)!.number}…`
             : last.iou === null
-              ? "two regions are needed"
+              ? "two regions with objects are needed"
               : `round ${last.number}, ${last.n_regions} region${last.n_regions === 1 ? "" : "s"}`,
         ),
       ),
@@ -132,19 +134,23 @@ export function improvePanel(app: App, tools: Tools): HTMLElement {
           }),
       ),
     );
-    replace(
-      rounds,
-      head,
-      worse,
-      all.filter(({ iou }) => iou !== null).length > 1 ? roundsChart(all, 300, 120) : null,
-      table,
-    );
+    const filled = last.n_prefilled ?? 0;
+    const flattered =
+      filled && last.iou !== null
+        ? h(
+            "p",
+            { class: "quiet" },
+            `${filled} of ${last.n_regions} regions were filled in by the preview. Where you left its outlines, it agrees with itself: the figure is too good.`,
+          )
+        : null;
+    replace(rounds, head, worse, flattered);
+    replace(history, all.filter(({ iou }) => iou !== null).length > 1 ? roundsChart(all, 300, 120) : null, table);
   };
   app.on("rounds", drawRounds);
 
   const finish = button({
-    label: "Fill a window at the last stroke, or in the middle of the view, with what the preview finds",
-    text: "Finish this region",
+    label: "A square at the last label, or in the middle of the view, filled in by the preview",
+    text: "Finish a region here",
     icon: "finish",
     key: keyOf("finish"),
     id: "finish-region",
@@ -196,14 +202,22 @@ export function improvePanel(app: App, tools: Tools): HTMLElement {
       h(
         "p",
         { class: "quiet" },
-        "Eight windows with what the preview finds in them. Click the one that looks worst: it opens as a region, filled in, for you to correct.",
+        "Eight windows with what the preview finds in them. Click the one where most is wrong: it opens as a region, filled in, for you to correct.",
       ),
     );
   };
   clear();
   app.on("source", () => {
     clear();
-    if (app.tab === "improve") void suggest();
+    if (app.tab === "improve" && app.preview.state !== "empty") void suggest();
+  });
+  // the window that was accepted is labelled now: eight others, once the preview has learned from it
+  let again = false;
+  app.on("accepted", () => (again = shownFor === app.source.id));
+  app.on("preview", () => {
+    if (!again || app.preview.state !== "ready" || app.store.busy) return;
+    again = false;
+    void suggest();
   });
   app.on("tab", () => {
     if (app.tab === "improve" && shownFor !== app.source.id && app.preview.state !== "empty") void suggest();
@@ -226,18 +240,23 @@ export function improvePanel(app: App, tools: Tools): HTMLElement {
   });
   document.addEventListener("fewscope-suggest", () => {
     if (app.preview.state === "empty")
-      toast("The gallery fills once there is a preview: draw a region and two objects first.");
+      toast("The gallery fills once there is a preview: draw round a few objects first.");
     else if (shownFor === app.source.id) void suggest();
   });
   return h(
     "div",
     { class: "panel", id: "panel-improve", role: "tabpanel", "aria-labelledby": "tab-improve" },
     section("How good it is", rounds),
+    section("Where next", gallery, refresh, unlike.element),
     section(
-      "Correct",
-      h("p", { class: "quiet" }, "Strokes correct this place only. Finished regions improve the result everywhere."),
+      "Correct here",
+      h(
+        "p",
+        { class: "quiet" },
+        "Single outlines and strokes correct their place. Finished regions improve the result everywhere.",
+      ),
       finish,
     ),
-    section("Where next", gallery, refresh, unlike.element),
+    section("Rounds", history),
   );
 }

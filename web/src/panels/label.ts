@@ -6,6 +6,7 @@ import type { SourceInfo } from "../types.ts";
 import { section, slider, toggle } from "./fields.ts";
 
 const STATES: Record<string, string> = {
+  new: "nothing drawn yet",
   empty: "not begun",
   labelled: "labelled",
   computing: "computing",
@@ -59,7 +60,7 @@ function sourceCard(app: App, source: SourceInfo): HTMLElement {
       { class: "source-words" },
       h("span", { class: "source-name" }, source.name),
       h("span", { class: "quiet" }, `${source.width.toLocaleString("en")} × ${source.height.toLocaleString("en")} px`),
-      h("span", { class: "quiet" }, drawn ? `${drawn} · ${word}` : word),
+      h("span", { class: "quiet" }, drawn && word !== STATES["new"] ? `${drawn} · ${word}` : drawn || word),
     ),
   );
 }
@@ -177,6 +178,8 @@ export function labelPanel(app: App): HTMLElement {
         if (!text) return name.focus();
         app.addClass(text);
         name.value = "";
+        name.blur(); // the keys of the tools are the page's again
+        if (!app.tally.objects) app.setTool("lasso");
       },
     },
     name,

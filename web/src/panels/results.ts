@@ -38,6 +38,7 @@ export class Results {
   private readonly summary = h("div", { class: "rounds" });
   private readonly inputs = new Map<string, HTMLInputElement | HTMLSelectElement>();
   private key = "";
+  private painted = "";
 
   constructor(app: App) {
     this.app = app;
@@ -147,7 +148,11 @@ export class Results {
       h("div", { class: "drawer-body" }, this.chart, this.rows),
     );
     app.on(["result", "source", "runs"], () => this.match());
-    app.on("classes", () => this.fillClasses());
+    app.on("classes", () => {
+      this.fillClasses();
+      const colours = this.colours();
+      if (this.run && colours !== this.painted) this.paint();
+    });
     this.match();
   }
 
@@ -268,17 +273,9 @@ export class Results {
   private readonly later = debounce(() => void this.load(), 120);
 
   private async load(): Promise<void> {
-    const { run, app } = this;
+    const { run } = this;
     if (!run) return;
-    const search = new URLSearchParams({ paint: "1" });
-    for (const [name, value] of Object.entries(this.filters)) if (value !== null) search.set(name, String(value));
-    this.layer.setSource(
-      app.viewer.tiles(
-        `/tile/instances/${encodeURIComponent(run.id)}/${encodeURIComponent(app.source.id)}`,
-        "png",
-        `?${search}`,
-      ),
-    );
+    this.paint();
     try {
       const table = await api.table(run.id, {
         ...this.values,
@@ -330,6 +327,22 @@ export class Results {
     } catch (error) {
       replace(this.rows, h("p", { class: "notice warn" }, words(error)));
     }
+  }
+
+  /** The colours of the classes; they are part of the address of a tile, which the browser keeps. */
+  private colours(): string {
+    return this.app.classes.map(({ colour }) => colour.replace("#", "")).join("");
+  }
+
+  /** Shows the tiles of what passes the filters, in the colours that the classes have now. */
+  private paint(): void {
+    const { run, app } = this;
+    if (!run) return;
+    this.painted = this.colours();
+    const search = new URLSearchParams({ paint: "1", colours: this.painted });
+    for (const [name, value] of Object.entries(this.filters)) if (value !== null) search.set(name, String(value));
+    const path = `/tile/instances/${encodeURIComponent(run.id)}/${encodeURIComponent(app.source.id)}`;
+    this.layer.setSource(app.viewer.tiles(path, "png", `?${search}`));
   }
 
   private brush(kind: string, range: [number, number] | null): void {

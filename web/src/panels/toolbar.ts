@@ -20,10 +20,10 @@ const TOOLS: { tool: ToolName; name: string; group: number }[] = [
 
 const HINTS: Record<ToolName, string> = {
   select: "Click a label or a found object · Shift adds · drag moves the view",
-  region: "Click for one window, or drag",
+  region: "Click for a square, or drag · outline everything in it",
   polygon: "Click corners · double-click or Enter closes · ⌫ takes one back",
-  lasso: "Draw round one object",
-  brush: "Paint one object · start inside one to extend it",
+  lasso: "Draw round one whole object",
+  brush: "Paint an object, or a part of a large one · start inside one to extend it",
   eraser: "Drag over what to remove",
   not: "Stroke over background",
   point: "Click on an object · Shift-click on background",

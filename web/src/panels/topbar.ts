@@ -21,7 +21,7 @@ export function statusPill(app: App): HTMLElement {
     pill.dataset["tip"] =
       message ||
       {
-        empty: "The preview starts at the second labelled object",
+        empty: "The preview starts at the first outlined object",
         computing: "The preview of what is in view is being computed; drawing never waits for it",
         ready: "The preview shows your newest labels",
         stale: "The preview shows older labels; a new one is on its way",
@@ -84,13 +84,15 @@ export function guide(app: App, go: (action: NonNullable<ReturnType<typeof nextS
     type: "button",
     class: "button small",
     id: "guide-action",
-    "data-tip": "Go to what the guide names",
+    "data-tip": "",
   });
   const bar = h("div", { class: "guide", role: "status", "aria-live": "polite" }, steps, text, act);
   const words: Record<string, string> = {
     class: "Name it",
-    region: "Region tool",
-    polygon: "Polygon tool",
+    zoom: "Zoom in",
+    lasso: "Lasso",
+    not: "Not this",
+    finish: "Finish a region",
     improve: "Open Improve",
     run: "Open Run",
     results: "Open Results",
@@ -106,6 +108,7 @@ export function guide(app: App, go: (action: NonNullable<ReturnType<typeof nextS
       regions,
       objects,
       strokes,
+      zoomedOut: app.zoomedOut,
       preview: app.preview.state,
       rounds: app.rounds.length,
       worse: app.worse,
@@ -133,11 +136,15 @@ export function guide(app: App, go: (action: NonNullable<ReturnType<typeof nextS
     text.textContent = step.text;
     act.hidden =
       !action ||
-      (action === "region" && app.tool === "region") ||
-      (action === "polygon" && ["polygon", "lasso", "brush"].includes(app.tool)) ||
+      (action === "lasso" && ["polygon", "lasso", "brush", "wand"].includes(app.tool)) ||
+      (action === "not" && app.tool === "not") ||
       action === app.tab;
     act.textContent = action ? words[action]! : "";
+    act.dataset["tip"] = act.textContent;
   };
-  app.on(["labels", "classes", "preview", "rounds", "runs", "proposal", "result", "source", "tool", "tab"], draw);
+  app.on(
+    ["labels", "classes", "preview", "rounds", "runs", "proposal", "result", "source", "tool", "tab", "view"],
+    draw,
+  );
   return bar;
 }
