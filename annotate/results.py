@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from fewscope.annotate.layer_tiles import places
 from fewscope.annotate.tiles import TILE, TileAddress, TileGrid
-from fewscope.connectors.colours import class_colour
+from fewscope.connectors.colours import Colour, class_colour
 from fewscope.connectors.results.manifest import hash_manifest
 from fewscope.connectors.results.reader import Result, open_result
 from fewscope.connectors.results.store import ResultStore
@@ -222,8 +222,18 @@ class ResultTable:
         (values,) = self.rows(np.array([number], np.int32))
         return dict(zip(self.columns, values, strict=True))
 
-    def tile(self, grid: TileGrid, address: TileAddress, paint: bool, filters: Filters) -> NDArray[np.uint8]:
-        """RGBA (256, 256, 4): ids in red, green and blue (24 low bits), or coloured by class with dark outlines."""
+    def tile(
+        self,
+        grid: TileGrid,
+        address: TileAddress,
+        paint: bool,
+        filters: Filters,
+        colours: Mapping[str, Colour] | None = None,
+    ) -> NDArray[np.uint8]:
+        """RGBA (256, 256, 4): ids in red, green and blue (24 low bits), or coloured by class with dark outlines.
+
+        ``colours`` has the colour of each class that was given one; the others have that of the result's own files.
+        """
         step = grid.step(address.zoom) / self.scale  # working px per tile px
         level = min(max(0, math.floor(math.log2(step) + 1e-9)), self.result.spec.levels - 1)
         rows, cols = places(grid, address, self.scale)
@@ -242,10 +252,12 @@ class ResultTable:
             out[..., 3] = np.where(shown, 255, 0)
             return out
         classes = self._read("semantic", level, rows, cols, (height, width))
-        colours = np.array(
-            [(0, 0, 0), *(class_colour(v) for v in range(1, len(self.class_names) + 1))], np.uint8
+        given = colours or {}
+        names = enumerate(self.class_names, start=1)
+        palette = np.array(
+            [(0, 0, 0), *(given.get(name, class_colour(value)) for value, name in names)], np.uint8
         )
-        out[..., :3] = colours[np.minimum(classes, len(colours) - 1)]
+        out[..., :3] = palette[np.minimum(classes, len(palette) - 1)]
         edge = np.zeros(ids.shape, bool)
         edge[1:] |= ids[1:] != ids[:-1]
         edge[:-1] |= ids[1:] != ids[:-1]

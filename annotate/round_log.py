@@ -48,6 +48,9 @@ class Round:
         Of the support set.
     labels : dict
         For each source's name the revision of its labels, and the digest of their file.
+    n_prefilled : int
+        Regions that the preview has filled in. Where a person left its outlines as they were, they agree with the
+        network that is scored: the IoU is too high.
     """
 
     number: int
@@ -62,6 +65,7 @@ class Round:
     counts: list[dict[str, Any]] = field(default_factory=list)
     worse: bool = False
     state: str = "done"
+    n_prefilled: int = 0
 
     def described(self) -> dict[str, Any]:
         """What the page must know."""
@@ -74,6 +78,7 @@ class Round:
             "iou_by_class",
             "counts",
             "n_regions",
+            "n_prefilled",
             "worse",
             "state",
         )
@@ -183,6 +188,11 @@ class RoundLog:
             n_regions=support.n_dense,
             labels={one.name: one.labels.state_now() for one in sources},
             state="scoring",
+            n_prefilled=sum(
+                label.kind == "region" and label.source == "preview"
+                for one in sources
+                for label in one.labels.all()
+            ),
         )
         self.scoring = started
         self._tell(started)
@@ -191,6 +201,7 @@ class RoundLog:
         done = Round(
             **{name: getattr(started, name) for name in ("number", "time", "revision", "source", "digest")},
             n_regions=started.n_regions,
+            n_prefilled=started.n_prefilled,
             labels=started.labels,
             iou=score.iou,
             iou_by_class=dict(zip(support.class_names, score.iou_by_class, strict=True)),

@@ -217,8 +217,8 @@ async def instances(request: web.Request) -> web.Response:
     address, filters = address_of(request), Filters.of(request.query)
     if not one.grid.holds(address):
         raise web.HTTPNotFound(text="there is no such tile\n")
-    paint = request.query.get("paint") == "1"
-    data = await in_readers(request, lambda: png(found.tile(one.grid, address, paint, filters)))
+    paint, colours = request.query.get("paint") == "1", request.app[SESSION].classes
+    data = await in_readers(request, lambda: png(found.tile(one.grid, address, paint, filters, colours)))
     return web.Response(
         body=data, content_type="image/png", headers={"Cache-Control": "private, max-age=3600"}
     )

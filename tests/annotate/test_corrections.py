@@ -12,42 +12,10 @@ import numpy as np
 import pytest
 import shapely
 from PIL import Image
-from rasterio.windows import Window
 
 from fewscope.annotate import app as app_module
 from fewscope.annotate.round_log import RoundLog
-from fewscope.pipeline.tiling.foreground import Foreground
-from tests.helpers.pages import HEIGHT, WIDTH, InstantPreview, Page, config_of, rectangle, visit
-
-DISCS = [(100, 100, 14), (300, 120, 20), (310, 400, 11), (700, 500, 17), (122, 110, 12)]
-"""x, y, radius in image px, which are working px here; the last one touches the first."""
-
-
-class DiscPreview(InstantPreview):
-    """Sees discs, everywhere and at once."""
-
-    def probability(self, source: int, window: Window, class_index: int) -> tuple[np.ndarray, np.ndarray]:
-        rows, cols = np.mgrid[
-            window.row_off : window.row_off + window.height, window.col_off : window.col_off + window.width
-        ]
-        inside = np.zeros(rows.shape, bool)
-        for x, y, radius in DISCS:
-            inside |= (rows + 0.5 - y) ** 2 + (cols + 0.5 - x) ** 2 < radius**2
-        known = (rows >= 0) & (rows < HEIGHT) & (cols >= 0) & (cols < WIDTH)
-        return np.where(inside & known, 230, 10).astype(np.uint8), known
-
-    def learned(self) -> Any:
-        found = super().learned()
-        if found is not None:
-            found.pack, found.examples = SimpleNamespace(n_classes=1), None
-        return found
-
-    def settled(self, timeout: float | None = None) -> None:
-        return None
-
-    def foreground(self, source: int, timeout: float | None = None) -> Foreground:
-        return Foreground(np.ones((HEIGHT // 4, WIDTH // 4), bool), (HEIGHT, WIDTH))
-
+from tests.helpers.pages import DiscPreview, Page, config_of, rectangle, visit
 
 LABELS = (rectangle(500, 10, 724, 234, "region"), rectangle(520, 20, 548, 48), rectangle(600, 80, 628, 108))
 
@@ -216,9 +184,12 @@ def test_rounds_are_scored_compared_and_put_back(slide, tmp_path, monkeypatch):
         await ready(page)
         await asyncio.sleep(0.3)
         assert await page.get("/api/rounds") == [], "a single region cannot be left out"
-        await page.ops(rectangle(10, 400, 234, 624, "region"), rectangle(20, 420, 60, 460))
+        filled = rectangle(10, 400, 234, 624, "region")
+        filled["feature"]["properties"]["source"] = "preview"
+        await page.ops(filled, rectangle(20, 420, 60, 460))
         (first,) = await page.until("/api/rounds", lambda rounds: rounds and rounds[-1]["state"] == "done")
         assert (first["iou"], first["worse"], first["n_regions"]) == (0.6, False, 2)
+        assert first["n_prefilled"] == 1, "the preview is scored on what it has drawn itself"
         assert first["counts"] == [{"class": "cell", "drawn": 2, "found": 3}]
         kept = await page.get("/api/labels?source=0")
         await page.ops(rectangle(100, 420, 160, 460), {"op": "delete", "ids": [kept["features"][1]["id"]]})

@@ -18,7 +18,7 @@ from affine import Affine
 from rasterio.windows import Window
 from scipy import ndimage
 
-from fewscope.annotate.results import Filters, ResultTable
+from fewscope.annotate.results import ALPHA, Filters, ResultTable
 from fewscope.annotate.tiles import TileAddress, TileGrid
 from fewscope.connectors.results.store import ResultStore, StoreSpec
 from fewscope.errors import PageRunError
@@ -97,6 +97,9 @@ def test_tiles_of_instances_are_the_stored_labels(found, labels):
     filtered = found.tile(grid, TileAddress(1, 0, 0), True, large)
     passing = np.isin(labels, found.view(large) + 1)
     assert np.array_equal(filtered[:200, :, 3] > 0, passing[:, :256])
+    inside = filtered[..., 3] == ALPHA
+    coloured = found.tile(grid, TileAddress(1, 0, 0), True, large, {"object": (1, 2, 3), "other": (9, 9, 9)})
+    assert (coloured[inside, :3] == (1, 2, 3)).all(), "the colour that the page shows"
 
 
 def test_exports_hold_what_passes_the_filters(found, labels, tmp_path):
