@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import signal
 import threading
@@ -97,8 +96,6 @@ async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamRe
         return web.json_response({"error": str(error)}, status=409)
     except FewscopeError as error:
         return web.json_response({"error": str(error)}, status=400)
-    except json.JSONDecodeError:
-        return web.json_response({"error": "the request is not JSON"}, status=400)
     except web.HTTPException:
         raise
     except Exception as error:  # a fault of ours: the page says so, and the log has the rest

@@ -27,7 +27,14 @@ async def body_of(request: web.Request) -> Mapping[str, Any]:
     """
     if request.content_type != "application/json":
         raise LabelError(f"the request is {request.content_type}, expected application/json")
-    parsed = await request.json()
+    try:
+        parsed = await request.json()
+    except (
+        ValueError,
+        LookupError,
+        RecursionError,
+    ):  # no JSON, no text, no such charset, or nested too deeply
+        raise LabelError("the request is not JSON") from None
     if not isinstance(parsed, Mapping):
         raise LabelError("the request is no JSON object")
     return parsed

@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import resource
+import shutil
 import sys
 import time
 import warnings
@@ -61,7 +62,11 @@ def main() -> None:
             limit_memory()
         limited = True
         say(state="begin", seed=number)
-        say(state="end", seed=number, fault=fault_of(kind, case, Path(folder)))
+        fault, kept = fault_of(kind, case, Path(folder)), folder
+        if fault and Path(folder).is_dir():  # before the next case takes its place
+            kept = f"{folder}-{number}-{time.monotonic_ns()}"
+            shutil.copytree(folder, kept)
+        say(state="end", seed=number, fault=fault, case=kept)
 
     while number == int(first_seed) or time.monotonic() < end:
         with suppress(TimeIsOver):

@@ -198,7 +198,10 @@ def _follow(
             under_way = True
             continue
         under_way = False
-        _note(count, name, current, build, number, message["fault"])
+        kept = Path(message["case"])
+        _note(count, name, kept, build, number, message["fault"])
+        if kept != current:
+            shutil.rmtree(kept, ignore_errors=True)
     child.wait()
     child.stdout.close()
     if under_way:

@@ -11,6 +11,7 @@ from tests.fuzz.annotations import (
 )
 from tests.fuzz.folders import folders, use_folder
 from tests.fuzz.harness import Kind
+from tests.fuzz.page_requests import page_requests, use_page_requests
 from tests.fuzz.rasters import damaged_rasters, made_rasters, stac, use_raster, vrts
 from tests.fuzz.slides import slides, use_slide
 from tests.fuzz.states import states, use_state
@@ -27,6 +28,7 @@ KINDS = (
     Kind("geopackages", geopackages, use_map_annotations, 40),
     Kind("folders", folders, use_folder, 60),
     Kind("weights", weights, use_weights, 12),
+    Kind("page-requests", page_requests, use_page_requests, 60),
     Kind("saved-state", states, use_state, 4),
 )
 """One row of the table each."""
