@@ -10,9 +10,21 @@ from dataclasses import dataclass
 from typing import Literal
 
 from fewscope.connectors.raster_options import RasterOptions
+from fewscope.connectors.slide_options import SlideOptions
 from fewscope.connectors.source import Source
 from fewscope.connectors.storage.library_errors import library_errors
 from fewscope.errors import SourceError
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What is to be opened, as `open_source` takes it; ``raster`` is given for a raster alone."""
+
+    uri: str
+    mpp: float | None
+    slide_mpp: float | None
+    slide: SlideOptions
+    raster: RasterOptions | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,27 +38,56 @@ class Reader:
     endings
         Endings of the names it opens, in lower case; "" stands for any name.
     open
-        Opens ``(uri, mpp, slide_mpp, raster)``, as `open_source` takes them; ``raster`` is given for a raster alone.
+        Opens what is asked for.
     """
 
     kind: Literal["slide", "raster"]
     endings: tuple[str, ...]
-    open: Callable[[str, float | None, float | None, RasterOptions | None], Source]
+    open: Callable[[Asked], Source]
 
 
-def _openslide(uri: str, mpp: float | None, slide_mpp: float | None, _raster: RasterOptions | None) -> Source:
+def _openslide(asked: Asked) -> Source:
     from fewscope.connectors.slides.openslide_source import OpenSlideSource
 
-    return OpenSlideSource.open(uri, mpp=mpp, slide_mpp=slide_mpp)
+    if asked.slide != SlideOptions():
+        raise SourceError(
+            f"{asked.uri}: --channels, --series and --scale are for OME-TIFF and OME-Zarr; leave them out"
+        )
+    return OpenSlideSource.open(asked.uri, mpp=asked.mpp, slide_mpp=asked.slide_mpp)
 
 
-def _gdal(uri: str, _mpp: float | None, _slide_mpp: float | None, raster: RasterOptions | None) -> Source:
+def _ome_tiff(asked: Asked) -> Source:
+    from fewscope.connectors.slides.channel_source import ChannelSource
+    from fewscope.connectors.slides.ome_tiff import OmeTiff
+
+    return ChannelSource.open(asked.uri, OmeTiff, asked.slide, mpp=asked.mpp, slide_mpp=asked.slide_mpp)
+
+
+def _tiff(asked: Asked) -> Source:
+    """With OpenSlide, unless it is an OME-TIFF of which that would show one plane, or a part of it is asked for."""
+    from fewscope.connectors.slides.ome_tiff import is_ome_tiff
+    from fewscope.connectors.storage.download import local_copy
+
+    is_ome = asked.slide != SlideOptions() or is_ome_tiff(local_copy(asked.uri))
+    return _ome_tiff(asked) if is_ome else _openslide(asked)
+
+
+def _ome_zarr(asked: Asked) -> Source:
+    from fewscope.connectors.slides.channel_source import ChannelSource
+    from fewscope.connectors.slides.ome_zarr import OmeZarr
+
+    return ChannelSource.open(asked.uri, OmeZarr, asked.slide, mpp=asked.mpp, slide_mpp=asked.slide_mpp)
+
+
+def _gdal(asked: Asked) -> Source:
     from fewscope.connectors.rasters.gdal_source import RasterSource
 
-    return RasterSource.open(uri, raster or RasterOptions())
+    return RasterSource.open(asked.uri, asked.raster or RasterOptions())
 
 
 READERS: tuple[Reader, ...] = (
+    Reader("slide", (".zarr", ".zarr/", ".zarr.zip", ".ozx"), _ome_zarr),
+    Reader("slide", (".tif", ".tiff", ".btf", ".tf2", ".tf8"), _tiff),
     Reader("slide", ("",), _openslide),
     Reader("raster", ("",), _gdal),
 )
@@ -77,15 +118,17 @@ def open_any(
     *,
     mpp: float | None = None,
     slide_mpp: float | None = None,
+    slide: SlideOptions | None = None,
     raster: RasterOptions | None = None,
 ) -> Source:
     """Open a slide or a raster, whichever the file is.
 
-    A file is a slide if OpenSlide knows it and it states no CRS, or by its ending; what is not on a local disk, by its
-    ending alone. Parameters and errors as in `open_source`; ``raster`` is for rasters.
+    A file is a slide if OpenSlide knows it and it states no CRS, if it is OME-TIFF or OME-Zarr, or by its ending; what
+    is not on a local disk, by its ending alone. Parameters and errors as in `open_source`; ``slide`` is for slides,
+    ``raster`` for rasters.
     """
     if is_slide(uri):
-        return open_source(uri, mpp=mpp, slide_mpp=slide_mpp)
+        return open_source(uri, mpp=mpp, slide_mpp=slide_mpp, slide=slide)
     return open_source(uri, raster=raster or RasterOptions())
 
 
@@ -93,11 +136,16 @@ def is_slide(uri: str) -> bool:
     """Whether a file is a slide rather than a raster; see `open_any`."""
     if uri.lower().endswith(SLIDE_ENDINGS):
         return True
+    from fewscope.connectors.slides.ome_zarr import is_ome_zarr
+
+    if is_ome_zarr(uri):
+        return True
     if "://" in uri or uri.startswith("/vsi"):
         return False
+    from fewscope.connectors.slides.ome_tiff import is_ome_tiff
     from fewscope.connectors.slides.openslide_source import knows
 
-    return knows(uri)
+    return knows(uri) or is_ome_tiff(uri)
 
 
 def open_source(
@@ -105,6 +153,7 @@ def open_source(
     *,
     mpp: float | None = None,
     slide_mpp: float | None = None,
+    slide: SlideOptions | None = None,
     raster: RasterOptions | None = None,
 ) -> Source:
     """Open a slide, or a raster, for reading at a working resolution.
@@ -113,13 +162,15 @@ def open_source(
     ----------
     uri
         Path or fsspec URL. A remote slide is copied to a local cache. A raster may also be a ``/vsi...`` path of GDAL,
-        a pattern, or a STAC item collection; remote rasters are read in ranges.
+        a pattern, or a STAC item collection; remote rasters and OME-Zarrs are read in ranges.
     mpp
         Working resolution of a slide, um per px. None: `DEFAULT_MPP` for finer slides (or an integer multiple of the
         slide's own within 2 % of it, which needs no interpolation), else the slide's own. A slide that does not state
         its resolution is assumed to have this one at level 0.
     slide_mpp
         Resolution of level 0, um per px; overrides the file's.
+    slide
+        Which channels of which image of an OME-TIFF or OME-Zarr; None: all of the first.
     raster
         Options of a raster; None for a slide.
 
@@ -133,4 +184,4 @@ def open_source(
     kind = "slide" if raster is None else "raster"
     reader = next(r for r in READERS if r.kind == kind and uri.lower().endswith(r.endings))
     with library_errors(SourceError, uri):
-        return reader.open(uri, mpp, slide_mpp, raster)
+        return reader.open(Asked(uri, mpp, slide_mpp, slide or SlideOptions(), raster))

@@ -1,8 +1,8 @@
 """`Source`, the interface of slides and rasters. `fewscope.connectors.open.open_source` opens one.
 
-A source is **one grid of 8-bit RGB pixels** with one affine transform. Pyramid levels, resolutions, bands and decoding
-errors are handled behind this interface: the rest of Fewscope reads windows of the working grid, and gets an image and
-a map of its valid pixels.
+A source is **one grid of 8-bit pixels**, RGB or of any number of channels, with one affine transform. Pyramid levels,
+resolutions, bands and decoding errors are handled behind this interface: the rest of Fewscope reads windows of the
+working grid, and gets an image and a map of its valid pixels.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from affine import Affine
 from numpy.typing import NDArray
 from rasterio.windows import Window
 
+from fewscope.connectors.colours import Colour
 from fewscope.errors import SourceError
 
 DEFAULT_MPP = 0.5
@@ -24,7 +25,7 @@ PLAUSIBLE_MPP = (0.05, 50.0)
 """Finest and coarsest plausible um per px: from 100x oil immersion with small camera pixels to a flat-bed scanner."""
 
 Pixels = tuple[NDArray[np.uint8], NDArray[np.bool_]]
-"""(image, valid): uint8 (h, w, 3), bool (h, w)."""
+"""(image, valid): uint8 (h, w, C), bool (h, w); C is 3, or `SourceInfo.n_channels`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +51,7 @@ class SourceInfo:
     crs
         Coordinate reference system of rasters, as text.
     background
-        RGB of pixels that lie outside the source or could not be read.
+        Value of each channel where pixels lie outside the source or could not be read.
     fingerprint
         Hash that identifies the content, cheap to compute; the same for a renamed or copied file.
     bands
@@ -64,6 +65,11 @@ class SourceInfo:
     scan_origin
         Level-0 (x, y) of the corner of the scanned area, the origin of QuPath's coordinates; (0, 0) if the file states
         none.
+    channels
+        Names of the channels, where there are more than three; empty: pixels are RGB.
+    colours
+        RGB in which each of the ``channels`` is shown to people, black where it is not shown; see
+        `connectors.pixels.composite`.
     """
 
     uri: str
@@ -78,13 +84,15 @@ class SourceInfo:
     native_width: int
     vendor: str
     crs: str | None
-    background: tuple[int, int, int]
+    background: tuple[int, ...]
     fingerprint: str
     bands: str = ""
     appearance: str = ""
     notes: tuple[str, ...] = ()
     assumptions: tuple[str, ...] = ()
     scan_origin: tuple[int, int] = (0, 0)
+    channels: tuple[str, ...] = ()
+    colours: tuple[Colour, ...] = ()
 
     def __post_init__(self) -> None:
         if min(self.height, self.width, self.native_height, self.native_width) < 1:
@@ -94,8 +102,17 @@ class SourceInfo:
             )
         if self.mpp is not None and not self.mpp > 0:
             raise SourceError(f"{self.uri}: mpp {self.mpp} is not positive")
-        if len(self.background) != 3 or not all(0 <= level <= 255 for level in self.background):
-            raise SourceError(f"{self.uri}: background {self.background} is not three values of 0..255")
+        if len(self.background) != self.n_channels or not all(0 <= level <= 255 for level in self.background):
+            raise SourceError(
+                f"{self.uri}: background {self.background} is not {self.n_channels} values of 0..255"
+            )
+        if len(self.colours) != len(self.channels):
+            raise SourceError(f"{self.uri}: {len(self.channels)} channels have {len(self.colours)} colours")
+
+    @property
+    def n_channels(self) -> int:
+        """C, the channels of a pixel: 3 where they are RGB."""
+        return len(self.channels) or 3
 
 
 @runtime_checkable
@@ -121,7 +138,7 @@ class Source(Protocol):
 
         Returns
         -------
-        image : uint8 (h, w, 3)
+        image : uint8 (h, w, C)
         valid : bool (h, w)
             False outside the grid, and where the file has no pixels or they fail to decode; there, ``image`` is
             ``info.background``.
@@ -163,7 +180,7 @@ class ZoomableSource(Source, Protocol):
 
         Returns
         -------
-        image : uint8 (h, w, 3)
+        image : uint8 (h, w, C)
         valid : bool (h, w)
         """
         ...

@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Literal
 
 from fewscope.connectors.raster_options import RasterOptions
+from fewscope.connectors.slide_options import SlideOptions
 from fewscope.connectors.support_options import CellPart, GeoJsonOrigin
 from fewscope.errors import ConfigError
 from fewscope.pipeline.config import IndexBands, Instances, RasterConfig, SegmentConfig
@@ -42,6 +43,9 @@ def segment(
     *,
     mpp: float | None = None,
     slide_mpp: float | None = None,
+    channels: Sequence[str] = (),
+    series: int | None = None,
+    scale: tuple[float, float] | None = None,
     support_slide: Path | None = None,
     class_names: Sequence[str] = (),
     cell_part: CellPart = "auto",
@@ -75,6 +79,12 @@ def segment(
         Working resolution, um per px; None: 0.5, or the slide's if coarser.
     slide_mpp : float | None
         Resolution of level 0, um per px, if the file does not state it.
+    channels : Sequence[str]
+        Channels of an OME-TIFF or OME-Zarr to use, by name or by number from 1; empty: all.
+    series : int | None
+        Image of an OME-TIFF or OME-Zarr that holds several, counted from 1; None: the first.
+    scale : tuple[float, float] | None
+        Values of its channels shown as black and white; None: 1 to 99.8 % of each one's values.
     support_slide : Path | None
         Slide that the GeoJSON was drawn on; None: `source`.
     class_names : Sequence[str]
@@ -147,6 +157,7 @@ def segment(
         geojson_origin=geojson_origin,
         mpp=mpp,
         slide_mpp=slide_mpp,
+        slide=SlideOptions(tuple(channels), series, scale),
         model=model,
         weights=None if weights is None else os.fspath(weights),
         adapt_s=adapt_s,

@@ -123,6 +123,29 @@ def add_slide_options(parser: JobParser) -> None:
     )
 
 
+def add_channel_options(parser: JobParser) -> None:
+    """Which part of an OME-TIFF or OME-Zarr is read."""
+    add = parser.group["input"].add_argument
+    add(
+        "--channels",
+        type=words,
+        default=(),
+        metavar="NAME,...",
+        help="channels of an OME-TIFF or OME-Zarr to use, by name or by number from 1 (default: all)",
+    )
+    add(
+        "--series",
+        type=int,
+        metavar="N",
+        help="image of an OME-TIFF or OME-Zarr that holds several, counted from 1 (default: the first)",
+    )
+
+
+def words(text: str) -> tuple[str, ...]:
+    """``red,green,blue``."""
+    return tuple(part.strip() for part in text.split(","))
+
+
 def add_output_options(parser: JobParser, only_estimate: bool = False) -> None:
     """Where results go and what they hold. ``only_estimate``: nothing is written, so no folder is needed."""
     add = parser.group["output"].add_argument

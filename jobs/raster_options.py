@@ -108,7 +108,7 @@ def add_reading_options(made: JobParser) -> None:
     add("--crs", help="CRS to work in, such as EPSG:32618 (default: that of the first RASTER)")
     add(
         "--assets",
-        type=names,
+        type=options.words,
         default=(),
         metavar="KEY,...",
         help="assets of STAC items: one, or one per band",
@@ -141,8 +141,3 @@ def nodata(text: str) -> float | Literal["auto", "file"]:
         return words[text] if text in words else float(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is no number; give one, nan, or file") from None
-
-
-def names(text: str) -> tuple[str, ...]:
-    """``red,green,blue``."""
-    return tuple(part.strip() for part in text.split(","))

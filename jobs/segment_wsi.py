@@ -9,6 +9,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from fewscope.connectors.slide_options import SlideOptions
 from fewscope.jobs import options
 from fewscope.jobs.common import call, expand
 from fewscope.jobs.options import JobParser, typed
@@ -21,6 +22,7 @@ Segment whole slides with a few labelled patches, and count what is in them.
 Examples:
     %(prog)s slide.svs --support annotations.geojson --out out/slide
     %(prog)s slides/*.svs --support nuclei/ --out out --instances split --min-area-um2 10
+    %(prog)s tissue.ome.tif --channels DAPI,CD3,CD8 --support annotations.geojson --out out/tissue
     %(prog)s photos/ --support five/ --out out/photos
 
 SUPPORT is a folder of labelled patches (image/ and label/, or 1.jpg 1.png ...), or polygons drawn on the slide and
@@ -45,6 +47,15 @@ def parser(prog: str = PROG, *, only_estimate: bool = False) -> JobParser:
     )
     options.add_support_options(made, "--support-slide", "FILE", "GeoJSON drawn on a slide")
     options.add_slide_options(made)
+    options.add_channel_options(made)
+    made.group["input"].add_argument(
+        "--scale",
+        type=float,
+        nargs=2,
+        metavar=("MIN", "MAX"),
+        help="values of an OME-TIFF or OME-Zarr shown as black and white (default: 8-bit RGB unchanged, of other "
+        "channels 1 to 99.8 %% of each one's values)",
+    )
     add(
         "--foreground",
         choices=("auto", "all"),
@@ -82,7 +93,8 @@ def configs(args: argparse.Namespace) -> list[SegmentConfig]:
     from fewscope.jobs.segmenting import configs_of
 
     slides = expand(args.slides)
-    return configs_of(args, slides, support_slide=args.support_slide or slides[0])
+    slide = SlideOptions(args.channels, args.series, tuple(args.scale) if args.scale else None)
+    return configs_of(args, slides, support_slide=args.support_slide or slides[0], slide=slide)
 
 
 def run(args: argparse.Namespace) -> int:

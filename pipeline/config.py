@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from fewscope.connectors.raster_options import RasterOptions
+from fewscope.connectors.slide_options import SlideOptions
 from fewscope.connectors.support_options import CellPart, GeoJsonOrigin, SupportOptions
 from fewscope.errors import ConfigError
 from fewscope.model.conventions import PATCH_SIZE, PRECISIONS
@@ -32,6 +33,8 @@ class SegmentConfig:
         Classes of the support set to segment, in this order; empty: all.
     mpp, slide_mpp : float | None
         um per px: working resolution (None: 0.5), and resolution of level 0 where the file states none.
+    slide : SlideOptions
+        Channels, image and range of an OME-TIFF or OME-Zarr.
     overlap : int
         px that neighbouring tiles share, 0 to half a tile.
     model, weights : str, str | None
@@ -90,6 +93,7 @@ class SegmentConfig:
     class_names: tuple[str, ...] = ()
     mpp: float | None = None
     slide_mpp: float | None = None
+    slide: SlideOptions = SlideOptions()  # noqa: RUF009  # frozen
     overlap: int = 32
     model: str = "compact"
     weights: str | None = None

@@ -131,6 +131,11 @@ def make_plan(config: SegmentConfig, has_depth: bool = False) -> Plan:
     source, drawn_on = open_sources(config)
     check_index_bands(config)
     info = source.info
+    if info.channels:
+        raise SourceError(
+            f"{config.source}: has {len(info.channels)} channels ({', '.join(info.channels)}); choose up to three "
+            "with --channels"
+        )
     support = load_support(
         config.support,
         source=drawn_on,
@@ -278,15 +283,17 @@ def manifest(plan: Plan, model: predictor.Model) -> dict[str, Any]:
     the support set.
     """
     config, info = plan.config, plan.source.info
-    of_raster = {}
+    of_pixels = {}
     if config.raster is not None:
         bands = config.raster.index_bands
-        of_raster = {
+        of_pixels = {
             "appearance": info.appearance,
             "transform": list(info.transform)[:6],
             "index_bands": dataclasses.astuple(bands) if bands else None,
             "map_simplify_px": config.raster.simplify_px,
         }
+    elif info.appearance:
+        of_pixels = {"appearance": info.appearance}
     radii = [max((rule.radius for rule in c.rules if rule), default=None) for c in plan.classes]
     several: dict[str, Any] = {"class_probabilities": True} if config.class_probabilities else {}
     if any(
@@ -296,7 +303,7 @@ def manifest(plan: Plan, model: predictor.Model) -> dict[str, Any]:
     if info.scan_origin != (0, 0):
         several["geojson_origin"] = config.geojson_origin
     return (
-        of_raster
+        of_pixels
         | several
         | {
             "version": __version__,

@@ -11,6 +11,7 @@ from fewscope.connectors.open import open_source
 from fewscope.connectors.raster_options import RasterOptions
 from fewscope.connectors.source import Source, SourceInfo
 from fewscope.connectors.support.load import is_annotations
+from fewscope.errors import SourceError
 from fewscope.pipeline.config import SegmentConfig
 from fewscope.pipeline.geometry.geodesy import GroundMeasure
 
@@ -23,7 +24,11 @@ def open_sources(config: SegmentConfig) -> tuple[Source, Source]:
     elsewhere = config.support_slide not in (None, config.source)
     if config.raster is None:
         if elsewhere:
-            return source, open_source(config.support_slide or config.source, mpp=source.info.mpp)
+            drawn_on = open_source(
+                config.support_slide or config.source, mpp=source.info.mpp, slide=config.slide
+            )
+            _check_channels(config, source.info, drawn_on.info)
+            return source, drawn_on
         return source, source
     view = config.raster.view
     if elsewhere:
@@ -64,7 +69,17 @@ def pixel_m2(info: SourceInfo) -> float | None:
     return area if np.isfinite(area) else None
 
 
+def _check_channels(config: SegmentConfig, info: SourceInfo, drawn_on: SourceInfo) -> None:
+    """Raise SourceError if the support set was drawn on other channels than those of the source."""
+    if info.channels != drawn_on.channels:
+        own, other = (", ".join(one.channels) or "red, green, blue" for one in (info, drawn_on))
+        raise SourceError(
+            f"{config.source}: has the channels {own}, but {config.support_slide}, which the support set was drawn on, "
+            f"{other}; give --channels that both have"
+        )
+
+
 def _open(config: SegmentConfig, uri: str, view: RasterOptions | None = None) -> Source:
     if config.raster is None:
-        return open_source(uri, mpp=config.mpp, slide_mpp=config.slide_mpp)
+        return open_source(uri, mpp=config.mpp, slide_mpp=config.slide_mpp, slide=config.slide)
     return open_source(uri, raster=view or config.raster.view)

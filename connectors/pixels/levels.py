@@ -18,8 +18,11 @@ from fewscope.connectors.pixels.resample import resample, taps
 from fewscope.connectors.source import Pixels
 
 SAME_RESOLUTION = 1e-3  # resolutions closer than this are the same: no interpolation
-STRIP_PIXELS = 16 * 2**20  # level px held while resampling: bounds the memory of any read
+STRIP_PIXELS = 16 * 2**20  # level px of three channels held while resampling: bounds the memory of any read
 LEAST_STRIP = 256  # least rows of a level read at once
+SAMPLE_LEVEL = 1024  # px; least longer side of the level that is sampled, if the source is as long
+SAMPLE_CHUNKS = 64  # most chunks of that level that are read, evenly spaced
+SAMPLE_VALUES = 2**20  # most values of each band
 
 Block = tuple[int, int, int, int]
 """Top, bottom, left, right, in pixels of a level; half open."""
@@ -81,14 +84,35 @@ def whole_blocks(
             yield row, min(row + chunk[0], bottom), col, min(col + chunk[1], right)
 
 
-def assemble(bounds: Block, pieces: Iterable[tuple[Block, Pixels]], into: Pixels | None = None) -> Pixels:
-    """Assemble the pixels of ``bounds`` from pieces that cover it: uint8 (h, w, 3), bool (h, w).
+def sampled_blocks(
+    levels: Sequence[AnyLevel], grid: tuple[int, int], chunk: tuple[int, int]
+) -> tuple[AnyLevel, list[Block], int]:
+    """Where to sample the values of a source: blocks of a coarse level, spread evenly over it.
+
+    ``grid`` and ``chunk`` are as for `whole_blocks`.
+
+    Returns
+    -------
+    The level, its blocks, and n, of whose pixels every n-th is enough.
+    """
+    long_enough = [level for level in levels if max(level.height, level.width) >= SAMPLE_LEVEL]
+    level = long_enough[-1] if long_enough else levels[0]
+    chunks = list(whole_blocks(0, level.height, 0, level.width, level, grid, chunk))
+    chosen = chunks[:: -(-len(chunks) // SAMPLE_CHUNKS)]
+    n_pixels = sum((bottom - top) * (right - left) for top, bottom, left, right in chosen)
+    return level, chosen, max(1, math.ceil(n_pixels / SAMPLE_VALUES))
+
+
+def assemble(
+    bounds: Block, pieces: Iterable[tuple[Block, Pixels]], into: Pixels | None = None, n_channels: int = 3
+) -> Pixels:
+    """Assemble the pixels of ``bounds`` from pieces that cover it: uint8 (h, w, ``n_channels``), bool (h, w).
 
     ``into``: arrays to write to; None for new ones.
     """
     top, bottom, left, right = bounds
     shape = bottom - top, right - left
-    image, valid = into or (np.empty((*shape, 3), np.uint8), np.empty(shape, np.bool_))
+    image, valid = into or (np.empty((*shape, n_channels), np.uint8), np.empty(shape, np.bool_))
     for block, (pixels, real) in pieces:
         rows = max(block[0], top), min(block[1], bottom)
         cols = max(block[2], left), min(block[3], right)
@@ -107,7 +131,7 @@ def render(
     steps: tuple[float, float],
     level: AnyLevel,
     read_level: Callable[[AnyLevel, Block], Iterable[tuple[Block, Pixels]]],
-    background: tuple[int, int, int],
+    background: tuple[int, ...],
     origin: tuple[float, float] = (0.0, 0.0),
 ) -> Pixels:
     """Resample a level to a window of a working grid.
@@ -123,17 +147,18 @@ def render(
     level, read_level
         The level, and a function that reads a rectangle of it, piece by piece.
     background
-        RGB of pixels that are not valid.
+        Value of each channel where pixels are not valid.
     origin
         (row, col) where the working grid begins, in pixels of the finest level.
 
     Returns
     -------
-    image : uint8 (h, w, 3)
+    image : uint8 (h, w, C)
     valid : bool (h, w)
     """
     row_start, row_stop, col_start, col_stop = bounds
-    image = np.empty((row_stop - row_start, col_stop - col_start, 3), np.uint8)
+    n_channels = len(background)
+    image = np.empty((row_stop - row_start, col_stop - col_start, n_channels), np.uint8)
     valid = np.zeros(image.shape[:2], np.bool_)
     top, bottom = max(row_start, 0), min(row_stop, grid[0])
     left, right = max(col_start, 0), min(col_stop, grid[1])
@@ -146,7 +171,8 @@ def render(
     cols = taps(left, right, col_scale, level.width, origin[1] / level.col_step)
     span = cols.span
     n_level_cols = span[1] - span[0] + 2 * LEAST_STRIP
-    strip = max(1, int(max(LEAST_STRIP, STRIP_PIXELS // n_level_cols) / max(row_scale, 1e-9)))
+    n_rows = max(LEAST_STRIP, STRIP_PIXELS * 3 // (n_level_cols * max(3, n_channels)))
+    strip = max(1, int(n_rows / max(row_scale, 1e-9)))
     for row in range(top, bottom, strip):
         stop = min(row + strip, bottom)
         rows = taps(row, stop, row_scale, level.height, origin[0] / level.row_step)
@@ -156,7 +182,7 @@ def render(
         if (row_scale, col_scale) == (1, 1) and origin == (0, 0) and block == (row, stop, left, right):
             assemble(block, pieces, (image[target], valid[target]))
         else:
-            piece, real = assemble(block, pieces)
+            piece, real = assemble(block, pieces, n_channels=n_channels)
             image[target], valid[target] = resample(
                 piece, real, rows, cols, (rows.span[0], span[0]), background
             )

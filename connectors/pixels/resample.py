@@ -62,24 +62,24 @@ def resample(
     rows: Taps,
     cols: Taps,
     origin: tuple[int, int],
-    background: tuple[int, int, int],
+    background: tuple[int, ...],
 ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
     """Working pixels from a piece of a level.
 
     Parameters
     ----------
     image, valid
-        uint8 (h, w, 3) and bool (h, w): a piece of the level that contains every index of the taps.
+        uint8 (h, w, C) and bool (h, w): a piece of the level that contains every index of the taps.
     rows, cols
         Taps in the level's coordinates.
     origin
         (row, col) of the piece in the level.
     background
-        RGB of working pixels that are not valid.
+        Value of each channel where working pixels are not valid.
 
     Returns
     -------
-    image : uint8 (len(rows.index), len(cols.index), 3), weighted mean of the valid pixels
+    image : uint8 (len(rows.index), len(cols.index), C), weighted mean of the valid pixels
     valid : bool (len(rows.index), len(cols.index)), True where valid pixels have at least half the weight
     """
     if len(rows.index) > ROWS_AT_ONCE:

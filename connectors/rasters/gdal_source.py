@@ -31,6 +31,7 @@ from fewscope.connectors.pixels.levels import (
     render,
     whole_blocks,
 )
+from fewscope.connectors.pixels.stretch import Stretch, as_is, choose_stretch
 from fewscope.connectors.raster_options import RasterOptions
 from fewscope.connectors.rasters.gdal_file import fingerprint, is_local
 from fewscope.connectors.rasters.layout import (
@@ -43,7 +44,6 @@ from fewscope.connectors.rasters.layout import (
     sample_values,
 )
 from fewscope.connectors.rasters.stack import SceneStack, Values
-from fewscope.connectors.rasters.stretch import Stretch, as_is, choose_stretch
 from fewscope.connectors.source import Pixels, SourceInfo, window_bounds
 from fewscope.connectors.vectors.polygon_files import burn, load_area
 from fewscope.errors import SourceError

@@ -11,25 +11,20 @@ import rasterio
 from affine import Affine
 from numpy.typing import NDArray
 
-from fewscope.connectors.pixels.levels import SAME_RESOLUTION, whole_blocks
+from fewscope.connectors.pixels.levels import SAME_RESOLUTION, sampled_blocks
 from fewscope.connectors.raster_options import RasterOptions
 from fewscope.connectors.rasters.alignment import Grid, common_grid
+from fewscope.connectors.rasters.bands import Bands, bands_like, choose_bands, stacked_bands
 from fewscope.connectors.rasters.gdal_file import RasterFile, inspect
 from fewscope.connectors.rasters.inputs import list_scenes
 from fewscope.connectors.rasters.nodata import find_nodata, shared_nodata
 from fewscope.connectors.rasters.stack import Layer, Scene, SceneStack, holds, measure_depth, numpy_type
-from fewscope.connectors.rasters.stretch import Bands, bands_like, choose_bands, stacked_bands
 from fewscope.connectors.storage.gdal import gdal
 from fewscope.errors import SourceError
 
 CHUNK = 1024  # px; side of what is read at once, in whole blocks of the file
 WARP_BLOCK = 128  # px; side of what is lost around an unreadable place if GDAL warps
 LARGEST_BLOCK = 2048  # px; larger ones are read in parts
-SAMPLE_LEVEL = (
-    1024  # px; least longer side of the level that is sampled for the stretch, if the source is as long
-)
-SAMPLE_CHUNKS = 64  # most chunks of that level that are read, evenly spaced
-SAMPLE_VALUES = 2**20  # most values of each band
 MAX_PIXELS = (
     2**42
 )  # two million px a side, more than the land of the Earth at 10 m; a few bytes of a VRT state any size
@@ -182,11 +177,7 @@ def palette_of(file: RasterFile) -> NDArray[np.uint8]:
 
 def sample_values(stack: SceneStack) -> NDArray[np.generic]:
     """Valid values from all over the source, (n_bands, n): of an overview, or of evenly spaced chunks."""
-    long_enough = [level for level in stack.levels if max(level.height, level.width) >= SAMPLE_LEVEL]
-    level = long_enough[-1] if long_enough else stack.levels[0]
-    chunks = list(whole_blocks(0, level.height, 0, level.width, level, *block_grid(stack)))
-    chosen = chunks[:: -(-len(chunks) // SAMPLE_CHUNKS)]
-    share = max(1, math.ceil(sum((b - a) * (d - c) for a, b, c, d in chosen) / SAMPLE_VALUES))
+    level, chosen, share = sampled_blocks(stack.levels, *block_grid(stack))
     parts = []
     for chunk in chosen:
         for _, (bands, valid), _ in stack.read_pieces(level, chunk, block_grid(stack)[0]):

@@ -7,7 +7,6 @@ may read: each takes an idle handle of its own.
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from fewscope.connectors.pixels.levels import Block, Level, whole_blocks
 from fewscope.connectors.rasters.alignment import Grid, Place, open_on_grid
 from fewscope.connectors.rasters.gdal_file import RasterFile, close_raster, open_raster
 from fewscope.connectors.storage.gdal import gdal
+from fewscope.connectors.storage.handles import IdleHandles
 
 log = logging.getLogger(__name__)
 
@@ -98,9 +98,7 @@ class SceneStack:
         self.scenes = scenes
         self.pick = pick
         self.levels = _levels(grid, scenes)
-        self._lock = threading.Lock()
-        self._idle: list[tuple[tuple[str, int], Any]] = []
-        self._closed = False
+        self._handles: IdleHandles[rasterio.DatasetReader] = IdleHandles(close_raster, MAX_IDLE)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.grid, self.scenes, self.pick)
@@ -126,11 +124,7 @@ class SceneStack:
 
     def close(self) -> None:
         """Close all files; reading afterwards raises ValueError."""
-        with self._lock:
-            self._closed = True
-            idle, self._idle = self._idle, []
-        for _, handle in idle:
-            close_raster(handle)
+        self._handles.close()
 
     def read(self, level: Level, block: Block) -> Values:
         """Values of a block of a level; RasterioError if any of it fails to decode."""
@@ -218,25 +212,8 @@ class SceneStack:
     def _handle(self, layer: Layer, level: Level) -> Iterator[rasterio.DatasetReader]:
         """The file at a level, or a view of it, for this thread alone."""
         key = layer.file.path, level.index
-        with self._lock:
-            if self._closed:
-                raise ValueError(f"{layer.file.uri}: is closed")
-            at = next((i for i, (kept, _) in enumerate(self._idle) if kept == key), None)
-            handle = None if at is None else self._idle.pop(at)[1]
-        with gdal():
-            handle = self._open(layer, level) if handle is None else handle
-            try:
-                yield handle
-            except BaseException:  # a handle that failed may fail again
-                close_raster(handle)
-                raise
-        surplus = []
-        with self._lock:
-            self._idle.append((key, handle))
-            while self._idle and (self._closed or len(self._idle) > MAX_IDLE):
-                surplus.append(self._idle.pop(0)[1])
-        for old in surplus:
-            close_raster(old)
+        with gdal(), self._handles.take(key, lambda: self._open(layer, level), layer.file.uri) as handle:
+            yield handle
 
     def _is_direct(self, layer: Layer, level: Level) -> bool:
         """Whether the file's pixels lie on those of the level."""

@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import math
 import os
 import shlex
-import threading
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -20,21 +18,17 @@ import openslide
 import rasterio
 from affine import Affine
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
-from rasterio.windows import Window
 
 from fewscope.connectors.pixels.levels import (
     Block,
     Level,
     assemble,
-    best_level,
-    block_window,
-    overview_shape,
-    render,
     whole_blocks,
 )
 from fewscope.connectors.slides.members import slide_files
+from fewscope.connectors.slides.pyramid_source import PyramidSource, level_steps
 from fewscope.connectors.slides.resolution import resolve_mpp, working_scale
-from fewscope.connectors.source import Pixels, SourceInfo, window_bounds
+from fewscope.connectors.source import Pixels, SourceInfo
 from fewscope.connectors.storage.download import local_copy, remote_version
 from fewscope.connectors.storage.fingerprint import add_files
 from fewscope.errors import SourceError
@@ -60,19 +54,17 @@ class _Level(Level):
         return self.reported_step == round(self.reported_step)
 
 
-class OpenSlideSource:
+class OpenSlideSource(PyramidSource[_Level]):
     """A slide on its working grid. Made by `OpenSlideSource.open`; see `connectors.source.Source`."""
 
     def __init__(self, info: SourceInfo, slide: openslide.OpenSlide | None = None) -> None:
         """Open the slide that ``info`` describes; SourceError if the file has changed."""
-        self._info = info
         self._path = local_copy(info.uri)
-        self._slide: openslide.OpenSlide | None = slide or _open(self._path, info.uri)
-        self._levels = _levels(self._slide)
-        self._lock = threading.Lock()
+        opened = slide or _open(self._path, info.uri)
+        self._slide: openslide.OpenSlide | None = opened
+        super().__init__(info, _levels(opened))
         self._closed = False
-        self._failed: set[tuple[_Level, Block]] = set()
-        if slide is None and (found := _fingerprint(self._slide, self._path, info.uri)) != info.fingerprint:
+        if slide is None and (found := _fingerprint(opened, self._path, info.uri)) != info.fingerprint:
             raise SourceError(
                 f"{info.uri}: changed since it was first opened (fingerprint {found[:12]}, expected "
                 f"{info.fingerprint[:12]}); start the run again"
@@ -122,11 +114,6 @@ class OpenSlideSource:
         )  # fmt: skip
         return source
 
-    @property
-    def info(self) -> SourceInfo:
-        """Metadata, known without reading pixels."""
-        return self._info
-
     def __reduce__(self) -> tuple[type[OpenSlideSource], tuple[SourceInfo]]:
         return type(self), (self._info,)
 
@@ -135,42 +122,6 @@ class OpenSlideSource:
         with self._lock:
             self._closed = True
             self._slide = None  # OpenSlide closes it with its last reader
-
-    def read(self, window: Window) -> Pixels:
-        """See `connectors.source.Source.read`."""
-        scale = self._info.transform
-        return self._render(window_bounds(window), (self._info.height, self._info.width), (scale.e, scale.a))
-
-    def overview(self, max_side: int) -> Pixels:
-        """See `connectors.source.Source.overview`; read from the coarsest level that is fine enough."""
-        (height, width), steps = self._overview_grid(max_side)
-        return self._render((0, height, 0, width), (height, width), steps)
-
-    def read_zoomed(self, window: Window, step: float) -> Pixels:
-        """See `connectors.source.ZoomableSource.read_zoomed`; image px are those of level 0."""
-        grid = math.ceil(self._info.native_height / step), math.ceil(self._info.native_width / step)
-        return self._render(window_bounds(window), grid, (step, step))
-
-    def _overview_grid(self, max_side: int) -> tuple[tuple[int, int], tuple[float, float]]:
-        """Size of the overview, and its pixels' steps in level-0 px."""
-        info = self._info
-        height, width = overview_shape(info.height, info.width, max_side)
-        steps = (info.transform.e * info.height / height, info.transform.a * info.width / width)
-        return (height, width), steps
-
-    def unreadable(self, max_side: int | None = None) -> tuple[Window, ...]:
-        """See `connectors.source.Source.unreadable`: the unreadable blocks of the level that was read."""
-        info = self._info
-        steps = info.transform.e, info.transform.a
-        level = best_level(self._levels, min(self._overview_grid(max_side)[1] if max_side else steps))
-        with self._lock:
-            blocks = sorted(block for failed_level, block in self._failed if failed_level == level)
-        return tuple(block_window(block, level, steps, (info.height, info.width)) for block in blocks)
-
-    def _render(self, bounds: Block, grid: tuple[int, int], steps: tuple[float, float]) -> Pixels:
-        """Window ``bounds`` of a ``grid`` with pixels of ``steps`` (row, col) level-0 px."""
-        level = best_level(self._levels, min(steps))
-        return render(bounds, grid, steps, level, self._read_level, self._info.background)
 
     def _read_level(self, level: _Level, bounds: Block) -> Iterator[tuple[Block, Pixels]]:
         """Pixels of a level, piece by piece, in whole blocks."""
@@ -256,12 +207,8 @@ def _levels(slide: openslide.OpenSlide) -> tuple[_Level, ...]:
     for index, (size, reported) in enumerate(
         zip(slide.level_dimensions, slide.level_downsamples, strict=True)
     ):
-        steps = (height / size[1], width / size[0])
-        whole = round(reported)
-        # Writers round the size of a level up or down: 4443 px shrunk by 2 are 2221 or 2222 px.
-        if abs(height / whole - size[1]) < 1 and abs(width / whole - size[0]) < 1:
-            steps = (float(whole), float(whole))
-        if index == 0 or max(steps) / min(steps) < 1.02:
+        steps = level_steps((height, width), (size[1], size[0]), reported)
+        if steps is not None:
             levels.append(_Level(index, size[1], size[0], *steps, reported_step=float(reported)))
     return tuple(levels)
 

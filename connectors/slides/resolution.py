@@ -84,22 +84,16 @@ def resolve_mpp(
     SourceError
         The resolution is not stated, not plausible, or differs across and down; names the values and the option.
     """
-    for flag, value in (("--mpp", mpp), ("--slide-mpp", slide_mpp)):
-        if value is not None and not PLAUSIBLE_MPP[0] <= value <= PLAUSIBLE_MPP[1]:
-            raise SourceError(
-                f"{uri}: {flag} {value:g} is not a slide's resolution; give {PLAUSIBLE_MPP[0]:g}.."
-                f"{PLAUSIBLE_MPP[1]:g} um per px (0.25 is a 40x scan, 0.5 a 20x scan)"
-            )
-    if slide_mpp is not None:
-        return slide_mpp, "--slide-mpp"
     hint = ""
     if power := properties.get(openslide.PROPERTY_NAME_OBJECTIVE_POWER):
         magnification = _number(power)
         if magnification:
             hint = f", which for its objective of {magnification:g}x would be about {10 / magnification:.2g}"
-    cure = f"give the um per px of its level 0 with --slide-mpp{hint}"
+    return settle_mpp(uri, _stated(properties), mpp, slide_mpp, hint)
 
-    found: list[tuple[str, str, str]] = []
+
+def _stated(properties: Mapping[str, str]) -> tuple[str, str, str] | None:
+    """What OpenSlide's properties state: where, and um per px across and down, as text."""
     openslide_x = properties.get(openslide.PROPERTY_NAME_MPP_X)
     openslide_y = properties.get(openslide.PROPERTY_NAME_MPP_Y)
     if openslide_x or openslide_y:
@@ -108,20 +102,48 @@ def resolve_mpp(
             if properties.get(openslide.PROPERTY_NAME_VENDOR) == "generic-tiff"
             else "openslide.mpp-x"
         )
-        found.append((origin, openslide_x or openslide_y or "", openslide_y or openslide_x or ""))
-    elif aperio := properties.get("aperio.MPP"):
-        found.append(("aperio.MPP", aperio, aperio))
-    elif properties.get("tiff.ResolutionUnit") in ("inch", "centimeter"):
+        return origin, openslide_x or openslide_y or "", openslide_y or openslide_x or ""
+    if aperio := properties.get("aperio.MPP"):
+        return "aperio.MPP", aperio, aperio
+    if properties.get("tiff.ResolutionUnit") in ("inch", "centimeter"):
         unit_um = {"inch": 25400.0, "centimeter": 1e4}[properties["tiff.ResolutionUnit"]]
         x, y = (_number(properties.get(f"tiff.{axis}Resolution", "")) for axis in "XY")
         if x and y:
-            found.append(("TIFF resolution", f"{unit_um / x:.6g}", f"{unit_um / y:.6g}"))
-    if not found:
+            return "TIFF resolution", f"{unit_um / x:.6g}", f"{unit_um / y:.6g}"
+    return None
+
+
+def settle_mpp(
+    uri: str,
+    stated: tuple[str, str, str] | None,
+    mpp: float | None,
+    slide_mpp: float | None,
+    hint: str = "",
+) -> tuple[float, str]:
+    """um per px of level 0, and its origin in words, as `resolve_mpp`.
+
+    Parameters
+    ----------
+    stated
+        Where the file states its resolution, and um per px across and down as it does; None if it states none.
+    hint
+        Continues the sentence that asks for ``--slide-mpp``.
+    """
+    for flag, value in (("--mpp", mpp), ("--slide-mpp", slide_mpp)):
+        if value is not None and not PLAUSIBLE_MPP[0] <= value <= PLAUSIBLE_MPP[1]:
+            raise SourceError(
+                f"{uri}: {flag} {value:g} is not a slide's resolution; give {PLAUSIBLE_MPP[0]:g}.."
+                f"{PLAUSIBLE_MPP[1]:g} um per px (0.25 is a 40x scan, 0.5 a 20x scan)"
+            )
+    if slide_mpp is not None:
+        return slide_mpp, "--slide-mpp"
+    cure = f"give the um per px of its level 0 with --slide-mpp{hint}"
+    if stated is None:
         if mpp is not None:
             return mpp, "--mpp"
         raise SourceError(f"{uri}: does not state its resolution; {cure}")
 
-    origin, text_x, text_y = found[0]
+    origin, text_x, text_y = stated
     x, y = _number(text_x), _number(text_y)
     if not (x and y and all(PLAUSIBLE_MPP[0] <= value <= PLAUSIBLE_MPP[1] for value in (x, y))):
         shown = " x ".join(dict.fromkeys(f"{_number(text) or text:.6}" for text in (text_x, text_y)))

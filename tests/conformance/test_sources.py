@@ -18,7 +18,9 @@ from rasterio.control import GroundControlPoint
 
 from fewscope.connectors.open import open_source
 from fewscope.connectors.raster_options import RasterOptions
+from fewscope.connectors.slide_options import SlideOptions
 from fewscope.connectors.slides.pyramid_tiff import write_pyramid
+from tests.helpers.channel_slides import write_ome_tiff, write_ome_zarr
 from tests.helpers.rasters import ORIGIN, break_tile, north_up, waves, write_raster
 from tests.helpers.scanned_slides import write_leica
 from tests.helpers.source_conformance import SourceConformance
@@ -194,6 +196,89 @@ class TestSlide(SourceConformance):
     @pytest.fixture
     def source(self, slide):
         return slide
+
+
+def five_channels(folder) -> str:
+    """16 bit, sizes that no factor divides, two levels as SubIFDs."""
+    return write_ome_tiff(folder / "slide.ome.tif", waves(411, 533, 5, 9000).astype(np.uint16))
+
+
+def five_channels_with_a_broken_tile(folder) -> str:
+    path = write_ome_tiff(folder / "slide.ome.tif", waves(410, 530, 4, 900).astype(np.uint16), factors=())
+    with tifffile.TiffFile(path) as tiff:
+        page = tiff.pages[2]
+        offset, size = page.dataoffsets[7], page.databytecounts[7]
+    with open(path, "r+b") as file:
+        file.seek(offset)
+        file.write(bytes(size))
+    return path
+
+
+def two_channels_with_gaps(folder) -> str:
+    """Floats with NaN, in strips, planes of the two channels in turn with those of time."""
+    planes = waves(300, 340, 4).astype(np.float32).reshape(2, 2, 300, 340)
+    planes[:, 0, ~holes(300, 340)] = np.nan
+    path = folder / "slide.ome.tiff"
+    return write_ome_tiff(path, planes, factors=(), axes="TCYX", tile=None, rowsperstrip=7)
+
+
+def rgb_of_ome(folder) -> str:
+    """A picture that OpenSlide does not open: in strips."""
+    image = slide_picture(300, 340)
+    options = {"photometric": "rgb", "tile": None, "rowsperstrip": 16}
+    return write_ome_tiff(folder / "slide.ome.tif", image, factors=(), axes="YXS", **options)
+
+
+def zarr_of_five(version: str):
+    def make(folder) -> str:
+        return write_ome_zarr(
+            folder / "slide.ome.zarr", waves(411, 533, 5, 900).astype(np.uint16), version=version
+        )
+
+    return make
+
+
+def zarr_with_planes(folder) -> str:
+    """All five axes, 8 bit, channels after planes."""
+    planes = waves(300, 340, 12).astype(np.uint8).reshape(1, 3, 4, 300, 340)
+    return write_ome_zarr(folder / "slide.zarr", planes, axes="tzcyx")
+
+
+def zarr_with_a_broken_chunk(folder) -> str:
+    path = write_ome_zarr(folder / "slide.zarr", waves(411, 533, 4, 900).astype(np.uint16))
+    (folder / "slide.zarr/0/c/2/1/3").write_bytes(b"no chunk")
+    return path
+
+
+CHANNELS = {
+    "OME-TIFF": (five_channels, 0.5, SlideOptions()),
+    "OME-TIFF, shrunk 1.37 times": (five_channels, 0.685, SlideOptions()),
+    "OME-TIFF, level 1, some channels": (five_channels, 1.0, SlideOptions(("CD8", "1", "PanCK", "CD20"))),
+    "OME-TIFF, one channel": (five_channels, 1.3, SlideOptions(("cd3",))),
+    "OME-TIFF, two channels": (five_channels, 0.5, SlideOptions(("CD3", "DAPI"))),
+    "OME-TIFF, a broken tile": (five_channels_with_a_broken_tile, 0.5, SlideOptions()),
+    "OME-TIFF, a broken tile, shrunk": (five_channels_with_a_broken_tile, 0.7, SlideOptions()),
+    "OME-TIFF, floats with gaps": (two_channels_with_gaps, 0.5, SlideOptions()),
+    "OME-TIFF, RGB in strips": (rgb_of_ome, 0.6, SlideOptions()),
+    "OME-Zarr 0.5": (zarr_of_five("0.5"), 0.5, SlideOptions()),
+    "OME-Zarr 0.4, shrunk 1.2 times": (zarr_of_five("0.4"), 0.6, SlideOptions()),
+    "OME-Zarr, five axes": (zarr_with_planes, 1.0, SlideOptions()),
+    "OME-Zarr, a broken chunk": (zarr_with_a_broken_chunk, 0.5, SlideOptions()),
+}
+
+
+@pytest.fixture(scope="module", params=CHANNELS.values(), ids=CHANNELS.keys())
+def of_channels(request, tmp_path_factory):
+    make, mpp, options = request.param
+    source = open_source(make(tmp_path_factory.mktemp("channels")), mpp=mpp, slide=options)
+    yield source
+    source.close()
+
+
+class TestChannels(SourceConformance):
+    @pytest.fixture
+    def source(self, of_channels):
+        return of_channels
 
 
 def test_slides_are_known_by_what_their_scanners_write(tmp_path):

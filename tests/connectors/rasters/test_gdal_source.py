@@ -20,8 +20,8 @@ from rasterio.enums import ColorInterp
 from rasterio.windows import Window
 
 from fewscope.connectors.open import open_source
+from fewscope.connectors.pixels.stretch import choose_stretch
 from fewscope.connectors.raster_options import RasterOptions
-from fewscope.connectors.rasters.stretch import choose_stretch
 from fewscope.errors import SourceError
 from tests.helpers.machine import free_ports
 from tests.helpers.rasters import ORIGIN, break_tile, north_up, waves, write_raster

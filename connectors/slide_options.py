@@ -1,0 +1,50 @@
+"""Options for opening a slide of several channels. Light to import: a command line needs them first."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from fewscope.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class SlideOptions:
+    """How to open an OME-TIFF or an OME-Zarr.
+
+    Attributes
+    ----------
+    channels
+        Channels to read, in this order: names, in any case, or numbers counted from 1. Empty: all.
+    series
+        Which image of the file, counted from 1; None: the first.
+    scale
+        Values mapped to 0 and 255 in every channel; None: percentiles of each channel over the whole image.
+
+    Raises
+    ------
+    ConfigError
+        A channel has no name or is named twice, a number is below 1, or the scale is empty.
+    """
+
+    channels: tuple[str, ...] = ()
+    series: int | None = None
+    scale: tuple[float, float] | None = None
+
+    def __post_init__(self) -> None:
+        for i, channel in enumerate(self.channels):
+            if not channel.strip():
+                raise ConfigError("--channels has an empty name; give names or numbers such as DAPI,CD3")
+            if channel in self.channels[:i]:
+                raise ConfigError(f"--channels names {channel} twice; name each channel once")
+        if self.series is not None and self.series < 1:
+            raise ConfigError(f"--series {self.series}: images of a file are counted from 1")
+        if self.scale is not None and not -math.inf < self.scale[0] < self.scale[1] < math.inf:
+            raise ConfigError(
+                f"--scale {self.scale[0]:g} {self.scale[1]:g}: give two numbers, the first below the second"
+            )
+
+    @property
+    def is_default(self) -> bool:
+        """Whether nothing is asked for."""
+        return self == SlideOptions()

@@ -1,0 +1,133 @@
+"""Images of several channels, as `ChannelSource` sees them: what a file states, and its planes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fewscope.connectors.colours import Colour
+from fewscope.connectors.pixels.levels import Block
+from fewscope.connectors.pixels.stretch import Stretch, as_is
+from fewscope.errors import SourceError
+
+MAX_CHANNELS = 256
+"""More are likely another axis, or a spectrum, of which a few components are enough."""
+
+
+class DecodeError(Exception):
+    """A part of an image fails to decode."""
+
+
+@dataclass(frozen=True, slots=True)
+class Channel:
+    """A channel: its name, and the RGB in which the file has it shown; None if it does not say."""
+
+    name: str
+    colour: Colour | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelImage:
+    """What a file states about one of its images.
+
+    Attributes
+    ----------
+    vendor
+        Format, in words.
+    channels
+        In the order of the file.
+    shapes
+        (height, width) of the levels, px, finest first.
+    dtype
+        Of the stored values.
+    mpp
+        Where the file states its resolution, and um per px across and down as text; None if it does not.
+    is_rgb
+        Whether the channels are the red, green and blue of a picture.
+    assumptions
+        What had to be chosen: series, time point, plane; one sentence each, with the cure.
+    """
+
+    vendor: str
+    channels: tuple[Channel, ...]
+    shapes: tuple[tuple[int, int], ...]
+    dtype: np.dtype[Any]
+    mpp: tuple[str, str, str] | None
+    is_rgb: bool = False
+    assumptions: tuple[str, ...] = ()
+
+
+class ImageReader(Protocol):
+    """An open image. Several threads may read."""
+
+    @property
+    def image(self) -> ChannelImage:
+        """What the file states."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash that identifies the content, as `SourceInfo.fingerprint`."""
+        ...
+
+    def read(self, level: int, channels: Sequence[int], block: Block) -> NDArray[np.generic]:
+        """Values (n_channels, h, w) of a block that lies inside a level; `DecodeError` if any fails."""
+        ...
+
+    def close(self) -> None:
+        """Close the file; reading afterwards raises ValueError."""
+        ...
+
+
+def choose_channels(uri: str, image: ChannelImage, asked: Sequence[str]) -> tuple[int, ...]:
+    """Indices of the channels asked for, by name in any case or by number from 1; all if none is asked for.
+
+    Raises
+    ------
+    SourceError
+        There is no such channel, several have the name, or one is asked for twice; lists those there are.
+    """
+    if not asked:
+        return tuple(range(len(image.channels)))
+    names = [channel.name.casefold() for channel in image.channels]
+    listed = ", ".join(f"{i} {channel.name}" for i, channel in enumerate(image.channels, start=1))
+    chosen: list[int] = []
+    for text in asked:
+        found = [i for i, name in enumerate(names) if name == text.strip().casefold()]
+        if not found and text.strip().isdigit() and 1 <= int(text) <= len(names):
+            found = [int(text) - 1]
+        if not found:
+            raise SourceError(f"{uri}: has no channel {text!r}; give --channels from these: {listed}")
+        if len(found) > 1:
+            raise SourceError(
+                f"{uri}: {len(found)} channels are named {text!r}; give --channels their numbers: {listed}"
+            )
+        if found[0] in chosen:
+            raise SourceError(
+                f"{uri}: --channels names {image.channels[found[0]].name!r} twice; name it once"
+            )
+        chosen.append(found[0])
+    return tuple(chosen)
+
+
+def unique_names(names: Sequence[str]) -> tuple[str, ...]:
+    """Names of channels, with a number after those that occur more than once, or are empty.
+
+    >>> unique_names(["DAPI", "CD3", "DAPI", ""])
+    ('DAPI (1)', 'CD3', 'DAPI (3)', 'channel 4')
+    """
+    return tuple(
+        f"channel {i}" if not name else name if list(names).count(name) == 1 else f"{name} ({i})"
+        for i, name in enumerate(names, start=1)
+    )
+
+
+def picture_stretch(image: ChannelImage) -> Stretch | None:
+    """The stretch of a picture of 8 bits, which stays as it is; None for all else."""
+    if image.is_rgb and image.dtype == np.uint8:
+        return as_is(len(image.channels), "8 bits as they are")
+    return None

@@ -1,0 +1,283 @@
+"""Slides of any number of channels, from any file that an `ImageReader` reads: fluorescence, multiplex.
+
+Each channel is stretched to 8 bits once for the whole slide, by what a coarse level holds. Up to three channels become
+RGB; more travel as they are.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from affine import Affine
+from numpy.typing import NDArray
+
+from fewscope.connectors.colours import Colour
+from fewscope.connectors.pixels.composite import colours_in_words, default_colours
+from fewscope.connectors.pixels.levels import Block, Level, sampled_blocks, whole_blocks
+from fewscope.connectors.pixels.stretch import Stretch, stretch_channels
+from fewscope.connectors.slide_options import SlideOptions
+from fewscope.connectors.slides.channel_image import (
+    MAX_CHANNELS,
+    Channel,
+    ChannelImage,
+    DecodeError,
+    ImageReader,
+    choose_channels,
+    picture_stretch,
+)
+from fewscope.connectors.slides.pyramid_source import PyramidSource, level_steps
+from fewscope.connectors.slides.resolution import settle_mpp, working_scale
+from fewscope.connectors.source import Pixels, SourceInfo
+from fewscope.errors import SourceError
+
+log = logging.getLogger(__name__)
+
+OpenImage = Callable[[str, int | None], ImageReader]
+"""Opens one image of a file: its address, and the series, counted from 1."""
+
+BLOCK = 256  # level px; side of what is lost around an unreadable place
+CHUNK_BYTES = 64 * 2**20  # of stored values read at once
+MAX_PIXELS = 2**38  # as for other slides
+DARK_LEVEL = 64  # median of the brightest channel of 255 below which the background is black
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelView:
+    """How stored values become the pixels of a source: picklable.
+
+    Attributes
+    ----------
+    open_image
+        Opens the file; a function of a module.
+    series
+        Image of the file, counted from 1; None: the first.
+    channels
+        Indices in the file.
+    stretch
+        Of these channels.
+    """
+
+    open_image: OpenImage
+    series: int | None
+    channels: tuple[int, ...]
+    stretch: Stretch
+
+
+class ChannelSource(PyramidSource[Level]):
+    """A slide of channels on its working grid. Made by `ChannelSource.open`; see `connectors.source.Source`."""
+
+    def __init__(self, info: SourceInfo, view: ChannelView, reader: ImageReader) -> None:
+        super().__init__(info, levels_of(reader.image))
+        self._view, self._reader, self._closed = view, reader, False
+
+    @classmethod
+    def open(
+        cls,
+        uri: str,
+        open_image: OpenImage,
+        options: SlideOptions,
+        *,
+        mpp: float | None = None,
+        slide_mpp: float | None = None,
+    ) -> ChannelSource:
+        """Open an image of a file; parameters and errors as in `connectors.open.open_source`."""
+        reader = open_image(uri, options.series)
+        try:
+            return cls._open(uri, open_image, options, reader, mpp, slide_mpp)
+        except BaseException:
+            reader.close()
+            raise
+
+    @classmethod
+    def _open(
+        cls,
+        uri: str,
+        open_image: OpenImage,
+        options: SlideOptions,
+        reader: ImageReader,
+        mpp: float | None,
+        slide_mpp: float | None,
+    ) -> ChannelSource:
+        image = reader.image
+        _check(uri, image)
+        chosen = choose_channels(uri, image, options.channels)
+        channels = [image.channels[i] for i in chosen]
+        is_picture = image.is_rgb and chosen == (0, 1, 2)
+        sample = _sample(reader, chosen)
+        stretch = picture_stretch(image) if is_picture and options.scale is None else None
+        stretch = stretch or stretch_channels(sample, options.scale)
+        native_mpp, mpp_source = settle_mpp(uri, image.mpp, mpp, slide_mpp)
+        levels = levels_of(image)
+        steps = [level.row_step for level in levels if level.row_step == level.col_step]
+        scale, working_mpp = working_scale(uri, native_mpp, mpp, steps)
+        height, width = image.shapes[0]
+        several = len(chosen) > 3
+        info = SourceInfo(
+            uri=uri,
+            kind="slide",
+            height=max(1, int(height / scale + 0.5)),
+            width=max(1, int(width / scale + 0.5)),
+            transform=Affine.scale(scale),
+            mpp=working_mpp,
+            mpp_source=mpp_source,
+            native_mpp=native_mpp,
+            native_height=height,
+            native_width=width,
+            vendor=image.vendor,
+            crs=None,
+            background=(255 if is_picture and not _is_dark(sample, stretch) else 0,) * max(3, len(chosen)),
+            fingerprint=reader.fingerprint,
+            bands=f"{_words(channels, is_picture)}; {stretch.words}",
+            appearance=hashlib.sha256(repr((chosen, stretch.low, stretch.high)).encode()).hexdigest(),
+            assumptions=image.assumptions + _assumed(uri, stretch, options),
+            channels=tuple(channel.name for channel in channels) if several else (),
+            colours=colours_of(channels) if several else (),
+        )
+        log.info(
+            "%s: %s, %d x %d px at %.4g um per px (%s), working on %d x %d px at %.4g; %s",
+            uri, image.vendor, width, height, native_mpp, mpp_source, info.width, info.height, info.mpp, info.bands,
+        )  # fmt: skip
+        return cls(info, ChannelView(open_image, options.series, chosen, stretch), reader)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _reopen, (self._info, self._view)
+
+    def close(self) -> None:
+        """Close the file; reading afterwards raises ValueError."""
+        self._closed = True
+        self._reader.close()
+
+    def _read_level(self, level: Level, bounds: Block) -> Iterator[tuple[Block, Pixels]]:
+        """Pixels of a level, piece by piece, in whole blocks."""
+        if self._closed:
+            raise ValueError(f"{self._info.uri}: is closed")
+        side = chunk_side(self._reader.image, len(self._view.channels))
+        for chunk in whole_blocks(*bounds, level, (BLOCK, BLOCK), (side, side)):
+            try:
+                yield chunk, self._decode(level, chunk)
+                continue
+            except DecodeError as error:
+                log.debug("%s: level %d at %s: %s", self._info.uri, level.index, chunk, error)
+            for block in whole_blocks(*chunk, level, (BLOCK, BLOCK), (BLOCK, BLOCK)):
+                yield block, self._salvage(level, block)
+
+    def _salvage(self, level: Level, block: Block) -> Pixels:
+        """A block; background and not valid if it fails to decode."""
+        try:
+            return self._decode(level, block)
+        except DecodeError:
+            with self._lock:
+                self._failed.add((level, block))
+        shape = block[1] - block[0], block[3] - block[2]
+        image = np.empty((*shape, self._info.n_channels), np.uint8)
+        image[:] = self._info.background
+        return image, np.zeros(shape, np.bool_)
+
+    def _decode(self, level: Level, block: Block) -> Pixels:
+        values = self._reader.read(level.index, self._view.channels, block)
+        image, valid = self._view.stretch(values), np.ones(values.shape[1:], np.bool_)
+        if values.dtype.kind == "f":
+            valid = np.isfinite(values).all(0)
+            image[~valid] = self._info.background
+        return image, valid
+
+
+def levels_of(image: ChannelImage) -> tuple[Level, ...]:
+    """Usable levels, finest first. Levels with another aspect ratio than the image's are skipped."""
+    height, width = image.shapes[0]
+    levels = []
+    for index, shape in enumerate(image.shapes):
+        steps = level_steps((height, width), shape, max(1.0, height / shape[0]))
+        if steps is not None:
+            levels.append(Level(index, *shape, *steps))
+    return tuple(levels)
+
+
+def chunk_side(image: ChannelImage, n_channels: int) -> int:
+    """Side of what is read at once, px: at most `CHUNK_BYTES` of stored values, in whole blocks."""
+    side = 8 * BLOCK
+    while side > BLOCK and side**2 * n_channels * image.dtype.itemsize > CHUNK_BYTES:
+        side //= 2
+    return side
+
+
+def colours_of(channels: Sequence[Channel]) -> tuple[Colour, ...]:
+    """RGB in which channels are shown: the file's, where it has a colour of its own for each; else the default ones."""
+    stated = [channel.colour for channel in channels]
+    known = [colour for colour in stated if colour is not None]
+    if len(known) == len(stated) and len(set(known)) > 1:
+        return tuple(known)
+    return default_colours(len(channels))
+
+
+def _check(uri: str, image: ChannelImage) -> None:
+    height, width = image.shapes[0]
+    if height * width > MAX_PIXELS:
+        raise SourceError(f"{uri}: states {width} x {height} px, more than any slide has; copy it again")
+    if image.dtype.kind not in "buif":
+        raise SourceError(f"{uri}: holds values of type {image.dtype}, expected whole numbers or floats")
+    if len(image.channels) > MAX_CHANNELS:
+        raise SourceError(
+            f"{uri}: states {len(image.channels)} channels, at most {MAX_CHANNELS} are read; save those to segment"
+        )
+
+
+def _sample(reader: ImageReader, channels: Sequence[int]) -> NDArray[np.generic]:
+    """Finite values from all over a coarse level, (n_channels, n), without the blocks that fail to decode."""
+    side = chunk_side(reader.image, len(channels))
+    level, blocks, share = sampled_blocks(levels_of(reader.image), (BLOCK, BLOCK), (side, side))
+    parts = []
+    for block in blocks:
+        try:
+            parts.append(reader.read(level.index, channels, block).reshape(len(channels), -1)[:, ::share])
+        except DecodeError as error:
+            log.debug("level %d at %s: %s", level.index, block, error)
+    sample = np.concatenate(parts, axis=1) if parts else np.zeros((len(channels), 0), reader.image.dtype)
+    return sample[:, np.isfinite(sample).all(0)] if sample.dtype.kind == "f" else sample
+
+
+def _is_dark(sample: NDArray[np.generic], stretch: Stretch) -> bool:
+    """Whether the background is black: by the median of the brightest channel."""
+    if not sample.size:
+        return True
+    return float(np.median(stretch(sample[:, None]).max(axis=2))) < DARK_LEVEL
+
+
+def _words(channels: Sequence[Channel], is_picture: bool) -> str:
+    """The channels, and how they are shown."""
+    names = [channel.name for channel in channels]
+    if is_picture:
+        return "red, green and blue"
+    if len(channels) == 1:
+        return f"channel {names[0]} as grey"
+    if len(channels) == 2:
+        return f"channels {names[0]} (magenta) and {names[1]} (green)"
+    if len(channels) == 3:
+        return f"channels {names[0]}, {names[1]}, {names[2]} as red, green, blue"
+    return f"{len(channels)} channels, shown as {colours_in_words(names, colours_of(channels))}"
+
+
+def _assumed(uri: str, stretch: Stretch, options: SlideOptions) -> tuple[str, ...]:
+    """That the channels were stretched by what they hold."""
+    if options.scale is not None or stretch.is_identity:
+        return ()
+    return (
+        f"{uri}: each channel was stretched to 8 bits by its own values; --scale MIN MAX gives the same range to all.",
+    )
+
+
+def _reopen(info: SourceInfo, view: ChannelView) -> ChannelSource:
+    """Reopen the source in another process; SourceError if the file has changed."""
+    reader = view.open_image(info.uri, view.series)
+    if reader.fingerprint != info.fingerprint:
+        reader.close()
+        raise SourceError(
+            f"{info.uri}: changed since it was first opened (fingerprint {reader.fingerprint[:12]}, expected "
+            f"{info.fingerprint[:12]}); start the run again"
+        )
+    return ChannelSource(info, view, reader)

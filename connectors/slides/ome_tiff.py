@@ -1,0 +1,258 @@
+"""OME-TIFF: tifffile says where the planes of an image lie in the file, GDAL decodes them, window by window.
+
+So every compression is read that GDAL knows, and a damaged tile costs its surroundings alone, as in all other sources.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import rasterio
+import tifffile
+from numpy.typing import NDArray
+from rasterio.errors import RasterioError
+from rasterio.windows import Window
+
+from fewscope.connectors.pixels.levels import Block
+from fewscope.connectors.slides.channel_image import Channel, ChannelImage, DecodeError
+from fewscope.connectors.slides.ome_xml import OmeImage, read_ome_xml
+from fewscope.connectors.slides.openslide_source import knows
+from fewscope.connectors.storage.download import local_copy, remote_version
+from fewscope.connectors.storage.fingerprint import add_files
+from fewscope.connectors.storage.gdal import gdal
+from fewscope.connectors.storage.handles import IdleHandles
+from fewscope.errors import SourceError
+
+ENDINGS = (".tif", ".tiff", ".btf", ".tf2", ".tf8")
+MAX_IDLE = 256  # handles kept open: of each channel at a level for a few threads
+MAX_BLOCK_BYTES = 512 * 2**20  # of a tile or strip as the file stores it
+RGB = ("red", "green", "blue")
+
+
+@dataclass(frozen=True, slots=True)
+class _Plane:
+    """Where a channel of a level lies: file, offset of its directory, band."""
+
+    path: str
+    offset: int
+    band: int
+
+
+class OmeTiff:
+    """One image of an OME-TIFF; see `connectors.slides.channel_image.ImageReader`.
+
+    Parameters
+    ----------
+    uri
+        Path or fsspec URL; a remote file is copied to the local cache.
+    series
+        Which image, counted from 1; None: the first.
+
+    Raises
+    ------
+    SourceError
+        It is no OME-TIFF, or has no such image, or its planes cannot be found.
+    """
+
+    def __init__(self, uri: str, series: int | None = None) -> None:
+        self._uri = uri
+        path = local_copy(uri)
+        self._image, self._planes, files = _inspect(uri, path, series)
+        digest = hashlib.sha256(f"{remote_version(uri)} {series or 1}".encode())
+        add_files(
+            digest, [("", path), *((os.path.basename(f), f) for f in files if f != os.path.abspath(path))]
+        )
+        self._fingerprint = digest.hexdigest()
+        self._handles: IdleHandles[rasterio.DatasetReader] = IdleHandles(
+            rasterio.DatasetReader.close, MAX_IDLE
+        )
+        self._check_blocks()
+
+    @property
+    def image(self) -> ChannelImage:
+        """See `ImageReader.image`."""
+        return self._image
+
+    @property
+    def fingerprint(self) -> str:
+        """See `ImageReader.fingerprint`."""
+        return self._fingerprint
+
+    def read(self, level: int, channels: Sequence[int], block: Block) -> NDArray[np.generic]:
+        """See `ImageReader.read`."""
+        top, bottom, left, right = block
+        values = np.empty((len(channels), bottom - top, right - left), self._image.dtype)
+        window = Window(left, top, right - left, bottom - top)
+        by_directory: dict[tuple[str, int], list[int]] = {}
+        planes = [self._planes[level][channel] for channel in channels]
+        for i, plane in enumerate(planes):
+            by_directory.setdefault((plane.path, plane.offset), []).append(i)
+        for (path, offset), wanted in by_directory.items():
+            try:
+                with (
+                    gdal(),
+                    self._handles.take(
+                        (path, offset), functools.partial(_open, path, offset), self._uri
+                    ) as one,
+                ):
+                    values[wanted] = one.read([planes[i].band for i in wanted], window=window)
+            except RasterioError as error:
+                raise DecodeError(str(error)) from error
+        return values
+
+    def close(self) -> None:
+        """See `ImageReader.close`."""
+        self._handles.close()
+
+    def _check_blocks(self) -> None:
+        """Refuse an image whose stored tiles or strips do not fit into memory."""
+        plane = self._planes[0][0]
+        try:
+            with gdal(), _open(plane.path, plane.offset) as dataset:
+                rows, cols = dataset.block_shapes[0]
+        except RasterioError as error:
+            reason = " ".join(str(error).split())
+            raise SourceError(
+                f"{self._uri}: GDAL cannot decode it ({reason}); convert it, for example with "
+                "`bfconvert -compression zlib`"
+            ) from error
+        size = rows * cols * self._image.dtype.itemsize
+        if size > MAX_BLOCK_BYTES:
+            raise SourceError(
+                f"{self._uri}: is stored in blocks of {rows} x {cols} px, {size / 2**30:.1f} GiB each; write it in "
+                "tiles, for example with `bfconvert -tilex 512 -tiley 512`"
+            )
+
+
+def is_ome_tiff(path: str) -> bool:
+    """Whether a local file is an OME-TIFF to be read here: not an RGB picture of 8 bits whose resolution
+    OpenSlide knows."""
+    if not path.lower().endswith(ENDINGS):
+        return False
+    try:
+        with tifffile.TiffFile(path) as tiff:
+            if not tiff.is_ome:
+                return False
+            page = tiff.pages.first
+            if page.samplesperpixel < 3 or page.dtype != np.uint8 or not knows(path):
+                return True
+            return "XResolution" not in page.tags or page.resolutionunit not in (2, 3)
+    except Exception:  # tifffile has no common error for files that are damaged, or no TIFFs
+        return False
+
+
+def _open(path: str, offset: int) -> rasterio.DatasetReader:
+    return rasterio.open(f"GTIFF_DIR:off:{offset}:{path}")
+
+
+def _inspect(uri: str, path: str, series: int | None) -> tuple[ChannelImage, list[list[_Plane]], list[str]]:
+    """What an image states, its planes by level and channel, and the files that they lie in."""
+    try:
+        if os.path.getsize(path) == 0:
+            raise SourceError(f"{uri}: is empty (0 bytes); copy it again from where it came")
+        with tifffile.TiffFile(path) as tiff:
+            if not tiff.is_ome or tiff.ome_metadata is None:
+                raise SourceError(
+                    f"{uri}: is a TIFF whose OME-XML, which says what its channels are, is missing or cut off; "
+                    "export it as OME-TIFF, or copy it again"
+                )
+            images = read_ome_xml(uri, tiff.ome_metadata)
+            found = list(tiff.series)
+            index = _choose(uri, [one.name for one in found], series)
+            ome = images[index] if len(images) == len(found) else OmeImage("", (), None)
+            return _describe(uri, path, found, index, ome, series)
+    except SourceError:
+        raise
+    except FileNotFoundError as error:
+        raise SourceError(f"{uri}: no such file; check the path") from error
+    except Exception as error:  # tifffile has no common error for damaged files
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise SourceError(
+            f"{uri}: cannot be read as OME-TIFF ({reason}); it is damaged or cut short: copy it again"
+        ) from error
+
+
+def _choose(uri: str, names: Sequence[str], series: int | None) -> int:
+    if not names:
+        raise SourceError(f"{uri}: has no image")
+    if series is not None and series > len(names):
+        listed = ", ".join(f"{i} {name or 'without name'}" for i, name in enumerate(names, start=1))
+        raise SourceError(f"{uri}: has no image {series}; give --series from these: {listed}")
+    return (series or 1) - 1
+
+
+def _describe(
+    uri: str, path: str, found: Sequence[Any], index: int, ome: OmeImage, series: int | None
+) -> tuple[ChannelImage, list[list[_Plane]], list[str]]:
+    chosen = found[index]
+    axes, shape = chosen.axes, chosen.shape
+    if not {"Y", "X"} <= set(axes) or set(axes) - set("TCZSYX"):
+        raise SourceError(f"{uri}: has axes {axes}, expected Y and X with C, Z, T or samples; export it anew")
+    sizes = dict(zip(axes, shape, strict=True))
+    assumptions = []
+    if len(found) > 1 and series is None:
+        listed = ", ".join(f"{i} {one.name} ({one.shape})" for i, one in enumerate(found[:6], start=1))
+        assumptions.append(
+            f"{uri}: of its {len(found)} images the first was read ({listed}{', ...' if len(found) > 6 else ''}); "
+            "--series takes another."
+        )
+    at = {"T": 0, "Z": sizes.get("Z", 1) // 2}
+    for axis, what in (("Z", "planes"), ("T", "time points")):
+        if sizes.get(axis, 1) > 1:
+            assumptions.append(
+                f"{uri}: of its {sizes[axis]} {what} number {at[axis] + 1} was read; save another one for that."
+            )
+    leading = [axis for axis in axes if axis not in "SYX"]
+    n_samples = sizes.get("S", 1)
+    planes = []
+    for level in chosen.levels:
+        of_level = []
+        for channel in range(sizes.get("C", 1)):
+            place = tuple(channel if axis == "C" else at[axis] for axis in leading)
+            number = int(np.ravel_multi_index(place, [sizes[a] for a in leading])) if leading else 0
+            page = level.pages[number]
+            if page is None:
+                raise SourceError(f"{uri}: lacks the plane of channel {channel + 1}; it was not saved whole")
+            file = page.parent.filehandle.path
+            of_level += [_Plane(file, page.offset, sample + 1) for sample in range(n_samples)]
+        planes.append(of_level)
+    files = sorted({plane.path for of_level in planes for plane in of_level})
+    folder = os.path.dirname(os.path.abspath(path))
+    if outside := [file for file in files if os.path.dirname(os.path.abspath(file)) != folder]:
+        raise SourceError(f"{uri}: refers to {outside[0]}, outside its folder; put its files into one folder")
+    shapes = []
+    for level in chosen.levels:
+        of_level_axes = dict(zip(level.axes, level.shape, strict=True))
+        shapes.append((of_level_axes["Y"], of_level_axes["X"]))
+    is_rgb = n_samples in (3, 4) and sizes.get("C", 1) == 1
+    image = ChannelImage(
+        vendor="OME-TIFF",
+        channels=_channels(ome.channels, sizes.get("C", 1), n_samples, is_rgb),
+        shapes=tuple(shapes),
+        dtype=np.dtype(chosen.dtype).newbyteorder("="),
+        mpp=("OME-XML", *ome.mpp) if ome.mpp else None,
+        is_rgb=is_rgb,
+        assumptions=tuple(assumptions),
+    )
+    if is_rgb:
+        planes = [of_level[:3] for of_level in planes]
+    return image, planes, files
+
+
+def _channels(
+    stated: Sequence[Channel], n_channels: int, n_samples: int, is_rgb: bool
+) -> tuple[Channel, ...]:
+    """One channel for each sample of each channel of the OME-XML."""
+    if is_rgb:
+        return tuple(Channel(name) for name in RGB)
+    if len(stated) != n_channels:
+        stated = [Channel(f"channel {i}") for i in range(1, n_channels + 1)]
+    if n_samples == 1:
+        return tuple(stated)
+    return tuple(Channel(f"{channel.name} ({s})") for channel in stated for s in range(1, n_samples + 1))

@@ -1,0 +1,97 @@
+"""Slides of several channels as microscopes' software writes them: OME-TIFF, OME-Zarr."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tifffile
+import zarr
+from numpy.typing import NDArray
+
+MARKERS = ("DAPI", "CD3", "CD8", "CD20", "PanCK")
+
+
+def shrunk(planes: NDArray[Any], factor: int) -> NDArray[Any]:
+    """(..., H, W) reduced by a whole factor, each pixel the mean of its block; the rest at the edges is left out."""
+    height, width = planes.shape[-2] // factor, planes.shape[-1] // factor
+    inner = planes[..., : height * factor, : width * factor]
+    blocks = inner.reshape(*planes.shape[:-2], height, factor, width, factor)
+    return blocks.mean((-3, -1)).astype(planes.dtype)
+
+
+def write_ome_tiff(
+    path: Path,
+    planes: NDArray[Any],
+    names: Sequence[str] = MARKERS,
+    mpp: float | None = 0.5,
+    *,
+    factors: Sequence[int] = (2, 4),
+    axes: str = "CYX",
+    more: Sequence[NDArray[Any]] = (),
+    **options: Any,
+) -> str:
+    """Write ``planes``, of ``axes``, with reduced levels as SubIFDs, and ``more`` images of channels (C, H, W)."""
+    metadata: dict[str, Any] = {"axes": axes}
+    if "C" in axes and "S" not in axes:
+        metadata["Channel"] = {"Name": list(names)[: planes.shape[axes.index("C")]]}
+    if mpp is not None:
+        metadata |= {f"PhysicalSize{axis}": mpp for axis in "XY"}
+    options = {"tile": (128, 128), "compression": "zlib", "photometric": "minisblack"} | options
+    with tifffile.TiffWriter(path, bigtiff=True, ome=True) as writer:
+        writer.write(planes, subifds=len(factors), metadata=metadata, **options)
+        for factor in factors:
+            reduced = shrunk(planes, factor) if axes.endswith("YX") else planes[..., ::factor, ::factor, :]
+            writer.write(np.ascontiguousarray(reduced), subfiletype=1, **options)
+        for image in more:
+            writer.write(image, metadata={"axes": "CYX"}, **options)
+    return str(path)
+
+
+def write_ome_zarr(
+    path: Path | str,
+    planes: NDArray[Any],
+    names: Sequence[str] = MARKERS,
+    mpp: float | None = 0.5,
+    *,
+    version: str = "0.5",
+    factors: Sequence[int] = (1, 2, 4),
+    chunk: int = 128,
+    axes: str = "cyx",
+    group: zarr.Group | None = None,
+) -> str:
+    """Write ``planes``, of ``axes``, as a multiscale image of OME-Zarr 0.4 or 0.5."""
+    zarr_format: Any = 3 if version == "0.5" else 2
+    group = group if group is not None else zarr.open_group(str(path), mode="w", zarr_format=zarr_format)
+    kinds = {"c": "channel", "t": "time"}
+    described = [{"name": a, "type": kinds.get(a, "space")} for a in axes]
+    for axis in described:
+        if axis["type"] == "space" and mpp is not None:
+            axis["unit"] = "micrometer"
+    datasets = []
+    for number, factor in enumerate(factors):
+        reduced = shrunk(planes, factor)
+        chunks = (1,) * (planes.ndim - 2) + (chunk, chunk)
+        options: dict[str, Any] = (
+            {} if zarr_format == 3 else {"chunk_key_encoding": {"name": "v2", "separator": "/"}}
+        )
+        array = group.create_array(
+            str(number), shape=reduced.shape, chunks=chunks, dtype=planes.dtype, **options
+        )
+        array[...] = reduced
+        scale = [(mpp or 1.0) * factor if axis in "yx" else 1.0 for axis in axes]
+        datasets.append(
+            {"path": str(number), "coordinateTransformations": [{"type": "scale", "scale": scale}]}
+        )
+    ome: dict[str, Any] = {"multiscales": [{"axes": described, "datasets": datasets, "name": "image"}]}
+    if names and "c" in axes:
+        n_channels = planes.shape[axes.index("c")]
+        ome["omero"] = {"channels": [{"label": name, "color": "FFFFFF"} for name in names[:n_channels]]}
+    if version == "0.5":
+        group.attrs["ome"] = {"version": version} | ome
+    else:
+        ome["multiscales"][0]["version"] = version
+        group.attrs.update(ome)
+    return str(path)
