@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from rasterio.windows import Window
 
 from fewscope.annotate.preview import Preview
 from fewscope.annotate.settling import random_windows
 from fewscope.errors import FewscopeError
 from fewscope.model.conventions import PATCH_SIZE
+from fewscope.pipeline.calibration.unlike import choose_unlike, look_of
 from fewscope.pipeline.tiling.foreground import Foreground
 
 N_CANDIDATES = 28
@@ -97,47 +97,6 @@ def suggest_windows(
         *(Suggestion(window, "random") for window in usable[:n_random]),
         *(Suggestion(usable[n_random + i], "unlike") for i in chosen),
     ]
-
-
-def look_of(features: NDArray[np.float32]) -> NDArray[np.float32]:
-    """How a window looks as a whole, (D,) of length 1, from the features of its places (D, h, w)."""
-    mean = features.mean(axis=(1, 2))
-    look: NDArray[np.float32] = mean / max(float(np.linalg.norm(mean)), 1e-6)
-    return look
-
-
-def choose_unlike(
-    scores: NDArray[np.float64], looks: NDArray[np.float32], n: int, shown: NDArray[np.float32]
-) -> list[int]:
-    """Windows that are unlike the labelled ground and unlike all others that are shown.
-
-    Parameters
-    ----------
-    scores : (N,)
-        How unlike the labelled ground each window is.
-    looks : (N, D)
-        How each looks, of length 1.
-    n : int
-        How many are wanted.
-    shown : (M, D)
-        The looks of those that are shown anyway; M may be 0.
-
-    Returns
-    -------
-    Indices of at most n windows: the next one is always that with the largest product of its score and its distance to
-    the nearest shown one.
-    """
-    chosen: list[int] = []
-    nearest = np.full(len(scores), 2.0)
-    if len(shown) and len(looks):
-        nearest = np.minimum(nearest, (1 - looks @ shown.T).min(axis=1))
-    while len(chosen) < min(n, len(scores)):
-        worth = (scores + 1e-6) * (np.maximum(nearest, 0) + 1e-6)
-        worth[chosen] = -1
-        best = int(worth.argmax())
-        chosen.append(best)
-        nearest = np.minimum(nearest, 1 - looks @ looks[best])
-    return chosen
 
 
 def _touches(window: Window, box: tuple[float, float, float, float]) -> bool:

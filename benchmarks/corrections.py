@@ -38,10 +38,10 @@ from PIL import Image
 from scipy import ndimage
 
 from benchmarks.records import emit
-from fewscope.annotate.suggest import choose_unlike, look_of
 from fewscope.model.segmenter import Segmenter, load_segmenter
 from fewscope.model.settled import SettledSegmenter, TileMaps
 from fewscope.pipeline.calibration.leave_one_out import masked_iou
+from fewscope.pipeline.calibration.unlike import choose_unlike, look_of
 from fewscope.pipeline.evaluation.baselines import PixelForest
 
 CLASSES = (

@@ -32,11 +32,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 
 from benchmarks.records import emit
-from benchmarks.shift_tasks import Task, shift_tasks
+from benchmarks.shift_tasks import MICRO, PHOTO, Scene, Task, shift_tasks
 from fewscope.connectors.support.support_set import SupportSet
 from fewscope.model.segmenter import Segmenter, load_segmenter
 from fewscope.pipeline.calibration import leave_one_out
 from fewscope.pipeline.calibration.intervals import mean_interval, widened_interval
+from fewscope.pipeline.calibration.model_selection import SelectedEncoding
+from fewscope.pipeline.calibration.source_match import SourceMatch, match_source
 from fewscope.pipeline.config import SegmentConfig
 from fewscope.pipeline.evaluation.baselines import load_baseline
 from fewscope.pipeline.evaluation.runner import Adapted
@@ -50,12 +52,25 @@ BEHIND = 0.01
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Prediction:
-    """Masks of the queries of a task, bool (N, H, W); IoU of each held-out patch, NaN without object; and the agreement
-    of network and pixel classifier on the held-out patches, NaN where unknown."""
+    """What a method predicts.
+
+    Attributes
+    ----------
+    masks : np.ndarray
+        Of the queries of a task, bool (N, H, W).
+    held_out : np.ndarray
+        IoU of each held-out patch, NaN without object; empty if unknown.
+    lost : float
+        How much less network and pixel classifier agree on a scene than on the held-out patches, mean over scenes; NaN
+        if unknown.
+    remedies : tuple[str, ...]
+        How the support set was adjusted to each scene (`SourceMatch.remedy`).
+    """
 
     masks: np.ndarray
     held_out: np.ndarray
-    agreement: float = float("nan")
+    lost: float = float("nan")
+    remedies: tuple[str, ...] = ()
 
 
 def predict(method: str, task: Task, network: Segmenter, seconds: float) -> Prediction:
@@ -70,14 +85,28 @@ def predict(method: str, task: Task, network: Segmenter, seconds: float) -> Pred
         if (probabilities := encoding.held_out[0]) is not None:
             loo = leave_one_out.score_held_out(probabilities, labels)
             threshold, held_out = loo.threshold, np.array(loo.iou)
-        masks = network.predict(queries, encoding.features)[:, 0] >= threshold
-        agreed = encoding.agreement[0] if encoding.agreement else None
-        return Prediction(masks, held_out, float("nan") if agreed is None else agreed)
+        sources = [fit_to_scene(network, encoding, task, scene) for scene in task.scenes]
+        masks = [
+            network.predict(np.stack([patch.image for patch in scene]), source.features)[:, 0] >= threshold
+            for scene, source in zip(task.scenes, sources, strict=True)
+        ]
+        lost = [value for source in sources for value in source.lost(encoding.agreement) if value is not None]
+        remedies = tuple(source.remedy for source in sources)
+        return Prediction(np.concatenate(masks), held_out, np.mean(lost) if lost else np.nan, remedies)
     if method == ALONE:
         features = network.encode(images, labels, texture_share=1.0)
         return Prediction(network.predict(queries, features)[:, 0] >= 0.5, np.array([]))
     baseline: Any = load_baseline(method)
     return Prediction(baseline.predict(queries, baseline.encode(images, labels))[:, 0] >= 0.5, np.array([]))
+
+
+def fit_to_scene(network: Segmenter, encoding: SelectedEncoding, task: Task, scene: Scene) -> SourceMatch:
+    """The support set adjusted to a scene as a job adjusts it to a source; photographs are never adjusted to."""
+    tiles = np.stack([patch.image for patch in scene])
+    if task.domain == PHOTO:
+        return SourceMatch(encoding.features)
+    kind = "slide" if task.domain == MICRO else "raster"
+    return match_source(network, encoding, task.images, task.labels[None], tiles, kind)
 
 
 def remembered(
@@ -93,11 +122,14 @@ def remembered(
     path = folder / f"{digest.hexdigest()[:24]}.npz"
     if path.exists():
         with np.load(path) as kept:
-            return Prediction(kept["masks"], kept["held_out"], float(kept["agreement"]))
+            return Prediction(
+                kept["masks"], kept["held_out"], float(kept["lost"]), tuple(kept["remedies"].tolist())
+            )
     made = predict(method, task, network, seconds)
     folder.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial.npz")
-    np.savez_compressed(partial, masks=made.masks, held_out=made.held_out, agreement=made.agreement)
+    arrays = {"masks": made.masks, "held_out": made.held_out, "lost": made.lost}
+    np.savez_compressed(partial, **arrays, remedies=np.array(made.remedies, str))
     partial.replace(path)
     return made
 
@@ -124,15 +156,14 @@ def evaluate(
     held_out = found[OURS].held_out
     known = held_out[np.isfinite(held_out)] if len(held_out) else held_out
     interval = mean_interval(held_out, 0.0, 1.0, n_more=len(task.scenes)) if len(known) > 1 else None
-    agreed = leave_one_out.agreement(found[OURS].masks, found[ALONE].masks)
-    before = found[OURS].agreement
-    lost = None if agreed is None or np.isnan(before) else before - agreed
+    lost = None if np.isnan(found[OURS].lost) else float(found[OURS].lost)
     return {
         "ahead": iou[OURS] - iou[best],
         "best_baseline": best,
         "iou": iou,
         "estimate": float(known.mean()) if len(known) else None,
         "lost_agreement": lost,
+        "remedies": found[OURS].remedies,
         "interval_of_patches": interval,
         "interval": widened_interval(interval, lost),
     }

@@ -34,6 +34,7 @@ from fewscope.model.views import (
     View,
     fit_textures_of_views,
     labels_by_class,
+    norms_between,
     scale_images,
     scale_labels,
 )
@@ -193,6 +194,16 @@ class Segmenter:
             digest.update(view.digest().encode())
         return SupportFeatures(views, len(images), digest.hexdigest(), texture_share, self.precision)
 
+    def views_between(self, features: SupportFeatures, tiles: np.ndarray) -> dict[int, View]:
+        """Views of an encoded support set that meet unlabelled tiles (N, H, W, 3) uint8 halfway (`norms_between`).
+
+        They are `known` for `encode`; empty for a network without such norms.
+        """
+        if not isinstance(self._exact, CompactNet):
+            return {}
+        x = self._tensor(tiles).float() / 255
+        return {view.side: norms_between(self._exact, view, x) for view in features.views}
+
     def settled(self, images: np.ndarray, side: int = SIDES[0]) -> SettledSegmenter:
         """This network cut in the middle, for a loop of corrections: its norms are settled once, on unlabelled tiles.
 
@@ -244,7 +255,8 @@ class Segmenter:
                 for of_class, option in zip(labels[:, :, None], options, strict=True)
             ]
         packs = [pack.to(device="cpu") for pack in packs]
-        return View(side, tuple(packs), weights, tuple(pack.to("cpu") for pack in textures))
+        norms = known.norms if known else {}
+        return View(side, tuple(packs), weights, tuple(pack.to("cpu") for pack in textures), norms)
 
     def _adapt(
         self, images: Tensor, labels: Tensor, instances: np.ndarray | None, adaptation: AdaptConfig
@@ -305,7 +317,7 @@ class Segmenter:
         n, h, w, _ = tiles.shape
         if h % 32 or w % 32:
             raise ConfigError(f"tile size {h}x{w} is not a multiple of 32; use 192 or 224")
-        ready = self._prepared(features)
+        ready, tiles = self._prepared(features), features.recoloured(tiles)
         n_classes, n_maps = features.n_classes, 2 if depth else 1
         out = np.empty((n, n_maps * n_classes, h, w), np.float32)
         for start in range(0, n, self.batch_size):
@@ -351,7 +363,7 @@ class Segmenter:
 
     def _member(self, view: View, dtype: torch.dtype) -> tuple[nn.Module, View]:
         if view.weights is not None:
-            network = self._faster(self._with(view.weights), dtype)
+            network = self._faster(self._with({**view.weights, **view.norms}), dtype)
         else:
             if dtype not in self._fast:
                 self._fast[dtype] = self._faster(self._exact, dtype)

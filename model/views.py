@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fewscope.model.conventions import IGNORE_LABEL, PATCH_SIZE
+from fewscope.model.networks.compact import CompactNet
 from fewscope.model.networks.pixel_classifier import TexturePack, fit_texture
 
 SIDES = (128, 192)
@@ -40,16 +41,20 @@ class View:
         fine-tuned, too; None for the segmenter's own.
     textures : tuple[TexturePack, ...]
         The pixel classifier of each class; empty for a network without.
+    norms : Mapping[str, Tensor]
+        Statistics of norms that replace those of `weights` for tiles, but not for patches; usually none.
     """
 
     side: int
     packs: tuple[Any, ...]
     weights: Mapping[str, Tensor] | None = None
     textures: tuple[TexturePack, ...] = ()
+    norms: Mapping[str, Tensor] = field(default_factory=dict)
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """Weights and pixel classifiers by name: what `of` restores a view from, given the support set."""
+        """Weights, norms and pixel classifiers by name: what `of` restores a view from, given the support set."""
         kept = {f"weight.{name}": tensor.numpy() for name, tensor in (self.weights or {}).items()}
+        kept |= {f"norm.{name}": tensor.numpy() for name, tensor in self.norms.items()}
         for c, texture in enumerate(self.textures):
             kept |= {f"texture.{c}.{name}": tensor.numpy() for name, tensor in texture.tensors().items()}
         return kept
@@ -57,21 +62,24 @@ class View:
     @classmethod
     def of(cls, side: int, arrays: Mapping[str, np.ndarray]) -> View:
         """The inverse of `arrays`, without packs: a `known` view for `Segmenter.encode`."""
-        weights, textures = {}, defaultdict[int, dict[str, np.ndarray]](dict)
+        weights, norms, textures = {}, {}, defaultdict[int, dict[str, np.ndarray]](dict)
         for path, array in arrays.items():
             kind, _, name = path.partition(".")
             if kind == "weight":
                 weights[name] = torch.from_numpy(array)
+            elif kind == "norm":
+                norms[name] = torch.from_numpy(array)
             else:
                 c, _, name = name.partition(".")
                 textures[int(c)][name] = array
-        return cls(side, (), weights or None, tuple(TexturePack.of(textures[c]) for c in sorted(textures)))
+        packs = tuple(TexturePack.of(textures[c]) for c in sorted(textures))
+        return cls(side, (), weights or None, packs, norms)
 
     def digest(self) -> str:
         """Hash of everything that determines the packs, except for the support set."""
         digest = hashlib.sha256(str(self.side).encode())
         of_textures = [tensor for pack in self.textures for tensor in pack.tensors().values()]
-        for tensor in (*(self.weights or {}).values(), *of_textures):
+        for tensor in (*(self.weights or {}).values(), *of_textures, *self.norms.values()):
             digest.update(tensor.contiguous().numpy().tobytes())
         return digest.hexdigest()
 
@@ -93,6 +101,9 @@ class SupportFeatures:
     precision : str
         Precision in which tiles are predicted with these features, "float32" or "bfloat16": one for all workers of a
         run.
+    colours : np.ndarray | None
+        What each value of each channel of a tile is replaced by, (channels, 256) uint8, so that a source's colours are
+        those of the patches; None: tiles are predicted as they are.
     """
 
     views: tuple[View, ...]
@@ -100,11 +111,23 @@ class SupportFeatures:
     digest: str
     texture_share: float = 0.0
     precision: str = "float32"
+    colours: np.ndarray | None = None
 
     @property
     def n_classes(self) -> int:
         """C, the number of classes."""
         return len(self.views[0].packs)
+
+    def with_colours(self, colours: np.ndarray) -> SupportFeatures:
+        """The same support set, for tiles whose values are first replaced by a table (channels, 256) uint8."""
+        digest = hashlib.sha256(colours.tobytes()).hexdigest()
+        return replace(self, colours=colours, digest=f"{self.digest}, colours {digest}")
+
+    def recoloured(self, tiles: np.ndarray) -> np.ndarray:
+        """Tiles (N, H, W, channels) uint8 in the colours of the patches."""
+        if self.colours is None:
+            return tiles
+        return np.stack([table[tiles[..., i]] for i, table in enumerate(self.colours)], axis=-1)
 
     def alone(self) -> SupportFeatures | None:
         """The same support set, predicted by the pixel classifier alone; None for a network without."""
@@ -146,6 +169,35 @@ def fit_textures_of_views(images: Tensor, labels: Tensor) -> tuple[TexturePack, 
             fit_texture(images, (of_class == 1).float(), (of_class == 0).float(), zooms=TEXTURE_ZOOMS)
             for of_class in labels[:, :, None]
         )
+
+
+def norms_between(network: CompactNet, view: View, tiles: Tensor) -> View:
+    """A view whose norms, for tiles, take the mean of the patches' statistics and those of these tiles.
+
+    The patches keep their own. For shallow and deep layers alike, this is half of what AdaBN [1]_ does; all of it lost
+    more on tiles with another share of object.
+
+    Parameters
+    ----------
+    network : CompactNet
+        That of the view, before it was adapted to the patches.
+    view : View
+        Not fine-tuned.
+    tiles : Tensor
+        (N, 3, H, W) float in [0, 1], unlabelled; H and W multiples of 32.
+
+    References
+    ----------
+    .. [1] Li et al., Revisiting batch normalization for practical domain adaptation, ICLR workshop 2017.
+    """
+    assert view.weights is not None
+    settled = network.adapt_statistics(scale_images(tiles, view.side))
+    norms = {
+        name: (tensor.cpu() + view.weights[name]) / 2
+        for name, tensor in settled.encoder.state_dict(prefix="encoder.").items()
+        if name.endswith((".running_mean", ".running_var"))
+    }
+    return replace(view, norms=norms)
 
 
 def labels_by_class(labels: np.ndarray) -> np.ndarray:

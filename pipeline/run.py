@@ -33,7 +33,6 @@ from fewscope.connectors.results.store_layout import StoreSpec
 from fewscope.errors import HolesError, UnreadableError
 from fewscope.model.segmenter import load_segmenter
 from fewscope.pipeline import predictor
-from fewscope.pipeline.calibration.agreement import lost_agreement
 from fewscope.pipeline.calibration.model_selection import EncodingCache
 from fewscope.pipeline.calibration.operating_point import (
     OperatingPoint,
@@ -160,9 +159,6 @@ def segment_plan(
         for _ in pool.map(relabel_unit, job, lookups):
             pass
 
-    with clock.stage("second opinion"):
-        lost = lost_agreement(plan, model, operating_point)
-
     segmentation, written = Segmentation(pool, job, plan, merge, rows), dict[str, Any]()
     for output in OUTPUTS:
         if plan.source.info.kind in output.kinds:
@@ -174,7 +170,7 @@ def segment_plan(
         report_data = drawing.result()
     lock.check()
     missing = holes(plan, rows)
-    write_run_report(clock, segmentation, operating_point, new_rows, report_data, missing, lost)
+    write_run_report(clock, segmentation, operating_point, new_rows, report_data, missing)
     if missing:  # not finished: the next run tries them again
         raise HolesError(holes_line(config, missing, len(plan.units)))
     work.finish()

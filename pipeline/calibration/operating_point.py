@@ -6,7 +6,7 @@ It is chosen once per run and saved in the working folder, so that a resumed run
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,9 @@ from fewscope.pipeline.calibration.model_selection import (
     from_arrays,
     to_arrays,
 )
+from fewscope.pipeline.calibration.sampling import sample_tiles
+from fewscope.pipeline.calibration.source_match import N_MATCHED, SourceMatch, match_source
+from fewscope.pipeline.calibration.unlike import UnlikeGround, find_unlike
 from fewscope.pipeline.instances.class_map import assign_classes
 from fewscope.pipeline.instances.labelling import label_core
 from fewscope.pipeline.instances.split_rules import DepthRule, Rule
@@ -73,15 +76,21 @@ class OperatingPoint:
         The encoded support set.
     classes : tuple[ClassOperatingPoint, ...]
         Operating points of the classes 1..C.
+    source : SourceMatch
+        The encoded support set, adjusted to the source.
+    unlike : UnlikeGround | None
+        Ground of the source that no patch shows; None where it cannot be told.
     """
 
     encoding: SelectedEncoding
     classes: tuple[ClassOperatingPoint, ...]
+    source: SourceMatch
+    unlike: UnlikeGround | None
 
     @property
     def features(self) -> Any:
-        """The encoded support set."""
-        return self.encoding.features
+        """The encoded support set, as the source is segmented with it."""
+        return self.source.features
 
     @property
     def held_out(self) -> np.ndarray | None:
@@ -121,7 +130,18 @@ def choose_operating_point(
         _choose_for_class(of_class, settled[c], encoding.depths[c], thresholds[c], config.connectivity)
         for c, of_class in enumerate(plan.classes)
     ]
-    operating_point = OperatingPoint(encoding, tuple(points))
+    sample = sample_tiles(plan)
+    source = match_source(
+        model,
+        encoding,
+        support.images,
+        support.labels_by_class,
+        sample.images[:N_MATCHED],
+        plan.source.info.kind,
+        sample.foreground[:N_MATCHED],
+    )
+    unlike = find_unlike(model, source.features, support, sample)
+    operating_point = OperatingPoint(encoding, tuple(points), source, unlike)
     _save(operating_point, plan, work)
     return operating_point
 
@@ -277,7 +297,14 @@ def threshold_level(threshold: float) -> int:
 
 
 def _save(operating_point: OperatingPoint, plan: Plan, work: WorkDir) -> None:
-    arrays = to_arrays(operating_point.encoding)
+    source = operating_point.source
+    arrays = to_arrays(replace(operating_point.encoding, features=source.features))
+    arrays["remedy"] = np.array(source.remedy)
+    arrays["agreement_on_source"] = np.array([np.nan if a is None else a for a in source.agreement])
+    if (colours := getattr(source.features, "colours", None)) is not None:
+        arrays["colours"] = colours
+    if operating_point.unlike is not None:
+        arrays["unlike"] = operating_point.unlike.array()
     for value, (point, of_class) in enumerate(
         zip(operating_point.classes, plan.classes, strict=True), start=1
     ):
@@ -322,4 +349,10 @@ def _load(plan: Plan, model: predictor.Model, work: WorkDir) -> OperatingPoint |
         ratio = tuple(kept["counted_ratio"].tolist()) if "counted_ratio" in kept else None
         classes.append(ClassOperatingPoint(loo, threshold, rule, ratio))
     encoding = from_arrays(arrays, model, plan.support.images, plan.support.labels_by_class)
-    return OperatingPoint(encoding, tuple(classes))
+    features = encoding.features
+    if "colours" in arrays:
+        features = features.with_colours(arrays["colours"])
+    agreed = (None if np.isnan(a) else a for a in arrays["agreement_on_source"].tolist())
+    source = SourceMatch(features, str(arrays["remedy"]), tuple(agreed))
+    unlike = UnlikeGround.of(arrays["unlike"]) if "unlike" in arrays else None
+    return OperatingPoint(encoding, tuple(classes), source, unlike)

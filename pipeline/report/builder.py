@@ -30,13 +30,25 @@ from fewscope.connectors.results.store import ResultStore
 from fewscope.connectors.support.support_set import SupportSet
 from fewscope.pipeline.calibration import intervals, leave_one_out
 from fewscope.pipeline.calibration.operating_point import ClassOperatingPoint, OperatingPoint
+from fewscope.pipeline.calibration.unlike import UnlikeGround
 from fewscope.pipeline.execution.pool import Pool
 from fewscope.pipeline.maps.build import MapResult
 from fewscope.pipeline.outputs.segmentation import Segmentation
 from fewscope.pipeline.plan import Plan
-from fewscope.pipeline.report.content import ClassResult, Dropped, Hole, Quality, Report, Timings, make_report
+from fewscope.pipeline.report.content import (
+    ClassResult,
+    Dropped,
+    Hole,
+    Quality,
+    Report,
+    Timings,
+    Unlike,
+    UnlikeTile,
+    make_report,
+)
 from fewscope.pipeline.report.figures import Pictures, draw
 from fewscope.pipeline.report.map_section import draw_map, map_section
+from fewscope.pipeline.report.messages import assumptions, mixed_kinds, notes
 from fewscope.pipeline.report.render import write_report
 from fewscope.pipeline.report.statistics import InstanceStatistics, instance_statistics
 
@@ -128,6 +140,7 @@ def collect_report_data(
         plan.foreground.mask,
         plan.support,
         operating_point.held_out,
+        operating_point.unlike.windows if operating_point.unlike else (),
     )
     if map_result is not None:
         pictures = dataclasses.replace(pictures, map=draw_map(plan.source, store, map_result.summary))
@@ -141,7 +154,6 @@ def write_run_report(
     fresh: list[dict[str, Any]],
     data: ReportData,
     holes: Sequence[Hole] = (),
-    lost: Sequence[float | None] = (),
 ) -> Report:
     """Write ``report.html`` and ``report.json``; returns their content.
 
@@ -149,8 +161,6 @@ def write_run_report(
     ----------
     fresh : list[dict[str, Any]]
         Rows of the units that were segmented in this process.
-    lost : Sequence[float | None]
-        Agreement lost of each class, from `calibration.agreement`; empty where it is not known.
     """
     plan, pool, work = segmentation.plan, segmentation.pool, segmentation.job.work
     kinds = processors(segmentation.rows)
@@ -172,8 +182,10 @@ def write_run_report(
         )
     ]
     qualities = [
-        quality(plan, point, lost_of_class)
-        for point, lost_of_class in itertools.zip_longest(operating_point.classes, lost)
+        quality(plan, point, lost)
+        for point, lost in itertools.zip_longest(
+            operating_point.classes, operating_point.source.lost(operating_point.encoding.agreement)
+        )
     ]
     report = make_report(
         plan.source.info,
@@ -184,6 +196,7 @@ def write_run_report(
         map_section=map_section(map_result.summary) if map_result else None,
         timings=timings(clock, fresh, pool),
         quality=mean_quality(qualities),
+        unlike=unlike_ground(operating_point.unlike),
         count_estimate=None if of_classes else count_estimates[0],
         count_interval=None if of_classes else count_intervals[0],
         count_interval_source=count_interval_source(operating_point),
@@ -192,7 +205,7 @@ def write_run_report(
         unreadable_px=sum(row["unread_px"] for row in segmentation.rows.values()),
         dropped=Dropped(segmentation.merge.n_dropped, segmentation.merge.dropped_px),
         notes=[*plan.support.notes, *notes(plan, operating_point), *mixed_kinds(kinds)],
-        assumptions=assumptions(plan),
+        assumptions=assumptions(plan, operating_point.source.remedy),
         holes=holes,
         classes=[
             ClassResult(*of_class)
@@ -303,7 +316,7 @@ def timings(clock: Clock, fresh: list[dict[str, Any]], pool: Pool) -> Timings:
 
 
 def quality(plan: Plan, operating_point: ClassOperatingPoint, lost: float | None = None) -> Quality | None:
-    """The leave-one-out estimate of one class, for the report; `lost` is from `calibration.agreement`."""
+    """The leave-one-out estimate of one class, for the report; `lost` is from `SourceMatch.lost`."""
     loo = operating_point.loo
     if loo is None or not np.isfinite(loo.iou).any():
         return None
@@ -346,50 +359,13 @@ def mean_quality(qualities: list[Quality | None]) -> Quality | None:
     )
 
 
-def assumptions(plan: Plan) -> list[str]:
-    """What was assumed of the support set and of coordinates, and the options that override it."""
-    messages, (x, y) = list(plan.support.assumptions), plan.source.info.scan_origin
-    if (x, y) != (0, 0) and plan.config.outlines != "none":
-        if plan.config.geojson_origin == "scan":
-            messages.append(
-                f"The scanned area begins at x, y = {x}, {y} of the slide. Coordinates in instances.geojson.gz start "
-                "there, as QuPath expects; x and y in instances.parquet start at the corner of the slide. "
-                "--geojson-origin file: both start at the corner of the slide."
-            )
-        else:
-            messages.append(
-                f"Coordinates in instances.geojson.gz start at the corner of the slide, as asked for; QuPath, which "
-                f"starts at the scanned area, shows the outlines shifted by {x}, {y} px."
-            )
-    return messages
-
-
-def mixed_kinds(kinds: Sequence[str]) -> list[str]:
-    """A note on processors of several kinds, if there were."""
-    if len(kinds) < 2:
-        return []
-    return [
-        f"Units were computed on {len(kinds)} kinds of processor ({', '.join(kinds)}): they round differently, so "
-        "another run may differ in a few pixels. Only machines of one kind give the same bytes."
-    ]
-
-
-def notes(plan: Plan, operating_point: OperatingPoint) -> list[str]:
-    """Warnings shown above all numbers."""
-    messages = []
-    for name, point in zip(plan.support.class_names, operating_point.classes, strict=True):
-        loo, of = point.loo, f"Class {name}: " if len(operating_point.classes) > 1 else ""
-        if loo is None:
-            messages.append(
-                f"{of}The support set is too small to estimate the quality of this result (two patches with objects "
-                "are needed)."
-            )
-        elif np.isfinite(loo.iou).any() and loo.mean_iou < 0.4:
-            messages.append(
-                f"{of}Held-out support patches are segmented with an IoU of only "
-                f"{loo.mean_iou:.2f}: the numbers below are not reliable. More patches, or another --mpp, may help."
-            )
-    is_slide = plan.source.info.kind == "slide"  # of a raster everything is analysed, always
-    if is_slide and plan.foreground.covers_all and plan.config.foreground == "auto":
-        messages.append("Tissue and background could not be separated: everything was analysed.")
-    return messages
+def unlike_ground(found: UnlikeGround | None) -> Unlike | None:
+    """Ground unlike the patches, as the report has it."""
+    if found is None:
+        return None
+    tiles = zip(found.windows, found.fractions, strict=True)
+    return Unlike(
+        found.fraction,
+        found.n_tiles,
+        tuple(UnlikeTile(w.row_off, w.col_off, w.height, w.width, part) for w, part in tiles),
+    )

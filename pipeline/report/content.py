@@ -117,6 +117,26 @@ class Hole:
 
 
 @dataclass(frozen=True, slots=True)
+class UnlikeTile:
+    """A tile with ground unlike the patches, px of the working grid, and the part of it that is."""
+
+    row: int
+    col: int
+    height: int
+    width: int
+    fraction: float
+
+
+@dataclass(frozen=True, slots=True)
+class Unlike:
+    """Ground unlike the patches: its fraction of the tissue of a sample of tiles, and the tiles with most of it."""
+
+    fraction: float
+    tiles: int
+    largest: tuple[UnlikeTile, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """Every number of the page, as plain JSON types.
 
@@ -154,6 +174,7 @@ class Report:
     density_per_km2: float | None
     sizes: Sizes | None  # None without instances
     quality: Quality | None
+    unlike: Unlike | None  # ground that no patch shows; None where it cannot be told
     classes: tuple[ClassReport, ...]  # of each class, where there are several
     seams: SeamCheck | None  # None when there was one unit, hence no seam
     notes: tuple[str, ...]
@@ -204,6 +225,7 @@ def make_report(
     run: Mapping[str, Any],
     timings: Timings,
     quality: Quality | None = None,
+    unlike: Unlike | None = None,
     count_estimate: int | None = None,
     count_interval: tuple[int, int] | None = None,
     count_interval_source: str = "",
@@ -306,6 +328,7 @@ def make_report(
         else None,
         **_measures(statistics, area_px, info.mpp, metres_per_px),
         quality=quality,
+        unlike=unlike,
         classes=tuple(
             ClassReport(
                 name=one.name,

@@ -100,6 +100,7 @@ class Pictures:
     patches: tuple[Patch, ...]
     n_patches: int
     map: Picture | None = None
+    unlike: tuple[Picture, ...] = ()  # of `Report.unlike`, in order
 
 
 def draw(
@@ -109,6 +110,7 @@ def draw(
     foreground: Mask,
     support: Any,
     held_out: npt.NDArray[np.uint8] | None = None,
+    unlike: Sequence[Window] = (),
 ) -> Pictures:
     """Draw every picture of the report.
 
@@ -124,6 +126,8 @@ def draw(
     support : fewscope.connectors.support.support_set.SupportSet
     held_out : (K, 224, 224) uint8
         class of every pixel of each patch, predicted from the others; None when there is no such estimate
+    unlike : sequence of Window
+        tiles that are unlike the patches
     """
     image, _ = source.overview(OVERVIEW_PX)
     info = source.info
@@ -137,6 +141,7 @@ def draw(
         gallery=tuple(_portrait(source, result, row, colours) for row in statistics.samples),
         patches=tuple(_patches(support, held_out, colours)),
         n_patches=_n_shown(support),
+        unlike=tuple(_view(source, result, window, colours) for window in unlike),
     )
 
 
@@ -260,6 +265,12 @@ def _fields(
             outlined=picture(outlined(image, labels, 1.5, 2, classes, colours), window.width, lines=True),
         )
     return list(fields.values())
+
+
+def _view(source: Any, result: Any, window: Window, colours: Sequence[Colour]) -> Picture:
+    """A window with the outlines of what was found."""
+    image, labels, classes = _crop(source, result, window)
+    return picture(outlined(image, labels, 1.5, 2, classes, colours), window.width, lines=True)
 
 
 def _portrait(source: Any, result: Any, sample: dict[str, Any], colours: Sequence[Colour]) -> Portrait:

@@ -12,9 +12,10 @@ from rasterio.windows import Window
 from fewscope.annotate.objects import area_fraction, object_at, object_rules, objects_in
 from fewscope.annotate.preview import Preview
 from fewscope.annotate.rounds import RoundCount, score_round
-from fewscope.annotate.suggest import choose_unlike, suggest_windows
+from fewscope.annotate.suggest import suggest_windows
 from fewscope.annotate.wand import grow_region, propose_object
 from fewscope.connectors.support.support_set import SupportSet
+from fewscope.pipeline.calibration.unlike import choose_unlike
 from fewscope.pipeline.instances.split_rules import SplitRule
 from tests.helpers.previews import ArraySource, Heard, preview_of, support_of
 

@@ -61,7 +61,9 @@ def test_what_was_predicted_is_kept_until_the_pictures_change(
 
     def predict(method: str, of: Task, *_: Any) -> shift.Prediction:
         asked.append(method)
-        return shift.Prediction(np.stack([q.mask for q in of.queries]), np.array([0.5, np.nan, 0.7]), 0.9)
+        return shift.Prediction(
+            np.stack([q.mask for q in of.queries]), np.array([0.5, np.nan, 0.7]), -0.1, ("norms", "")
+        )
 
     monkeypatch.setattr(shift, "predict", predict)
     network: Any = type("Network", (), {"weights_digest": "w"})()
@@ -72,6 +74,7 @@ def test_what_was_predicted_is_kept_until_the_pictures_change(
     assert asked == [shift.OURS, shift.ALONE, "forest"]
     assert (first["ahead"], first["best_baseline"], first["estimate"]) == (0.0, "forest", 0.6)
     assert first["lost_agreement"] == pytest.approx(-0.1)
+    assert first["remedies"] == ("norms", "")
     assert first["interval"] == first["interval_of_patches"]
     other = Task("bars", "land", "background", False, task().support, ((patch(7),),))
     shift.evaluate(other, (shift.OURS, shift.ALONE, "forest"), network, 30, tmp_path)

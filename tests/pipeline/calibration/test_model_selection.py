@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -236,6 +236,17 @@ def test_a_fit_with_the_real_network_repeats_itself_and_can_be_kept(
     assert (again.features.digest, str(again)) == (one.features.digest, str(one))
     assert again.agreement == one.agreement
     assert np.array_equal(segmenter.predict(images, again.features), segmenter.predict(images, one.features))
+
+    if one.options.adaptation is None:  # with norms that meet a paler source halfway, it is kept likewise
+        views = segmenter.views_between(one.features, images // 2 + 100)
+        assert not any(np.array_equal(a, views[192].weights[name]) for name, a in views[192].norms.items())  # type: ignore[index]
+        with one_thread():
+            met = replace(one, features=segmenter.encode(images, labels[0], known=views))
+        again = from_arrays(to_arrays(met), load_segmenter(device="cpu"), images, labels)
+        assert again.features.digest == met.features.digest != one.features.digest
+        maps = [segmenter.predict(images, of.features) for of in (met, again, one)]
+        assert np.array_equal(maps[0], maps[1])
+        assert not np.array_equal(maps[0], maps[2])
 
 
 def test_sources_with_one_support_set_have_it_encoded_once() -> None:

@@ -1,0 +1,84 @@
+"""Sentences of the report: what was assumed, and what to beware of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from fewscope.pipeline.calibration.operating_point import OperatingPoint
+from fewscope.pipeline.plan import Plan
+from fewscope.pipeline.report.formatting import percent
+
+MUCH_UNLIKE = 0.2
+"""Fraction of ground unlike the patches from which the report warns: four times what is usual."""
+
+ADJUSTED = {
+    "colours": "The colours of this source differ from those of the patches: they were matched to the patches' for the "
+    "network, channel by channel, in mean and spread of brightness.",
+    "norms": "This source looks unlike the patches: half of the statistics that normalise the network's features were "
+    "taken from the source.",
+}
+"""What `OperatingPoint.source` did, as the report says it."""
+
+WHY_ADJUSTED = (
+    " Without it, the network and the pixel classifier agreed much less on a sample of tiles than on held-out patches. "
+    "Patches from this source make it unnecessary; --adapt 0 leaves it out."
+)
+
+
+def assumptions(plan: Plan, remedy: str = "") -> list[str]:
+    """What was assumed of the support set, of the source's look and of coordinates, and what overrides it."""
+    messages, (x, y) = list(plan.support.assumptions), plan.source.info.scan_origin
+    if remedy:
+        messages.append(ADJUSTED[remedy] + WHY_ADJUSTED)
+    if (x, y) != (0, 0) and plan.config.outlines != "none":
+        if plan.config.geojson_origin == "scan":
+            messages.append(
+                f"The scanned area begins at x, y = {x}, {y} of the slide. Coordinates in instances.geojson.gz start "
+                "there, as QuPath expects; x and y in instances.parquet start at the corner of the slide. "
+                "--geojson-origin file: both start at the corner of the slide."
+            )
+        else:
+            messages.append(
+                f"Coordinates in instances.geojson.gz start at the corner of the slide, as asked for; QuPath, which "
+                f"starts at the scanned area, shows the outlines shifted by {x}, {y} px."
+            )
+    return messages
+
+
+def mixed_kinds(kinds: Sequence[str]) -> list[str]:
+    """A note on processors of several kinds, if there were."""
+    if len(kinds) < 2:
+        return []
+    return [
+        f"Units were computed on {len(kinds)} kinds of processor ({', '.join(kinds)}): they round differently, so "
+        "another run may differ in a few pixels. Only machines of one kind give the same bytes."
+    ]
+
+
+def notes(plan: Plan, operating_point: OperatingPoint) -> list[str]:
+    """Warnings shown above all numbers."""
+    messages = []
+    for name, point in zip(plan.support.class_names, operating_point.classes, strict=True):
+        loo, of = point.loo, f"Class {name}: " if len(operating_point.classes) > 1 else ""
+        if loo is None:
+            messages.append(
+                f"{of}The support set is too small to estimate the quality of this result (two patches with objects "
+                "are needed)."
+            )
+        elif np.isfinite(loo.iou).any() and loo.mean_iou < 0.4:
+            messages.append(
+                f"{of}Held-out support patches are segmented with an IoU of only "
+                f"{loo.mean_iou:.2f}: the numbers below are not reliable. More patches, or another --mpp, may help."
+            )
+    unlike = operating_point.unlike
+    if unlike is not None and unlike.fraction >= MUCH_UNLIKE:
+        messages.append(
+            f"{percent(unlike.fraction)} of what was looked at is unlike all patches: the estimated IoU says nothing "
+            "about it. See the pictures under Unlike the patches."
+        )
+    is_slide = plan.source.info.kind == "slide"  # of a raster everything is analysed, always
+    if is_slide and plan.foreground.covers_all and plan.config.foreground == "auto":
+        messages.append("Tissue and background could not be separated: everything was analysed.")
+    return messages
