@@ -46,6 +46,11 @@ class ClassArrays(Protocol):
         """Objects, int32 (N, 224, 224): 0 = background, 1..n = one object each; None if not every pair has them."""
         ...
 
+    @property
+    def void(self) -> NDArray[np.bool_] | None:
+        """Pixels that are neither object nor background, bool (N, 224, 224); None without any."""
+        ...
+
 
 class ClassDataset(Protocol):
     """A data set of classes that can be opened anywhere: picklable, so every training worker reads it itself."""
@@ -71,6 +76,8 @@ class Category:
     masks : (N, 224, 224) bool
     instances : Tensor | None
         (N, 224, 224) int32, 0 = background, 1..n = one object each; None unless every pair has them.
+    void : Tensor | None
+        (N, 224, 224) bool, pixels that are neither object nor background; None without any.
     """
 
     name: str
@@ -78,6 +85,7 @@ class Category:
     images: Tensor
     masks: Tensor
     instances: Tensor | None = None
+    void: Tensor | None = None
 
     @classmethod
     def of(cls, arrays: ClassArrays) -> Category:
@@ -88,6 +96,7 @@ class Category:
             torch.from_numpy(arrays.images).permute(0, 3, 1, 2).contiguous(),
             torch.from_numpy(arrays.masks),
             None if arrays.instances is None else torch.from_numpy(arrays.instances),
+            None if arrays.void is None else torch.from_numpy(arrays.void),
         )
 
 

@@ -47,15 +47,32 @@ class PaperEpisodes:
     def __getitem__(self, index: int) -> Episode:
         g = torch.Generator().manual_seed((self.seed * 1_000_003 + index) % 2**63)
         wanted = self.shots + self.queries
+        known = None
         if not self.classes:
             images, masks, _, name = synthetic_pictures(wanted, self.size, g)
         else:
             category = self.classes[integer(g, 0, len(self.classes) - 1)]
             drawn = torch.randperm(len(category.images), generator=g)[:wanted]
             images, masks = resized(category.images[drawn], category.masks[drawn], self.size)
+            known = known_of(category, drawn, self.size)
             name = category.name
-        shots = min(self.shots, len(images) - 1)
-        return Episode(images, masks, torch.ones_like(masks[:shots]), None, name)
+        return whole(images, masks, min(self.shots, len(images) - 1), name, known)
+
+
+def whole(images: Tensor, masks: Tensor, shots: int, name: str, known: Tensor | None) -> Episode:
+    """An episode of images (K + Q, 3, S, S) whose first K are supports, labelled where `known` (K + Q, 1, S, S)."""
+    labelled = torch.ones_like(masks[:shots])
+    if known is None:
+        return Episode(images, masks, labelled, None, name)
+    return Episode(images, masks, labelled * known[:shots], None, name, known[shots:])
+
+
+def known_of(category: Category, drawn: Tensor | list[int], size: int) -> Tensor | None:
+    """Where images of a class are not void, (N, 1, size, size) float; None if the class has no void."""
+    if category.void is None:
+        return None
+    void = category.void[drawn][:, None].float()
+    return (F.adaptive_max_pool2d(void, size) == 0).float()
 
 
 def resized(images: Tensor, masks: Tensor, size: int) -> tuple[Tensor, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
@@ -34,12 +35,14 @@ class Episode:
     masks : Tensor
         (K + Q, 1, S, S) float, 1 = object.
     labelled : Tensor
-        (K, 1, S, S) float, 0 where the annotator left the support patch unlabelled.
+        (K, 1, S, S) float, 0 where the annotator left the support patch unlabelled, and where it is void.
     depths : Tensor | None
         (K + Q, 1, S, S) float in [0, 1], depth of a pixel inside its object (`model.depth`); None if objects
         are not separated.
     name : str
         Name of the class or generator.
+    known : Tensor | None
+        (Q, 1, S, S) float, 0 where a query is void, which no loss and no score counts; None without void.
     """
 
     images: Tensor
@@ -47,6 +50,7 @@ class Episode:
     labelled: Tensor
     depths: Tensor | None
     name: str
+    known: Tensor | None = None
 
     @property
     def shots(self) -> int:
@@ -57,11 +61,13 @@ class Episode:
         """The same on another device."""
         if device.type == "cpu":
             return self
-        depths = None if self.depths is None else self.depths.to(device, non_blocking=True)
+        depths, known = (
+            None if t is None else t.to(device, non_blocking=True) for t in (self.depths, self.known)
+        )
         images, masks, labelled = (
             t.to(device, non_blocking=True) for t in (self.images, self.masks, self.labelled)
         )
-        return Episode(images, masks, labelled, depths, self.name)
+        return Episode(images, masks, labelled, depths, self.name, known)
 
 
 class EpisodeSource(Protocol):
@@ -152,13 +158,13 @@ class EpisodeSampler:
     def __getitem__(self, index: int) -> Episode:
         g = torch.Generator().manual_seed((self.seed * 1_000_003 + index) % 2**63)
         kind = self.kinds[int(torch.multinomial(self.weights, 1, generator=g))]
-        shots = self._shots(index)
+        shots, known = self._shots(index), None
         if kind == "synthetic":
             images, masks, depths, name = synthetic_pictures(self.images_per_episode, self.size, g)
         elif kind in PSEUDO_CLASSES:
             (images, masks), depths, name = self._pseudo(kind, g), None, kind
         else:
-            images, masks, depths, name = self._real(kind, g)
+            images, masks, depths, known, name = self._real(kind, g)
         before = masks
         images, masks = vary_task(images, masks, g)
         if not torch.equal(before, masks):  # the depth is that of the original object
@@ -171,9 +177,12 @@ class EpisodeSampler:
                 if 0 < masks[i, 0, r : r + side, c : c + side].mean() < 1:
                     labelled[i] = 0
                     labelled[i, 0, r : r + side, c : c + side] = 1
-        return Episode(images, masks, labelled, depths, name)
+        if known is None:
+            return Episode(images, masks, labelled, depths, name)
+        return Episode(images, masks, labelled * known[:shots], depths, name, known[shots:])
 
-    def _real(self, domain: str, g: Generator) -> tuple[Tensor, Tensor, Tensor | None, str]:
+    def _real(self, domain: str, g: Generator) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None, str]:
+        """Images, masks, depths, what is not void, and the name of the class."""
         categories = self.by_domain[domain]
         category = categories[integer(g, 0, len(categories) - 1)]
         n = len(category.images)
@@ -186,10 +195,12 @@ class EpisodeSampler:
         for i in range(self.images_per_episode):
             k = int(pool[i % len(pool)])
             depth = depths_of[k].float() / 255 if depths_of is not None else None
+            void = category.void[k].float() if category.void is not None else None
             image, mask = category.images[k].float() / 255, category.masks[k].float()
-            views.append(random_view(image, mask, depth, self.size, zoom * 2.0 ** uniform(g, -0.2, 0.2), g))
-        images, masks, depths = _stack(views)
-        return images, masks, depths, category.name
+            nearer = zoom * 2.0 ** uniform(g, -0.2, 0.2)
+            views.append(random_view(image, mask, depth, self.size, nearer, g, void))
+        images, masks, depths, known = _stack(views)
+        return images, masks, depths, known, category.name
 
     def _pseudo(self, kind: str, g: Generator) -> tuple[Tensor, Tensor]:
         """Views of one real image with a pseudo-label."""
@@ -202,7 +213,7 @@ class EpisodeSampler:
         else:
             mask = one_superpixel(image, g)
         zoom = 2.0 ** uniform(g, -0.3, 1.0)
-        images, masks, _ = _stack(
+        images, masks, _, _ = _stack(
             [random_view(image, mask, None, self.size, zoom, g) for _ in range(self.images_per_episode)]
         )
         return images, masks
@@ -231,13 +242,19 @@ def synthetic_pictures(n: int, size: int, g: Generator) -> tuple[Tensor, Tensor,
     return images, masks, depths, type(task).__name__
 
 
-def _stack(views: list[tuple[Tensor, Tensor, Tensor | None]]) -> tuple[Tensor, Tensor, Tensor | None]:
-    known = [depth for _, _, depth in views if depth is not None]
-    return (
-        torch.stack([image for image, _, _ in views]),
-        torch.stack([mask for _, mask, _ in views])[:, None],
-        torch.stack(known)[:, None] if len(known) == len(views) else None,
-    )
+_View = tuple[Tensor, Tensor, Tensor | None, Tensor | None]
+"""Image, mask, depth, and what is not void."""
+
+
+def _stack(views: list[_View]) -> _View:
+    images, masks, depths, known = zip(*views, strict=True)
+    return torch.stack(images), torch.stack(masks)[:, None], _all_of(depths), _all_of(known)
+
+
+def _all_of(maps: Sequence[Tensor | None]) -> Tensor | None:
+    """Maps (H, W) as (N, 1, H, W); None unless there is one of every view."""
+    there = [one for one in maps if one is not None]
+    return torch.stack(there)[:, None] if len(there) == len(maps) else None
 
 
 def one_superpixel(image: Tensor, generator: Generator) -> Tensor:
@@ -277,8 +294,14 @@ def similar_pixels(image: Tensor, n_clusters: int, smooth: int, generator: Gener
 
 
 def random_view(
-    image: Tensor, mask: Tensor, depth: Tensor | None, size: int, zoom: float, g: Generator
-) -> tuple[Tensor, Tensor, Tensor | None]:
+    image: Tensor,
+    mask: Tensor,
+    depth: Tensor | None,
+    size: int,
+    zoom: float,
+    g: Generator,
+    void: Tensor | None = None,
+) -> _View:
     """A random view of a pair: rotated, shifted, mirrored.
 
     Tries up to five times for a view that shows some object and some background.
@@ -293,17 +316,21 @@ def random_view(
         Magnification; at 2, objects are twice as large.
     g : Generator
         Random generator.
+    void : Tensor | None
+        (H, W) float, 1 where the pair is neither object nor background.
 
     Returns
     -------
-    Image, mask and depth of the view: (3, size, size), (size, size), and (size, size) or None
+    Image, mask, depth of the view, and where it is not void: (3, size, size), (size, size), and twice (size, size) or
+    None
     """
     grid = random_grid(mask, size, zoom, g)
     if max(zoom, size / image.shape[1]) < 0.75:  # bilinear sampling below this would alias
         image = F.avg_pool2d(image[None], 2)[0]
     view = sample_grid(image[None], grid)[0]
     cut = (sample_grid(mask[None, None], grid)[0, 0] > 0.5).float()
-    return view, cut, None if depth is None else sample_grid(depth[None, None], grid)[0, 0]
+    deep = None if depth is None else sample_grid(depth[None, None], grid)[0, 0]
+    return view, cut, deep, None if void is None else (sample_grid(void[None, None], grid)[0, 0] == 0).float()
 
 
 def random_grid(mask: Tensor, size: int, zoom: float, g: Generator) -> Tensor:

@@ -43,6 +43,8 @@ class EpisodeBatch:
         (E, K + Q, 1, S, S) uint8, 255 in the middle of an object, 0 where depth is not known.
     has_depth : Tensor
         (E,) bool, whether depth is known.
+    known : Tensor | None
+        (E, Q, 1, S, S) uint8, 0 where a query is void; None without void.
     """
 
     images: Tensor
@@ -50,6 +52,7 @@ class EpisodeBatch:
     labelled: Tensor
     depths: Tensor
     has_depth: Tensor
+    known: Tensor | None = None
 
     @property
     def shots(self) -> int:
@@ -60,12 +63,14 @@ class EpisodeBatch:
     def of(episodes: Sequence[Episode]) -> EpisodeBatch:
         """Batch episodes of one shape."""
         depths = [torch.zeros_like(e.masks) if e.depths is None else e.depths for e in episodes]
+        known = [torch.ones_like(e.masks[e.shots :]) if e.known is None else e.known for e in episodes]
         return EpisodeBatch(
             _bytes([e.images for e in episodes]),
             torch.stack([e.masks for e in episodes]).to(torch.uint8),
             torch.stack([e.labelled for e in episodes]).to(torch.uint8),
             _bytes(depths),
             torch.tensor([e.depths is not None for e in episodes]),
+            None if all(e.known is None for e in episodes) else torch.stack(known).to(torch.uint8),
         )
 
     @staticmethod
@@ -84,6 +89,7 @@ class EpisodeBatch:
         if device.type == "cpu":
             return self
         parts = (self.images, self.masks, self.labelled, self.depths, self.has_depth)
+        parts += () if self.known is None else (self.known,)
         return EpisodeBatch(*(t.pin_memory().to(device, non_blocking=True) for t in parts))
 
     def episodes(self) -> list[Episode]:
@@ -93,11 +99,12 @@ class EpisodeBatch:
                 images.float() / 255,
                 masks.float(),
                 labelled.float(),
-                depths.float() / 255 if known else None,
+                depths.float() / 255 if has_depth else None,
                 "",
+                None if self.known is None else self.known[i].float(),
             )
-            for images, masks, labelled, depths, known in zip(
-                self.images, self.masks, self.labelled, self.depths, self.has_depth.tolist(), strict=True
+            for i, (images, masks, labelled, depths, has_depth) in enumerate(
+                zip(self.images, self.masks, self.labelled, self.depths, self.has_depth.tolist(), strict=True)
             )
         ]
 

@@ -22,10 +22,10 @@ from fewscope.model.training.episode_batch import EpisodeBatch, predict_episodes
 if TYPE_CHECKING:
     from fewscope.model.networks.registry import Network
 
-LOSS_FUNCTIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = dict(
+LOSS_FUNCTIONS: dict[str, Callable[[Tensor, Tensor, Tensor | None], Tensor]] = dict(
     zip(LOSSES, (cross_entropy, squared_error, segmentation_loss), strict=True)
 )
-"""Of logits (N, 1, H, W) and targets in {0, 1}."""
+"""Of logits (N, 1, H, W), targets in {0, 1}, and where these are known (None: everywhere): see `model.losses`."""
 
 
 NetworkT = TypeVar("NetworkT", bound=nn.Module)
@@ -54,17 +54,19 @@ class CompactObjective(_Objective[CompactNet]):
 
     def _of_batch(self, batch: EpisodeBatch) -> tuple[Tensor, Tensor]:
         logits, scores = predict_episodes(self.net, batch)
-        known = batch.has_depth.float()[:, None, None, None, None].expand_as(batch.masks[:, batch.shots :])
-        target, true, known = (
+        deep = batch.has_depth.float()[:, None, None, None, None].expand_as(batch.masks[:, batch.shots :])
+        target, true, deep = (
             maps.flatten(0, 1).float()
-            for maps in (batch.masks[:, batch.shots :], batch.depths[:, batch.shots :] / 255, known)
+            for maps in (batch.masks[:, batch.shots :], batch.depths[:, batch.shots :] / 255, deep)
         )
-        loss = self.loss(logits[:, :1], target)
+        known = None if batch.known is None else batch.known.flatten(0, 1).float()
+        loss = self.loss(logits[:, :1], target, known)
         for score in scores.values():
-            loss = loss + 0.05 * readout_loss(score, target)
+            loss = loss + 0.05 * readout_loss(score, target, known)
         if self.net.has_depth:
-            loss = loss + depth_loss(logits[:, 1:], true, known) * known.mean()
-        return loss, _iou(logits[:, :1], target)
+            deep = deep if known is None else deep * known
+            loss = loss + depth_loss(logits[:, 1:], true, deep) * deep.mean()
+        return loss, _iou(logits[:, :1], target, known)
 
 
 class RelationObjective(_Objective[RelationNet]):
@@ -77,15 +79,15 @@ class RelationObjective(_Objective[RelationNet]):
     def _of_batch(self, batch: EpisodeBatch) -> tuple[Tensor, Tensor]:
         losses, ious = [], []
         for e in batch.episodes():
-            known = torch.zeros_like(e.masks)  # the masks of queries stay hidden
-            known[: e.shots] = e.masks[: e.shots] * e.labelled
-            pairs = torch.cat([e.images, known], dim=1).to(memory_format=torch.channels_last)
+            shown = torch.zeros_like(e.masks)  # the masks of queries stay hidden
+            shown[: e.shots] = e.masks[: e.shots] * e.labelled
+            pairs = torch.cat([e.images, shown], dim=1).to(memory_format=torch.channels_last)
             deepest, taps = self.net.encoder(pairs)
             pack = self.net.compile_maps(deepest[: e.shots], tuple(t[: e.shots] for t in taps))
             logits = self.net.decode(deepest[e.shots :], tuple(t[e.shots :] for t in taps), pack)
             target = e.masks[e.shots :]
-            losses.append(self.loss(logits, target))
-            ious.append(_iou(logits, target))
+            losses.append(self.loss(logits, target, e.known))
+            ious.append(_iou(logits, target, e.known))
         return torch.stack(losses).mean(), torch.stack(ious).mean()
 
 
@@ -99,9 +101,9 @@ class EpisodicObjective(_Objective[EpisodicNet]):
             images = e.images.to(memory_format=torch.channels_last)
             logits, own = self.net.episode(images, truth * e.labelled, (1 - truth) * e.labelled)
             target = e.masks[e.shots :]
-            loss = self.loss(logits, target)
+            loss = self.loss(logits, target, e.known)
             losses.append(loss if own is None else loss + own)
-            ious.append(_iou(logits, target))
+            ious.append(_iou(logits, target, e.known))
         return torch.stack(losses).mean(), torch.stack(ious).mean()
 
 
@@ -125,5 +127,6 @@ def objective_of(net: Network, loss: str) -> CompactObjective | RelationObjectiv
 
 
 @torch.no_grad()
-def _iou(logits: Tensor, target: Tensor) -> Tensor:
-    return mean_image_iou(logits.float() > 0, target > 0.5)
+def _iou(logits: Tensor, target: Tensor, known: Tensor | None) -> Tensor:
+    counted = torch.ones_like(target, dtype=torch.bool) if known is None else known > 0.5
+    return mean_image_iou((logits.float() > 0) & counted, (target > 0.5) & counted)

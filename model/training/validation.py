@@ -11,7 +11,7 @@ from torch import Tensor
 from torchvision.utils import draw_segmentation_masks, make_grid
 
 from fewscope.model.episodes.category import Category
-from fewscope.model.episodes.fss1000 import resized
+from fewscope.model.episodes.fss1000 import known_of, resized, whole
 from fewscope.model.episodes.protocol import EpisodeDraw, sampled_episodes
 from fewscope.model.episodes.sampler import Episode, EpisodeSource
 from fewscope.model.metrics import mean_image_iou
@@ -75,7 +75,9 @@ class ValidationClasses:
         for category in self.categories:
             episode = self._episode(category)
             found = predict_episode(net, episode, device, bf16=bf16)
-            ious.append(float(mean_image_iou(found >= 0.5, episode.masks[episode.shots :] > 0.5)))
+            true = episode.masks[episode.shots :] > 0.5
+            known = torch.ones_like(true) if episode.known is None else episode.known > 0.5
+            ious.append(float(mean_image_iou((found >= 0.5) & known, true & known)))
         return sum(ious) / len(ious)
 
 
@@ -97,7 +99,7 @@ def episode_of(category: Category, draw: EpisodeDraw, size: int) -> Episode:
     """The images of a draw as an episode, resized to `size` px."""
     drawn = [*draw.support, *draw.query]
     images, masks = resized(category.images[drawn], category.masks[drawn], size)
-    return Episode(images, masks, torch.ones_like(masks[: len(draw.support)]), None, category.name)
+    return whole(images, masks, len(draw.support), category.name, known_of(category, drawn, size))
 
 
 @torch.no_grad()
