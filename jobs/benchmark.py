@@ -7,7 +7,6 @@ import logging
 import os
 import platform
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
     from fewscope.pipeline.evaluation.benchmark_page import Benchmark
     from fewscope.pipeline.evaluation.benchmark_runs import Run
     from fewscope.pipeline.evaluation.benchmark_tables import Missing
+    from fewscope.pipeline.evaluation.measurement_store import MeasurementStore
     from fewscope.pipeline.evaluation.tables import Table
 
 log = logging.getLogger("fewscope.benchmark")
@@ -42,7 +42,8 @@ Examples:
     %(prog)s --data ~/fewshot_data --runs runs --missing
 
 A run is a folder that train wrote, or weights that convert wrote. Nothing is trained: cells without a run list the
-command that would fill them, and --missing lists nothing else. docs/protocol.md describes the protocol.
+command that would fill them, and --missing lists nothing else. What is measured is kept in OUT: a stopped command
+resumes, and another run is measured alone. docs/protocol.md describes the protocol.
 """
 TABLES, FIGURES = (2, 3, 4, 5, 6), (6, 8, 9, 11)
 
@@ -181,12 +182,12 @@ def measure_all(args: argparse.Namespace) -> Benchmark:
         table_of_pretraining,
         table_of_rounds,
     )
+    from fewscope.pipeline.evaluation.measurement_store import MeasurementStore, identity_of
     from fewscope.pipeline.evaluation.runner import EvaluationConfig
 
     runs = find_runs(args.runs, args.shipped)
     if not runs:
         raise ConfigError("there is no run; give --runs, or --shipped compact prototype-compact")
-    began = time.perf_counter()
     shots = tuple(dict.fromkeys(args.shots))
     config = EvaluationConfig(shots, args.episodes, seed=args.seeds[0])
     models: list[Segmenter] = []
@@ -195,6 +196,8 @@ def measure_all(args: argparse.Namespace) -> Benchmark:
         model.name = run.name
         models.append(model)
     data = ClassFolders(args.data, args.supercategories)
+    identities = {m.name: identity_of(run.network, m) for run, m in zip(runs, models, strict=True)}
+    store = MeasurementStore(args.out, identities)
     names = class_names(args.data, args.split)
 
     def classes() -> Iterator[ClassImages]:
@@ -218,23 +221,23 @@ def measure_all(args: argparse.Namespace) -> Benchmark:
     )
     cells: dict[tuple[str, int], Cell] = {}
     if {2, 3, 5} & set(args.tables) or {6, 8} & set(args.figures):
-        cells = measure(_logged(classes, "tables"), models, config, args.seeds)
+        cells = measure(_logged(classes, "tables"), models, config, args.seeds, store)
         result.add_cells(str(args.data), cells)
     result.tables += [table_of_methods(n, runs, cells) for n in (2, 3) if n in args.tables]
     if 4 in args.tables:
-        result.tables.append(_folds(args, runs, models, result))
+        result.tables.append(_folds(args, runs, models, result, store))
     if 5 in args.tables:
         sets = {args.data.name: cells}
         for path in args.also:
             other = ClassFolders(path)
             of_set = _logged(partial(other.classes, "test"), path.name)
-            sets[path.name] = measure(of_set, models, config, args.seeds)
+            sets[path.name] = measure(of_set, models, config, args.seeds, store)
             result.add_cells(str(path), sets[path.name])
         result.tables.append(table_of_pretraining(runs, sets)[0])
     if 6 in args.tables:
         methods = [*models, *(load_baseline(name) for name in args.baselines)]
         found = label_images(
-            _logged(classes, "table 6"), methods, args.images, len(names), max(shots), args.seeds[0]
+            _logged(classes, "table 6"), methods, args.images, len(names), max(shots), args.seeds[0], store
         )
         machine = f"{os.cpu_count()} cores, {models[0].processor}"
         result.tables.append(table_of_labelling(found, machine))
@@ -244,28 +247,34 @@ def measure_all(args: argparse.Namespace) -> Benchmark:
         result.charts.append(bars_by_shots(cells, runs[0].name))
     if 9 in args.figures:
         some = (c for c, _ in zip(_logged(classes, "figure 9")(), range(args.example_classes), strict=False))
-        spreads = [spread_of_supports(category, models[0]) for category in some if len(category.images) > 2]
+        spreads = [
+            spread_of_supports(category, models[0], store) for category in some if len(category.images) > 2
+        ]
         spreads.sort(key=lambda s: s.ious[1] - s.ious[0])
         result.spreads += [pictures_of(spread) for spread in spreads]
     if 11 in args.figures:
         rounds: dict[str, list[Rounds]] = {model.name: [] for model in models}
         for category in _logged(classes, "figure 11")():
             for model in models:
-                if (both := mine_worst(category, model, min(shots), args.seeds[0])) is not None:
+                if (both := mine_worst(category, model, min(shots), args.seeds[0], store)) is not None:
                     rounds[model.name].append(both)
         result.tables.append(table_of_rounds(rounds, min(shots)))
         if rounds[models[0].name]:
             result.charts.append(bars_of_rounds(rounds[models[0].name], models[0].name))
     result.missing += missing_cells(args, runs)
-    result.settings["machine"] = (
-        f"{os.cpu_count()} cores, {platform.machine()}, {time.perf_counter() - began:.0f} s in all"
-    )
+    result.settings["machine"] = f"{os.cpu_count()} cores, {platform.machine()}, {models[0].processor}"
+    if store.n_recalled:
+        log.info("%d measurements of an earlier run of the command were kept", store.n_recalled)
     result.write(args.out)
     return result
 
 
 def _folds(
-    args: argparse.Namespace, runs: Sequence[Run], models: Sequence[Segmenter], result: Benchmark
+    args: argparse.Namespace,
+    runs: Sequence[Run],
+    models: Sequence[Segmenter],
+    result: Benchmark,
+    store: MeasurementStore,
 ) -> Table:
     """Table 4: every fold with all models."""
     from fewscope.connectors.datasets.class_folders import ClassFolders, class_names
@@ -277,7 +286,7 @@ def _folds(
     for i, fold in enumerate(args.pascal):
         config = EvaluationConfig((5,), total=args.total_episodes).for_classes(len(class_names(fold, "test")))
         classes = partial(ClassFolders(fold).classes, "test")
-        of_fold = measure(_logged(classes, f"fold {i}"), models, config, args.seeds)
+        of_fold = measure(_logged(classes, f"fold {i}"), models, config, args.seeds, store)
         result.add_cells(str(fold), of_fold)
         cells |= {(name, i): cell for (name, _), cell in of_fold.items()}
     table, _ = table_of_folds(runs, args.pascal, cells, args.data)
@@ -303,7 +312,13 @@ def run(args: argparse.Namespace) -> int:
         for cell in missing_cells(args, find_runs(args.runs, args.shipped)):
             print(f"{cell.table}, {cell.label}: {cell.command or 'weights of others, see convert'}")
         return 0
-    print(measure_all(args).as_text())
+    from fewscope.connectors.results.run_lock import RunLock
+    from fewscope.connectors.results.unit_files import FOLDER
+
+    with RunLock(str(args.out), FOLDER) as lock:
+        text = measure_all(args).as_text()
+        lock.check()
+    print(text)
     print(f"\n{args.out / 'benchmark.html'}")
     return 0
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import base64
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,13 +16,26 @@ from fewscope.connectors.conventions import IGNORE_LABEL
 from fewscope.connectors.datasets.class_folders import ClassImages
 from fewscope.model.episodes.protocol import exhaustive_episodes
 from fewscope.pipeline.evaluation.baselines import GrabCut
-from fewscope.pipeline.evaluation.results import ClassMetrics, class_metrics
+from fewscope.pipeline.evaluation.measurement_store import MeasurementStore
+from fewscope.pipeline.evaluation.results import class_metrics
 from fewscope.pipeline.evaluation.runner import EvaluationConfig, evaluate_class, support_set
 from fewscope.pipeline.metrics import Mean, compare_masks, mean_over_classes
 from fewscope.pipeline.predictor import Model
 
 SHARES = (0.95, 0.9, 0.8, 0.7)
 """Bounds of IoU in table 6."""
+
+
+@dataclass(frozen=True, slots=True)
+class _ClassScore:
+    """A run with one number of shots and one seed on one class: its metrics (a) and (b)."""
+
+    category: str
+    domain: str
+    shots: int
+    n_queries: int
+    image_iou: float
+    class_iou: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +67,7 @@ def measure(
     models: Sequence[Model],
     config: EvaluationConfig,
     seeds: Sequence[int],
+    store: MeasurementStore | None = None,
 ) -> dict[tuple[str, int], Cell]:
     """Evaluate models on the classes of a data set: a cell by (name of the model, shots).
 
@@ -62,15 +79,18 @@ def measure(
         With names that differ.
     config : EvaluationConfig
         Its seed is replaced by each of `seeds`.
+    store : MeasurementStore | None
+        Where finished measurements are looked up and kept.
     """
-    found: dict[tuple[str, int, int], list[ClassMetrics]] = {}
+    found: dict[tuple[str, int, int], list[_ClassScore]] = {}
     for category in classes():
         if len(category.images) <= max(config.shots):
             continue
         for seed in seeds:
-            evaluated = evaluate_class(category, models, replace(config, seed=seed))
-            for of_class in class_metrics(evaluated.query_results):
-                found.setdefault((of_class.method, of_class.shots, seed), []).append(of_class)
+            of_class = _class_scores(category, models, replace(config, seed=seed), store)
+            for name, scores in of_class.items():
+                for score in scores:
+                    found.setdefault((name, score.shots, seed), []).append(score)
     return {
         (model.name, shots): _cell([found[model.name, shots, seed] for seed in seeds])
         for model in models
@@ -79,9 +99,28 @@ def measure(
     }
 
 
-def _cell(of_seeds: Sequence[Sequence[ClassMetrics]]) -> Cell:
+def _class_scores(
+    category: ClassImages, models: Sequence[Model], config: EvaluationConfig, store: MeasurementStore | None
+) -> dict[str, list[_ClassScore]]:
+    """Scores on one class by the name of the model; only models without a kept measurement are evaluated."""
+    facts = {m.name: store.facts("metrics", category, m.name, config) for m in models} if store else {}
+    found: dict[str, list[_ClassScore]] = {}
+    for name, key in facts.items():
+        if store is not None and (kept := store.recall(key)) is not None:
+            found[name] = [_ClassScore(*values) for values in kept]
+    if left := [model for model in models if model.name not in found]:
+        for of in class_metrics(evaluate_class(category, left, config).query_results):
+            score = _ClassScore(of.category, of.domain, of.shots, of.n_queries, of.image_iou, of.pixels.iou)
+            found.setdefault(of.method, []).append(score)
+    if store is not None:
+        for model in left:
+            store.keep(facts[model.name], [astuple(score) for score in found[model.name]])
+    return found
+
+
+def _cell(of_seeds: Sequence[Sequence[_ClassScore]]) -> Cell:
     image = np.array([[c.image_iou for c in classes] for classes in of_seeds])
-    pooled = np.array([[c.pixels.iou for c in classes] for classes in of_seeds])
+    pooled = np.array([[c.class_iou for c in classes] for classes in of_seeds])
     first = of_seeds[0]
     return Cell(
         mean_over_classes(image.mean(0).tolist()),
@@ -119,6 +158,7 @@ def label_images(
     n_classes: int,
     shots: int,
     seed: int,
+    store: MeasurementStore | None = None,
 ) -> list[Labelling]:
     """Label about `n_images` images, as many of each class, and measure time and IoU.
 
@@ -126,6 +166,8 @@ def label_images(
     ----------
     n_classes : int
         That `classes` yields.
+    store : MeasurementStore | None
+        Where finished measurements are looked up and kept, with the seconds that they took.
     """
     each = -(-n_images // n_classes)
     ious: dict[str, list[float]] = {method.name: [] for method in methods}
@@ -135,22 +177,19 @@ def label_images(
         if n <= shots:
             continue
         order = np.random.default_rng([seed, n]).permutation(n)
-        support, queries = support_set(category, order[:shots].tolist()), order[shots:][:each]
-        images, labels, _ = category.arrays()
         for method in methods:
             done = len(ious[method.name])
-            chosen = queries[: n_images - done]
-            if not len(chosen):
+            chosen = order[shots:][:each][: n_images - done].tolist()
+            if not chosen:
                 continue
-            began = time.perf_counter()
-            if isinstance(method, GrabCut):
-                masks = method.predict_in_boxes(images[chosen], labels[chosen]) >= 0.5
+            label = partial(_label, category, method, order[:shots].tolist(), chosen)
+            if store is None:
+                took, of_class = label()
             else:
-                masks = (
-                    method.predict(images[chosen], method.encode(support.images, support.labels))[:, 0] >= 0.5
-                )
-            seconds[method.name] += time.perf_counter() - began
-            ious[method.name] += [_iou(mask, labels[i]) for mask, i in zip(masks, chosen, strict=True)]
+                settings = (os.cpu_count(), shots, seed, len(chosen))
+                took, of_class = store.measured("labelling", category, method.name, settings, label)
+            seconds[method.name] += took
+            ious[method.name] += of_class
     return [
         Labelling(
             name,
@@ -162,6 +201,21 @@ def label_images(
         for name, values in ious.items()
         if values
     ]
+
+
+def _label(
+    category: ClassImages, method: Model | GrabCut, supports: Sequence[int], queries: list[int]
+) -> tuple[float, list[float]]:
+    """Seconds to label some images of a class, and the IoU of each."""
+    images, labels, _ = category.arrays()
+    support = support_set(category, supports)
+    began = time.perf_counter()
+    if isinstance(method, GrabCut):
+        maps = method.predict_in_boxes(images[queries], labels[queries])
+    else:
+        maps = method.predict(images[queries], method.encode(support.images, support.labels))[:, 0]
+    took = time.perf_counter() - began
+    return took, [_iou(mask, labels[i]) for mask, i in zip(maps >= 0.5, queries, strict=True)]
 
 
 def _iou(mask: np.ndarray, label: np.ndarray) -> float:
@@ -192,8 +246,26 @@ class SupportSpread:
     masks: tuple[np.ndarray, np.ndarray]
 
 
-def spread_of_supports(category: ClassImages, model: Model) -> SupportSpread:
+def spread_of_supports(
+    category: ClassImages, model: Model, store: MeasurementStore | None = None
+) -> SupportSpread:
     """The query of a class whose IoU depends most on the support, with its best and its worst."""
+    measure = partial(_spread, category, model)
+    value = measure() if store is None else store.measured("spread", category, model.name, (), measure)
+    (query, best, worst), ious, packed = value
+    shape = category.masks.shape[1:]
+    masks = [
+        np.unpackbits(np.frombuffer(base64.b64decode(text), np.uint8), count=shape[0] * shape[1])
+        for text in packed
+    ]
+    found = tuple(mask.reshape(shape).astype(bool) for mask in masks)
+    return SupportSpread(category, query, best, worst, (ious[0], ious[1]), (found[0], found[1]))
+
+
+def _spread(
+    category: ClassImages, model: Model
+) -> tuple[tuple[int, int, int], tuple[float, float], tuple[str, str]]:
+    """Query, best and worst support; IoU with both; masks predicted with both, packed bits in Base64."""
     images, labels, _ = category.arrays()
     n = len(images)
     ious = np.full((n, n), np.nan)
@@ -206,13 +278,13 @@ def spread_of_supports(category: ClassImages, model: Model) -> SupportSpread:
             ious[k, i] = _iou(masks[k, i], labels[i])
     query = int((np.nanmax(ious, 0) - np.nanmin(ious, 0)).argmax())
     best, worst = int(np.nanargmax(ious[:, query])), int(np.nanargmin(ious[:, query]))
-    return SupportSpread(
-        category,
-        query,
-        best,
-        worst,
+    packed = [
+        base64.b64encode(np.packbits(masks[support, query]).tobytes()).decode() for support in (best, worst)
+    ]
+    return (
+        (query, best, worst),
         (float(ious[best, query]), float(ious[worst, query])),
-        (masks[best, query], masks[worst, query]),
+        (packed[0], packed[1]),
     )
 
 
@@ -232,12 +304,22 @@ class Rounds:
     n_queries: int
 
 
-def mine_worst(category: ClassImages, model: Model, shots: int, seed: int) -> Rounds | None:
+def mine_worst(
+    category: ClassImages, model: Model, shots: int, seed: int, store: MeasurementStore | None = None
+) -> Rounds | None:
     """Segment a class with K supports, add the K worst queries, and segment the rest again; None if none is left."""
+    if len(category.images) <= 2 * shots:
+        return None
+    measure = partial(_two_rounds, category, model, shots, seed)
+    if store is None:
+        return Rounds(category.name, *measure())
+    return Rounds(category.name, *store.measured("rounds", category, model.name, (shots, seed), measure))
+
+
+def _two_rounds(category: ClassImages, model: Model, shots: int, seed: int) -> tuple[float, float, int]:
+    """What `Rounds` holds, but for the class."""
     images, labels, _ = category.arrays()
     n = len(images)
-    if n <= 2 * shots:
-        return None
     draw = next(iter(exhaustive_episodes(category.name, n, n - 1, seed)))
     order = [*draw.query, *draw.support]
     support, rest = order[:shots], order[shots:]
@@ -252,4 +334,4 @@ def mine_worst(category: ClassImages, model: Model, shots: int, seed: int) -> Ro
     left = [i for place, i in enumerate(rest) if place not in worst]
     kept = [value for place, value in enumerate(before) if place not in worst]
     after = ious([*support, *(i for place, i in enumerate(rest) if place in worst)], left)
-    return Rounds(category.name, float(np.mean(kept)), float(after.mean()), len(left))
+    return float(np.mean(kept)), float(after.mean()), len(left)

@@ -30,6 +30,7 @@ from fewscope.pipeline.evaluation.benchmark_tables import (
     table_of_methods,
     table_of_pretraining,
 )
+from fewscope.pipeline.evaluation.measurement_store import MeasurementStore
 from fewscope.pipeline.evaluation.runner import EvaluationConfig
 from tests.helpers.fakes import ByColour
 
@@ -243,6 +244,74 @@ def corpus(tmp_path: Path) -> Path:
         "class,supercategory\nant,animals\nbee,animals\ncar,transport\n"
     )
     return root
+
+
+class Killed(Exception):
+    pass
+
+
+class Known(ByColour):
+    """A model with what tells its results from those of another."""
+
+    weights_digest, processor, precision = "0" * 64, "any", "float32"
+
+
+def test_a_stopped_benchmark_resumes_and_ends_with_the_same_bytes(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Stopped in the middle of each measurement; a file that was damaged meanwhile is measured again."""
+    write_run(tmp_path / "runs" / "own", "prototype-compact")
+    command = (
+        f"--data {corpus} --runs {tmp_path / 'runs'} --shots 1 2 --seeds 1 2 --tables 3 --figures 6 9 11"
+    )
+    monkeypatch.setattr("fewscope.model.segmenter.load_segmenter", lambda *_, **__: Known())
+    keep, calls, stop = MeasurementStore.keep, [], {"at": 0}
+
+    def counted(self: MeasurementStore, facts: str, value: object) -> object:
+        calls.append(facts)
+        if len(calls) == stop["at"]:
+            raise Killed
+        return keep(self, facts, value)
+
+    def bytes_of(out: Path) -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in out.glob("benchmark.*")}
+
+    def made(out: Path, more: str = "") -> int:
+        calls.clear()
+        benchmark.measure_all(benchmark.parse([*command.split(), *more.split(), "--out", str(out)]))
+        return len(calls)
+
+    monkeypatch.setattr(MeasurementStore, "keep", counted)
+    n = made(tmp_path / "whole")
+    whole = bytes_of(tmp_path / "whole")
+    assert n == 3 * 2 + 3 + 3  # classes by seeds, then figure 9 and figure 11 by class
+    assert sorted(whole) == ["benchmark.html", "benchmark.json", "benchmark.txt"]
+    out = tmp_path / "stopped"
+    for stop["at"] in (3, 5, 4):  # the tables, figure 9, figure 11
+        with pytest.raises(Killed):
+            made(out)
+        assert not bytes_of(out)
+    kept = sorted(out.rglob("measured-*"))
+    assert len(kept) == 2 + 4 + 3
+    stop["at"] = 0
+    kept[0].write_bytes(kept[1].read_bytes())  # sound, but of something else
+    kept[2].write_bytes(kept[2].read_bytes()[:-9])
+    assert made(out) == n - 9 + 2
+    assert caplog.text.count("is damaged: measured again") == 2
+    assert bytes_of(out) == whole
+    assert made(out) == 0
+    assert bytes_of(out) == whole
+
+    assert made(out, "--tables 6 --images 3") == 3
+    timed = bytes_of(out)
+    assert made(out, "--tables 6 --images 3") == 0
+    assert bytes_of(out) == timed  # with the seconds that were measured
+
+    monkeypatch.setattr(Known, "weights_digest", "1" * 64)
+    assert made(out) == n
+    picture = corpus / "bee" / "3.png"
+    Image.fromarray(np.asarray(Image.open(picture)).T).save(picture)
+    assert made(out) == 2 + 1 + 1  # the class that changed
 
 
 @pytest.mark.slow
