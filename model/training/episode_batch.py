@@ -88,8 +88,8 @@ class EpisodeBatch:
         """The same on another device."""
         if device.type == "cpu":
             return self
-        parts = (self.images, self.masks, self.labelled, self.depths, self.has_depth)
-        parts += () if self.known is None else (self.known,)
+        parts = [self.images, self.masks, self.labelled, self.depths, self.has_depth]
+        parts += [] if self.known is None else [self.known]
         return EpisodeBatch(*(t.pin_memory().to(device, non_blocking=True) for t in parts))
 
     def episodes(self) -> list[Episode]:
