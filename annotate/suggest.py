@@ -1,8 +1,9 @@
 """Where to look next: windows for a person to choose the worst from.
 
-No rule of uncertainty that was tried beats random windows with five to ten labelled patches. So half of the eight are
-random, and half are unlike all that is labelled and unlike one another: there a support set may fail. What a
-person gains by taking the worst is measured by `benchmarks/corrections.py`.
+No rule that was tried beats random windows by much with five to ten labelled patches, and some do harm: windows that
+are least sure, or most unlike what is labelled, are rare ground, and teach little of the rest. So half of the eight
+are random, and half are typical: each looks like much ground that neither a label nor another window stands for. What
+such choices are worth is measured by `benchmarks/corrections.py`.
 """
 
 from __future__ import annotations
@@ -12,19 +13,26 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from rasterio.windows import Window
 
 from fewscope.annotate.preview import Preview
 from fewscope.annotate.settling import random_windows
 from fewscope.errors import FewscopeError
 from fewscope.model.conventions import PATCH_SIZE
-from fewscope.pipeline.calibration.unlike import choose_unlike, look_of
+from fewscope.pipeline.calibration.unlike import look_of
 from fewscope.pipeline.tiling.foreground import Foreground
 
 N_CANDIDATES = 28
 """Windows that are looked at for each gallery: about a second."""
 
-Why = Literal["random", "unlike"]
+LEAST_SIDE = PATCH_SIZE / 2
+"""Working px along the shorter side of a label's box from which on it stands for ground like its own."""
+
+MAX_LABELLED = 16
+"""Labelled boxes whose looks are compared, the last ones."""
+
+Why = Literal["random", "typical"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +57,7 @@ def suggest_windows(
     Parameters
     ----------
     preview : Preview
-        Its network tells what is unlike the labelled ground; before anything is learned all windows are random.
+        Its network tells what looks alike; before anything is learned all windows are random.
     source : int
     foreground : Foreground
         Where windows may be.
@@ -75,27 +83,68 @@ def suggest_windows(
     if learned is None or learned.examples is None or network is None:
         return [Suggestion(window, "random") for window in candidates[:n]]
     n_random = min(n - n // 2, len(candidates))
-    scores, looks = [], []
-    usable: list[Window] = []
-    for i, window in enumerate(candidates):
+
+    def look(window: Window) -> NDArray[np.float32] | None:
         try:
             encoded = preview.encode(source, window)
         except FewscopeError:  # it cannot be read: nothing to look at
-            continue
-        assert encoded is not None
-        maps, valid = encoded
-        if i >= n_random and not valid.any():
-            continue
-        usable.append(window)
-        scores.append(float(network.unlike(maps, learned.examples).mean()))
-        looks.append(look_of(network.features(maps)[0]))
+            return None
+        return None if encoded is None or not encoded[1].any() else look_of(network.features(encoded[0])[0])
+
+    seen = [(window, found) for window in candidates if (found := look(window)) is not None]
+    usable, looks = [window for window, _ in seen], [found for _, found in seen]
     n_random = min(n_random, len(usable))
-    chosen = choose_unlike(
-        np.array(scores[n_random:]), np.array(looks[n_random:]), n - n_random, np.array(looks[:n_random])
-    )
+    ground = [look(window) for window in _labelled_windows(labelled_boxes, size)]
+    shown = [*(one for one in ground if one is not None), *looks[:n_random]]
+    chosen = choose_typical(np.array(looks[n_random:]), np.array(shown), n - n_random)
     return [
         *(Suggestion(window, "random") for window in usable[:n_random]),
-        *(Suggestion(usable[n_random + i], "unlike") for i in chosen),
+        *(Suggestion(usable[n_random + i], "typical") for i in chosen),
+    ]
+
+
+def choose_typical(looks: NDArray[np.float32], shown: NDArray[np.float32], n: int) -> list[int]:
+    """Windows that together look like as much as possible of the ground that nothing shown looks like.
+
+    Parameters
+    ----------
+    looks : (N, D)
+        How each window looks, of length 1; the windows are a sample of the ground.
+    shown : (M, D)
+        The looks of what is labelled, or shown anyway; M may be 0.
+    n : int
+        How many are wanted.
+
+    Returns
+    -------
+    Indices of at most n windows: the next one is always that which raises the sum of the windows' likenesses to the
+    nearest shown or chosen one most (greedy facility location).
+    """
+    if not len(looks):
+        return []
+    alike = looks @ looks.T
+    nearest = (looks @ shown.T).max(axis=1) if len(shown) else np.full(len(looks), -1.0)
+    chosen: list[int] = []
+    while len(chosen) < min(n, len(looks)):
+        gain = np.maximum(alike - nearest[:, None], 0).sum(axis=0)
+        gain[chosen] = -1
+        best = int(gain.argmax())
+        chosen.append(best)
+        nearest = np.maximum(nearest, alike[:, best])
+    return chosen
+
+
+def _labelled_windows(boxes: Sequence[tuple[float, float, float, float]], size: int) -> list[Window]:
+    """Windows in the middle of the boxes that are as large as a region."""
+    large = [box for box in boxes if min(box[2] - box[0], box[3] - box[1]) >= LEAST_SIDE]
+    return [
+        Window(
+            max(0, int((x0 + x1 - size) / 2)),
+            max(0, int((y0 + y1 - size) / 2)),
+            size,
+            size,
+        )
+        for x0, y0, x1, y1 in large[-MAX_LABELLED:]
     ]
 
 

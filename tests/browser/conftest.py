@@ -1,9 +1,10 @@
-"""A server and a browser for the journeys; skipped where there is no Chromium, except in CI."""
+"""A browser for the journeys of a module; skipped where there is no Chromium, except in CI."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -11,24 +12,33 @@ from tests.helpers.browser import Annotator, chromium, missing
 from tests.helpers.machine import ROOT
 
 PICTURES = ROOT / "build" / "browser"
+NO_WEBGL = """const of = HTMLCanvasElement.prototype.getContext;
+HTMLCanvasElement.prototype.getContext = function (kind, ...more) {
+    return /webgl/.test(kind) ? null : of.call(this, kind, ...more);
+};"""
+"""What a browser without WebGL does, as on many remote desktops."""
 
 
-@pytest.fixture(autouse=True)
-def needs_a_browser() -> None:
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
     lacking = missing()
     if lacking and os.environ.get("CI") == "true":
         pytest.fail(lacking)
     if lacking:
         pytest.skip(lacking)
+    with chromium() as started:
+        yield started
 
 
 @pytest.fixture
-def person(request) -> Iterator[Annotator]:
+def person(request, browser) -> Iterator[Annotator]:
     """Somebody at the page. At the end, no script has failed and nothing was refused by the page's policy."""
-    flags = getattr(request, "param", ())
-    with chromium(*flags) as browser:
-        page = browser.new_page(viewport={"width": 1200, "height": 800}, color_scheme="light")
-        page.set_default_timeout(60_000)
-        annotator = Annotator(page, PICTURES, request.node.name.removeprefix("test_").partition("[")[0])
-        yield annotator
-        assert annotator.problems == []
+    context = browser.new_context(viewport={"width": 1200, "height": 800}, color_scheme="light")
+    if getattr(request, "param", "") == "without WebGL":
+        context.add_init_script(NO_WEBGL)
+    page = context.new_page()
+    page.set_default_timeout(60_000)
+    annotator = Annotator(page, PICTURES, request.node.name.removeprefix("test_").partition("[")[0])
+    yield annotator
+    context.close()
+    assert annotator.problems == []

@@ -125,10 +125,39 @@ class Annotator:
         if response.status >= 400 and not new_class:
             self.problems.append(f"{response.status} {response.url}")
 
-    def open(self, url: str) -> None:
-        """Open the address and wait for the page."""
+    def open(self, url: str, labels: Sequence[dict[str, Any]] | None = None) -> None:
+        """Open the address and wait for the page; ``labels``: Features that are put in place of all others first."""
+        if labels is not None:
+            self.page.context.request.get(url)  # brings the cookie
+            self._put(url.partition("?")[0].rstrip("/"), labels)
         self.page.goto(url)
         self.page.wait_for_selector("html[data-ready]", timeout=60_000)
+
+    def _put(self, address: str, labels: Sequence[dict[str, Any]]) -> None:
+        request = self.page.context.request
+        now = request.get(f"{address}/api/labels?source=0").json()
+        ops = [{"op": "delete", "ids": [one["id"] for one in now["features"]]}] if now["features"] else []
+        ops += [{"op": "add", "feature": one} for one in labels]
+        if ops:
+            answer = request.post(
+                f"{address}/api/labels/ops",
+                data={"source": "0", "revision": now["revision"], "ops": ops},
+                headers={"X-Fewscope": "1", "Origin": address},
+            )
+            assert answer.ok, answer.text()
+
+    def found(self, name: str, box: Sequence[float]) -> list[dict[str, Any]]:
+        """Objects of the preview that a box (x0, y0, x1, y1) touches: Features in image px."""
+        corners = "&".join(f"{key}={value}" for key, value in zip(("x0", "y0", "x1", "y1"), box, strict=True))
+        address = self.page.url.rstrip("/")
+        answer = self.page.context.request.get(
+            f"{address}/api/outlines?source=0&class={name}&threshold=0.5&{corners}"
+        )
+        return list(answer.json()["features"])
+
+    def counted(self) -> None:
+        """Wait until the preview's outlines are drawn and counted."""
+        self.until("/^[\\d,]+$/.test(document.querySelector('#counts strong')?.textContent ?? '')")
 
     def picture(self, what: str) -> Path:
         """Keep what is on the screen."""
@@ -208,6 +237,15 @@ class Annotator:
         while not self.page.evaluate(script):
             assert time.monotonic() < deadline, f"never true: {script}"
             self.page.wait_for_timeout(60)
+
+    def rested(self, script: str, rest_s: float = 0.5) -> Any:
+        """The value of an expression of JavaScript that has not changed for a moment."""
+        value, since = self.page.evaluate(script), time.monotonic()
+        while time.monotonic() - since < rest_s:
+            self.page.wait_for_timeout(60)
+            if (now := self.page.evaluate(script)) != value:
+                value, since = now, time.monotonic()
+        return value
 
     def saved(self) -> None:
         """Wait until every edit is on the disk."""

@@ -102,6 +102,8 @@ export class App {
   runs: Run[] = [];
   /** The run whose instances are shown, or null. */
   result: string | null = null;
+  /** Runs whose results have been shown, and those that were there when the page was opened. */
+  readonly seen = new Set<string>();
   linked = true;
   pointer: XY | null = null;
   counts = new Map<string, { count: number; fraction: number; truncated: boolean }>();

@@ -12,7 +12,8 @@ export interface Situation {
   rounds: number;
   worse: boolean;
   proposal: "none" | "wand" | "region";
-  run: "none" | "running" | "done" | "failed";
+  /** "new": it is done, and its result has not been shown yet. */
+  run: "none" | "running" | "new" | "done" | "failed";
   resultShown: boolean;
 }
 
@@ -53,6 +54,8 @@ export function nextStep(now: Situation): Step {
       "The whole run is under way. You can go on drawing meanwhile; it uses the labels it was started with.",
       "run",
     );
+  if (now.run === "new")
+    return text(5, "The run is finished: its count is in the panel “Run”. Show the result to browse it.", "results");
   if (now.run === "done" && now.resultShown)
     return text(
       5,

@@ -67,7 +67,12 @@ async function start(): Promise<void> {
     else if (action === "zoom") viewer.toScale(0.5 * app.source.work_scale);
     else if (action === "finish") void tools.finish(app.lastStroke ?? viewer.centre());
     else if (action === "accept") app.acceptProposal();
-    else app.setTab(action as Tab);
+    else if (action === "results") {
+      const done = app.runs.findLast(({ state }) => state === "done");
+      app.result ??= done?.id ?? null;
+      app.emit("result");
+      app.setTab("results");
+    } else app.setTab(action as Tab);
   };
 
   const panels: Record<Tab, HTMLElement> = {
@@ -168,10 +173,13 @@ async function start(): Promise<void> {
     () => undefined,
   );
   app.emit("rounds");
+  let first = true;
   const loadRuns = throttle(
     () =>
       void api.runs().then(
         (runs) => {
+          if (first) for (const { id, state } of runs) if (state === "done") app.seen.add(id);
+          first = false;
           app.runs = runs;
           app.emit("runs");
         },

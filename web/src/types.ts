@@ -144,7 +144,7 @@ export interface Suggestion {
   y0: number;
   x1: number;
   y1: number;
-  why: "random" | "unlike";
+  why: "random" | "typical";
   image: string;
 }
 

@@ -62,12 +62,13 @@ test("the guide leads from the first outline to the run and never back", () => {
     { regions: 3, objects: 40, preview: "ready" },
     { regions: 5, objects: 100, preview: "ready" },
     { regions: 5, objects: 100, preview: "ready", run: "running" },
+    { regions: 5, objects: 100, preview: "ready", run: "new" },
     { regions: 5, objects: 100, preview: "ready", run: "done", resultShown: true },
   ];
   const steps = journey.map((part) => nextStep({ ...NOW, ...part }));
   assert.deepEqual(
     steps.map(({ number }) => number),
-    [1, 1, 1, 2, 3, 3, 3, 4, 5, 5, 5],
+    [1, 1, 1, 2, 3, 3, 3, 4, 5, 5, 5, 5],
   );
   for (const { text, number } of steps) {
     assert.ok(text.length > 20 && text.length < 150, text);

@@ -177,7 +177,7 @@ export function improvePanel(app: App, tools: Tools): HTMLElement {
     }
   };
   const card = (window: Suggestion, i: number): HTMLElement => {
-    const why = window.why === "random" ? "taken at random" : "unlike your patches";
+    const why = window.why === "random" ? "taken at random" : "typical of ground without labels";
     return h(
       "button",
       {
@@ -192,7 +192,7 @@ export function improvePanel(app: App, tools: Tools): HTMLElement {
         },
       },
       h("img", { src: window.image, alt: "", loading: "lazy" }),
-      h("span", { class: "window-why" }, window.why === "random" ? "random" : "unlike"),
+      h("span", { class: "window-why" }, window.why),
     );
   };
   const clear = (): void => {

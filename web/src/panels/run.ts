@@ -171,6 +171,7 @@ export function runPanel(app: App): HTMLElement {
     min: 1,
     max: 4096,
     placeholder: "as many as fit",
+    id: "run-workers",
     "aria-label": "Number of workers",
     "data-tip": "Workers that share the run; empty: chosen by what is free",
   });

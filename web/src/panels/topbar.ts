@@ -95,13 +95,14 @@ export function guide(app: App, go: (action: NonNullable<ReturnType<typeof nextS
     finish: "Finish a region",
     improve: "Open Improve",
     run: "Open Run",
-    results: "Open Results",
+    results: "Show result",
     accept: "Accept",
   };
   let action: ReturnType<typeof nextStep>["action"] = null;
   act.addEventListener("click", () => action && go(action));
   const draw = (): void => {
     const { regions, objects, strokes } = app.tally;
+    if (app.result) app.seen.add(app.result);
     const last = app.runs.at(-1);
     const now: Situation = {
       classes: app.classes.length,
@@ -113,7 +114,12 @@ export function guide(app: App, go: (action: NonNullable<ReturnType<typeof nextS
       rounds: app.rounds.length,
       worse: app.worse,
       proposal: app.proposal?.kind ?? "none",
-      run: last ? (last.state === "cancelled" ? "none" : last.state) : "none",
+      run:
+        !last || last.state === "cancelled"
+          ? "none"
+          : last.state === "done" && !app.seen.has(last.id)
+            ? "new"
+            : last.state,
       resultShown: app.result !== null,
     };
     const step = nextStep(now);
