@@ -53,6 +53,7 @@ def segment(
     foreground: Literal["auto", "all"] = "auto",
     model: str = "compact",
     weights: Path | None = None,
+    encoder: str | None = None,
     adapt_s: float = 30.0,
     threshold: float | None = None,
     instances: Instances = "auto",
@@ -99,6 +100,9 @@ def segment(
         "auto": skip empty glass; "all": predict every tile.
     model, weights : str, Path | None
         Name of the network, and a file of weights to use instead of the shipped one.
+    encoder : str | None
+        A frozen encoder of your own, read out beside the pixel classifier: the path of a TorchScript file, or
+        ``timm/NAME:FILE``.
     adapt_s : float
         Time budget for adapting to the support set, seconds on one core (approximate); above 30 the network is
         fine-tuned, too; 0: no adaptation.
@@ -160,6 +164,7 @@ def segment(
         slide=SlideOptions(tuple(channels), series, scale),
         model=model,
         weights=None if weights is None else os.fspath(weights),
+        encoder=encoder,
         adapt_s=adapt_s,
         threshold=threshold,
         instances=instances,
@@ -191,6 +196,7 @@ def map(
     class_names: Sequence[str] = (),
     model: str = "compact",
     weights: Path | None = None,
+    encoder: str | None = None,
     adapt_s: float = 30.0,
     threshold: float | None = None,
     instances: Instances = "components",
@@ -238,8 +244,8 @@ def map(
         Tolerance of the map's polygons, px; 0: they follow pixel edges.
     index_bands : IndexBands | None
         Bands of water indices to compare the mask with; None: no comparison.
-    class_names, model, weights, adapt_s, threshold, instances, class_probabilities, max_unreadable, overwrite, workers,
-    progress, cancel
+    class_names, model, weights, encoder, adapt_s, threshold, instances, class_probabilities, max_unreadable, overwrite,
+    workers, progress, cancel
         As in `segment`.
 
     Returns
@@ -276,6 +282,7 @@ def map(
         class_names=tuple(class_names),
         model=model,
         weights=None if weights is None else os.fspath(weights),
+        encoder=encoder,
         adapt_s=adapt_s,
         threshold=threshold,
         instances=instances,
@@ -309,7 +316,6 @@ def _run(
     config: SegmentConfig, workers: int | None, progress: OnProgress | None, cancel: Cancel | None
 ) -> Result:
     """Run a configuration, and open its result."""
-    from fewscope.model.segmenter import load_segmenter
     from fewscope.pipeline.execution.pool import LocalPool
     from fewscope.pipeline.execution.progress import Monitor
     from fewscope.pipeline.plan import model_loader
@@ -320,14 +326,15 @@ def _run(
             f"workers {workers} is negative; give 0 for this process, or a number of Ray actors"
         )
     monitor = Monitor(progress, cancel)
-    model = load_segmenter(config.model, config.weights)
+    load = model_loader(config)
+    model = load()
     pool: AbstractContextManager[Pool]
     if workers == 0:
         pool = LocalPool(lambda: model)
     else:
         from fewscope.pipeline.execution.ray_pool import RayPool
 
-        pool = RayPool(model_loader(config), workers)
+        pool = RayPool(load, workers)
     with pool as entered:
         run(config, entered, model, monitor=monitor)
     return open_result(config.out)

@@ -21,6 +21,8 @@ class Segmenter:
     ----------
     model, weights : str, str | os.PathLike[str] | None
         Name of the network, and a file of weights to use instead of the shipped one.
+    encoder : str | None
+        A frozen encoder of your own: the path of a TorchScript file, or ``timm/NAME:FILE``.
     device : str | None
         "cpu" or "cuda"; None: CUDA if there is a GPU.
     overlap : int
@@ -29,7 +31,7 @@ class Segmenter:
     Raises
     ------
     WeightsError
-        There is no such model, or the weights do not fit it.
+        There is no such model, or the weights do not fit it; or the encoder's.
 
     Examples
     --------
@@ -42,6 +44,7 @@ class Segmenter:
         model: str = "compact",
         weights: str | os.PathLike[str] | None = None,
         *,
+        encoder: str | None = None,
         device: str | None = None,
         overlap: int = 32,
     ) -> None:
@@ -51,7 +54,7 @@ class Segmenter:
         if not 0 <= overlap <= PATCH_SIZE // 2:
             raise ConfigError(f"overlap {overlap} is not in 0..{PATCH_SIZE // 2} (half a tile); use 32")
         path = None if weights is None else os.fspath(weights)
-        self._model: Any = load_segmenter(model, path, device=device)
+        self._model: Any = load_segmenter(model, path, encoder, device=device)
         self._overlap = overlap
         self._features: Any = None
 

@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from fewscope.errors import ConfigError
 from fewscope.jobs.common import call
-from fewscope.jobs.options import JobParser, typed
+from fewscope.jobs.options import JobParser, add_encoder_option, typed
 from fewscope.model.networks.names import MODELS
 from fewscope.pipeline.evaluation.names import BASELINES
 
@@ -103,6 +103,7 @@ def parser(prog: str = PROG) -> JobParser:
     add = made.group["model"].add_argument
     add("--model", choices=MODELS, default="compact", help="network (default %(default)s)")
     add("--weights", metavar="FILE", help="weights to use instead of the shipped ones (.safetensors)")
+    add_encoder_option(made)
     add(
         "--adapt",
         type=float,
@@ -171,7 +172,7 @@ def evaluate(args: argparse.Namespace) -> Evaluation:
     if config.total is not None:
         config = config.for_classes(len(chosen))
     # one tile at a time: leave-one-out asks for single ones, and a shorter batch would be filled up
-    model = load_segmenter(args.model, args.weights, batch_size=1)
+    model = load_segmenter(args.model, args.weights, args.encoder, batch_size=1)
     methods: list[Method] = [Adapted(model, args.adapt)] if args.adapt is not None else []
     methods.append(model)
     for name in args.baselines:
@@ -202,6 +203,7 @@ def evaluate(args: argparse.Namespace) -> Evaluation:
         if official and not args.domains
         else "not FSS-1000's 240 test classes: no number here is an FSS-1000 score",
         "model": f"{args.model}, weights {args.weights or 'shipped'} ({model.weights_digest[:12]})",
+        "encoder": args.encoder or "",
         "super-categories": describe_supercategories(groups, names) if official else "",
         "episodes": f"{config.episodes} per class with up to {config.queries} queries"
         if config.episodes

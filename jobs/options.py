@@ -177,10 +177,21 @@ def add_network_options(parser: JobParser) -> None:
     add("--weights", metavar="FILE", help="weights to use instead of the shipped ones (.safetensors)")
 
 
+def add_encoder_option(parser: JobParser) -> None:
+    """An encoder of the user's own."""
+    parser.group["model"].add_argument(
+        "--encoder",
+        metavar="FILE",
+        help="frozen encoder of your own, read out beside the pixel classifier: a TorchScript file, or a model of the "
+        "package timm with its weights, such as timm/vit_small_patch14_dinov2:dinov2.safetensors",
+    )
+
+
 def add_model_options(parser: JobParser) -> None:
     """Which network, and how it is used."""
     add = parser.group["model"].add_argument
     add_network_options(parser)
+    add_encoder_option(parser)
     add(
         "--adapt",
         dest="adapt_s",

@@ -34,7 +34,7 @@ def run_photographs(files: list[Path], args: argparse.Namespace) -> int:
         for name in ("masks", "overlays"):
             shutil.rmtree(out / name, ignore_errors=True)
     support = load_photograph_support(Path(args.support), args.class_names)
-    model = load_segmenter(args.model, args.weights, precision=args.precision, batch_size=1)
+    model = load_segmenter(args.model, args.weights, args.encoder, precision=args.precision, batch_size=1)
     began = time.perf_counter()
     learned = learn(model, support, args.adapt_s, args.threshold)
     learning = time.perf_counter() - began

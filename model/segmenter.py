@@ -24,6 +24,7 @@ from fewscope.model.devices import default_device, native_precisions, processor_
 from fewscope.model.finetune import AdaptConfig, adapt
 from fewscope.model.networks.compact import CompactNet
 from fewscope.model.networks.folding import fold_batch_norm
+from fewscope.model.networks.frozen_encoder import FrozenEncoder, Readout, fit_readout, load_encoder
 from fewscope.model.networks.names import MODELS
 from fewscope.model.networks.pixel_classifier import TexturePack
 from fewscope.model.networks.registry import NETWORKS, build_network, loadable
@@ -70,6 +71,13 @@ class Segmenter:
     batch_size : int or None
         Tiles per forward pass; None for 4 on a CPU, which fit its caches, and 64 on a GPU. Shorter batches are padded,
         so that a tile's result does not depend on the tiles that are predicted with it.
+    encoder : FrozenEncoder or None
+        An encoder of the user's own, whose features are read out beside the pixel classifier.
+
+    Raises
+    ------
+    ConfigError
+        An encoder is given, and the network has no pixel classifier.
     """
 
     def __init__(
@@ -82,6 +90,7 @@ class Segmenter:
         precision: str = "auto",
         dtype: torch.dtype | None = None,
         batch_size: int | None = None,
+        encoder: FrozenEncoder | None = None,
     ) -> None:
         self.device = torch.device(device) if device else default_device()
         self.precisions = native_precisions(self.device)
@@ -90,6 +99,11 @@ class Segmenter:
         self.batch_size = batch_size or (4 if self.device.type == "cpu" else 64)
         self.name = name
         self.weights_digest = weights_digest
+        if encoder is not None:
+            if not isinstance(network, CompactNet):
+                raise ConfigError(f"model {name!r} has no pixel classifier for --encoder; use compact")
+            self.weights_digest = f"{weights_digest}+{encoder.digest}"
+        self._encoder = encoder and encoder.to(self.device)
         # the support set is compiled in float32: closed-form solutions need the precision, and it happens once
         self._exact = network.eval().to(self.device)
         self._fast: dict[torch.dtype, nn.Module] = {}
@@ -186,7 +200,13 @@ class Segmenter:
             learned = tuple(self._adapt(x, y, instances, adaptation).parameters())
         kept = next((view.textures for view in known.values() if view.textures), ())
         textures = kept or (fit_textures_of_views(x, y) if self.adapts else ())
-        views = tuple(self._view(x, y, side, known.get(side), learned, textures) for side in sides)
+        readouts = next((view.readouts for view in known.values() if view.readouts), ()) or self._readouts(
+            x, y
+        )
+        views = tuple(
+            replace(self._view(x, y, side, known.get(side), learned, textures), readouts=readouts)
+            for side in sides
+        )
         digest = hashlib.sha256(f"{self.weights_digest} {texture_share}".encode())
         for array in (images, labels):
             digest.update(np.ascontiguousarray(array).tobytes())
@@ -203,6 +223,15 @@ class Segmenter:
             return {}
         x = self._tensor(tiles).float() / 255
         return {view.side: norms_between(self._exact, view, x) for view in features.views}
+
+    def _readouts(self, images: Tensor, labels: Tensor) -> tuple[Readout, ...]:
+        """Read-outs of the user's encoder from images (K, 3, H, W) and labels (C, K, H, W); none without."""
+        if self._encoder is None:
+            return ()
+        batches = [self._encoder(batch) for batch in images.split(self.batch_size)]
+        maps = [torch.cat(level) for level in zip(*batches, strict=True)]
+        fitted = (fit_readout(maps, (y == 1).float(), (y == 0).float()) for y in labels[:, :, None])
+        return tuple(readout.to("cpu") for readout in fitted)
 
     def settled(self, images: np.ndarray, side: int = SIDES[0]) -> SettledSegmenter:
         """This network cut in the middle, for a loop of corrections: its norms are settled once, on unlabelled tiles.
@@ -338,13 +367,24 @@ class Segmenter:
         options: dict[str, Any] = {"depth": depth} if self.has_depth else {}
         if self.adapts:
             options["texture_share"] = ready.features.texture_share
+        maps = self._encoder_maps(tiles, ready.members[0][0])
         for c in range(ready.features.n_classes):
             views = []
+            if maps is not None:
+                options["opinion"] = ready.members[0][1].readouts[c].logits(maps)
             for query, (network, view) in zip(queries, ready.members, strict=True):
                 logits = network.predict_encoded(query, view.packs[c], **options).float()  # type: ignore[operator]
                 # of the same size: a copy
                 views.append(F.interpolate(logits.contiguous(), size=x.shape[-2:], mode="bilinear"))
             yield torch.stack(views).mean(0)
+
+    def _encoder_maps(self, tiles: Tensor, network: nn.Module) -> list[Tensor] | None:
+        """What the user's encoder makes of tiles (N, 3, H, W) in [0, 1], in the network's precision; None without."""
+        if self._encoder is None:
+            return None
+        dtype = next(network.parameters()).dtype
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
+            return list(self._encoder(tiles))
 
     def _tensor(self, images: np.ndarray) -> Tensor:
         """(N, H, W, 3) uint8 -> (N, 3, H, W) uint8 on the device, in channels-last memory: no copy on a CPU."""
@@ -369,10 +409,13 @@ class Segmenter:
                 self._fast[dtype] = self._faster(self._exact, dtype)
             network = self._fast[dtype]
         packs = tuple(pack.to(device=self.device, dtype=dtype) for pack in view.packs)
-        return network, replace(view, packs=packs)
+        readouts = tuple(readout.to(self.device) for readout in view.readouts)
+        return network, replace(view, packs=packs, readouts=readouts)
 
 
-def load_segmenter(model: str = "compact", weights: str | None = None, **options: Any) -> Segmenter:
+def load_segmenter(
+    model: str = "compact", weights: str | None = None, encoder: str | None = None, **options: Any
+) -> Segmenter:
     """Load a segmenter by name.
 
     Parameters
@@ -381,12 +424,16 @@ def load_segmenter(model: str = "compact", weights: str | None = None, **options
         One of `MODELS`.
     weights : str | None
         Path of a ``.safetensors`` file; None for the shipped one.
+    encoder : str | None
+        An encoder of the user's own, as `frozen_encoder.load_encoder` takes it.
     options : device, precision, dtype, batch_size of `Segmenter`
 
     Raises
     ------
     WeightsError
-        There is no such model, or its weights are missing, damaged, or those of another network.
+        There is no such model, or its weights are missing, damaged, or those of another network; or the encoder's.
+    MissingPackageError
+        The encoder needs a package that is not installed.
     """
     if model not in MODELS:
         raise WeightsError(f"model {model!r} is not one of {', '.join(MODELS)}")
@@ -409,4 +456,5 @@ def load_segmenter(model: str = "compact", weights: str | None = None, **options
         raise WeightsError(
             f"{path}: weights of another network than {model!r}: {str(e).splitlines()[0]}"
         ) from e
-    return Segmenter(network, model, checksum(path), **options)
+    frozen = load_encoder(encoder) if encoder else None
+    return Segmenter(network, model, checksum(path), encoder=frozen, **options)

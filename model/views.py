@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from fewscope.model.conventions import IGNORE_LABEL, PATCH_SIZE
 from fewscope.model.networks.compact import CompactNet
+from fewscope.model.networks.frozen_encoder import Readout
 from fewscope.model.networks.pixel_classifier import TexturePack, fit_texture
 
 SIDES = (128, 192)
@@ -43,6 +43,8 @@ class View:
         The pixel classifier of each class; empty for a network without.
     norms : Mapping[str, Tensor]
         Statistics of norms that replace those of `weights` for tiles, but not for patches; usually none.
+    readouts : tuple[Readout, ...]
+        The read-out of the user's encoder for each class; empty without such an encoder.
     """
 
     side: int
@@ -50,19 +52,27 @@ class View:
     weights: Mapping[str, Tensor] | None = None
     textures: tuple[TexturePack, ...] = ()
     norms: Mapping[str, Tensor] = field(default_factory=dict)
+    readouts: tuple[Readout, ...] = ()
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """Weights, norms and pixel classifiers by name: what `of` restores a view from, given the support set."""
+        """What was learned from the support set by name: what `of` restores a view from, given the support set."""
         kept = {f"weight.{name}": tensor.numpy() for name, tensor in (self.weights or {}).items()}
         kept |= {f"norm.{name}": tensor.numpy() for name, tensor in self.norms.items()}
-        for c, texture in enumerate(self.textures):
-            kept |= {f"texture.{c}.{name}": tensor.numpy() for name, tensor in texture.tensors().items()}
+        for kind, c, fitted in self._fitted():
+            kept |= {f"{kind}.{c}.{name}": tensor.numpy() for name, tensor in fitted.tensors().items()}
         return kept
+
+    def _fitted(self) -> Iterator[tuple[str, int, TexturePack | Readout]]:
+        """What was fitted to each class, with its kind and the class's place."""
+        yield from (("texture", c, one) for c, one in enumerate(self.textures))
+        yield from (("readout", c, one) for c, one in enumerate(self.readouts))
 
     @classmethod
     def of(cls, side: int, arrays: Mapping[str, np.ndarray]) -> View:
         """The inverse of `arrays`, without packs: a `known` view for `Segmenter.encode`."""
-        weights, norms, textures = {}, {}, defaultdict[int, dict[str, np.ndarray]](dict)
+        weights: dict[str, Tensor] = {}
+        norms: dict[str, Tensor] = {}
+        fitted: dict[str, dict[int, dict[str, np.ndarray]]] = {"texture": {}, "readout": {}}
         for path, array in arrays.items():
             kind, _, name = path.partition(".")
             if kind == "weight":
@@ -71,15 +81,22 @@ class View:
                 norms[name] = torch.from_numpy(array)
             else:
                 c, _, name = name.partition(".")
-                textures[int(c)][name] = array
-        packs = tuple(TexturePack.of(textures[c]) for c in sorted(textures))
-        return cls(side, (), weights or None, packs, norms)
+                fitted[kind].setdefault(int(c), {})[name] = array
+        textures, readouts = ([one[c] for c in sorted(one)] for one in fitted.values())
+        return cls(
+            side,
+            (),
+            weights or None,
+            tuple(TexturePack.of(one) for one in textures),
+            norms,
+            tuple(Readout.of(one) for one in readouts),
+        )
 
     def digest(self) -> str:
         """Hash of everything that determines the packs, except for the support set."""
         digest = hashlib.sha256(str(self.side).encode())
-        of_textures = [tensor for pack in self.textures for tensor in pack.tensors().values()]
-        for tensor in (*(self.weights or {}).values(), *of_textures, *self.norms.values()):
+        fitted = [tensor for _, _, one in self._fitted() for tensor in one.tensors().values()]
+        for tensor in (*(self.weights or {}).values(), *fitted, *self.norms.values()):
             digest.update(tensor.contiguous().numpy().tobytes())
         return digest.hexdigest()
 

@@ -39,6 +39,8 @@ class SegmentConfig:
         px that neighbouring tiles share, 0 to half a tile.
     model, weights : str, str | None
         Name of the network, and a file of weights to use instead of the shipped one.
+    encoder : str | None
+        An encoder of the user's own, as `model.networks.frozen_encoder.load_encoder` takes it; every worker opens it.
     adapt_s : float
         Time budget for adapting to the support set, in seconds on one core (approximate); above 30 the network is
         fine-tuned, too; 0: no adaptation.
@@ -97,6 +99,7 @@ class SegmentConfig:
     overlap: int = 32
     model: str = "compact"
     weights: str | None = None
+    encoder: str | None = None
     adapt_s: float = 30.0
     threshold: float | None = None
     connectivity: int = 2

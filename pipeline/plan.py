@@ -112,7 +112,9 @@ class Plan:
 
 def model_loader(config: SegmentConfig) -> Callable[[], Segmenter]:
     """A picklable function with which workers load the model."""
-    return functools.partial(load_segmenter, config.model, config.weights, precision=config.precision)
+    return functools.partial(
+        load_segmenter, config.model, config.weights, config.encoder, precision=config.precision
+    )
 
 
 def make_plan(config: SegmentConfig, has_depth: bool = False) -> Plan:

@@ -31,7 +31,6 @@ from fewscope.connectors.results.run_lock import RunLock
 from fewscope.connectors.results.store import ResultStore
 from fewscope.connectors.results.store_layout import StoreSpec
 from fewscope.errors import HolesError, UnreadableError
-from fewscope.model.segmenter import load_segmenter
 from fewscope.pipeline import predictor
 from fewscope.pipeline.calibration.model_selection import EncodingCache
 from fewscope.pipeline.calibration.operating_point import (
@@ -118,7 +117,7 @@ def segment(
     clock = Clock(monitor.report)
 
     with clock.stage("prepare"):
-        model = model or load_segmenter(config.model, config.weights, precision=config.precision)
+        model = model or model_loader(config)()
         plan = make_plan(config, predictor.has_depth(model))
     work = WorkDir(config.out)
     with work.hold() as lock:

@@ -35,6 +35,9 @@ N_VALUES = N_MASK_FEATURES + 2  # the embedding, and the plain foreground and ba
 N_SUPPORT_CHANNELS = N_VALUES + 4
 """Channels of the read-outs at strides 4, 8, 16: attention, ridge, two cosines, the pixel classifier."""
 
+OPINION_SHARE = 0.5
+"""Weight of another classifier's logits, as of `frozen_encoder.Readout`, beside those of the pixel classifier."""
+
 TEXTURE_SCALE = 3.0
 """Divides the pixel classifier's logits, to bring them to the size of the other read-outs."""
 
@@ -324,6 +327,7 @@ class CompactNet(nn.Module):
         *,
         depth: bool = True,
         texture_share: float | None = None,
+        opinion: Tensor | None = None,
     ) -> Tensor:
         """Logits of encoded queries, as `decode` returns them.
 
@@ -341,9 +345,14 @@ class CompactNet(nn.Module):
             counts: the decoder was never trained on empty images, and the classifier cannot judge colours
             that no patch has. Where `flatness` is 1/2, beside flat places, it is the mean of the smaller
             and the blended logit.
+        opinion : Tensor | None
+            (N, 1, h, w), logits of another classifier, whose mean with the pixel classifier's takes its place.
         """
         statistics, maps = queries
         texture = texture_logits(statistics, pack.texture)
+        if opinion is not None:
+            opinion = F.interpolate(opinion, size=texture.shape[-2:], mode="bilinear", antialias=True)
+            texture = torch.lerp(texture, opinion, OPINION_SHARE)
         logits = self.decode(maps, self.match_support(texture, maps, pack), depth=depth).float()
         if texture_share is not None:
             both = torch.cat([texture, flatness(statistics)], 1)

@@ -270,6 +270,7 @@ def facts(
         "model": {
             "name": determined["model"],
             "weights": config.weights or "shipped",
+            **({"encoder": config.encoder} if config.encoder else {}),
             "SHA-256 of the weights": determined["weights"],
             **({"precision": determined["precision"]} if determined["precision"] else {}),
         },
