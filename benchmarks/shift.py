@@ -30,15 +30,18 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
+from rasterio.windows import Window
 
 from benchmarks.records import emit
 from benchmarks.shift_tasks import MICRO, PHOTO, Scene, Task, shift_tasks
 from fewscope.connectors.support.support_set import SupportSet
 from fewscope.model.segmenter import Segmenter, load_segmenter
 from fewscope.pipeline.calibration import leave_one_out
-from fewscope.pipeline.calibration.intervals import mean_interval, widened_interval
+from fewscope.pipeline.calibration.intervals import mean_interval, widened_interval, widening
 from fewscope.pipeline.calibration.model_selection import SelectedEncoding
+from fewscope.pipeline.calibration.sampling import Sample
 from fewscope.pipeline.calibration.source_match import SourceMatch, match_source
+from fewscope.pipeline.calibration.unlike import find_unlike
 from fewscope.pipeline.config import SegmentConfig
 from fewscope.pipeline.evaluation.baselines import load_baseline
 from fewscope.pipeline.evaluation.runner import Adapted
@@ -65,12 +68,15 @@ class Prediction:
         if unknown.
     remedies : tuple[str, ...]
         How the support set was adjusted to each scene (`SourceMatch.remedy`).
+    unlike : float
+        Part of a scene that is unlike the patches, mean over scenes; NaN if unknown.
     """
 
     masks: np.ndarray
     held_out: np.ndarray
     lost: float = float("nan")
     remedies: tuple[str, ...] = ()
+    unlike: float = float("nan")
 
 
 def predict(method: str, task: Task, network: Segmenter, seconds: float) -> Prediction:
@@ -92,7 +98,12 @@ def predict(method: str, task: Task, network: Segmenter, seconds: float) -> Pred
         ]
         lost = [value for source in sources for value in source.lost(encoding.agreement) if value is not None]
         remedies = tuple(source.remedy for source in sources)
-        return Prediction(np.concatenate(masks), held_out, np.mean(lost) if lost else np.nan, remedies)
+        unlike = [
+            unlike_part(network, source, support, scene)
+            for source, scene in zip(sources, task.scenes, strict=True)
+        ]
+        lost_agreement = float(np.mean(lost)) if lost else float("nan")
+        return Prediction(np.concatenate(masks), held_out, lost_agreement, remedies, float(np.mean(unlike)))
     if method == ALONE:
         features = network.encode(images, labels, texture_share=1.0)
         return Prediction(network.predict(queries, features)[:, 0] >= 0.5, np.array([]))
@@ -109,6 +120,15 @@ def fit_to_scene(network: Segmenter, encoding: SelectedEncoding, task: Task, sce
     return match_source(network, encoding, task.images, task.labels[None], tiles, kind)
 
 
+def unlike_part(network: Segmenter, source: SourceMatch, support: SupportSet, scene: Scene) -> float:
+    """Part of a scene that is unlike the patches, as a job tells it of a source; NaN if it cannot."""
+    tiles = np.stack([patch.image for patch in scene])
+    windows = tuple(Window(0, 0, *tiles.shape[1:3]) for _ in tiles)
+    sample = Sample(windows, tiles, np.ones(tiles.shape[:3], bool))
+    found = find_unlike(network, source.features, support, sample)
+    return float("nan") if found is None else found.fraction
+
+
 def remembered(
     folder: Path | None, method: str, task: Task, network: Segmenter, seconds: float
 ) -> Prediction:
@@ -122,13 +142,12 @@ def remembered(
     path = folder / f"{digest.hexdigest()[:24]}.npz"
     if path.exists():
         with np.load(path) as kept:
-            return Prediction(
-                kept["masks"], kept["held_out"], float(kept["lost"]), tuple(kept["remedies"].tolist())
-            )
+            numbers = float(kept["lost"]), tuple(kept["remedies"].tolist()), float(kept["unlike"])
+            return Prediction(kept["masks"], kept["held_out"], *numbers)
     made = predict(method, task, network, seconds)
     folder.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial.npz")
-    arrays = {"masks": made.masks, "held_out": made.held_out, "lost": made.lost}
+    arrays = {"masks": made.masks, "held_out": made.held_out, "lost": made.lost, "unlike": made.unlike}
     np.savez_compressed(partial, **arrays, remedies=np.array(made.remedies, str))
     partial.replace(path)
     return made
@@ -156,16 +175,18 @@ def evaluate(
     held_out = found[OURS].held_out
     known = held_out[np.isfinite(held_out)] if len(held_out) else held_out
     interval = mean_interval(held_out, 0.0, 1.0, n_more=len(task.scenes)) if len(known) > 1 else None
-    lost = None if np.isnan(found[OURS].lost) else float(found[OURS].lost)
+    ours = found[OURS]
+    lost, unlike = (None if np.isnan(value) else value for value in (ours.lost, ours.unlike))
     return {
         "ahead": iou[OURS] - iou[best],
         "best_baseline": best,
         "iou": iou,
         "estimate": float(known.mean()) if len(known) else None,
         "lost_agreement": lost,
-        "remedies": found[OURS].remedies,
+        "remedies": ours.remedies,
+        "unlike": unlike,
         "interval_of_patches": interval,
-        "interval": widened_interval(interval, lost),
+        "interval": widened_interval(interval, widening(lost, unlike)),
     }
 
 

@@ -32,28 +32,39 @@ def mean_interval(
     return max(low, float(known.mean() - half)), min(high, float(known.mean() + half))
 
 
-def widened_interval(interval: tuple[float, float] | None, lost: float | None) -> tuple[float, float] | None:
-    """Interval of an estimated IoU, widened on both sides where two methods agree less than on the held-out patches.
+USUALLY_UNLIKE = 0.05
+"""Part of a source that is unlike the patches although these represent it (`calibration.unlike`)."""
+
+
+def widening(lost: float | None, unlike: float | None) -> float:
+    """By how much the interval of an estimated IoU is widened on both sides; 0 where there is no reason.
 
     Held-out patches resemble the others more than the rest of a source does. Where ground differs from them, two
-    methods that err differently agree less, and either may be right.
+    methods that err differently agree less, and either may be right; and of ground that no patch shows, all may be
+    wrong.
 
     Parameters
     ----------
-    interval : tuple[float, float] | None
-        From the held-out patches alone; None stays None.
     lost : float | None
-        Agreement (IoU of the two methods' masks) on the held-out patches minus that on the source; nothing is changed
-        if it is negative or None.
+        Agreement (IoU of the two methods' masks) on the held-out patches minus that on the source.
+    unlike : float | None
+        Part of the source that is unlike the patches, 0 to 1.
+
+    >>> widening(-0.1, None), widening(0.25, 0.1), widening(None, 0.45)
+    (0.0, 0.25, 0.4)
+    """
+    return max(0.0, lost or 0.0, round((unlike or 0.0) - USUALLY_UNLIKE, 6))
+
+
+def widened_interval(interval: tuple[float, float] | None, by: float) -> tuple[float, float] | None:
+    """Interval of an estimated IoU, widened on both sides; None stays None.
 
     >>> widened_interval((0.6, 0.9), 0.25)
     (0.35, 1.0)
-    >>> widened_interval((0.6, 0.9), -0.1)
-    (0.6, 0.9)
     """
-    if interval is None or lost is None or lost <= 0:
+    if interval is None or by <= 0:
         return interval
-    return max(0.0, round(interval[0] - lost, 6)), min(1.0, round(interval[1] + lost, 6))
+    return max(0.0, round(interval[0] - by, 6)), min(1.0, round(interval[1] + by, 6))
 
 
 def ratio_interval(

@@ -4,9 +4,9 @@ Network and pixel classifier agree on held-out patches; where they agree much le
 reason. Then two remedies are tried on a sample of its tiles, without labels, and the one after which the two agree best
 is kept, if they agree much better:
 
-- colours (slides alone): the values of each channel are matched to those of the patches, in mean and standard deviation
-  of their logarithm, as Reinhard et al. [1]_ match colours and stain normalisation matches optical densities. On land
-  the shares of water or forest differ between scenes for reasons of their own, and matching does harm.
+- colours (slides alone): each channel is matched to that of the patches in mean and standard deviation, after Reinhard
+  et al. [1]_, on the scales of `OFFSETS`. On land the shares of water or forest differ between scenes for reasons of
+  their own, and matching does harm.
 - norms: those of the encoder take half of their statistics from the source (`model.views.norms_between`).
 
 This is settled once per source, and kept in the working folder with the operating point.
@@ -39,8 +39,9 @@ MARGIN = 0.1
 N_MATCHED = 24
 """Tiles of a source that are predicted for this by both: seconds."""
 
-OFFSET = 16.0
-"""Added to values before their logarithm is taken: the noise of dark ground is not stretched."""
+OFFSETS = (16.0, 1.0, 1e4)
+"""Added to values before their logarithm is taken: 1 is optical density, 16 keeps the noise of dark ground small, and
+10,000 is nearly linear."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -115,8 +116,10 @@ def match_source(
     return best
 
 
-def colour_table(patches: np.ndarray, tiles: np.ndarray, known: np.ndarray | None = None) -> np.ndarray:
-    """Table that gives tiles the mean and the standard deviation of patches in each channel, in log(value + `OFFSET`).
+def colour_table(
+    patches: np.ndarray, tiles: np.ndarray, known: np.ndarray | None = None, offset: float = OFFSETS[0]
+) -> np.ndarray:
+    """Table that gives tiles the mean and the standard deviation of patches in each channel, in log(value + offset).
 
     Parameters
     ----------
@@ -129,21 +132,21 @@ def colour_table(patches: np.ndarray, tiles: np.ndarray, known: np.ndarray | Non
     -------
     (C, 256) uint8; entry v of channel c replaces value v.
     """
-    values = np.log(np.arange(256) + OFFSET)
+    values = np.log(np.arange(256) + offset)
     pixels = tiles.reshape(-1, tiles.shape[-1]) if known is None or not known.any() else tiles[known]
     table = []
     for of_source, of_patches in zip(pixels.T, patches.reshape(-1, patches.shape[-1]).T, strict=True):
         (mean, spread), (goal, goal_spread) = _moments(of_source, values), _moments(of_patches, values)
         matched = (values - mean) * (goal_spread / spread) + goal
-        table.append(np.clip(np.rint(np.exp(matched) - OFFSET), 0, 255).astype(np.uint8))
+        table.append(np.clip(np.rint(np.exp(matched) - offset), 0, 255).astype(np.uint8))
     return np.stack(table)
 
 
 def _moments(values: np.ndarray, scale: np.ndarray) -> tuple[float, float]:
-    """Mean and standard deviation of uint8 values on a scale (256,); exact whatever the order of the values."""
+    """Mean and standard deviation of uint8 values on a logarithmic scale (256,), that of half a grey level at least."""
     counts = np.bincount(values, minlength=256) / len(values)
     mean = float(counts @ scale)
-    return mean, max(1e-3, float(np.sqrt(counts @ (scale - mean) ** 2)))
+    return mean, max(0.5 * float(np.exp(-mean)), float(np.sqrt(counts @ (scale - mean) ** 2)))
 
 
 def _remedies(
@@ -158,7 +161,8 @@ def _remedies(
     """Features for each remedy, with its name."""
     found, features = list[tuple[str, Any]](), encoding.features
     if kind == "slide":
-        found.append(("colours", features.with_colours(colour_table(images, tiles, known))))
+        tables = [colour_table(images, tiles, known, offset) for offset in OFFSETS]
+        found += [("colours", features.with_colours(table)) for table in tables]
     # fine-tuned weights would have other statistics
     if not encoding.options.adaptation and (views := model.views_between(features, tiles)):
         keywords = {"sides": tuple(views), "known": views, "texture_share": encoding.options.texture_share}

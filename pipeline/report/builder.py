@@ -182,7 +182,7 @@ def write_run_report(
         )
     ]
     qualities = [
-        quality(plan, point, lost)
+        quality(plan, point, lost, operating_point.unlike.fraction if operating_point.unlike else None)
         for point, lost in itertools.zip_longest(
             operating_point.classes, operating_point.source.lost(operating_point.encoding.agreement)
         )
@@ -316,19 +316,33 @@ def timings(clock: Clock, fresh: list[dict[str, Any]], pool: Pool) -> Timings:
     )
 
 
-def quality(plan: Plan, operating_point: ClassOperatingPoint, lost: float | None = None) -> Quality | None:
-    """The leave-one-out estimate of one class, for the report; `lost` is from `SourceMatch.lost`."""
+def quality(
+    plan: Plan, operating_point: ClassOperatingPoint, lost: float | None = None, unlike: float | None = None
+) -> Quality | None:
+    """The leave-one-out estimate of one class, for the report.
+
+    Parameters
+    ----------
+    lost : float | None
+        From `SourceMatch.lost`.
+    unlike : float | None
+        Part of the source that is unlike the patches (`UnlikeGround.fraction`).
+    """
     loo = operating_point.loo
     if loo is None or not np.isfinite(loo.iou).any():
         return None
     n_patches = int(np.isfinite(loo.iou).sum()) if len(plan.classes) > 1 else len(loo.iou)
-    interval = intervals.widened_interval(loo.interval, lost)
+    by = intervals.widening(lost, unlike)
+    interval = intervals.widened_interval(loo.interval, by)
     method = f"leave-one-out over {n_patches} patches, 95 % interval of the mean (Student's t)"
     if interval != loo.interval:
-        method += (
-            f", widened by {lost:.2f} on both sides: the network and the pixel classifier agree so much less on a "
-            "sample of tiles than on the patches, so some of this source is unlike them"
-        )
+        why = "so much more of a sample of tiles is unlike the patches than of one that they represent"
+        if lost is not None and lost >= by:
+            why = (
+                "the network and the pixel classifier agree so much less on a sample of tiles than on the patches, so "
+                "some of this source is unlike them"
+            )
+        method += f", widened by {by:.2f} on both sides: {why}"
     return Quality(
         iou_mean=loo.mean_iou,
         iou_interval=interval,

@@ -10,11 +10,11 @@ import pytest
 
 from fewscope.model.networks.pixel_classifier import N_STATISTICS, TexturePack
 from fewscope.model.views import SupportFeatures, View
-from fewscope.pipeline.calibration.intervals import widened_interval
+from fewscope.pipeline.calibration.intervals import widened_interval, widening
 from fewscope.pipeline.calibration.leave_one_out import LeaveOneOut, agreement
 from fewscope.pipeline.calibration.operating_point import ClassOperatingPoint
 from fewscope.pipeline.calibration.sampling import sample_tiles
-from fewscope.pipeline.calibration.source_match import SourceMatch, colour_table, match_source
+from fewscope.pipeline.calibration.source_match import OFFSETS, SourceMatch, colour_table, match_source
 from fewscope.pipeline.report.builder import quality
 from fewscope.pipeline.tiling.foreground import Foreground
 from fewscope.pipeline.tiling.grid import TileGrid
@@ -159,12 +159,13 @@ def test_agreement_is_the_iou_of_the_two_masks() -> None:
     assert agreement(one * 0, one * 0) is None
 
 
-def test_a_colour_table_gives_a_picture_the_mean_and_spread_of_another() -> None:
+@pytest.mark.parametrize("offset", OFFSETS)
+def test_a_colour_table_gives_a_picture_the_mean_and_spread_of_another(offset: float) -> None:
     rng = np.random.default_rng(0)
     one, two = (
         rng.normal(m, s, (1, 64, 64, 3)).clip(0, 255).astype(np.uint8) for m, s in ((120, 10), (170, 25))
     )
-    table = colour_table(one, two)
+    table = colour_table(one, two, None, offset)
     assert table.shape == (3, 256)
     assert (np.diff(table.astype(int)) >= 0).all()
     recoloured = table[0][two[..., 0]]
@@ -173,16 +174,19 @@ def test_a_colour_table_gives_a_picture_the_mean_and_spread_of_another() -> None
     glass = np.where(np.arange(64)[:, None] < 32, 255, two[0, ..., 0])
     half = np.repeat(glass[None, ..., None], 3, 3).astype(np.uint8)
     rest = np.broadcast_to(np.arange(64)[:, None] >= 32, (1, 64, 64))
-    assert np.array_equal(colour_table(one, half, rest), colour_table(one, half[:, 32:]))
+    assert np.array_equal(
+        colour_table(one, half, rest, offset), colour_table(one, half[:, 32:], None, offset)
+    )
     assert (
-        abs(int(colour_table(one, np.full_like(one, 7))[0, 7]) - one[..., 0].mean()) < 2
+        abs(int(colour_table(one, np.full_like(one, 7), None, offset)[0, 7]) - one[..., 0].mean()) < 2
     )  # no division by 0
 
 
-def test_the_interval_is_widened_by_what_is_lost_and_never_narrowed() -> None:
-    assert widened_interval((0.7, 0.9), 0.0) == widened_interval((0.7, 0.9), -0.3) == (0.7, 0.9)
+def test_the_interval_is_widened_by_what_is_lost_or_unlike_and_never_narrowed() -> None:
+    assert [widening(*reasons) for reasons in ((0.0, 0.0), (-0.3, 0.05), (None, None))] == [0, 0, 0]
+    assert widening(0.3, 0.2) == widening(0.1, 0.35) == 0.3
+    assert widened_interval((0.7, 0.9), 0) == (0.7, 0.9)
     assert widened_interval((0.7, 0.9), 0.3) == (pytest.approx(0.4), 1.0)
-    assert widened_interval((0.7, 0.9), None) == (0.7, 0.9)
     assert widened_interval(None, 0.5) is None
 
 
@@ -198,6 +202,11 @@ def test_the_report_says_why_an_interval_is_wide() -> None:
     assert wide.iou_interval == (pytest.approx(0.35), 1.0)
     assert "widened by 0.40" in wide.method
     assert "widened" not in plain.method
+    new = quality(of_class, point, 0.1, 0.45)
+    assert new is not None
+    assert new.iou_interval == wide.iou_interval
+    assert "widened by 0.40" in new.method
+    assert "unlike the patches than" in new.method
 
 
 def test_features_of_the_classifier_alone_are_others_for_a_segmenter() -> None:
