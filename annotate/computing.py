@@ -11,15 +11,13 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 from rasterio.windows import Window
 
 from fewscope.annotate.cells import (
-    CELL,
     HALO,
     CellKey,
     Kept,
@@ -33,19 +31,16 @@ from fewscope.connectors.source import Source
 from fewscope.connectors.support.support_set import SupportSet
 from fewscope.model.devices import use_one_thread
 from fewscope.model.segmenter import Segmenter
-from fewscope.model.settled import Examples, SettledPack, SettledSegmenter, TileMaps
+from fewscope.model.settled import SettledPack, SettledSegmenter, TileMaps
 from fewscope.pipeline.tiling.blending import to_uint8
 from fewscope.pipeline.tiling.foreground import Foreground
 
 log = logging.getLogger(__name__)
 
-Layer = Literal["probability", "unlike"]
 Task = tuple[str, Any]
 
 ANSWER_BYTES = 256 * 2**20
 """For probabilities: a cell takes 200 kB for each class."""
-
-UNLIKE_BYTES = 64 * 2**20
 
 ASSUMED_BYTES = 16 * 2**20
 """Of a cell's maps, before there is one."""
@@ -68,7 +63,6 @@ class Learned:
     serial: int
     revision: int
     pack: SettledPack
-    examples: Examples | None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -86,14 +80,6 @@ class Answer:
     serial: int
     probability: NDArray[np.uint8]
     valid: NDArray[np.bool_]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Unlike:
-    """How unlike the labelled ground of a request a cell is, (CELL, CELL) uint8."""
-
-    serial: int
-    values: NDArray[np.uint8]
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,8 +114,8 @@ class Computing:
     side : int
         px to which 224 px are resized.
     n_threads : int
-    tell : Callable[[int, Layer, CellKey | None], None]
-        Called after something of a source has changed: a cell of a layer, or None for its state alone.
+    tell : Callable[[int, CellKey | None], None]
+        Called after something of a source has changed: a cell, or None for its state alone.
     """
 
     def __init__(
@@ -138,7 +124,7 @@ class Computing:
         sources: Sequence[Source],
         side: int,
         n_threads: int,
-        tell: Callable[[int, Layer, CellKey | None], None],
+        tell: Callable[[int, CellKey | None], None],
     ) -> None:
         self.sources = tuple(sources)
         self.now = threading.Condition()
@@ -157,7 +143,6 @@ class Computing:
         self.closed = False
         self.maps: Kept[CellKey, Encoded] = Kept(cache_bytes(), lambda one: one.maps.nbytes)
         self.answers: Kept[CellKey, Answer] = Kept(ANSWER_BYTES, lambda one: one.probability.nbytes)
-        self.unlike: Kept[CellKey, Unlike] = Kept(UNLIKE_BYTES, lambda one: one.values.nbytes)
         self._segmenter, self._side, self._tell = segmenter, side, tell
         self._wanted: set[int] = set(range(min(len(self.sources), SETTLED_SOURCES)))
         use_one_thread()
@@ -229,13 +214,7 @@ class Computing:
     def _tasks_of(self, cells: Sequence[CellKey], learned: Learned | None) -> list[Task]:
         if learned is None:
             return [("encode", cell) for cell in cells if self.maps.peek(cell) is None]
-        tasks: list[Task] = [("answer", cell) for cell in cells if not self.is_current(cell, learned.serial)]
-        if learned.examples is not None:
-            for cell in cells:
-                unlike = self.unlike.peek(cell)
-                if unlike is None or unlike.serial < learned.serial:
-                    tasks.append(("unlike", cell))
-        return tasks
+        return [("answer", cell) for cell in cells if not self.is_current(cell, learned.serial)]
 
     def _is_free(self, task: Task) -> bool:
         if task in self.failed or task in self.busy:
@@ -278,12 +257,10 @@ class Computing:
             viewed = list(self.views)
         if isinstance(what, CellKey):
             if message or kind != "encode":
-                self._tell(
-                    what.source, "unlike" if kind == "unlike" else "probability", None if message else what
-                )
+                self._tell(what.source, None if message else what)
         else:
             for source in {what} if kind == "foreground" else viewed:
-                self._tell(source, "probability", None)
+                self._tell(source, None)
 
     def _foreground(self, source: int) -> None:
         found = find_foreground_of(self.sources[source])
@@ -306,10 +283,10 @@ class Computing:
         if request.support is None:
             return
         images, labels = request.support.images, request.support.labels_by_class
-        pack, examples = self.settled.pack(images, labels), self.settled.examples(images, labels)
+        pack = self.settled.pack(images, labels)
         with self.now:
             if request.serial > self.cleared:
-                self.learned = Learned(request.serial, request.revision, pack, examples)
+                self.learned = Learned(request.serial, request.revision, pack)
 
     def _encode(self, cell: CellKey) -> None:
         self.encoded(cell)
@@ -325,17 +302,6 @@ class Computing:
             if learned.serial > self.cleared:
                 self.answers.put(cell, answer)
 
-    def _unlike(self, cell: CellKey) -> None:
-        learned = self.learned
-        if learned is None or learned.examples is None or self.settled is None:
-            return
-        coarse = self.settled.unlike(self.encoded(cell).maps, learned.examples)[0]
-        whole = enlarged(to_uint8(coarse), CELL + 2 * HALO)
-        unlike = Unlike(learned.serial, whole[HALO:-HALO, HALO:-HALO].copy())
-        with self.now:
-            if learned.serial > self.cleared:
-                self.unlike.put(cell, unlike)
-
     def encoded(self, cell: CellKey) -> Encoded:
         """A cell in the encoder's maps, kept or computed in this thread."""
         encoded = self.maps.get(cell)
@@ -350,8 +316,3 @@ class Computing:
         """(height, width) of a source, working px."""
         info = self.sources[source].info
         return info.height, info.width
-
-
-def enlarged(coarse: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
-    """A coarse square map (n, n) on (side, side) px, bilinear."""
-    return np.asarray(Image.fromarray(coarse).resize((side, side), Image.Resampling.BILINEAR))

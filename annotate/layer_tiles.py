@@ -1,4 +1,4 @@
-"""PNG tiles of layers over the image: probability, how unlike labelled ground a place is, instances of a result."""
+"""PNG tiles of layers over the image: probability, and instances of a result."""
 
 from __future__ import annotations
 
@@ -18,9 +18,11 @@ MAX_SIDE = 4096
 """Working px along a tile's side up to which a layer is read; further out a preview shows nothing."""
 
 PAINTED_ALPHA = 150
+UNSURE_ALPHA, UNSURE_POWER = 255, 1.5
 _HEX = re.compile(r"[0-9a-fA-F]{6}")
 
 Read = Callable[[Window], tuple[NDArray[np.uint8], NDArray[np.bool_]]]
+Draw = Callable[[NDArray[np.uint8], Colour, float], NDArray[np.uint8]]
 
 
 def places(grid: TileGrid, tile: TileAddress, scale: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -58,6 +60,17 @@ def painted(tile: NDArray[np.uint8], colour: Colour, threshold: float) -> NDArra
     return out
 
 
+def painted_unsure(tile: NDArray[np.uint8], colour: Colour, threshold: float) -> NDArray[np.uint8]:
+    """A value tile coloured where it is near the threshold: the nearer, the more opaque."""
+    value = tile[..., 0] / 255
+    far = np.where(value < threshold, (threshold - value) / max(threshold, 1e-6), 1.0)
+    far = np.where(value >= threshold, (value - threshold) / max(1 - threshold, 1e-6), far)
+    out = np.zeros_like(tile)
+    out[..., :3] = colour
+    out[..., 3] = np.where(tile[..., 3] > 0, np.round(UNSURE_ALPHA * (1 - far) ** UNSURE_POWER), 0)
+    return out
+
+
 def paint_of(query: str | None, threshold: str | None) -> tuple[Colour, float] | None:
     """Colour and threshold of a query, ``paint=RRGGBB&threshold=0.5``; None without.
 
@@ -79,8 +92,13 @@ def paint_of(query: str | None, threshold: str | None) -> tuple[Colour, float] |
 
 
 def layer_png(
-    grid: TileGrid, tile: TileAddress, scale: float, read: Read, paint: tuple[Colour, float] | None
+    grid: TileGrid,
+    tile: TileAddress,
+    scale: float,
+    read: Read,
+    paint: tuple[Colour, float] | None,
+    draw: Draw = painted,
 ) -> bytes:
     """A value tile as PNG, painted on request."""
     values = value_tile(grid, tile, scale, read)
-    return png(values if paint is None else painted(values, *paint))
+    return png(values if paint is None else draw(values, *paint))

@@ -260,7 +260,7 @@ class Learning:
         one = self._sources[event.source]
         status = self._described(event.status)
         boxes = [[value * one.scale for value in box] for box in event.boxes]
-        self._publish({"type": "preview", "source": one.id, "layer": event.layer, **status, "boxes": boxes})
+        self._publish({"type": "preview", "source": one.id, **status, "boxes": boxes})
 
     def _tell_all(self) -> None:
         for number, one in enumerate(self._sources):

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from rasterio.windows import Window
 
 from fewscope.annotate.cells import CELL, CellKey, cells_of, overlap
-from fewscope.annotate.computing import Computing, Layer, Learned, Look, Request, View
+from fewscope.annotate.computing import Computing, Learned, Look, Request, View
 from fewscope.connectors.source import Source
 from fewscope.connectors.support.support_set import SupportSet
 from fewscope.model.devices import use_one_thread
@@ -79,15 +79,12 @@ class PreviewEvent:
         Number of the source.
     status : PreviewStatus
         Of this source, now.
-    layer : str
-        "probability" or "unlike": which of them `boxes` are new in.
     boxes : tuple[Box, ...]
         (x0, y0, x1, y1), working px; empty if only the state has changed.
     """
 
     source: int
     status: PreviewStatus
-    layer: Layer = "probability"
     boxes: tuple[Box, ...] = ()
 
 
@@ -122,7 +119,7 @@ class Preview:
     ) -> None:
         self.sources = tuple(sources)
         self._on_event = on_event
-        self._news: queue.SimpleQueue[tuple[int, Layer, CellKey | None] | None] = queue.SimpleQueue()
+        self._news: queue.SimpleQueue[tuple[int, CellKey | None] | None] = queue.SimpleQueue()
         self._computing = Computing(
             segmenter, sources, FINE_SIDE if fine else SIDE, threads or N_THREADS, self._tell
         )
@@ -144,7 +141,6 @@ class Preview:
             if support is None:
                 work.cleared, work.learned = work.request.serial, None
                 work.answers.clear()
-                work.unlike.clear()
             work.now.notify_all()
         self._tell_states()
 
@@ -228,26 +224,6 @@ class Preview:
                 known[here] = answer.valid[there]
         return out, known
 
-    def unlike(self, source: int, window: Window) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-        """How unlike all labelled ground the places of a window are, and where that is known.
-
-        Returns
-        -------
-        unlike : uint8 (h, w), see `SettledSegmenter.unlike`, 255 for 1; 0 where it is not known
-        known : bool (h, w)
-        """
-        work = self._computing
-        out = np.zeros((int(window.height), int(window.width)), np.uint8)
-        known = np.zeros(out.shape, bool)
-        for cell in cells_of(source, window, work.shape(source)):
-            unlike, answer = work.unlike.get(cell), work.answers.peek(cell)
-            if unlike is not None:
-                there, here = overlap(cell.core, window)
-                valid = np.ones(out[here].shape, bool) if answer is None else answer.valid[there]
-                out[here] = np.where(valid, unlike.values[there], 0)
-                known[here] = valid
-        return out, known
-
     def close(self) -> None:
         """Stop the threads, once they have done what they are doing. Closing twice is allowed."""
         self._computing.close()
@@ -320,15 +296,15 @@ class Preview:
         for source in viewed:
             self._tell(source)
 
-    def _tell(self, source: int, layer: Layer = "probability", cell: CellKey | None = None) -> None:
-        self._news.put((source, layer, cell))
+    def _tell(self, source: int, cell: CellKey | None = None) -> None:
+        self._news.put((source, cell))
 
     def _tell_all(self) -> None:
         while (news := self._news.get()) is not None:
-            source, layer, cell = news
+            source, cell = news
             boxes = () if cell is None else (self._box(cell),)
             try:
-                self._on_event(PreviewEvent(source, self.status(source), layer, boxes))
+                self._on_event(PreviewEvent(source, self.status(source), boxes))
             except Exception:  # of a listener: the preview goes on
                 log.exception("preview: the listener failed")
 

@@ -10,7 +10,7 @@ from aiohttp import web
 from rasterio.windows import Window
 
 from fewscope.annotate.label_routes import body_of, source_of
-from fewscope.annotate.layer_tiles import Read, layer_png, paint_of
+from fewscope.annotate.layer_tiles import Read, layer_png, paint_of, painted, painted_unsure
 from fewscope.annotate.session import OpenSource
 from fewscope.annotate.tile_routes import ADDRESS, address_of, in_readers
 from fewscope.annotate.web_keys import LEARNING, SESSION
@@ -115,18 +115,6 @@ async def probability(request: web.Request) -> web.Response:
     return await _layer(request, reader)
 
 
-@routes.get(r"/tile/unlike/{source}/{revision:\d+}/" + ADDRESS + ".png")
-async def unlike(request: web.Request) -> web.Response:
-    """How unlike all labelled ground a place is."""
-    learning = request.app[LEARNING]
-
-    def reader(number: int) -> Read | None:
-        preview = learning.preview
-        return None if preview is None else lambda window: preview.unlike(number, window)
-
-    return await _layer(request, reader)
-
-
 async def _layer(request: web.Request, reader: Callable[[int], Read | None]) -> web.Response:
     one, tile = request.app[SESSION].source(request.match_info["source"]), address_of(request)
     query: Mapping[str, str] = request.query
@@ -134,5 +122,6 @@ async def _layer(request: web.Request, reader: Callable[[int], Read | None]) -> 
     read = reader(int(one.id))
     if not one.grid.holds(tile) or read is None:
         raise web.HTTPNotFound(text="there is no such tile\n")
-    data = await in_readers(request, lambda: layer_png(one.grid, tile, one.scale, read, paint))
+    draw = painted_unsure if query.get("unsure") == "1" else painted
+    data = await in_readers(request, lambda: layer_png(one.grid, tile, one.scale, read, paint, draw))
     return web.Response(body=data, content_type="image/png", headers={"Cache-Control": KEPT_S})

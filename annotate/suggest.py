@@ -80,7 +80,7 @@ def suggest_windows(
         if not any(_touches(window, box) for box in labelled_boxes)
     ]
     learned, network = preview.learned(), preview.settled()
-    if learned is None or learned.examples is None or network is None:
+    if learned is None or network is None:
         return [Suggestion(window, "random") for window in candidates[:n]]
     n_random = min(n - n // 2, len(candidates))
 

@@ -63,7 +63,7 @@ def test_the_last_cells_end_at_the_edge(preview_and_network, heard) -> None:
     found, known = preview.probability(0, ALL, 0)
     assert known.all()
     assert np.array_equal(found, IMAGE[..., 0])
-    boxes = {box for event in heard.events if event.layer == "probability" for box in event.boxes}
+    boxes = {box for event in heard.events for box in event.boxes}
     assert max(x1 for _, _, x1, _ in boxes) == WIDTH
     assert max(y1 for _, _, _, y1 in boxes) == HEIGHT
 
@@ -123,7 +123,7 @@ def test_cells_under_the_pointer_come_first(source, heard) -> None:
         heard.wait(lambda e: e.status.cells_total == 12)
         network.open.set()
         heard.ready(1)
-        boxes = [box for event in heard.events if event.layer == "probability" for box in event.boxes]
+        boxes = [box for event in heard.events for box in event.boxes]
         assert boxes[0] == (2 * CELL, 0, 3 * CELL, CELL)
         assert boxes[11] == (0, 2 * CELL, CELL, HEIGHT)  # the farthest
     finally:
@@ -155,23 +155,6 @@ def test_what_cannot_be_read_is_a_message_and_the_rest_is_answered(heard) -> Non
         _, known = preview.probability(0, ALL, 0)
         assert known[:, : 2 * CELL].all()
         assert not known[700, 1300]
-    finally:
-        preview.close()
-
-
-def test_unlike_the_labelled_ground(heard) -> None:
-    image = np.full((448, 896, 3), 100, np.uint8)  # the grey of the patches, and white beside it
-    image[:, 448:] = 250
-    preview, _ = preview_of([ArraySource(image)], heard)
-    try:
-        preview.look_at(0, Window(0, 0, 896, 448))
-        preview.set_support(support_of(), revision=1)
-        heard.wait(lambda e: e.layer == "unlike" and e.boxes == ((448, 0, 896, 448),))
-        heard.wait(lambda e: e.layer == "unlike" and e.boxes == ((0, 0, 448, 448),))
-        values, known = preview.unlike(0, Window(0, 0, 896, 448))
-        assert known.all()
-        assert values[100:300, 100:300].max() == 0
-        assert values[100:300, 600:800].min() == 150
     finally:
         preview.close()
 

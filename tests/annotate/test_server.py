@@ -144,11 +144,12 @@ def test_tiles_of_the_preview_lie_where_their_pixels_lie(slide, tmp_path):
         assert not tile[:, 132:, 3].any()
         half = pixels(await page.get(f"{address}/1/0/0.png"))
         assert (half[0, :, 0] == (np.arange(256) * 2 + 1) % 256).all()
-        unlike = pixels(await page.get("/tile/unlike/0/1/2/0/1.png"))
-        assert (unlike[:, 0, 0] == np.arange(256, 512) % 256).all()
         painted = pixels(await page.get(f"{address}/2/0/0.png?paint=ff8000&threshold=0.5"))
         assert painted[0, 127, 3] == 0
         assert tuple(painted[0, 200, :3]) == (255, 128, 0)
+        unsure = pixels(await page.get(f"{address}/2/0/0.png?paint=ff8000&threshold=0.5&unsure=1"))[0, :, 3]
+        assert unsure[127:129].min() > 250
+        assert unsure[0] == unsure[255] == 0
         await page.get(f"{address}/2/0/0.png?paint=red", status=400)
         await page.get("/tile/probability/0/1/unknown/2/0/0.png", status=404)
 

@@ -37,8 +37,9 @@ def test_map(person, server):
     assert "UTM" in status
     person.picture("preview")
     person.key("u")
-    person.until("performance.getEntriesByType('resource').some(one => one.name.includes('/unlike/'))")
-    person.picture("unlike")
+    person.until("document.querySelector('#show-unsure').checked")
+    person.rested("performance.getEntriesByType('resource').length")
+    person.picture("unsure")
     person.key("u")
 
     # the brush and the eraser, and undo without an end

@@ -69,7 +69,7 @@ RIGHT: tuple[tuple[str, str, Any], ...] = (
     ("GET", "/tile/image/0/2/1/1.jpg", None),
     ("GET", "/tile/thumbnail/0.jpg", None),
     ("GET", "/tile/probability/0/1/cell/2/0/0.png?paint=ff8000&threshold=0.5", None),
-    ("GET", "/tile/unlike/0/1/2/0/1.png", None),
+    ("GET", "/tile/probability/0/1/cell/2/0/1.png?paint=ff8000&threshold=0.5&unsure=1", None),
     ("GET", "/tile/instances/001/0/2/0/0.png?paint=1&min_area=5", None),
     ("GET", "/static/index.html", None),
     ("GET", "/", None),

@@ -29,7 +29,7 @@ def picture(height: int = HEIGHT, width: int = WIDTH) -> np.ndarray:
 
 
 class InstantPreview:
-    """Knows at once: probability is the column, unlikeness the row, both modulo 256; everywhere in the source."""
+    """Knows at once: probability is the column modulo 256, everywhere in the source."""
 
     def __init__(self, sources: Sequence[Any], on_event: Callable[[PreviewEvent], None]) -> None:
         self.sources, self.on_event = sources, on_event
@@ -53,18 +53,15 @@ class InstantPreview:
         return None if support is None else SimpleNamespace(revision=revision)
 
     def probability(self, source: int, window: Window, class_index: int) -> tuple[np.ndarray, np.ndarray]:
-        return self._answer(source, window, 1)
+        return self._answer(source, window)
 
-    def unlike(self, source: int, window: Window) -> tuple[np.ndarray, np.ndarray]:
-        return self._answer(source, window, 0)
-
-    def _answer(self, source: int, window: Window, axis: int) -> tuple[np.ndarray, np.ndarray]:
+    def _answer(self, source: int, window: Window) -> tuple[np.ndarray, np.ndarray]:
         info = self.sources[source].info
         places = np.mgrid[
             window.row_off : window.row_off + window.height, window.col_off : window.col_off + window.width
         ]
         known = (places[0] < info.height) & (places[1] < info.width)
-        return np.where(known, places[axis] % 256, 0).astype(np.uint8), known
+        return np.where(known, places[1] % 256, 0).astype(np.uint8), known
 
     def close(self) -> None:
         self.closed = True
@@ -90,7 +87,7 @@ class DiscPreview(InstantPreview):
     def learned(self) -> Any:
         found = super().learned()
         if found is not None:
-            found.pack, found.examples = SimpleNamespace(n_classes=1), None
+            found.pack = SimpleNamespace(n_classes=1)
         return found
 
     def settled(self, timeout: float | None = None) -> None:

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks import corrections, loop
+from benchmarks import corrections, first_outlines, loop, where_wrong
 
 
-@pytest.mark.parametrize("module", [corrections, loop])
+@pytest.mark.parametrize("module", [corrections, first_outlines, loop, where_wrong])
 def test_help_shows_a_command(module, capsys):
     with pytest.raises(SystemExit) as stopped:
         module.main(["--help"])
@@ -43,3 +43,10 @@ def test_no_picture_is_both_shown_and_asked_about(tmp_path):
         assert not shown & asked
         assert 10 <= len(tested.images) <= corrections.N_TESTED
         assert 10 <= len(ground.images) <= corrections.N_GROUND
+
+
+def test_chance_is_one_half_and_a_perfect_order_one():
+    wrong = np.array([True, False, True, False])
+    assert where_wrong.auc(np.array([3.0, 1.0, 4.0, 2.0]), wrong) == 1
+    assert where_wrong.auc(np.ones(4), wrong) == 0.5
+    assert np.isnan(where_wrong.auc(np.ones(4), np.zeros(4, bool)))

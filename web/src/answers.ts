@@ -8,18 +8,18 @@ import { dataOf, toOl } from "./viewer.ts";
 export class Answers {
   private readonly app: App;
   private readonly classes = new Map<string, AnswerLayer>();
-  private readonly unlike: AnswerLayer;
+  private readonly unsure: AnswerLayer;
   private running: AbortController | null = null;
   private stamp = 0;
 
   constructor(app: App) {
     this.app = app;
-    this.unlike = new AnswerLayer(app.viewer, app.webgl, 12);
+    this.unsure = new AnswerLayer(app.viewer, app.webgl, 12);
     const { map } = app.viewer;
     map.on("moveend", () => this.look());
     app.on("source", () => {
       for (const layer of this.classes.values()) layer.clear();
-      this.unlike.clear();
+      this.unsure.clear();
       this.look();
     });
     app.on("preview", () => this.refresh());
@@ -61,7 +61,7 @@ export class Answers {
         colour,
       });
     }
-    this.unlike.style({ colour: "#7a2bff", threshold: 0.5, opacity: 0.85, mode: "dense", visible: settings.unlike });
+    this.unsure.style({ colour: "#7a2bff", threshold, opacity: 0.85, mode: "unsure", visible: settings.unsure });
     this.app.viewer.outlineLayer.setVisible(settings.preview && settings.outlines);
     this.app.viewer.labelLayer.setVisible(settings.labels);
   }
@@ -81,7 +81,7 @@ export class Answers {
     if (state === "computing" && revision === 0) return; // no answer yet
     if (state === "empty") {
       for (const layer of this.classes.values()) layer.clear();
-      this.unlike.clear();
+      this.unsure.clear();
       app.viewer.outlines.clear();
       app.counts.clear();
       app.emit("counts");
@@ -97,7 +97,10 @@ export class Answers {
       if (app.info.sources.length === 1 && !byClass.has(name)) return this.classes.get(name)?.clear();
       this.classes.get(name)?.show(`/tile/probability/${source}/${revision}/${encodeURIComponent(name)}`, stamp);
     });
-    this.unlike.show(`/tile/unlike/${source}/${revision}`, stamp);
+    const active = app.activeClass;
+    if (active !== null && (byClass.has(active) || app.info.sources.length > 1))
+      this.unsure.show(`/tile/probability/${source}/${revision}/${encodeURIComponent(active)}`, stamp);
+    else this.unsure.clear();
     this.style();
     this.outlines();
   }, 250);

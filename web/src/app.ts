@@ -51,7 +51,7 @@ export interface Proposal {
 export interface Settings {
   preview: boolean;
   outlines: boolean;
-  unlike: boolean;
+  unsure: boolean;
   labels: boolean;
   heat: boolean;
   opacity: number;
@@ -67,7 +67,7 @@ const STORED = "fewscope.annotate";
 const DEFAULTS: Settings = {
   preview: true,
   outlines: true,
-  unlike: false,
+  unsure: false,
   labels: true,
   heat: false,
   opacity: 0.45,
@@ -78,7 +78,7 @@ const DEFAULTS: Settings = {
 
 function storedSettings(): Settings {
   try {
-    return { ...DEFAULTS, ...(JSON.parse(localStorage.getItem(STORED) ?? "{}") as Partial<Settings>), unlike: false };
+    return { ...DEFAULTS, ...(JSON.parse(localStorage.getItem(STORED) ?? "{}") as Partial<Settings>), unsure: false };
   } catch {
     return { ...DEFAULTS };
   }
@@ -264,7 +264,7 @@ export class App {
 
   /** Whether the whole image is on the screen, or so much of it that single objects cannot be drawn. */
   get zoomedOut(): boolean {
-    return this.viewer.resolution > 1.5 * this.source.work_scale;
+    return this.viewer.resolution > (this.source.kind === "slide" ? 1.5 : 5) * this.source.work_scale;
   }
 
   get tally(): Tally {

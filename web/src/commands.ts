@@ -82,8 +82,8 @@ export function installKeys({ app, tools, answers, card, help, theme, mapElement
       case "outlines":
         app.set({ outlines: !settings.outlines });
         return true;
-      case "unlike":
-        app.set({ unlike: !settings.unlike });
+      case "unsure":
+        app.set({ unsure: !settings.unsure });
         return true;
       case "labels":
         app.set({ labels: !settings.labels });

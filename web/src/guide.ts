@@ -5,7 +5,10 @@ export interface Situation {
   classes: number;
   regions: number;
   objects: number;
+  /** Objects of which the whole outline is known: those that were painted may be parts. */
+  outlined: number;
   strokes: number;
+  map: boolean;
   /** Whether single objects are too small on the screen to be drawn. */
   zoomedOut: boolean;
   preview: PreviewState;
@@ -75,10 +78,16 @@ export function nextStep(now: Situation): Step {
           "Zoom in with the wheel until you see single objects. Hold Space and drag to move about with any tool.",
           "zoom",
         )
-      : text(1, "Draw round one whole object with the lasso (L), or click it with the magic wand (W).", "lasso");
+      : text(
+          1,
+          now.map
+            ? "Draw round one whole object with the lasso (L), or paint a part of a large one with the brush (B)."
+            : "Draw round one whole object with the lasso (L), or click it with the magic wand (W).",
+          "lasso",
+        );
   }
   if (now.regions === 0) {
-    if (now.preview === "empty" && now.strokes === 0 && now.objects > 1)
+    if (now.outlined === 0 && now.strokes === 0)
       return text(1, "Show what is not one, too: press N and stroke over background.", "not");
     if (now.objects < SOME_OBJECTS)
       return text(1, "Outline two or three more that look different. Thin outlines show what the preview finds.");

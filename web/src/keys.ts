@@ -14,7 +14,7 @@ export type Command =
   | "finish"
   | "preview"
   | "outlines"
-  | "unlike"
+  | "unsure"
   | "labels"
   | "smaller"
   | "larger"
@@ -94,7 +94,7 @@ export const BINDINGS: Binding[] = [
   },
   { command: "preview", keys: ["o"], group: "Preview", text: "Show or hide the preview" },
   { command: "outlines", keys: ["k"], group: "Preview", text: "Show or hide the outlines of what was found" },
-  { command: "unlike", keys: ["u"], group: "Preview", text: "Show or hide ground unlike your patches" },
+  { command: "unsure", keys: ["u"], group: "Preview", text: "Show or hide where the preview is unsure" },
   { command: "lower", keys: [","], group: "Preview", text: "Lower threshold" },
   { command: "higher", keys: ["."], group: "Preview", text: "Higher threshold" },
   { command: "suggest", keys: ["g"], group: "Preview", text: "Gallery of what to label next" },

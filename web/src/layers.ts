@@ -22,11 +22,11 @@ export interface Look {
   threshold: number;
   opacity: number;
   visible: boolean;
-  /** The area above the threshold, the value itself as a ramp of colours, or one colour that grows denser with it. */
-  mode: "area" | "heat" | "dense";
+  /** The area above the threshold, the value as a ramp of colours, or one colour, denser the nearer to the threshold. */
+  mode: "area" | "heat" | "unsure";
 }
 
-const MODES: Look["mode"][] = ["area", "heat", "dense"];
+const MODES: Look["mode"][] = ["area", "heat", "unsure"];
 
 type Layer = WebGLTileLayer | TileLayer;
 
@@ -49,7 +49,13 @@ function webglLayer(zIndex: number): WebGLTileLayer {
     1,
     [240, 249, 33, 0.95],
   ];
-  const dense = ["array", ["var", "red"], ["var", "green"], ["var", "blue"], ["^", ["band", 1], 1.5]];
+  const apart = [
+    "case",
+    above,
+    ["/", ["-", ["band", 1], ["var", "threshold"]], ["-", 1.000001, ["var", "threshold"]]],
+    ["/", ["-", ["var", "threshold"], ["band", 1]], ["+", 0.000001, ["var", "threshold"]]],
+  ];
+  const dense = ["array", ["var", "red"], ["var", "green"], ["var", "blue"], ["^", ["-", 1, apart], 1.5]];
   return new WebGLTileLayer({
     zIndex,
     cacheSize: 256,
@@ -71,7 +77,7 @@ function webglLayer(zIndex: number): WebGLTileLayer {
   });
 }
 
-/** One answer: probability of a class, or how unlike the patches the ground is. */
+/** One answer: the area of a class, its probability, or where that is unsure. */
 export class AnswerLayer {
   private readonly viewer: Viewer;
   private readonly webgl: boolean;
@@ -100,6 +106,7 @@ export class AnswerLayer {
     if (!this.webgl) {
       parts.push(`paint=${this.look.colour.replace("#", "")}`);
       parts.push(`threshold=${this.look.threshold.toFixed(3)}`);
+      if (this.look.mode === "unsure") parts.push("unsure=1");
     }
     return parts.length ? `?${parts.join("&")}` : "";
   }

@@ -64,7 +64,7 @@ async function start(): Promise<void> {
       app.setTab("label");
       document.getElementById("new-class")?.focus();
     } else if (action === "lasso" || action === "not") app.setTool(action);
-    else if (action === "zoom") viewer.toScale(0.5 * app.source.work_scale);
+    else if (action === "zoom") viewer.toScale((app.source.kind === "slide" ? 0.5 : 1) * app.source.work_scale);
     else if (action === "finish") void tools.finish(app.lastStroke ?? viewer.centre());
     else if (action === "accept") app.acceptProposal();
     else if (action === "results") {
@@ -264,7 +264,7 @@ async function start(): Promise<void> {
   window.addEventListener("beforeunload", (event) => {
     if (app.store.busy) event.preventDefault();
   });
-  // for scripts that drive the page: where a place of the image is on the screen
+  // for scripts that drive the page: where a place of the image is on the screen, and what is proposed
   Object.assign(window, {
     fewscope: {
       screen: (x: number, y: number) => {
@@ -273,6 +273,7 @@ async function start(): Promise<void> {
         return [pixel[0]! + box.left, pixel[1]! + box.top];
       },
       fit: (x0: number, y0: number, x1: number, y1: number) => viewer.fit([x0, y0, x1, y1]),
+      proposal: () => app.proposal?.features ?? [],
     },
   });
   document.documentElement.dataset["ready"] = "";

@@ -222,14 +222,14 @@ export function improvePanel(app: App, tools: Tools): HTMLElement {
   app.on("tab", () => {
     if (app.tab === "improve" && shownFor !== app.source.id && app.preview.state !== "empty") void suggest();
   });
-  const unlike = toggle(
-    "Show ground unlike your patches",
-    keyOf("unlike"),
-    () => app.settings.unlike,
-    (on) => app.set({ unlike: on }),
-    "improve-unlike",
+  const unsure = toggle(
+    "Show where the preview is unsure",
+    keyOf("unsure"),
+    () => app.settings.unsure,
+    (on) => app.set({ unsure: on }),
+    "improve-unsure",
   );
-  app.on("settings", unlike.sync);
+  app.on("settings", unsure.sync);
   const refresh = button({
     label: "Eight windows of the newest preview",
     text: "Show eight windows",
@@ -247,7 +247,7 @@ export function improvePanel(app: App, tools: Tools): HTMLElement {
     "div",
     { class: "panel", id: "panel-improve", role: "tabpanel", "aria-labelledby": "tab-improve" },
     section("How good it is", rounds),
-    section("Where next", gallery, refresh, unlike.element),
+    section("Where next", gallery, refresh, unsure.element),
     section(
       "Correct here",
       h(

@@ -241,11 +241,11 @@ export function labelPanel(app: App): HTMLElement {
       "show-heat",
     ),
     toggle(
-      "Ground unlike your patches",
-      keyOf("unlike"),
-      () => app.settings.unlike,
-      (on) => app.set({ unlike: on }),
-      "show-unlike",
+      "Where the preview is unsure",
+      keyOf("unsure"),
+      () => app.settings.unsure,
+      (on) => app.set({ unsure: on }),
+      "show-unsure",
     ),
     toggle(
       "Your labels",

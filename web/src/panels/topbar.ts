@@ -101,14 +101,16 @@ export function guide(app: App, go: (action: NonNullable<ReturnType<typeof nextS
   let action: ReturnType<typeof nextStep>["action"] = null;
   act.addEventListener("click", () => action && go(action));
   const draw = (): void => {
-    const { regions, objects, strokes } = app.tally;
+    const { regions, objects, outlined, strokes } = app.tally;
     if (app.result) app.seen.add(app.result);
     const last = app.runs.at(-1);
     const now: Situation = {
       classes: app.classes.length,
       regions,
       objects,
+      outlined,
       strokes,
+      map: app.source.kind === "raster",
       zoomedOut: app.zoomedOut,
       preview: app.preview.state,
       rounds: app.rounds.length,

@@ -1,14 +1,13 @@
-"""Where the preview is wrong, does the layer "ground unlike your patches" say so?
+"""What tells where the preview is wrong: its own uncertainty, or how unlike the five patches the ground is?
 
-    python benchmarks/unlike.py --data ../shared/data
-    python benchmarks/unlike.py --data ../shared/data --domain microscopy
+    python benchmarks/where_wrong.py --data ../shared/data
+    python benchmarks/where_wrong.py --data ../shared/data --domain microscopy
 
 Each task of `benchmarks.shift_tasks` gives five patches and scenes of other ground, with the truth. The page's fast
-path learns from the patches, with norms settled on tiles of the scenes, and answers the scenes at 0.5. The layer marks
-a pixel from `MARKED` on. `wrong_marked` is the part of the wrong pixels that it marks, `all_marked` the part of all:
-what a mark at random would reach. `auc` is the probability that a wrong pixel is less like the patches than a right
-one; `auc_unsure` is that of the preview's own uncertainty, and `wrong_unsure` the part of the wrong pixels among those
-that it is least sure of, as many as are marked.
+path learns from the patches, with norms settled on tiles of the scenes, and answers the scenes at 0.5. A place is
+unsure if its probability is within 0.25 of that, and unlike the patches from `SettledSegmenter.unlike` 0.5 on. For
+both: the part of the wrong pixels that is marked so, the part of all pixels (what a mark at random would reach), and
+the area under the ROC curve, the probability that a wrong pixel has the larger value than a right one.
 
 One JSON line per task, then the mean over tasks with standard error.
 """
@@ -26,17 +25,18 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import torch
+from PIL import Image
 from scipy.stats import rankdata
 
 from benchmarks.records import emit
 from benchmarks.shift_tasks import Task, shift_tasks
-from fewscope.annotate.computing import enlarged
 from fewscope.annotate.preview import SIDE
 from fewscope.model.segmenter import Segmenter, load_segmenter
 from fewscope.pipeline.tiling.blending import to_uint8
 
-MARKED = 0.5
-"""Three times as far from the nearest labelled place as these are from each other: clearly seen in the page."""
+UNLIKE, UNSURE = 0.5, 0.5
+"""From which values on a pixel is marked: three times as far from the nearest labelled place as these are from each
+other; and a probability of 0.25 to 0.75."""
 
 N_SETTLED = 8
 
@@ -64,23 +64,22 @@ def measure(segmenter: Segmenter, task: Task) -> dict[str, Any]:
         maps = network.maps(query[None])
         probability.append(network.answer(maps, pack)[0, 0])
         unlike.append(enlarged(to_uint8(network.unlike(maps, examples)[0]), query.shape[0]))
-    answers, layer = np.stack(probability), np.stack(unlike).ravel() / 255
+    answers, far = np.stack(probability), np.stack(unlike).ravel() / 255
     wrong = ((answers >= 0.5) != truth).ravel()
-    marked = layer >= MARKED
-    unsure = -np.abs(answers - 0.5).ravel()
-    least_sure = np.zeros(wrong.size, bool)
-    least_sure[np.argsort(-unsure, kind="stable")[: int(marked.sum())]] = True
-    return {
-        "task": task.name,
-        "domain": task.domain,
-        "kind": task.kind,
-        "wrong": float(wrong.mean()),
-        "wrong_marked": float(marked[wrong].mean()),
-        "all_marked": float(marked.mean()),
-        "wrong_unsure": float(least_sure[wrong].mean()),
-        "auc": auc(layer, wrong),
-        "auc_unsure": auc(unsure, wrong),
-    }
+    unsure = 1 - np.abs(2 * answers - 1).ravel()
+    measured: dict[str, Any] = {"task": task.name, "domain": task.domain, "kind": task.kind}
+    measured["wrong"] = float(wrong.mean())
+    for name, values, least in (("unsure", unsure, UNSURE), ("unlike", far, UNLIKE)):
+        marked = values >= least
+        measured[f"{name}_of_wrong"] = float(marked[wrong].mean())
+        measured[f"{name}_of_all"] = float(marked.mean())
+        measured[f"{name}_auc"] = auc(values, wrong)
+    return measured
+
+
+def enlarged(coarse: np.ndarray, side: int) -> np.ndarray:
+    """A coarse square map (n, n) on (side, side) px, bilinear."""
+    return np.asarray(Image.fromarray(coarse).resize((side, side), Image.Resampling.BILINEAR))
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -95,11 +94,11 @@ def main(argv: list[str] | None = None) -> int:
     segmenter = load_segmenter(device="cpu")
     found = [measure(segmenter, task) for task in shift_tasks(args.data) if task.domain == args.domain]
     for one in found:
-        emit("unlike", one)
-    names = ("wrong", "wrong_marked", "all_marked", "wrong_unsure", "auc", "auc_unsure")
+        emit("where wrong", one)
+    names = [name for name, value in found[0].items() if isinstance(value, float)]
     table = np.array([[one[name] for name in names] for one in found])
     emit(
-        "unlike, all tasks",
+        "where wrong, all tasks",
         {
             "tasks": len(found),
             **dict(zip(names, table.mean(0).tolist(), strict=True)),
