@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from fewscope._version import __version__
 from fewscope.errors import ConfigError
 from fewscope.jobs.common import call
 from fewscope.jobs.options import JobParser, typed
@@ -206,6 +207,7 @@ def measure_all(args: argparse.Namespace) -> Benchmark:
     official = fingerprint(names) == FSS1000_TEST
     result = Benchmark(
         {
+            "Fewscope": __version__,
             "data": f"{args.data}, split {args.split}",
             "benchmark": "the 240 test classes of FSS-1000"
             if official

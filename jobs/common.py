@@ -59,7 +59,7 @@ def complain(error: BaseException) -> None:
     log.debug("details", exc_info=error)
 
 
-def call(run: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> int:
+def call(run: Callable[[argparse.Namespace], int], args: argparse.Namespace, *, resumes: bool = True) -> int:
     """Run a job.
 
     Parameters
@@ -68,6 +68,8 @@ def call(run: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> 
         The job; what it needs of the pipeline is imported in it, after the command line has been parsed.
     args : argparse.Namespace
         The parsed command line, with ``verbose``.
+    resumes : bool
+        Whether the same command, after it was stopped, goes on where it was.
 
     Returns
     -------
@@ -89,7 +91,7 @@ def call(run: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> 
     try:
         return run(args)
     except KeyboardInterrupt as error:
-        print("stopped; the same command resumes", file=sys.stderr)
+        print(f"stopped; the same command {'resumes' if resumes else 'starts again'}", file=sys.stderr)
         return TERMINATED if isinstance(error, _Terminated) else STOPPED
     except (*EXPECTED, ImportError) as error:
         if isinstance(error, ImportError) and (error.name or "").partition(".")[0] == "fewscope":

@@ -234,7 +234,7 @@ def convert_checkpoint(args: argparse.Namespace) -> int:
 
 def main(argv: list[str] | None = None, prog: str = PROG) -> int:
     """Parse, call, print; the exit code."""
-    return call(run, parse(argv, prog))
+    return call(run, parse(argv, prog), resumes=False)
 
 
 if __name__ == "__main__":

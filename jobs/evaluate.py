@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from fewscope._version import __version__
 from fewscope.errors import ConfigError
 from fewscope.jobs.common import call
 from fewscope.jobs.options import JobParser, add_encoder_option, typed
@@ -24,6 +25,7 @@ from fewscope.pipeline.evaluation.names import BASELINES
 
 if TYPE_CHECKING:
     from fewscope.connectors.datasets.class_folders import ClassImages
+    from fewscope.model.segmenter import Segmenter
     from fewscope.pipeline.evaluation.page import Evaluation
     from fewscope.pipeline.evaluation.runner import Method
 
@@ -40,6 +42,7 @@ Evaluate a few-shot network on classes it has not been trained on, beside baseli
 Examples:
     %(prog)s --data ~/fewshot_data --split test --shots 1 5 --out out/fss1000
     %(prog)s --data ~/mine --split val --episodes 3 --baselines forest --calibration --out out/mine
+    %(prog)s --data ~/mine --split val --episodes 3 --weights runs/panet runs/compact --out out/both
 
 The first is the FSS-1000 benchmark: every image of the 240 test classes is a query once (2,400 queries), with
 support images fixed by a seed. DIR has FSS-1000's layout; docs/protocol.md describes the protocol, and how to convert
@@ -102,7 +105,15 @@ def parser(prog: str = PROG) -> JobParser:
     )
     add = made.group["model"].add_argument
     add("--model", choices=MODELS, default="compact", help="network (default %(default)s)")
-    add("--weights", metavar="FILE", help="weights to use instead of the shipped ones (.safetensors)")
+    add(
+        "--weights",
+        nargs="+",
+        type=Path,
+        default=[],
+        metavar="FILE",
+        help="weights to use instead of the shipped ones (.safetensors); several, or folders that train wrote, are "
+        "compared, each with the network that it names",
+    )
     add_encoder_option(made)
     add(
         "--adapt",
@@ -142,7 +153,6 @@ def evaluate(args: argparse.Namespace) -> Evaluation:
         domains_of,
         fingerprint,
     )
-    from fewscope.model.segmenter import load_segmenter
     from fewscope.pipeline.evaluation.baselines import PixelForest, load_baseline
     from fewscope.pipeline.evaluation.n_way import evaluate_n_way
     from fewscope.pipeline.evaluation.page import Evaluation
@@ -171,10 +181,9 @@ def evaluate(args: argparse.Namespace) -> Evaluation:
     chosen = [name for name in names if not args.domains or groups.get(name, "") in args.domains]
     if config.total is not None:
         config = config.for_classes(len(chosen))
-    # one tile at a time: leave-one-out asks for single ones, and a shorter batch would be filled up
-    model = load_segmenter(args.model, args.weights, args.encoder, batch_size=1)
-    methods: list[Method] = [Adapted(model, args.adapt)] if args.adapt is not None else []
-    methods.append(model)
+    models = models_of(args)
+    methods: list[Method] = [] if args.adapt is None else [Adapted(model, args.adapt) for model in models]
+    methods += models
     for name in args.baselines:
         baseline = load_baseline(name)
         if args.cache_predictions is not None and isinstance(baseline, PixelForest):
@@ -198,11 +207,13 @@ def evaluate(args: argparse.Namespace) -> Evaluation:
         if args.n_way > 1
     ]
     what = {
+        "Fewscope": __version__,
         "data": f"{args.data}, split {args.split or 'none: all classes'}",
         "benchmark": "the 240 test classes of FSS-1000"
         if official and not args.domains
         else "not FSS-1000's 240 test classes: no number here is an FSS-1000 score",
-        "model": f"{args.model}, weights {args.weights or 'shipped'} ({model.weights_digest[:12]})",
+        "model": "; ".join(f"{model.name} ({model.weights_digest[:12]})" for model in models),
+        "weights": " ".join(map(str, args.weights)) or "shipped",
         "encoder": args.encoder or "",
         "super-categories": describe_supercategories(groups, names) if official else "",
         "episodes": f"{config.episodes} per class with up to {config.queries} queries"
@@ -221,6 +232,25 @@ def evaluate(args: argparse.Namespace) -> Evaluation:
     )
     evaluation.write(args.out)
     return evaluation
+
+
+def models_of(args: argparse.Namespace) -> list[Segmenter]:
+    """The network with its weights, or each of several."""
+    from fewscope.model.segmenter import load_segmenter
+    from fewscope.pipeline.evaluation.benchmark_runs import find_runs
+
+    # one tile at a time: leave-one-out asks for single ones, and a shorter batch would be filled up
+    if not args.weights or (len(args.weights) == 1 and not args.weights[0].is_dir()):
+        weights = str(args.weights[0]) if args.weights else None
+        return [load_segmenter(args.model, weights, args.encoder, batch_size=1)]
+    if args.encoder is not None:
+        raise ConfigError("--encoder is for one network; give one --weights, or none")
+    models = []
+    for run in find_runs(args.weights):
+        model = load_segmenter(run.model, str(run.weights), batch_size=1)
+        model.name = run.name
+        models.append(model)
+    return models
 
 
 def describe_supercategories(groups: Mapping[str, str], names: Sequence[str]) -> str:
@@ -250,7 +280,7 @@ def run(args: argparse.Namespace) -> int:
 
 def main(argv: list[str] | None = None, prog: str = PROG) -> int:
     """Parse, call, print; the exit code."""
-    return call(run, parse(argv, prog))
+    return call(run, parse(argv, prog), resumes=False)
 
 
 if __name__ == "__main__":

@@ -90,7 +90,7 @@ def _copy(photographs: Sequence[Photograph], result: Path, out: Path) -> None:
 
 def main(argv: list[str] | None = None, prog: str = PROG) -> int:
     """Parse, call, print; the exit code."""
-    return call(run, parse(argv, prog))
+    return call(run, parse(argv, prog), resumes=False)
 
 
 if __name__ == "__main__":

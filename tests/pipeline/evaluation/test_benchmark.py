@@ -11,7 +11,7 @@ from PIL import Image
 
 from fewscope.connectors.datasets.class_folders import ClassImages
 from fewscope.errors import ConfigError, WeightsError
-from fewscope.jobs import benchmark, train
+from fewscope.jobs import benchmark, evaluate, train
 from fewscope.model.networks.registry import NETWORKS, build_network
 from fewscope.model.weights import save_weights
 from fewscope.pipeline.evaluation.benchmark_measure import (
@@ -364,3 +364,32 @@ def test_what_is_missing_is_listed_without_measuring(
     with pytest.raises(SystemExit):
         benchmark.parse(["--data", "d"])
     assert "give --out" in capsys.readouterr().err
+
+
+def test_evaluate_compares_several_weights_on_the_same_episodes(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def load(model: str, weights: str | None, **_: object) -> Known:
+        asked.append((model, None if weights is None else Path(weights).parent.name))
+        return Known()
+
+    monkeypatch.setattr("fewscope.model.segmenter.load_segmenter", load)
+    runs = [
+        write_run(tmp_path / "runs" / name, network)
+        for name, network in (("one", "panet"), ("two", "compact-S"))
+    ]
+    command = f"--data {corpus} --split test --episodes 1 --shots 2 --out {tmp_path / 'out'} --weights"
+    found = evaluate.evaluate(evaluate.parse([*command.split(), *map(str, runs)]))
+    assert asked == [("panet", "one"), ("compact", "two")]
+    assert list(found.methods) == ["one", "two"]
+    assert len({(r.method, r.category, r.query) for r in found.query_results}) == 2 * 3 * 4
+    assert found.settings["model"] == "one (000000000000); two (000000000000)"
+    (folder,) = {run.parent for run in runs}
+    evaluate.evaluate(evaluate.parse([*command.split(), str(folder)]))
+    assert asked[2:] == asked[:2]
+    evaluate.evaluate(
+        evaluate.parse([*command.split(), str(runs[0] / "weights.safetensors"), "--model", "panet"])
+    )
+    assert asked[4:] == [("panet", "one")]
