@@ -1,4 +1,4 @@
-"""Train several networks for the same processor time each: the small examples of docs/benchmarks.md.
+"""Train several networks for the same processor time each: the small examples of docs/protocol.md.
 
     python benchmarks/equal_time.py --data DATA --minutes 8 --out runs/equal
     python benchmarks/equal_time.py --data DATA --minutes 8 --networks panet --rates panet=1e-4 --out runs/equal
@@ -13,11 +13,11 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import resource
-import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
@@ -25,9 +25,13 @@ from statistics import median
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.records import emit
+from fewscope.connectors.datasets.class_folders import ClassFolders, ClassImages
+from fewscope.model.episodes.category import load_categories
 from fewscope.model.networks.registry import NETWORKS
+from fewscope.model.training.job import WEIGHTS, TrainingJob
+from fewscope.model.training.loop import RunOptions, train
+from fewscope.model.training.recipes import TrainConfig, recipe
 
-TRAIN = Path(__file__).resolve().parents[1] / "jobs" / "train.py"
 DEFAULT = ("compact-S", "vgg16-paper", "hsnet-vgg16", "panet", "canet", "guided", "vgg16-released", "oslsm")
 TIMED = 6
 """Steps that are timed; the first of them does not count."""
@@ -37,36 +41,35 @@ class _EnoughSteps(Exception):
     """Ends the timing."""
 
 
-def options_of(args: argparse.Namespace, network: str, steps: int) -> list[str]:
-    """What ``train`` is called with, but for --out."""
-    rates = dict(rate.split("=") for rate in args.rates)
-    rate = ["--learning-rate", rates[network]] if network in rates else []
-    return [
-        *("--data", str(args.data), "--split", "train", "--network", network, "--crop", str(args.crop)),
-        *("--episodes-per-step", "1", "--steps", str(steps), "--loader-workers", "0", *rate),
-        *("--report-every", str(args.report_every), "--validate-every", str(100 * args.report_every)),
-    ]
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A data set that was read once, for all networks."""
+
+    path: str
+    images: Sequence[ClassImages]
+
+    def __str__(self) -> str:
+        return self.path
+
+    def classes(
+        self, split: str | None = None, *, domains: Collection[str] = (), shippable_only: bool = False
+    ) -> Sequence[ClassImages]:
+        """The classes of the split that was read."""
+        return self.images
 
 
-def seconds_per_step(args: argparse.Namespace, network: str) -> float:
+def seconds_per_step(config: TrainConfig, data: Loaded, options: RunOptions) -> float:
     """Median processor time of the first steps, but for the very first."""
-    from fewscope.jobs.train import job_of, parse
-    from fewscope.model.episodes.category import load_categories
-    from fewscope.model.training.loop import train
+    moments: list[float] = []
 
-    with tempfile.TemporaryDirectory() as folder:
-        job = job_of(parse([*options_of(args, network, 100), "--out", folder]))
-        assert job.data is not None
-        moments: list[float] = []
+    def note(_step: int) -> None:
+        moments.append(time.process_time())
+        if len(moments) == TIMED + 1:
+            raise _EnoughSteps
 
-        def note(_step: int) -> None:
-            moments.append(time.process_time())
-            if len(moments) == TIMED + 1:
-                raise _EnoughSteps
-
-        classes = load_categories(job.data, job.split)
-        with contextlib.suppress(_EnoughSteps):
-            train(job.config, classes, Path(folder), options=job.options, on_step=note)
+    classes = load_categories(data)
+    with tempfile.TemporaryDirectory() as folder, contextlib.suppress(_EnoughSteps):
+        train(replace(config, steps=100), classes, Path(folder), options=options, on_step=note)
     return median(b - a for a, b in pairwise(moments[1:]))
 
 
@@ -83,22 +86,28 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--report-every", type=int, default=50, help="steps between checkpoints (default 50)")
     parser.add_argument("--out", type=Path, required=True, help="folder of the runs")
     args = parser.parse_args(argv)
+    data = Loaded(str(args.data.resolve()), list(ClassFolders(args.data).classes("train")))
+    options = RunOptions(args.report_every, 100 * args.report_every, loader_workers=0)
+    rates = {name: float(rate) for name, _, rate in (text.partition("=") for text in args.rates)}
+    args.out.mkdir(parents=True, exist_ok=True)
     for network in args.networks:
         out, plan = args.out / network, args.out / f"{network}.json"
-        if (out / "weights.safetensors").exists():
+        if (out / WEIGHTS).exists():
             continue
-        args.out.mkdir(parents=True, exist_ok=True)
+        config = replace(recipe("modern", network), crop=args.crop, episodes_per_step=1)
+        config = replace(config, learning_rate=rates.get(network, config.learning_rate))
         if not plan.exists():
-            seconds = seconds_per_step(args, network)
-            steps = max(1, int(args.minutes * 60 / seconds))
-            plan.write_text(json.dumps({"s_per_step": seconds, "steps": steps}))
+            seconds = seconds_per_step(config, data, options)
+            plan.write_text(
+                json.dumps({"s_per_step": seconds, "steps": max(1, int(args.minutes * 60 / seconds))})
+            )
         planned = json.loads(plan.read_text())
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        command = [sys.executable, str(TRAIN), *options_of(args, network, planned["steps"])]
-        subprocess.run([*command, "--out", str(out)], check=True)
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-        emit("equal time", {"network": network, "crop": args.crop, "cpu_minutes": used / 60, **planned})
+        began = time.process_time()
+        TrainingJob(
+            replace(config, steps=planned["steps"]), out.resolve(), data, "train", options=options
+        ).run()
+        used = (time.process_time() - began) / 60
+        emit("equal time", {"network": network, "crop": args.crop, "cpu_minutes": used, **planned})
     return 0
 
 

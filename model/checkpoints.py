@@ -39,7 +39,8 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
         raise WeightsError(
-            f"{path}: is not a checkpoint of tensors alone ({str(error).splitlines()[0]}); give a state_dict"
+            f"{path}: is not a checkpoint of tensors alone: a whole network, or no file of torch.save; "
+            "give what torch.save(net.state_dict(), ...) writes"
         ) from error
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
         content = content["state_dict"]
@@ -133,12 +134,14 @@ def convert_torchvision(path: Path, name: str) -> EpisodicNet:
     torch.manual_seed(0)
     net = build_network(name)
     assert isinstance(net, EpisodicNet)
+    state = read_checkpoint(path)
     try:
-        net.load_backbone(read_checkpoint(path))
+        net.load_backbone(state)
     except (KeyError, RuntimeError) as error:
         expected = NETWORKS[name].encoder.removesuffix("-plain")
+        first, tensor = next(iter(state.items()))
         raise WeightsError(
-            f"{path}: is not torchvision's {expected}, which {name} needs ({str(error).splitlines()[0]})"
+            f"{path}: is not torchvision's {expected}, which {name} needs: it begins with {first} {tuple(tensor.shape)}"
         ) from error
     return net
 
