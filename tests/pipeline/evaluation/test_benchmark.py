@@ -371,7 +371,7 @@ def test_evaluate_compares_several_weights_on_the_same_episodes(
 ) -> None:
     asked = []
 
-    def load(model: str, weights: str | None, **_: object) -> Known:
+    def load(model: str, weights: str | None, *_: object, **__: object) -> Known:
         asked.append((model, None if weights is None else Path(weights).parent.name))
         return Known()
 
