@@ -17,6 +17,7 @@ OPTIONAL = {
     "scikit-learn": "pip install 'fewscope[eval]', for baselines of fewscope evaluate",
     "pycocotools": "pip install 'fewscope[eval]', for fewscope convert coco",
     "tensorboard": "pip install 'fewscope[train]', for the curves of fewscope train",
+    "timm": "pip install 'fewscope[encoders]', for --encoder timm/NAME:FILE",
     "s3fs": "pip install 'fewscope[s3]', for s3:// URLs",
     "pandas": "pip install pandas, for Result.to_pandas",
     "napari": "pip install 'napari[all]', for Result.to_napari",
