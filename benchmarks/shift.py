@@ -37,7 +37,7 @@ from benchmarks.shift_tasks import MICRO, PHOTO, Scene, Task, shift_tasks
 from fewscope.connectors.support.support_set import SupportSet
 from fewscope.model.segmenter import Segmenter, load_segmenter
 from fewscope.pipeline.calibration import leave_one_out
-from fewscope.pipeline.calibration.intervals import mean_interval, widened_interval, widening
+from fewscope.pipeline.calibration.intervals import mean_interval, widened_interval
 from fewscope.pipeline.calibration.model_selection import SelectedEncoding
 from fewscope.pipeline.calibration.sampling import Sample
 from fewscope.pipeline.calibration.source_match import SourceMatch, match_source
@@ -186,7 +186,7 @@ def evaluate(
         "remedies": ours.remedies,
         "unlike": unlike,
         "interval_of_patches": interval,
-        "interval": widened_interval(interval, widening(lost, unlike)),
+        "interval": widened_interval(interval, lost, unlike),
     }
 
 

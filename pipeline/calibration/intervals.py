@@ -36,35 +36,34 @@ USUALLY_UNLIKE = 0.05
 """Part of a source that is unlike the patches although these represent it (`calibration.unlike`)."""
 
 
-def widening(lost: float | None, unlike: float | None) -> float:
-    """By how much the interval of an estimated IoU is widened on both sides; 0 where there is no reason.
+def widened_interval(
+    interval: tuple[float, float] | None, lost: float | None, unlike: float | None = None
+) -> tuple[float, float] | None:
+    """Interval of an estimated IoU, widened where a source differs from the held-out patches.
 
     Held-out patches resemble the others more than the rest of a source does. Where ground differs from them, two
-    methods that err differently agree less, and either may be right; and of ground that no patch shows, all may be
-    wrong.
+    methods that err differently agree less, and either may be right: both ends move by what is lost. Of ground that no
+    patch shows, all may be wrong: the lower end moves by the part that it has of the source, beyond what is usual.
 
     Parameters
     ----------
+    interval : tuple[float, float] | None
+        From the held-out patches alone; None stays None.
     lost : float | None
-        Agreement (IoU of the two methods' masks) on the held-out patches minus that on the source.
+        Agreement (IoU of the two methods' masks) on the held-out patches minus that on the source; nothing is changed
+        by it if it is negative or None.
     unlike : float | None
-        Part of the source that is unlike the patches, 0 to 1.
+        Part of the source that is unlike the patches, 0 to 1; None if unknown.
 
-    >>> widening(-0.1, None), widening(0.25, 0.1), widening(None, 0.45)
-    (0.0, 0.25, 0.4)
+    >>> widened_interval((0.6, 0.9), 0.25, 0.15)
+    (0.25, 1.0)
+    >>> widened_interval((0.6, 0.9), -0.1, 0.05)
+    (0.6, 0.9)
     """
-    return max(0.0, lost or 0.0, round((unlike or 0.0) - USUALLY_UNLIKE, 6))
-
-
-def widened_interval(interval: tuple[float, float] | None, by: float) -> tuple[float, float] | None:
-    """Interval of an estimated IoU, widened on both sides; None stays None.
-
-    >>> widened_interval((0.6, 0.9), 0.25)
-    (0.35, 1.0)
-    """
-    if interval is None or by <= 0:
-        return interval
-    return max(0.0, round(interval[0] - by, 6)), min(1.0, round(interval[1] + by, 6))
+    if interval is None:
+        return None
+    by, missing = max(0.0, lost or 0.0), max(0.0, (unlike or 0.0) - USUALLY_UNLIKE)
+    return max(0.0, round(interval[0] - by - missing, 6)), min(1.0, round(interval[1] + by, 6))
 
 
 def ratio_interval(

@@ -1,8 +1,9 @@
 """How much of a source is unlike the patches: ground about which the held-out patches say nothing.
 
-The distance is that of the annotate page's layer, between features of the network (`SettledSegmenter.unlike`). A place
-counts as unlike if it is farther from all labelled ground than 95 % of the places of held-out patches are from the
-other patches. Of a source that the patches represent, 5 % is therefore unlike them.
+The distance is that between features of the network (`SettledSegmenter.unlike`). A place counts as unlike if it is
+farther from all labelled ground than 95 % of the places of held-out patches are from the other patches. Of a source
+that the patches represent, 5 % is therefore unlike them. Such ground need not be wrong: on land, it is so hardly more
+often than other ground (`benchmarks/where_wrong.py`).
 """
 
 from __future__ import annotations

@@ -332,17 +332,18 @@ def quality(
     if loo is None or not np.isfinite(loo.iou).any():
         return None
     n_patches = int(np.isfinite(loo.iou).sum()) if len(plan.classes) > 1 else len(loo.iou)
-    by = intervals.widening(lost, unlike)
-    interval = intervals.widened_interval(loo.interval, by)
+    interval = intervals.widened_interval(loo.interval, lost, unlike)
     method = f"leave-one-out over {n_patches} patches, 95 % interval of the mean (Student's t)"
-    if interval != loo.interval:
-        why = "so much more of a sample of tiles is unlike the patches than of one that they represent"
-        if lost is not None and lost >= by:
-            why = (
-                "the network and the pixel classifier agree so much less on a sample of tiles than on the patches, so "
-                "some of this source is unlike them"
-            )
-        method += f", widened by {by:.2f} on both sides: {why}"
+    if lost is not None and lost > 0:
+        method += (
+            f", widened by {lost:.2f} on both sides: the network and the pixel classifier agree so much less on a "
+            "sample of tiles than on the patches, so some of this source is unlike them"
+        )
+    if unlike is not None and unlike > intervals.USUALLY_UNLIKE:
+        method += (
+            f"; its lower end is lower by {unlike - intervals.USUALLY_UNLIKE:.2f}, the part of the sample that is "
+            "unlike the patches, beyond the usual"
+        )
     return Quality(
         iou_mean=loo.mean_iou,
         iou_interval=interval,

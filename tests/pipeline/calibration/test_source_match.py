@@ -10,7 +10,7 @@ import pytest
 
 from fewscope.model.networks.pixel_classifier import N_STATISTICS, TexturePack
 from fewscope.model.views import SupportFeatures, View
-from fewscope.pipeline.calibration.intervals import widened_interval, widening
+from fewscope.pipeline.calibration.intervals import widened_interval
 from fewscope.pipeline.calibration.leave_one_out import LeaveOneOut, agreement
 from fewscope.pipeline.calibration.operating_point import ClassOperatingPoint
 from fewscope.pipeline.calibration.sampling import sample_tiles
@@ -183,11 +183,12 @@ def test_a_colour_table_gives_a_picture_the_mean_and_spread_of_another(offset: f
 
 
 def test_the_interval_is_widened_by_what_is_lost_or_unlike_and_never_narrowed() -> None:
-    assert [widening(*reasons) for reasons in ((0.0, 0.0), (-0.3, 0.05), (None, None))] == [0, 0, 0]
-    assert widening(0.3, 0.2) == widening(0.1, 0.35) == 0.3
-    assert widened_interval((0.7, 0.9), 0) == (0.7, 0.9)
+    for nothing in ((0.0, 0.0), (-0.3, 0.05), (None, None)):
+        assert widened_interval((0.7, 0.9), *nothing) == (0.7, 0.9)
     assert widened_interval((0.7, 0.9), 0.3) == (pytest.approx(0.4), 1.0)
-    assert widened_interval(None, 0.5) is None
+    assert widened_interval((0.7, 0.9), 0.05, 0.45) == (pytest.approx(0.25), pytest.approx(0.95))
+    assert widened_interval((0.7, 0.9), None, 1.0) == (0.0, 0.9)
+    assert widened_interval(None, 0.5, 0.5) is None
 
 
 def test_the_report_says_why_an_interval_is_wide() -> None:
@@ -202,11 +203,10 @@ def test_the_report_says_why_an_interval_is_wide() -> None:
     assert wide.iou_interval == (pytest.approx(0.35), 1.0)
     assert "widened by 0.40" in wide.method
     assert "widened" not in plain.method
-    new = quality(of_class, point, 0.1, 0.45)
+    new = quality(of_class, point, None, 0.45)
     assert new is not None
-    assert new.iou_interval == wide.iou_interval
-    assert "widened by 0.40" in new.method
-    assert "unlike the patches than" in new.method
+    assert new.iou_interval == (pytest.approx(0.35), 0.85)
+    assert "lower by 0.40" in new.method
 
 
 def test_features_of_the_classifier_alone_are_others_for_a_segmenter() -> None:

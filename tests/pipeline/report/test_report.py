@@ -19,11 +19,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from rasterio.windows import Window
 from scipy import ndimage
 from skimage.color import rgb2lab
 
 from fewscope.pipeline.report import drawing, figures
-from fewscope.pipeline.report.content import Dropped, Quality, Timings, make_report
+from fewscope.pipeline.report.content import Dropped, Quality, Timings, Unlike, UnlikeTile, make_report
 from fewscope.pipeline.report.figures import draw
 from fewscope.pipeline.report.formatting import short
 from fewscope.pipeline.report.headline import count_in_words
@@ -137,7 +138,9 @@ def support_of(k=2, names=None):
     )
 
 
-def run_report(labels=None, *, k=2, uri="slides/a.svs", mpp=0.5, quality=None, held_out=None, **told):
+def run_report(
+    labels=None, *, k=2, uri="slides/a.svs", mpp=0.5, quality=None, held_out=None, unlike=None, **told
+):
     labels = discs() if labels is None else labels
     source = FakeSource(labels, uri, mpp)
     result = SimpleNamespace(semantic=pyramid((labels > 0).astype(np.uint8)), instances=pyramid(labels))
@@ -147,8 +150,9 @@ def run_report(labels=None, *, k=2, uri="slides/a.svs", mpp=0.5, quality=None, h
         table, *labels.shape, foreground, seam_rows=[128, 256], seam_cols=[128, 256, 384]
     )
     told = {"class_name": "nucleus", "run": {"hash": "abc"}, "timings": Timings()} | told
-    report = make_report(source.info, found, quality=quality, **told)
-    return report, draw(source, result, found, foreground, support_of(k), held_out)
+    report = make_report(source.info, found, quality=quality, unlike=unlike, **told)
+    windows = [Window(t.col, t.row, t.width, t.height) for t in unlike.largest] if unlike else ()
+    return report, draw(source, result, found, foreground, support_of(k), held_out, windows)
 
 
 @pytest.fixture(scope="module")
@@ -437,6 +441,7 @@ PAGES = {
         "count_interval_source": "from the held-out patches",
         "timings": Timings({"plan": 1.0, "segment": 75.0}, 76.0, 100, 1.3, 0.9, 0.05, 0.0, "2025-01-01"),
     },
+    "hardly unlike the patches": {"unlike": Unlike(0.05, 64, ())},
     "smaller than a tile": {"labels": discs(100, 90)},
     "one object of one pixel": {"labels": np.pad(np.ones((1, 1), np.uint32), ((3, 96), (3, 96)))},
 }
@@ -532,6 +537,19 @@ def test_an_estimate_that_is_not_a_number_is_none(plain):
     report = replace(plain[0], quality=Quality(nan, (nan, 0.5), (nan, 0.5)))
     assert json.loads(report.to_json())["quality"]["iou"] == [None, 0.5]
     assert "not estimated" in Links(render(report, plain[1])).text
+
+
+def test_ground_unlike_the_patches_is_shown_with_what_was_found_there():
+    tiles = UnlikeTile(0, 224, 224, 224, 0.9), UnlikeTile(40, 0, 224, 224, 0.4)
+    report, pictures = run_report(unlike=Unlike(0.31, 64, tiles))
+    numbers = json.loads(report.to_json())["unlike"]
+    assert (numbers["fraction"], numbers["tiles"]) == (0.31, 64)
+    assert numbers["largest"][1] == {"row": 40, "col": 0, "height": 224, "width": 224, "fraction": 0.4}
+    assert len(pictures.unlike) == 2
+    text = Links(render(report, pictures)).text
+    for shown in ("31%", "sample of 64 tiles", "90%", "row 0, column 224", "row 40, column 0"):
+        assert shown in text
+    assert "Unlike the patches" not in Links(render(*run_report())).text
 
 
 def test_the_page_stays_small():
