@@ -1,4 +1,4 @@
-"""Where to look next: windows for a person to choose the worst from.
+"""Where to look next: windows for a person to choose from.
 
 No rule that was tried beats random windows by much with five to ten labelled patches, and some do harm: windows that
 are least sure, or most unlike what is labelled, are rare ground, and teach little of the rest. So half of the eight
@@ -72,7 +72,7 @@ def suggest_windows(
 
     Returns
     -------
-    The random ones first.
+    The typical ones first, the most typical one of all.
     """
     candidates = [
         window
@@ -98,8 +98,8 @@ def suggest_windows(
     shown = [*(one for one in ground if one is not None), *looks[:n_random]]
     chosen = choose_typical(np.array(looks[n_random:]), np.array(shown), n - n_random)
     return [
-        *(Suggestion(window, "random") for window in usable[:n_random]),
         *(Suggestion(usable[n_random + i], "typical") for i in chosen),
+        *(Suggestion(window, "random") for window in usable[:n_random]),
     ]
 
 

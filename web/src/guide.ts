@@ -117,7 +117,7 @@ export function nextStep(now: Situation): Step {
   if (now.regions < ENOUGH_REGIONS)
     return text(
       4,
-      `${now.regions} of about ${ENOUGH_REGIONS} regions. Complete this one; then press G and click the window where most is wrong.`,
+      `${now.regions} of about ${ENOUGH_REGIONS} regions. Complete this one; then press G and click another window: it opens filled in.`,
       "improve",
     );
   return text(

@@ -202,7 +202,7 @@ export function improvePanel(app: App, tools: Tools): HTMLElement {
       h(
         "p",
         { class: "quiet" },
-        "Eight windows with what the preview finds in them. Click the one where most is wrong: it opens as a region, filled in, for you to correct.",
+        "Eight windows with what the preview finds in them, the most typical first. Look where it fails. Click one: it opens as a region, filled in, for you to correct.",
       ),
     );
   };
