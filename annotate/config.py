@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from fewscope.connectors.raster_options import RasterOptions
+from fewscope.connectors.slide_options import SlideOptions
 from fewscope.connectors.support_options import CellPart, GeoJsonOrigin
 from fewscope.errors import ConfigError
 
@@ -35,6 +36,8 @@ class AnnotateConfig:
         What the sources are; "auto": what each file is.
     mpp, slide_mpp : float or None
         um per px of slides, as in `pipeline.config.SegmentConfig`.
+    slide : SlideOptions
+        Which channels of which image of an OME-TIFF or OME-Zarr.
     raster : RasterOptions
         How rasters are read.
     cell_part, geojson_origin
@@ -67,6 +70,7 @@ class AnnotateConfig:
     kind: SourceKind = "auto"
     mpp: float | None = None
     slide_mpp: float | None = None
+    slide: SlideOptions = SlideOptions()  # noqa: RUF009  # frozen
     raster: RasterOptions = RasterOptions()  # noqa: RUF009  # frozen
     cell_part: CellPart = "auto"
     geojson_origin: GeoJsonOrigin = "scan"

@@ -176,6 +176,11 @@ class Session:
             raise SourceError(
                 f"{uri}: is a {info.kind}, {config.sources[0]} a {first.kind}; annotate them separately"
             )
+        if first is not None and info.channels != first.channels:
+            source.close()
+            raise SourceError(
+                f"{uri}: has other channels than {config.sources[0]}; give --channels that both have"
+            )
         assert isinstance(source, ZoomableSource)
         folder = self.out / config.names[number] if several else self.out
         options = SupportOptions((), config.cell_part, config.geojson_origin)
@@ -203,10 +208,10 @@ class Session:
 
 def _opened(uri: str, config: AnnotateConfig, mpp: float | None) -> Source:
     if config.kind == "slide":
-        return open_source(uri, mpp=mpp, slide_mpp=config.slide_mpp)
+        return open_source(uri, mpp=mpp, slide_mpp=config.slide_mpp, slide=config.slide)
     if config.kind == "raster":
         return open_source(uri, raster=config.raster)
-    return open_any(uri, mpp=mpp, slide_mpp=config.slide_mpp, raster=config.raster)
+    return open_any(uri, mpp=mpp, slide_mpp=config.slide_mpp, slide=config.slide, raster=config.raster)
 
 
 def shown_classes(classes: dict[str, Colour]) -> list[dict[str, str]]:

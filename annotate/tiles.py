@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from rasterio.windows import Window
 
+from fewscope.connectors.pixels.composite import composite
 from fewscope.connectors.source import ZoomableSource
 
 TILE = 256
@@ -136,12 +137,17 @@ class ImageTiles:
         if tile.zoom <= OVERVIEW_ZOOMS and tile.zoom < self.grid.max_zoom:
             image = self._whole(tile.zoom)
             background = np.empty((TILE, TILE, 3), np.uint8)
-            background[:] = self._source.info.background
+            info = self._source.info
+            background[:] = composite(np.array(info.background, np.uint8), info)
             part = image[tile.y * TILE : (tile.y + 1) * TILE, tile.x * TILE : (tile.x + 1) * TILE]
             background[: part.shape[0], : part.shape[1]] = part
             return background
         window = Window(tile.x * TILE, tile.y * TILE, TILE, TILE)
-        return self._source.read_zoomed(window, self.grid.step(tile.zoom))[0]
+        return self._read_zoomed(window, self.grid.step(tile.zoom))
+
+    def _read_zoomed(self, window: Window, step: float) -> NDArray[np.uint8]:
+        """A window as people see it, (h, w, 3)."""
+        return composite(self._source.read_zoomed(window, step)[0], self._source.info)
 
     def _whole(self, zoom: int | None = None) -> NDArray[np.uint8]:
         """The whole image at a zoom of the overview; the finest of them by default."""
@@ -150,7 +156,7 @@ class ImageTiles:
             if self._overview is None:
                 step = self.grid.step(finest)
                 window = Window(0, 0, -(-self.grid.width // step), -(-self.grid.height // step))
-                self._overview = self._source.read_zoomed(window, step)[0]
+                self._overview = self._read_zoomed(window, step)
         image = self._overview
         for _ in range(finest - (finest if zoom is None else zoom)):
             odd = (0, image.shape[0] % 2), (0, image.shape[1] % 2), (0, 0)

@@ -23,6 +23,7 @@ from skimage.segmentation import watershed
 
 from fewscope.annotate.objects import object_at
 from fewscope.annotate.preview import Preview
+from fewscope.connectors.pixels.composite import composite
 from fewscope.pipeline.geometry.footprints import footprints
 from fewscope.pipeline.instances.split_rules import Rule
 
@@ -88,7 +89,7 @@ def propose_object(
     image, valid = preview.sources[source].read(window)
     if not valid[reach, reach]:
         return None
-    region = grow_region(image, valid)
+    region = grow_region(composite(image, preview.sources[source].info), valid)
     if region is None:
         return None
     origin = row - reach, col - reach

@@ -14,6 +14,7 @@ from fewscope.annotate.learning import Learning
 from fewscope.annotate.session import OpenSource
 from fewscope.annotate.tiles import png
 from fewscope.connectors.colours import Colour
+from fewscope.connectors.pixels.composite import composite
 from fewscope.errors import LabelError
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def window_picture(
     """PNG of a window, enlarged twice, with the outlines of a class where the preview knows it."""
     if max(window.width, window.height) > MAX_SIDE:
         raise LabelError(f"the window is larger than {MAX_SIDE} px")
-    image, _ = one.source.read(window)
+    image = composite(one.source.read(window)[0], one.source.info)
     image = np.repeat(np.repeat(image, ENLARGED, 0), ENLARGED, 1)
     index = learning.class_index(name)
     if preview is not None and index is not None:

@@ -16,8 +16,10 @@ class RasterOptions:
     Attributes
     ----------
     bands
-        1-based: three for red, green and blue, or one for grey. Empty: by the file's colour interpretation, else the
-        first three, else the first.
+        1-based: three for red, green and blue, one for grey, two, or any more, which travel as they are. Empty: by the
+        file's colour interpretation, else the first three, else the first.
+    all_bands
+        Read all bands but the mask; `bands` is empty.
     scale
         Band values mapped to 0 and 255. None: the 2nd and 98th percentile of each band over the whole source.
     keep_ratios
@@ -53,6 +55,7 @@ class RasterOptions:
     """
 
     bands: tuple[int, ...] = ()
+    all_bands: bool = False
     scale: tuple[float, float] | None = None
     keep_ratios: bool = False
     res: float | None = None
@@ -69,10 +72,10 @@ class RasterOptions:
 
     def __post_init__(self) -> None:
         shown = ",".join(map(str, self.bands))
-        if len(self.bands) not in (0, 1, 3):
-            raise ConfigError(
-                f"--bands {shown} are {len(self.bands)} bands; give three (red, green, blue) or one (grey)"
-            )
+        if self.bands and self.all_bands:
+            raise ConfigError(f"--bands {shown} and all bands are asked for; give one of them")
+        if len(self.bands) not in (0, 1, 3) and len(set(self.bands)) < len(self.bands):
+            raise ConfigError(f"--bands {shown} names a band twice; name each once")
         if any(band < 1 for band in self.bands):
             raise ConfigError(f"--bands {shown}: bands are counted from 1")
         if len(self.bands) == 3 and len(set(self.bands)) == 1:

@@ -13,7 +13,6 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Literal
 
 from fewscope.connectors.raster_options import RasterOptions
-from fewscope.connectors.slide_options import SlideOptions
 from fewscope.connectors.support_options import CellPart, GeoJsonOrigin
 from fewscope.errors import ConfigError
 from fewscope.pipeline.config import IndexBands, Instances, RasterConfig, SegmentConfig
@@ -161,7 +160,9 @@ def segment(
         geojson_origin=geojson_origin,
         mpp=mpp,
         slide_mpp=slide_mpp,
-        slide=SlideOptions(tuple(channels), series, scale),
+        channels=tuple(channels),
+        series=series,
+        scale=scale,
         model=model,
         weights=None if weights is None else os.fspath(weights),
         encoder=encoder,
@@ -183,7 +184,7 @@ def map(
     support: Path,
     out: Path,
     *,
-    bands: Sequence[int] = (),
+    bands: Sequence[int] | Literal["all"] = (),
     scale: tuple[float, float] | None = None,
     nodata: float | Literal["auto", "file"] = "auto",
     alpha: Literal["auto", "band", "mask"] = "auto",
@@ -220,8 +221,8 @@ def map(
         Support set: folder of labelled patches, or polygons drawn on the raster, in any vector format and CRS.
     out : Path
         Output folder: path or fsspec URL.
-    bands : Sequence[int]
-        Red, green and blue, or one band, counted from 1; empty: by the file's band names or colours.
+    bands : Sequence[int] | Literal['all']
+        Red, green and blue, or any other number of bands, counted from 1; empty: by the file's band names or colours.
     scale : tuple[float, float] | None
         Band values shown as black and white; None: 8-bit unchanged, others 2nd to 98th percentile.
     nodata : float | Literal['auto', 'file']
@@ -262,7 +263,8 @@ def map(
     if not first:
         raise ConfigError("no raster to map; give one path, or several for a mosaic")
     view = RasterOptions(
-        bands=tuple(bands),
+        bands=() if bands == "all" else tuple(bands),
+        all_bands=bands == "all",
         scale=scale,
         nodata=nodata,
         res=res,

@@ -9,6 +9,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from fewscope.connectors.slide_options import SlideOptions
 from fewscope.errors import ConfigError
 from fewscope.jobs import options, raster_options
 from fewscope.jobs.common import call, expand
@@ -26,7 +27,15 @@ Examples:
 Whatever you draw is saved in OUT at once. labels.geojson opens in QuPath or QGIS and can be used as a support set; the
 journal beside it records every change. Run the same command again to continue. See docs/annotate.md.
 """
-SLIDE_OPTIONS = ("--mpp", "--slide-mpp", "--cell-part", "--geojson-origin")
+SLIDE_OPTIONS = (
+    "--mpp",
+    "--slide-mpp",
+    "--cell-part",
+    "--geojson-origin",
+    "--channels",
+    "--series",
+    "--scale",
+)
 RASTER_OPTIONS = (
     "--bands",
     "--scale",
@@ -59,6 +68,7 @@ def parser(prog: str = PROG) -> JobParser:
         help="what the sources are (default auto: what each file is)",
     )
     options.add_slide_options(made)
+    options.add_channel_options(made)
     raster_options.add_reading_options(made)
     add = made.group["output"].add_argument
     add("--out", default="", help="folder for labels and results (default out/NAME of the first source)")
@@ -107,6 +117,7 @@ def run(args: argparse.Namespace) -> int:
             kind=args.kind,
             mpp=args.mpp,
             slide_mpp=args.slide_mpp,
+            slide=SlideOptions(args.channels, args.series, view.scale),
             raster=view,
             cell_part=args.cell_part,
             geojson_origin=args.geojson_origin,

@@ -110,12 +110,13 @@ def run(args: argparse.Namespace) -> int:
 def compare(args: argparse.Namespace, configs: list[SegmentConfig], dates: list[Epoch]) -> int:
     """Write what changed between the maps, which are finished."""
     from fewscope.connectors.open import open_source
+    from fewscope.connectors.pixels.composite import composite
     from fewscope.pipeline.report.change_report import FIGURE_PX, write_changes
 
     first = next(config for config in configs if config.out == dates[0].out)
     assert first.raster is not None, "segment_raster.configs makes raster configurations"
     source = open_source(first.source, raster=first.raster.view)
-    background, _ = source.overview(FIGURE_PX)
+    background = composite(source.overview(FIGURE_PX)[0], source.info)
     source.close()
     out = args.out.rstrip("/")
     comparison = write_changes(out, dates, background, args.title)

@@ -70,11 +70,11 @@ def add_reading_options(made: JobParser) -> None:
     add = made.group["input"].add_argument
     add(
         "--bands",
-        type=numbers,
+        type=bands,
         default=(),
         metavar="R,G,B",
-        help="bands to use, counted from 1 (default: red, green and blue by the file's band names or colours, else the "
-        "first three)",
+        help="bands to use, counted from 1: three, any other number, or 'all' (default: red, green and blue by the "
+        "file's band names or colours, else the first three)",
     )
     add(
         "--scale",
@@ -118,7 +118,8 @@ def add_reading_options(made: JobParser) -> None:
 def reading_of(args: argparse.Namespace) -> RasterOptions:
     """What the options of `add_reading_options` say."""
     return RasterOptions(
-        bands=args.bands,
+        bands=() if args.bands == "all" else args.bands,
+        all_bands=args.bands == "all",
         scale=tuple(args.scale) if args.scale else None,
         nodata=args.nodata,
         res=args.res,
@@ -127,6 +128,11 @@ def reading_of(args: argparse.Namespace) -> RasterOptions:
         alpha=args.alpha,
         allow_remote_references=args.allow_remote_references,
     )
+
+
+def bands(text: str) -> tuple[int, ...] | Literal["all"]:
+    """``4,3,2`` or ``all``."""
+    return "all" if text == "all" else numbers(text)
 
 
 def numbers(text: str) -> tuple[int, ...]:

@@ -22,6 +22,7 @@ Segment satellite and aerial rasters with a few labelled patches: water, and wha
 
 Examples:
     %(prog)s scene.tif --support drawn.gpkg --out out/scene --bands 4,3,2
+    %(prog)s sentinel2.tif --support drawn.gpkg --out out/fields --bands all
     %(prog)s 'tiles/*.tif' --mosaic --support drawn.gpkg --out out/basin --aoi basin.geojson
 
 SUPPORT is a folder of labelled patches (image/ and label/, or 1.jpg 1.png ...), or polygons over the raster in any

@@ -9,7 +9,6 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from fewscope.connectors.slide_options import SlideOptions
 from fewscope.jobs import options
 from fewscope.jobs.common import call, expand
 from fewscope.jobs.options import JobParser, typed
@@ -93,8 +92,8 @@ def configs(args: argparse.Namespace) -> list[SegmentConfig]:
     from fewscope.jobs.segmenting import configs_of
 
     slides = expand(args.slides)
-    slide = SlideOptions(args.channels, args.series, tuple(args.scale) if args.scale else None)
-    return configs_of(args, slides, support_slide=args.support_slide or slides[0], slide=slide)
+    scale = tuple(args.scale) if args.scale else None
+    return configs_of(args, slides, support_slide=args.support_slide or slides[0], scale=scale)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -31,7 +31,7 @@ def configs_of(args: argparse.Namespace, sources: list[str], **more: Any) -> lis
     """One configuration for each source, from the options of the same names; several get folders of their own."""
     fields = {field.name for field in dataclasses.fields(SegmentConfig)}
     given = {name: value for name, value in vars(args).items() if name in fields}
-    given |= {"class_names": tuple(args.class_names), **more}
+    given |= {"class_names": tuple(args.class_names), "scale": None, **more}
     if len(sources) == 1:
         return [SegmentConfig(source=sources[0], **given)]
     base = args.out.rstrip("/")

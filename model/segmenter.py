@@ -28,6 +28,7 @@ from fewscope.model.networks.frozen_encoder import FrozenEncoder, Readout, fit_r
 from fewscope.model.networks.names import MODELS
 from fewscope.model.networks.pixel_classifier import TexturePack
 from fewscope.model.networks.registry import NETWORKS, build_network, loadable
+from fewscope.model.projection import fit_projection
 from fewscope.model.settled import SettledSegmenter
 from fewscope.model.views import (
     SIDES,
@@ -158,7 +159,8 @@ class Segmenter:
         Parameters
         ----------
         images : np.ndarray
-            numpy.ndarray uint8 (K, 224, 224, 3), RGB.
+            numpy.ndarray uint8 (K, 224, 224, 3), RGB; or (K, 224, 224, N) of more than three channels, of which the
+            network sees three projections (`model.projection`).
         labels : np.ndarray
             numpy.ndarray uint8 (K, 224, 224): 0 background, 1..C the object's class, 255 not labelled. Or,
             if patches are not labelled for all classes, (C, K, 224, 224): per class 0 for background, 1 for
@@ -181,9 +183,9 @@ class Segmenter:
         ConfigError
             The arrays do not fit together, a side is not a multiple of 32, or the network cannot be fine-tuned.
         """
-        if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8:
+        if images.ndim != 4 or images.shape[-1] < 3 or images.dtype != np.uint8:
             raise ConfigError(
-                f"support images are {images.dtype} {images.shape}; expected uint8 (K, 224, 224, 3)"
+                f"support images are {images.dtype} {images.shape}; expected uint8 (K, 224, 224, 3 or more)"
             )
         if labels.shape[-3:] != images.shape[:3] or labels.ndim not in (3, 4):
             raise ConfigError(
@@ -195,18 +197,24 @@ class Segmenter:
                 raise ConfigError(f"side {side} is not a multiple of 32; use 128, 192 or 320")
         x = self._tensor(images).float() / 255
         y = torch.from_numpy(np.ascontiguousarray(labels_by_class(labels))).to(self.device)
+        projection = next((view.projection for view in known.values() if view.projection is not None), None)
+        if images.shape[-1] > 3:
+            projection = projection or fit_projection(x, y)
+            x = projection.to(self.device)(x)
         learned: tuple[Tensor, ...] | None = None
         if adaptation is not None and not all(side in known for side in sides):
-            learned = tuple(self._adapt(x, y, instances, adaptation).parameters())
+            learned = tuple(self._adapt(x[:, :3], y, instances, adaptation).parameters())
         kept = next((view.textures for view in known.values() if view.textures), ())
         textures = kept or (fit_textures_of_views(x, y) if self.adapts else ())
         readouts = next((view.readouts for view in known.values() if view.readouts), ()) or self._readouts(
-            x, y
+            x[:, :3], y
         )
         views = tuple(
             replace(self._view(x, y, side, known.get(side), learned, textures), readouts=readouts)
             for side in sides
         )
+        if projection is not None:
+            views = tuple(replace(view, projection=projection) for view in views)
         digest = hashlib.sha256(f"{self.weights_digest} {texture_share}".encode())
         for array in (images, labels):
             digest.update(np.ascontiguousarray(array).tobytes())
@@ -222,6 +230,8 @@ class Segmenter:
         if not isinstance(self._exact, CompactNet):
             return {}
         x = self._tensor(tiles).float() / 255
+        if features.projection is not None:
+            x = features.projection.to(self.device)(x)[:, :3]
         return {view.side: norms_between(self._exact, view, x) for view in features.views}
 
     def _readouts(self, images: Tensor, labels: Tensor) -> tuple[Readout, ...]:
@@ -239,8 +249,9 @@ class Segmenter:
         Parameters
         ----------
         images : np.ndarray
-            uint8 (N, H, W, 3): about eight tiles of what will be predicted, of one size, multiples of 32. With their
-            statistics alone a support set scores as with its own.
+            uint8 (N, H, W, 3 or more): about eight tiles of what will be predicted, of one size, multiples of 32. With
+            their statistics alone a support set scores as with its own. Of more than three channels, the network sees
+            their three principal components.
         side : int
             Side, px, to which 224 px are resized; a multiple of 32.
 
@@ -251,12 +262,19 @@ class Segmenter:
         """
         if not isinstance(self._exact, CompactNet):
             raise ConfigError(f"model {self.name!r} cannot be settled on unlabelled tiles; use compact")
-        if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8 or not len(images):
-            raise ConfigError(f"tiles are {images.dtype} {images.shape}; expected uint8 (N, H, W, 3), N >= 1")
+        if images.ndim != 4 or images.shape[-1] < 3 or images.dtype != np.uint8 or not len(images):
+            raise ConfigError(
+                f"tiles are {images.dtype} {images.shape}; expected uint8 (N, H, W, 3 or more), N >= 1"
+            )
         if side % 32:
             raise ConfigError(f"side {side} is not a multiple of 32; use 128, 192 or 320")
-        exact = self._exact.adapt_statistics(scale_images(self._tensor(images).float() / 255, side))
-        return SettledSegmenter(exact, self._faster(exact, self.dtype), side, self.device, self.dtype)
+        x, projection = self._tensor(images).float() / 255, None
+        if images.shape[-1] > 3:
+            projection = fit_projection(x).to(self.device)
+            x = projection(x)[:, :3]
+        exact = self._exact.adapt_statistics(scale_images(x, side))
+        fast = self._faster(exact, self.dtype)
+        return SettledSegmenter(exact, fast, side, self.device, self.dtype, projection)
 
     def _view(
         self,
@@ -267,13 +285,14 @@ class Segmenter:
         learned: Sequence[Tensor] | None,
         textures: Sequence[TexturePack],
     ) -> View:
-        """Compile images (K, 3, H, W) and labels (C, K, H, W) with a known view's weights, or `learned` parameters."""
-        images, labels = scale_images(images, side), scale_labels(labels, side)
+        """Compile images (K, 3 or 3 + N, H, W) and labels (C, K, H, W) with a known view's weights, or `learned`
+        parameters."""
+        images, labels = scale_images(self._for_network(images), side), scale_labels(labels, side)
         network, weights = self._exact, known.weights if known else None
         if weights is not None:
             network = self._with(weights)
         elif isinstance(network, CompactNet):
-            network = network.adapt_statistics(images)
+            network = network.adapt_statistics(images[:, :3])
             for mine, other in zip(network.parameters(), learned or (), strict=learned is not None):
                 mine.data.copy_(other)
             weights = {name: tensor.cpu() for name, tensor in network.state_dict().items()}
@@ -304,6 +323,10 @@ class Segmenter:
         bf16 = self.dtype == torch.bfloat16
         return adapt(self._exact.adapt_statistics(images), images, labels, depths, adaptation, bf16=bf16)
 
+    def _for_network(self, images: Tensor) -> Tensor:
+        """Images (N, 3 or 3 + C, H, W) as the network takes them: the three alone if it has no pixel classifier."""
+        return images if self.adapts else images[:, :3]
+
     def _with(self, weights: Mapping[str, Tensor]) -> nn.Module:
         """A copy of the network with other weights."""
         network = copy.deepcopy(self._exact)
@@ -324,7 +347,7 @@ class Segmenter:
         Parameters
         ----------
         tiles : np.ndarray
-            numpy.ndarray uint8 (N, H, W, 3), RGB, H and W multiples of 32.
+            numpy.ndarray uint8 (N, H, W, 3), RGB, or of the channels of the support set; H and W multiples of 32.
         features : SupportFeatures
             The encoded support set.
         depth : bool
@@ -343,9 +366,12 @@ class Segmenter:
             raise ConfigError(
                 f"the weights of model {self.name!r} have no depth; use others, or --instances split"
             )
-        n, h, w, _ = tiles.shape
+        n, h, w, n_channels = tiles.shape
         if h % 32 or w % 32:
             raise ConfigError(f"tile size {h}x{w} is not a multiple of 32; use 192 or 224")
+        expected = 3 if features.projection is None else features.projection.n_channels
+        if n_channels != expected:
+            raise ConfigError(f"tiles have {n_channels} channels, the support set {expected}; give the same")
         ready, tiles = self._prepared(features), features.recoloured(tiles)
         n_classes, n_maps = features.n_classes, 2 if depth else 1
         out = np.empty((n, n_maps * n_classes, h, w), np.float32)
@@ -353,7 +379,9 @@ class Segmenter:
             batch = tiles[start : start + self.batch_size]
             real = len(batch)
             if real < self.batch_size:
-                batch = np.concatenate([batch, np.zeros((self.batch_size - real, h, w, 3), np.uint8)])
+                batch = np.concatenate(
+                    [batch, np.zeros((self.batch_size - real, h, w, n_channels), np.uint8)]
+                )
             x = self._tensor(batch)
             for c, logits in enumerate(self._class_logits(x, ready, depth)):
                 # place c is the class's probability, place c + C its depth
@@ -361,13 +389,15 @@ class Segmenter:
         return out
 
     def _class_logits(self, x: Tensor, ready: _Ready, depth: bool) -> Iterator[Tensor]:
-        """Logits of each class, (N, 1 or 2, H, W) float32, from tiles (N, 3, H, W) uint8."""
+        """Logits of each class, (N, 1 or 2, H, W) float32, from tiles (N, 3 or more, H, W) uint8."""
         tiles = x.contiguous().float() / 255  # resizing is faster in planar memory
+        if (projection := ready.features.projection) is not None:
+            tiles = self._for_network(projection.to(self.device)(tiles))
         queries = [network.encode_queries(scale_images(tiles, view.side)) for network, view in ready.members]  # type: ignore[operator]
         options: dict[str, Any] = {"depth": depth} if self.has_depth else {}
         if self.adapts:
             options["texture_share"] = ready.features.texture_share
-        maps = self._encoder_maps(tiles, ready.members[0][0])
+        maps = self._encoder_maps(tiles[:, :3], ready.members[0][0])
         for c in range(ready.features.n_classes):
             views = []
             if maps is not None:
@@ -387,7 +417,7 @@ class Segmenter:
             return list(self._encoder(tiles))
 
     def _tensor(self, images: np.ndarray) -> Tensor:
-        """(N, H, W, 3) uint8 -> (N, 3, H, W) uint8 on the device, in channels-last memory: no copy on a CPU."""
+        """(N, H, W, C) uint8 -> (N, C, H, W) uint8 on the device, in channels-last memory: no copy on a CPU."""
         return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).to(self.device)
 
     def _prepared(self, features: SupportFeatures) -> _Ready:

@@ -30,6 +30,7 @@ from fewscope.model.networks.pixel_classifier import (
     fit_pixels,
     patch_pixels,
 )
+from fewscope.model.projection import Projection
 from fewscope.model.views import labels_by_class, scale_images, scale_labels
 
 PATCHES_KEPT = 64
@@ -133,13 +134,22 @@ class SettledSegmenter:
         Where both are.
     dtype : torch.dtype
         In which `fast` computes.
+    projection : Projection | None
+        What the network sees of images of more than three channels, on the device.
     """
 
     def __init__(
-        self, network: CompactNet, fast: Any, side: int, device: torch.device, dtype: torch.dtype
+        self,
+        network: CompactNet,
+        fast: Any,
+        side: int,
+        device: torch.device,
+        dtype: torch.dtype,
+        projection: Projection | None = None,
     ) -> None:
         self.side = side
         self.device = device
+        self._projection = projection
         self._network, self._fast, self._dtype = network, fast, dtype
         self._lock = threading.Lock()
         self._patches: OrderedDict[bytes, dict[int, Tensor]] = OrderedDict()
@@ -158,7 +168,7 @@ class SettledSegmenter:
         Parameters
         ----------
         tiles : np.ndarray
-            uint8 (N, H, W, 3), RGB, H and W multiples of 32.
+            uint8 (N, H, W, 3), RGB, or of the channels that it was made with; H and W multiples of 32.
 
         Raises
         ------
@@ -180,7 +190,7 @@ class SettledSegmenter:
         Parameters
         ----------
         images : np.ndarray
-            uint8 (K, 224, 224, 3), RGB.
+            uint8 (K, 224, 224, 3 or more), of the same channels as tiles.
         labels : np.ndarray
             uint8 (K, 224, 224) or (C, K, 224, 224), as `Segmenter.encode` takes them; most of a patch may be 255, not
             labelled.
@@ -274,15 +284,16 @@ class SettledSegmenter:
     # -- parts ---------------------------------------------------------------------------------------------------------
 
     def _images(self, images: np.ndarray) -> Tensor:
-        """(N, H, W, 3) uint8 -> (N, 3, H, W) float32 in [0, 1] on the device, in planar memory."""
+        """(N, H, W, C) uint8 -> (N, 3 or 3 + C, H, W) float32 in [0, 1] on the device, in planar memory."""
         tensor = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).to(self.device)
-        return tensor.contiguous().float() / 255
+        tensor = tensor.contiguous().float() / 255
+        return tensor if self._projection is None else self._projection(tensor)
 
     def _patch_maps(self, images: np.ndarray) -> dict[int, Tensor]:
         """Exact maps by stride of patches, each encoded by itself."""
 
         def encode(image: np.ndarray) -> dict[int, Tensor]:
-            maps = self._network.encoder(scale_images(self._images(image[None]), self.side))
+            maps = self._network.encoder(scale_images(self._images(image[None]), self.side)[:, :3])
             return {stride: maps[stride] for stride in STRIDES}
 
         found = []

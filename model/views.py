@@ -16,6 +16,7 @@ from fewscope.model.conventions import IGNORE_LABEL, PATCH_SIZE
 from fewscope.model.networks.compact import CompactNet
 from fewscope.model.networks.frozen_encoder import Readout
 from fewscope.model.networks.pixel_classifier import TexturePack, fit_texture
+from fewscope.model.projection import Projection
 
 SIDES = (128, 192)
 """Sides, px, to which `compact` resizes 224 px; the logits of both are averaged. It was trained on views of 128 px. On
@@ -45,6 +46,8 @@ class View:
         Statistics of norms that replace those of `weights` for tiles, but not for patches; usually none.
     readouts : tuple[Readout, ...]
         The read-out of the user's encoder for each class; empty without such an encoder.
+    projection : Projection | None
+        What the network sees of images of more than three channels; None for RGB.
     """
 
     side: int
@@ -53,6 +56,7 @@ class View:
     textures: tuple[TexturePack, ...] = ()
     norms: Mapping[str, Tensor] = field(default_factory=dict)
     readouts: tuple[Readout, ...] = ()
+    projection: Projection | None = None
 
     def arrays(self) -> dict[str, np.ndarray]:
         """What was learned from the support set by name: what `of` restores a view from, given the support set."""
@@ -60,6 +64,10 @@ class View:
         kept |= {f"norm.{name}": tensor.numpy() for name, tensor in self.norms.items()}
         for kind, c, fitted in self._fitted():
             kept |= {f"{kind}.{c}.{name}": tensor.numpy() for name, tensor in fitted.tensors().items()}
+        if self.projection is not None:
+            kept |= {
+                f"projection.{name}": tensor.numpy() for name, tensor in self.projection.tensors().items()
+            }
         return kept
 
     def _fitted(self) -> Iterator[tuple[str, int, TexturePack | Readout]]:
@@ -73,12 +81,15 @@ class View:
         weights: dict[str, Tensor] = {}
         norms: dict[str, Tensor] = {}
         fitted: dict[str, dict[int, dict[str, np.ndarray]]] = {"texture": {}, "readout": {}}
+        projection: dict[str, np.ndarray] = {}
         for path, array in arrays.items():
             kind, _, name = path.partition(".")
             if kind == "weight":
                 weights[name] = torch.from_numpy(array)
             elif kind == "norm":
                 norms[name] = torch.from_numpy(array)
+            elif kind == "projection":
+                projection[name] = array
             else:
                 c, _, name = name.partition(".")
                 fitted[kind].setdefault(int(c), {})[name] = array
@@ -90,13 +101,15 @@ class View:
             tuple(TexturePack.of(one) for one in textures),
             norms,
             tuple(Readout.of(one) for one in readouts),
+            Projection.of(projection) if projection else None,
         )
 
     def digest(self) -> str:
         """Hash of everything that determines the packs, except for the support set."""
         digest = hashlib.sha256(str(self.side).encode())
         fitted = [tensor for _, _, one in self._fitted() for tensor in one.tensors().values()]
-        for tensor in (*(self.weights or {}).values(), *fitted, *self.norms.values()):
+        of_projection = self.projection.tensors().values() if self.projection is not None else ()
+        for tensor in (*(self.weights or {}).values(), *fitted, *self.norms.values(), *of_projection):
             digest.update(tensor.contiguous().numpy().tobytes())
         return digest.hexdigest()
 
@@ -134,6 +147,11 @@ class SupportFeatures:
     def n_classes(self) -> int:
         """C, the number of classes."""
         return len(self.views[0].packs)
+
+    @property
+    def projection(self) -> Projection | None:
+        """What the network sees of images of more than three channels; None for RGB."""
+        return self.views[0].projection
 
     def with_colours(self, colours: np.ndarray) -> SupportFeatures:
         """The same support set, for tiles whose values are first replaced by a table (channels, 256) uint8."""
@@ -177,7 +195,7 @@ def fit_textures_of_views(images: Tensor, labels: Tensor) -> tuple[TexturePack, 
     Parameters
     ----------
     images : Tensor
-        (K, 3, 224, 224) float in [0, 1].
+        (K, 3 or 3 + C, 224, 224) float in [0, 1].
     labels : Tensor
         (C, K, 224, 224) uint8: per class 0 for background, 1 for object, 255 for not known.
     """

@@ -33,8 +33,8 @@ class SegmentConfig:
         Classes of the support set to segment, in this order; empty: all.
     mpp, slide_mpp : float | None
         um per px: working resolution (None: 0.5), and resolution of level 0 where the file states none.
-    slide : SlideOptions
-        Channels, image and range of an OME-TIFF or OME-Zarr.
+    channels, series, scale : tuple[str, ...], int | None, tuple[float, float] | None
+        What is read of an OME-TIFF or OME-Zarr, as in `connectors.slide_options.SlideOptions`.
     overlap : int
         px that neighbouring tiles share, 0 to half a tile.
     model, weights : str, str | None
@@ -95,7 +95,9 @@ class SegmentConfig:
     class_names: tuple[str, ...] = ()
     mpp: float | None = None
     slide_mpp: float | None = None
-    slide: SlideOptions = SlideOptions()  # noqa: RUF009  # frozen
+    channels: tuple[str, ...] = ()
+    series: int | None = None
+    scale: tuple[float, float] | None = None
     overlap: int = 32
     model: str = "compact"
     weights: str | None = None
@@ -121,6 +123,7 @@ class SegmentConfig:
 
     def __post_init__(self) -> None:
         SupportOptions(self.class_names, self.cell_part, self.geojson_origin)  # checks them
+        self.slide  # noqa: B018  # checks them
         if self.threshold is not None and not 0 < self.threshold < 1:
             raise ConfigError(
                 f"--threshold {self.threshold} is not between 0 and 1; leave it out to have it chosen"
@@ -160,6 +163,12 @@ class SegmentConfig:
             raise ConfigError(f"shard {self.shard} is not a multiple of 16 px; use 1024, 2048 or 4096")
         if self.unit is not None and (self.shard is None or self.unit < 1 or self.unit % self.shard):
             raise ConfigError(f"unit {self.unit} is not a multiple of the shard {self.shard}; give both")
+
+    @property
+    def slide(self) -> SlideOptions:
+        """What is read of a slide of channels."""
+        scale = None if self.scale is None else (self.scale[0], self.scale[1])
+        return SlideOptions(tuple(self.channels), self.series, scale)
 
 
 def check_workers(workers: int | None, gpus_per_worker: float | None) -> None:
@@ -248,7 +257,7 @@ class IndexBands:
     def view(self, view: RasterOptions) -> RasterOptions:
         """Options to read green, NIR and SWIR as the channels red, green and blue, on one scale."""
         bands = (self.green, self.nir or self.green, self.swir or self.green)
-        return replace(view, bands=bands, scale=None, keep_ratios=True)
+        return replace(view, bands=bands, all_bands=False, scale=None, keep_ratios=True)
 
     @property
     def numbers(self) -> tuple[int, ...]:

@@ -56,7 +56,7 @@ def estimate(config: SegmentConfig, model: Model) -> Estimate:
     """Estimate the cost of a run: reads an overview of the source, and times the model on blank tiles."""
     plan = make_plan(config, has_depth(model))
     features = model.encode(plan.support.images, squeeze_single_class(plan.support.labels_by_class))
-    tiles = np.full((16, plan.grid.tile, plan.grid.tile, 3), 200, np.uint8)
+    tiles = np.full((16, plan.grid.tile, plan.grid.tile, plan.source.info.n_channels), 200, np.uint8)
     model.predict(tiles, features)
     began = time.perf_counter()
     model.predict(tiles, features)

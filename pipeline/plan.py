@@ -133,11 +133,6 @@ def make_plan(config: SegmentConfig, has_depth: bool = False) -> Plan:
     source, drawn_on = open_sources(config)
     check_index_bands(config)
     info = source.info
-    if info.channels:
-        raise SourceError(
-            f"{config.source}: has {len(info.channels)} channels ({', '.join(info.channels)}); choose up to three "
-            "with --channels"
-        )
     support = load_support(
         config.support,
         source=drawn_on,
@@ -149,6 +144,12 @@ def make_plan(config: SegmentConfig, has_depth: bool = False) -> Plan:
         raise SourceError(
             f"{config.source}: would be segmented at {info.mpp:.4g} um per px, but the support set {config.support} is "
             f"at {support.mpp:.4g}; give --mpp {support.mpp:.4g}"
+        )
+    if (n_channels := support.images.shape[-1]) != info.n_channels:
+        raise SourceError(
+            f"{config.source}: has {info.n_channels} channels ({', '.join(info.channels) or 'red, green, blue'}), the "
+            f"patches of {config.support} have {n_channels}; draw the support set on the source, or choose three with "
+            f"{'--channels' if info.kind == 'slide' else '--bands'}"
         )
     views = [support.of_class(value) for value in range(1, len(support.class_names) + 1)]
     pixel = pixel_m2(info)
@@ -162,7 +163,7 @@ def make_plan(config: SegmentConfig, has_depth: bool = False) -> Plan:
         )
         for view in views
     ]
-    shard = config.shard or default_shard(info.height, info.width)
+    shard = config.shard or default_shard(info.height, info.width, info.n_channels)
     units = plan_units(info.height, info.width, config.unit or shard)
     overview, valid = source.overview(OVERVIEW_PX)
     if not valid.any():

@@ -17,14 +17,14 @@ class Model(Protocol):
 
         Parameters
         ----------
-        images : (K, H, W, 3) uint8
+        images : (K, H, W, channels) uint8
         labels : np.ndarray
             (K, H, W) or (C, K, H, W) uint8, as in `model.segmenter.Segmenter.encode`.
         """
         ...
 
     def predict(self, tiles: np.ndarray, features: Any) -> np.ndarray:
-        """Predict tiles: (N, H, W, 3) uint8 -> (N, C, H, W) float32 in 0..1, a probability for each class separately.
+        """Predict tiles, (N, H, W, channels) uint8: (N, C, H, W) float32 in 0..1, a probability for each class.
 
         A model whose attribute ``has_depth`` is True accepts ``depth=True`` and then returns (N, 2C, H, W): the
         probabilities, followed by the depth of each class, 0 at the boundary of an object and 1 at its centre.

@@ -23,6 +23,7 @@ CHANNEL_COLOURS: tuple[tuple[str, Colour], ...] = (
 are not shown, as no eye separates more."""
 
 BLACK: Colour = (0, 0, 0)
+PRIMARIES: tuple[Colour, ...] = ((255, 0, 0), (0, 255, 0), (0, 0, 255))
 
 
 def composite(image: NDArray[np.uint8], info: SourceInfo) -> NDArray[np.uint8]:
@@ -62,3 +63,15 @@ def colours_in_words(channels: Sequence[str], colours: Sequence[Colour]) -> str:
     ]
     hidden = [channel for channel, colour in zip(channels, colours, strict=True) if not any(colour)]
     return ", ".join(shown) + (f"; {', '.join(hidden)} not shown" if hidden else "")
+
+
+def unique_names(names: Sequence[str]) -> tuple[str, ...]:
+    """Names of channels, with a number after those that occur more than once, or are empty.
+
+    >>> unique_names(["DAPI", "CD3", "DAPI", ""])
+    ('DAPI (1)', 'CD3', 'DAPI (3)', 'channel 4')
+    """
+    return tuple(
+        f"channel {i}" if not name else name if list(names).count(name) == 1 else f"{name} ({i})"
+        for i, name in enumerate(names, start=1)
+    )

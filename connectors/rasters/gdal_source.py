@@ -50,8 +50,6 @@ from fewscope.errors import SourceError
 
 log = logging.getLogger(__name__)
 
-BACKGROUND = (0, 0, 0)
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class View:
@@ -126,7 +124,9 @@ class RasterSource:
             native_width=grid.width,
             vendor=first.driver if len(files) == 1 else f"{len(files)} files, {first.driver}",
             crs=grid.crs.to_string() if grid.crs else None,
-            background=BACKGROUND,
+            background=(0,) * max(3, len(shown.names)),
+            channels=shown.names,
+            colours=shown.colours,
             fingerprint=fingerprint(files),
             bands=f"{shown.words}; {stretch.words}",
             appearance=_digest(view, shown.indexes, options.pick),
@@ -157,13 +157,13 @@ class RasterSource:
         top, bottom, left, right = window_bounds(window)
         bounds = top + view.row, bottom + view.row, left + view.col, right + view.col
         level = best_level(self._stack.levels, min(self._steps))
-        image, valid = render(bounds, view.grid, self._steps, level, self._read_level, BACKGROUND)
+        image, valid = render(bounds, view.grid, self._steps, level, self._read_level, info.background)
         if view.area is not None:
             inside = burn([(view.area, 1)], valid.shape, Affine.translation(bounds[2], bounds[0])) > 0
             inside[: max(0, -top)] = inside[:, : max(0, -left)] = False
             inside[max(0, info.height - top) :] = inside[:, max(0, info.width - left) :] = False
             valid &= inside
-            image[~valid] = BACKGROUND
+            image[~valid] = info.background
         return image, valid
 
     def overview(self, max_side: int) -> Pixels:
@@ -172,13 +172,13 @@ class RasterSource:
         level = best_level(self._stack.levels, min(steps))
         origin = view.row * self._steps[0], view.col * self._steps[1]
         bounds = 0, shape[0], 0, shape[1]
-        image, valid = render(bounds, shape, steps, level, self._read_level, BACKGROUND, origin)
+        image, valid = render(bounds, shape, steps, level, self._read_level, self._info.background, origin)
         if view.area is not None:
             to_whole = Affine.translation(view.col, view.row) @ Affine.scale(
                 self._info.width / shape[1], self._info.height / shape[0]
             )
             valid &= burn([(view.area, 1)], shape, to_whole) > 0
-            image[~valid] = BACKGROUND
+            image[~valid] = self._info.background
         return image, valid
 
     def read_zoomed(self, window: Window, step: float) -> Pixels:
@@ -189,7 +189,7 @@ class RasterSource:
         steps = down * step, right * step
         level = best_level(self._stack.levels, min(steps))
         origin = view.row * down, view.col * right
-        image, valid = render(bounds, grid, steps, level, self._read_level, BACKGROUND, origin)
+        image, valid = render(bounds, grid, steps, level, self._read_level, info.background, origin)
         if view.area is not None:
             to_whole = (
                 Affine.translation(view.col, view.row)
@@ -197,7 +197,7 @@ class RasterSource:
                 @ Affine.translation(bounds[2], bounds[0])
             )
             valid &= burn([(view.area, 1)], valid.shape, to_whole) > 0
-            image[~valid] = BACKGROUND
+            image[~valid] = info.background
         return image, valid
 
     def unreadable(self, max_side: int | None = None) -> tuple[Window, ...]:
@@ -241,14 +241,18 @@ class RasterSource:
             with self._lock:
                 self._failed.update(lost)
         shown = {block: self._show(values) for block, values, _ in pieces}
-        return shown[chunk] if chunk in shown else assemble(chunk, shown.items())
+        return (
+            shown[chunk]
+            if chunk in shown
+            else assemble(chunk, shown.items(), n_channels=self._info.n_channels)
+        )
 
     def _show(self, values: Values) -> Pixels:
-        """RGB of band values; background where they are not valid."""
+        """Pixels of band values; background where they are not valid."""
         bands, valid = values
         palette, stretch = self._view.palette, self._view.stretch
         image = stretch(bands) if palette is None else palette[np.minimum(bands[0], len(palette) - 1)]
-        image[~valid] = BACKGROUND
+        image[~valid] = self._info.background
         return image, valid
 
 

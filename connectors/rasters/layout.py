@@ -59,7 +59,11 @@ def lay_out(uri: str, options: RasterOptions) -> tuple[SceneStack, Bands, list[R
     files = [file for scene in scenes for file in scene]
     first = scenes[0][0]
     named = "--green, --nir and --swir" if options.keep_ratios else "--bands"
-    shown = choose_bands(first, options.bands, named) if len(scenes[0]) == 1 else stacked_bands(scenes[0])
+    shown = (
+        choose_bands(first, options.bands, named, every=options.all_bands)
+        if len(scenes[0]) == 1
+        else stacked_bands(scenes[0])
+    )
     per_scene = len(scenes[0])
     bands_of = [shown.indexes if per_scene == 1 else (1,)] * per_scene
     for scene in scenes[1:]:

@@ -114,18 +114,6 @@ def choose_channels(uri: str, image: ChannelImage, asked: Sequence[str]) -> tupl
     return tuple(chosen)
 
 
-def unique_names(names: Sequence[str]) -> tuple[str, ...]:
-    """Names of channels, with a number after those that occur more than once, or are empty.
-
-    >>> unique_names(["DAPI", "CD3", "DAPI", ""])
-    ('DAPI (1)', 'CD3', 'DAPI (3)', 'channel 4')
-    """
-    return tuple(
-        f"channel {i}" if not name else name if list(names).count(name) == 1 else f"{name} ({i})"
-        for i, name in enumerate(names, start=1)
-    )
-
-
 def picture_stretch(image: ChannelImage) -> Stretch | None:
     """The stretch of a picture of 8 bits, which stays as it is; None for all else."""
     if image.is_rgb and image.dtype == np.uint8:

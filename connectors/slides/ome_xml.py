@@ -9,7 +9,8 @@ import xml.etree.ElementTree as ElementTree
 from dataclasses import dataclass
 
 from fewscope.connectors.colours import Colour
-from fewscope.connectors.slides.channel_image import Channel, unique_names
+from fewscope.connectors.pixels.composite import unique_names
+from fewscope.connectors.slides.channel_image import Channel
 from fewscope.errors import SourceError
 
 UM_PER_UNIT = {

@@ -18,14 +18,14 @@ from numpy.typing import NDArray
 from zarr.abc.store import Store
 
 from fewscope.connectors.colours import Colour
+from fewscope.connectors.pixels.composite import PRIMARIES, unique_names
 from fewscope.connectors.pixels.levels import Block
-from fewscope.connectors.slides.channel_image import Channel, ChannelImage, DecodeError, unique_names
+from fewscope.connectors.slides.channel_image import Channel, ChannelImage, DecodeError
 from fewscope.connectors.slides.ome_xml import UM_PER_UNIT
 from fewscope.connectors.storage.fingerprint import add_files, files_below
 from fewscope.errors import SourceError
 
 ENDINGS = (".zarr", ".zarr/", ".zarr.zip", ".ozx")
-PRIMARIES: tuple[Colour, ...] = ((255, 0, 0), (0, 255, 0), (0, 0, 255))
 SAMPLE = 64  # px; side of the samples by which a remote image is identified
 MAX_CHUNK_BYTES = 512 * 2**20
 

@@ -36,7 +36,7 @@ class SupportSet:
     Attributes
     ----------
     images : NDArray[np.uint8]
-        numpy.ndarray uint8 (K, 224, 224, 3).
+        numpy.ndarray uint8 (K, 224, 224, 3), RGB, or (K, 224, 224, N) of N channels.
     labels : NDArray[np.uint8]
         numpy.ndarray uint8 (K, 224, 224): 0 background, 1..C an object of that class, 255 not labelled.
     instances : numpy.ndarray or None
@@ -81,7 +81,7 @@ class SupportSet:
     def __post_init__(self) -> None:
         n, n_classes = len(self.names), len(self.class_names)
         for name, array, dtype, shape in (
-            ("images", self.images, np.uint8, (n, PATCH_SIZE, PATCH_SIZE, 3)),
+            ("images", self.images, np.uint8, (n, PATCH_SIZE, PATCH_SIZE, max(3, self.images.shape[-1]))),
             ("labels", self.labels, np.uint8, (n, PATCH_SIZE, PATCH_SIZE)),
             ("instances", self.instances, np.int32, (n, PATCH_SIZE, PATCH_SIZE)),
             ("complete", self.complete, np.bool_, (n, n_classes)),

@@ -272,7 +272,7 @@ class CompactNet(nn.Module):
         Parameters
         ----------
         images : Tensor
-            (K, 3, H, W) float in [0, 1].
+            (K, 3, H, W) float in [0, 1]; or (K, 3 + C, H, W), as `model.projection` returns them.
         foreground, background : (K, 1, H, W) float
             1 where the pixel is labelled as object (background); both 0 where it is not labelled.
         texture : TexturePack | None
@@ -280,7 +280,7 @@ class CompactNet(nn.Module):
         """
         if texture is None:
             texture = fit_texture(images, foreground, background)
-        return self.compile_maps(self.encoder(images), foreground, background, texture)
+        return self.compile_maps(self.encoder(images[:, :3]), foreground, background, texture)
 
     def compile_maps(
         self, maps: dict[int, Tensor], foreground: Tensor, background: Tensor, texture: TexturePack
@@ -311,13 +311,15 @@ class CompactNet(nn.Module):
         return self.predict_encoded(self.encode_queries(images), pack)
 
     def encode_queries(self, images: Tensor) -> tuple[Tensor, dict[int, Tensor]]:
-        """Encode queries independently of the support set: once per batch, for any number of packs.
+        """Encode queries (N, 3 or 3 + C, H, W) independently of the support set: once per batch, for any pack.
 
         Returns
         -------
         Statistics of the pixel classifier (`texture_statistics`), and the encoder's maps by stride.
         """
-        maps = self.encoder(images.to(self.head.weight.dtype).contiguous(memory_format=torch.channels_last))
+        maps = self.encoder(
+            images[:, :3].to(self.head.weight.dtype).contiguous(memory_format=torch.channels_last)
+        )
         return texture_statistics(images), maps
 
     def predict_encoded(

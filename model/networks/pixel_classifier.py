@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fewscope.model.networks.texture_statistics import N_STATISTICS, STRIDE, texture_statistics
+from fewscope.model.networks.texture_statistics import N_STATISTICS, STRIDE, n_statistics, texture_statistics
 
 WIDTH = 32
 LIMIT = 6.0
@@ -34,10 +34,6 @@ QUICK_STEPS, QUICK_BATCH = 150, 1024
 """A quarter of the work, for training and fine-tuning, which fit thousands of classifiers: 0.015 IoU less over ten
 unseen classes."""
 
-SIZES = ((N_STATISTICS, WIDTH), (WIDTH, WIDTH), (WIDTH, 1))
-"""Inputs and outputs of the perceptron's layers."""
-
-N_PARAMETERS = sum((n_in + 1) * n_out for n_in, n_out in SIZES)
 MOST_PIXELS = 200_000
 DROPOUT = 0.1
 """Of the first hidden layer: gained 0.008 IoU over ten unseen classes."""
@@ -53,9 +49,9 @@ BALANCE = 0.3
 class TexturePack:
     """A fitted classifier: standardisation and the three layers of the perceptron, float32."""
 
-    mean: Tensor  # (N_STATISTICS,)
+    mean: Tensor  # (S,), S statistics: N_STATISTICS, or more with more channels
     std: Tensor
-    weight1: Tensor  # (WIDTH, N_STATISTICS)
+    weight1: Tensor  # (WIDTH, S)
     bias1: Tensor
     weight2: Tensor  # (WIDTH, WIDTH)
     bias2: Tensor
@@ -110,7 +106,7 @@ def fit_texture(
     Parameters
     ----------
     images : Tensor
-        (K, 3, H, W) float in [0, 1].
+        (K, 3 or 3 + C, H, W) float in [0, 1], as `texture_statistics` takes them.
     foreground, background : Tensor
         (K, 1, H, W) float, 1 where a pixel is labelled as object (background)
     zooms : Sequence[float]
@@ -144,7 +140,7 @@ def fit_textures(
     Parameters
     ----------
     x : Tensor
-        (E, P, N_STATISTICS), P pixels of each of E support sets.
+        (E, P, S), P pixels of each of E support sets.
     share : Tensor
         (E, P), fraction of the pixel that is object, 0 to 1.
     known : Tensor
@@ -163,10 +159,11 @@ def fit_textures(
     mean = (x * weight).sum(1, keepdim=True) / n
     std = ((x - mean).square() * weight).sum(1, keepdim=True).div(n).sqrt() + 1e-4
     pixels = _Pixels.of(((x - mean) / std).clamp(-LIMIT, LIMIT), share, known)
-    flat = _perceptrons(len(x), generator).to(x.device)
-    layers = w1, b1, w2, b2, w3, b3 = _views(flat)  # views: a step on `flat` changes them all
+    sizes = _sizes(x.shape[2])
+    flat = _perceptrons(len(x), sizes, generator).to(x.device)
+    layers = w1, b1, w2, b2, w3, b3 = _views(flat, sizes)  # views: a step on `flat` changes them all
     decay = torch.ones_like(flat[:1])
-    for bias in _views(decay)[1::2]:
+    for bias in _views(decay, sizes)[1::2]:
         bias.zero_()
     first, second = torch.zeros_like(flat), torch.zeros_like(flat)
     schedule = _schedule(steps).to(x.device)
@@ -230,7 +227,7 @@ def _repeat(step: Callable[[], None], n: int, generator: torch.Generator) -> Non
 class _Pixels:
     """Pixels to draw from; those of each support set in the order unknown, background, object."""
 
-    x: Tensor  # (E * P, N_STATISTICS)
+    x: Tensor  # (E * P, S)
     target: Tensor  # (E * P,)
     order: Tensor  # (E, P), rows of `x`
     n_unknown: Tensor  # (E, 1), first in `order`
@@ -248,7 +245,7 @@ class _Pixels:
         return _Pixels(x.flatten(0, 1), target.flatten(), order, *counts)
 
     def draw(self, batch: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """A batch for each support set: rows (E, batch, N_STATISTICS) and targets (E, batch)."""
+        """A batch for each support set: rows (E, batch, S) and targets (E, batch)."""
         n, n_pixels = self.order.shape
         share = self.n_objects / (self.n_others + self.n_objects).clamp_min(1)
         share = BALANCE * 0.5 + (1 - BALANCE) * share
@@ -261,17 +258,28 @@ class _Pixels:
         return self.x[rows], self.target[rows]
 
 
-def _perceptrons(n: int, generator: torch.Generator) -> Tensor:
-    """Initial parameters of n perceptrons, (n, N_PARAMETERS), from the distribution of `torch.nn.Linear`."""
-    drawn = torch.rand(n, N_PARAMETERS, generator=generator, device=generator.device) * 2 - 1
-    for layer, (n_in, _) in zip(_views(drawn), [size for size in SIZES for _ in range(2)], strict=True):
+Sizes = tuple[tuple[int, int], ...]
+
+
+def _sizes(n_inputs: int) -> Sizes:
+    """Inputs and outputs of the perceptron's layers."""
+    return (n_inputs, WIDTH), (WIDTH, WIDTH), (WIDTH, 1)
+
+
+def _perceptrons(n: int, sizes: Sizes, generator: torch.Generator) -> Tensor:
+    """Initial parameters of n perceptrons, (n, all of one), from the distribution of `torch.nn.Linear`."""
+    n_parameters = sum((n_in + 1) * n_out for n_in, n_out in sizes)
+    drawn = torch.rand(n, n_parameters, generator=generator, device=generator.device) * 2 - 1
+    for layer, (n_in, _) in zip(
+        _views(drawn, sizes), [size for size in sizes for _ in range(2)], strict=True
+    ):
         layer.div_(math.sqrt(n_in))
     return drawn
 
 
-def _views(flat: Tensor) -> tuple[Tensor, ...]:
-    """Weights (E, out, in) and biases (E, 1, out) of the layers, as views of (E, N_PARAMETERS)."""
-    shapes = [shape for n_in, n_out in SIZES for shape in ((n_out, n_in), (1, n_out))]
+def _views(flat: Tensor, sizes: Sizes) -> tuple[Tensor, ...]:
+    """Weights (E, out, in) and biases (E, 1, out) of the layers, as views of the parameters (E, all of one)."""
+    shapes = [shape for n_in, n_out in sizes for shape in ((n_out, n_in), (1, n_out))]
     parts = flat.split([a * b for a, b in shapes], dim=1)
     return tuple(part.unflatten(1, shape) for part, shape in zip(parts, shapes, strict=True))
 
@@ -279,9 +287,10 @@ def _views(flat: Tensor) -> tuple[Tensor, ...]:
 def _pixels(
     images: Tensor, sides: Tensor, zooms: Sequence[float], generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Statistics (P, N_STATISTICS) of labelled pixels and the object's share of each (P,), at all zooms, plain and
+    """Statistics (P, S) of labelled pixels and the object's share of each (P,), at all zooms, plain and
     jittered."""
-    most = MOST_PIXELS // (2 * len(zooms) * len(images))
+    n_values = MOST_PIXELS * N_STATISTICS
+    most = n_values // n_statistics(images.shape[1]) // (2 * len(zooms) * len(images))
     found = [
         _pixels_of_view(image, of_patch, zoom, jitter, most, generator)
         for zoom in zooms
@@ -299,7 +308,7 @@ def patch_pixels(
     Parameters
     ----------
     image : Tensor
-        (1, 3, H, W) float in [0, 1].
+        (1, 3 or 3 + C, H, W) float in [0, 1].
     foreground, background : Tensor
         (1, 1, H, W) float, 1 where a pixel is labelled as object (background).
     most : int
@@ -307,7 +316,7 @@ def patch_pixels(
 
     Returns
     -------
-    Statistics (P, N_STATISTICS), and the object's share of each pixel (P,); P is 0 where nothing is labelled.
+    Statistics (P, S), and the object's share of each pixel (P,); P is 0 where nothing is labelled.
     """
     generator = torch.Generator().manual_seed(0)
     sides = torch.cat([foreground, background], dim=1)
@@ -329,14 +338,14 @@ def fit_pixels(patches: Sequence[tuple[Tensor, Tensor]], *, steps: int, batch: i
 def _join(found: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     rows, share = torch.cat([x for x, _ in found]), torch.cat([y for _, y in found])
     if not len(rows):  # nothing is labelled: one pixel that is neither
-        return rows.new_zeros(1, N_STATISTICS), rows.new_full((1,), 0.5)
+        return rows.new_zeros(1, rows.shape[1]), rows.new_full((1,), 0.5)
     return rows, share
 
 
 def _pixels_of_view(
     image: Tensor, of_patch: Tensor, zoom: float, jitter: float, most: int, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """At most `most` labelled pixels of a patch (1, 3, H, W) at one zoom, as `_pixels` returns those of all."""
+    """At most `most` labelled pixels of a patch (1, 3 or more, H, W) at one zoom, as `_pixels` returns those of all."""
     size = [max(1, round(n * zoom / 32)) * 32 for n in image.shape[-2:]]
     view = F.interpolate(image.float(), size=size, mode="bilinear", antialias=True)
     gain, shift = (1 + jitter * torch.randn(1, generator=generator).item() for _ in range(2))

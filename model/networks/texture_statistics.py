@@ -17,6 +17,10 @@ SIGMAS = (1, 2, 4, 8, 16)
 
 N_STATISTICS = 4 + 12 * len(SIGMAS)
 
+CHANNEL_SIGMAS = (1, 3)
+"""Scales at which each further channel is seen, in pixels of that stride: its intensity alone. Edges and textures are
+seen in the projections."""
+
 FLAT = 0.01
 """Scale-normalised slope (of intensities in [0, 1]) up to which a place is flat; from twice that on it is not. This
 makes no difference on ten unseen classes, and prevents false positives on empty glass."""
@@ -32,12 +36,15 @@ def texture_statistics(images: Tensor) -> Tensor:
     Parameters
     ----------
     images : Tensor
-        (N, 3, H, W) float in [0, 1], H and W multiples of 32.
+        (N, 3, H, W) float in [0, 1], H and W multiples of 32; or (N, 3 + C, H, W), as `model.projection` returns them:
+        the three that the network sees, then the channels.
 
     Returns
     -------
-    (N, N_STATISTICS, H / 2, W / 2) float32, scale-normalised (Lindeberg, IJCV 1998), so that all have one magnitude.
+    (N, N_STATISTICS, H / 2, W / 2) float32, scale-normalised (Lindeberg, IJCV 1998), so that all have one magnitude;
+    with further channels, their intensities at `CHANNEL_SIGMAS` follow: `n_statistics` in all.
     """
+    images, channels = images[:, :3], images[:, 3:]
     images = images.float().contiguous()  # planar memory is faster here, unlike in convolutions
     grey = images.mean(1, keepdim=True)
     x = F.avg_pool2d(images, STRIDE)
@@ -60,7 +67,27 @@ def texture_statistics(images: Tensor) -> Tensor:
         parts += found
         if sigma > 1 and sigma < SIGMAS[-1]:  # smooth enough for half the pixels
             smooth, stride = F.avg_pool2d(smooth, 2), 2 * stride
+    if channels.shape[1]:
+        parts += _intensities(channels.float().contiguous())
     return torch.cat(parts, dim=1)
+
+
+def _intensities(channels: Tensor) -> list[Tensor]:
+    """Channels (N, C, H, W) at `STRIDE`, as they are and smoothed at each of `CHANNEL_SIGMAS`."""
+    parts, before = [F.avg_pool2d(channels, STRIDE)], 0.0
+    for sigma in CHANNEL_SIGMAS:
+        parts.append(_gaussian(parts[-1], math.sqrt(sigma**2 - before**2)))
+        before = sigma
+    return parts
+
+
+def n_statistics(n_channels: int) -> int:
+    """Number of statistics of images of so many channels, as `texture_statistics` takes them.
+
+    >>> n_statistics(3), n_statistics(3 + 5)
+    (64, 79)
+    """
+    return N_STATISTICS + (n_channels - 3) * (1 + len(CHANNEL_SIGMAS))
 
 
 def flatness(statistics: Tensor) -> Tensor:
@@ -73,14 +100,14 @@ def flatness(statistics: Tensor) -> Tensor:
     Parameters
     ----------
     statistics : Tensor
-        (N, N_STATISTICS, H / 2, W / 2), as `texture_statistics` returns them.
+        (N, N_STATISTICS or more, H / 2, W / 2), as `texture_statistics` returns them.
 
     Returns
     -------
     (N, 1, H / 2, W / 2), from 1 (flat) to 0 (not flat)
     """
     # (N, scale, colour, H / 2, W / 2)
-    slopes = statistics[:, 4:].unflatten(1, (len(SIGMAS), 4, 3))[:, 1:4, 1]
+    slopes = statistics[:, 4:N_STATISTICS].unflatten(1, (len(SIGMAS), 4, 3))[:, 1:4, 1]
     steepest = functools.reduce(torch.maximum, slopes.unbind(2))
     near, middle, far = (2 - steepest / FLAT).clamp(0, 1).split(1, 1)
     flat = torch.minimum(torch.minimum(near, middle), far)

@@ -25,7 +25,7 @@ class Sample:
     windows : tuple[Window, ...]
         Where they are, px of the working grid.
     images : np.ndarray
-        (n, tile, tile, 3) uint8.
+        (n, tile, tile, channels) uint8.
     foreground : np.ndarray
         (n, tile, tile) bool, pixels that are foreground.
     """
@@ -59,5 +59,5 @@ def sample_tiles(plan: Plan, n_tiles: int = N_TILES) -> Sample:
             break
     if not images:
         none = np.zeros((0, grid.tile, grid.tile), bool)
-        return Sample((), np.zeros((*none.shape, 3), np.uint8), none)
+        return Sample((), np.zeros((*none.shape, plan.source.info.n_channels), np.uint8), none)
     return Sample(tuple(windows), np.stack(images), np.stack(foreground))

@@ -380,7 +380,7 @@ def _source_facts(info: Any) -> dict[str, Any]:
     facts = {
         "file": info.uri,
         "format": info.vendor,
-        "bands": info.bands,
+        "channels" if info.kind == "slide" else "bands": info.bands,
         "size at full resolution": f"{info.native_width:,} × {info.native_height:,} px",
         "resolution of the file": _resolution(info),
         "resolution from": info.mpp_source,

@@ -21,6 +21,8 @@ from skimage.measure import find_contours
 
 from fewscope.connectors.colours import Colour, class_colour
 from fewscope.connectors.conventions import IGNORE_LABEL
+from fewscope.connectors.pixels.composite import composite
+from fewscope.connectors.source import SourceInfo
 from fewscope.pipeline.report.drawing import (
     EDGE,
     FOUND,
@@ -129,8 +131,8 @@ def draw(
     unlike : sequence of Window
         tiles that are unlike the patches
     """
-    image, _ = source.overview(OVERVIEW_PX)
     info = source.info
+    image = composite(source.overview(OVERVIEW_PX)[0], info)
     tissue = area_mean(foreground, *_onto(foreground.shape, image.shape[:2])) >= 0.5
     colours = colours_of(len(support.class_names))
     covered = _coverage(result.semantic, image.shape[:2], len(colours))
@@ -139,7 +141,7 @@ def draw(
         density=_density(image, tissue, statistics, info.width, info.mpp or 1.0),
         fields=tuple(_fields(source, result, statistics, colours)),
         gallery=tuple(_portrait(source, result, row, colours) for row in statistics.samples),
-        patches=tuple(_patches(support, held_out, colours)),
+        patches=tuple(_patches(support, info, held_out, colours)),
         n_patches=_n_shown(support),
         unlike=tuple(_view(source, result, window, colours) for window in unlike),
     )
@@ -296,7 +298,7 @@ def _portrait(source: Any, result: Any, sample: dict[str, Any], colours: Sequenc
 
 def _crop(source: Any, result: Any, window: Window) -> tuple[RGB, npt.NDArray[Any], npt.NDArray[np.uint8]]:
     """Image, labels and classes of a window that may reach beyond the source (0 there)."""
-    image, _ = source.read(window)
+    image = composite(source.read(window)[0], source.info)
     instances, semantic = result.instances[0], result.semantic[0]
     labels = np.zeros((window.height, window.width), instances.dtype)
     classes = np.zeros((window.height, window.width), np.uint8)
@@ -316,10 +318,12 @@ def _n_shown(support: Any) -> int:
     return support.n_dense or len(support.names)
 
 
-def _patches(support: Any, held_out: npt.NDArray[np.uint8] | None, colours: Sequence[Colour]) -> list[Patch]:
+def _patches(
+    support: Any, info: SourceInfo, held_out: npt.NDArray[np.uint8] | None, colours: Sequence[Colour]
+) -> list[Patch]:
     patches = []
     for k, name in enumerate(support.names[: min(MAX_PATCHES, _n_shown(support))]):
-        image, label = support.images[k], support.labels[k]
+        image, label = composite(support.images[k], info), support.labels[k]
         predicted = None
         if held_out is not None:
             known = None if support.complete is None else support.complete[k]

@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from fewscope.connectors.colours import class_colour
+from fewscope.connectors.pixels.composite import composite
 from fewscope.connectors.results.store import ResultStore
 from fewscope.connectors.source import Source
 from fewscope.pipeline.maps.files import MapSummary
@@ -116,7 +117,7 @@ def draw_map(source: Source, store: ResultStore, summary: MapSummary) -> Picture
     info = source.info
     view = MapView.of(info.height, info.width, info.transform, summary.ground, MAP_PX)
     size = view.width, view.height
-    image, _ = source.overview(MAP_PX)
+    image = composite(source.overview(MAP_PX)[0], info)
     shown = grey(np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC)))
     classes = _shrunk_classes(store, size)
     names = list(summary.networks)

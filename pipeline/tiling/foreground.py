@@ -32,7 +32,7 @@ def foreground_mask(image: np.ndarray, valid: np.ndarray, kind: str = "slide") -
 
     Parameters
     ----------
-    image : (h, w, 3) uint8
+    image : (h, w, channels) uint8
         Overview of the whole source.
     valid : (h, w) bool
         True where pixels were read.
@@ -48,9 +48,9 @@ def foreground_mask(image: np.ndarray, valid: np.ndarray, kind: str = "slide") -
     ValueError
         Image and valid differ in size, or the kind is unknown.
     """
-    if image.shape != (*valid.shape, 3):
+    if image.ndim != 3 or image.shape[:2] != valid.shape:
         raise ValueError(
-            f"overview {image.shape} and valid {valid.shape} do not fit; they are (h, w, 3) and (h, w)"
+            f"overview {image.shape} and valid {valid.shape} do not fit; they are (h, w, channels) and (h, w)"
         )
     if kind not in ("slide", "raster"):
         raise ValueError(f'kind "{kind}" is neither "slide" nor "raster"')
@@ -182,7 +182,7 @@ def find_foreground(
 
     Parameters
     ----------
-    overview : (h, w, 3) uint8
+    overview : (h, w, channels) uint8
     valid : (h, w) bool
     unreadable : Sequence[Window]
         Windows of the working grid that failed to decode.

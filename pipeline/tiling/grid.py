@@ -129,12 +129,22 @@ def plan_units(height: int, width: int, unit: int) -> list[Unit]:
     ]
 
 
-def default_shard(height: int, width: int) -> int:
-    """Side of a storage shard, px: smaller for small sources, so that several workers have units."""
+MOST_UNIT_BYTES = 100 * 2**20
+"""Of the pixels of a unit of many channels, where it can be smaller."""
+
+
+def default_shard(height: int, width: int, n_channels: int = 3) -> int:
+    """Side of a storage shard, px: smaller for small sources, so that several workers have units, and for many
+    channels, as a unit is read whole.
+
+    >>> default_shard(50_000, 50_000), default_shard(50_000, 50_000, 12), default_shard(50_000, 50_000, 60)
+    (4096, 2048, 1024)
+    """
     longer = max(height, width)
-    if longer <= 2048:
-        return 1024
-    return 2048 if longer <= 16384 else 4096
+    side = 1024 if longer <= 2048 else 2048 if longer <= 16384 else 4096
+    while side > 1024 and side**2 * n_channels > MOST_UNIT_BYTES:
+        side //= 2
+    return side
 
 
 def grow(window: Window, margin: int, height: int, width: int) -> Window:

@@ -290,6 +290,8 @@ def test_slides_are_known_by_what_their_scanners_write(tmp_path):
 
 KINDS = {
     "uint16 with nodata": (uint16_with_nodata, {"bands": (4, 2, 1)}),
+    "all bands": (uint16_with_nodata, {"all_bands": True}),
+    "all bands, shrunk": (uint16_with_nodata, {"all_bands": True, "res": 14.0}),
     "uint16 shrunk 1.37 times": (uint16_with_nodata, {"res": 13.7}),
     "uint16 enlarged": (uint16_with_nodata, {"res": 6.1}),
     "mask and overviews": (masked_with_overviews, {}),

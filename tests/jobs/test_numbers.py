@@ -31,7 +31,7 @@ OF_SLIDES = (
     "--object-radius-um 0",
 )  # fmt: skip
 OF_RASTERS = (
-    "--bands 0,1,2", "--bands 1,2", "--bands 3,3,3", "--scale 2 1", "--scale 1 1", "--scale nan 1", "--scale 0 inf",
+    "--bands 0,1,2", "--bands 1,1", "--bands 3,3,3", "--scale 2 1", "--scale 1 1", "--scale nan 1", "--scale 0 inf",
     "--res nan", "--res 0", "--res -10", "--res inf", "--bbox 1 2 1 3", "--bbox 1 3 2 2", "--bbox nan 0 1 1",
     "--bbox 0 0 inf 1", "--bbox -70 0 -75 1", "--simplify nan", "--simplify inf", "--simplify -1",
     "--min-area-m2 nan", "--min-area-m2 inf", "--min-area-m2 -1", "--green 0 --nir 4", "--green 2 --nir 0",

@@ -42,7 +42,7 @@ def test_a_value_out_of_range_is_refused_with_its_cure(option, value, cure):
         (lambda: RasterConfig(min_area_m2=-1.0), "--min-area-m2 -1"),
         (lambda: RasterConfig(simplify_px=-1.0), "--simplify -1"),
         (lambda: IndexBands(green=2), "--nir"),
-        (lambda: RasterOptions(bands=(1, 2)), "2 bands"),
+        (lambda: RasterOptions(bands=(1, 1)), "twice"),
         (lambda: RasterOptions(scale=(2.0, 1.0)), "--scale 2 1"),
         (lambda: RasterOptions(res=0.0), "--res 0"),
         (lambda: RasterOptions(bbox=(1.0, 2.0, 1.0, 3.0)), "--bbox"),

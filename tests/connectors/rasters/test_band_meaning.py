@@ -9,9 +9,10 @@ from rasterio.control import GroundControlPoint
 from rasterio.windows import Window
 
 from fewscope.connectors.open import open_source
+from fewscope.connectors.pixels.composite import composite
 from fewscope.connectors.raster_options import RasterOptions
 from fewscope.connectors.source import Pixels, Source
-from fewscope.errors import SourceError
+from fewscope.errors import ConfigError, SourceError
 from tests.helpers.rasters import north_up, waves, write_raster
 
 SIDE = 200
@@ -176,3 +177,29 @@ def test_a_block_as_large_as_a_huge_file_is_refused(tmp_path):
         pass
     with pytest.raises(SourceError, match="TILED=YES"):
         opened(str(path))
+
+
+def test_all_bands_travel_with_their_names_and_a_composite_of_the_visible_ones(tmp_path):
+    values = waves(60, 80, 5, 9000).astype(np.uint16)
+    path = write_raster(tmp_path / "a.tif", values, north_up())
+    with rasterio.open(path, "r+") as dataset:
+        dataset.descriptions = ("B02", "B03", "B04", "B08", "B11")
+    window = Window(0, 0, 80, 60)
+    every = open_source(path, raster=RasterOptions(all_bands=True))
+    image, _ = every.read(window)
+    assert every.info.channels == ("b02", "b03", "b04", "b08", "b11")
+    usual = open_source(path, raster=RasterOptions())
+    assert np.array_equal(composite(image, every.info), usual.read(window)[0])
+    some = open_source(path, raster=RasterOptions(bands=(5, 4, 1, 2)))
+    assert np.array_equal(some.read(window)[0], image[..., [4, 3, 0, 1]])
+    two = open_source(path, raster=RasterOptions(bands=(4, 5)))
+    assert np.array_equal(two.read(window)[0], image[..., [3, 4, 3]])
+    assert len({source.info.appearance for source in (every, usual, some, two)}) == 4
+    for source in (every, usual, some, two):
+        source.close()
+    for options, match in (
+        ({"bands": (1, 2, 2, 3)}, "twice"),
+        ({"bands": (1,), "all_bands": True}, "one of them"),
+    ):
+        with pytest.raises(ConfigError, match=match):
+            RasterOptions(**options)

@@ -25,6 +25,8 @@ SIDE = 512
 class Squares:
     """A source whose red is the column / 4 and whose green the row / 4; its right quarter cannot be read."""
 
+    info = SimpleNamespace(n_channels=3)
+
     def read(self, window: Any) -> tuple[np.ndarray, np.ndarray]:
         rows = np.arange(window.row_off, window.row_off + window.height)[:, None]
         cols = np.arange(window.col_off, window.col_off + window.width)[None]

@@ -57,6 +57,7 @@ class FakeSource:
             bands="",
             notes=(),
             assumptions=(),
+            channels=(),
         )
 
     def overview(self, max_side):
