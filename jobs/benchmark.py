@@ -135,13 +135,15 @@ def parse(argv: list[str] | None, prog: str = PROG) -> argparse.Namespace:
 
 def missing_cells(args: argparse.Namespace, runs: Sequence[Run]) -> list[Missing]:
     """Cells of the tables asked for that no run fills."""
+    from fewscope.pipeline.evaluation.benchmark_runs import WEIGHTS
     from fewscope.pipeline.evaluation.benchmark_tables import (
         missing_methods,
         table_of_folds,
         table_of_pretraining,
     )
 
-    folder = next((path for path in args.runs if path.is_dir()), Path("runs"))
+    folders = (path.parent if (path / WEIGHTS).is_file() else path for path in args.runs if path.is_dir())
+    folder = next(folders, Path("runs"))
     found: list[Missing] = []
     for number in (2, 3):
         if number in args.tables:
@@ -149,7 +151,7 @@ def missing_cells(args: argparse.Namespace, runs: Sequence[Run]) -> list[Missing
     if 4 in args.tables:
         found += table_of_folds(runs, args.pascal, {}, args.data)[1]
     if 5 in args.tables:
-        found += table_of_pretraining(runs, {})[1]
+        found += table_of_pretraining(runs, {}, args.data)[1]
     return found
 
 
@@ -235,7 +237,7 @@ def measure_all(args: argparse.Namespace) -> Benchmark:
             of_set = _logged(partial(other.classes, "test"), path.name)
             sets[path.name] = measure(of_set, models, config, args.seeds, store)
             result.add_cells(str(path), sets[path.name])
-        result.tables.append(table_of_pretraining(runs, sets)[0])
+        result.tables.append(table_of_pretraining(runs, sets, args.data)[0])
     if 6 in args.tables:
         methods = [*models, *(load_baseline(name) for name in args.baselines)]
         found = label_images(

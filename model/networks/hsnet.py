@@ -122,16 +122,21 @@ class HSNet(EpisodicNet):
         return torch.logit(share, eps=1e-3)
 
     def _match_one(self, queries: list[Tensor], support: list[Tensor], size: tuple[int, int]) -> Tensor:
-        """Logits (N, 1, *size) with one support, whose maps are (C, h, w)."""
-        correlations = [
-            torch.einsum("nchw,cij->nhwij", query, one.to(query.dtype)).clamp_min(0)
-            for query, one in zip(queries, support, strict=True)
-        ]
-        stacked, end = [], len(correlations)
-        for n_maps in self.stages:  # deepest first
-            stacked.append(torch.stack(correlations[end - n_maps : end], dim=1))
-            end -= n_maps
-        scores = self.hpn_learner(stacked)
+        """Logits (N, 1, *size) with one support, whose maps are (C, h, w).
+
+        In the dtype of the weights, as the authors train: autocast to bfloat16, gradients became infinite on a CPU.
+        """
+        dtype = self.hpn_learner.decoder1[0].weight.dtype
+        with torch.autocast(queries[0].device.type, enabled=False):
+            correlations = [
+                torch.einsum("nchw,cij->nhwij", query.to(dtype), one.to(dtype)).clamp_min(0)
+                for query, one in zip(queries, support, strict=True)
+            ]
+            stacked, end = [], len(correlations)
+            for n_maps in self.stages:  # deepest first
+                stacked.append(torch.stack(correlations[end - n_maps : end], dim=1))
+                end -= n_maps
+            scores = self.hpn_learner(stacked)
         logits = scores[:, 1:] - scores[:, :1]
         return F.interpolate(logits, size=size, mode="bilinear", align_corners=True)
 

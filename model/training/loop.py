@@ -27,7 +27,13 @@ from fewscope.model.networks.relation import RelationNet
 from fewscope.model.training import distributed
 from fewscope.model.training.episode_batch import EpisodeBatch
 from fewscope.model.training.objectives import objective_of
-from fewscope.model.training.optimisation import clip_gradients, episode_source, optimiser_of, schedule_of
+from fewscope.model.training.optimisation import (
+    clip_gradients,
+    episode_source,
+    moving_average,
+    optimiser_of,
+    schedule_of,
+)
 from fewscope.model.training.recipes import TrainConfig
 from fewscope.model.training.run_log import RunLog
 from fewscope.model.training.validation import NoValidation, Validation, ValidationClasses, picture_of
@@ -266,8 +272,9 @@ def _start(
     net = net.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     mean = None
     if config.average is not None:
-        average = torch.optim.swa_utils.get_ema_multi_avg_fn(config.average)
-        mean = torch.optim.swa_utils.AveragedModel(net, multi_avg_fn=average, use_buffers=True)
+        mean = torch.optim.swa_utils.AveragedModel(
+            net, multi_avg_fn=moving_average(config.average), use_buffers=True
+        )
         mean.eval()
     optimiser = optimiser_of(config, net)
     return _State(net, mean, optimiser, schedule_of(config, optimiser))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -83,6 +84,21 @@ def schedule_of(
         total_steps=config.steps,
         pct_start=min(0.3, config.warmup / config.steps),
     )
+
+
+def moving_average(decay: float) -> Callable[..., None]:
+    """Exponential moving average of weights, for ``torch.optim.swa_utils.AveragedModel``.
+
+    Its decay after n averages is at most (1 + n) / (10 + n): with a constant one of 0.998, a run of 200 steps would
+    keep two thirds of its random initial weights.
+    """
+
+    def update(averaged: list[Tensor], current: list[Tensor], n_averaged: Tensor | int) -> None:
+        n = int(n_averaged)
+        now = min(decay, (1 + n) / (10 + n))
+        torch.optim.swa_utils.get_ema_multi_avg_fn(now)(averaged, current, n_averaged)
+
+    return update
 
 
 def clip_gradients(config: TrainConfig, net: nn.Module) -> Tensor:

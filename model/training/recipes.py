@@ -65,7 +65,8 @@ class TrainConfig:
     clip_parts : bool
         Clip the encoder and the rest separately, as the published code does.
     average : float | None
-        Decay of the exponential moving average of the weights, which is kept; None keeps the last weights.
+        Decay of the exponential moving average of the weights, which is kept, less in the first steps
+        (`optimisation.moving_average`); None keeps the last weights.
     seed : int
         Seed of initial weights and episodes.
     imagenet : bool

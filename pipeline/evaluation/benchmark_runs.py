@@ -13,6 +13,9 @@ from fewscope.model.networks.registry import NETWORKS
 WEIGHTS = "weights.safetensors"
 RECIPE = "recipe.json"
 
+ARROW = " → "
+"""Between the stages of a training."""
+
 
 @dataclass(frozen=True, slots=True)
 class Run:
@@ -62,7 +65,7 @@ class Run:
         chain = ["ImageNet"] if self.imagenet else []
         if self.initial:
             chain.append(self.initial)
-        return " → ".join([*chain, Path(self.data).name if self.data else "unknown data"])
+        return ARROW.join([*chain, Path(self.data).name if self.data else "unknown data"])
 
 
 def find_runs(paths: Sequence[Path], shipped: Sequence[str] = ()) -> list[Run]:

@@ -18,8 +18,10 @@ from fewscope.pipeline.evaluation.benchmark_published import (
     THIRD_PARTY,
     Row,
 )
-from fewscope.pipeline.evaluation.benchmark_runs import Run
+from fewscope.pipeline.evaluation.benchmark_runs import ARROW, Run
 from fewscope.pipeline.evaluation.tables import Column, Table
+
+FSS = "FSS-1000"
 
 Cells = Mapping[tuple[str, int], Cell]
 """By (name of the run, shots)."""
@@ -182,30 +184,38 @@ def same_folder(one: str, other: Path) -> bool:
     return bool(one) and Path(one).resolve() == other.resolve()
 
 
-def table_of_pretraining(runs: Sequence[Run], cells: Mapping[str, Cells]) -> tuple[Table, list[Missing]]:
+def table_of_pretraining(
+    runs: Sequence[Run], cells: Mapping[str, Cells], fss: Path
+) -> tuple[Table, list[Missing]]:
     """Table 5: what runs were trained on, and each test set, with the largest number of shots.
 
     Parameters
     ----------
     cells : Mapping[str, Cells]
         By the name of the test set.
+    fss : Path
+        FSS-1000's folder, whatever its name is: what was trained on it was trained on FSS-1000.
     """
     rows, printed = [], dict(TABLE_5)
+    own = fss.resolve().name
+    chains = {run.name: tuple(run.provenance.split(ARROW)) for run in runs}
+    labels = {name: ARROW.join(FSS if part == own else part for part in c) for name, c in chains.items()}
     for run in runs:
-        line = [run.provenance if run.weights else "shipped weights", run.name, run.network]
-        line.append(percent(printed.get(run.provenance)))
+        line = [ARROW.join(chains[run.name]) if run.weights else "shipped weights", run.name, run.network]
+        line.append(percent(printed.get(labels[run.name])))
         for of_set in cells.values():
             shots = max((k for name, k in of_set if name == run.name), default=0)
             cell = of_set.get((run.name, shots))
             text = "–" if cell is None else f"{percent(100 * cell.image_iou.value)}"
             line.append(text + ("" if cell is None else f" [{_interval(cell.image_iou.interval)}]"))
         rows.append(tuple(line))
-    there = {run.provenance for run in runs}
+    there = set(labels.values())
+    trained = next((r.weights for r in runs if r.kind == "vgg16-paper" and labels[r.name] == FSS), None)
+    start = trained or Path("runs/vgg16-paper/weights.safetensors")
+    train = "--split train --network vgg16-paper --recipe paper"
     commands = {
-        "ImageNet → FSS-1000": "fewscope train --data FSS-1000 --split train --network vgg16-paper --recipe paper "
-        "--imagenet --out runs/imagenet-fss",
-        "FSS-1000 → fsCOCO": "fewscope train --data fsCOCO --split train --network vgg16-paper --recipe paper "
-        "--initial-weights runs/bce/weights.safetensors --out runs/fss-fscoco",
+        "ImageNet → FSS-1000": f"fewscope train --data {fss} {train} --imagenet --out runs/imagenet-fss",
+        "FSS-1000 → fsCOCO": f"fewscope train --data fsCOCO {train} --initial-weights {start} --out runs/fss-fscoco",
     }
     missing = [Missing("table 5", label, commands[label]) for label, _ in TABLE_5 if label not in there]
     rows += [
@@ -215,8 +225,9 @@ def table_of_pretraining(runs: Sequence[Run], cells: Mapping[str, Cells]) -> tup
     ]
     columns = ("trained on", "run", "network", "paper (a)", *(f"here (a), {name}" for name in cells))
     note = (
-        "Percent, with the largest number of shots. A run's training data is the name of its folder. The test set of "
-        "the paper's figure is that of its own table."
+        "Percent, with the largest number of shots. A run's training data is the name of its folder; runs that were "
+        "trained on the data of this benchmark have the paper's figure for FSS-1000. fsCOCO is what convert coco "
+        "--clean-up --train-classes 60 writes, into a folder of that name."
     )
     return Table("Table 5: pre-training", note, columns, tuple(rows)), missing
 
@@ -254,14 +265,20 @@ def table_of_rounds(rounds: Mapping[str, Sequence[Rounds]], shots: int) -> Table
         ("better on", lambda row: f"{sum(r.second > r.first for r in row[1])} of {len(row[1])}"),
     )
     note = (
-        f"Mean image IoU, percent, of the queries that remain. Round 1: {shots} supports; round 2: the same and the "
-        f"{shots} queries with the worst IoU of round 1, labelled."
+        f"Mean image IoU (a), percent, of the queries that remain. Round 1: {count(shots, 'support')}; round 2: the "
+        f"same and the {count(shots, 'query', 'queries')} with the lowest IoU in round 1, with true masks. The same "
+        "queries are scored in both."
     )
     return Table.of("Figure 11: the worst results go back into the support set", note, columns, rows)
 
 
 def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
+
+
+def count(n: int, one: str, many: str = "") -> str:
+    """A number of things: "1 support", "5 supports"."""
+    return f"{n} {one if n == 1 else many or one + 's'}"
 
 
 def percent(value: float | None) -> str:

@@ -15,7 +15,7 @@ import torchvision
 from torch import Tensor, nn
 
 from fewscope.errors import ConfigError
-from fewscope.model.episodes.sampler import Episode
+from fewscope.model.episodes.sampler import Episode, EpisodeSampler
 from fewscope.model.metrics import image_iou
 from fewscope.model.networks import episodic
 from fewscope.model.networks.canet import BACKBONE, CANet
@@ -306,6 +306,21 @@ def test_a_centre_pivot_is_a_4d_convolution_with_two_planes() -> None:
 
 
 @pytest.mark.slow
+def test_gradients_of_hsnet_in_bfloat16_are_those_of_float32() -> None:
+    norms = []
+    for enabled in (False, True):
+        torch.manual_seed(0)
+        net = HSNet("vgg16").train()
+        e = EpisodeSampler([], size=64, images_per_episode=7, seed=3)[0]
+        truth = e.masks[: e.shots]
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+            logits, _ = net.episode(e.images, truth * e.labelled, (1 - truth) * e.labelled)
+        torch.nn.functional.binary_cross_entropy_with_logits(logits.float(), e.masks[e.shots :]).backward()
+        squares = [p.grad.square().sum() for p in net.hpn_learner.parameters() if p.grad is not None]
+        norms.append(torch.stack(squares).sum().sqrt().item())
+    assert norms[1] == pytest.approx(norms[0], rel=0.1)
+
+
 def test_hsnet_votes() -> None:
     """Half of the votes of the pixel that has most make a pixel an object."""
     torch.manual_seed(0)

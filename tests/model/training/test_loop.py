@@ -31,7 +31,12 @@ from fewscope.model.training.episode_batch import EpisodeBatch
 from fewscope.model.training.job import TrainingJob
 from fewscope.model.training.loop import RunOptions, train
 from fewscope.model.training.objectives import RelationObjective
-from fewscope.model.training.optimisation import clip_gradients, optimiser_of, schedule_of
+from fewscope.model.training.optimisation import (
+    clip_gradients,
+    moving_average,
+    optimiser_of,
+    schedule_of,
+)
 from fewscope.model.training.recipes import TrainConfig, recipe
 from fewscope.model.training.validation import ValidationClasses
 from fewscope.model.weights import load_weights
@@ -263,6 +268,19 @@ def test_the_papers_learning_rate_is_halved_every_50000_episodes() -> None:
         optimiser.step()
         schedule.step()
     assert rates == [1e-3] * 4 + [5e-4] * 4 + [2.5e-4]
+
+
+@pytest.mark.parametrize(("n_steps", "least"), [(20, 0.7), (100, 0.95)])
+def test_the_average_of_a_short_run_forgets_its_initial_weights(n_steps: int, least: float) -> None:
+    net = torch.nn.Linear(1, 1)
+    mean = torch.optim.swa_utils.AveragedModel(net, multi_avg_fn=moving_average(0.998))
+    for weight in (0.0, *[1.0] * n_steps):
+        torch.nn.init.constant_(net.weight, weight)
+        mean.update_parameters(net)
+    assert least < mean.module.weight.item() <= 1
+    late = [torch.zeros(1)]
+    moving_average(0.998)(late, [torch.ones(1)], 10_000)
+    assert late[0].item() == pytest.approx(0.002)
 
 
 def test_encoder_and_decoder_are_clipped_apart_with_the_squared_error_only() -> None:

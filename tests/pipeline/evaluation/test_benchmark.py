@@ -169,7 +169,7 @@ def test_every_row_can_be_filled_and_every_command_is_a_run() -> None:
         assert any(fits(row, Run("x", name, loss=row.loss)) for name in row.networks)
     missing = [m for n in (2, 3) for m in missing_methods(n, [], Path("data"), Path("runs"))]
     missing += table_of_folds([], [Path(f"fold{i}") for i in range(4)], {}, Path("fss"))[1]
-    missing += table_of_pretraining([], {})[1]
+    missing += table_of_pretraining([], {}, Path("fss"))[1]
     commands = [m.command for m in missing if m.command]
     assert len(commands) > 30
     for command in commands:
@@ -219,6 +219,24 @@ def test_a_fold_is_filled_by_the_run_that_was_trained_on_it(tmp_path: Path) -> N
     assert row[1:3] == ("51.8 | 100.0", "64.6 | –")
     assert row[-1] == "p0, p1"
     assert not [m for m in missing if m.label.startswith("PANet")]
+
+
+def test_a_run_on_the_data_of_the_benchmark_was_trained_on_fss_1000_whatever_its_folder_is_called() -> None:
+    data = Path("somewhere/fewshot_data")
+    runs = [
+        Run("one", "vgg16-paper", Path("one.safetensors"), data="elsewhere/fewshot_data", imagenet=True),
+        Run("two", "vgg16-paper", Path("two.safetensors"), data=str(data)),
+        Run("three", "vgg16-paper", Path("three.safetensors"), data="x/fsCOCO", initial="fewshot_data"),
+    ]
+    table, missing = table_of_pretraining(runs, {}, data)
+    assert [(row[0], row[3]) for row in table.rows] == [
+        ("ImageNet → fewshot_data", "79.30"),
+        ("fewshot_data", "–"),
+        ("fewshot_data → fsCOCO", "82.66"),
+    ]
+    assert not missing
+    (coco,) = table_of_pretraining(runs[:2], {}, data)[1]
+    assert "--initial-weights two.safetensors" in coco.command
 
 
 def test_bars_have_the_height_of_their_values() -> None:
