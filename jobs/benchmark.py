@@ -256,6 +256,7 @@ def measure_all(args: argparse.Namespace) -> Benchmark:
         ]
         spreads.sort(key=lambda s: s.ious[1] - s.ious[0])
         result.spreads += [pictures_of(spread) for spread in spreads]
+        result.spreads_of = models[0].name
     if 11 in args.figures:
         rounds: dict[str, list[Rounds]] = {model.name: [] for model in models}
         for category in _logged(classes, "figure 11")():

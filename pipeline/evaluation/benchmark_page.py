@@ -91,6 +91,8 @@ class Benchmark:
         Data, runs, seeds, machine, as the page shows them.
     measured : list[dict[str, Any]]
         Cells for ``benchmark.json``.
+    spreads_of : str
+        Name of the run of figure 9.
     """
 
     settings: dict[str, str]
@@ -99,6 +101,7 @@ class Benchmark:
     spreads: list[SpreadPictures] = field(default_factory=list)
     missing: list[Missing] = field(default_factory=list)
     measured: list[dict[str, Any]] = field(default_factory=list)
+    spreads_of: str = ""
 
     def add_cells(self, data: str, cells: Mapping[tuple[str, int], Cell]) -> None:
         """Keep cells for ``benchmark.json``."""

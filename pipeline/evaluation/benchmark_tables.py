@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from fewscope.pipeline.evaluation.benchmark_measure import SHARES, Cell, Labelling, Rounds
@@ -54,8 +55,9 @@ def command_of(row: Row, data: Path, runs: Path) -> str:
         return ""
     network = row.networks[0]
     name = network + (f"-{row.loss}" if row.loss else "")
-    source = f"--data {data} --split train --validate val"
-    return f"fewscope train {source} --network {network} {row.train} --out {runs / name}"
+    source = f"--data {quote(str(data))} --split train --validate val"
+    out = quote(str(runs / name))
+    return f"fewscope train {source} --network {network} {row.train} --out {out}"
 
 
 def table_of_methods(number: int, runs: Sequence[Run], cells: Cells) -> Table:
@@ -148,8 +150,8 @@ def table_of_folds(
             names |= {of_fold[0].name} if of_fold else set()
             if not of_fold and wanted is not None:
                 command = (
-                    f"fewscope train --data {wanted} --split train --network {networks[0]} --recipe paper "
-                    f"--out runs/{networks[0]}-{wanted.name}"
+                    f"fewscope train --data {quote(str(wanted))} --split train --network {networks[0]} --recipe paper "
+                    f"--out {quote(f'runs/{networks[0]}-{wanted.name}')}"
                 )
                 if not any(m.command == command for m in missing):
                     missing.append(Missing("table 4", f"{label}, fold {i}", command))
@@ -211,10 +213,10 @@ def table_of_pretraining(
         rows.append(tuple(line))
     there = set(labels.values())
     trained = next((r.weights for r in runs if r.kind == "vgg16-paper" and labels[r.name] == FSS), None)
-    start = trained or Path("runs/vgg16-paper/weights.safetensors")
+    start = quote(str(trained or Path("runs/vgg16-paper/weights.safetensors")))
     train = "--split train --network vgg16-paper --recipe paper"
     commands = {
-        "ImageNet → FSS-1000": f"fewscope train --data {fss} {train} --imagenet --out runs/imagenet-fss",
+        "ImageNet → FSS-1000": f"fewscope train --data {quote(str(fss))} {train} --imagenet --out runs/imagenet-fss",
         "FSS-1000 → fsCOCO": f"fewscope train --data fsCOCO {train} --initial-weights {start} --out runs/fss-fscoco",
     }
     missing = [Missing("table 5", label, commands[label]) for label, _ in TABLE_5 if label not in there]
