@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 PROG = "python jobs/mine.py"
 DESCRIPTION = """\
-Rank segmented photographs by estimated quality, the most doubtful first.
+Rank segmented photographs by estimated quality, the most doubtful first. Quality is the IoU, 0 to 1, that the
+probabilities of the result expect; area is the share of the photograph that is object.
 
 Examples:
     %(prog)s out/photos --worst 5
@@ -63,8 +64,9 @@ def run(args: argparse.Namespace) -> int:
     if args.worst is not None and args.worst < 1:
         raise ConfigError(f"--worst {args.worst} is below 1; give the number of photographs")
     worst = found[: args.worst or (5 if args.out else None)]
+    print("quality    area  photograph")
     for photograph in worst:
-        print(f"{photograph.quality:.3f}  {photograph.share:6.1%}  {photograph.file}")
+        print(f"{photograph.quality:<7.3f}  {photograph.share:6.1%}  {photograph.file}")
     if args.out is not None:
         _copy(worst, args.result, args.out)
         print(args.out)

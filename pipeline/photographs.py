@@ -41,6 +41,9 @@ OVERLAY_SIDE = 1024
 CELL, COLUMNS = 200, 6
 """Side of a picture of the contact sheet, px, and pictures in a row."""
 
+HEAD = 26
+"""Height of the line above them, px."""
+
 
 @dataclass(frozen=True, slots=True)
 class Photograph:
@@ -249,10 +252,13 @@ def contact_sheet(photographs: Sequence[Photograph], out: Path) -> None:
 
     text = 30
     rows = -(-len(photographs) // COLUMNS)
-    sheet = Image.new("RGB", (COLUMNS * (CELL + 8) + 8, rows * (CELL + text + 8) + 8), "white")
+    sheet = Image.new("RGB", (COLUMNS * (CELL + 8) + 8, HEAD + rows * (CELL + text + 8) + 8), "white")
     pen = ImageDraw.Draw(sheet)
+    title = f"{len(photographs)} photographs, the most doubtful first. Line: outline of what was found. "
+    title += "Quality: the IoU, 0 to 1, that its own probabilities expect"
+    pen.text((8, 10), title, fill=(27, 35, 48))
     for i, photograph in enumerate(photographs):
-        x, y = 8 + (i % COLUMNS) * (CELL + 8), 8 + (i // COLUMNS) * (CELL + text + 8)
+        x, y = 8 + (i % COLUMNS) * (CELL + 8), 8 + HEAD + (i // COLUMNS) * (CELL + text + 8)
         with Image.open(out / "overlays" / f"{photograph.name}.jpg") as overlay:
             overlay.thumbnail((CELL, CELL))
             sheet.paste(overlay, (x + (CELL - overlay.width) // 2, y + (CELL - overlay.height) // 2))

@@ -89,12 +89,13 @@ def test_a_folder_of_photographs_is_labelled(
         assert facts["seconds"] > 0
         assert (out / "overlays" / f"{facts['name']}.jpg").exists()
     with Image.open(out / "contact.jpg") as sheet:
-        assert sheet.size == (6 * 208 + 8, 238 + 8)
+        assert sheet.size == (6 * 208 + 8, 26 + 238 + 8)
     assert segment_wsi.main(command) == 2
     assert "is not empty; give another --out, or --overwrite" in capfd.readouterr().err
 
     assert mine.main([str(out), "--worst", "2", "--out", str(tmp_path / "more")]) == 0
     lines = [line for line in capfd.readouterr().out.splitlines() if line.startswith("0.")]
+    assert len(lines) == 2
     assert [float(line.split()[0]) for line in lines] == sorted(float(line.split()[0]) for line in lines)
     more = load_photograph_support(tmp_path / "more")  # complete pairs, for the next round
     assert len(more.images) == 2
