@@ -6,7 +6,7 @@ import base64
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import astuple, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -102,20 +102,26 @@ def measure(
 def _class_scores(
     category: ClassImages, models: Sequence[Model], config: EvaluationConfig, store: MeasurementStore | None
 ) -> dict[str, list[_ClassScore]]:
-    """Scores on one class by the name of the model; only models without a kept measurement are evaluated."""
-    facts = {m.name: store.facts("metrics", category, m.name, config) for m in models} if store else {}
+    """Scores on one class by the name of the model."""
     found: dict[str, list[_ClassScore]] = {}
-    for name, key in facts.items():
-        if store is not None and (kept := store.recall(key)) is not None:
-            found[name] = [_ClassScore(*values) for values in kept]
-    if left := [model for model in models if model.name not in found]:
-        for of in class_metrics(evaluate_class(category, left, config).query_results):
-            score = _ClassScore(of.category, of.domain, of.shots, of.n_queries, of.image_iou, of.pixels.iou)
-            found.setdefault(of.method, []).append(score)
-    if store is not None:
-        for model in left:
-            store.keep(facts[model.name], [astuple(score) for score in found[model.name]])
+    for model in models:  # one after the other, so that a stopped command loses one at most
+        measure = partial(_scores, category, model, config)
+        values = (
+            measure() if store is None else store.measured("metrics", category, model.name, config, measure)
+        )
+        found[model.name] = [_ClassScore(*of_shots) for of_shots in values]
     return found
+
+
+def _scores(
+    category: ClassImages, model: Model, config: EvaluationConfig
+) -> list[tuple[str, str, int, int, float, float]]:
+    """What `_ClassScore` holds, for every number of shots."""
+    evaluated = evaluate_class(category, [model], config)
+    return [
+        (of.category, of.domain, of.shots, of.n_queries, of.image_iou, of.pixels.iou)
+        for of in class_metrics(evaluated.query_results)
+    ]
 
 
 def _cell(of_seeds: Sequence[Sequence[_ClassScore]]) -> Cell:
