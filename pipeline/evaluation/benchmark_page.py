@@ -14,7 +14,7 @@ from PIL import Image
 
 from fewscope.connectors.conventions import PATCH_SIZE
 from fewscope.pipeline.evaluation.benchmark_measure import Cell, Rounds, SupportSpread
-from fewscope.pipeline.evaluation.benchmark_tables import Missing
+from fewscope.pipeline.evaluation.benchmark_tables import Missing, count
 from fewscope.pipeline.evaluation.tables import Table
 from fewscope.pipeline.report.drawing import Picture, agreement, outlined, picture
 from fewscope.pipeline.report.html import fill, write_files
@@ -162,17 +162,13 @@ class Benchmark:
 def bars_by_run(cells: Mapping[tuple[str, int], Cell], shots: int) -> Bars:
     """Figure 6: every run by super-category."""
     series = {name: _by_domain(cell) for (name, k), cell in cells.items() if k == shots}
-    note = f"Mean image IoU (a) of the classes of each super-category, {shots} shots."
+    note = f"Mean image IoU (a) of the classes of each super-category, {count(shots, 'shot')}."
     return Bars.of("Figure 6: super-categories", note, series)
 
 
 def bars_by_shots(cells: Mapping[tuple[str, int], Cell], run: str) -> Bars:
     """Figure 8: every number of shots by super-category, for one run."""
-    series = {
-        f"{k} shot{'' if k == 1 else 's'}": _by_domain(cell)
-        for (name, k), cell in cells.items()
-        if name == run
-    }
+    series = {count(k, "shot"): _by_domain(cell) for (name, k), cell in cells.items() if name == run}
     note = f"Mean image IoU (a) of {run} by super-category and number of supports."
     return Bars.of("Figure 8: shots", note, series)
 
