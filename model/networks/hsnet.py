@@ -126,7 +126,7 @@ class HSNet(EpisodicNet):
 
         In the dtype of the weights, as the authors train: autocast to bfloat16, gradients became infinite on a CPU.
         """
-        dtype = self.hpn_learner.decoder1[0].weight.dtype
+        dtype = next(self.hpn_learner.parameters()).dtype
         with torch.autocast(queries[0].device.type, enabled=False):
             correlations = [
                 torch.einsum("nchw,cij->nhwij", query.to(dtype), one.to(dtype)).clamp_min(0)
