@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
+import fewscope.pipeline.run
 from fewscope.model.networks.pixel_classifier import N_STATISTICS, TexturePack
+from fewscope.model.segmenter import Segmenter, load_segmenter
 from fewscope.model.views import SupportFeatures, View
+from fewscope.pipeline.calibration import operating_point
 from fewscope.pipeline.calibration.intervals import widened_interval
 from fewscope.pipeline.calibration.leave_one_out import LeaveOneOut, agreement
+from fewscope.pipeline.calibration.model_selection import SelectedEncoding
 from fewscope.pipeline.calibration.operating_point import ClassOperatingPoint
 from fewscope.pipeline.calibration.sampling import sample_tiles
 from fewscope.pipeline.calibration.source_match import OFFSETS, SourceMatch, colour_table, match_source
+from fewscope.pipeline.config import SegmentConfig
+from fewscope.pipeline.execution.pool import LocalPool
 from fewscope.pipeline.report.builder import quality
+from fewscope.pipeline.run import segment
 from fewscope.pipeline.tiling.foreground import Foreground
 from fewscope.pipeline.tiling.grid import TileGrid
+from tests.helpers import fakes
 
 SIDE = 512
 
@@ -230,3 +239,35 @@ def test_recoloured_features_have_another_digest_and_change_tiles_alone() -> Non
     tile = np.array([[[[1, 2, 3], [4, 5, 6]]]], np.uint8)
     assert other.recoloured(tile).tolist() == [[[[1, 253, 7], [4, 250, 7]]]]
     assert features.recoloured(tile) is tile
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("no_pictures")
+def test_a_resumed_run_segments_in_the_same_colours(
+    slide: str, support: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are kept with the operating point, and are not settled again."""
+    table = np.tile(np.clip(np.arange(256) * 1.1, 0, 255).astype(np.uint8), (3, 1))
+
+    def settle(model: Segmenter, encoding: SelectedEncoding, *_: object) -> SourceMatch:
+        return SourceMatch(encoding.features.with_colours(table), "colours", (0.5,))
+
+    def run(out: str) -> None:
+        config = SegmentConfig(slide, support, str(tmp_path / out), shard=256, adapt_s=0, threshold=0.5)
+        model = load_segmenter(device="cpu")
+        with LocalPool(lambda: model) as pool:
+            segment(config, pool, model)
+
+    run("plain")
+    monkeypatch.setattr(operating_point, "match_source", settle)
+    run("whole")
+    assert fakes.outputs(tmp_path / "whole") != fakes.outputs(tmp_path / "plain")
+    with monkeypatch.context() as patch:
+        patch.setattr(fewscope.pipeline.run, "number_instances", None)
+        with pytest.raises(TypeError):
+            run("stopped")
+    marker = sorted((tmp_path / "stopped/.fewscope/markers").glob("r*.json"))[0]
+    marker.unlink()  # one unit is predicted again
+    monkeypatch.setattr(operating_point, "match_source", None)
+    run("stopped")
+    assert fakes.outputs(tmp_path / "stopped") == fakes.outputs(tmp_path / "whole")
