@@ -33,12 +33,17 @@ os.environ.update(
 
 import pytest
 import ray
+from hypothesis import HealthCheck, settings
 
 import fewscope.pipeline.report.builder
 from fewscope.pipeline.config import SegmentConfig
 from fewscope.pipeline.execution.ray_start import start_ray
 from tests.helpers import fakes
 from tests.helpers.environments import lent_environment
+
+# How long an example takes says how busy the machine is.
+settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("tests")
 
 
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the groups

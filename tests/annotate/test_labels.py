@@ -410,7 +410,7 @@ operation = st.one_of(
 )
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(operation, max_size=12))
 def test_whatever_is_drawn_is_valid_and_the_same_after_a_restart(tmp_path_factory, drawn):
     folder = tmp_path_factory.mktemp("labels")

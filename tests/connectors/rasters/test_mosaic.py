@@ -29,7 +29,7 @@ def cut(path, values: np.ndarray, row: int, col: int, height: int, width: int, *
     return write_raster(path, part, north_up() @ Affine.translation(col, row), **profile)
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     rows=st.lists(st.integers(20, 180), max_size=2, unique=True),
     cols=st.lists(st.integers(20, 230), max_size=2, unique=True),

@@ -102,7 +102,7 @@ def test_enlarging_interpolates_between_pixel_centres(tmp_path):
     assert image[5, 1:9, 0].tolist() == [2, 6, 10, 14, 18, 22, 26, 30]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     scale=st.one_of(st.floats(0.13, 9), st.integers(1, 8).map(float)),
     start=st.integers(0, 50),
@@ -126,7 +126,7 @@ def test_resampling_a_window_equals_cropping_the_resampled_whole(scale, start, l
     assert same_pixels(part, (whole[0][crop], whole[1][crop]))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(scale=st.floats(0.13, 20), value=st.integers(0, 255))
 def test_a_flat_picture_stays_flat_at_any_scale(scale, value):
     image = np.full((60, 60, 3), value, np.uint8)

@@ -305,7 +305,7 @@ def test_a_large_region_is_covered_by_patches_that_do_not_overlap(load):
     assert (support.labels == 1).sum() == 490 * 590
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(
     corners=st.lists(
         st.tuples(st.integers(0, 440), st.integers(0, 440)), min_size=3, max_size=7, unique=True

@@ -49,7 +49,7 @@ def burn(outlines: list[tuple[int, Any]], shape: tuple[int, int], transform: Aff
     return rasterize(((g, i) for i, g in outlines), out_shape=shape, transform=transform, dtype="int32")
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(LABELS, st.sampled_from([IDENTITY, Affine(2, 0, 100, 0, -2, 50), ROTATED]))
 def test_burning_the_footprints_gives_the_labels_back(labels: np.ndarray, transform: Affine) -> None:
     outlines = list(footprints(labels, (0, 0), transform))
@@ -62,7 +62,7 @@ def test_burning_the_footprints_gives_the_labels_back(labels: np.ndarray, transf
     np.testing.assert_array_equal(burn(outlines, labels.shape, transform), labels)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(LABELS, st.integers(0, 5), st.integers(0, 5), st.integers(0, 100_000), st.booleans())
 def test_the_window_does_not_show(labels: np.ndarray, top: int, left: int, far: int, simple: bool) -> None:
     """The same objects in a larger window, elsewhere in the array: equal to the last bit."""
@@ -121,7 +121,7 @@ def test_simplified_outlines_are_valid_near_and_have_fewer_points() -> None:
     assert shapely.hausdorff_distance(simple, exact) <= 0.1 * 1.5  # a pixel, and the corner of a stair
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(LABELS, st.floats(0.1, 5))
 def test_simplified_outlines_are_never_lost_nor_invalid(labels: np.ndarray, tolerance: float) -> None:
     outlines = list(footprints(labels, (0, 0), IDENTITY, simplify_px=tolerance))
@@ -150,7 +150,7 @@ def test_a_feature_is_what_qupath_reads() -> None:
     assert ".0]" not in text
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(LABELS, st.integers(0, 4), st.floats(0.05, 1e5))
 def test_geometries_are_written_as_shapely_writes_them(
     labels: np.ndarray, decimals: int, scale: float
@@ -254,7 +254,7 @@ def table(n: int) -> pa.Table:
     )
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 200), st.lists(st.integers(0, 200), max_size=6))
 def test_row_groups_do_not_depend_on_the_pieces(n: int, cuts: list[int]) -> None:
     rows = table(n)

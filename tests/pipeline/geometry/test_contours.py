@@ -24,7 +24,7 @@ def ordered(parts: list[tuple[int, shapely.Polygon]]) -> list[tuple[int, shapely
     return sorted(valid, key=lambda part: (part[0], part[1].bounds, part[1].wkt))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(LABELS)
 def test_parts_are_those_of_gdal(labels: np.ndarray) -> None:
     ids, parts = trace_parts(labels)
@@ -35,7 +35,7 @@ def test_parts_are_those_of_gdal(labels: np.ndarray) -> None:
         assert part.equals(expected)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(LABELS)
 def test_parts_of_a_label_come_in_the_order_of_their_first_pixels(labels: np.ndarray) -> None:
     ids, parts = trace_parts(labels)

@@ -37,7 +37,7 @@ N_CLASSES = 3
     seed=st.integers(0, 2**32 - 1),
     thresholds=st.lists(st.integers(1, 255), min_size=1, max_size=4),
 )
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_the_largest_probability_among_those_that_reach_their_threshold_has_the_pixel(seed, thresholds):
     rng = np.random.default_rng(seed)
     probability = rng.integers(0, 256, (len(thresholds), 9, 11), np.uint8) // 32 * 32  # with many equals
@@ -97,7 +97,7 @@ def _random_map(seed: int, height: int, width: int, smooth: int, empty: float) -
 
 
 @given(classes=maps, side=st.sampled_from([7, 16, 64]), connectivity=st.sampled_from([1, 2]))
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 def test_objects_are_the_components_of_each_class_by_itself(classes, side, connectivity):
     found = in_units(classes, side, [None] * N_CLASSES, connectivity)
     expected = np.zeros(classes.shape, np.int64)
@@ -114,7 +114,7 @@ def test_objects_are_the_components_of_each_class_by_itself(classes, side, conne
         [[SplitRule(2), None, SplitRule(3)], [None, None, SplitRule(1)], [SplitRule(3)] * 3]
     ),
 )
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 def test_objects_told_apart_by_a_rule_of_each_class_do_not_depend_on_the_units(classes, side, rules):
     whole = in_units(classes, 64, rules, 2)
     assert np.array_equal(in_units(classes, side, rules, 2), whole)

@@ -30,7 +30,7 @@ from tests.helpers.splitting import in_units, whole
     block=st.sampled_from([5, 512]),
     seed=st.integers(0, 2**32 - 1),
 )
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 def test_units_equal_the_whole_image(height, width, smooth, density, side, rule, block, seed):
     rng = np.random.default_rng(seed)
     noise = ndimage.gaussian_filter(rng.random((height, width)), smooth)

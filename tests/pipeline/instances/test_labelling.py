@@ -100,7 +100,7 @@ def test_shapes_over_many_units(name: str, unit: int, connectivity: int) -> None
     min_area=st.sampled_from([0, 2, 9]),
     seed=st.integers(0, 2**32 - 1),
 )
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_units_equal_the_whole_image(
     height: int, width: int, density: float, unit: int, connectivity: int, min_area: int, seed: int
 ) -> None:
@@ -121,7 +121,7 @@ def test_units_equal_the_whole_image(
     st.sampled_from([1, 2]),
     st.integers(0, 2**32 - 1),
 )
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 def test_a_core_of_any_size_is_labelled_in_raster_order(
     height: int, width: int, density: float, connectivity: int, seed: int
 ) -> None:

@@ -66,7 +66,7 @@ def random_image(
     st.sampled_from([0, 3]),
     st.booleans(),
 )
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_any_units_give_the_same_bytes(
     seed: int, density: float, side: int, min_area: int, large: bool
 ) -> None:

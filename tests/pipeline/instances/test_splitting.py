@@ -52,7 +52,7 @@ def touching_discs(seed: int, n: int, radius: float, shape: tuple[int, int]) -> 
     block=st.sampled_from([5, 512]),
     seed=st.integers(0, 2**32 - 1),
 )
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 def test_units_equal_the_whole_image(
     height: int, width: int, smooth: int, density: float, side: int, rule: SplitRule, block: int, seed: int
 ) -> None:

@@ -98,7 +98,7 @@ def test_polygons_over_many_units_are_those_of_the_whole_image(tmp_path, monkeyp
     assert table["mean_probability"].to_pylist() == pytest.approx([0.8] * table.num_rows)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 2**16), st.integers(3, 13))
 def test_joined_pieces_are_the_whole(seed, cut):
     labels = blobs(18, 18, seed, sigma=1)

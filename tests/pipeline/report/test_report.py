@@ -164,7 +164,7 @@ def plain():
 # What the numbers promise
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.integers(1, 30), max_size=60), st.integers(1, 7), st.floats(0, 1))
 def test_sizes_and_samples_are_those_of_the_sorted_table(areas, n_samples, q):
     n = len(areas)
@@ -272,7 +272,7 @@ def test_the_histograms_hold_every_object_once(plain):
         assert len(histogram.edges) == len(histogram.counts) + 1
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 25), st.integers(1, 25))
 def test_area_mean_keeps_the_mean_and_equals_block_means(height, width, rows, cols):
     array = np.random.default_rng(height * 41 + width).random((height, width))

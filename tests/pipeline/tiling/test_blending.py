@@ -50,7 +50,7 @@ def test_a_model_that_says_1_gives_exactly_1_at_every_overlap(overlap: int) -> N
 
 
 @given(st.integers(0, 15), st.sampled_from([8, 16, 24]), st.integers(0, 2**32 - 1))
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_the_bytes_do_not_depend_on_the_units(overlap: int, unit: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     grid = TileGrid(50, 70, tile=16, overlap=overlap)
