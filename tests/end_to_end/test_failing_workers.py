@@ -90,10 +90,21 @@ def open_semantic(out: Path):
 
 
 def test_a_worker_that_hangs_is_killed_and_its_units_done_again(
-    ray_here: None, config: SegmentConfig, undisturbed: dict[str, bytes], tmp_path: Path
+    ray_here: None,
+    config: SegmentConfig,
+    undisturbed: dict[str, bytes],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     flag, out = tmp_path / "hangs", tmp_path / "out"
+    lost = ray_pool._AtWork._lost
     with RayPool(functools.partial(fakes.HangsOnce, str(flag)), 1, unit_timeout_s=25) as pool:
+
+        def lost_once(self: ray_pool._AtWork, *arguments: object) -> object:
+            pool.unit_timeout_s = 600  # on a busy machine a new worker takes 25 s to import what it needs
+            return lost(self, *arguments)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(ray_pool._AtWork, "_lost", lost_once)
         segment(dataclasses.replace(config, out=str(out)), pool, fakes.ByColour())
     with pytest.raises(ProcessLookupError):
         os.kill(int(flag.read_text()), 0)

@@ -411,7 +411,7 @@ def test_what_cannot_be_is_refused_in_one_line(tmp_path, make, options, words):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"bands": (1, 2)}, "2 bands"),
+        ({"bands": (1, 2, 1, 3)}, "names a band twice"),
         ({"scale": (5, 5)}, "--scale 5 5"),
         ({"res": 0.0}, "--res 0"),
         ({"bbox": (1, 5, 2, 4)}, "no area"),
