@@ -24,16 +24,21 @@ from tests.helpers.machine import ROOT
 EXACT = {"threshold": 0.5, "instances": "components", "adapt_s": 0}
 
 
+WHO_LOADS = ("fewscope.pipeline.plan", "fewscope.model.segmenter")
+"""Jobs, and `fewscope.Segmenter`."""
+
+
 @pytest.fixture
 def by_colour(monkeypatch, no_pictures):
     """A model whose answers are known, wherever one is loaded in this process."""
-    monkeypatch.setattr("fewscope.model.segmenter.load_segmenter", lambda *args, **options: fakes.ByColour())
+    for module in WHO_LOADS:
+        monkeypatch.setattr(f"{module}.load_segmenter", lambda *args, **options: fakes.ByColour())
 
 
 @pytest.fixture(scope="module")
 def result(slide, support, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("fewscope.model.segmenter.load_segmenter", lambda *args, **options: fakes.ByColour())
+        patch.setattr("fewscope.pipeline.plan.load_segmenter", lambda *args, **options: fakes.ByColour())
         patch.setattr("fewscope.pipeline.report.builder.draw", fakes.no_pictures)
         return fewscope.segment(slide, support, tmp_path_factory.mktemp("api") / "out", **EXACT)
 
@@ -156,7 +161,7 @@ def test_progress_counts_every_tile(slide, support, tmp_path, by_colour):
 def test_a_cancelled_run_resumes_to_the_same_bytes(
     slide, support, tmp_path, by_colour, as_event, monkeypatch
 ):
-    monkeypatch.setattr("fewscope.pipeline.plan.default_shard", lambda height, width: 256)
+    monkeypatch.setattr("fewscope.pipeline.plan.default_shard", lambda *size: 256)
     whole, out = tmp_path / "whole", tmp_path / "out"
     fewscope.segment(slide, support, whole, **EXACT)
     stop = threading.Event()
