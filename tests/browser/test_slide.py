@@ -199,7 +199,7 @@ def test_a_worse_round_is_undone_by_one_click(person, server):
     )  # all is one nucleus
     person.saved()
     page.wait_for_selector("#undo-round")
-    assert "worse" in person.text("#guide-text")
+    person.until("/worse/.test(document.querySelector('#guide-text').textContent)")
     person.picture("worse")
     page.click("#undo-round")
     person.until("/Back to the labels/.test(document.querySelector('.toasts')?.textContent ?? '')")

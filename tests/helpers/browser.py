@@ -22,6 +22,9 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 FLAGS = ("--no-sandbox", "--disable-gpu", "--enable-unsafe-swiftshader")
 """WebGL in software, and everything else without the detour through it."""
 
+PATIENCE_S = 150
+"""For anything to appear: seconds on a quiet machine, more than a minute where other tests compute beside."""
+
 STARTED = re.compile(r"annotate: (http://\S+)")
 
 Point = tuple[float, float]
@@ -113,6 +116,7 @@ class Annotator:
         page.on("pageerror", lambda error: self.problems.append(str(error)))
         page.on("console", self._listen)
         page.on("response", self._check)
+        page.set_default_timeout(PATIENCE_S * 1000)
         pictures.mkdir(parents=True, exist_ok=True)
 
     def _listen(self, message: Any) -> None:
@@ -131,7 +135,7 @@ class Annotator:
             self.page.context.request.get(url)  # brings the cookie
             self._put(url.partition("?")[0].rstrip("/"), labels)
         self.page.goto(url)
-        self.page.wait_for_selector("html[data-ready]", timeout=60_000)
+        self.page.wait_for_selector("html[data-ready]")
 
     def _put(self, address: str, labels: Sequence[dict[str, Any]]) -> None:
         request = self.page.context.request
@@ -231,7 +235,7 @@ class Annotator:
         """The words in an element."""
         return str(self.page.inner_text(selector))
 
-    def until(self, script: str, *, timeout_s: float = 60) -> None:
+    def until(self, script: str, *, timeout_s: float = PATIENCE_S) -> None:
         """Wait until an expression of JavaScript is true. (The page's policy forbids what playwright has for it.)"""
         deadline = time.monotonic() + timeout_s
         while not self.page.evaluate(script):
