@@ -185,11 +185,12 @@ def test_found_objects_are_accepted_rejected_and_split(person, server):
 
 
 def test_a_worse_round_is_undone_by_one_click(person, server):
-    person.open(server.url, labels=labels(2))
+    # three regions, as no other test has: a round of theirs must not pass for this one
+    person.open(server.url, labels=labels(3))
     page = person.page
     person.key("F7")
     done = "/^\\d\\.\\d+$/.test(document.querySelector('.score-number')?.textContent ?? '')"
-    person.until(f"{done} && /2 regions/.test(document.querySelector('.score-words').textContent)")
+    person.until(f"{done} && /3 regions/.test(document.querySelector('.score-words').textContent)")
     before = labels_of(server)
     x0, y0, x1, y1 = drawn()[1][0].bounds
     person.show(x0, y0, x1, y1)
