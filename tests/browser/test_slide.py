@@ -62,6 +62,29 @@ def middle(polygon):
     return polygon.representative_point().coords[0]
 
 
+def test_a_worse_round_is_undone_by_one_click(person, server):
+    # the first test of its server: the page goes back to the best round there was
+    person.open(server.url, labels=labels(3))
+    page = person.page
+    person.key("F7")
+    done = "/^\\d\\.\\d+$/.test(document.querySelector('.score-number')?.textContent ?? '')"
+    person.until(f"{done} && /3 regions/.test(document.querySelector('.score-words').textContent)")
+    before = labels_of(server)
+    x0, y0, x1, y1 = drawn()[1][0].bounds
+    person.show(x0, y0, x1, y1)
+    person.key("l")
+    person.drag(
+        [(x0 + 5, y0 + 5), (x1 - 5, y0 + 5), (x1 - 5, y1 - 5), (x0 + 5, y1 - 5)]
+    )  # all is one nucleus
+    person.saved()
+    page.wait_for_selector("#undo-round")
+    person.until("/worse/.test(document.querySelector('#guide-text').textContent)")
+    person.picture("worse")
+    page.click("#undo-round")
+    person.until("/Back to the labels/.test(document.querySelector('.toasts')?.textContent ?? '')")
+    assert labels_of(server) == before
+
+
 def test_from_an_empty_slide(person, server):
     """The guide says what to do; the preview begins at the first outline and fills in the first region."""
     person.open(server.url, labels=[])
@@ -182,29 +205,6 @@ def test_found_objects_are_accepted_rejected_and_split(person, server):
     person.drag([(left - 4, across), ((left + right_end) / 2, across), (right_end + 4, across)])
     wait_for_labels(person, server, before | {"Nucleus": before["Nucleus"] + 3, "Not*": 1})
     person.picture("corrected")
-
-
-def test_a_worse_round_is_undone_by_one_click(person, server):
-    # three regions, as no other test has: a round of theirs must not pass for this one
-    person.open(server.url, labels=labels(3))
-    page = person.page
-    person.key("F7")
-    done = "/^\\d\\.\\d+$/.test(document.querySelector('.score-number')?.textContent ?? '')"
-    person.until(f"{done} && /3 regions/.test(document.querySelector('.score-words').textContent)")
-    before = labels_of(server)
-    x0, y0, x1, y1 = drawn()[1][0].bounds
-    person.show(x0, y0, x1, y1)
-    person.key("l")
-    person.drag(
-        [(x0 + 5, y0 + 5), (x1 - 5, y0 + 5), (x1 - 5, y1 - 5), (x0 + 5, y1 - 5)]
-    )  # all is one nucleus
-    person.saved()
-    page.wait_for_selector("#undo-round")
-    person.until("/worse/.test(document.querySelector('#guide-text').textContent)")
-    person.picture("worse")
-    page.click("#undo-round")
-    person.until("/Back to the labels/.test(document.querySelector('.toasts')?.textContent ?? '')")
-    assert labels_of(server) == before
 
 
 def test_a_run_on_ray(person, server):
