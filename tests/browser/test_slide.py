@@ -24,11 +24,24 @@ UNNAMED = """() => [...document.querySelectorAll("button, input, select, summary
 
 
 @pytest.fixture(scope="module")
-def server(browser, tmp_path_factory):
-    """One for all tests: each begins with labels of its own."""
-    folder = tmp_path_factory.mktemp("slide")
-    assert make_demo_slide.main([str(folder / "ihc.tif"), "--side", str(SIDE)]) == 0
-    with annotating(folder / "log", folder / "out", folder / "ihc.tif") as running:
+def slide(tmp_path_factory):
+    path = tmp_path_factory.mktemp("slide") / "ihc.tif"
+    assert make_demo_slide.main([str(path), "--side", str(SIDE)]) == 0
+    return path
+
+
+@pytest.fixture(scope="module")
+def server(browser, slide, tmp_path_factory):
+    """One for the tests that bring labels of their own and ask neither for earlier classes nor for earlier rounds."""
+    folder = tmp_path_factory.mktemp("shared")
+    with annotating(folder / "log", folder / "out", slide) as running:
+        yield running
+
+
+@pytest.fixture
+def new_server(browser, slide, tmp_path):
+    """Nobody has drawn on it yet."""
+    with annotating(tmp_path / "log", tmp_path / "out", slide) as running:
         yield running
 
 
@@ -62,32 +75,9 @@ def middle(polygon):
     return polygon.representative_point().coords[0]
 
 
-def test_a_worse_round_is_undone_by_one_click(person, server):
-    # the first test of its server: the page goes back to the best round there was
-    person.open(server.url, labels=labels(3))
-    page = person.page
-    person.key("F7")
-    done = "/^\\d\\.\\d+$/.test(document.querySelector('.score-number')?.textContent ?? '')"
-    person.until(f"{done} && /3 regions/.test(document.querySelector('.score-words').textContent)")
-    before = labels_of(server)
-    x0, y0, x1, y1 = drawn()[1][0].bounds
-    person.show(x0, y0, x1, y1)
-    person.key("l")
-    person.drag(
-        [(x0 + 5, y0 + 5), (x1 - 5, y0 + 5), (x1 - 5, y1 - 5), (x0 + 5, y1 - 5)]
-    )  # all is one nucleus
-    person.saved()
-    page.wait_for_selector("#undo-round")
-    person.until("/worse/.test(document.querySelector('#guide-text').textContent)")
-    person.picture("worse")
-    page.click("#undo-round")
-    person.until("/Back to the labels/.test(document.querySelector('.toasts')?.textContent ?? '')")
-    assert labels_of(server) == before
-
-
-def test_from_an_empty_slide(person, server):
+def test_from_an_empty_slide(person, new_server):
     """The guide says what to do; the preview begins at the first outline and fills in the first region."""
-    person.open(server.url, labels=[])
+    person.open(new_server.url, labels=[])
     page = person.page
     assert "token" not in page.url
     person.picture("empty")
@@ -115,17 +105,39 @@ def test_from_an_empty_slide(person, server):
     person.picture("region")
     person.key("Enter")
     person.saved()
-    found = labels_of(server)
+    found = labels_of(new_server)
     assert found["Region*"] == 1
     assert found["Nucleus"] > 10
     assert "Then press G" in person.text("#guide-text")
     person.previewed()
     open_gallery(person, at_least=3)
     accept_a_window(person)
-    assert labels_of(server)["Region*"] == 2
+    assert labels_of(new_server)["Region*"] == 2
     person.until("/^\\d\\.\\d+$/.test(document.querySelector('.score-number')?.textContent ?? '')")
     assert "2 of 2 regions were filled in" in person.text("#panel-improve")
     person.picture("rounds")
+
+
+def test_a_worse_round_is_undone_by_one_click(person, new_server):
+    person.open(new_server.url, labels=labels(3))
+    page = person.page
+    person.key("F7")
+    done = "/^\\d\\.\\d+$/.test(document.querySelector('.score-number')?.textContent ?? '')"
+    person.until(f"{done} && /3 regions/.test(document.querySelector('.score-words').textContent)")
+    before = labels_of(new_server)
+    x0, y0, x1, y1 = drawn()[1][0].bounds
+    person.show(x0, y0, x1, y1)
+    person.key("l")
+    person.drag(
+        [(x0 + 5, y0 + 5), (x1 - 5, y0 + 5), (x1 - 5, y1 - 5), (x0 + 5, y1 - 5)]
+    )  # all is one nucleus
+    person.saved()
+    page.wait_for_selector("#undo-round")
+    person.until("/worse/.test(document.querySelector('#guide-text').textContent)")
+    person.picture("worse")
+    page.click("#undo-round")
+    person.until("/Back to the labels/.test(document.querySelector('.toasts')?.textContent ?? '')")
+    assert labels_of(new_server) == before
 
 
 def test_edits_are_undone_and_kept(person, server):
