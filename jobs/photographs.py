@@ -24,6 +24,7 @@ def run_photographs(files: list[Path], args: argparse.Namespace) -> int:
     """Segment photographs, and print where the result is."""
     from fewscope.model.segmenter import load_segmenter
     from fewscope.pipeline.photographs import LIST, learn, segment_photographs
+    from fewscope.pipeline.report.messages import hardly_found
 
     if args.estimate:
         raise ConfigError(f"{args.slides[0]}: --estimate is for slides; photographs take about 0.1 s each")
@@ -52,9 +53,12 @@ def run_photographs(files: list[Path], args: argparse.Namespace) -> int:
         if learned.estimated_iou is None
         else f"; estimated IoU {learned.estimated_iou:.2f} on the support set"
     )
+    n_pixels = sum(photograph.width * photograph.height for photograph in done)
+    covered = sum(photograph.share * photograph.width * photograph.height for photograph in done) / n_pixels
+    warnings = "".join(f"  warning: {note}\n" for note in hardly_found(support, [covered], what="folder"))
     print(
         f"{args.slides[0]}: {len(done)} photographs in {seconds:.1f} s, {1000 * seconds / len(done):.0f} ms each, "
-        f"after {learning:.0f} s for the support set{iou}\n  {out / 'contact.jpg'}: the most doubtful first\n"
-        f"  {out / LIST}"
+        f"after {learning:.0f} s for the support set{iou}\n{warnings}"
+        f"  {out / 'contact.jpg'}: the most doubtful first\n  {out / LIST}"
     )
     return HOLES if unreadable else 0

@@ -71,8 +71,9 @@ def run_all(
                 monitor = Monitor(functools.partial(progress.event, config.source))
                 report = segment(config, pool, model, encodings, monitor=monitor)
                 progress.done(config.source, report)
-                text = f"{config.source}: {summary(report)}\n  {config.out.rstrip('/')}/report.html"
-                print(text, flush=True)
+                warnings = [f"  warning: {note}" for note in report["notes"]]
+                page = f"  {config.out.rstrip('/')}/report.html"
+                print(f"{config.source}: {summary(report)}", *warnings, page, sep="\n", flush=True)
             except EXPECTED as error:
                 exit_codes.add(HOLES if isinstance(error, HolesError) else BAD_INPUT)
                 if isinstance(error, HolesError):  # its report is written

@@ -48,7 +48,7 @@ from fewscope.pipeline.report.content import (
 )
 from fewscope.pipeline.report.figures import Pictures, draw
 from fewscope.pipeline.report.map_section import draw_map, map_section
-from fewscope.pipeline.report.messages import assumptions, mixed_kinds, notes
+from fewscope.pipeline.report.messages import assumptions, hardly_found, mixed_kinds, notes
 from fewscope.pipeline.report.render import write_report
 from fewscope.pipeline.report.statistics import InstanceStatistics, instance_statistics
 
@@ -187,6 +187,11 @@ def write_run_report(
             operating_point.classes, operating_point.source.lost(operating_point.encoding.agreement)
         )
     ]
+    unreadable_px = sum(row["unread_px"] for row in segmentation.rows.values())
+    analysed_px = found.tissue_px - unreadable_px
+    covered = [one.covered_px / analysed_px if analysed_px > 0 else None for one in of_classes or [found]]
+    n_dropped = 0 if of_classes else segmentation.merge.n_dropped
+    missed = hardly_found(plan.support, covered, n_dropped, plan.source.info.kind)
     report = make_report(
         plan.source.info,
         found,
@@ -202,9 +207,9 @@ def write_run_report(
         count_interval_source=count_interval_source(operating_point),
         covered_ratio=None if of_classes else ratios[0],
         covered_interval_source="" if of_classes or ratios[0] is None else COVERED_INTERVAL_SOURCE,
-        unreadable_px=sum(row["unread_px"] for row in segmentation.rows.values()),
+        unreadable_px=unreadable_px,
         dropped=Dropped(segmentation.merge.n_dropped, segmentation.merge.dropped_px),
-        notes=[*plan.support.notes, *notes(plan, operating_point), *mixed_kinds(kinds)],
+        notes=[*missed, *plan.support.notes, *notes(plan, operating_point), *mixed_kinds(kinds)],
         assumptions=assumptions(plan, operating_point.source.remedy),
         holes=holes,
         classes=[

@@ -6,12 +6,17 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from fewscope.connectors.conventions import IGNORE_LABEL
+from fewscope.connectors.support.support_set import SupportSet
 from fewscope.pipeline.calibration.operating_point import OperatingPoint
 from fewscope.pipeline.plan import Plan
 from fewscope.pipeline.report.formatting import percent
 
 MUCH_UNLIKE = 0.2
 """Fraction of ground unlike the patches from which the report warns: four times what is usual."""
+
+NEARLY_NOTHING = 0.01
+"""A class is hardly found where it covers less of the source than this part of its share of the labelled ground."""
 
 ADJUSTED = {
     "colours": "The colours of this source differ from those of the patches: they were matched to the patches' for the "
@@ -55,6 +60,44 @@ def mixed_kinds(kinds: Sequence[str]) -> list[str]:
         f"Units were computed on {len(kinds)} kinds of processor ({', '.join(kinds)}): they round differently, so "
         "another run may differ in a few pixels. Only machines of one kind give the same bytes."
     ]
+
+
+def hardly_found(
+    support: SupportSet, covered: Sequence[float | None], n_dropped: int = 0, what: str = "slide"
+) -> list[str]:
+    """A note on each class that is not found, or hardly, although the patches show it.
+
+    Parameters
+    ----------
+    support : SupportSet
+        The labelled patches.
+    covered : Sequence[float | None]
+        Part of the analysed area that each class covers, 0 to 1; None where nothing was analysed.
+    n_dropped : int
+        Objects that were left out as too small.
+    what : str
+        "slide", "raster" or "folder": where it was looked for.
+    """
+    messages = []
+    whole = support.labels_by_class[:, : support.n_dense or None]
+    for name, of_class, found in zip(support.class_names, whole, covered, strict=True):
+        labelled = (of_class == 1).sum() / max(1, (of_class != IGNORE_LABEL).sum())
+        if found is None or not labelled or found >= NEARLY_NOTHING * labelled:
+            continue
+        of_patches = f"{percent(float(labelled))} of the ground labelled in the patches"
+        message = (
+            f"{name}: only {percent(found)} of the area analysed, but {of_patches}."
+            if found
+            else f"{name}: nothing was found, although it is {of_patches}."
+        )
+        message += (
+            f" If this {what} shows more, it looks different from the patches: label a patch or two where it was "
+            "missed, and run again."
+        )
+        if n_dropped and not found:
+            message += f" {n_dropped:,} objects were left out as too small."
+        messages.append(message)
+    return messages
 
 
 def notes(plan: Plan, operating_point: OperatingPoint) -> list[str]:

@@ -104,6 +104,21 @@ def test_a_folder_of_photographs_is_labelled(
     assert "no such file; give a folder that segment has written" in capfd.readouterr().err
 
 
+@pytest.mark.slow
+def test_a_folder_in_which_nothing_is_found_says_so(
+    folders: tuple[Path, Path], tmp_path: Path, capfd: pytest.CaptureFixture
+) -> None:
+    photos, five = folders
+    command = [str(photos), "--support", str(five), "--out", str(tmp_path / "out"), *FAST]
+    assert segment_wsi.main([*command, "--threshold", "0.5"]) == 0
+    assert "warning" not in capfd.readouterr().out
+    for path in photos.glob("*.jp*g"):
+        path.unlink()
+    Image.fromarray(np.full((200, 200, 3), [70, 150, 80], np.uint8)).save(photos / "a.png")
+    assert segment_wsi.main([*command, "--threshold", "0.9", "--overwrite"]) == 0
+    assert "warning: disc: nothing was found, although it is " in capfd.readouterr().out
+
+
 def test_photographs_are_resized_whole_and_slides_are_none(
     folders: tuple[Path, Path], tmp_path: Path
 ) -> None:
