@@ -29,7 +29,7 @@ from benchmarks.records import emit
 from fewscope.model.networks.compact import CompactNet
 from fewscope.model.networks.relation import RelationNet
 from fewscope.model.segmenter import Segmenter
-from fewscope.model.views import SupportFeatures, View
+from fewscope.model.views import SupportFeatures, View, as_tensor
 
 TARGETS = {"vgg16-released": 3.0, "compact": None}
 BATCH = 8
@@ -75,7 +75,7 @@ def seconds_per_tile(
 
 def _encoder(segmenter: Segmenter, images: np.ndarray, labels: np.ndarray) -> Callable[[], SupportFeatures]:
     """Encodes the support set in the number format that tiles are predicted in, as a program without a cache would."""
-    x = segmenter._tensor(images).float() / 255
+    x = as_tensor(images, segmenter.device).float() / 255
     y = torch.from_numpy(labels)[:, None].float()
     seen = []
     for side in segmenter.sides:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from fewscope.connectors.raster_options import RasterOptions
-from fewscope.connectors.slide_options import SlideOptions
+from fewscope.connectors.slide_options import OME_TIFF_ENDINGS, OME_ZARR_ENDINGS, SlideOptions
 from fewscope.connectors.source import Source
 from fewscope.connectors.storage.library_errors import library_errors
 from fewscope.errors import SourceError
@@ -49,7 +49,7 @@ class Reader:
 def _openslide(asked: Asked) -> Source:
     from fewscope.connectors.slides.openslide_source import OpenSlideSource
 
-    if asked.slide != SlideOptions():
+    if not asked.slide.is_default:
         raise SourceError(
             f"{asked.uri}: --channels, --series and --scale are for OME-TIFF and OME-Zarr; leave them out"
         )
@@ -68,7 +68,7 @@ def _tiff(asked: Asked) -> Source:
     from fewscope.connectors.slides.ome_tiff import is_ome_tiff
     from fewscope.connectors.storage.download import local_copy
 
-    is_ome = asked.slide != SlideOptions() or is_ome_tiff(local_copy(asked.uri))
+    is_ome = not asked.slide.is_default or is_ome_tiff(local_copy(asked.uri))
     return _ome_tiff(asked) if is_ome else _openslide(asked)
 
 
@@ -86,8 +86,8 @@ def _gdal(asked: Asked) -> Source:
 
 
 READERS: tuple[Reader, ...] = (
-    Reader("slide", (".zarr", ".zarr/", ".zarr.zip", ".ozx"), _ome_zarr),
-    Reader("slide", (".tif", ".tiff", ".btf", ".tf2", ".tf8"), _tiff),
+    Reader("slide", OME_ZARR_ENDINGS, _ome_zarr),
+    Reader("slide", OME_TIFF_ENDINGS, _tiff),
     Reader("slide", ("",), _openslide),
     Reader("raster", ("",), _gdal),
 )
@@ -95,20 +95,18 @@ READERS: tuple[Reader, ...] = (
 
 
 SLIDE_ENDINGS = (
-    *(
-        ".svs",
-        ".ndpi",
-        ".mrxs",
-        ".scn",
-        ".bif",
-        ".vms",
-        ".vmu",
-        ".svslide",
-        ".dcm",
-        ".czi",
-        ".zvi",
-        ".i2syntax",
-    ),
+    ".svs",
+    ".ndpi",
+    ".mrxs",
+    ".scn",
+    ".bif",
+    ".vms",
+    ".vmu",
+    ".svslide",
+    ".dcm",
+    ".czi",
+    ".zvi",
+    ".i2syntax",
 )
 """Names of slides alone: such a file that is damaged is not tried as a raster."""
 

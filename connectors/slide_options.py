@@ -7,6 +7,15 @@ from dataclasses import dataclass
 
 from fewscope.errors import ConfigError
 
+OME_TIFF_ENDINGS = (".tif", ".tiff", ".btf", ".tf2", ".tf8")
+"""Names of files that may be OME-TIFF."""
+
+OME_ZARR_ZIP_ENDINGS = (".zarr.zip", ".ozx")
+"""Names of OME-Zarrs in one file."""
+
+OME_ZARR_ENDINGS = (".zarr", ".zarr/", *OME_ZARR_ZIP_ENDINGS)
+"""Names of OME-Zarrs."""
+
 
 @dataclass(frozen=True, slots=True)
 class SlideOptions:

@@ -115,6 +115,24 @@ class SourceInfo:
         return len(self.channels) or 3
 
 
+def changed_since(info: SourceInfo, found: str) -> SourceError | None:
+    """The error of a source that is opened again and is another one; None if it is the same.
+
+    Parameters
+    ----------
+    info
+        From when it was first opened.
+    found
+        Its fingerprint now.
+    """
+    if found == info.fingerprint:
+        return None
+    return SourceError(
+        f"{info.uri}: changed since it was first opened (fingerprint {found[:12]}, expected "
+        f"{info.fingerprint[:12]}); start the run again"
+    )
+
+
 @runtime_checkable
 class Source(Protocol):
     """Pixels on one working grid. Picklable (the other side reopens it); several threads may call ``read``.

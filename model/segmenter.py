@@ -19,27 +19,17 @@ from torch import Tensor, nn
 
 from fewscope.errors import ConfigError, WeightsError
 from fewscope.model.conventions import PATCH_SIZE
-from fewscope.model.depth import instance_depth
 from fewscope.model.devices import default_device, native_precisions, processor_name
-from fewscope.model.finetune import AdaptConfig, adapt
+from fewscope.model.finetune import AdaptConfig
 from fewscope.model.networks.compact import CompactNet
 from fewscope.model.networks.folding import fold_batch_norm
-from fewscope.model.networks.frozen_encoder import FrozenEncoder, Readout, fit_readout, load_encoder
+from fewscope.model.networks.frozen_encoder import FrozenEncoder, load_encoder
 from fewscope.model.networks.names import MODELS
-from fewscope.model.networks.pixel_classifier import TexturePack
 from fewscope.model.networks.registry import NETWORKS, build_network, loadable
 from fewscope.model.projection import fit_projection
 from fewscope.model.settled import SettledSegmenter
-from fewscope.model.views import (
-    SIDES,
-    SupportFeatures,
-    View,
-    fit_textures_of_views,
-    labels_by_class,
-    norms_between,
-    scale_images,
-    scale_labels,
-)
+from fewscope.model.support_encoder import SupportEncoder, seen_by, with_weights
+from fewscope.model.views import SIDES, SupportFeatures, View, as_tensor, scale_images
 from fewscope.model.weights import SHIPPED, checksum, load_weights
 
 
@@ -105,10 +95,12 @@ class Segmenter:
                 raise ConfigError(f"model {name!r} has no pixel classifier for --encoder; use compact")
             self.weights_digest = f"{weights_digest}+{encoder.digest}"
         self._encoder = encoder and encoder.to(self.device)
-        # the support set is compiled in float32: closed-form solutions need the precision, and it happens once
         self._exact = network.eval().to(self.device)
         self._fast: dict[torch.dtype, nn.Module] = {}
         self._ready: _Ready | None = None
+        self._support = SupportEncoder(
+            self._exact, name, self.device, self.dtype == torch.bfloat16, self.batch_size, self._encoder
+        )
 
     @property
     def processor(self) -> str:
@@ -183,38 +175,9 @@ class Segmenter:
         ConfigError
             The arrays do not fit together, a side is not a multiple of 32, or the network cannot be fine-tuned.
         """
-        if images.ndim != 4 or images.shape[-1] < 3 or images.dtype != np.uint8:
-            raise ConfigError(
-                f"support images are {images.dtype} {images.shape}; expected uint8 (K, 224, 224, 3 or more)"
-            )
-        if labels.shape[-3:] != images.shape[:3] or labels.ndim not in (3, 4):
-            raise ConfigError(
-                f"support labels are {labels.shape}; expected {images.shape[:3]}, one per image"
-            )
-        sides, known = tuple(sides) or self.sides, known or {}
-        for side in sides:
-            if side % 32:
-                raise ConfigError(f"side {side} is not a multiple of 32; use 128, 192 or 320")
-        x = self._tensor(images).float() / 255
-        y = torch.from_numpy(np.ascontiguousarray(labels_by_class(labels))).to(self.device)
-        projection = next((view.projection for view in known.values() if view.projection is not None), None)
-        if images.shape[-1] > 3:
-            projection = projection or fit_projection(x, y)
-            x = projection.to(self.device)(x)
-        learned: tuple[Tensor, ...] | None = None
-        if adaptation is not None and not all(side in known for side in sides):
-            learned = tuple(self._adapt(x[:, :3], y, instances, adaptation).parameters())
-        kept = next((view.textures for view in known.values() if view.textures), ())
-        textures = kept or (fit_textures_of_views(x, y) if self.adapts else ())
-        readouts = next((view.readouts for view in known.values() if view.readouts), ()) or self._readouts(
-            x[:, :3], y
+        views = self._support.views(
+            images, labels, instances, adaptation, tuple(sides) or self.sides, known or {}
         )
-        views = tuple(
-            replace(self._view(x, y, side, known.get(side), learned, textures), readouts=readouts)
-            for side in sides
-        )
-        if projection is not None:
-            views = tuple(replace(view, projection=projection) for view in views)
         digest = hashlib.sha256(f"{self.weights_digest} {texture_share}".encode())
         for array in (images, labels):
             digest.update(np.ascontiguousarray(array).tobytes())
@@ -227,21 +190,7 @@ class Segmenter:
 
         They are `known` for `encode`; empty for a network without such norms.
         """
-        if not isinstance(self._exact, CompactNet):
-            return {}
-        x = self._tensor(tiles).float() / 255
-        if features.projection is not None:
-            x = features.projection.to(self.device)(x)[:, :3]
-        return {view.side: norms_between(self._exact, view, x) for view in features.views}
-
-    def _readouts(self, images: Tensor, labels: Tensor) -> tuple[Readout, ...]:
-        """Read-outs of the user's encoder from images (K, 3, H, W) and labels (C, K, H, W); none without."""
-        if self._encoder is None:
-            return ()
-        batches = [self._encoder(batch) for batch in images.split(self.batch_size)]
-        maps = [torch.cat(level) for level in zip(*batches, strict=True)]
-        fitted = (fit_readout(maps, (y == 1).float(), (y == 0).float()) for y in labels[:, :, None])
-        return tuple(readout.to("cpu") for readout in fitted)
+        return self._support.views_between(features, tiles)
 
     def settled(self, images: np.ndarray, side: int = SIDES[0]) -> SettledSegmenter:
         """This network cut in the middle, for a loop of corrections: its norms are settled once, on unlabelled tiles.
@@ -268,70 +217,13 @@ class Segmenter:
             )
         if side % 32:
             raise ConfigError(f"side {side} is not a multiple of 32; use 128, 192 or 320")
-        x, projection = self._tensor(images).float() / 255, None
+        x, projection = as_tensor(images, self.device).float() / 255, None
         if images.shape[-1] > 3:
             projection = fit_projection(x).to(self.device)
             x = projection(x)[:, :3]
         exact = self._exact.adapt_statistics(scale_images(x, side))
         fast = self._faster(exact, self.dtype)
         return SettledSegmenter(exact, fast, side, self.device, self.dtype, projection)
-
-    def _view(
-        self,
-        images: Tensor,
-        labels: Tensor,
-        side: int,
-        known: View | None,
-        learned: Sequence[Tensor] | None,
-        textures: Sequence[TexturePack],
-    ) -> View:
-        """Compile images (K, 3 or 3 + N, H, W) and labels (C, K, H, W) with a known view's weights, or `learned`
-        parameters."""
-        images, labels = scale_images(self._for_network(images), side), scale_labels(labels, side)
-        network, weights = self._exact, known.weights if known else None
-        if weights is not None:
-            network = self._with(weights)
-        elif isinstance(network, CompactNet):
-            network = network.adapt_statistics(images[:, :3])
-            for mine, other in zip(network.parameters(), learned or (), strict=learned is not None):
-                mine.data.copy_(other)
-            weights = {name: tensor.cpu() for name, tensor in network.state_dict().items()}
-        options = [{"texture": pack.to(self.device)} for pack in textures] or [{} for _ in labels]
-        with torch.inference_mode():
-            packs = [
-                network.compile_support(images, (of_class == 1).float(), (of_class == 0).float(), **option)  # type: ignore[operator]
-                for of_class, option in zip(labels[:, :, None], options, strict=True)
-            ]
-        packs = [pack.to(device="cpu") for pack in packs]
-        norms = known.norms if known else {}
-        return View(side, tuple(packs), weights, tuple(pack.to("cpu") for pack in textures), norms)
-
-    def _adapt(
-        self, images: Tensor, labels: Tensor, instances: np.ndarray | None, adaptation: AdaptConfig
-    ) -> CompactNet:
-        """Fine-tune the network on images (K, 3, H, W) and labels (C, K, H, W), once for all sides: it sees all
-        scales."""
-        if not isinstance(self._exact, CompactNet):
-            raise ConfigError(
-                f"model {self.name!r} cannot be fine-tuned; leave the adaptation out, or use compact"
-            )
-        images, labels = scale_images(images, adaptation.side), scale_labels(labels, adaptation.side)
-        depths = None
-        if instances is not None:
-            depths = torch.from_numpy(np.stack([instance_depth(i) for i in instances])).to(self.device) / 255
-            depths = F.interpolate(depths[None], size=labels.shape[-2:], mode="bilinear")[0]
-        bf16 = self.dtype == torch.bfloat16
-        return adapt(self._exact.adapt_statistics(images), images, labels, depths, adaptation, bf16=bf16)
-
-    def _for_network(self, images: Tensor) -> Tensor:
-        """Images (N, 3 or 3 + C, H, W) as the network takes them: the three alone if it has no pixel classifier."""
-        return images if self.adapts else images[:, :3]
-
-    def _with(self, weights: Mapping[str, Tensor]) -> nn.Module:
-        """A copy of the network with other weights."""
-        network = copy.deepcopy(self._exact)
-        network.load_state_dict(dict(weights))
-        return network
 
     def _faster(self, network: nn.Module, dtype: torch.dtype) -> nn.Module:
         """A copy for prediction: batch norms folded, in the dtype and memory layout that suit the device."""
@@ -382,7 +274,7 @@ class Segmenter:
                 batch = np.concatenate(
                     [batch, np.zeros((self.batch_size - real, h, w, n_channels), np.uint8)]
                 )
-            x = self._tensor(batch)
+            x = as_tensor(batch, self.device)
             for c, logits in enumerate(self._class_logits(x, ready, depth)):
                 # place c is the class's probability, place c + C its depth
                 out[start : start + real, c::n_classes] = torch.sigmoid(logits[:real]).cpu().numpy()
@@ -392,7 +284,7 @@ class Segmenter:
         """Logits of each class, (N, 1 or 2, H, W) float32, from tiles (N, 3 or more, H, W) uint8."""
         tiles = x.contiguous().float() / 255  # resizing is faster in planar memory
         if (projection := ready.features.projection) is not None:
-            tiles = self._for_network(projection.to(self.device)(tiles))
+            tiles = seen_by(self._exact, projection.to(self.device)(tiles))
         queries = [network.encode_queries(scale_images(tiles, view.side)) for network, view in ready.members]  # type: ignore[operator]
         options: dict[str, Any] = {"depth": depth} if self.has_depth else {}
         if self.adapts:
@@ -416,10 +308,6 @@ class Segmenter:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
             return list(self._encoder(tiles))
 
-    def _tensor(self, images: np.ndarray) -> Tensor:
-        """(N, H, W, C) uint8 -> (N, C, H, W) uint8 on the device, in channels-last memory: no copy on a CPU."""
-        return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).to(self.device)
-
     def _prepared(self, features: SupportFeatures) -> _Ready:
         """Networks and packs for features, kept for the next call. Safe with several threads."""
         ready = self._ready
@@ -433,7 +321,7 @@ class Segmenter:
 
     def _member(self, view: View, dtype: torch.dtype) -> tuple[nn.Module, View]:
         if view.weights is not None:
-            network = self._faster(self._with({**view.weights, **view.norms}), dtype)
+            network = self._faster(with_weights(self._exact, {**view.weights, **view.norms}), dtype)
         else:
             if dtype not in self._fast:
                 self._fast[dtype] = self._faster(self._exact, dtype)

@@ -31,7 +31,7 @@ from fewscope.model.networks.pixel_classifier import (
     patch_pixels,
 )
 from fewscope.model.projection import Projection
-from fewscope.model.views import labels_by_class, scale_images, scale_labels
+from fewscope.model.views import as_tensor, labels_by_class, scale_images, scale_labels
 
 PATCHES_KEPT = 64
 """Patches whose maps are kept for the next pack: 1 MB each at side 128. Most corrections change one patch of many."""
@@ -285,8 +285,7 @@ class SettledSegmenter:
 
     def _images(self, images: np.ndarray) -> Tensor:
         """(N, H, W, C) uint8 -> (N, 3 or 3 + C, H, W) float32 in [0, 1] on the device, in planar memory."""
-        tensor = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).to(self.device)
-        tensor = tensor.contiguous().float() / 255
+        tensor = as_tensor(images, self.device).contiguous().float() / 255
         return tensor if self._projection is None else self._projection(tensor)
 
     def _patch_maps(self, images: np.ndarray) -> dict[int, Tensor]:

@@ -171,6 +171,11 @@ class SupportFeatures:
         return replace(self, texture_share=1.0, digest=f"{self.digest}, pixel classifier")
 
 
+def as_tensor(images: np.ndarray, device: torch.device) -> Tensor:
+    """(N, H, W, C) uint8 -> (N, C, H, W) uint8 on a device, in channels-last memory: no copy on a CPU."""
+    return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).to(device)
+
+
 def scale_images(images: Tensor, side: int) -> Tensor:
     """Resize images (N, 3, H, W) so that 224 px become `side`, rounded to a multiple of 32; bilinear, antialiased."""
     if side == PATCH_SIZE:

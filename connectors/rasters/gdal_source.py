@@ -44,7 +44,7 @@ from fewscope.connectors.rasters.layout import (
     sample_values,
 )
 from fewscope.connectors.rasters.stack import SceneStack, Values
-from fewscope.connectors.source import Pixels, SourceInfo, window_bounds
+from fewscope.connectors.source import Pixels, SourceInfo, changed_since, window_bounds
 from fewscope.connectors.vectors.polygon_files import burn, load_area
 from fewscope.errors import SourceError
 
@@ -259,11 +259,8 @@ class RasterSource:
 def _reopen(info: SourceInfo, stack: SceneStack, view: View) -> RasterSource:
     """Reopen the source in another process; SourceError if a local file has changed."""
     files = [layer.file for scene in stack.scenes for layer in scene.layers]
-    if all(is_local(file) for file in files) and (found := fingerprint(files)) != info.fingerprint:
-        raise SourceError(
-            f"{info.uri}: changed since it was first opened (fingerprint {found[:12]}, expected "
-            f"{info.fingerprint[:12]}); start the run again"
-        )
+    if all(map(is_local, files)) and (changed := changed_since(info, fingerprint(files))):
+        raise changed
     return RasterSource(info, stack, view)
 
 

@@ -62,17 +62,18 @@ class ChannelImage:
 
 
 class ImageReader(Protocol):
-    """An open image. Several threads may read."""
+    """An open image. Several threads may read.
 
-    @property
-    def image(self) -> ChannelImage:
-        """What the file states."""
-        ...
+    Attributes
+    ----------
+    image
+        What the file states.
+    fingerprint
+        Hash that identifies the content, as `SourceInfo.fingerprint`.
+    """
 
-    @property
-    def fingerprint(self) -> str:
-        """Hash that identifies the content, as `SourceInfo.fingerprint`."""
-        ...
+    image: ChannelImage
+    fingerprint: str
 
     def read(self, level: int, channels: Sequence[int], block: Block) -> NDArray[np.generic]:
         """Values (n_channels, h, w) of a block that lies inside a level; `DecodeError` if any fails."""

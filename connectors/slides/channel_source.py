@@ -30,9 +30,15 @@ from fewscope.connectors.slides.channel_image import (
     choose_channels,
     picture_stretch,
 )
-from fewscope.connectors.slides.pyramid_source import PyramidSource, level_steps
+from fewscope.connectors.slides.pyramid_source import (
+    BLOCK,
+    DARK_LEVEL,
+    PyramidSource,
+    grid_size,
+    level_steps,
+)
 from fewscope.connectors.slides.resolution import settle_mpp, working_scale
-from fewscope.connectors.source import Pixels, SourceInfo
+from fewscope.connectors.source import Pixels, SourceInfo, changed_since
 from fewscope.errors import SourceError
 
 log = logging.getLogger(__name__)
@@ -40,10 +46,7 @@ log = logging.getLogger(__name__)
 OpenImage = Callable[[str, int | None], ImageReader]
 """Opens one image of a file: its address, and the series, counted from 1."""
 
-BLOCK = 256  # level px; side of what is lost around an unreadable place
 CHUNK_BYTES = 64 * 2**20  # of stored values read at once
-MAX_PIXELS = 2**38  # as for other slides
-DARK_LEVEL = 64  # median of the brightest channel of 255 below which the background is black
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,12 +119,13 @@ class ChannelSource(PyramidSource[Level]):
         steps = [level.row_step for level in levels if level.row_step == level.col_step]
         scale, working_mpp = working_scale(uri, native_mpp, mpp, steps)
         height, width = image.shapes[0]
+        rows, cols = grid_size(uri, height, width, scale)
         several = len(chosen) > 3
         info = SourceInfo(
             uri=uri,
             kind="slide",
-            height=max(1, int(height / scale + 0.5)),
-            width=max(1, int(width / scale + 0.5)),
+            height=rows,
+            width=cols,
             transform=Affine.scale(scale),
             mpp=working_mpp,
             mpp_source=mpp_source,
@@ -216,9 +220,6 @@ def colours_of(channels: Sequence[Channel]) -> tuple[Colour, ...]:
 
 
 def _check(uri: str, image: ChannelImage) -> None:
-    height, width = image.shapes[0]
-    if height * width > MAX_PIXELS:
-        raise SourceError(f"{uri}: states {width} x {height} px, more than any slide has; copy it again")
     if image.dtype.kind not in "buif":
         raise SourceError(f"{uri}: holds values of type {image.dtype}, expected whole numbers or floats")
     if len(image.channels) > MAX_CHANNELS:
@@ -274,10 +275,7 @@ def _assumed(uri: str, stretch: Stretch, options: SlideOptions) -> tuple[str, ..
 def _reopen(info: SourceInfo, view: ChannelView) -> ChannelSource:
     """Reopen the source in another process; SourceError if the file has changed."""
     reader = view.open_image(info.uri, view.series)
-    if reader.fingerprint != info.fingerprint:
+    if changed := changed_since(info, reader.fingerprint):
         reader.close()
-        raise SourceError(
-            f"{info.uri}: changed since it was first opened (fingerprint {reader.fingerprint[:12]}, expected "
-            f"{info.fingerprint[:12]}); start the run again"
-        )
+        raise changed
     return ChannelSource(info, view, reader)

@@ -20,6 +20,7 @@ from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
 from fewscope.connectors.pixels.levels import Block
+from fewscope.connectors.slide_options import OME_TIFF_ENDINGS
 from fewscope.connectors.slides.channel_image import Channel, ChannelImage, DecodeError
 from fewscope.connectors.slides.ome_xml import OmeImage, read_ome_xml
 from fewscope.connectors.slides.openslide_source import knows
@@ -29,7 +30,6 @@ from fewscope.connectors.storage.gdal import gdal
 from fewscope.connectors.storage.handles import IdleHandles
 from fewscope.errors import SourceError
 
-ENDINGS = (".tif", ".tiff", ".btf", ".tf2", ".tf8")
 MAX_IDLE = 256  # handles kept open: of each channel at a level for a few threads
 MAX_BLOCK_BYTES = 512 * 2**20  # of a tile or strip as the file stores it
 RGB = ("red", "green", "blue")
@@ -63,31 +63,21 @@ class OmeTiff:
     def __init__(self, uri: str, series: int | None = None) -> None:
         self._uri = uri
         path = local_copy(uri)
-        self._image, self._planes, files = _inspect(uri, path, series)
+        self.image, self._planes, files = _inspect(uri, path, series)
         digest = hashlib.sha256(f"{remote_version(uri)} {series or 1}".encode())
         add_files(
             digest, [("", path), *((os.path.basename(f), f) for f in files if f != os.path.abspath(path))]
         )
-        self._fingerprint = digest.hexdigest()
+        self.fingerprint = digest.hexdigest()
         self._handles: IdleHandles[rasterio.DatasetReader] = IdleHandles(
             rasterio.DatasetReader.close, MAX_IDLE
         )
         self._check_blocks()
 
-    @property
-    def image(self) -> ChannelImage:
-        """See `ImageReader.image`."""
-        return self._image
-
-    @property
-    def fingerprint(self) -> str:
-        """See `ImageReader.fingerprint`."""
-        return self._fingerprint
-
     def read(self, level: int, channels: Sequence[int], block: Block) -> NDArray[np.generic]:
         """See `ImageReader.read`."""
         top, bottom, left, right = block
-        values = np.empty((len(channels), bottom - top, right - left), self._image.dtype)
+        values = np.empty((len(channels), bottom - top, right - left), self.image.dtype)
         window = Window(left, top, right - left, bottom - top)
         by_directory: dict[tuple[str, int], list[int]] = {}
         planes = [self._planes[level][channel] for channel in channels]
@@ -122,7 +112,7 @@ class OmeTiff:
                 f"{self._uri}: GDAL cannot decode it ({reason}); convert it, for example with "
                 "`bfconvert -compression zlib`"
             ) from error
-        size = rows * cols * self._image.dtype.itemsize
+        size = rows * cols * self.image.dtype.itemsize
         if size > MAX_BLOCK_BYTES:
             raise SourceError(
                 f"{self._uri}: is stored in blocks of {rows} x {cols} px, {size / 2**30:.1f} GiB each; write it in "
@@ -133,7 +123,7 @@ class OmeTiff:
 def is_ome_tiff(path: str) -> bool:
     """Whether a local file is an OME-TIFF to be read here: not an RGB picture of 8 bits whose resolution
     OpenSlide knows."""
-    if not path.lower().endswith(ENDINGS):
+    if not path.lower().endswith(OME_TIFF_ENDINGS):
         return False
     try:
         with tifffile.TiffFile(path) as tiff:

@@ -20,12 +20,12 @@ from zarr.abc.store import Store
 from fewscope.connectors.colours import Colour
 from fewscope.connectors.pixels.composite import PRIMARIES, unique_names
 from fewscope.connectors.pixels.levels import Block
+from fewscope.connectors.slide_options import OME_ZARR_ENDINGS, OME_ZARR_ZIP_ENDINGS
 from fewscope.connectors.slides.channel_image import Channel, ChannelImage, DecodeError
 from fewscope.connectors.slides.ome_xml import UM_PER_UNIT
 from fewscope.connectors.storage.fingerprint import add_files, files_below
 from fewscope.errors import SourceError
 
-ENDINGS = (".zarr", ".zarr/", ".zarr.zip", ".ozx")
 SAMPLE = 64  # px; side of the samples by which a remote image is identified
 MAX_CHUNK_BYTES = 512 * 2**20
 
@@ -55,7 +55,7 @@ class OmeZarr:
             multiscale, version = _multiscale(uri, group)
             self._arrays = [_array(uri, group, one["path"]) for one in multiscale["datasets"]]
             self._axes, assumed = _axes(uri, multiscale, self._arrays[0])
-            self._image = _describe(uri, group, multiscale, version, self._axes, self._arrays)
+            self.image = _describe(uri, group, multiscale, version, self._axes, self._arrays)
         except SourceError:
             raise
         except Exception as error:  # zarr has no common error for damaged metadata
@@ -63,20 +63,10 @@ class OmeZarr:
             raise SourceError(
                 f"{uri}: cannot be read as OME-Zarr ({reason}); check the address, or copy it again"
             ) from error
-        self._image = replace(self._image, assumptions=(*assumptions, *assumed))
+        self.image = replace(self.image, assumptions=(*assumptions, *assumed))
         self._at = {"t": 0, "z": self._size("z") // 2}
-        self._fingerprint = self._identify(series)
+        self.fingerprint = self._identify(series)
         self._closed = False
-
-    @property
-    def image(self) -> ChannelImage:
-        """See `ImageReader.image`."""
-        return self._image
-
-    @property
-    def fingerprint(self) -> str:
-        """See `ImageReader.fingerprint`."""
-        return self._fingerprint
 
     def read(self, level: int, channels: Sequence[int], block: Block) -> NDArray[np.generic]:
         """See `ImageReader.read`."""
@@ -93,7 +83,7 @@ class OmeZarr:
         if "c" not in kept:
             values, kept = values[None], ["c", *kept]
         values = np.moveaxis(values, [kept.index(axis) for axis in "cyx"], [0, 1, 2])
-        return values.astype(self._image.dtype, copy=False)
+        return values.astype(self.image.dtype, copy=False)
 
     def close(self) -> None:
         """See `ImageReader.close`."""
@@ -113,13 +103,13 @@ class OmeZarr:
             add_files(digest, [("", path)])
         else:
             finest = self._arrays[0]
-            digest.update(json.dumps([finest.metadata.to_dict(), self._image.vendor], default=str).encode())
-            height, width = self._image.shapes[0]
+            digest.update(json.dumps([finest.metadata.to_dict(), self.image.vendor], default=str).encode())
+            height, width = self.image.shapes[0]
             for row in range(0, height, -(-height // 3)):
                 for col in range(0, width, -(-width // 3)):
                     block = row, min(row + SAMPLE, height), col, min(col + SAMPLE, width)
                     try:
-                        values = self.read(0, range(len(self._image.channels)), block)
+                        values = self.read(0, range(len(self.image.channels)), block)
                     except DecodeError:
                         digest.update(b"unreadable")
                     else:
@@ -129,11 +119,11 @@ class OmeZarr:
 
 def is_ome_zarr(uri: str) -> bool:
     """Whether an address is that of an OME-Zarr: by its ending and, of a local folder, by its metadata."""
-    if not uri.lower().endswith(ENDINGS):
+    if not uri.lower().endswith(OME_ZARR_ENDINGS):
         return False
     path = uri.removeprefix("file://").rstrip("/")
     if not os.path.isdir(path):
-        return uri.lower().endswith(ENDINGS[2:]) or "://" in uri
+        return uri.lower().endswith(OME_ZARR_ZIP_ENDINGS) or "://" in uri
     for name in ("zarr.json", ".zattrs"):
         try:
             with open(os.path.join(path, name), encoding="utf-8") as file:

@@ -26,22 +26,24 @@ from fewscope.connectors.pixels.levels import (
     whole_blocks,
 )
 from fewscope.connectors.slides.members import slide_files
-from fewscope.connectors.slides.pyramid_source import PyramidSource, level_steps
+from fewscope.connectors.slides.pyramid_source import (
+    BLOCK,
+    DARK_LEVEL,
+    PyramidSource,
+    grid_size,
+    level_steps,
+)
 from fewscope.connectors.slides.resolution import resolve_mpp, working_scale
-from fewscope.connectors.source import Pixels, SourceInfo
+from fewscope.connectors.source import Pixels, SourceInfo, changed_since
 from fewscope.connectors.storage.download import local_copy, remote_version
 from fewscope.connectors.storage.fingerprint import add_files
 from fewscope.errors import SourceError
 
 log = logging.getLogger(__name__)
 
-BLOCK = 256  # level px; side of what is lost around an unreadable place
 CHUNK = 2048  # level px read at once, a multiple of BLOCK: 16 MB of RGBA
-MAX_PIXELS = 2**38  # 26 cm x 26 cm at 0.5 um per px
-MAX_TILE_BYTES = (
-    2**30
-)  # of a decoded tile; scanners write tiles of a megabyte. GLib aborts where memory is lacking
-DARK_LEVEL = 64  # median grey of 255 below which a slide is fluorescence and its background black
+MAX_TILE_BYTES = 2**30
+"""Of a decoded tile; scanners write tiles of a megabyte. GLib aborts where memory is lacking."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,11 +66,8 @@ class OpenSlideSource(PyramidSource[_Level]):
         self._slide: openslide.OpenSlide | None = opened
         super().__init__(info, _levels(opened))
         self._closed = False
-        if slide is None and (found := _fingerprint(opened, self._path, info.uri)) != info.fingerprint:
-            raise SourceError(
-                f"{info.uri}: changed since it was first opened (fingerprint {found[:12]}, expected "
-                f"{info.fingerprint[:12]}); start the run again"
-            )
+        if slide is None and (changed := changed_since(info, _fingerprint(opened, self._path, info.uri))):
+            raise changed
 
     @classmethod
     def open(cls, uri: str, *, mpp: float | None = None, slide_mpp: float | None = None) -> OpenSlideSource:
@@ -86,13 +85,12 @@ class OpenSlideSource(PyramidSource[_Level]):
         steps = [level.row_step for level in _levels(slide) if level.row_step == level.col_step]
         scale, working_mpp = working_scale(uri, native_mpp, mpp, steps)
         width, height = slide.dimensions
-        if width * height > MAX_PIXELS:
-            raise SourceError(f"{uri}: states {width} x {height} px, more than any slide has; copy it again")
+        rows, cols = grid_size(uri, height, width, scale)
         info = SourceInfo(
             uri=uri,
             kind="slide",
-            height=max(1, int(height / scale + 0.5)),
-            width=max(1, int(width / scale + 0.5)),
+            height=rows,
+            width=cols,
             transform=Affine.scale(scale),
             mpp=working_mpp,
             mpp_source=mpp_source,

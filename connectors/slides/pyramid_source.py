@@ -19,6 +19,16 @@ from fewscope.connectors.pixels.levels import (
     render,
 )
 from fewscope.connectors.source import Pixels, SourceInfo, window_bounds
+from fewscope.errors import SourceError
+
+BLOCK = 256
+"""Level px; side of what is lost around an unreadable place."""
+
+MAX_PIXELS = 2**38
+"""Of a slide: 26 cm x 26 cm at 0.5 um per px."""
+
+DARK_LEVEL = 64
+"""Median of 255 below which a slide is fluorescence and its background black."""
 
 
 class PyramidSource(ABC, Generic[AnyLevel]):
@@ -82,6 +92,19 @@ class PyramidSource(ABC, Generic[AnyLevel]):
         """Window ``bounds`` of a ``grid`` with pixels of ``steps`` (row, col) level-0 px."""
         level = best_level(self._levels, min(steps))
         return render(bounds, grid, steps, level, self._read_level, self._info.background)
+
+
+def grid_size(uri: str, height: int, width: int, scale: float) -> tuple[int, int]:
+    """(rows, cols) of a working grid whose pixels measure ``scale`` px of level 0.
+
+    Raises
+    ------
+    SourceError
+        The file states a size that no slide has.
+    """
+    if height * width > MAX_PIXELS:
+        raise SourceError(f"{uri}: states {width} x {height} px, more than any slide has; copy it again")
+    return max(1, int(height / scale + 0.5)), max(1, int(width / scale + 0.5))
 
 
 def level_steps(whole: tuple[int, int], size: tuple[int, int], reported: float) -> tuple[float, float] | None:

@@ -98,11 +98,7 @@ def find_unlike(model: Model, features: Any, support: SupportSet, sample: Sample
         for tile, foreground in zip(features.recoloured(sample.images), sample.foreground, strict=True):
             maps = network.maps(tile[None])
             far = network.unlike(maps, examples)[0] > threshold
-            rows, cols = (
-                ((np.arange(n) + 0.5) * m / n).astype(int)
-                for n, m in zip(far.shape, foreground.shape, strict=True)
-            )
-            places = foreground[np.ix_(rows, cols)]
+            places = _nearest(foreground, far.shape)
             unlike_places += int((far & places).sum())
             n_places += int(places.sum())
             shares.append(float((far & places).mean()))

@@ -99,6 +99,18 @@ def measure(
     }
 
 
+def _measured(
+    store: MeasurementStore | None,
+    kind: str,
+    category: ClassImages,
+    model: str,
+    settings: object,
+    measure: Callable[[], Any],
+) -> Any:
+    """What is kept of these arguments, or else measured; see `MeasurementStore.measured`."""
+    return measure() if store is None else store.measured(kind, category, model, settings, measure)
+
+
 def _class_scores(
     category: ClassImages, models: Sequence[Model], config: EvaluationConfig, store: MeasurementStore | None
 ) -> dict[str, list[_ClassScore]]:
@@ -106,9 +118,7 @@ def _class_scores(
     found: dict[str, list[_ClassScore]] = {}
     for model in models:  # one after the other, so that a stopped command loses one at most
         measure = partial(_scores, category, model, config)
-        values = (
-            measure() if store is None else store.measured("metrics", category, model.name, config, measure)
-        )
+        values = _measured(store, "metrics", category, model.name, config, measure)
         found[model.name] = [_ClassScore(*of_shots) for of_shots in values]
     return found
 
@@ -189,11 +199,8 @@ def label_images(
             if not chosen:
                 continue
             label = partial(_label, category, method, order[:shots].tolist(), chosen)
-            if store is None:
-                took, of_class = label()
-            else:
-                settings = (os.cpu_count(), shots, seed, len(chosen))
-                took, of_class = store.measured("labelling", category, method.name, settings, label)
+            settings = (os.cpu_count(), shots, seed, len(chosen))
+            took, of_class = _measured(store, "labelling", category, method.name, settings, label)
             seconds[method.name] += took
             ious[method.name] += of_class
     return [
@@ -257,8 +264,7 @@ def spread_of_supports(
 ) -> SupportSpread:
     """The query of a class whose IoU depends most on the support, with its best and its worst."""
     measure = partial(_spread, category, model)
-    value = measure() if store is None else store.measured("spread", category, model.name, (), measure)
-    (query, best, worst), ious, packed = value
+    (query, best, worst), ious, packed = _measured(store, "spread", category, model.name, (), measure)
     shape = category.masks.shape[1:]
     masks = [
         np.unpackbits(np.frombuffer(base64.b64decode(text), np.uint8), count=shape[0] * shape[1])
@@ -317,9 +323,7 @@ def mine_worst(
     if len(category.images) <= 2 * shots:
         return None
     measure = partial(_two_rounds, category, model, shots, seed)
-    if store is None:
-        return Rounds(category.name, *measure())
-    return Rounds(category.name, *store.measured("rounds", category, model.name, (shots, seed), measure))
+    return Rounds(category.name, *_measured(store, "rounds", category, model.name, (shots, seed), measure))
 
 
 def _two_rounds(category: ClassImages, model: Model, shots: int, seed: int) -> tuple[float, float, int]:
