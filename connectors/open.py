@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from fewscope.connectors.raster_options import RasterOptions
-from fewscope.connectors.slide_options import OME_TIFF_ENDINGS, OME_ZARR_ENDINGS, SlideOptions
+from fewscope.connectors.slide_options import CHANNEL_TIFF_ENDINGS, OME_ZARR_ENDINGS, SlideOptions
 from fewscope.connectors.source import Source
 from fewscope.connectors.storage.library_errors import library_errors
 from fewscope.errors import SourceError
@@ -51,25 +51,26 @@ def _openslide(asked: Asked) -> Source:
 
     if not asked.slide.is_default:
         raise SourceError(
-            f"{asked.uri}: --channels, --series and --scale are for OME-TIFF and OME-Zarr; leave them out"
+            f"{asked.uri}: --channels, --series and --scale are for OME-TIFF, QPTIFF, ImageJ's TIFF and OME-Zarr; "
+            "leave them out"
         )
     return OpenSlideSource.open(asked.uri, mpp=asked.mpp, slide_mpp=asked.slide_mpp)
 
 
-def _ome_tiff(asked: Asked) -> Source:
+def _channel_tiff(asked: Asked) -> Source:
     from fewscope.connectors.slides.channel_source import ChannelSource
-    from fewscope.connectors.slides.ome_tiff import OmeTiff
+    from fewscope.connectors.slides.channel_tiff import ChannelTiff
 
-    return ChannelSource.open(asked.uri, OmeTiff, asked.slide, mpp=asked.mpp, slide_mpp=asked.slide_mpp)
+    return ChannelSource.open(asked.uri, ChannelTiff, asked.slide, mpp=asked.mpp, slide_mpp=asked.slide_mpp)
 
 
 def _tiff(asked: Asked) -> Source:
-    """With OpenSlide, unless it is an OME-TIFF of which that would show one plane, or a part of it is asked for."""
-    from fewscope.connectors.slides.ome_tiff import is_ome_tiff
+    """With OpenSlide, unless it is a TIFF of channels, of which that would show one, or a part of it is asked for."""
+    from fewscope.connectors.slides.channel_tiff import is_channel_tiff
     from fewscope.connectors.storage.download import local_copy
 
-    is_ome = not asked.slide.is_default or is_ome_tiff(local_copy(asked.uri))
-    return _ome_tiff(asked) if is_ome else _openslide(asked)
+    of_channels = not asked.slide.is_default or is_channel_tiff(local_copy(asked.uri))
+    return _channel_tiff(asked) if of_channels else _openslide(asked)
 
 
 def _ome_zarr(asked: Asked) -> Source:
@@ -87,7 +88,7 @@ def _gdal(asked: Asked) -> Source:
 
 READERS: tuple[Reader, ...] = (
     Reader("slide", OME_ZARR_ENDINGS, _ome_zarr),
-    Reader("slide", OME_TIFF_ENDINGS, _tiff),
+    Reader("slide", CHANNEL_TIFF_ENDINGS, _tiff),
     Reader("slide", ("",), _openslide),
     Reader("raster", ("",), _gdal),
 )
@@ -121,9 +122,9 @@ def open_any(
 ) -> Source:
     """Open a slide or a raster, whichever the file is.
 
-    A file is a slide if OpenSlide knows it and it states no CRS, if it is OME-TIFF or OME-Zarr, or by its ending; what
-    is not on a local disk, by its ending alone. Parameters and errors as in `open_source`; ``slide`` is for slides,
-    ``raster`` for rasters.
+    A file is a slide if OpenSlide knows it and it states no CRS, if it is a TIFF of channels or an OME-Zarr, or by its
+    ending; what is not on a local disk, by its ending alone. Parameters and errors as in `open_source`; ``slide`` is
+    for slides, ``raster`` for rasters.
     """
     if is_slide(uri):
         return open_source(uri, mpp=mpp, slide_mpp=slide_mpp, slide=slide)
@@ -140,10 +141,10 @@ def is_slide(uri: str) -> bool:
         return True
     if "://" in uri or uri.startswith("/vsi"):
         return False
-    from fewscope.connectors.slides.ome_tiff import is_ome_tiff
+    from fewscope.connectors.slides.channel_tiff import is_channel_tiff
     from fewscope.connectors.slides.openslide_source import knows
 
-    return knows(uri) or is_ome_tiff(uri)
+    return knows(uri) or is_channel_tiff(uri)
 
 
 def open_source(
@@ -168,7 +169,7 @@ def open_source(
     slide_mpp
         Resolution of level 0, um per px; overrides the file's.
     slide
-        Which channels of which image of an OME-TIFF or OME-Zarr; None: all of the first.
+        Which channels of which image of a TIFF of channels or an OME-Zarr; None: all of the first.
     raster
         Options of a raster; None for a slide.
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from fewscope.errors import ConfigError
 
-OME_TIFF_ENDINGS = (".tif", ".tiff", ".btf", ".tf2", ".tf8")
-"""Names of files that may be OME-TIFF."""
+CHANNEL_TIFF_ENDINGS = (".tif", ".tiff", ".btf", ".tf2", ".tf8", ".qptiff")
+"""Names of files that may be OME-TIFF, QPTIFF or stacks of ImageJ."""
 
 OME_ZARR_ZIP_ENDINGS = (".zarr.zip", ".ozx")
 """Names of OME-Zarrs in one file."""
@@ -19,7 +19,7 @@ OME_ZARR_ENDINGS = (".zarr", ".zarr/", *OME_ZARR_ZIP_ENDINGS)
 
 @dataclass(frozen=True, slots=True)
 class SlideOptions:
-    """How to open an OME-TIFF or an OME-Zarr.
+    """How to open a TIFF of channels or an OME-Zarr.
 
     Attributes
     ----------

@@ -18,6 +18,14 @@ MAX_CHANNELS = 256
 """More are likely another axis, or a spectrum, of which a few components are enough."""
 
 
+UM_PER_UNIT = {
+    "m": 1e6, "cm": 1e4, "mm": 1e3, "µm": 1.0, "um": 1.0, "nm": 1e-3, "pm": 1e-6, "å": 1e-4, "in": 25400.0,
+    "meter": 1e6, "centimeter": 1e4, "millimeter": 1e3, "micrometer": 1.0, "nanometer": 1e-3, "picometer": 1e-6,
+    "angstrom": 1e-4, "inch": 25400.0, "micron": 1.0, "microns": 1.0,
+}  # fmt: skip
+"""Of the units of OME-XML, OME-Zarr and ImageJ, in lower case; others, such as "pixel", say nothing."""
+
+
 class DecodeError(Exception):
     """A part of an image fails to decode."""
 
@@ -28,6 +36,22 @@ class Channel:
 
     name: str
     colour: Colour | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Stated:
+    """What the metadata of a file state of one of its images.
+
+    Attributes
+    ----------
+    channels
+        One for each channel, whatever its samples per pixel; empty if nothing is said.
+    mpp
+        Where the resolution is stated, and um per px across and down as text; None if not in a unit of length.
+    """
+
+    channels: tuple[Channel, ...] = ()
+    mpp: tuple[str, str, str] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,45 +6,18 @@ https://docs.openmicroscopy.org/ome-model/6.3.1/ome-xml/; elements are found by 
 from __future__ import annotations
 
 import xml.etree.ElementTree as ElementTree
-from dataclasses import dataclass
 
 from fewscope.connectors.colours import Colour
 from fewscope.connectors.pixels.composite import unique_names
-from fewscope.connectors.slides.channel_image import Channel
+from fewscope.connectors.slides.channel_image import UM_PER_UNIT, Channel, Stated
 from fewscope.errors import SourceError
-
-UM_PER_UNIT = {
-    "m": 1e6, "cm": 1e4, "mm": 1e3, "µm": 1.0, "um": 1.0, "nm": 1e-3, "pm": 1e-6, "å": 1e-4, "in": 25400.0,
-    "meter": 1e6, "centimeter": 1e4, "millimeter": 1e3, "micrometer": 1.0, "nanometer": 1e-3, "picometer": 1e-6,
-    "angstrom": 1e-4, "inch": 25400.0,
-}  # fmt: skip
-"""Of the units of OME-XML and of OME-Zarr, in lower case; others, such as "pixel", say nothing."""
 
 MAX_PLANES = 2**16
 """More are a mistake in the file: each would be looked up before a pixel is read."""
 
 
-@dataclass(frozen=True, slots=True)
-class OmeImage:
-    """One ``Image``.
-
-    Attributes
-    ----------
-    name
-        "" if it has none.
-    channels
-        One for each channel, whatever its samples per pixel.
-    mpp
-        um per px across and down, as text; None if not stated in a unit of length.
-    """
-
-    name: str
-    channels: tuple[Channel, ...]
-    mpp: tuple[str, str] | None
-
-
-def read_ome_xml(uri: str, text: str) -> list[OmeImage]:
-    """The images that OME-XML describes, in its order.
+def read_ome_xml(uri: str, text: str) -> list[Stated]:
+    """What OME-XML states of its images, in its order.
 
     Raises
     ------
@@ -55,7 +28,7 @@ def read_ome_xml(uri: str, text: str) -> list[OmeImage]:
         root = ElementTree.fromstring(text)
     except ElementTree.ParseError as error:
         raise SourceError(f"{uri}: its OME-XML cannot be read ({error}); save it again") from error
-    images = []
+    images: list[Stated] = []
     for image in root.iter():
         if _tag(image) != "Image":
             continue
@@ -73,7 +46,7 @@ def read_ome_xml(uri: str, text: str) -> list[OmeImage]:
         names = unique_names([(part.get("Name") or "").strip() for part in parts])
         colours = [_colour(part.get("Color")) for part in parts]
         channels = tuple(Channel(*pair) for pair in zip(names, colours, strict=True))
-        images.append(OmeImage(image.get("Name") or "", channels, _mpp(pixels)))
+        images.append(Stated(channels, _mpp(pixels)))
     return images
 
 
@@ -92,7 +65,7 @@ def _colour(text: str | None) -> Colour | None:
     return None if (red, green, blue) == (255, 255, 255) else (red, green, blue)
 
 
-def _mpp(pixels: ElementTree.Element) -> tuple[str, str] | None:
+def _mpp(pixels: ElementTree.Element) -> tuple[str, str, str] | None:
     found = []
     for axis in "XY":
         unit = UM_PER_UNIT.get((pixels.get(f"PhysicalSize{axis}Unit") or "µm").strip().lower())
@@ -103,4 +76,4 @@ def _mpp(pixels: ElementTree.Element) -> tuple[str, str] | None:
             found.append(f"{float(size) * unit:.6g}")
         except ValueError:
             found.append(size)
-    return found[0], found[1]
+    return "OME-XML", found[0], found[1]

@@ -21,8 +21,7 @@ from fewscope.connectors.colours import Colour
 from fewscope.connectors.pixels.composite import PRIMARIES, unique_names
 from fewscope.connectors.pixels.levels import Block
 from fewscope.connectors.slide_options import OME_ZARR_ENDINGS, OME_ZARR_ZIP_ENDINGS
-from fewscope.connectors.slides.channel_image import Channel, ChannelImage, DecodeError
-from fewscope.connectors.slides.ome_xml import UM_PER_UNIT
+from fewscope.connectors.slides.channel_image import UM_PER_UNIT, Channel, ChannelImage, DecodeError
 from fewscope.connectors.storage.fingerprint import add_files, files_below
 from fewscope.errors import SourceError
 
@@ -65,8 +64,8 @@ class OmeZarr:
             ) from error
         self.image = replace(self.image, assumptions=(*assumptions, *assumed))
         self._at = {"t": 0, "z": self._size("z") // 2}
-        self.fingerprint = self._identify(series)
         self._closed = False
+        self.fingerprint = self._identify(series)
 
     def read(self, level: int, channels: Sequence[int], block: Block) -> NDArray[np.generic]:
         """See `ImageReader.read`."""

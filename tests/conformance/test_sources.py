@@ -20,7 +20,7 @@ from fewscope.connectors.open import open_source
 from fewscope.connectors.raster_options import RasterOptions
 from fewscope.connectors.slide_options import SlideOptions
 from fewscope.connectors.slides.pyramid_tiff import write_pyramid
-from tests.helpers.channel_slides import write_ome_tiff, write_ome_zarr
+from tests.helpers.channel_slides import write_imagej, write_ome_tiff, write_ome_zarr, write_qptiff
 from tests.helpers.rasters import ORIGIN, break_tile, north_up, waves, write_raster
 from tests.helpers.scanned_slides import write_leica
 from tests.helpers.source_conformance import SourceConformance
@@ -229,6 +229,15 @@ def rgb_of_ome(folder) -> str:
     return write_ome_tiff(folder / "slide.ome.tif", image, factors=(), axes="YXS", **options)
 
 
+def qptiff(folder) -> str:
+    return write_qptiff(folder / "slide.qptiff", waves(411, 533, 5, 9000).astype(np.uint16))
+
+
+def stack_of_imagej(folder) -> str:
+    """Big-endian, each plane in one strip."""
+    return write_imagej(folder / "slide.tif", waves(411, 533, 4, 9000).astype(np.uint16))
+
+
 def zarr_of_five(version: str):
     def make(folder) -> str:
         return write_ome_zarr(
@@ -260,6 +269,9 @@ CHANNELS = {
     "OME-TIFF, a broken tile, shrunk": (five_channels_with_a_broken_tile, 0.7, SlideOptions()),
     "OME-TIFF, floats with gaps": (two_channels_with_gaps, 0.5, SlideOptions()),
     "OME-TIFF, RGB in strips": (rgb_of_ome, 0.6, SlideOptions()),
+    "QPTIFF, shrunk 1.37 times": (qptiff, 0.685, SlideOptions()),
+    "QPTIFF, level 1": (qptiff, 1.0, SlideOptions()),
+    "stack of ImageJ": (stack_of_imagej, 0.5, SlideOptions()),
     "OME-Zarr 0.5": (zarr_of_five("0.5"), 0.5, SlideOptions()),
     "OME-Zarr 0.4, shrunk 1.2 times": (zarr_of_five("0.4"), 0.6, SlideOptions()),
     "OME-Zarr, five axes": (zarr_with_planes, 1.0, SlideOptions()),

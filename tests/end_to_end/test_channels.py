@@ -20,6 +20,7 @@ from fewscope.model.segmenter import load_segmenter
 from fewscope.pipeline.config import RasterConfig, SegmentConfig
 from fewscope.pipeline.execution.pool import LocalPool
 from fewscope.pipeline.execution.progress import Monitor
+from fewscope.pipeline.execution.ray_pool import RayPool
 from fewscope.pipeline.geometry.footprints import footprints
 from fewscope.pipeline.plan import make_plan
 from fewscope.pipeline.run import segment
@@ -79,6 +80,21 @@ def test_a_resumed_run_of_five_channels_gives_the_same_bytes(tmp_path, model, qu
     assert 0 < len(list(markers.glob("r*.json"))) < 4
     run(stopped, load_segmenter(precision="float32"))
     assert fakes.outputs(tmp_path / "stopped") == fakes.outputs(tmp_path / "whole")
+
+
+def test_workers_of_ray_read_every_channel(ray_here, tmp_path, no_pictures):
+    scene = tissue(0, SIDE)
+    slide = write_ome_tiff(tmp_path / "tissue.ome.tif", scene.values, scene.names)
+    support = drawn_on(scene, tmp_path / "drawn.geojson")
+    config = SegmentConfig(
+        slide, support, str(tmp_path / "local"), instances="components", threshold=0.5, shard=256
+    )
+    with LocalPool(fakes.ByColour) as pool:
+        segment(config, pool, fakes.ByColour())
+    with RayPool(fakes.ByColour, 1) as pool:
+        segment(dataclasses.replace(config, out=str(tmp_path / "ray")), pool, fakes.ByColour())
+    assert np.asarray(open_result(config.out).mask[0]).any()
+    assert fakes.outputs(tmp_path / "ray") == fakes.outputs(tmp_path / "local")
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ from tests.fuzz.annotations import (
     use_annotations,
     use_map_annotations,
 )
+from tests.fuzz.channel_slides import channel_slides, use_channel_slide
 from tests.fuzz.folders import folders, use_folder
 from tests.fuzz.harness import Kind
 from tests.fuzz.page_requests import page_requests, use_page_requests
@@ -19,6 +20,7 @@ from tests.fuzz.weights import use_weights, weights
 
 KINDS = (
     Kind("slides", slides, use_slide, 120),
+    Kind("channel-slides", channel_slides, use_channel_slide, 80),
     Kind("made-rasters", made_rasters, use_raster, 60),
     Kind("rasters", damaged_rasters, use_raster, 80),
     Kind("vrt", vrts, use_raster, 60),

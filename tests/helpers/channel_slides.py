@@ -50,6 +50,60 @@ def write_ome_tiff(
     return str(path)
 
 
+def write_qptiff(
+    path: Path,
+    planes: NDArray[Any],
+    names: Sequence[str] = MARKERS,
+    mpp: float = 0.5,
+    *,
+    colours: Sequence[str] = (),
+    factors: Sequence[int] = (2, 4),
+) -> str:
+    """Write ``planes`` (C, H, W) or (1, H, W, 3) as Akoya's scanners do: channel after channel, a thumbnail, and then
+    the channels of every reduced level."""
+    names = list(names)[: len(planes)]
+    colours = colours or ["255,255,255"] * len(planes)
+    options: dict[str, Any] = {
+        "tile": (128, 128),
+        "compression": "zlib",
+        "photometric": "minisblack" if planes.ndim == 3 else "rgb",
+        "software": "PerkinElmer-QPI",
+        "metadata": None,
+        "resolutionunit": "CENTIMETER",
+    }
+    with tifffile.TiffWriter(path) as writer:
+        for factor in (1, *factors):
+            for plane, name, colour in zip(planes, names, colours, strict=True):
+                kind = "FullResolution" if factor == 1 else "ReducedResolution"
+                text = (
+                    '<?xml version="1.0" encoding="utf-8"?><PerkinElmer-QPI-ImageDescription><Name>Opal</Name>'
+                    f"<Biomarker>{name}</Biomarker><Color>{colour}</Color><ImageType>{kind}</ImageType>"
+                    "</PerkinElmer-QPI-ImageDescription>"
+                )
+                reduced = plane[::factor, ::factor] if plane.ndim == 3 else shrunk(plane, factor)
+                resolution = (1e4 / mpp / factor,) * 2
+                writer.write(
+                    reduced, description=text, resolution=resolution, subfiletype=factor > 1, **options
+                )
+            if factor == 1:
+                thumbnail = np.zeros((30, 40, 3), np.uint8)
+                writer.write(thumbnail, subfiletype=1, **options | {"tile": None, "photometric": "rgb"})
+    return str(path)
+
+
+def write_imagej(
+    path: Path, planes: NDArray[Any], names: Sequence[str] = (), mpp: float | None = 0.5, **metadata: Any
+) -> str:
+    """Write ``planes`` (C, H, W), or of the ``axes`` given, as Fiji saves a stack."""
+    known = {"axes": "CYX"} | ({"Labels": list(names)} if names else {}) | metadata
+    if mpp is not None:
+        known["unit"] = "micron"
+    tifffile.imwrite(
+        path, planes, imagej=True, metadata=known, resolution=(1 / mpp, 1 / mpp) if mpp is not None else None
+    )
+    return str(path)
+
+
 def write_ome_zarr(
     path: Path | str,
     planes: NDArray[Any],

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import dask.array as da
-import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -26,6 +25,7 @@ from fewscope.connectors.results.run_folder import WorkDir
 from fewscope.connectors.results.store import ResultStore
 from fewscope.connectors.results.store_layout import StoreSpec
 from fewscope.errors import OutputError, RunInUse, RunMismatch
+from tests.helpers.object_stores import s3_bucket
 
 SPEC = StoreSpec(
     height=150, width=1100, shard=64, chunk=32, scale=(0.5, 0.25), scale_unit="micrometer", name="a slide"
@@ -315,34 +315,8 @@ def test_a_label_of_a_coarse_level_is_drawn_round_the_pixel_it_shows() -> None:
 
 @pytest.fixture(scope="module")
 def bucket() -> Iterator[str]:
-    """An S3 bucket on loopback; credentials and endpoint come from the environment, as for users."""
-    server_module = pytest.importorskip("moto.server")
-    server = server_module.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    environment = {
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
-    }
-    old = {key: os.environ.get(key) for key in environment}
-    os.environ.update(environment)
-    # fsspec keeps clients by their arguments: one of its own, not that of another test's endpoint
-    fsspec.config.conf["s3"] = {"version_aware": False}
-    try:
-        import boto3
-
-        boto3.client("s3").create_bucket(Bucket="slides")
-        yield "s3://slides"
-    finally:
-        server.stop()
-        del fsspec.config.conf["s3"]
-        for key, value in old.items():
-            if value is None:
-                del os.environ[key]
-            else:
-                os.environ[key] = value
+    with s3_bucket("slides") as address:
+        yield address
 
 
 @pytest.mark.slow

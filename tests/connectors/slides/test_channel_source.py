@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 import json
+import pickle
+from collections.abc import Iterator
+from contextlib import closing
 
+import fsspec
 import numpy as np
 import pytest
 import tifffile
 import zarr
 from rasterio.windows import Window
 
-from fewscope.connectors.open import open_any, open_source
+from fewscope.connectors.open import is_slide, open_any, open_source
 from fewscope.connectors.pixels.composite import composite
 from fewscope.connectors.slide_options import SlideOptions
 from fewscope.connectors.slides.channel_source import ChannelSource
 from fewscope.errors import ConfigError, SourceError
-from tests.helpers.channel_slides import MARKERS, shrunk, write_ome_tiff, write_ome_zarr
+from tests.helpers.channel_slides import (
+    MARKERS,
+    shrunk,
+    write_imagej,
+    write_ome_tiff,
+    write_ome_zarr,
+    write_qptiff,
+)
+from tests.helpers.object_stores import s3_bucket
 
 FULL = SlideOptions(scale=(0, 255))
 
@@ -26,6 +38,12 @@ def planes(n_channels: int = 5, height: int = 120, width: int = 150, dtype=np.ui
 
 def whole(source) -> np.ndarray:
     return source.read(Window(0, 0, source.info.width, source.info.height))[0]
+
+
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[str]:
+    with s3_bucket("channels") as address:
+        yield address
 
 
 @pytest.mark.parametrize("write", [write_ome_tiff, write_ome_zarr])
@@ -42,6 +60,59 @@ def test_the_channels_asked_for_come_in_that_order_with_their_own_values(tmp_pat
     assert four.info.appearance != with_all.info.appearance
     for source in (with_all, four):
         source.close()
+
+
+@pytest.mark.parametrize("write", [write_qptiff, write_imagej])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_other_tiffs_of_channels_are_read_with_their_names_and_resolution(tmp_path, write, dtype):
+    data = planes(5, 260, 300, dtype)
+    path = write(tmp_path / ("a.qptiff" if write is write_qptiff else "a.tif"), data, MARKERS, 0.4)
+    source = open_any(path, mpp=0.4, slide=FULL)
+    assert np.array_equal(whole(source), np.moveaxis(data, 0, 2))
+    assert source.info.channels == MARKERS
+    assert source.info.native_mpp == pytest.approx(0.4, rel=1e-4)
+    assert source.info.assumptions == ()
+    source.close()
+    one = open_source(path, slide=SlideOptions(("cd8",), scale=(0, 255)), mpp=0.4)
+    assert np.array_equal(whole(one), np.repeat(data[2][..., None], 3, axis=2))
+    one.close()
+
+
+def test_levels_and_colours_of_a_qptiff_are_the_files(tmp_path):
+    data = planes(4, 256, 320)
+    colours = ("0,0,255", "0,255,0", "255,0,0", "0,255,255")
+    source = open_source(
+        write_qptiff(tmp_path / "a.qptiff", data, colours=colours, mpp=0.25), mpp=0.5, slide=FULL
+    )
+    assert np.array_equal(whole(source), np.moveaxis(shrunk(data, 2), 0, 2))
+    assert source.info.colours == ((0, 0, 255), (0, 255, 0), (255, 0, 0), (0, 255, 255))
+    assert source.info.vendor == "QPTIFF"
+    source.close()
+
+
+def test_an_rgb_qptiff_is_a_picture(tmp_path):
+    image = np.random.default_rng(0).integers(0, 255, (1, 256, 320, 3)).astype(np.uint8)
+    source = open_any(write_qptiff(tmp_path / "a.qptiff", image, [""]))
+    assert np.array_equal(whole(source), image[0])
+    assert source.info.background == (255, 255, 255)
+    source.close()
+
+
+def test_what_a_stack_of_imagej_leaves_open_is_said_or_asked_for(tmp_path):
+    data = planes(4)
+    with pytest.raises(SourceError, match=r"does not state its resolution; give .*--slide-mpp"):
+        open_any(write_imagej(tmp_path / "a.tif", data, mpp=None))
+    stack = open_any(write_imagej(tmp_path / "b.tif", data, axes="ZYX"), slide=FULL)
+    assert np.array_equal(whole(stack)[..., 0], data[2])
+    assert any("of its 4 planes number 3 was read" in line for line in stack.info.assumptions)
+    stack.close()
+    said = "ImageJ=1.54f\nimages=4\nunit=micron\n"
+    options = {"photometric": "minisblack", "metadata": None, "resolution": (2.0, 2.0)}
+    tifffile.imwrite(tmp_path / "c.tif", data, description=said, **options)
+    plain = open_any(str(tmp_path / "c.tif"), slide=FULL)
+    assert np.array_equal(whole(plain), np.moveaxis(data, 0, 2))
+    assert any("4 planes are; they were read as channels" in line for line in plain.info.assumptions)
+    plain.close()
 
 
 def test_up_to_three_channels_are_rgb(tmp_path):
@@ -143,6 +214,29 @@ def test_of_planes_the_middle_one_is_read_and_said(tmp_path):
     assert np.array_equal(whole(source), np.moveaxis(stack[:, 1], 0, 2))
     assert "of its 3 planes number 2 was read" in source.info.assumptions[0]
     source.close()
+
+
+@pytest.mark.slow
+def test_an_ome_zarr_in_a_bucket_is_read_in_place_and_known_again(tmp_path, bucket):
+    data = planes(3, 300, 400, np.uint16)
+    local = write_ome_zarr(tmp_path / "a.zarr", data)
+    remote = f"{bucket}/a.zarr"
+    store = fsspec.filesystem("s3")
+    store.put(local, remote, recursive=True)
+    with_files = open_source(local)
+    assert is_slide(remote)
+    source = open_source(remote)
+    assert np.array_equal(whole(source), whole(with_files))
+    reopened = pickle.loads(pickle.dumps(source))  # as a worker does
+    assert np.array_equal(whole(reopened), whole(source))
+    data[:, :50, :50] = 0
+    store.put(write_ome_zarr(tmp_path / "b.zarr", data), f"{bucket}/b.zarr", recursive=True)
+    with closing(open_source(f"{bucket}/b.zarr")) as other:
+        assert other.info.fingerprint != source.info.fingerprint
+    for one in (with_files, source, reopened):
+        one.close()
+    with pytest.raises(SourceError, match=r"none\.zarr"):
+        open_source(f"{bucket}/none.zarr")
 
 
 def test_only_what_fails_to_decode_is_lost(tmp_path):

@@ -1,6 +1,7 @@
-"""OME-TIFF: tifffile says where the planes of an image lie in the file, GDAL decodes them, window by window.
+"""TIFFs of channels (OME-TIFF, QPTIFF, stacks of ImageJ), which OpenSlide shows one channel of, or none.
 
-So every compression is read that GDAL knows, and a damaged tile costs its surroundings alone, as in all other sources.
+tifffile says where the planes of an image lie in the file, GDAL decodes them, window by window. So every compression is
+read that GDAL knows, and a damaged tile costs its surroundings alone, as in all other sources.
 """
 
 from __future__ import annotations
@@ -20,10 +21,10 @@ from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
 from fewscope.connectors.pixels.levels import Block
-from fewscope.connectors.slide_options import OME_TIFF_ENDINGS
-from fewscope.connectors.slides.channel_image import Channel, ChannelImage, DecodeError
-from fewscope.connectors.slides.ome_xml import OmeImage, read_ome_xml
+from fewscope.connectors.slide_options import CHANNEL_TIFF_ENDINGS
+from fewscope.connectors.slides.channel_image import Channel, ChannelImage, DecodeError, Stated
 from fewscope.connectors.slides.openslide_source import knows
+from fewscope.connectors.slides.tiff_kinds import kind_of
 from fewscope.connectors.storage.download import local_copy, remote_version
 from fewscope.connectors.storage.fingerprint import add_files
 from fewscope.connectors.storage.gdal import gdal
@@ -44,8 +45,8 @@ class _Plane:
     band: int
 
 
-class OmeTiff:
-    """One image of an OME-TIFF; see `connectors.slides.channel_image.ImageReader`.
+class ChannelTiff:
+    """One image of a TIFF of one of `tiff_kinds.KINDS`; see `connectors.slides.channel_image.ImageReader`.
 
     Parameters
     ----------
@@ -57,7 +58,7 @@ class OmeTiff:
     Raises
     ------
     SourceError
-        It is no OME-TIFF, or has no such image, or its planes cannot be found.
+        It is of no such kind, or has no such image, or its planes cannot be found.
     """
 
     def __init__(self, uri: str, series: int | None = None) -> None:
@@ -120,14 +121,13 @@ class OmeTiff:
             )
 
 
-def is_ome_tiff(path: str) -> bool:
-    """Whether a local file is an OME-TIFF to be read here: not an RGB picture of 8 bits whose resolution
-    OpenSlide knows."""
-    if not path.lower().endswith(OME_TIFF_ENDINGS):
+def is_channel_tiff(path: str) -> bool:
+    """Whether a local file is a TIFF to be read here: not an RGB picture of 8 bits whose resolution OpenSlide knows."""
+    if not path.lower().endswith(CHANNEL_TIFF_ENDINGS):
         return False
     try:
         with tifffile.TiffFile(path) as tiff:
-            if not tiff.is_ome:
+            if kind_of(tiff) is None:
                 return False
             page = tiff.pages.first
             if page.samplesperpixel < 3 or page.dtype != np.uint8 or not knows(path):
@@ -147,16 +147,18 @@ def _inspect(uri: str, path: str, series: int | None) -> tuple[ChannelImage, lis
         if os.path.getsize(path) == 0:
             raise SourceError(f"{uri}: is empty (0 bytes); copy it again from where it came")
         with tifffile.TiffFile(path) as tiff:
-            if not tiff.is_ome or tiff.ome_metadata is None:
+            kind = kind_of(tiff)
+            if kind is None:
                 raise SourceError(
                     f"{uri}: is a TIFF whose OME-XML, which says what its channels are, is missing or cut off; "
                     "export it as OME-TIFF, or copy it again"
                 )
-            images = read_ome_xml(uri, tiff.ome_metadata)
-            found = list(tiff.series)
+            found, stated = kind.read(uri, tiff)
             index = _choose(uri, [one.name for one in found], series)
-            ome = images[index] if len(images) == len(found) else OmeImage("", (), None)
-            return _describe(uri, path, found, index, ome, series)
+            image, planes = _describe(uri, kind.name, tiff, found, index, stated[index], series)
+            files = sorted({plane.path for of_level in planes for plane in of_level})
+            _check_folder(uri, path, files)
+            return image, planes, files
     except SourceError:
         raise
     except FileNotFoundError as error:
@@ -164,7 +166,7 @@ def _inspect(uri: str, path: str, series: int | None) -> tuple[ChannelImage, lis
     except Exception as error:  # tifffile has no common error for damaged files
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise SourceError(
-            f"{uri}: cannot be read as OME-TIFF ({reason}); it is damaged or cut short: copy it again"
+            f"{uri}: cannot be read as a TIFF of channels ({reason}); it is damaged or cut short: copy it again"
         ) from error
 
 
@@ -177,15 +179,34 @@ def _choose(uri: str, names: Sequence[str], series: int | None) -> int:
     return (series or 1) - 1
 
 
+def _check_folder(uri: str, path: str, files: Sequence[str]) -> None:
+    """Refuse an image whose planes lie in files elsewhere."""
+    folder = os.path.dirname(os.path.abspath(path))
+    if outside := [file for file in files if os.path.dirname(os.path.abspath(file)) != folder]:
+        raise SourceError(f"{uri}: refers to {outside[0]}, outside its folder; put its files into one folder")
+
+
 def _describe(
-    uri: str, path: str, found: Sequence[Any], index: int, ome: OmeImage, series: int | None
-) -> tuple[ChannelImage, list[list[_Plane]], list[str]]:
+    uri: str,
+    vendor: str,
+    tiff: tifffile.TiffFile,
+    found: Sequence[Any],
+    index: int,
+    stated: Stated,
+    series: int | None,
+) -> tuple[ChannelImage, list[list[_Plane]]]:
+    """What an image states, and its planes by level and channel."""
     chosen = found[index]
     axes, shape = chosen.axes, chosen.shape
+    assumptions = []
+    if "C" not in axes and axes.count("I") == 1:
+        axes = axes.replace("I", "C")
+        assumptions.append(
+            f"{uri}: does not say what its {shape[axes.index('C')]} planes are; they were read as channels."
+        )
     if not {"Y", "X"} <= set(axes) or set(axes) - set("TCZSYX"):
         raise SourceError(f"{uri}: has axes {axes}, expected Y and X with C, Z, T or samples; export it anew")
     sizes = dict(zip(axes, shape, strict=True))
-    assumptions = []
     if len(found) > 1 and series is None:
         listed = ", ".join(f"{i} {one.name} ({one.shape})" for i, one in enumerate(found[:6], start=1))
         assumptions.append(
@@ -206,39 +227,44 @@ def _describe(
         for channel in range(sizes.get("C", 1)):
             place = tuple(channel if axis == "C" else at[axis] for axis in leading)
             number = int(np.ravel_multi_index(place, [sizes[a] for a in leading])) if leading else 0
-            page = level.pages[number]
+            page = _page(level, tiff, number)
             if page is None:
-                raise SourceError(f"{uri}: lacks the plane of channel {channel + 1}; it was not saved whole")
+                raise SourceError(
+                    f"{uri}: lacks the plane of channel {channel + 1}: it was not saved whole, or by ImageJ with more "
+                    "than 4 GB; save it as OME-TIFF"
+                )
             file = page.parent.filehandle.path
             of_level += [_Plane(file, page.offset, sample + 1) for sample in range(n_samples)]
         planes.append(of_level)
-    files = sorted({plane.path for of_level in planes for plane in of_level})
-    folder = os.path.dirname(os.path.abspath(path))
-    if outside := [file for file in files if os.path.dirname(os.path.abspath(file)) != folder]:
-        raise SourceError(f"{uri}: refers to {outside[0]}, outside its folder; put its files into one folder")
     shapes = []
     for level in chosen.levels:
         of_level_axes = dict(zip(level.axes, level.shape, strict=True))
         shapes.append((of_level_axes["Y"], of_level_axes["X"]))
     is_rgb = n_samples in (3, 4) and sizes.get("C", 1) == 1
     image = ChannelImage(
-        vendor="OME-TIFF",
-        channels=_channels(ome.channels, sizes.get("C", 1), n_samples, is_rgb),
+        vendor=vendor,
+        channels=_channels(stated.channels, sizes.get("C", 1), n_samples, is_rgb),
         shapes=tuple(shapes),
         dtype=np.dtype(chosen.dtype).newbyteorder("="),
-        mpp=("OME-XML", *ome.mpp) if ome.mpp else None,
+        mpp=stated.mpp,
         is_rgb=is_rgb,
         assumptions=tuple(assumptions),
     )
     if is_rgb:
         planes = [of_level[:3] for of_level in planes]
-    return image, planes, files
+    return image, planes
+
+
+def _page(level: Any, tiff: tifffile.TiffFile, number: int) -> Any:
+    """A plane's directory, None if it has none. Of ImageJ's stacks, tifffile lists the first alone."""
+    pages = tiff.pages if level.kind == "imagej" else level.pages
+    return pages[number] if number < len(pages) else None
 
 
 def _channels(
     stated: Sequence[Channel], n_channels: int, n_samples: int, is_rgb: bool
 ) -> tuple[Channel, ...]:
-    """One channel for each sample of each channel of the OME-XML."""
+    """One channel for each sample of each channel that is stated."""
     if is_rgb:
         return tuple(Channel(name) for name in RGB)
     if len(stated) != n_channels:
