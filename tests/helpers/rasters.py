@@ -10,6 +10,10 @@ import rasterio
 from affine import Affine
 from PIL import Image
 from rasterio.enums import Resampling
+from rasterio.windows import Window
+
+from fewscope.connectors.open import open_source
+from fewscope.connectors.raster_options import RasterOptions
 
 UTM18 = "EPSG:32618"
 ORIGIN = (500_000.0, 4_500_000.0)  # on the central meridian of zone 18, 40.6 degrees north
@@ -27,6 +31,19 @@ def waves(height: int, width: int, n_bands: int = 3, top: float = 255, seed: int
     smooth = [np.sin(row / (17 + band)) * np.cos(col / (23 + band)) for band in range(n_bands)]
     values = 0.5 + 0.4 * np.stack(smooth) + rng.uniform(-0.1, 0.1, (n_bands, height, width))
     return 1 + np.clip(values, 0, 1) * (top - 1)
+
+
+def read_all(path: str, **options: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Image and valid of a raster as a whole."""
+    source = open_source(path, raster=RasterOptions(**options))
+    pixels = source.read(Window(0, 0, source.info.width, source.info.height))
+    source.close()
+    return pixels
+
+
+def stacked(values: np.ndarray) -> np.ndarray:
+    """(h, w, n) of bands (n, h, w)."""
+    return np.moveaxis(values, 0, 2)
 
 
 def write_raster(
