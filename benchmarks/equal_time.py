@@ -2,6 +2,8 @@
 
     python benchmarks/equal_time.py --data DATA --minutes 8 --out runs/equal
     python benchmarks/equal_time.py --data DATA --minutes 8 --networks panet --rates panet=1e-4 --out runs/equal
+    python benchmarks/equal_time.py --data DATA --minutes 8 --networks guided --out runs/equal \
+        --backbone runs/equal/panet/weights.safetensors
 
 The first steps of each network are timed, in processor time of one thread with the making of the episodes, and as many
 steps are trained as fit into the minutes: a schedule has to know its end. All use the recipe ``modern`` with one
@@ -26,11 +28,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.records import emit
 from fewscope.connectors.datasets.class_folders import ClassFolders, ClassImages
+from fewscope.model.checkpoints import convert_backbone
 from fewscope.model.episodes.category import load_categories
 from fewscope.model.networks.registry import NETWORKS
 from fewscope.model.training.job import WEIGHTS, TrainingJob
 from fewscope.model.training.loop import RunOptions, train
 from fewscope.model.training.recipes import TrainConfig, recipe
+from fewscope.model.weights import save_weights
 
 DEFAULT = ("compact-S", "vgg16-paper", "hsnet-vgg16", "panet", "canet", "guided", "vgg16-released", "oslsm")
 TIMED = 6
@@ -81,6 +85,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, required=True, help="class folders with splits/train.txt")
     parser.add_argument("--minutes", type=float, required=True, help="processor time of each network")
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(DEFAULT))
+    parser.add_argument(
+        "--backbone", type=Path, metavar="FILE", help="weights of a network whose backbone is the start"
+    )
+    parser.add_argument("--train-backbone", action="store_true", help="canet, hsnet: train the backbone, too")
     parser.add_argument("--rates", nargs="+", default=[], metavar="NETWORK=RATE", help="learning rates")
     parser.add_argument("--crop", type=int, default=128, help="side of the pictures, px (default 128)")
     parser.add_argument("--report-every", type=int, default=50, help="steps between checkpoints (default 50)")
@@ -95,7 +103,18 @@ def main(argv: list[str] | None = None) -> int:
         if (out / WEIGHTS).exists():
             continue
         config = replace(recipe("modern", network), crop=args.crop, episodes_per_step=1)
-        config = replace(config, learning_rate=rates.get(network, config.learning_rate))
+        config = replace(
+            config,
+            learning_rate=rates.get(network, config.learning_rate),
+            train_backbone=args.train_backbone,
+        )
+        initial = None
+        if args.backbone is not None:
+            initial = (args.out / f"{network}-start.safetensors").resolve()
+            source = f"backbone {args.backbone.name}"
+            save_weights(
+                convert_backbone(args.backbone, network), initial, {"network": network, "source": source}
+            )
         if not plan.exists():
             seconds = seconds_per_step(config, data, options)
             plan.write_text(
@@ -104,7 +123,12 @@ def main(argv: list[str] | None = None) -> int:
         planned = json.loads(plan.read_text())
         began = time.process_time()
         TrainingJob(
-            replace(config, steps=planned["steps"]), out.resolve(), data, "train", options=options
+            replace(config, steps=planned["steps"]),
+            out.resolve(),
+            data,
+            "train",
+            initial=initial,
+            options=options,
         ).run()
         used = (time.process_time() - began) / 60
         emit("equal time", {"network": network, "crop": args.crop, "cpu_minutes": used, **planned})

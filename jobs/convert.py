@@ -17,6 +17,8 @@ from fewscope.jobs.options import JobParser, typed
 from fewscope.model.networks.names import MODELS
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from fewscope.connectors.datasets.voc_coco import Labelled
 
 PROG = "python jobs/convert.py"
@@ -28,6 +30,7 @@ Examples:
     %(prog)s coco ~/coco/annotations/instances_val2017.json --images ~/coco/val2017 --out ~/fscoco
     %(prog)s hkustcv feature_encoder.pkl relation_network.pkl --out hkustcv.safetensors
     %(prog)s torchvision vgg16-397923af.pth --model prototype-vgg16 --out prototype.safetensors
+    %(prog)s backbone runs/panet/weights.safetensors --model hsnet-vgg16 --out hsnet.safetensors
 
 Writes one pair for each image and each class in it, at 224x224. With --fold, the classes of that fold of
 PASCAL-5i become the split "test", from VOC's validation images, and the other fifteen the split "train", from its
@@ -38,7 +41,7 @@ FOLDS = range(4)
 MAX_ASPECT, MIN_SIDE = 2.0, 224
 """Of the images that FSS-1000 keeps (section 3.1 of the paper)."""
 
-CHECKPOINTS = ("hkustcv", "torchvision")
+CHECKPOINTS = ("hkustcv", "torchvision", "backbone")
 KINDS = ("voc", "coco", *CHECKPOINTS)
 
 
@@ -54,7 +57,8 @@ def parser(prog: str = PROG) -> JobParser:
         nargs="+",
         metavar="DATA",
         help="voc: folder with JPEGImages, SegmentationClass and ImageSets; coco: annotations (.json); hkustcv: the "
-        "feature encoder and the relation network of FSS-1000's authors; torchvision: a state_dict of its network",
+        "feature encoder and the relation network of FSS-1000's authors; torchvision: a state_dict of its network; "
+        "backbone: weights that train wrote",
     )
     add(
         "--images",
@@ -106,7 +110,7 @@ def parser(prog: str = PROG) -> JobParser:
         "--out", type=Path, required=True, help="folder for the class folders, or weights (.safetensors)"
     )
     made.group["model"].add_argument(
-        "--model", choices=MODELS, help="torchvision: network whose backbone gets the weights"
+        "--model", choices=MODELS, help="torchvision, backbone: network whose backbone gets the weights"
     )
     return made.finish()
 
@@ -126,8 +130,8 @@ def parse(argv: list[str] | None, prog: str = PROG) -> argparse.Namespace:
         made.error(f"{args.kind} takes one DATA")
     if args.kind in CHECKPOINTS and args.out.suffix != ".safetensors":
         made.error(f"--out {args.out}: weights are written as .safetensors")
-    if (args.kind == "torchvision") != (args.model is not None):
-        made.error("torchvision needs --model, and no other format does")
+    if (args.kind in ("torchvision", "backbone")) != (args.model is not None):
+        made.error("torchvision and backbone need --model, and no other format does")
     if args.kind == "coco" and args.images is None:
         made.error("coco needs --images, the folder of its images")
     if args.kind == "coco" and args.images is not None and len(args.images) != len(args.data):
@@ -221,11 +225,14 @@ def coco_pairs(args: argparse.Namespace) -> tuple[Iterator[Labelled], dict[str, 
 
 def convert_checkpoint(args: argparse.Namespace) -> int:
     """Write the weights of a checkpoint, and print the model that takes them."""
-    from fewscope.model.checkpoints import convert_hkustcv, convert_torchvision
+    from fewscope.model.checkpoints import convert_backbone, convert_hkustcv, convert_torchvision
     from fewscope.model.weights import save_weights
 
     model = args.model or "vgg16-hkustcv"
-    net = convert_hkustcv(*args.data) if args.kind == "hkustcv" else convert_torchvision(args.data[0], model)
+    if args.kind == "hkustcv":
+        net: nn.Module = convert_hkustcv(*args.data)
+    else:
+        net = (convert_torchvision if args.kind == "torchvision" else convert_backbone)(args.data[0], model)
     sources = " ".join(path.name for path in args.data)
     save_weights(net, args.out, {"network": model, "source": f"{args.kind} {sources}"})
     print(f"{args.out}: --model {model} --weights {args.out}")

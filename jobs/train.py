@@ -76,6 +76,11 @@ def parser(prog: str = PROG) -> JobParser:
         help="start the encoder from ImageNet weights, downloaded (not for compact)",
     )
     add(
+        "--train-backbone",
+        action="store_true",
+        help="canet, hsnet: train the backbone too, which stays as it is in their papers",
+    )
+    add(
         "--recipe",
         choices=RECIPES,
         default="modern",
@@ -132,7 +137,7 @@ def job_of(args: argparse.Namespace) -> TrainingJob:
         elif args.shots >= settings.images_per_episode:
             asked["images_per_episode"] = args.shots + 1
     return TrainingJob(
-        config=replace(settings, imagenet=args.imagenet, **asked),
+        config=replace(settings, imagenet=args.imagenet, train_backbone=args.train_backbone, **asked),
         out=args.out.resolve(),
         data=None if args.data is None else ClassFolders(args.data.resolve()),
         split=args.split,

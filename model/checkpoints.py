@@ -13,6 +13,7 @@ from fewscope.errors import ConfigError, WeightsError
 from fewscope.model.networks.episodic import EpisodicNet
 from fewscope.model.networks.hkustcv import AuthorsRelationNet
 from fewscope.model.networks.registry import NETWORKS, build_network
+from fewscope.model.weights import load_weights, metadata
 
 HKUSTCV_BLOCKS = 5
 """Blocks of the decoder of FSS-1000's published code, ``double_conv1`` to ``double_conv5``."""
@@ -126,14 +127,7 @@ def convert_torchvision(path: Path, name: str) -> EpisodicNet:
     WeightsError
         The file cannot be read, or is of another network.
     """
-    if name not in NETWORKS or NETWORKS[name].family != "episodic" or not NETWORKS[name].encoder:
-        fitting = [n for n, spec in NETWORKS.items() if spec.family == "episodic" and spec.encoder]
-        raise ConfigError(
-            f"{name} takes no weights of torchvision's networks; give one of {', '.join(fitting)}"
-        )
-    torch.manual_seed(0)
-    net = build_network(name)
-    assert isinstance(net, EpisodicNet)
+    net = _without_backbone(name)
     state = read_checkpoint(path)
     try:
         net.load_backbone(state)
@@ -143,6 +137,60 @@ def convert_torchvision(path: Path, name: str) -> EpisodicNet:
         raise WeightsError(
             f"{path}: is not torchvision's {expected}, which {name} needs: it begins with {first} {tuple(tensor.shape)}"
         ) from error
+    return net
+
+
+def convert_backbone(path: Path, name: str) -> EpisodicNet:
+    """A network with the backbone of another that was trained; what is trained on top of it is random.
+
+    Parameters
+    ----------
+    path : Path
+        Weights that training wrote (.safetensors).
+    name : str
+        A key of `model.networks.registry.NETWORKS`.
+
+    Raises
+    ------
+    ConfigError
+        The network has no backbone of torchvision's.
+    WeightsError
+        The file cannot be read, or its network has another backbone.
+    """
+    net = _without_backbone(name)
+    weights, source = load_weights(path), metadata(path).get("network", "")
+    spec = NETWORKS.get(source)
+    if spec is None or spec.family != "episodic" or not spec.trained:
+        raise WeightsError(
+            f"{path}: is of {source or 'an unnamed network'}, which has no backbone to give; give weights of a network "
+            "of another paper that train wrote"
+        )
+    trained = build_network(source)
+    assert isinstance(trained, EpisodicNet)
+    _load(trained, weights, str(path))
+    fits = spec.encoder == NETWORKS[name].encoder
+    try:
+        if fits:
+            net.load_backbone(trained.backbone_state())
+    except KeyError:  # CANet has three of ResNet-50's four stages
+        fits = False
+    if not fits:
+        raise WeightsError(
+            f"{path}: {source} has no {NETWORKS[name].encoder.removesuffix('-plain')} for {name}"
+        )
+    return net
+
+
+def _without_backbone(name: str) -> EpisodicNet:
+    """The network with random weights of seed 0; ConfigError if its backbone is none of torchvision's."""
+    if name not in NETWORKS or NETWORKS[name].family != "episodic" or not NETWORKS[name].encoder:
+        fitting = [n for n, spec in NETWORKS.items() if spec.family == "episodic" and spec.encoder]
+        raise ConfigError(
+            f"{name} takes no weights of torchvision's networks; give one of {', '.join(fitting)}"
+        )
+    torch.manual_seed(0)
+    net = build_network(name)
+    assert isinstance(net, EpisodicNet)
     return net
 
 

@@ -87,7 +87,7 @@ class CANet(EpisodicNet):
 
     def features(self, images: Tensor) -> tuple[Tensor, ...]:
         """One map at stride 8, of the second and third stage."""
-        with torch.no_grad():
+        with self.backbone_gradients():
             x = F.relu(self.bn1(self.conv1(images)))
             x = F.max_pool2d(x, 3, stride=2, padding=1, ceil_mode=True)
             second = self.layer2(self.layer1(x))
@@ -138,6 +138,10 @@ class CANet(EpisodicNet):
         """Take the backbone from torchvision's ``resnet50``, in place."""
         own = self.state_dict()
         self.load_state_dict(own | {k: state[k] for k in own if k.split(".")[0] in BACKBONE})
+
+    def backbone_state(self) -> dict[str, Tensor]:
+        """The backbone as torchvision's ``resnet50`` has it, without its fourth stage."""
+        return {k: v.clone() for k, v in self.state_dict().items() if k.split(".")[0] in BACKBONE}
 
 
 class Bottleneck(nn.Module):

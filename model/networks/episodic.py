@@ -137,8 +137,12 @@ class EpisodicNet(nn.Module):
         Logits (Q, 1, H, W), and a loss of its own that the network adds, a scalar; None without one
         """
         shots = len(foreground)
-        pack = self.compile_support(images[:shots], foreground, background)
-        return self(images[shots:], pack), None
+        prepared = self.prepare(images)
+        features = self.features(prepared)  # of all at once: batch norm sees the mixture that it will know
+        sides = (self.resized_mask(side, prepared) for side in (foreground, background))
+        pack = self.compile_features(tuple(maps[:shots] for maps in features), *sides)
+        queries = EncodedQueries(tuple(maps[shots:] for maps in features), _size(prepared), _size(images))
+        return self.predict_encoded(queries, pack), None
 
     def prepare(self, images: Tensor) -> Tensor:
         """Images (N, 3, H, W) in [0, 1], at the size and in the range and dtype of the network."""
@@ -158,10 +162,20 @@ class EpisodicNet(nn.Module):
         return mask.to(prepared.dtype)
 
     def freeze(self, *names: str) -> None:
-        """Exclude parts of the network from training, for good."""
+        """Exclude parts of the network from training, until `unfreeze`."""
         self.frozen = names
         for name in names:
             self.get_submodule(name).requires_grad_(False)
+
+    def unfreeze(self) -> None:
+        """Train all parts. Papers freeze a backbone that knows ImageNet; one with random weights has to learn."""
+        for name in self.frozen:
+            self.get_submodule(name).requires_grad_(True)
+        self.frozen = ()
+
+    def backbone_gradients(self) -> torch.autograd.grad_mode.set_grad_enabled:
+        """Context in which the backbone is computed: without gradients if it is frozen."""
+        return torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen)
 
     def train(self, mode: bool = True) -> EpisodicNet:
         """As torch's; frozen parts stay in eval mode, so that their batch norms keep their statistics."""
@@ -172,6 +186,10 @@ class EpisodicNet(nn.Module):
 
     def load_backbone(self, state: Mapping[str, Tensor]) -> None:
         """Take the backbone from the ``state_dict`` of torchvision's network of that name, in place."""
+        raise NotImplementedError
+
+    def backbone_state(self) -> dict[str, Tensor]:
+        """The backbone by the names, and for the input, of torchvision's network: what `load_backbone` takes."""
         raise NotImplementedError
 
     def accepted(self, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
@@ -243,6 +261,24 @@ def initialise_vgg(part: nn.Module, *, caffe: bool = False) -> None:
                 with torch.no_grad():
                     layer.weight /= CAFFE_DEVIATION
             first = False
+
+
+VGG_PLACES = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)
+"""Places of the convolutions in torchvision's ``vgg16.features``."""
+
+
+def vgg_state(part: nn.Module, *, caffe: bool = False) -> dict[str, Tensor]:
+    """The first thirteen convolutions of `part`, by the names of torchvision's ``vgg16``: the inverse of `load_vgg`."""
+    convolutions = [layer for layer in part.modules() if isinstance(layer, nn.Conv2d)]
+    state: dict[str, Tensor] = {}
+    for place, layer in zip(VGG_PLACES, convolutions, strict=False):
+        assert layer.bias is not None
+        state[f"features.{place}.weight"] = layer.weight.detach().clone()
+        state[f"features.{place}.bias"] = layer.bias.detach().clone()
+    if caffe:
+        first = state["features.0.weight"].flip(1) * 255
+        state["features.0.weight"] = first * torch.tensor(IMAGENET_STD)[:, None, None]
+    return state
 
 
 def load_vgg(layers: Sequence[nn.Module], state: Mapping[str, Tensor], *, caffe: bool = False) -> None:

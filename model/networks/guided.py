@@ -25,6 +25,7 @@ from fewscope.model.networks.episodic import (
     initialise_vgg,
     load_vgg,
     vgg_layers,
+    vgg_state,
 )
 
 STRIDE = 32
@@ -117,3 +118,7 @@ class GuidedNet(EpisodicNet):
         """Take the convolutions from torchvision's ``vgg16``, in place."""
         convolutions = [layer for layer in self.encoder if isinstance(layer, nn.Conv2d)]
         load_vgg(convolutions[:-1], state, caffe=True)
+
+    def backbone_state(self) -> dict[str, Tensor]:
+        """The convolutions as torchvision's ``vgg16`` has them."""
+        return vgg_state(self.encoder, caffe=True)

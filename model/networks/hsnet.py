@@ -70,7 +70,7 @@ class HSNet(EpisodicNet):
 
     def features(self, images: Tensor) -> tuple[Tensor, ...]:
         """Maps of all blocks of the last three stages, in the order of the network, before their ReLU."""
-        with torch.no_grad():
+        with self.backbone_gradients():
             return tuple(self._maps(images))
 
     def _maps(self, images: Tensor) -> list[Tensor]:
@@ -144,6 +144,10 @@ class HSNet(EpisodicNet):
         """Take the backbone from torchvision's network of that name, in place."""
         own = self.backbone.state_dict()
         self.backbone.load_state_dict({key: state[key] for key in own})
+
+    def backbone_state(self) -> dict[str, Tensor]:
+        """The backbone as torchvision's network of that name has it."""
+        return {key: value.clone() for key, value in self.backbone.state_dict().items()}
 
 
 class CentrePivotConv4d(nn.Module):

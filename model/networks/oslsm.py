@@ -25,6 +25,7 @@ from fewscope.model.networks.episodic import (
     initialise_vgg,
     load_vgg,
     vgg_layers,
+    vgg_state,
 )
 
 STRIDE = 32
@@ -143,6 +144,12 @@ class OSLSM(EpisodicNet):
         large = large.unflatten(0, (n, k))[:, :, 0, CROP : CROP + size[0], CROP : CROP + size[1]]
         return large.amax(1, keepdim=True)
 
+    def episode(self, images: Tensor, foreground: Tensor, background: Tensor) -> tuple[Tensor, None]:
+        """Logits of the queries; the branches see supports and queries apart."""
+        shots = len(foreground)
+        pack = self.compile_support(images[:shots], foreground, background)
+        return self(images[shots:], pack), None
+
     def rates(self) -> Iterable[tuple[str, float]]:
         """The conditioning branch learns ten times more slowly."""
         return (("conditioning.", CONDITIONING_RATE),)
@@ -152,3 +159,7 @@ class OSLSM(EpisodicNet):
         for branch in (self.conditioning, self.segmentation):
             layers = [layer for layer in branch if isinstance(layer, nn.Conv2d | nn.Linear)]
             load_vgg(layers, state, caffe=True)
+
+    def backbone_state(self) -> dict[str, Tensor]:
+        """The convolutions of the segmentation branch as torchvision's ``vgg16`` has them."""
+        return vgg_state(self.segmentation, caffe=True)

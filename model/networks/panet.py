@@ -22,6 +22,7 @@ from fewscope.model.networks.episodic import (
     initialise_vgg,
     load_vgg,
     masked_mean,
+    vgg_state,
 )
 
 SCALE = 20.0
@@ -124,6 +125,10 @@ class PANet(CosineNet):
     def load_backbone(self, state: Mapping[str, Tensor]) -> None:
         """Take the convolutions from torchvision's ``vgg16``, in place."""
         load_vgg([layer for layer in self.encoder.modules() if isinstance(layer, nn.Conv2d)], state)
+
+    def backbone_state(self) -> dict[str, Tensor]:
+        """The convolutions as torchvision's ``vgg16`` has them."""
+        return vgg_state(self.encoder)
 
 
 class Backbone(nn.Module):

@@ -38,6 +38,8 @@ class NetworkSpec:
         Key of `model.networks.imagenet.SOURCES`, whose ImageNet weights fit; "" without any.
     trained : bool
         Whether it can be trained; else it works with the weights of others.
+    frozen : bool
+        Whether it is trained on top of a backbone that stays as it is.
     shipped : str
         Name of the shipped weights; "" for that of the network.
     """
@@ -47,6 +49,7 @@ class NetworkSpec:
     side_multiple: int
     encoder: str = ""
     trained: bool = True
+    frozen: bool = False
     shipped: str = ""
 
 
@@ -90,7 +93,8 @@ def _published() -> dict[str, NetworkSpec]:
     for side in (None, 417):
         made["panet" if side is None else f"panet-{side}"] = _episodic("panet", "PANet", "vgg16-plain", side)
     for side in (None, 321):
-        made["canet" if side is None else f"canet-{side}"] = _episodic("canet", "CANet", "resnet50", side)
+        spec = _episodic("canet", "CANet", "resnet50", side)
+        made["canet" if side is None else f"canet-{side}"] = replace(spec, frozen=True)
     for side in (None, 400):
         for backbone, encoder in (
             ("vgg16", "vgg16-plain"),
@@ -98,7 +102,7 @@ def _published() -> dict[str, NetworkSpec]:
             ("resnet101", "resnet101"),
         ):
             name = f"hsnet-{backbone}" if side is None else f"hsnet-{backbone}-{side}"
-            made[name] = _episodic("hsnet", "HSNet", encoder, side, backbone)
+            made[name] = replace(_episodic("hsnet", "HSNet", encoder, side, backbone), frozen=True)
     for backbone, encoder in (("compact", ""), ("vgg16", "vgg16-plain"), ("resnet50", "resnet50")):
         spec = _episodic("prototype", "PrototypeNet", encoder, None, backbone)
         made[f"prototype-{backbone}"] = replace(

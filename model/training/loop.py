@@ -269,6 +269,9 @@ def _start(
             load_imagenet(net.encoder, NETWORKS[config.network].encoder)
     if initial is not None:
         start_from(net, initial, config.network)
+    if config.train_backbone:
+        assert isinstance(net, EpisodicNet)
+        net.unfreeze()
     net = net.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     mean = None
     if config.average is not None:

@@ -71,6 +71,8 @@ class TrainConfig:
         Seed of initial weights and episodes.
     imagenet : bool
         The encoder of a relation network starts from ImageNet weights (`model.networks.imagenet`)
+    train_backbone : bool
+        Train a backbone, too, that the network's paper keeps as ImageNet made it.
     bf16 : bool | None
         Compute in bfloat16; None if the device does so natively.
 
@@ -101,6 +103,7 @@ class TrainConfig:
     average: float | None = 0.998
     seed: int = 0
     imagenet: bool = False
+    train_backbone: bool = False
     bf16: bool | None = None
 
     def __post_init__(self) -> None:
@@ -122,6 +125,11 @@ class TrainConfig:
             raise ConfigError(f"loss {self.loss!r} is not one of {', '.join(LOSSES)}")
         if self.imagenet and not NETWORKS[self.network].encoder:
             raise ConfigError(f"there are no ImageNet weights for {self.network}; leave --imagenet out")
+        if self.train_backbone and not NETWORKS[self.network].frozen:
+            frozen = ", ".join(name for name, spec in NETWORKS.items() if spec.frozen)
+            raise ConfigError(
+                f"all of {self.network} is trained anyway; leave --train-backbone out, it is for {frozen}"
+            )
         if self.steps < 1 or self.episodes_per_step < 1:
             raise ConfigError(
                 f"--steps {self.steps} of --episodes-per-step {self.episodes_per_step}: both must be at least 1"

@@ -11,8 +11,15 @@ from torch import Tensor
 
 from fewscope.errors import ConfigError, WeightsError
 from fewscope.jobs import convert
-from fewscope.model.checkpoints import convert_hkustcv, convert_torchvision, read_checkpoint
+from fewscope.model.checkpoints import (
+    convert_backbone,
+    convert_hkustcv,
+    convert_torchvision,
+    read_checkpoint,
+)
+from fewscope.model.networks.registry import build_network
 from fewscope.model.segmenter import load_segmenter
+from fewscope.model.weights import load_weights, save_weights
 
 CONVOLUTIONS = [0, 3, 7, 10, 14, 17, 20, 24, 27, 30, 34, 37, 40]
 """Places of the convolutions in ``vgg16_bn.features``; after each come a batch norm and a ReLU."""
@@ -151,7 +158,8 @@ def test_other_files_are_one_line(tmp_path: Path, capfd: pytest.CaptureFixture) 
         (["hkustcv", other], "hkustcv needs two files"),
         (["torchvision", other, "--model", "prototype-resnet50"], "is not torchvision's resnet50"),
         (["torchvision", other, "--model", "compact"], "takes no weights of torchvision's"),
-        (["torchvision", other], "torchvision needs --model"),
+        (["torchvision", other], "torchvision and backbone need --model"),
+        (["backbone", other, "--model", "hsnet-vgg16"], "not a safetensors file"),
         (["torchvision", str(tmp_path / "text.pth"), "--model", "prototype-vgg16"], "not a checkpoint"),
         (
             ["torchvision", str(tmp_path / "list.pth"), "--model", "prototype-vgg16"],
@@ -177,3 +185,50 @@ def test_torchvisions_backbone_under_a_wrapped_name(tmp_path: Path) -> None:
     torch.testing.assert_close(net.backbone["layer4"][2].conv3.weight, theirs.layer4[2].conv3.weight)
     with pytest.raises(ConfigError, match="takes no weights"):
         convert_torchvision(tmp_path / "r50.pth", "vgg16-paper")
+
+
+@pytest.mark.slow
+def test_a_trained_backbone_goes_into_another_network(tmp_path: Path) -> None:
+    """PANet's convolutions see in HSNet and in Guided Network, which takes BGR of 0 to 255, what they saw."""
+    torch.manual_seed(2)
+    panet = build_network("panet").eval()
+    with torch.no_grad():
+        for parameter in panet.parameters():
+            parameter.add_(0.01 * torch.randn_like(parameter))
+    save_weights(panet, tmp_path / "panet.safetensors", {"network": "panet"})
+    out = tmp_path / "hsnet.safetensors"
+    command = ["backbone", str(tmp_path / "panet.safetensors"), "--model", "hsnet-vgg16", "--out", str(out)]
+    assert convert.main(command) == 0
+    hsnet = build_network("hsnet-vgg16").eval()
+    hsnet.load_state_dict(load_weights(out))
+    guided = convert_backbone(tmp_path / "panet.safetensors", "guided").eval()
+    image = torch.rand(1, 3, 64, 64)
+    inner = (slice(None), slice(None), slice(2, -2), slice(2, -2))
+    with torch.inference_mode():
+        expected = panet.encoder.backbone.features[0](panet.prepare(image))
+        torch.testing.assert_close(hsnet.backbone["features"][:4](hsnet.prepare(image)), expected)
+        padding = 81 - 1
+        as_far_from_the_mean = image + guided.mean.flip(0) - panet.mean
+        found = guided.encoder[:4](guided.prepare(as_far_from_the_mean))
+        found = found[..., padding:-padding, padding:-padding]
+        torch.testing.assert_close(found[inner], expected[inner], rtol=1e-4, atol=1e-4)
+    state = panet.backbone_state()
+    assert len(state) == 2 * 13
+    for name, tensor in guided.backbone_state().items():  # and out of it again
+        torch.testing.assert_close(tensor, state[name])
+
+
+@pytest.mark.slow
+def test_a_backbone_of_another_kind_is_refused(tmp_path: Path) -> None:
+    canet = tmp_path / "canet.safetensors"
+    save_weights(build_network("canet"), canet, {"network": "canet"})
+    with pytest.raises(WeightsError, match="canet has no vgg16 for hsnet-vgg16"):
+        convert_backbone(canet, "hsnet-vgg16")
+    with pytest.raises(WeightsError, match="canet has no resnet50 for hsnet-resnet50"):  # its fourth stage
+        convert_backbone(canet, "hsnet-resnet50")
+    net = convert_backbone(canet, "prototype-resnet50")
+    torch.testing.assert_close(net.encoder[0].weight, load_weights(canet)["conv1.weight"])
+    other = tmp_path / "other.safetensors"
+    save_weights(torch.nn.Linear(2, 2), other, {})
+    with pytest.raises(WeightsError, match="an unnamed network, which has no backbone to give"):
+        convert_backbone(other, "hsnet-vgg16")

@@ -5,6 +5,7 @@ Most tests run networks of a few channels; the numbers of parameters are those o
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -271,6 +272,29 @@ def test_canets_backbone_learns_nothing_and_keeps_its_statistics() -> None:
         assert (parameter.grad is None) == (name.split(".")[0] in BACKBONE), name
     assert torch.equal(made.bn1.running_mean, before)
     assert made.layer7.training
+
+
+@pytest.mark.parametrize("name", ["canet", "hsnet"])
+def test_a_backbone_that_is_not_frozen_learns(name: str) -> None:
+    made = SLIM[name]()
+    made.unfreeze()
+    made.train()
+    assert all(layer.training for layer in made.modules())
+    images, masks = discs(3, 64)
+    logits, _ = made.episode(images, masks[:2], 1 - masks[:2])
+    logits.square().sum().backward()
+    first = made.conv1 if name == "canet" else made.backbone["features"][0]
+    assert first.weight.grad is not None
+    assert first.weight.grad.abs().max() > 0
+
+
+def test_networks_with_a_frozen_backbone_say_so() -> None:
+    frozen = {name: bool(make().frozen) for name, make in SLIM.items()}
+    for name, spec in NETWORKS.items():
+        if spec.family == "episodic" and spec.trained:
+            assert frozen[name.partition("-")[0]] == spec.frozen, name
+    with pytest.raises(ConfigError, match="all of panet is trained anyway; leave --train-backbone out"):
+        replace(recipe("modern", "panet"), train_backbone=True)
 
 
 def test_canets_first_iteration_has_no_history() -> None:
