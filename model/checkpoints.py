@@ -10,9 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from fewscope.errors import ConfigError, WeightsError
-from fewscope.model.networks.episodic import EpisodicNet
+from fewscope.model.networks.episodic import IMAGENET_MEAN, IMAGENET_STD, EpisodicNet, vgg_state
+from fewscope.model.networks.folding import fold_batch_norm
 from fewscope.model.networks.hkustcv import AuthorsRelationNet
 from fewscope.model.networks.registry import NETWORKS, build_network
+from fewscope.model.networks.relation import RelationNet
 from fewscope.model.weights import load_weights, metadata
 
 HKUSTCV_BLOCKS = 5
@@ -143,10 +145,13 @@ def convert_torchvision(path: Path, name: str) -> EpisodicNet:
 def convert_backbone(path: Path, name: str) -> EpisodicNet:
     """A network with the backbone of another that was trained; what is trained on top of it is random.
 
+    The encoder of a relation network is a VGG-16 with batch norm, which is folded into its convolutions, and loses the
+    channel of the mask, as it sees a query.
+
     Parameters
     ----------
     path : Path
-        Weights that training wrote (.safetensors).
+        Weights that training wrote (.safetensors), of a network of another paper, or of a relation network with VGG-16.
     name : str
         A key of `model.networks.registry.NETWORKS`.
 
@@ -160,18 +165,19 @@ def convert_backbone(path: Path, name: str) -> EpisodicNet:
     net = _without_backbone(name)
     weights, source = load_weights(path), metadata(path).get("network", "")
     spec = NETWORKS.get(source)
-    if spec is None or spec.family != "episodic" or not spec.trained:
+    lends = spec is not None and spec.trained and (spec.family == "episodic" or spec.encoder == "vgg16")
+    if not lends:
         raise WeightsError(
-            f"{path}: is of {source or 'an unnamed network'}, which has no backbone to give; give weights of a network "
-            "of another paper that train wrote"
+            f"{path}: is of {source or 'an unnamed network'}, which has no backbone to give; give weights of panet, "
+            "vgg16-paper or another network with a backbone that train wrote"
         )
     trained = build_network(source)
-    assert isinstance(trained, EpisodicNet)
     _load(trained, weights, str(path))
-    fits = spec.encoder == NETWORKS[name].encoder
+    kind = NETWORKS[source].encoder.removesuffix("-plain")
+    fits = kind == NETWORKS[name].encoder.removesuffix("-plain")
     try:
         if fits:
-            net.load_backbone(trained.backbone_state())
+            net.load_backbone(_backbone_state(trained))
     except KeyError:  # CANet has three of ResNet-50's four stages
         fits = False
     if not fits:
@@ -179,6 +185,18 @@ def convert_backbone(path: Path, name: str) -> EpisodicNet:
             f"{path}: {source} has no {NETWORKS[name].encoder.removesuffix('-plain')} for {name}"
         )
     return net
+
+
+def _backbone_state(net: nn.Module) -> dict[str, Tensor]:
+    if isinstance(net, EpisodicNet):
+        return net.backbone_state()
+    assert isinstance(net, RelationNet)
+    state = vgg_state(fold_batch_norm(net.encoder.eval()))
+    weight = state["features.0.weight"][:, :3]  # for RGB in [0, 1]
+    shift = (weight * torch.tensor(IMAGENET_MEAN)[:, None, None]).sum((1, 2, 3))
+    state["features.0.weight"] = weight * torch.tensor(IMAGENET_STD)[:, None, None]
+    state["features.0.bias"] = state["features.0.bias"] + shift
+    return state
 
 
 def _without_backbone(name: str) -> EpisodicNet:

@@ -232,3 +232,24 @@ def test_a_backbone_of_another_kind_is_refused(tmp_path: Path) -> None:
     save_weights(torch.nn.Linear(2, 2), other, {})
     with pytest.raises(WeightsError, match="an unnamed network, which has no backbone to give"):
         convert_backbone(other, "hsnet-vgg16")
+
+
+@pytest.mark.slow
+def test_the_encoder_of_a_relation_network_without_its_batch_norm(tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    relation = build_network("vgg16-paper").eval()
+    for layer in relation.encoder.modules():
+        if isinstance(layer, torch.nn.BatchNorm2d):
+            layer.running_mean.normal_(0, 0.1)
+            layer.running_var.uniform_(0.5, 1.5)
+            torch.nn.init.uniform_(layer.weight, 0.5, 1.5)
+    save_weights(relation, tmp_path / "relation.safetensors", {"network": "vgg16-paper"})
+    hsnet = convert_backbone(tmp_path / "relation.safetensors", "hsnet-vgg16").eval()
+    plain, image = hsnet.backbone["features"], torch.rand(1, 3, 64, 64)
+    with torch.inference_mode():
+        shown = torch.cat([image, torch.zeros(1, 1, 64, 64)], dim=1)  # the mask of a query
+        expected = relation.encoder.layers[:3](shown)
+        found = plain[:2](hsnet.prepare(image))
+        inner = (slice(None), slice(None), slice(1, -1), slice(1, -1))  # one pads black, the other the mean
+        torch.testing.assert_close(found[inner], expected[inner])
+        torch.testing.assert_close(plain[2:](expected), relation.encoder.layers[3:](expected))
