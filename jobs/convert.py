@@ -17,8 +17,6 @@ from fewscope.jobs.options import JobParser, typed
 from fewscope.model.networks.names import MODELS
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from fewscope.connectors.datasets.voc_coco import Labelled
 
 PROG = "python jobs/convert.py"
@@ -229,10 +227,8 @@ def convert_checkpoint(args: argparse.Namespace) -> int:
     from fewscope.model.weights import save_weights
 
     model = args.model or "vgg16-hkustcv"
-    if args.kind == "hkustcv":
-        net: nn.Module = convert_hkustcv(*args.data)
-    else:
-        net = (convert_torchvision if args.kind == "torchvision" else convert_backbone)(args.data[0], model)
+    convert = convert_torchvision if args.kind == "torchvision" else convert_backbone
+    net = convert_hkustcv(*args.data) if args.kind == "hkustcv" else convert(args.data[0], model)
     sources = " ".join(path.name for path in args.data)
     save_weights(net, args.out, {"network": model, "source": f"{args.kind} {sources}"})
     print(f"{args.out}: --model {model} --weights {args.out}")
