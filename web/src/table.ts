@@ -14,9 +14,11 @@ export function areaOf(names: readonly string[]): string | undefined {
   return ["area_um2", "area_px"].find((name) => names.includes(name));
 }
 
-export function cellText(value: Cell): string {
+/** The words of a cell. In degrees, a coordinate has five decimals: one metre. */
+export function cellText(value: Cell, column = "", unit: string | null = null): string {
   if (value === null || value === undefined) return "";
   if (typeof value !== "number") return String(value);
+  if (unit === "degree" && (column === "x" || column === "y")) return value.toFixed(5);
   if (Number.isInteger(value)) return value.toLocaleString("en");
   if (Math.abs(value) >= 100) return value.toLocaleString("en", { maximumFractionDigits: 1 });
   return String(Number(value.toPrecision(3)));

@@ -106,14 +106,12 @@ test("numbers on an axis are short", () => {
 });
 
 test("a table shows coordinates whole and other numbers short, and its columns in words", () => {
-  assert.deepEqual([547_191.25, 12, 0.123456, 99.96, null, "Nucleus"].map(cellText), [
-    "547,191.3",
-    "12",
-    "0.123",
-    "100",
-    "",
-    "Nucleus",
-  ]);
+  assert.equal(cellText(-74.612345, "x", "degree"), "-74.61235");
+  assert.equal(cellText(0.51, "eccentricity", "degree"), "0.51");
+  assert.deepEqual(
+    [547_191.25, 12, 0.123456, 99.96, null, "Nucleus"].map((value) => cellText(value)),
+    ["547,191.3", "12", "0.123", "100", "", "Nucleus"],
+  );
   assert.deepEqual(["area_um2", "mean_probability", "length_m"].map(heading), [
     "area (µm²)",
     "mean probability",

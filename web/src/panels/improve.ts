@@ -170,7 +170,13 @@ export function improvePanel(app: App, tools: Tools): HTMLElement {
         ...all.map(card),
         all.length
           ? null
-          : h("p", { class: "quiet" }, "Nothing to suggest yet: the gallery fills once there is a preview."),
+          : h(
+              "p",
+              { class: "quiet" },
+              app.preview.state === "empty"
+                ? "Nothing to suggest yet: the gallery fills once there is a preview."
+                : "There are labels near every window of this image. Correct what you see, or start the run.",
+            ),
       );
     } catch (error) {
       replace(gallery, h("p", { class: "quiet" }, `No suggestions: ${words(error)}`));

@@ -421,7 +421,11 @@ export class Results {
           },
         },
         ...columns.map((name) =>
-          h("td", { class: typeof values[name] === "number" ? "number" : "" }, cellText(values[name] ?? null)),
+          h(
+            "td",
+            { class: typeof values[name] === "number" ? "number" : "" },
+            cellText(values[name] ?? null, name, this.app.source.unit),
+          ),
         ),
       );
       line.dataset["id"] = String(id);
@@ -508,7 +512,10 @@ export class Results {
         {},
         ...Object.entries(values)
           .filter(([name]) => !PLACE.includes(name))
-          .flatMap(([name, value]) => [h("dt", {}, heading(name)), h("dd", {}, cellText(value))]),
+          .flatMap(([name, value]) => [
+            h("dt", {}, heading(name)),
+            h("dd", {}, cellText(value, name, this.app.source.unit)),
+          ]),
       ),
     );
     const at = this.place(values);
