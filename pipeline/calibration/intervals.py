@@ -84,10 +84,13 @@ def ratio_interval(
     Returns
     -------
     Its middle is the ratio itself, so the lower end may be negative: `count_interval` and areas end at 0. None for
-    fewer than two patches, or where nothing was found.
+    fewer than two patches with content, whose ratios cannot be compared, or where nothing was found.
+
+    >>> ratio_interval([90, 0], [100, 0]) is None
+    True
     """
     true, found = np.asarray(true, np.float64), np.asarray(found, np.float64)
-    if len(true) < 2 or not found.any():
+    if np.count_nonzero(true + found) < 2 or not found.any():
         return None
     ratio = true.sum() / found.sum()
     error = np.sqrt(((true - ratio * found) ** 2).sum() / (len(true) - 1) / len(true)) / found.mean()

@@ -5,7 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fewscope.pipeline.calibration.intervals import count_interval, counted_ratio, mean_interval
+from fewscope.pipeline.calibration.intervals import (
+    count_interval,
+    counted_ratio,
+    mean_interval,
+    ratio_interval,
+)
 from fewscope.pipeline.calibration.leave_one_out import (
     best_threshold,
     covered_ratio,
@@ -121,3 +126,10 @@ def test_areas_that_are_not_asked_for_count_neither_as_found_nor_as_true():
         (416 / 400,) * 2
     )  # dropped as noise, and missed
     assert covered_ratio(held_out, labels, 100, 2, 100) == pytest.approx((1, 1))
+
+
+def test_one_patch_with_objects_has_no_interval_however_many_are_empty():
+    assert ratio_interval([90, 0, 0], [100, 0, 0]) is None
+    assert counted_ratio([9, 0, 0], [10, 0, 0], n_unmatched=1) is None
+    assert ratio_interval([90, 0, 70], [100, 0, 90]) is not None
+    assert ratio_interval([90, 0], [100, 5]) is not None  # what is found in an empty patch tells
