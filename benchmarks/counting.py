@@ -2,6 +2,7 @@
 
     python benchmarks/counting.py --data ../shared/data/counting/dsb2018
     python benchmarks/counting.py --data ../shared/data/counting/dsb2018 --weights runs/l/weights.safetensors
+    python benchmarks/counting.py --data ../shared/data/fewshot --classes val
 
 `DATA` holds ``<id>.png`` and ``<id>.inst.png`` (0 = background, 1..n = one object each). A user is played for each
 picture: five square regions with objects in them, a fifth of the area together and at most 224 px wide, are labelled,
@@ -10,6 +11,11 @@ objects that lie for the most part in a labelled region count on neither side, s
 
 Beside it: the same mask counted as plain connected components. A picture is crowded where the true objects touch so
 much that a perfect mask has at least a tenth fewer components. One JSON line per picture, then a summary, ratio first.
+
+With ``--classes SPLIT``, `DATA` is a folder of class folders (FSS-1000's layout, with ``<k>.inst.png``): five patches
+of a class are the support set, and the objects of up to twelve other patches of it are counted together. Objects that
+a border cuts off count on both sides. One JSON line per support set, a line per class, and the mean over classes. The
+classes of ``train`` are those to choose rules on; the network has learned from them.
 """
 
 from __future__ import annotations
@@ -32,29 +38,40 @@ import numpy as np
 import shapely
 from affine import Affine
 from PIL import Image
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from benchmarks.records import emit
+from fewscope.connectors.datasets.class_folders import ClassFolders, ClassImages
 from fewscope.connectors.open import open_source
 from fewscope.connectors.results.reader import open_result
 from fewscope.connectors.slides.pyramid_tiff import write_pyramid
 from fewscope.connectors.support.load import load_support
+from fewscope.model.episodes.protocol import sampled_episodes
 from fewscope.model.networks.names import MODELS
 from fewscope.model.segmenter import load_segmenter
+from fewscope.pipeline.calibration.intervals import count_interval
+from fewscope.pipeline.calibration.operating_point import label_objects
 from fewscope.pipeline.config import SegmentConfig
+from fewscope.pipeline.evaluation.runner import Adapted, Method, encode_support, predict, support_set
 from fewscope.pipeline.execution.pool import LocalPool
 from fewscope.pipeline.geometry.footprints import footprints
 from fewscope.pipeline.instances.labelling import label_core
+from fewscope.pipeline.metrics import compare_objects
 from fewscope.pipeline.plan import min_object_area_px
 from fewscope.pipeline.predictor import Model
 from fewscope.pipeline.run import segment
 
 MPP = 0.5  # that of a job's working grid: pictures are taken as they are
 N_REGIONS = 5
-ADAPT_S = SegmentConfig("", "", "").adapt_s
+DEFAULTS = SegmentConfig("", "", "")  # what a job does by itself
+ADAPT_S = DEFAULTS.adapt_s
 SHARE = 0.2
 """Part of a picture that is labelled."""
 CROWDED = 0.9
 """Components over objects of the true mask, up to which a picture is crowded."""
+N_QUERIES = 12
+"""Patches of a class that are counted with one support set."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +208,131 @@ def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
+@dataclass(frozen=True, slots=True)
+class Mistakes:
+    """Why a count is off: found = true - merged + split - missed + false.
+
+    An object of one side belongs to one of the other that holds more than half of it. Objects that belong together,
+    directly or through others, are a group; a group has more true than found objects where some are merged.
+
+    Attributes
+    ----------
+    merged, split : int
+        True objects too many for their groups, and found ones.
+    missed, false : int
+        True objects to which no found one belongs, nor they to one; and found ones.
+    """
+
+    merged: int = 0
+    split: int = 0
+    missed: int = 0
+    false: int = 0
+
+    def __add__(self, other: Mistakes) -> Mistakes:
+        return Mistakes(
+            self.merged + other.merged,
+            self.split + other.split,
+            self.missed + other.missed,
+            self.false + other.false,
+        )
+
+
+def mistakes(found: np.ndarray, true: np.ndarray) -> Mistakes:
+    """Compare two label images (H, W), 0 = background.
+
+    >>> mistakes(np.array([[1, 1, 1, 1, 0, 2]]), np.array([[1, 1, 2, 2, 0, 0]]))
+    Mistakes(merged=1, split=0, missed=0, false=1)
+    """
+    true_ids, true_of = np.unique(true, return_inverse=True)
+    found_ids, found_of = np.unique(found, return_inverse=True)
+    shape = len(true_ids), len(found_ids)
+    overlap = coo_array(
+        (np.ones(true.size, np.int64), (true_of.ravel(), found_of.ravel())), shape=shape
+    ).toarray()
+    belongs = (2 * overlap > overlap.sum(1, keepdims=True)) | (2 * overlap > overlap.sum(0, keepdims=True))
+    belongs = belongs[true_ids != 0][:, found_ids != 0]
+    n_true, n_found = belongs.shape
+    if not n_true or not n_found:
+        return Mistakes(missed=n_true, false=n_found)
+    one, other = np.nonzero(belongs)
+    graph = coo_array((np.ones(len(one)), (one, n_true + other)), shape=(n_true + n_found,) * 2)
+    n_groups, group = connected_components(graph, directed=False)
+    of_true, of_found = (np.bincount(side, minlength=n_groups) for side in np.split(group, [n_true]))
+    both = (of_true > 0) & (of_found > 0)
+    excess = (of_found - of_true)[both]
+    return Mistakes(
+        int(-excess[excess < 0].sum()),
+        int(excess[excess > 0].sum()),
+        int(of_true[of_found == 0].sum()),
+        int(of_found[of_true == 0].sum()),
+    )
+
+
+def count_class(
+    category: ClassImages, method: Method, episodes: int, queries: int = N_QUERIES
+) -> list[dict[str, Any]]:
+    """Count the objects of other patches of a class with five of its patches, as a job does: a row per support set."""
+    images, labels, instances = category.arrays()
+    assert instances is not None
+    rows = []
+    for draw in sampled_episodes(category.name, len(images), N_REGIONS, episodes, queries):
+        encoded = encode_support(method, support_set(category, draw.support), True)
+        query = list(draw.query)
+        maps = predict(method, images[query], encoded, labels[query])
+        total, why = None, Mistakes()
+        for (probability, *depth), objects in zip(maps, instances[query], strict=True):
+            found = label_objects(
+                probability,
+                encoded.threshold,
+                encoded.rule,
+                DEFAULTS.connectivity,
+                encoded.min_area,
+                depth[0] if depth else None,
+            )
+            of_query = compare_objects(found, objects)
+            total = of_query if total is None else total + of_query
+            why += mistakes(found, objects)
+        assert total is not None
+        interval = count_interval(total.found, encoded.counted_ratio)
+        rows.append(
+            {
+                "class": category.name,
+                "true": total.true,
+                "counted": total.found,
+                "f1": total.f1,
+                **{name: getattr(why, name) for name in MISTAKES},
+                "interval": interval,
+                "inside": None if interval is None else interval[0] <= total.true <= interval[1],
+                "rule": "components" if encoded.rule is None else str(encoded.rule),
+            }
+        )
+    return rows
+
+
+MISTAKES = ("merged", "split", "missed", "false")
+
+
+def class_summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Means over support sets of one class; mistakes as shares of the true objects."""
+    true = sum(row["true"] for row in rows)
+    return {
+        "error": float(np.mean([abs(row["counted"] / row["true"] - 1) for row in rows])),
+        "bias": sum(row["counted"] for row in rows) / true - 1,
+        "f1": float(np.mean([row["f1"] for row in rows])),
+        **{name: sum(row[name] for row in rows) / true for name in MISTAKES},
+        "inside": sum(bool(row["inside"]) for row in rows),
+        "support_sets": len(rows),
+        "true": true,
+    }
+
+
+def mean_of_classes(summaries: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Means over classes, and in how many of all support sets the interval of the count holds."""
+    sums = {name: sum(s[name] for s in summaries) for name in ("inside", "support_sets", "true")}
+    means = {name: float(np.mean([s[name] for s in summaries])) for name in ("error", "f1", *MISTAKES)}
+    return means | sums | {"classes": len(summaries)}
+
+
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(
@@ -207,12 +349,39 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--seed", type=int, default=0, help="of the regions (default 0)")
     parser.add_argument("--most", type=int, help="pictures, the first ones by name (default: all)")
+    parser.add_argument("--classes", metavar="SPLIT", help="count patches of the classes of a split instead")
+    parser.add_argument(
+        "--episodes", type=int, default=3, help="support sets of each class (default %(default)s)"
+    )
     return parser.parse_args(argv)
+
+
+def count_classes(args: argparse.Namespace) -> None:
+    """A line per support set, per class, and the mean."""
+    model = load_segmenter(args.model, args.weights)
+    method = Adapted(model, args.adapt) if args.adapt and model.adapts else model
+    summaries = []
+    for category in ClassFolders(args.data).classes(args.classes):
+        if category.instances is None:
+            continue
+        rows = count_class(category, method, args.episodes)
+        for row in rows:
+            emit("counting", row)
+        summaries.append(class_summary(rows))
+        emit("counting", {"class": category.name} | summaries[-1])
+    if not summaries:
+        raise SystemExit(
+            f"no class of split {args.classes} in {args.data} has outlined objects (<k>.inst.png)"
+        )
+    emit("counting", {"class": "all"} | mean_of_classes(summaries))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """A line per picture, and the summary."""
     args = parse(argv)
+    if args.classes:
+        count_classes(args)
+        return 0
     maps = sorted(args.data.glob("*.inst.png"))[: args.most]
     if not maps:
         raise SystemExit(f"{args.data} holds no <id>.inst.png; give the folder of labelled pictures")
