@@ -14,8 +14,9 @@ much that a perfect mask has at least a tenth fewer components. One JSON line pe
 
 With ``--classes SPLIT``, `DATA` is a folder of class folders (FSS-1000's layout, with ``<k>.inst.png``): five patches
 of a class are the support set, and the objects of up to twelve other patches of it are counted together. Objects that
-a border cuts off count on both sides. One JSON line per support set, a line per class, and the mean over classes. The
-classes of ``train`` are those to choose rules on; the network has learned from them.
+an edge cuts off count on both sides, unless what is left is smaller than the smallest object of the job. One JSON line
+per support set, a line per class, and the mean over classes. The classes of ``train`` are those to choose rules on; the
+network has learned from them.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ from fewscope.model.episodes.protocol import sampled_episodes
 from fewscope.model.networks.names import MODELS
 from fewscope.model.segmenter import load_segmenter
 from fewscope.pipeline.calibration.intervals import count_interval
-from fewscope.pipeline.calibration.operating_point import label_objects
+from fewscope.pipeline.calibration.operating_point import countable, label_objects
 from fewscope.pipeline.config import SegmentConfig
 from fewscope.pipeline.evaluation.runner import Adapted, Method, encode_support, predict, support_set
 from fewscope.pipeline.execution.pool import LocalPool
@@ -289,6 +290,7 @@ def count_class(
                 encoded.min_area,
                 depth[0] if depth else None,
             )
+            objects = countable(objects, np.ones(objects.shape, bool), encoded.min_area)
             of_query = compare_objects(found, objects)
             total = of_query if total is None else total + of_query
             why += mistakes(found, objects)

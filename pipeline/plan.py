@@ -264,6 +264,21 @@ def candidate_rules(
     return (None, by_shape, *by_depth) if has_depth else (None, by_shape)
 
 
+def cut_objects(objects: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Ids of the objects that are cut by the edge of a labelled area.
+
+    Parameters
+    ----------
+    objects : (H, W) int
+        0 = background, 1..n = one object each.
+    known : (H, W) bool
+        The labelled area.
+    """
+    area = np.pad(known, 1)
+    inner = area[:-2, 1:-1] & area[2:, 1:-1] & area[1:-1, :-2] & area[1:-1, 2:]
+    return np.unique(objects[~inner])
+
+
 def typical_radius(support: SupportSet) -> float | None:
     """Median radius of the outlined objects that are not cut by a patch's edge, px; None without any."""
     if support.instances is None:
@@ -271,9 +286,7 @@ def typical_radius(support: SupportSet) -> float | None:
     areas: list[int] = []
     dense = slice(support.n_dense)  # a stroke has the size of a brush
     for objects, labels in zip(support.instances[dense], support.labels[dense], strict=True):
-        known = np.pad(labels != IGNORE_LABEL, 1)
-        inner = known[:-2, 1:-1] & known[2:, 1:-1] & known[1:-1, :-2] & known[1:-1, 2:]
-        cut = set(np.unique(objects[~inner]).tolist())
+        cut = set(cut_objects(objects, labels != IGNORE_LABEL).tolist())
         ids, counts = np.unique(objects[labels == 1], return_counts=True)
         areas += [int(n) for i, n in zip(ids, counts, strict=True) if i > 0 and i not in cut]
     return float(np.sqrt(np.median(areas) / np.pi)) if areas else None

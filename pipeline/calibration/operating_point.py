@@ -32,7 +32,7 @@ from fewscope.pipeline.instances.labelling import label_core
 from fewscope.pipeline.instances.split_rules import DepthRule, Rule
 from fewscope.pipeline.instances.splitting import split_core
 from fewscope.pipeline.metrics import compare_objects
-from fewscope.pipeline.plan import ClassPlan, Plan
+from fewscope.pipeline.plan import ClassPlan, Plan, cut_objects
 from fewscope.pipeline.tiling.blending import to_uint8
 
 SAVED_AS = "decision"
@@ -201,7 +201,8 @@ def choose_rule(
 ) -> tuple[Rule | None, tuple[float, float] | None]:
     """The separation rule with the smallest count error on the held-out patches, and its `intervals.counted_ratio`.
 
-    Ties are broken by the F1 score at an IoU of 0.5, then by the order of the rules.
+    Objects are compared with those that are `countable`. Ties are broken by the F1 score at an IoU of 0.5, then by the
+    order of the rules.
 
     Parameters
     ----------
@@ -221,7 +222,7 @@ def choose_rule(
     assert support.instances is not None
     known = support.labels[: support.n_dense] != IGNORE_LABEL
     true = [
-        _large(np.where(of_patch, objects, 0), min_true_area)
+        _large(countable(objects, of_patch, min_area), min_true_area)
         for of_patch, objects in zip(known, support.instances[: support.n_dense], strict=True)
     ]
     best: tuple[tuple[float, float], Rule | None, tuple[float, float] | None] | None = None
@@ -246,6 +247,27 @@ def choose_rule(
             best = rank, rule, intervals.counted_ratio(*counts, n_unmatched)
     assert best is not None
     return best[1:]
+
+
+def countable(objects: np.ndarray, known: np.ndarray, min_area: int) -> np.ndarray:
+    """The objects of a labelled area that can be counted there: without slivers that its edge leaves of larger ones.
+
+    A slide has no such edges. There, objects are dropped as too small if they are small as a whole; slivers in a patch
+    that are dropped like them would pass for objects that the network misses.
+
+    Parameters
+    ----------
+    objects : (H, W) int
+        0 = background, 1..n = one object each.
+    known : (H, W) bool
+        The labelled area.
+    min_area : int
+        Parts of objects that the edge cuts off are left out if they have fewer pixels.
+    """
+    inside = np.where(known, objects, 0)
+    small = np.bincount(inside.ravel()) < min_area
+    cut = cut_objects(inside, known)
+    return np.where(np.isin(inside, cut[small[cut]]), 0, inside)
 
 
 def count_objects(
