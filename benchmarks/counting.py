@@ -10,7 +10,8 @@ every object in them outlined, and handed to a job with its defaults as a QuPath
 objects that lie for the most part in a labelled region count on neither side, so nothing that was shown is asked.
 
 Beside it: the same mask counted as plain connected components. A picture is crowded where the true objects touch so
-much that a perfect mask has at least a tenth fewer components. One JSON line per picture, then a summary, ratio first.
+much that a perfect mask has at least a tenth fewer components. The interval of the count is that of the report, for the
+whole picture with its labelled regions. One JSON line per picture, then a summary, ratio first.
 
 With ``--classes SPLIT``, `DATA` is a folder of class folders (FSS-1000's layout, with ``<k>.inst.png``): five patches
 of a class are the support set, and the objects of up to twelve other patches of it are counted together. Objects that
@@ -175,9 +176,14 @@ def count(
         "counted": outside(np.asarray(result.instances[0]), regions),
         "components": outside(components, regions),
     }
-    crowded = int(true_components.max()) <= CROWDED * len(np.unique(objects[objects > 0]))
+    n_objects = len(np.unique(objects[objects > 0]))
+    interval = report["count_interval"]
     return found | {
-        "crowded": crowded,
+        "crowded": int(true_components.max()) <= CROWDED * n_objects,
+        "whole": n_objects,
+        "whole_estimate": report["count_estimate"],
+        "whole_interval": interval,
+        "inside": None if interval is None else interval[0] <= n_objects <= interval[1],
         "regions": len(regions),
         "region_px": regions[0].side,
         "objects_shown": sum(len(np.unique(i[i > 0])) for i in support.instances),
@@ -202,8 +208,11 @@ def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "median_error_components": median(rows, "components"),
         "median_error_crowded": ours,
         "median_error_crowded_components": plain,
+        "mean_error": float(np.mean([abs(row["counted"] / row["true"] - 1) for row in rows if row["true"]])),
         "bias": sum(row["counted"] for row in rows) / true - 1,
         "bias_components": sum(row["components"] for row in rows) / true - 1,
+        "inside": sum(bool(row["inside"]) for row in rows),
+        "intervals": sum(row["inside"] is not None for row in rows),
         "pictures": len(rows),
         "crowded": len(crowded),
     }

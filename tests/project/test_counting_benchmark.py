@@ -75,22 +75,26 @@ def test_a_job_counts_what_it_was_shown_the_like_of(tmp_path, no_pictures):
     assert found["crowded"]
     assert found["objects_shown"] >= found["regions"]
     assert found["counted"] == found["true"]
+    assert found["whole"] == 100
+    assert found["inside"]
     assert found["components"] <= 0.6 * found["true"]
 
 
 def test_the_summary_by_hand():
     rows = [
-        {"true": 10, "counted": 11, "components": 8, "crowded": True},
-        {"true": 20, "counted": 20, "components": 10, "crowded": True},
-        {"true": 10, "counted": 13, "components": 10, "crowded": False},
-        {"true": 0, "counted": 1, "components": 1, "crowded": False},  # no relative error
+        {"true": 10, "counted": 11, "components": 8, "crowded": True, "inside": True},
+        {"true": 20, "counted": 20, "components": 10, "crowded": True, "inside": False},
+        {"true": 10, "counted": 13, "components": 10, "crowded": False, "inside": True},
+        {"true": 0, "counted": 1, "components": 1, "crowded": False, "inside": None},  # no relative error
     ]
     found = counting.summary(rows)
     assert found["median_error"] == 0.1
     assert found["median_error_components"] == 0.2
     assert found["crowded_error_over_components"] == pytest.approx(0.05 / 0.35)
     assert found["bias"] == pytest.approx(45 / 40 - 1)
+    assert found["mean_error"] == pytest.approx((0.1 + 0 + 0.3) / 3)
     assert (found["pictures"], found["crowded"]) == (4, 2)
+    assert (found["inside"], found["intervals"]) == (2, 3)
 
 
 def test_mistakes_by_hand_explain_the_count():
