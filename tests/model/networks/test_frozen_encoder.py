@@ -111,6 +111,22 @@ def test_a_worker_predicts_what_the_driver_does_and_what_a_resumed_run_does(prog
     assert (driver.predict(tiles, again) == expected).all()
 
 
+def test_of_five_channels_an_encoder_sees_the_projections(program: str, quick_texture: None) -> None:
+    """A worker predicts what the driver does, from views that were kept."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 255, (2, 224, 224, 5), np.uint8)
+    labels = (images[..., 3] > 128).astype(np.uint8)
+    driver, worker = (load_segmenter(device="cpu", batch_size=n, encoder=program) for n in (1, 2))
+    features = driver.encode(images, labels)
+    kept = {view.side: View.of(view.side, view.arrays()) for view in features.views}
+    again = worker.encode(images, labels, known=kept)
+    found = driver.predict(images, features)
+    assert again.digest == features.digest
+    assert np.allclose(worker.predict(images, again), found, atol=1e-3)
+    without = load_segmenter(device="cpu", batch_size=1)
+    assert not np.array_equal(without.predict(images, without.encode(images, labels)), found)
+
+
 def test_the_encoder_is_part_of_what_determines_a_result(program: str) -> None:
     assert load_segmenter(encoder=program).weights_digest != load_segmenter().weights_digest
 
