@@ -116,6 +116,10 @@ def _names_in(path: str, uri: str) -> list[tuple[str, bool]]:
         root = ElementTree.parse(path).getroot()
     except ElementTree.ParseError as error:
         raise SourceError(f"{uri}: is a damaged VRT ({error}); make it anew") from error
+    for source in root.iter("KernelFilteredSource"):
+        if not _is_number((source.findtext("Kernel/Size") or "").strip()):
+            # reading it would end the process
+            raise SourceError(f"{uri}: is a VRT with a KernelFilteredSource that has no kernel; make it anew")
     names: dict[tuple[str, bool], None] = {}
     for element in root.iter():
         text = (element.text or "").strip()
@@ -123,6 +127,11 @@ def _names_in(path: str, uri: str) -> list[tuple[str, bool]]:
             relative = element.get("relativeToVRT", element.get("relativetoVRT", "0")) == "1"
             names[text, relative or not os.path.isabs(text)] = None
     return list(names)
+
+
+def _is_number(text: str) -> bool:
+    """Whether GDAL takes a text for a whole number above 0."""
+    return text.isdecimal() and int(text) > 0
 
 
 def _is_address(name: str) -> bool:

@@ -153,6 +153,9 @@ def _inspect(uri: str, path: str, series: int | None) -> tuple[ChannelImage, lis
                     f"{uri}: is a TIFF whose OME-XML, which says what its channels are, is missing or cut off; "
                     "export it as OME-TIFF, or copy it again"
                 )
+            len(
+                tiff.pages
+            )  # stops at directories that lead in a circle, where looking for series does not end
             found, stated = kind.read(uri, tiff)
             index = _choose(uri, [one.name for one in found], series)
             image, planes = _describe(uri, kind.name, tiff, found, index, stated[index], series)

@@ -104,10 +104,12 @@ def _tags_mpp(page: Any) -> tuple[str, str, str] | None:
 
 def _imagej(uri: str, tiff: tifffile.TiffFile) -> Images:
     """ImageJ's and Fiji's stacks: names and colours of the channels from labels and lookup tables."""
-    (image,) = tiff.series
+    image = tiff.series[0]
     metadata = tiff.imagej_metadata or {}
     sizes = dict(zip(image.axes, image.shape, strict=True))
     n_channels = sizes.get("C", sizes.get("I", 1))
+    if image.kind != "imagej":
+        raise SourceError(f"{uri}: does not hold the planes that ImageJ has counted in it; save it again")
     labels = metadata.get("Labels")
     names = labels if isinstance(labels, list) and len(labels) == n_channels else [""] * n_channels
     tables = metadata.get("LUTs")

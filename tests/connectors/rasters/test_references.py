@@ -9,7 +9,7 @@ import pytest
 from fewscope.connectors.open import open_source
 from fewscope.connectors.raster_options import RasterOptions
 from fewscope.errors import SourceError
-from tests.helpers.rasters import north_up, waves, write_raster
+from tests.helpers.rasters import north_up, read_all, waves, write_raster
 
 VRT = """<VRTDataset rasterXSize="50" rasterYSize="40"><GeoTransform>0, 1, 0, 0, 0, -1</GeoTransform>
 <VRTRasterBand dataType="Byte" band="1"><SimpleSource><SourceFilename relativeToVRT="{relative}">{name}</SourceFilename>
@@ -41,6 +41,21 @@ def test_a_vrt_of_rasters_in_its_own_folder_is_read(folder, relative):
     )
     source = open_source(str(folder / "v.vrt"), raster=RasterOptions())
     assert (source.info.height, source.info.width) == (40, 50)
+
+
+@pytest.mark.parametrize("kernel", ["", "<Kernel/>", "<Kernel><Size>0</Size><Coefs>1</Coefs></Kernel>"])
+def test_a_filter_without_a_kernel_which_gdal_crashes_on_is_refused(folder, kernel):
+    vrt = VRT.format(relative=1, name="a.tif").replace("SimpleSource>", "KernelFilteredSource>")
+    (folder / "v.vrt").write_text(vrt.replace("</KernelF", kernel + "</KernelF"))
+    assert "has no kernel" in refusal(folder / "v.vrt")
+
+
+def test_a_filter_with_a_kernel_is_read(folder):
+    vrt = VRT.format(relative=1, name="a.tif").replace("SimpleSource>", "KernelFilteredSource>")
+    kernel = "<Kernel normalized='1'><Size>3</Size><Coefs>1 1 1 1 1 1 1 1 1</Coefs></Kernel>"
+    (folder / "v.vrt").write_text(vrt.replace("</KernelF", kernel + "</KernelF"))
+    image, _ = read_all(str(folder / "v.vrt"))
+    assert image.shape == (40, 50, 3)
 
 
 @pytest.mark.parametrize(

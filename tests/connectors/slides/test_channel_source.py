@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import struct
 from collections.abc import Iterator
 from contextlib import closing
 
@@ -305,6 +306,14 @@ def test_people_see_a_composite_of_the_channels_in_the_files_colours(tmp_path):
 
 def bad(folder, kind: str) -> str:
     path = folder / "a.ome.tif"
+    if kind == "in a circle":
+        path = folder / "a.tif"
+        write_imagej(path, planes(4))
+        data = bytearray(path.read_bytes())
+        (first,) = struct.unpack_from("<I", data, 4)
+        (n_entries,) = struct.unpack_from("<H", data, first)
+        struct.pack_into("<I", data, first + 2 + 12 * n_entries, first)  # the next directory is itself
+        path.write_bytes(data)
     if kind == "cut short":
         write_ome_tiff(path, planes(4))
         path.write_bytes(path.read_bytes()[:3000])
@@ -328,6 +337,7 @@ def bad(folder, kind: str) -> str:
         ("missing", "no such file"),
         ("empty", "is empty"),
         ("cut short", "cut off"),
+        ("in a circle", "lacks the plane of channel 2"),
         ("a folder", "cannot be read as OME-Zarr"),
         ("a plain zarr", "OME-Zarr"),
         ("a plate", "is a plate of many images; give one of them"),
