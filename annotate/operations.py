@@ -175,7 +175,7 @@ def _relabel(edit: Edit, operation: Mapping[str, Any], image: BaseGeometry) -> N
 
 
 def _class(edit: Edit, operation: Mapping[str, Any], image: BaseGeometry) -> None:
-    name, before = shapes.class_name(operation.get("name")), operation.get("rename_from")
+    name, before = map(shapes.class_name, (operation.get("name"), operation.get("rename_from")))
     if name is None:
         raise LabelError("a class has no name; give one")
     if before is not None and before in edit.classes and before != name:
@@ -211,9 +211,9 @@ def _exchange(edit: Edit, label: Label, parts: list[Label]) -> None:
             edit.put(part)
 
 
-def _ids(operation: Mapping[str, Any]) -> list[Any]:
+def _ids(operation: Mapping[str, Any]) -> list[str]:
     ids = operation.get("ids")
-    if not isinstance(ids, list) or not ids:
+    if not isinstance(ids, list) or not ids or not all(isinstance(own, str) for own in ids):
         raise LabelError("nothing is selected; select labels first")
     return ids
 

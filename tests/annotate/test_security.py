@@ -163,6 +163,8 @@ def test_a_body_that_is_too_large_is_refused(slide, tmp_path, monkeypatch):
         {"op": "add", "feature": None},
         rectangle(5000, 5000, 5010, 5010),
         {"op": "class", "name": "a", "colour": "javascript:"},
+        {"op": "class", "name": "a", "rename_from": ["b"]},
+        *({"op": op, "ids": [[[0, 0]]]} for op in ("merge", "delete", "erase", "relabel")),
         {"op": "__class__"},
         {"op": ["add"]},
         "undo",
