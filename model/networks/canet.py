@@ -8,8 +8,8 @@ Where paper and published code differ, or are silent:
 
 - K shots: the paper weighs the supports by attention, and that code was never released. Here, the mean of the K
   support vectors takes its place, so that a 5-shot result is not the paper's method.
-- The released code keeps the iteration with the best IoU on the test image. Here, it is always the last of
-  `ITERATIONS`, the paper's number, without its three scales.
+- The released code iterates until the mean IoU over the test pairs no longer rises, five times at most. Here, the
+  last of `ITERATIONS` counts, the paper's number, without its three scales.
 - In training, the code starts from the prediction for that sample in the epoch before, or with a probability of 0.7
   from nothing. Episodes are not repeated here: a first pass without gradient makes that prediction.
 - The code's frozen batch norms still move their statistics in training. Here they are constant.

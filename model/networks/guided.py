@@ -1,7 +1,8 @@
 """Guided Network: mean features of object and background, set beside every feature of the query.
 
-Rakelly et al., *Conditional Networks for Few-Shot Semantic Segmentation*, ICLR Workshop 2018, in the form that the
-training script of their repository (shelhamer/revolver) names: one VGG-16 at stride 32 for queries and supports, late
+Rakelly et al., *Few-Shot Segmentation Propagation with Guided Networks*, arXiv:1806.07373, 2018 (before: *Conditional
+Networks for Few-Shot Semantic Segmentation*, ICLR Workshop 2018), in the form that the training script of their
+repository (shelhamer/revolver) names: one VGG-16 at stride 32 for queries and supports, late
 fusion, global guidance, 256 channels, weights of object, background and query not shared. That repository says of
 itself that it is not yet a reference implementation of the paper.
 

@@ -244,6 +244,17 @@ def test_oslsm_does_not_see_what_the_mask_leaves_out_and_takes_the_largest_of_k_
         torch.testing.assert_close(made(images[2:], pack), torch.maximum(*singles), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
+def test_oslsms_random_logits_are_of_the_size_of_one() -> None:
+    """A sum of thousands of products would saturate the sigmoid, and hardly learn."""
+    torch.manual_seed(0)
+    made = build_network("oslsm").eval()
+    images, masks = discs(4, 64)
+    with torch.inference_mode():
+        logits = made(images[2:], made.compile_support(images[:2], masks[:2], 1 - masks[:2]))
+    assert 0.02 < logits.abs().mean() < 3, logits.abs().mean()
+
+
 def test_oslsms_hash_is_fixed_and_its_conditioning_branch_learns_ten_times_more_slowly() -> None:
     made = SLIM["oslsm"]()
     assert torch.equal(made.index, SLIM["oslsm"]().index)
