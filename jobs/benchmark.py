@@ -263,9 +263,9 @@ def measure_all(args: argparse.Namespace) -> Benchmark:
             for model in models:
                 if (both := mine_worst(category, model, min(shots), args.seeds[0], store)) is not None:
                     rounds[model.name].append(both)
-        result.tables.append(table_of_rounds(rounds, min(shots)))
+        result.rounds.append(table_of_rounds(rounds, min(shots)))
         if rounds[models[0].name]:
-            result.charts.append(bars_of_rounds(rounds[models[0].name], models[0].name))
+            result.charts_of_rounds.append(bars_of_rounds(rounds[models[0].name], models[0].name))
     result.missing += missing_cells(args, runs)
     result.settings["machine"] = f"{os.cpu_count()} cores, {platform.machine()}, {models[0].processor}"
     if store.n_recalled:

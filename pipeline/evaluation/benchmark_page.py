@@ -21,6 +21,12 @@ from fewscope.pipeline.report.html import fill, write_files
 
 COLOURS = ("#0b5a6a", "#d55e00", "#7a5195", "#bc8f00", "#56b4e9", "#555f6b", "#cc79a7", "#009e73")
 
+MOST_WIDE_BARS = 48
+"""Up to so many bars of a chart have their value above them."""
+
+LETTER_PX, SLANT = 6.5, 40
+"""Width of a letter of the chart, and slant of its labels, degrees."""
+
 
 @dataclass(frozen=True, slots=True)
 class Bars:
@@ -34,6 +40,8 @@ class Bars:
         (x of the middle, name).
     legend : tuple[tuple[str, str], ...]
         (colour, name).
+    values : tuple[tuple[float, float, str], ...]
+        (x of the middle, y of the foot, text) above the bars; none where there are too many bars.
     """
 
     title: str
@@ -45,14 +53,16 @@ class Bars:
     bars: tuple[tuple[float, float, float, float, str, str], ...]
     groups: tuple[tuple[float, str], ...]
     legend: tuple[tuple[str, str], ...]
+    values: tuple[tuple[float, float, str], ...] = ()
 
     @classmethod
     def of(cls, title: str, note: str, series: Mapping[str, Mapping[str, float]]) -> Bars:
         """Bars of values in 0..1: series -> group -> value."""
         groups = list(dict.fromkeys(group for values in series.values() for group in values))
-        left, top, base, bar = 40, 12, 252, 16
+        few = len(groups) * len(series) <= MOST_WIDE_BARS
+        left, top, base, bar = 40, 16, 256, 30 if few else 16
         step = bar * len(series) + 22
-        bars, marks = [], []
+        bars, marks, values_shown = [], [], []
         for g, group in enumerate(groups):
             x = left + 12 + g * step
             marks.append((round(x + bar * len(series) / 2, 1), group or "none"))
@@ -64,10 +74,26 @@ class Bars:
                     bars.append(
                         (round(x + s * bar, 1), round(base - height, 1), bar - 2.0, height, colour, text)
                     )
+                    if few:
+                        middle = round(x + s * bar + bar / 2 - 1, 1)
+                        values_shown.append((middle, round(base - height - 4, 1), f"{values[group]:.2f}"))
         ticks = tuple((base - share * (base - top), f"{share:g}") for share in (0, 0.25, 0.5, 0.75, 1))
         legend = tuple((COLOURS[s % len(COLOURS)], name) for s, name in enumerate(series))
         width = max(360, left + 24 + len(groups) * step)
-        return cls(title, note, width, 350, base, ticks, tuple(bars), tuple(marks), legend)
+        longest = max((len(name) for _, name in marks), default=0)
+        height = base + 26 + round(longest * LETTER_PX * math.sin(math.radians(SLANT)))
+        return cls(
+            title,
+            note,
+            width,
+            height,
+            base,
+            ticks,
+            tuple(bars),
+            tuple(marks),
+            legend,
+            tuple(values_shown),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +117,8 @@ class Benchmark:
         Data, runs, seeds, machine, as the page shows them.
     measured : list[dict[str, Any]]
         Cells for ``benchmark.json``.
+    rounds, charts_of_rounds : list[Table], list[Bars]
+        Figure 11, which comes after figure 9.
     spreads_of : str
         Name of the run of figure 9.
     """
@@ -98,10 +126,17 @@ class Benchmark:
     settings: dict[str, str]
     tables: list[Table] = field(default_factory=list)
     charts: list[Bars] = field(default_factory=list)
+    rounds: list[Table] = field(default_factory=list)
+    charts_of_rounds: list[Bars] = field(default_factory=list)
     spreads: list[SpreadPictures] = field(default_factory=list)
     missing: list[Missing] = field(default_factory=list)
     measured: list[dict[str, Any]] = field(default_factory=list)
     spreads_of: str = ""
+
+    @staticmethod
+    def unfilled(row: Sequence[str]) -> bool:
+        """Whether nothing was measured in a row of a table: most of its cells are dashes."""
+        return 2 * sum(cell == "–" or cell.endswith("| –") for cell in row) > len(row)
 
     def add_cells(self, data: str, cells: Mapping[tuple[str, int], Cell]) -> None:
         """Keep cells for ``benchmark.json``."""
@@ -125,7 +160,7 @@ class Benchmark:
     def as_text(self) -> str:
         """Settings, tables and missing cells, for a terminal."""
         head = "\n".join(f"{name}: {value}" for name, value in self.settings.items())
-        parts = [head, *(table.as_text() for table in self.tables)]
+        parts = [head, *(table.as_text() for table in (*self.tables, *self.rounds))]
         if self.missing:
             lines = [
                 f"{m.table}, {m.label}: {m.command or 'weights of others, see convert'}" for m in self.missing
@@ -139,7 +174,8 @@ class Benchmark:
             "settings": self.settings,
             "measured": self.measured,
             "tables": [
-                {"title": t.title, "note": t.note, "columns": t.columns, "rows": t.rows} for t in self.tables
+                {"title": t.title, "note": t.note, "columns": t.columns, "rows": t.rows}
+                for t in (*self.tables, *self.rounds)
             ],
             "missing": [{"table": m.table, "cell": m.label, "command": m.command} for m in self.missing],
         }

@@ -30,6 +30,8 @@ class Row:
         What differs from the paper's protocol.
     train : str
         Options of ``train`` that make a run for it; "" if there is nothing to train.
+    side : int | None
+        Side of the images in the network's own paper, px, if a variant of the network works at it.
     """
 
     label: str
@@ -39,6 +41,7 @@ class Row:
     loss: str = ""
     differs: str = ""
     train: str = "--recipe paper"
+    side: int | None = None
 
 
 _ENCODERS = (
@@ -67,12 +70,14 @@ def _both(
     label: str,
     networks: tuple[str, ...],
     papers: tuple[float | None, float | None],
-    differs: str = "",
+    differs: str | tuple[str, str] = "",
     train: str = "--recipe paper",
+    side: int | None = None,
 ) -> tuple[Row, ...]:
+    each = (differs, differs) if isinstance(differs, str) else differs
     return tuple(
-        Row(label, networks, shots, paper, differs=differs, train=train)
-        for shots, paper in zip((1, 5), papers, strict=True)
+        Row(label, networks, shots, paper, differs=what, train=train, side=side)
+        for shots, paper, what in zip((1, 5), papers, each, strict=True)
     )
 
 
@@ -82,15 +87,15 @@ TABLE_3 = (
     *_both("FSS-1000, as in the paper", ("vgg16-paper",), (73.47, 80.12), "running statistics"),
     *_both("FSS-1000, published code", ("vgg16-released",), (73.47, 80.12), "running statistics"),
     *_both("FSS-1000, the authors' weights", ("vgg16-hkustcv",), (73.47, 80.12), "batch of one", ""),
-    *_both("PANet", ("panet",), (None, None)),
-    *_both("CANet", ("canet",), (None, None), "5 shots: mean of support vectors"),
-    *_both("HSNet, VGG-16", ("hsnet-vgg16",), (None, None)),
-    *_both("HSNet, ResNet-50", ("hsnet-resnet50",), (None, None)),
-    *_both("HSNet, ResNet-101", ("hsnet-resnet101",), (None, None)),
+    *_both("PANet", ("panet",), (None, None), side=417),
+    *_both("CANet", ("canet",), (None, None), ("one scale", "no attention, one scale"), side=321),
+    *_both("HSNet, VGG-16", ("hsnet-vgg16",), (None, None), side=400),
+    *_both("HSNet, ResNet-50", ("hsnet-resnet50",), (None, None), side=400),
+    *_both("HSNet, ResNet-101", ("hsnet-resnet101",), (None, None), side=400),
     *_both("prototypes, compact", ("prototype-compact",), (None, None), "not trained", ""),
     *_both("prototypes, VGG-16", ("prototype-vgg16",), (None, None), "not trained", ""),
     *_both("prototypes, ResNet-50", ("prototype-resnet50",), (None, None), "not trained", ""),
-    *_both("compact", ("compact-S", "compact-L"), (None, None), train="--recipe modern"),
+    *_both("compact", ("compact-S", "compact-L"), (None, None), "not in the paper", "--recipe modern"),
 )
 """Methods, 1 and 5 shots, (a) on FSS-1000's test classes."""
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from shlex import quote
 from typing import Any
 
+from fewscope.connectors.conventions import PATCH_SIZE
 from fewscope.pipeline.evaluation.benchmark_measure import SHARES, Cell, Labelling, Rounds
 from fewscope.pipeline.evaluation.benchmark_published import (
     OF_FSS,
@@ -23,6 +24,9 @@ from fewscope.pipeline.evaluation.benchmark_runs import ARROW, Run
 from fewscope.pipeline.evaluation.tables import Column, Table
 
 FSS = "FSS-1000"
+
+N_FOLDS = 4
+"""Of PASCAL-5i."""
 
 Cells = Mapping[tuple[str, int], Cell]
 """By (name of the run, shots)."""
@@ -77,7 +81,7 @@ def table_of_methods(number: int, runs: Sequence[Run], cells: Cells) -> Table:
 
 METRICS = (
     "Percent. (a): mean image IoU, the paper's metric; (b): HSNet's mIoU; never compare one with the other. Intervals: "
-    "95 %, bootstrap over classes. ± : standard deviation of (a) over the seeds of the episodes."
+    "95 %, bootstrap over classes. ± seeds: standard deviation of (a) over the seeds of the episodes."
 )
 
 
@@ -109,8 +113,16 @@ _METHODS: tuple[Column, ...] = (
     ("95 % interval", _of_cell(lambda cell: _interval(cell.class_iou.interval))),
     ("weights", lambda line: "–" if line.run is None else line.run.name),
     ("trained on", lambda line: "–" if line.run is None else _training(line.run)),
-    ("differs", lambda line: line.row.differs or "–"),
+    ("differs", lambda line: _differs(line)),
 )
+
+
+def _differs(line: _Line) -> str:
+    said = [line.row.differs] if line.row.differs else []
+    resized = line.run is not None and line.run.kind != line.run.network
+    if line.row.side is not None and not resized:
+        said.append(f"{PATCH_SIZE} px, not {line.row.side}")
+    return ", ".join(said) or "–"
 
 
 def _training(run: Run) -> str:
@@ -122,7 +134,7 @@ def _training(run: Run) -> str:
 def table_of_folds(
     runs: Sequence[Run], folds: Sequence[Path], cells: Mapping[tuple[str, int], Cell], fss: Path | None
 ) -> tuple[Table, list[Missing]]:
-    """Table 4, and what is missing of it.
+    """Table 4, and what is missing of it. Runs that belong into none of the paper's rows come after them.
 
     Parameters
     ----------
@@ -135,6 +147,7 @@ def table_of_folds(
     """
     rows: list[tuple[str, ...]] = []
     missing: list[Missing] = []
+    placed: set[str] = set()
     for label, networks, papers, mean in TABLE_4:
         values: list[float | None] = []
         names = set()
@@ -155,30 +168,32 @@ def table_of_folds(
                 )
                 if not any(m.command == command for m in missing):
                     missing.append(Missing("table 4", f"{label}, fold {i}", command))
-        known = [value for value in values if value is not None]
-        ours = f"{sum(known) / len(known):.1f}" if len(known) == len(folds) == 4 else "–"
-        printed = [tenth(p) for p in papers[: len(folds)]]
-        rows.append(
-            (
-                label,
-                *(f"{p} | {tenth(v)}" for p, v in zip(printed, values, strict=True)),
-                tenth(mean),
-                ours,
-                ", ".join(sorted(names)) or "–",
+        placed |= names
+        rows.append(_row_of_folds(label, papers[: len(folds)], values, mean, ", ".join(sorted(names))))
+    for run in runs:
+        found = [cells.get((run.name, i)) for i in range(len(folds))]
+        if run.name not in placed and any(found):
+            trained = "shipped weights" if run.weights is None else f"trained on {_training(run)}"
+            values = [None if cell is None else 100 * cell.class_iou.value for cell in found]
+            rows.append(
+                _row_of_folds(f"{run.network}, {trained}", (None,) * len(folds), values, None, run.name)
             )
-        )
-    columns = (
-        "method",
-        *(f"fold {i}: paper | here" for i in range(len(folds))),
-        "mean, paper",
-        "mean, here",
-        "weights",
-    )
+    columns = ("method", *(f"fold {i}" for i in range(len(folds))), "mean", "weights")
     note = (
-        "(b), 5 shots, percent; void not counted; episodes shared evenly by the five classes of a fold. 224 px, where "
-        "the papers use 321 to 500. Guided Network's code reports another metric, (c), and its best snapshot."
+        "Paper | here; (b), 5 shots, percent; void not counted; episodes shared evenly by the five classes of a fold. "
+        "224 px, where the papers use 321 to 500. Guided Network's code reports another metric, (c), and its best "
+        "snapshot. Below the paper's rows: runs that were trained on none of the folds."
     )
     return Table("Table 4: PASCAL-5i", note, columns, tuple(rows)), missing
+
+
+def _row_of_folds(
+    label: str, papers: Sequence[float | None], values: Sequence[float | None], mean: float | None, names: str
+) -> tuple[str, ...]:
+    known = [value for value in values if value is not None]
+    ours = sum(known) / N_FOLDS if len(known) == N_FOLDS else None
+    pairs = [*zip(papers, values, strict=True), (mean, ours)]
+    return label, *(f"{tenth(paper)} | {tenth(value)}" for paper, value in pairs), names or "–"
 
 
 def same_folder(one: str, other: Path) -> bool:

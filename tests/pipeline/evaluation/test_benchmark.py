@@ -20,7 +20,7 @@ from fewscope.pipeline.evaluation.benchmark_measure import (
     mine_worst,
     spread_of_supports,
 )
-from fewscope.pipeline.evaluation.benchmark_page import Bars
+from fewscope.pipeline.evaluation.benchmark_page import Bars, Benchmark
 from fewscope.pipeline.evaluation.benchmark_published import OF_FSS, TABLE_2, TABLE_3, TABLE_4
 from fewscope.pipeline.evaluation.benchmark_runs import Run, find_runs
 from fewscope.pipeline.evaluation.benchmark_tables import (
@@ -206,6 +206,14 @@ def test_a_run_stands_in_the_row_of_its_network_and_loss() -> None:
     assert rows["VGG-16, BCE"][3] == "–"
 
 
+def test_what_differs_is_said_of_the_run_that_was_made() -> None:
+    runs = [Run("small", "panet", Path("a")), Run("large", "panet-417", Path("b"))]
+    said = {row[8]: row[-1] for row in table_of_methods(3, runs, {}).rows if row[0] == "PANet"}
+    assert said == {"small": "224 px, not 417", "large": "–"}
+    canet = {row[1]: row[-1] for row in table_of_methods(3, [], {}).rows if row[0] == "CANet"}
+    assert canet == {"1": "one scale, 224 px, not 321", "5": "no attention, one scale, 224 px, not 321"}
+
+
 def test_a_fold_is_filled_by_the_run_that_was_trained_on_it(tmp_path: Path) -> None:
     cells = measure(lambda: iter([disks("a"), disks("b")]), [ByColour()], EvaluationConfig(shots=(2,)), [0])
     (cell,) = cells.values()
@@ -219,6 +227,19 @@ def test_a_fold_is_filled_by_the_run_that_was_trained_on_it(tmp_path: Path) -> N
     assert row[1:3] == ("51.8 | 100.0", "64.6 | –")
     assert row[-1] == "p0, p1"
     assert not [m for m in missing if m.label.startswith("PANet")]
+
+
+def test_models_that_were_trained_on_no_fold_come_after_the_papers_rows(tmp_path: Path) -> None:
+    cells = measure(lambda: iter([disks("a"), disks("b")]), [ByColour()], EvaluationConfig(shots=(2,)), [0])
+    (cell,) = cells.values()
+    folds = [tmp_path / f"fold{i}" for i in range(4)]
+    runs = [Run("compact", "compact-S"), Run("p0", "panet", Path("w"), data=str(folds[0]))]
+    measured = {(name, i): cell for name in ("compact", "p0") for i in range(4)}
+    table, _ = table_of_folds(runs, folds, measured, None)
+    assert len(table.rows) == len(TABLE_4) + 1  # p0 has seen the test classes of the other folds
+    assert table.rows[-1] == ("compact-S, shipped weights", *["– | 100.0"] * 5, "compact")
+    assert Benchmark.unfilled(table.rows[0])
+    assert not Benchmark.unfilled(table.rows[-1])
 
 
 def test_a_run_on_the_data_of_the_benchmark_was_trained_on_fss_1000_whatever_its_folder_is_called() -> None:
@@ -242,6 +263,7 @@ def test_a_run_on_the_data_of_the_benchmark_was_trained_on_fss_1000_whatever_its
 def test_bars_have_the_height_of_their_values() -> None:
     chart = Bars.of("t", "n", {"one": {"a": 0.5, "b": 1.0}, "two": {"b": float("nan")}})
     assert [bar[3] for bar in chart.bars] == [120.0, 240.0]
+    assert [text for *_, text in chart.values] == ["0.50", "1.00"]
     assert [name for _, name in chart.groups] == ["a", "b"]
     assert len(chart.legend) == 2
 
