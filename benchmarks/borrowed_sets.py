@@ -9,7 +9,7 @@
 pictures of DATA's validation classes, turned where a class is used again, and the names of a file, if one is given.
 ``voc``: 20 classes under VOC's names, with void outlines, for ``convert voc --fold``. ``coco``: 80 classes under COCO's
 names, numbers and super-categories, their connected objects as run lengths, for ``convert coco --fold``. Of each class,
-five pairs are for training and five for validation. Pictures are 224x224.
+four pairs are for training and six for validation: five supports and a query. Pictures are 224x224.
 
 No score on such a folder is one of the data set whose shape it has.
 """
@@ -66,6 +66,11 @@ COCO_UNUSED = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)
 """Numbers from 1 to 90 that no class of COCO has."""
 
 
+def training_pairs() -> int:
+    """How many of a class's pairs are training images of VOC and COCO."""
+    return PAIRS * 2 // 5
+
+
 def classes_of_ten(sources: Sequence[ClassImages], n: int) -> Iterator[ClassImages]:
     """`n` classes of `PAIRS` pairs, from the sources in turn: other pairs, then the same, turned by 90 degrees."""
     used = dict.fromkeys((source.name for source in sources), 0)
@@ -116,7 +121,7 @@ def write_fss(args: argparse.Namespace) -> None:
 
 
 def write_voc(args: argparse.Namespace) -> None:
-    """VOC's folders: the first half of a class's pairs are training images, the others validation images."""
+    """VOC's folders: the first pairs of a class are training images, the others validation images."""
     sources = [c for c in ClassFolders(args.data).classes() if len(c.images) >= PAIRS]
     folders = {
         name: args.out / name for name in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation")
@@ -135,13 +140,13 @@ def write_voc(args: argparse.Namespace) -> None:
             picture.putpalette(list(range(256)) * 3)
             picture.save(folders["SegmentationClass"] / f"{stem}.png")
             Image.fromarray(source.images[k]).save(folders["JPEGImages"] / f"{stem}.jpg", quality=92)
-            sets["train" if k < PAIRS // 2 else "val"].append(stem)
+            sets["train" if k < training_pairs() else "val"].append(stem)
     for name, stems in (sets | {"trainval": sorted(sets["train"] + sets["val"])}).items():
         (folders["ImageSets/Segmentation"] / f"{name}.txt").write_text("\n".join(stems) + "\n")
 
 
 def write_coco(args: argparse.Namespace) -> None:
-    """COCO's two sets of 2014: the first half of a class's pairs are training images, the others validation images."""
+    """COCO's two sets of 2014: the first pairs of a class are training images, the others validation images."""
     sources = [c for c in ClassFolders(args.data).classes() if len(c.images) >= PAIRS]
     names = [(name, group) for group, members in COCO_CLASSES.items() for name in members]
     numbers = [number for number in range(1, 91) if number not in COCO_UNUSED]
@@ -158,7 +163,7 @@ def write_coco(args: argparse.Namespace) -> None:
     for number, source in zip(numbers, classes_of_ten(sources, len(numbers)), strict=True):
         for k in range(PAIRS):
             image_id += 1
-            folder = "train2014" if k < PAIRS // 2 else "val2014"
+            folder = "train2014" if k < training_pairs() else "val2014"
             file = f"COCO_{folder}_{image_id:012d}.jpg"
             Image.fromarray(source.images[k]).save(args.out / folder / file, quality=92)
             height, width = source.masks[k].shape

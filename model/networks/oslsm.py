@@ -105,7 +105,7 @@ class OSLSM(EpisodicNet):
         for branch in (self.conditioning, self.segmentation):
             initialise_vgg(branch, caffe=True)
         with torch.no_grad():  # a logit is the sum of `width` products
-            self.conditioning.get_submodule("fc8").weight /= width**0.5  # type: ignore[operator]
+            self.conditioning.get_submodule("fc8").weight /= width**0.5
         generator = torch.Generator().manual_seed(HASH_SEED)
         self.register_buffer("index", torch.randint(n_outputs, (width + 1,), generator=generator))
         self.register_buffer("sign", torch.randint(2, (width + 1,), generator=generator) * 2.0 - 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -14,6 +15,7 @@ import numpy as np
 
 from fewscope.connectors.conventions import IGNORE_LABEL
 from fewscope.connectors.datasets.class_folders import ClassImages
+from fewscope.errors import ConfigError
 from fewscope.model.episodes.protocol import exhaustive_episodes
 from fewscope.pipeline.evaluation.baselines import GrabCut
 from fewscope.pipeline.evaluation.measurement_store import MeasurementStore
@@ -21,6 +23,8 @@ from fewscope.pipeline.evaluation.results import class_metrics
 from fewscope.pipeline.evaluation.runner import EvaluationConfig, evaluate_class, support_set
 from fewscope.pipeline.metrics import Mean, compare_masks, mean_over_classes
 from fewscope.pipeline.predictor import Model
+
+log = logging.getLogger(__name__)
 
 SHARES = (0.95, 0.9, 0.8, 0.7)
 """Bounds of IoU in table 6."""
@@ -74,23 +78,35 @@ def measure(
     Parameters
     ----------
     classes : Callable[[], Iterator[ClassImages]]
-        Reads the classes, one after the other; those with too few images are left out.
+        Reads the classes, one after the other; those with too few images are left out, and named in the log.
     models : Sequence[Model]
         With names that differ.
     config : EvaluationConfig
         Its seed is replaced by each of `seeds`.
     store : MeasurementStore | None
         Where finished measurements are looked up and kept.
+
+    Raises
+    ------
+    ConfigError
+        No class has enough images.
     """
     found: dict[tuple[str, int, int], list[_ClassScore]] = {}
+    most = max(config.shots)
     for category in classes():
-        if len(category.images) <= max(config.shots):
+        n = len(category.images)
+        if n <= most:
+            log.warning(
+                "%s is left out: it has %d images; %d supports and a query need more", category.name, n, most
+            )
             continue
         for seed in seeds:
             of_class = _class_scores(category, models, replace(config, seed=seed), store)
             for name, scores in of_class.items():
                 for score in scores:
                     found.setdefault((name, score.shots, seed), []).append(score)
+    if not found:
+        raise ConfigError(f"no class has the {most + 1} images that {most} supports and a query need")
     return {
         (model.name, shots): _cell([found[model.name, shots, seed] for seed in seeds])
         for model in models

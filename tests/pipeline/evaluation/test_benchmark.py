@@ -84,6 +84,15 @@ def test_a_cell_has_the_mean_over_seeds_and_classes() -> None:
     assert cell.over_seeds == 0
 
 
+def test_classes_with_too_few_images_are_named(caplog: pytest.LogCaptureFixture) -> None:
+    few, many = disks("few", n=5), disks("many", n=6)
+    cells = measure(lambda: iter([few, many]), [ByColour()], EvaluationConfig(shots=(5,)), [0])
+    assert [cell.n_classes for cell in cells.values()] == [1]
+    assert "few is left out: it has 5 images" in caplog.text
+    with pytest.raises(ConfigError, match="no class has the 6 images that 5 supports and a query need"):
+        measure(lambda: iter([few]), [ByColour()], EvaluationConfig(shots=(5,)), [0])
+
+
 def test_the_best_and_the_worst_support_of_the_query_that_depends_most_on_it() -> None:
     category = disks(n=3)
     shares = np.array([[0, 0.5, 0.9], [0.5, 0, 0.3], [0.5, 0.6, 0]])
