@@ -82,12 +82,14 @@ def _check(path: str, folder: str, uri: str, depth: int) -> bool:
         raise SourceError(
             f"{uri}: is JSON, with which GDAL would read other files; a STAC item has to be named .json"
         )
-    if head[:1] != b"<":
-        return True
     if any(beginning in head for beginning in SERVICES):
         raise SourceError(f"{uri}: is the description of a service (XML), not a raster; {CURE}")
     if b"<VRTDataset" not in head:
         return False
+    if head[:1] != b"<":  # GDAL finds the element wherever it begins
+        raise SourceError(
+            f"{uri}: is a damaged VRT (something stands before its first element); make it anew"
+        )
     if depth == 0 and not path.lower().endswith(".vrt"):
         raise SourceError(
             f"{uri}: is a VRT under another name, which makes GDAL read other files; name it .vrt if that is meant"

@@ -92,9 +92,12 @@ class ChannelTiff:
                         (path, offset), functools.partial(_open, path, offset), self._uri
                     ) as one,
                 ):
-                    values[wanted] = one.read([planes[i].band for i in wanted], window=window)
+                    found = one.read([planes[i].band for i in wanted], window=window)
             except RasterioError as error:
                 raise DecodeError(str(error)) from error
+            if found.shape[1:] != values.shape[1:]:
+                raise DecodeError(f"a plane measures {one.height} x {one.width} px, other than its level")
+            values[wanted] = found
         return values
 
     def close(self) -> None:

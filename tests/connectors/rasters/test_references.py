@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import rasterio
 
 from fewscope.connectors.open import open_source
 from fewscope.connectors.raster_options import RasterOptions
@@ -48,6 +49,14 @@ def test_a_filter_without_a_kernel_which_gdal_crashes_on_is_refused(folder, kern
     vrt = VRT.format(relative=1, name="a.tif").replace("SimpleSource>", "KernelFilteredSource>")
     (folder / "v.vrt").write_text(vrt.replace("</KernelF", kernel + "</KernelF"))
     assert "has no kernel" in refusal(folder / "v.vrt")
+
+
+@pytest.mark.parametrize("name", ["v.vrt", "v.tif"])
+def test_a_vrt_behind_something_else_is_no_way_round(folder, name):
+    """GDAL takes it for a VRT."""
+    (folder / name).write_bytes(b"#" + VRT.format(relative=1, name="../other.tif").encode())
+    assert rasterio.open(folder / name).driver == "VRT"
+    assert "damaged VRT" in refusal(folder / name)
 
 
 def test_a_filter_with_a_kernel_is_read(folder):
