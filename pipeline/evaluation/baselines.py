@@ -3,6 +3,7 @@
 All but GrabCut have the interface of a model (`pipeline.predictor.Model`): encode a support set, then predict tiles.
 They learn from the labelled pixels alone.
 
+- everything: calls every pixel object. Its IoU is the share of the object, and what scores less has learned nothing.
 - threshold: the channel (red, green, blue, grey, saturation, haematoxylin), smoothing (0, 1 or 2 px), level and side of
   it with the best mean IoU on the labelled pixels. It is optimised on the labels, better than a user could by hand.
 - otsu: the channel, smoothing and side chosen by `threshold`, with Otsu's level of each image.
@@ -88,6 +89,19 @@ class Cut:
     smoothing: float  # px
     bright: bool
     level: int
+
+
+class Everything:
+    """Calls every pixel object, whatever the support set is."""
+
+    name = "everything"
+
+    def encode(self, images: np.ndarray, labels: np.ndarray) -> None:
+        """Nothing of patches (K, H, W, 3) uint8 and labels (K, H, W)."""
+
+    def predict(self, tiles: np.ndarray, features: None) -> np.ndarray:
+        """Ones (N, 1, H, W) float32 for tiles (N, H, W, 3) uint8."""
+        return np.ones((len(tiles), 1, *tiles.shape[1:3]), np.float32)
 
 
 class ColourThreshold:

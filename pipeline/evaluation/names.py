@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 BASELINES: Mapping[str, str] = {
+    "everything": "Everything",
     "threshold": "ColourThreshold",
     "otsu": "OtsuThreshold",
     "forest": "PixelForest",

@@ -54,6 +54,17 @@ def test_the_forest_learns_from_labelled_pixels_only(rng):
     assert leave_one_out.masked_iou(model.predict(images[2:], forest)[0, 0] >= 0.5, labels[2]) > 0.9
 
 
+def test_the_iou_of_everything_is_the_share_of_the_object(rng):
+    images, labels = low_red_dots(rng)
+    model = baselines.load_baseline("everything")
+    found = model.predict(images[2:], model.encode(images[:2], labels[:2]))
+    assert found.shape == (len(images) - 2, 1, *images.shape[1:3])
+    known = labels[2] != 255
+    share = (labels[2][known] == 1).mean()
+    assert 0 < share < 1
+    assert leave_one_out.masked_iou(found[0, 0] >= 0.5, labels[2]) == pytest.approx(share)
+
+
 def test_grabcut_sees_nothing_of_the_truth_but_its_box(rng):
     images = rng.integers(0, 60, (3, 64, 64, 3), np.uint8)
     labels = np.zeros((3, 64, 64), np.uint8)
