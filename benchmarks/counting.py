@@ -52,7 +52,7 @@ from fewscope.connectors.support.load import load_support
 from fewscope.model.episodes.protocol import sampled_episodes
 from fewscope.model.networks.names import MODELS
 from fewscope.model.segmenter import load_segmenter
-from fewscope.pipeline.calibration.intervals import count_interval
+from fewscope.pipeline.calibration.intervals import count_estimate, count_interval
 from fewscope.pipeline.calibration.operating_point import countable, label_objects
 from fewscope.pipeline.config import SegmentConfig
 from fewscope.pipeline.evaluation.runner import Adapted, Method, encode_support, predict, support_set
@@ -180,6 +180,9 @@ def count(
     interval = report["count_interval"]
     return found | {
         "crowded": int(true_components.max()) <= CROWDED * n_objects,
+        "estimate": found["counted"] * report["count_estimate"] / report["count"]
+        if interval and report["count"]
+        else None,
         "whole": n_objects,
         "whole_estimate": report["count_estimate"],
         "whole_interval": interval,
@@ -208,7 +211,8 @@ def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "median_error_components": median(rows, "components"),
         "median_error_crowded": ours,
         "median_error_crowded_components": plain,
-        "mean_error": float(np.mean([abs(row["counted"] / row["true"] - 1) for row in rows if row["true"]])),
+        "mean_error": _mean_error(rows, "counted"),
+        "mean_error_estimate": _mean_error(rows, "estimate"),
         "bias": sum(row["counted"] for row in rows) / true - 1,
         "bias_components": sum(row["components"] for row in rows) / true - 1,
         "inside": sum(bool(row["inside"]) for row in rows),
@@ -310,6 +314,7 @@ def count_class(
                 "class": category.name,
                 "true": total.true,
                 "counted": total.found,
+                "estimate": count_estimate(total.found, encoded.counted_ratio),
                 "f1": total.f1,
                 **{name: getattr(why, name) for name in MISTAKES},
                 "interval": interval,
@@ -323,11 +328,18 @@ def count_class(
 MISTAKES = ("merged", "split", "missed", "false")
 
 
+def _mean_error(rows: Sequence[dict[str, Any]], how: str) -> float:
+    """Mean absolute relative error of counts; a support set without an estimate stands by what it counts."""
+    numbers = [(row["counted"] if row[how] is None else row[how], row["true"]) for row in rows if row["true"]]
+    return float(np.mean([abs(number / true - 1) for number, true in numbers]))
+
+
 def class_summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Means over support sets of one class; mistakes as shares of the true objects."""
     true = sum(row["true"] for row in rows)
     return {
-        "error": float(np.mean([abs(row["counted"] / row["true"] - 1) for row in rows])),
+        "error": _mean_error(rows, "counted"),
+        "estimate_error": _mean_error(rows, "estimate"),
         "bias": sum(row["counted"] for row in rows) / true - 1,
         "f1": float(np.mean([row["f1"] for row in rows])),
         **{name: sum(row[name] for row in rows) / true for name in MISTAKES},
@@ -340,7 +352,8 @@ def class_summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def mean_of_classes(summaries: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Means over classes, and in how many of all support sets the interval of the count holds."""
     sums = {name: sum(s[name] for s in summaries) for name in ("inside", "support_sets", "true")}
-    means = {name: float(np.mean([s[name] for s in summaries])) for name in ("error", "f1", *MISTAKES)}
+    names = ("error", "estimate_error", "f1", *MISTAKES)
+    means = {name: float(np.mean([s[name] for s in summaries])) for name in names}
     return means | sums | {"classes": len(summaries)}
 
 

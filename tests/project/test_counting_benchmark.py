@@ -82,10 +82,17 @@ def test_a_job_counts_what_it_was_shown_the_like_of(tmp_path, no_pictures):
 
 def test_the_summary_by_hand():
     rows = [
-        {"true": 10, "counted": 11, "components": 8, "crowded": True, "inside": True},
-        {"true": 20, "counted": 20, "components": 10, "crowded": True, "inside": False},
-        {"true": 10, "counted": 13, "components": 10, "crowded": False, "inside": True},
-        {"true": 0, "counted": 1, "components": 1, "crowded": False, "inside": None},  # no relative error
+        {"true": 10, "counted": 11, "estimate": 12, "components": 8, "crowded": True, "inside": True},
+        {"true": 20, "counted": 20, "estimate": 18, "components": 10, "crowded": True, "inside": False},
+        {"true": 10, "counted": 13, "estimate": None, "components": 10, "crowded": False, "inside": True},
+        {
+            "true": 0,
+            "counted": 1,
+            "estimate": 1,
+            "components": 1,
+            "crowded": False,
+            "inside": None,
+        },  # no relative error
     ]
     found = counting.summary(rows)
     assert found["median_error"] == 0.1
@@ -93,6 +100,7 @@ def test_the_summary_by_hand():
     assert found["crowded_error_over_components"] == pytest.approx(0.05 / 0.35)
     assert found["bias"] == pytest.approx(45 / 40 - 1)
     assert found["mean_error"] == pytest.approx((0.1 + 0 + 0.3) / 3)
+    assert found["mean_error_estimate"] == pytest.approx((0.2 + 0.1 + 0.3) / 3)
     assert (found["pictures"], found["crowded"]) == (4, 2)
     assert (found["inside"], found["intervals"]) == (2, 3)
 
@@ -137,7 +145,7 @@ def test_a_class_is_counted_from_five_of_its_patches():
     rows = counting.count_class(class_of(9), ByColour(), episodes=2, queries=3)
     assert [row["class"] for row in rows] == ["disks", "disks"]
     for row in rows:
-        assert row["true"] == row["counted"] > 3 * 30
+        assert row["true"] == row["counted"] == row["estimate"] > 3 * 30
         assert row["f1"] > 0.99
         assert row["inside"]
         assert row["merged"] == row["split"] == row["missed"] == row["false"] == 0
@@ -148,11 +156,12 @@ def test_a_class_is_counted_from_five_of_its_patches():
 def test_the_summary_of_classes_by_hand():
     none = dict.fromkeys(counting.MISTAKES, 0)
     one = [
-        none | {"true": 10, "counted": 12, "f1": 0.8, "false": 2, "inside": True},
-        none | {"true": 30, "counted": 27, "f1": 0.6, "merged": 3, "inside": False},
+        none | {"true": 10, "counted": 12, "estimate": 11, "f1": 0.8, "false": 2, "inside": True},
+        none | {"true": 30, "counted": 27, "estimate": 30, "f1": 0.6, "merged": 3, "inside": False},
     ]
     found = counting.class_summary(one)
     assert found["error"] == pytest.approx((0.2 + 0.1) / 2)
+    assert found["estimate_error"] == pytest.approx((0.1 + 0) / 2)
     assert found["bias"] == pytest.approx(-1 / 40)
     assert (found["merged"], found["false"], found["inside"]) == (3 / 40, 2 / 40, 1)
     mean = counting.mean_of_classes([found, found | {"error": 0.05, "inside": 2}])
