@@ -164,10 +164,15 @@ class SupportFeatures:
             return tiles
         return np.stack([table[tiles[..., i]] for i, table in enumerate(self.colours)], axis=-1)
 
-    def alone(self) -> SupportFeatures | None:
-        """The same support set, predicted by the pixel classifier alone; None for a network without."""
+    def second_opinion(self) -> SupportFeatures | None:
+        """The same support set, predicted by the pixel classifier alone, or by the network alone if that already is.
+
+        None for a network without a pixel classifier.
+        """
         if not all(view.textures for view in self.views):
             return None
+        if self.texture_share == 1:
+            return replace(self, texture_share=0.0, digest=f"{self.digest}, network")
         return replace(self, texture_share=1.0, digest=f"{self.digest}, pixel classifier")
 
 

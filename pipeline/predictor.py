@@ -44,10 +44,11 @@ def has_depth(model: Model) -> bool:
     return bool(getattr(model, "has_depth", False))
 
 
-def classifier_alone(features: Any) -> Any | None:
-    """Features for a prediction by the pixel classifier alone; None where there is none."""
-    alone = getattr(features, "alone", None)
-    return None if alone is None else alone()
+def second_opinion(features: Any) -> Any | None:
+    """Features for a prediction by the pixel classifier alone, or by the network alone if that already is; None where
+    there is but one."""
+    other = getattr(features, "second_opinion", None)
+    return None if other is None else other()
 
 
 def precision_of(model: Model) -> str:

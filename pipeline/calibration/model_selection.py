@@ -37,8 +37,8 @@ SEARCH_S = 30.0
 """Budget, s, up to which nothing is fine-tuned: the default. Fine-tuning takes minutes and gains 0.00 to 0.01 IoU on
 average."""
 
-TEXTURE_SHARES = (0.25, 0.5)
-"""Weights of the pixel classifier in the output; with 0 it only provides input to the network."""
+TEXTURE_SHARES = (0.25, 0.5, 1.0)
+"""Weights of the pixel classifier in the output; with 0 it only provides input to the network, with 1 it decides."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,9 +279,10 @@ class _Candidates:
         return self.best_of(best, [self.with_texture(best, texture, share) for share in TEXTURE_SHARES])
 
     def agreement(self, candidate: _Candidate) -> tuple[float | None, ...]:
-        """Agreement of a candidate with its pixel classifier alone, for each class."""
-        alone = self.of(replace(candidate.options, texture_share=1.0), depth=False)
-        pairs = zip(candidate.held_out, alone.held_out, strict=True)
+        """Agreement of a candidate with its pixel classifier alone, or of that with the network, for each class."""
+        share = 0.0 if candidate.options.texture_share == 1 else 1.0
+        other = self.of(replace(candidate.options, texture_share=share), depth=False)
+        pairs = zip(candidate.held_out, other.held_out, strict=True)
         return tuple(None if p is None or q is None else agreement(p, q) for p, q in pairs)
 
     def best_of(self, usual: _Candidate, others: Sequence[_Candidate]) -> _Candidate:

@@ -97,7 +97,7 @@ def match_source(
     """
     features, before = encoding.features, encoding.agreement
     classes = [c for c, agreed in enumerate(before) if agreed is not None]
-    if not classes or not len(tiles) or predictor.classifier_alone(features) is None:
+    if not classes or not len(tiles) or predictor.second_opinion(features) is None:
         return SourceMatch(features)
     with one_thread():
         best = SourceMatch(features, "", _agreements(model, features, tiles))
@@ -172,9 +172,9 @@ def _remedies(
 
 
 def _agreements(model: Model, features: Any, tiles: np.ndarray) -> tuple[float | None, ...]:
-    alone = predictor.classifier_alone(features)
-    network, classifier = (predict_maps(model, tiles, of, False) for of in (features, alone))
-    return tuple(leave_one_out.agreement(network[:, c], classifier[:, c]) for c in range(network.shape[1]))
+    other = predictor.second_opinion(features)
+    one, two = (predict_maps(model, tiles, of, False) for of in (features, other))
+    return tuple(leave_one_out.agreement(one[:, c], two[:, c]) for c in range(one.shape[1]))
 
 
 def _mean(match: SourceMatch, classes: Sequence[int]) -> float | None:

@@ -117,7 +117,7 @@ ONE_IS_LUCKY = (0.0, *[0.45] * 12)  # against 0.4 of each
         ({"scaled": 0.1}, 0, (192, 320), 0.0),
         ({"scaled": ONE_IS_LUCKY}, 0, (), 0.0),  # the mean is better by less than its error
         ({"scaled": 0.2, "tuned": 0.1}, 68, (192, 320), 0.0),
-        ({"texture": 0.1}, 0, (), 0.5),
+        ({"texture": 0.1}, 0, (), 1.0),
         ({"texture": 0.2, "tuned": 0.1}, 68, (), 0.0),
         ({"texture": ONE_IS_LUCKY}, 0, (), 0.0),
         ({"plain": 0.01, "scaled": 0.0, "tuned": 0.0, "texture": 0.0}, 0, (), 0.0),  # good enough as it is
@@ -152,6 +152,11 @@ def test_the_agreement_with_the_classifier_is_that_of_the_masks_of_held_out_patc
     other[:, :16] ^= True
     assert found.agreement == (round((truth & other).sum() / (truth | other).sum(), 3),)
     assert select_encoding(Pupil(), images, labels, None, seconds=0).agreement == ()
+    replaced = select_encoding(
+        Pupil(plain=0.5, scaled=0.5, tuned=0.5, texture=0.0), images, labels, None, seconds=30
+    )
+    assert replaced.options.texture_share == 1
+    assert replaced.agreement == found.agreement  # then the network has the second opinion
 
 
 def test_nothing_is_fine_tuned_twice() -> None:

@@ -81,7 +81,7 @@ class Look:
     def with_colours(self, colours: np.ndarray) -> Look:
         return Look(self.network, self.classifier, colours)
 
-    def alone(self) -> Look:
+    def second_opinion(self) -> Look:
         return Look(self.classifier, self.classifier, self.colours)
 
 
@@ -220,15 +220,18 @@ def test_the_report_says_why_an_interval_is_wide() -> None:
     assert "lower by 0.40" in new.method
 
 
-def test_features_of_the_classifier_alone_are_others_for_a_segmenter() -> None:
+def test_features_of_the_second_opinion_are_others_for_a_segmenter() -> None:
     """They have another digest, by which a segmenter keeps what it has prepared."""
     zeros = TexturePack.of({name: np.zeros(N_STATISTICS, np.float32) for name in TexturePack.__slots__})
     features = SupportFeatures((View(128, (), None, (zeros,)),), 5, "digest")
-    alone = features.alone()
+    alone = features.second_opinion()
     assert alone is not None
     assert alone.texture_share == 1.0
-    assert alone.digest != features.digest
-    assert SupportFeatures((View(128, ()),), 5, "digest").alone() is None
+    network = alone.second_opinion()
+    assert network is not None
+    assert network.texture_share == 0.0
+    assert len({features.digest, alone.digest, network.digest}) == 3
+    assert SupportFeatures((View(128, ()),), 5, "digest").second_opinion() is None
 
 
 def test_recoloured_features_have_another_digest_and_change_tiles_alone() -> None:
