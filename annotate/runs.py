@@ -129,6 +129,7 @@ class Run:
                 "source": one.id,
                 "count": self.counts[one.id].get("count"),
                 "interval": self.counts[one.id].get("interval"),
+                "warnings": self.counts[one.id].get("warnings") or [],
                 "report_url": f"/api/runs/{self.id}/report/{one.id}/report.html",
             }
             for one in self.sources
@@ -349,7 +350,7 @@ def _take(run: Run, line: str) -> None:
     except (ValueError, KeyError, TypeError, StopIteration):
         return
     if found.get("state") == "done":
-        run.counts[source.id] = {"count": found.get("count"), "interval": found.get("interval")}
+        run.counts[source.id] = {key: found.get(key) for key in ("count", "interval", "warnings")}
     elif found.get("state") == "failed":
         run.message = str(found.get("error", ""))
     else:

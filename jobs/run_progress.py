@@ -19,7 +19,7 @@ class ProgressFile:
     """Appends to a file what a job does; one JSON object a line.
 
     ``{"source", "stage", "done", "total", "unit"}`` while a source is worked on, and one line with ``"state"`` at its
-    end: "done" with ``count`` and ``interval``, or "failed" with ``error``.
+    end: "done" with ``count``, ``interval`` and ``warnings``, or "failed" with ``error``.
 
     Parameters
     ----------
@@ -51,9 +51,14 @@ class ProgressFile:
         self.write(source=source, stage=event.stage, done=event.done, total=event.total, unit=event.unit)
 
     def done(self, source: str, report: Mapping[str, Any]) -> None:
-        """Write that a source is finished, with its count."""
+        """Write that a source is finished, with its count and the warnings of its report."""
+        count, interval = report.get("count"), report.get("count_interval")
         self.write(
-            source=source, state="done", count=report.get("count"), interval=report.get("count_interval")
+            source=source,
+            state="done",
+            count=count,
+            interval=interval,
+            warnings=list(report.get("notes", ())),
         )
 
     def failed(self, source: str, error: BaseException) -> None:

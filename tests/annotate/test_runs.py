@@ -58,6 +58,8 @@ def test_the_result_is_byte_for_byte_that_of_the_command_line(slide, tmp_path):
         (result,) = now["results"]
         count = open_result(str(tmp_path / "page" / "runs" / "001" / "slide")).count
         assert result["count"] == now["count"] == count
+        folder = tmp_path / "page/runs/001/slide"
+        assert result["warnings"] == json.loads((folder / "report.json").read_text())["notes"]
         report = await page.client.get(result["report_url"])
         assert (await report.text()).startswith("<!doctype html>")
         assert "script-src" not in report.headers["Content-Security-Policy"]
@@ -234,7 +236,7 @@ def test_progress_is_written_for_programs_that_watch(tmp_path):
     file = ProgressFile(str(path))
     for done in range(1001):
         file.event("a.svs", ProgressEvent("segment", done, 1000, "tile"))
-    file.done("a.svs", {"count": 7, "count_interval": [5, 9]})
+    file.done("a.svs", {"count": 7, "count_interval": [5, 9], "notes": ["All of it was analysed."]})
     file.failed("b.svs", ConfigError("b.svs: no"))
     file.close()
     lines = [json.loads(line) for line in path.read_text().splitlines()]
@@ -242,7 +244,13 @@ def test_progress_is_written_for_programs_that_watch(tmp_path):
     assert lines[-3]["done"] == 1000
     assert len(lines) < 100, "not a line for each tile"
     assert lines[-2:] == [
-        {"source": "a.svs", "state": "done", "count": 7, "interval": [5, 9]},
+        {
+            "source": "a.svs",
+            "state": "done",
+            "count": 7,
+            "interval": [5, 9],
+            "warnings": ["All of it was analysed."],
+        },
         {"source": "b.svs", "state": "failed", "error": "b.svs: no"},
     ]
     ProgressFile(None).event("a.svs", ProgressEvent("segment"))

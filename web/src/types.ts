@@ -152,6 +152,7 @@ export interface RunResult {
   source: string;
   count: number | null;
   interval: [number, number] | null;
+  warnings: string[];
   report_url: string | null;
 }
 

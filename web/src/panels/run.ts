@@ -80,7 +80,7 @@ function card(app: App, run: Run): HTMLElement {
         )
       : null,
     run.message ? h("p", { class: run.state === "failed" ? "notice warn" : "quiet" }, run.message) : null,
-    ...run.results.map((result) =>
+    ...run.results.flatMap((result) => [
       h(
         "div",
         { class: "run-result" },
@@ -117,7 +117,8 @@ function card(app: App, run: Run): HTMLElement {
             )
           : null,
       ),
-    ),
+      ...result.warnings.map((warning) => h("p", { class: "notice warn" }, icon("warn", 16), h("span", {}, warning))),
+    ]),
     run.state === "done"
       ? button({
           label: shown ? "Hide the result" : "Show the result on the map, with its table",
