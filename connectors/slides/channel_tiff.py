@@ -67,7 +67,11 @@ class ChannelTiff:
         self.image, self._planes, files = _inspect(uri, path, series)
         digest = hashlib.sha256(f"{remote_version(uri)} {series or 1}".encode())
         add_files(
-            digest, [("", path), *((os.path.basename(f), f) for f in files if f != os.path.abspath(path))]
+            digest,
+            [
+                ("", path),
+                *((os.path.basename(f), f) for f in files if os.path.realpath(f) != os.path.realpath(path)),
+            ],
         )
         self.fingerprint = digest.hexdigest()
         self._handles: IdleHandles[rasterio.DatasetReader] = IdleHandles(
@@ -187,8 +191,8 @@ def _choose(uri: str, names: Sequence[str], series: int | None) -> int:
 
 def _check_folder(uri: str, path: str, files: Sequence[str]) -> None:
     """Refuse an image whose planes lie in files elsewhere."""
-    folder = os.path.dirname(os.path.abspath(path))
-    if outside := [file for file in files if os.path.dirname(os.path.abspath(file)) != folder]:
+    folder = os.path.dirname(os.path.realpath(path))
+    if outside := [file for file in files if os.path.dirname(os.path.realpath(file)) != folder]:
         raise SourceError(f"{uri}: refers to {outside[0]}, outside its folder; put its files into one folder")
 
 

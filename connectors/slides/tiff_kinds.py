@@ -72,7 +72,7 @@ def _qptiff(uri: str, tiff: tifffile.TiffFile) -> Images:
 
 def _description(uri: str, page: Any) -> ElementTree.Element | None:
     try:
-        return ElementTree.fromstring(page.description.encode("utf-8"))
+        return ElementTree.fromstring(page.description)  # a text, whatever encoding its first line states
     except ElementTree.ParseError as error:
         if page.description.strip():
             raise SourceError(

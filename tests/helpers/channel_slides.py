@@ -76,7 +76,7 @@ def write_qptiff(
             for plane, name, colour in zip(planes, names, colours, strict=True):
                 kind = "FullResolution" if factor == 1 else "ReducedResolution"
                 text = (
-                    '<?xml version="1.0" encoding="utf-8"?><PerkinElmer-QPI-ImageDescription><Name>Opal</Name>'
+                    '<?xml version="1.0" encoding="utf-16"?><PerkinElmer-QPI-ImageDescription><Name>Opal</Name>'
                     f"<Biomarker>{name}</Biomarker><Color>{colour}</Color><ImageType>{kind}</ImageType>"
                     "</PerkinElmer-QPI-ImageDescription>"
                 )

@@ -79,6 +79,21 @@ def test_other_tiffs_of_channels_are_read_with_their_names_and_resolution(tmp_pa
     one.close()
 
 
+def test_a_file_behind_a_link_to_its_folder_is_the_same_file(tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    write_ome_tiff(tmp_path / "real/a.ome.tif", planes(4))
+    (tmp_path / "other.ome.tif").symlink_to(tmp_path / "real/a.ome.tif")
+    sources = [
+        open_source(str(tmp_path / name)) for name in ("real/a.ome.tif", "link/a.ome.tif", "other.ome.tif")
+    ]
+    assert len({source.info.fingerprint for source in sources}) == 1
+    for source in sources:
+        assert np.array_equal(whole(source), whole(sources[0]))
+    for source in sources:
+        source.close()
+
+
 def test_levels_and_colours_of_a_qptiff_are_the_files(tmp_path):
     data = planes(4, 256, 320)
     colours = ("0,0,255", "0,255,0", "255,0,0", "0,255,255")
