@@ -4,7 +4,9 @@ One task makes one shard of the coarser level and is its only writer, so tasks m
 Pixels stay in the tasks; only names of tasks are sent.
 """
 
+import os
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import dask
@@ -78,7 +80,12 @@ def build_pyramids(out: str, names: Sequence[Name] | None = None, scheduler: Sch
     """
     store = ResultStore(out)
     graph = pyramid_graph(store, names or (*NAMES, *store.spec.class_arrays))
-    dask.compute(*graph, scheduler=scheduler, optimize_graph=False)
+    if scheduler != "threads":
+        dask.compute(*graph, scheduler=scheduler, optimize_graph=False)
+        return len(graph)
+    # In dask's own pool, a thread that SIGTERM interrupts as it starts would be waited for at the end of the process.
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        dask.compute(*graph, scheduler=scheduler, pool=threads, optimize_graph=False)
     return len(graph)
 
 
