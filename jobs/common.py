@@ -49,8 +49,18 @@ class _Terminated(KeyboardInterrupt):
     """SIGTERM: everything that cleans up after Ctrl-C does so after it too."""
 
 
+_told_to_stop = threading.Event()
+
+
 def _terminate(*_: object) -> None:
+    _told_to_stop.set()
     raise _Terminated
+
+
+def stop_if_told() -> None:
+    """For whoever catches errors: a library may have made one of its own of the interrupt of SIGTERM."""
+    if _told_to_stop.is_set():
+        raise _Terminated
 
 
 def complain(error: BaseException) -> None:
@@ -77,6 +87,7 @@ def call(run: Callable[[argparse.Namespace], int], args: argparse.Namespace, *, 
     Ctrl-C; 143: stopped by SIGTERM.
     """
     in_main_thread = threading.current_thread() is threading.main_thread()  # others get no signals
+    _told_to_stop.clear()
     before = signal.signal(signal.SIGTERM, _terminate) if in_main_thread else None
     logging.basicConfig(  # stdout: stderr is for errors alone
         level=logging.DEBUG if args.verbose else logging.INFO,
@@ -89,7 +100,11 @@ def call(run: Callable[[argparse.Namespace], int], args: argparse.Namespace, *, 
     logging.getLogger(GDAL_LOG).setLevel(logging.INFO if args.verbose else logging.ERROR)
     log.info("Fewscope %s", __version__)
     try:
-        return run(args)
+        try:
+            return run(args)
+        except Exception:
+            stop_if_told()
+            raise
     except KeyboardInterrupt as error:
         print(f"stopped; the same command {'resumes' if resumes else 'starts again'}", file=sys.stderr)
         return TERMINATED if isinstance(error, _Terminated) else STOPPED

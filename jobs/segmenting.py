@@ -14,7 +14,7 @@ from typing import Any
 
 from fewscope.connectors.results.reader import open_result
 from fewscope.errors import ConfigError, HolesError
-from fewscope.jobs.common import BAD_INPUT, EXPECTED, HOLES, complain
+from fewscope.jobs.common import BAD_INPUT, EXPECTED, HOLES, complain, stop_if_told
 from fewscope.jobs.folders import folder_names
 from fewscope.jobs.run_progress import ProgressFile
 from fewscope.pipeline.calibration.model_selection import EncodingCache
@@ -75,6 +75,7 @@ def run_all(
                 page = f"  {config.out.rstrip('/')}/report.html"
                 print(f"{config.source}: {summary(report)}", *warnings, page, sep="\n", flush=True)
             except EXPECTED as error:
+                stop_if_told()
                 exit_codes.add(HOLES if isinstance(error, HolesError) else BAD_INPUT)
                 if isinstance(error, HolesError):  # its report is written
                     progress.done(config.source, open_result(config.out).report)

@@ -20,6 +20,10 @@ def run(args):
     try:
         print("running", flush=True)
         time.sleep(60)
+    except KeyboardInterrupt as interrupt:
+        if sys.argv[2] == "converts":
+            raise RuntimeError("the stream has failed") from interrupt
+        raise
     finally:
         print("cleaned up", flush=True)
 
@@ -27,10 +31,16 @@ sys.exit(call(run, argparse.Namespace(verbose=False)))
 """
 
 
-@pytest.mark.parametrize(("sent", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_job_that_is_stopped_cleans_up_and_says_so_in_one_line(sent: signal.Signals, code: int) -> None:
+@pytest.mark.parametrize(
+    ("sent", "code", "library"),
+    [(signal.SIGTERM, 143, ""), (signal.SIGINT, 130, ""), (signal.SIGTERM, 143, "converts")],
+)
+def test_a_job_that_is_stopped_cleans_up_and_says_so_in_one_line(
+    sent: signal.Signals, code: int, library: str
+) -> None:
+    """Also where a library makes an error of its own of the interrupt, as pyogrio does while it writes."""
     job = subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, str(ROOT)],
+        [sys.executable, "-c", PROGRAM, str(ROOT), library],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
