@@ -8,6 +8,7 @@ import logging
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -54,6 +55,9 @@ _told_to_stop = threading.Event()
 
 def _terminate(*_: object) -> None:
     _told_to_stop.set()
+    # what was interrupted half made has no remarks of interest when it is collected
+    sys.unraisablehook = lambda _: None
+    warnings.simplefilter("ignore")
     raise _Terminated
 
 
