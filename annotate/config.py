@@ -37,7 +37,7 @@ class AnnotateConfig:
     mpp, slide_mpp : float or None
         um per px of slides, as in `pipeline.config.SegmentConfig`.
     slide : SlideOptions
-        Which channels of which image of a TIFF of channels or OME-Zarr.
+        Which channels of which image of a multi-channel TIFF or OME-Zarr.
     raster : RasterOptions
         How rasters are read.
     cell_part, geojson_origin

@@ -65,7 +65,7 @@ def _channel_tiff(asked: Asked) -> Source:
 
 
 def _tiff(asked: Asked) -> Source:
-    """With OpenSlide, unless it is a TIFF of channels, of which that would show one, or a part of it is asked for."""
+    """With OpenSlide, unless it is a multi-channel TIFF, of which that would show one, or a part of it is asked for."""
     from fewscope.connectors.slides.channel_tiff import is_channel_tiff
     from fewscope.connectors.storage.download import local_copy
 
@@ -122,9 +122,9 @@ def open_any(
 ) -> Source:
     """Open a slide or a raster, whichever the file is.
 
-    A file is a slide if OpenSlide knows it and it states no CRS, if it is a TIFF of channels or an OME-Zarr, or by its
-    ending; what is not on a local disk, by its ending alone. Parameters and errors as in `open_source`; ``slide`` is
-    for slides, ``raster`` for rasters.
+    A file is a slide if OpenSlide knows it and it states no CRS, if it is a multi-channel TIFF or an OME-Zarr, or by
+    its ending; what is not on a local disk, by its ending alone. Parameters and errors as in `open_source`; ``slide``
+    is for slides, ``raster`` for rasters.
     """
     if is_slide(uri):
         return open_source(uri, mpp=mpp, slide_mpp=slide_mpp, slide=slide)
@@ -169,7 +169,7 @@ def open_source(
     slide_mpp
         Resolution of level 0, um per px; overrides the file's.
     slide
-        Which channels of which image of a TIFF of channels or an OME-Zarr; None: all of the first.
+        Which channels of which image of a multi-channel TIFF or an OME-Zarr; None: all of the first.
     raster
         Options of a raster; None for a slide.
 

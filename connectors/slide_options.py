@@ -19,7 +19,7 @@ OME_ZARR_ENDINGS = (".zarr", ".zarr/", *OME_ZARR_ZIP_ENDINGS)
 
 @dataclass(frozen=True, slots=True)
 class SlideOptions:
-    """How to open a TIFF of channels or an OME-Zarr.
+    """How to open a multi-channel TIFF or an OME-Zarr.
 
     Attributes
     ----------

@@ -80,9 +80,9 @@ def segment(
     slide_mpp : float | None
         Resolution of level 0, um per px, if the file does not state it.
     channels : Sequence[str]
-        Channels of a TIFF of channels or OME-Zarr to use, by name or by number from 1; empty: all.
+        Channels of a multi-channel TIFF or OME-Zarr to use, by name or by number from 1; empty: all.
     series : int | None
-        Image of a TIFF of channels or OME-Zarr that holds several, counted from 1; None: the first.
+        Image of a multi-channel TIFF or OME-Zarr that holds several, counted from 1; None: the first.
     scale : tuple[float, float] | None
         Values of its channels shown as black and white; None: 1 to 99.8 % of each one's values.
     support_slide : Path | None

@@ -124,20 +124,20 @@ def add_slide_options(parser: JobParser) -> None:
 
 
 def add_channel_options(parser: JobParser) -> None:
-    """Which part of a TIFF of channels or OME-Zarr is read."""
+    """Which part of a multi-channel TIFF or OME-Zarr is read."""
     add = parser.group["input"].add_argument
     add(
         "--channels",
         type=words,
         default=(),
         metavar="NAME,...",
-        help="channels of a TIFF of channels or OME-Zarr to use, by name or by number from 1 (default: all)",
+        help="channels of a multi-channel TIFF or OME-Zarr to use, by name or by number from 1 (default: all)",
     )
     add(
         "--series",
         type=int,
         metavar="N",
-        help="image of a TIFF of channels or OME-Zarr that holds several, counted from 1 (default: the first)",
+        help="image of a multi-channel TIFF or OME-Zarr that holds several, counted from 1 (default: the first)",
     )
 
 

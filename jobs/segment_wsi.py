@@ -52,7 +52,7 @@ def parser(prog: str = PROG, *, only_estimate: bool = False) -> JobParser:
         type=float,
         nargs=2,
         metavar=("MIN", "MAX"),
-        help="values of a TIFF of channels or OME-Zarr shown as black and white (default: 8-bit RGB unchanged, of "
+        help="values of a multi-channel TIFF or OME-Zarr shown as black and white (default: 8-bit RGB unchanged, of "
         "other channels 1 to 99.8 %% of each one's values)",
     )
     add(

@@ -129,12 +129,12 @@ def convert_torchvision(path: Path, name: str) -> EpisodicNet:
     WeightsError
         The file cannot be read, or is of another network.
     """
-    net = _without_backbone(name)
+    net = _with_random_weights(name)
     state = read_checkpoint(path)
     try:
         net.load_backbone(state)
     except (KeyError, RuntimeError) as error:
-        expected = NETWORKS[name].encoder.removesuffix("-plain")
+        expected = _backbone(name)
         first, tensor = next(iter(state.items()))
         raise WeightsError(
             f"{path}: is not torchvision's {expected}, which {name} needs: it begins with {first} {tuple(tensor.shape)}"
@@ -162,7 +162,7 @@ def convert_backbone(path: Path, name: str) -> EpisodicNet:
     WeightsError
         The file cannot be read, or its network has another backbone.
     """
-    net = _without_backbone(name)
+    net = _with_random_weights(name)
     weights, source = load_weights(path), metadata(path).get("network", "")
     spec = NETWORKS.get(source)
     lends = spec is not None and spec.trained and (spec.family == "episodic" or spec.encoder == "vgg16")
@@ -173,18 +173,20 @@ def convert_backbone(path: Path, name: str) -> EpisodicNet:
         )
     trained = build_network(source)
     _load(trained, weights, str(path))
-    kind = NETWORKS[source].encoder.removesuffix("-plain")
-    fits = kind == NETWORKS[name].encoder.removesuffix("-plain")
+    fits = _backbone(source) == _backbone(name)
     try:
         if fits:
             net.load_backbone(_backbone_state(trained))
     except KeyError:  # CANet has three of ResNet-50's four stages
         fits = False
     if not fits:
-        raise WeightsError(
-            f"{path}: {source} has no {NETWORKS[name].encoder.removesuffix('-plain')} for {name}"
-        )
+        raise WeightsError(f"{path}: {source} has no {_backbone(name)} for {name}")
     return net
+
+
+def _backbone(name: str) -> str:
+    """The backbone of a network by its name in torchvision."""
+    return NETWORKS[name].encoder.removesuffix("-plain")
 
 
 def _backbone_state(net: nn.Module) -> dict[str, Tensor]:
@@ -199,7 +201,7 @@ def _backbone_state(net: nn.Module) -> dict[str, Tensor]:
     return state
 
 
-def _without_backbone(name: str) -> EpisodicNet:
+def _with_random_weights(name: str) -> EpisodicNet:
     """The network with random weights of seed 0; ConfigError if its backbone is none of torchvision's."""
     if name not in NETWORKS or NETWORKS[name].family != "episodic" or not NETWORKS[name].encoder:
         fitting = [n for n, spec in NETWORKS.items() if spec.family == "episodic" and spec.encoder]

@@ -34,7 +34,7 @@ class SegmentConfig:
     mpp, slide_mpp : float | None
         um per px: working resolution (None: 0.5), and resolution of level 0 where the file states none.
     channels, series, scale : tuple[str, ...], int | None, tuple[float, float] | None
-        What is read of a TIFF of channels or OME-Zarr, as in `connectors.slide_options.SlideOptions`.
+        What is read of a multi-channel TIFF or OME-Zarr, as in `connectors.slide_options.SlideOptions`.
     overlap : int
         px that neighbouring tiles share, 0 to half a tile.
     model, weights : str, str | None

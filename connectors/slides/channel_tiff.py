@@ -1,4 +1,4 @@
-"""TIFFs of channels (OME-TIFF, QPTIFF, stacks of ImageJ), which OpenSlide shows one channel of, or none.
+"""Multi-channel TIFFs (OME-TIFF, QPTIFF, stacks of ImageJ), which OpenSlide shows one channel of, or none.
 
 tifffile says where the planes of an image lie in the file, GDAL decodes them, window by window. So every compression is
 read that GDAL knows, and a damaged tile costs its surroundings alone, as in all other sources.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +18,7 @@ import numpy as np
 import rasterio
 import tifffile
 from numpy.typing import NDArray
-from rasterio.errors import RasterioError
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.windows import Window
 
 from fewscope.connectors.pixels.levels import Block
@@ -145,7 +146,9 @@ def is_channel_tiff(path: str) -> bool:
 
 
 def _open(path: str, offset: int) -> rasterio.DatasetReader:
-    return rasterio.open(f"GTIFF_DIR:off:{offset}:{path}")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)  # slides have no place on earth
+        return rasterio.open(f"GTIFF_DIR:off:{offset}:{path}")
 
 
 def _inspect(uri: str, path: str, series: int | None) -> tuple[ChannelImage, list[list[_Plane]], list[str]]:
@@ -176,7 +179,7 @@ def _inspect(uri: str, path: str, series: int | None) -> tuple[ChannelImage, lis
     except Exception as error:  # tifffile has no common error for damaged files
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise SourceError(
-            f"{uri}: cannot be read as a TIFF of channels ({reason}); it is damaged or cut short: copy it again"
+            f"{uri}: cannot be read as a multi-channel TIFF ({reason}); it is damaged or cut short: copy it again"
         ) from error
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import struct
+import warnings
 from collections.abc import Iterator
 from contextlib import closing
 
@@ -68,8 +69,10 @@ def test_the_channels_asked_for_come_in_that_order_with_their_own_values(tmp_pat
 def test_other_tiffs_of_channels_are_read_with_their_names_and_resolution(tmp_path, write, dtype):
     data = planes(5, 260, 300, dtype)
     path = write(tmp_path / ("a.qptiff" if write is write_qptiff else "a.tif"), data, MARKERS, 0.4)
-    source = open_any(path, mpp=0.4, slide=FULL)
-    assert np.array_equal(whole(source), np.moveaxis(data, 0, 2))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # a user would see it
+        source = open_any(path, mpp=0.4, slide=FULL)
+        assert np.array_equal(whole(source), np.moveaxis(data, 0, 2))
     assert source.info.channels == MARKERS
     assert source.info.native_mpp == pytest.approx(0.4, rel=1e-4)
     assert source.info.assumptions == ()
