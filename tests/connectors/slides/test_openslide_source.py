@@ -9,8 +9,6 @@ import fsspec
 import numpy as np
 import openslide
 import pytest
-import rasterio
-import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -19,29 +17,11 @@ from rasterio.windows import Window
 from fewscope.connectors.open import open_source
 from fewscope.connectors.pixels.resample import resample, taps
 from fewscope.connectors.raster_options import RasterOptions
-from fewscope.connectors.slides.pyramid_tiff import convert, write_pyramid
-from fewscope.connectors.slides.pyramid_tiff import main as convert_main
-from fewscope.connectors.slides.resolution import resolve_mpp, working_scale
-from fewscope.connectors.source import DEFAULT_MPP
+from fewscope.connectors.slides.pyramid_tiff import write_pyramid
 from fewscope.errors import SourceError
+from tests.helpers.openslide_pictures import one_line, picture
 from tests.helpers.rasters import break_tile
 from tests.helpers.source_conformance import same_pixels
-
-
-def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
-    """A smooth gradient with noise, so that a shift by a pixel shows."""
-    rng = np.random.default_rng(seed)
-    row, col = np.mgrid[:height, :width]
-    smooth = np.stack([row * 255 / height, col * 255 / width, (row + col) % 256], 2)
-    return np.clip(smooth * 0.7 + rng.integers(0, 76, (height, width, 3)), 0, 255).astype(np.uint8)
-
-
-@pytest.fixture(scope="session")
-def slide_path(tmp_path_factory):
-    """600 x 840 px at 0.25 um per px, with levels of factor 2 and 4."""
-    path = tmp_path_factory.mktemp("slide") / "slide.tif"
-    write_pyramid(path, picture(600, 840), 0.25, tile=128, overviews=[2, 4])
-    return str(path)
 
 
 @pytest.fixture(scope="session")
@@ -150,7 +130,7 @@ def test_pixels_that_are_not_valid_do_not_colour_their_neighbours():
     assert out[1, 1].tolist() == [1, 2, 3]
 
 
-# --- broken places ----------------------------------------------------------------------------------------
+# --- broken places --------------------------------------------------------------------------------------
 
 
 def test_a_broken_tile_costs_its_blocks_and_nothing_else(broken_slide_path):
@@ -197,88 +177,7 @@ def test_a_slide_cut_short_is_refused_or_read_as_far_as_it_goes(slide_path, tmp_
     assert str(path) in refusal
 
 
-# --- resolutions ------------------------------------------------------------------------------------------
-
-
-def one_line(error: pytest.ExceptionInfo[SourceError]) -> str:
-    text = str(error.value)
-    assert "\n" not in text
-    return text
-
-
-def test_a_slide_that_does_not_state_its_resolution_needs_a_flag(tmp_path):
-    path = str(tmp_path / "unknown.tif")
-    write_pyramid(path, picture(64, 64), None)
-    with pytest.raises(SourceError) as error:
-        open_source(path)
-    assert "--slide-mpp" in one_line(error)
-    assert path in one_line(error)
-    asked = open_source(path, mpp=0.4).info
-    assert (asked.mpp, asked.native_mpp, asked.mpp_source, asked.height) == (0.4, 0.4, "--mpp", 64)
-    told = open_source(path, mpp=0.5, slide_mpp=0.25).info
-    assert (told.mpp, told.native_mpp, told.mpp_source, told.height) == (0.5, 0.25, "--slide-mpp", 32)
-
-
-def test_the_flag_wins_over_the_file(slide_path):
-    info = open_source(slide_path, slide_mpp=1.0).info
-    assert (info.mpp, info.mpp_source, info.height) == (1.0, "--slide-mpp", 600)
-    assert open_source(slide_path).info.mpp_source == "TIFF resolution"
-
-
-@pytest.mark.parametrize(
-    ("properties", "words"),
-    [
-        ({"openslide.mpp-x": "352.8", "openslide.mpp-y": "352.8"}, ["352.8", "0.05..50", "--slide-mpp"]),
-        ({"openslide.mpp-x": "250", "openslide.mpp-y": "0.25"}, ["250", "0.25", "--slide-mpp"]),
-        ({"openslide.mpp-x": "0.25", "openslide.mpp-y": "0.26"}, ["0.25", "0.26", "across", "--slide-mpp"]),
-        ({"openslide.mpp-x": "zero", "openslide.mpp-y": "nan"}, ["zero", "nan", "--slide-mpp"]),
-        ({"openslide.objective-power": "40"}, ["40x", "0.25", "--slide-mpp"]),
-        ({}, ["--slide-mpp"]),
-    ],
-)
-def test_resolutions_that_cannot_be_believed_are_refused_with_their_values(properties, words):
-    with pytest.raises(SourceError) as error:
-        resolve_mpp("a.svs", properties, None, None)
-    for word in ["a.svs", *words]:
-        assert word in one_line(error)
-    assert resolve_mpp("a.svs", properties, None, 0.25) == (0.25, "--slide-mpp")
-
-
-@pytest.mark.parametrize(
-    ("properties", "expected"),
-    [
-        ({"openslide.mpp-x": "0.25", "openslide.mpp-y": "0.252"}, (0.251, "openslide.mpp-x")),
-        ({"aperio.MPP": "0.2498"}, (0.2498, "aperio.MPP")),
-        (
-            {"tiff.ResolutionUnit": "inch", "tiff.XResolution": "101600", "tiff.YResolution": "101600"},
-            (0.25, "TIFF resolution"),
-        ),
-    ],
-)
-def test_where_a_resolution_comes_from(properties, expected):
-    found = resolve_mpp("a.svs", properties, 0.5, None)
-    assert found == (pytest.approx(expected[0]), expected[1])
-
-
-@pytest.mark.parametrize("flag", ["mpp", "slide_mpp"])
-def test_implausible_flags_are_refused(slide_path, flag):
-    with pytest.raises(SourceError, match=rf"--{flag.replace('_', '-')} 250 "):
-        open_source(slide_path, **{flag: 250})
-
-
-def test_working_resolution():
-    assert working_scale("a", 0.25, None, [1]) == (2.0, DEFAULT_MPP)
-    assert working_scale("a", 0.499, None, [1]) == (1.0, 0.499)  # within 2 % of the default: as it is
-    assert working_scale("a", 0.2525, None, [1]) == (2.0, 0.505)
-    assert working_scale("a", 0.23, None, [1]) == (pytest.approx(0.5 / 0.23), 0.5)
-    assert working_scale("a", 16.8, None, [1]) == (1.0, 16.8)
-    assert working_scale("a", 0.25, 1.0005, [1, 4]) == (4, 1.0)  # a level's, within 0.1 %
-    assert working_scale("a", 0.25, 1.01, [1, 4]) == (pytest.approx(4.04), 1.01)
-    with pytest.raises(SourceError, match="34 times finer"):
-        working_scale("a", 16.8, 0.5, [1])
-
-
-# --- files that are not slides ----------------------------------------------------------------------------
+# --- files that are not slides --------------------------------------------------------------------------
 
 
 def make_empty(path):
@@ -335,7 +234,7 @@ def test_names_of_any_alphabet(slide_path, tmp_path):
     assert open_source(str(path)).info.native_width == 840
 
 
-# --- identity, background, remote -------------------------------------------------------------------------
+# --- identity, background, remote -----------------------------------------------------------------------
 
 
 def test_fingerprint_is_of_the_content_not_the_name(slide_path, odd_slide_path, tmp_path):
@@ -378,80 +277,3 @@ def test_a_remote_slide_is_copied_once_and_again_when_it_changes(
         open_source("memory://bucket/none.svs")
     with pytest.raises(SourceError, match="nowhere://"):
         open_source("nowhere://bucket/slide.svs")
-
-
-# --- writing slides ---------------------------------------------------------------------------------------
-
-
-def test_streaming_writes_what_writing_an_array_writes(tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        "fewscope.connectors.slides.pyramid_tiff.BAND_BYTES", 3 * 300 * 64
-    )  # bands of 64 rows
-    image, asked = picture(500, 300), []
-
-    def read_block(window):
-        asked.append((window.row_off, window.height))
-        return image[window.row_off : window.row_off + window.height]
-
-    write_pyramid(tmp_path / "streamed.tif", (500, 300, read_block), 0.5, tile=64)
-    write_pyramid(tmp_path / "whole.tif", image, 0.5, tile=64)
-    assert asked == [(row, min(64, 500 - row)) for row in range(0, 500, 64)]
-    pair = [open_source(str(tmp_path / name)) for name in ("streamed.tif", "whole.tif")]
-    assert same_pixels(*(source.read(Window(0, 0, 300, 500)) for source in pair))
-
-
-def test_a_writer_that_fails_leaves_no_file(tmp_path):
-    def read_block(window):
-        raise OSError("disk gone")
-
-    with pytest.raises(OSError, match="disk gone"):
-        write_pyramid(tmp_path / "never.tif", (500, 300, read_block), 0.5)
-    assert os.listdir(tmp_path) == []
-
-
-@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "P"])
-def test_pictures_become_slides(tmp_path, mode):
-    png = tmp_path / "picture.png"
-    shown = Image.fromarray(picture(70, 90)).convert(mode)
-    shown.save(png)
-    out = tmp_path / "slide.tif"
-    assert convert_main([str(png), str(out), "--mpp", "0.5", "--compress", "deflate"]) == 0
-    image, _ = open_source(str(out)).read(Window(0, 0, 90, 70))
-    assert np.array_equal(image, np.asarray(shown.convert("RGB")))
-    assert open_source(str(out)).info.native_mpp == pytest.approx(0.5)
-
-
-def test_the_converter_says_what_it_does_not_convert(tmp_path, capsys):
-    deep = tmp_path / "deep.png"
-    Image.fromarray(np.zeros((8, 8), np.uint16)).save(deep)
-    assert convert_main([str(deep), str(tmp_path / "o.tif"), "--mpp", "1"]) == 2
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1
-    assert str(deep) in said
-    assert "8-bit" in said
-    assert os.listdir(tmp_path) == ["deep.png"]
-
-
-@pytest.mark.parametrize(
-    ("options", "values", "expected"),
-    [
-        ({"photometric": "miniswhite"}, lambda grey: 255 - grey, lambda grey: grey),
-        ({"photometric": "minisblack"}, lambda grey: grey > 127, lambda grey: np.where(grey > 127, 255, 0)),
-        ({"photometric": "miniswhite"}, lambda grey: grey <= 127, lambda grey: np.where(grey > 127, 255, 0)),
-    ],
-    ids=["white is zero", "1 bit", "1 bit, white is zero"],
-)
-def test_grey_and_bits_of_either_meaning_are_converted(tmp_path, options, values, expected):
-    grey = np.random.default_rng(0).integers(0, 256, (40, 56), np.uint8)
-    tifffile.imwrite(tmp_path / "a.tif", values(grey), **options)
-    convert(str(tmp_path / "a.tif"), str(tmp_path / "b.tif"), 0.5, "deflate")
-    with rasterio.open(tmp_path / "b.tif") as slide:
-        np.testing.assert_array_equal(slide.read(), np.repeat(expected(grey)[None], 3, axis=0))
-
-
-def test_a_cielab_picture_is_refused(tmp_path):
-    """Its colours depend on a white point that files leave out: they were off by up to 96 of 255."""
-    Image.new("LAB", (40, 30), (128, 10, 20)).save(tmp_path / "a.tif")
-    with pytest.raises(SourceError, match="CIELAB"):
-        convert(str(tmp_path / "a.tif"), str(tmp_path / "b.tif"), 0.5)
-    assert not (tmp_path / "b.tif").exists()

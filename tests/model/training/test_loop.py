@@ -1,96 +1,41 @@
-"""Episodes and training: reproducible, resumable, licensed."""
+"""Training: reproducible, resumable, licensed."""
 
 import json
 import re
 from dataclasses import replace
 from pathlib import Path
-from urllib.error import URLError
 
 import numpy as np
 import pytest
 import torch
-import torchvision
 from PIL import Image
 
 import fewscope.jobs.train
 import fewscope.model.training.loop
 from benchmarks import training_speed
-from fewscope.connectors.datasets.class_folders import ClassFolders
-from fewscope.errors import WeightsError
-from fewscope.model.episodes.category import Category, load_categories
-from fewscope.model.episodes.fss1000 import PaperEpisodes
 from fewscope.model.episodes.protocol import sampled_episodes
 from fewscope.model.episodes.sampler import EpisodeSampler
-from fewscope.model.episodes.synthetic import Blobs, LabelField, Rivers
-from fewscope.model.episodes.tessellations import Cells, Parcels, random_task
-from fewscope.model.networks import imagenet
-from fewscope.model.networks.encoders import ENCODERS
 from fewscope.model.networks.registry import build_network
 from fewscope.model.segmenter import load_segmenter
-from fewscope.model.training.episode_batch import EpisodeBatch
 from fewscope.model.training.job import TrainingJob
 from fewscope.model.training.loop import RunOptions, train
-from fewscope.model.training.objectives import RelationObjective
 from fewscope.model.training.optimisation import (
     clip_gradients,
     moving_average,
-    optimiser_of,
-    schedule_of,
 )
 from fewscope.model.training.recipes import TrainConfig, recipe
 from fewscope.model.training.validation import ValidationClasses
 from fewscope.model.weights import load_weights
 from fewscope.pipeline.execution.ray_training import train_on_ray
 from tests.helpers import slim
+from tests.helpers.episodes import arrays_of, one_class
 
 pytestmark = pytest.mark.usefixtures("quick_texture")
 
 
-def make_corpus(root: Path, classes: int = 2, n: int = 3) -> None:
-    rng = np.random.default_rng(0)
-    for c in range(classes):
-        folder = root / f"class's {c}"
-        folder.mkdir(parents=True)
-        for k in range(1, n + 1):
-            mask = np.zeros((224, 224), np.uint8)
-            mask[50 : 120 + 5 * k, 60:150] = 255
-            image = rng.integers(0, 90, (224, 224, 3), dtype=np.uint8) + (mask // 2)[..., None]
-            Image.fromarray(image).save(folder / f"{k}.jpg")
-            Image.fromarray(mask).save(folder / f"{k}.png")
-
-
-def test_episode_i_is_the_same_in_every_run(tmp_path: Path) -> None:
-    make_corpus(tmp_path)
-    corpus = load_categories(ClassFolders(tmp_path))
-    for i in range(6):
-        a, b = EpisodeSampler(corpus, size=64, seed=5)[i], EpisodeSampler(corpus, size=64, seed=5)[i]
-        assert torch.equal(a.images, b.images)
-        assert torch.equal(a.masks, b.masks)
-        assert 1 <= a.shots <= 5
-        assert a.images.shape == (8, 3, 64, 64)
-        assert 0 <= a.images.min() <= a.images.max() <= 1
-        assert set(a.masks.unique().tolist()) <= {0.0, 1.0}
-    c = EpisodeSampler(corpus, size=64, seed=6)[0]
-    assert not torch.equal(c.images, EpisodeSampler(corpus, size=64, seed=5)[0].images)
-
-
-@pytest.mark.parametrize("kind", [Blobs, LabelField, Rivers, Cells, Parcels])
-def test_synthetic_tasks_share_their_look_and_differ_in_shape(kind: type) -> None:
-    generator = torch.Generator().manual_seed(2)
-    task = kind(generator)
-    one, other = task.draw(96, generator), task.draw(96, generator)
-    assert one.image.shape == (3, 96, 96)
-    assert one.mask.dtype == torch.bool
-    assert not torch.equal(one.mask, other.mask)
-    assert 0 < one.mask.float().mean() < 1
-
-
-def test_all_generators_are_drawn() -> None:
-    generator = torch.Generator().manual_seed(0)
-    assert {type(random_task(generator)) for _ in range(60)} == {Blobs, LabelField, Rivers, Cells, Parcels}
-
-
 QUICK = TrainConfig(steps=4, episodes_per_step=1, crop=32, warmup=2, bf16=False, learning_rate=1e-3)
+
+
 PAPER = replace(
     recipe("paper", "vgg16-paper", "mse"), steps=4, images_per_episode=7, crop=32, halve_every=2, bf16=False
 )
@@ -200,74 +145,12 @@ def test_a_relation_network_learns_the_papers_way(tmp_path: Path, loss: str) -> 
     assert rows[-1]["iou"] > 0.5
 
 
-def one_class() -> list[Category]:
-    """Ten pictures, each of its own grey, with a brighter square."""
-    images = (
-        torch.zeros(10, 3, 224, 224, dtype=torch.uint8)
-        + torch.arange(10, dtype=torch.uint8)[:, None, None, None]
-    )
-    masks = torch.zeros(10, 224, 224, dtype=torch.bool)
-    for i in range(10):
-        masks[i, 20 + 8 * i : 120 + 8 * i, 30:190] = True
-    return [Category("squares", "", images + 150 * masks[:, None].to(torch.uint8), masks)]
-
-
-def arrays_of(category: Category) -> tuple[np.ndarray, np.ndarray]:
-    """Images (N, 224, 224, 3) and labels (N, 224, 224), uint8, as `Segmenter` takes them."""
-    images = np.ascontiguousarray(category.images.permute(0, 2, 3, 1).numpy())
-    return images, category.masks.numpy().astype(np.uint8)
-
-
-def test_the_papers_episodes_are_ten_different_pictures_of_one_class_as_they_are() -> None:
-    corpus = one_class()
-    for i in range(3):
-        episode = PaperEpisodes(corpus, seed=1)[i]
-        again = PaperEpisodes(corpus, seed=1)[i]
-        assert torch.equal(episode.images, again.images)
-        assert (episode.shots, len(episode.images)) == (5, 10)
-        shown = (episode.images * 255).round().to(torch.uint8)
-        order = shown[:, 0, 0, 0].long()  # the grey is the number of the picture
-        assert sorted(order.tolist()) == list(range(10))
-        assert torch.equal(shown, corpus[0].images[order])
-        assert torch.equal(episode.masks[:, 0] > 0, corpus[0].masks[order])
-    assert not torch.equal(PaperEpisodes(corpus, seed=1)[0].images, PaperEpisodes(corpus, seed=1)[1].images)
-
-
 def test_real_classes_of_unknown_domains_keep_their_part_of_the_episodes() -> None:
     """FSS-1000 has no microscopy: its classes take the place of all real ones, whatever its super-categories are."""
     animals = [replace(one_class()[0], domain="Animals")]
     sampler = EpisodeSampler(animals, size=32)
     part = dict(zip(sampler.kinds, (sampler.weights / sampler.weights.sum()).tolist(), strict=True))
     assert part == pytest.approx({"natural": 0.52, "synthetic": 0.34, "appearance": 0.10, "superpixel": 0.04})
-
-
-@pytest.mark.parametrize("variant", ["paper", "released"])
-def test_loss_of_a_relation_network_is_that_of_its_answers(variant: str) -> None:
-    """An episode at once, as training has it, gives what the network says with a compiled support set."""
-    torch.manual_seed(0)
-    net = slim.relation_network(variant).eval()
-    batches = EpisodeBatch.grouped([EpisodeSampler([], size=64, seed=3)[i] for i in range(3)])
-    loss, _ = RelationObjective(net, "bce")(batches)
-    losses = []
-    for e in (e for batch in batches for e in batch.episodes()):
-        support = e.masks[: e.shots] * e.labelled
-        pack = net.compile_support(e.images[: e.shots], support, 1 - support)
-        probability = torch.sigmoid(net(e.images[e.shots :], pack))
-        losses.append(torch.nn.functional.binary_cross_entropy(probability, e.masks[e.shots :]))
-    torch.testing.assert_close(loss, torch.stack(losses).mean())
-
-
-def test_the_papers_learning_rate_is_halved_every_50000_episodes() -> None:
-    config = replace(recipe("paper", "vgg16-paper"), episodes_per_step=12_500)
-    net = torch.nn.Linear(2, 2)
-    optimiser = optimiser_of(config, net)
-    schedule = schedule_of(config, optimiser)
-    rates = []
-    for _ in range(9):
-        rates.append(schedule.get_last_lr()[0])
-        optimiser.step()
-        schedule.step()
-    assert rates == [1e-3] * 4 + [5e-4] * 4 + [2.5e-4]
 
 
 @pytest.mark.parametrize(("n_steps", "least"), [(20, 0.7), (100, 0.95)])
@@ -294,58 +177,6 @@ def test_encoder_and_decoder_are_clipped_apart_with_the_squared_error_only() -> 
         assert float(norm) == pytest.approx(n_all**0.5)  # that of before
         after = sum(float(p.grad.square().sum()) for p in net.encoder.parameters()) ** 0.5
         assert after == pytest.approx(0.5 if clipped else n_encoder**0.5, rel=1e-4)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["vgg16", "resnet101", "inception"])
-def test_imagenet_weights_see_what_they_were_trained_on(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Our [0, 1] pictures, whatever the mask, give the maps that torchvision's network has of standardised ones."""
-    torch.manual_seed(0)
-    built = {
-        "vgg16": lambda: torchvision.models.vgg16_bn(weights=None),
-        "resnet101": lambda: torchvision.models.resnet101(weights=None),
-        "inception": lambda: torchvision.models.inception_v3(
-            weights=None, init_weights=False, transform_input=True
-        ),
-    }
-    original = built[name]().eval()
-    weights = original.state_dict()
-    for key, tensor in weights.items():
-        if key.endswith("running_mean"):
-            tensor.normal_(0, 0.1)
-    monkeypatch.setattr(imagenet.WeightsEnum, "get_state_dict", lambda self, **_: weights)
-    encoder = ENCODERS[name]().eval()
-    imagenet.load_imagenet(encoder, name)
-
-    image, mask = torch.rand(1, 3, 80, 80), torch.rand(1, 1, 80, 80)
-    standardised = torchvision.transforms.functional.normalize(image, imagenet.MEAN, imagenet.STD)
-    first = {  # the part of torchvision's network that makes our first tap
-        "vgg16": lambda x: original.features[:6](x),
-        "resnet101": lambda x: original.relu(original.bn1(original.conv1(x))),
-        "inception": lambda x: original.Conv2d_2b_3x3(
-            original.Conv2d_2a_3x3(original.Conv2d_1a_3x3(original._transform_input(x)))
-        ),
-    }
-    with torch.inference_mode():
-        tap = next(t for t in encoder(torch.cat([image, mask], 1))[1] if t.shape[1])
-        inside = (
-            ...,
-            slice(4, -4),
-            slice(4, -4),
-        )  # at the rim, our padding is black and theirs the mean colour
-        torch.testing.assert_close(tap[inside], first[name](standardised)[inside], rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.slow
-def test_imagenet_weights_without_a_network_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    def offline(self: object, **_: object) -> None:
-        raise URLError("no route")
-
-    monkeypatch.setattr(imagenet.WeightsEnum, "get_state_dict", offline)
-    with pytest.raises(
-        WeightsError, match=r"vgg16 cannot be downloaded.*without --imagenet, or put vgg16_bn-"
-    ):
-        imagenet.load_imagenet(ENCODERS["vgg16"](), "vgg16")
 
 
 @pytest.mark.slow
