@@ -40,5 +40,7 @@ def person(request, browser) -> Iterator[Annotator]:
     page.set_default_timeout(60_000)
     annotator = Annotator(page, PICTURES, request.node.name.removeprefix("test_").partition("[")[0])
     yield annotator
-    context.close()
-    assert annotator.problems == []
+    page.wait_for_timeout(0)  # what has happened until now is told
+    problems = list(annotator.problems)
+    context.close()  # which cuts off requests, and what waits for them
+    assert problems == []

@@ -196,11 +196,20 @@ export class App {
     this.viewer.fit(near ? all : first, 90, 0);
   }
 
+  /** Opens another image; where the server does not answer, the one that is open stays. */
+  async goTo(source: SourceInfo): Promise<void> {
+    try {
+      await this.open(source);
+    } catch (error) {
+      toast(words(error), "error");
+    }
+  }
+
   async step(by: number): Promise<void> {
     const all = this.info.sources;
     const now = all.findIndex(({ id }) => id === this.source.id);
     const next = all[(now + by + all.length) % all.length];
-    if (next && next.id !== this.source.id) await this.open(next);
+    if (next && next.id !== this.source.id) await this.goTo(next);
   }
 
   setClasses(classes: ClassInfo[]): void {
@@ -347,7 +356,7 @@ export class App {
       }
     });
     await this.queue;
-    await this.catchUp(Infinity);
+    await this.catchUp(Infinity).catch(() => undefined);
   }
 
   undo(): void {

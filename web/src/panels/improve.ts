@@ -23,8 +23,12 @@ export function improvePanel(app: App, tools: Tools): HTMLElement {
   const history = h("div", { class: "rounds" });
   const restore = async (number: number): Promise<void> => {
     await app.restoreRound(number);
-    app.rounds = await api.rounds();
-    app.emit("rounds");
+    try {
+      app.rounds = await api.rounds();
+      app.emit("rounds");
+    } catch {
+      // the server tells of the new round when it answers again
+    }
   };
   const drawRounds = (): void => {
     const all = app.rounds;
