@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
+from fewscope.connectors.results.unit_files import FOLDER
 from tests.chaos import program
 from tests.chaos.failing_store import BUCKET, Proxy, environment, objects
 from tests.chaos.program import Fault
@@ -190,7 +191,10 @@ def damaged(scene: Scene, random: Random, out: Path) -> str | None:
             done.append(f"{damage.__name__} {path.relative_to(out)}")
     end = scene.run(out)
     wrong = fault_of_end(end, out, (0, BAD_INPUT))
-    if wrong is None and end.code == BAD_INPUT:
+    recorded = any((out / FOLDER / name).exists() for name in ("manifest.json", "markers"))
+    if wrong is None and end.code == BAD_INPUT and not recorded:
+        wrong = fault_of_cure(end, "use another --out")  # nothing says that these files are a run's
+    elif wrong is None and end.code == BAD_INPUT:
         wrong = fault_of_cure(end, "--overwrite") or scene.fault_of_resumed(out, "--overwrite")
     elif wrong is None:
         wrong = scene.fault_of_files(out)
