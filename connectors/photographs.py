@@ -11,9 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from fewscope.connectors.conventions import PATCH_SIZE
-from fewscope.connectors.storage.filesystem import find_filesystem
-from fewscope.connectors.support.folder import MAX_PAIRS, find_pairs
-from fewscope.connectors.support.image_files import decode_image, decode_mask, size_text
+from fewscope.connectors.support.folder import PAIRS, open_pictures
 from fewscope.connectors.support.support_set import SupportSet
 from fewscope.errors import SourceError, SupportError
 
@@ -95,31 +93,29 @@ def load_photograph_support(folder: Path, class_names: Sequence[str] = ()) -> Su
         )
     if not folder.is_dir():
         raise SupportError(f"{uri}: no such folder; give a folder of photographs with masks")
-    filesystem, root = find_filesystem(uri)
-    pairs = list(find_pairs(filesystem, root, uri))
-    if not pairs:
+    pictures = open_pictures(uri, class_names)
+    if pictures is None:
+        raise SupportError(f"{uri}: has no labelled pair; expected {PAIRS}")
+    if len(pictures.class_names) > 1:
         raise SupportError(
-            f"{uri}: has no labelled pair; expected image/NAME.jpg with label/NAME.png, or 1.jpg with 1.png"
-        )
-    if len(pairs) > MAX_PAIRS:
-        raise SupportError(
-            f"{uri}: holds {len(pairs)} pairs, at most {MAX_PAIRS} are read; keep the best few"
+            f"{uri}: has the classes {', '.join(pictures.class_names)}; choose one of them with --class"
         )
     images, labels = [], []
-    for pair in pairs:
-        image, label = decode_image(filesystem, pair.image), decode_mask(filesystem, pair.label)
-        if image.shape[:2] != label.shape:
-            raise SupportError(
-                f"{pair.label}: is {size_text(label)}, its image {pair.name} is {size_text(image)}; "
-                "they must be the same"
-            )
-        images.append(resize_image(image))
-        small = Image.fromarray(label).resize((PATCH_SIZE, PATCH_SIZE), Image.Resampling.NEAREST)
+    for picture in pictures.pictures:
+        whole = picture.read()
+        images.append(resize_image(whole.image))
+        small = Image.fromarray(whole.labels).resize((PATCH_SIZE, PATCH_SIZE), Image.Resampling.NEAREST)
         labels.append(np.asarray(small))
-    names = tuple(pair.name for pair in pairs)
     try:
         return SupportSet(
-            np.stack(images), np.stack(labels), None, names, None, tuple(class_names) or (folder.name,)
+            images=np.stack(images),
+            labels=np.stack(labels),
+            instances=None,
+            names=tuple(picture.name for picture in pictures.pictures),
+            mpp=None,
+            class_names=pictures.class_names,
+            notes=tuple(pictures.notes),
+            assumptions=tuple(pictures.assumptions),
         )
     except SupportError as error:
         raise SupportError(f"{uri}: {error}") from error

@@ -24,8 +24,9 @@ Examples:
     %(prog)s tissue.ome.tif --channels DAPI,CD3,CD8 --support annotations.geojson --out out/tissue
     %(prog)s photos/ --support five/ --out out/photos
 
-SUPPORT is a folder of labelled patches (image/ and label/, or 1.jpg 1.png ...), or polygons drawn on the slide and
-exported from QuPath as GeoJSON: regions of class "Region*", with the objects inside outlined. See docs/support-set.md.
+SUPPORT is a folder of pictures and masks (image/ and label/, 1.jpg 1.png, a.png a_mask.png ...; also label images, as
+Cellpose and StarDist write them), or polygons drawn on the slide and exported from QuPath as GeoJSON: regions of class
+"Region*", with the objects inside outlined. See docs/support-set.md.
 With several slides, each gets a folder of its own in OUT. After an interruption, the same command resumes.
 
 A folder of photographs (PNG, JPEG) with a support set of whole photographs and masks is labelled as FSS-1000's images

@@ -10,13 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from fewscope.connectors.conventions import IGNORE_LABEL, PATCH_SIZE
+from fewscope.connectors.conventions import IGNORE_LABEL
 from fewscope.errors import SupportError
 
 MAX_SIDE = (
     4096  # px; larger images are not patches, and a decompression bomb is rejected before it is decoded
 )
 MAX_FILE_BYTES = 64 * 2**20
+LARGEST_FLOAT = 2**24  # up to which a float of 32 bits holds every whole number
 NEAR_ENDS = (64, 191)  # a lossy black-and-white mask must not have grey levels in this range
 
 
@@ -52,8 +53,8 @@ def _open_picture(filesystem: Any, path: str) -> Image.Image:
             picture = Image.open(io.BytesIO(content))
         if max(picture.size) > MAX_SIDE:
             raise SupportError(
-                f"{path}: is {picture.height} x {picture.width} px, at most {MAX_SIDE} a side; cut out a "
-                f"{PATCH_SIZE} x {PATCH_SIZE} px patch"
+                f"{path}: is {picture.height} x {picture.width} px, at most {MAX_SIDE} a side; cut out "
+                "the part that is labelled"
             )
         n_frames = getattr(picture, "n_frames", 1)
         if n_frames > 1:
@@ -108,9 +109,7 @@ def decode_mask(filesystem: Any, path: str) -> NDArray[np.uint8]:
                 )
             values = values.max(axis=2)
     found = np.unique(values)
-    if len(found) == 1 and found[0] in (0, 1, 255, 65535):
-        return (values > 0).astype(np.uint8)
-    if len(found) == 2 and found[0] == 0:
+    if _are_two(found):
         return (values > 0).astype(np.uint8)
     is_lossy = picture.format == "JPEG" and values.dtype == np.uint8
     if is_lossy and not ((values >= NEAR_ENDS[0]) & (values <= NEAR_ENDS[1])).any():
@@ -120,8 +119,40 @@ def decode_mask(filesystem: Any, path: str) -> NDArray[np.uint8]:
     if picture.format == "JPEG":
         cure += ", as PNG: JPEG smears the values"
     elif found[0] == 0:
-        cure += ", and object numbers as NAME.inst.png beside it; or name the classes in support.json"
+        cure += '; or say in support.json what the values are: "classes": [names], or "instances": true'
     raise SupportError(f"{path}: is a mask of {len(found)} values ({shown}), expected 2; {cure}")
+
+
+def _are_two(found: NDArray[Any]) -> bool:
+    """Whether the values of a mask, sorted, are background and object, or one of them."""
+    if len(found) == 1:
+        return bool(found[0] in (0, 1, 255, 65535))
+    return len(found) == 2 and found[0] == 0
+
+
+def decode_numbers(filesystem: Any, path: str) -> NDArray[np.int32] | None:
+    """Decode a mask that may hold object numbers: int32 (H, W), 0 background; None if it can be none.
+
+    In a palette image whose first colour is black, indexes count. A mask of two values is none: `decode_mask` reads it.
+    """
+    picture = _without_alpha(_open_picture(filesystem, path), path)
+    if picture.format == "JPEG":
+        return None
+    if picture.mode == "P":
+        values = np.asarray(picture)
+        if np.asarray(picture.convert("RGB"))[values == 0].any():
+            return None
+    else:
+        values = _whole_numbers(picture, path)
+    if values.ndim == 3:
+        if (values != values[..., :1]).any():
+            return None
+        values = values[..., 0]
+    found = np.unique(values)
+    is_palette_of_two = picture.mode == "P" and len(found) <= 2
+    if _are_two(found) or is_palette_of_two or found[0] < 0:
+        return None
+    return values.astype(np.int32)
 
 
 def decode_classes(filesystem: Any, path: str, n_classes: int) -> NDArray[np.uint8]:
@@ -167,9 +198,11 @@ def _colours_of(colours: NDArray[np.uint8]) -> list[str]:
 
 
 def _whole_numbers(picture: Image.Image, path: str) -> NDArray[Any]:
+    values = np.asarray(picture)
+    if picture.mode == "F" and (np.abs(values) < LARGEST_FLOAT).all() and (values == np.rint(values)).all():
+        return values.astype(np.int32)  # label images of ImageJ
     if picture.mode not in ("1", "L", "RGB", "I", "I;16", "I;16B", "I;16L"):
         raise SupportError(f"{path}: has mode {picture.mode}, expected whole numbers; save it as 8-bit grey")
-    values = np.asarray(picture)
     return values.astype(np.uint8) if values.dtype == np.bool_ else values
 
 

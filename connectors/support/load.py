@@ -83,10 +83,10 @@ def load_support(
     Parameters
     ----------
     uri
-        A folder (path or fsspec URL) of pairs: ``image/`` and ``label/`` with the same names, or ``1.jpg
-        1.png`` side by side, with optional ``1.inst.png`` and ``support.json`` (``{"mpp": 0.5, "class":
-        "nucleus"}``, or ``"classes": ["nucleus", "vessel"]`` for masks with the values 1, 2...). Or a folder of
-        such folders, one for each class. Or annotations, regions and the objects in them, drawn on ``source``:
+        A folder (path or fsspec URL) of pairs: ``image/`` and ``label/`` with the same names, ``1.jpg 1.png`` or
+        ``NAME.png NAME_mask.png`` side by side, with optional ``1.inst.png`` and ``support.json`` (``{"mpp": 0.5,
+        "class": "nucleus"}``, or ``"classes": ["nucleus", "vessel"]`` for masks with the values 1, 2...). Or a folder
+        of such folders, one for each class. Or annotations, regions and the objects in them, drawn on ``source``:
         GeoJSON of QuPath (``.geojson``, ``.json``, either with ``.gz``) on a slide, any vector file on a raster.
     source
         The slide or raster of the annotations.

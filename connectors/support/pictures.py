@@ -1,0 +1,67 @@
+"""A folder of labelled pictures, whichever way they are labelled: its readers give it, its users cut or resize."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Labelled:
+    """A decoded picture and its labels.
+
+    Attributes
+    ----------
+    image : (H, W, 3) uint8
+        RGB.
+    labels : (H, W) uint8
+        0 background, 1..C the classes, 255 not labelled.
+    instances : NDArray[np.int32] | None
+        (H, W) int32, above 0 where labels are an object's, a number for each; None if objects are not separated.
+    """
+
+    image: NDArray[np.uint8]
+    labels: NDArray[np.uint8]
+    instances: NDArray[np.int32] | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Picture:
+    """A picture that is read when it is needed: a folder may hold more of them than memory.
+
+    Attributes
+    ----------
+    name : str
+        Of its file.
+    labelled_by : str
+        Path of its labels.
+    """
+
+    name: str
+    labelled_by: str
+    read: Callable[[], Labelled]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PictureFolder:
+    """Labelled pictures of one folder, and what is known of all of them.
+
+    Attributes
+    ----------
+    n_sparse : int
+        How many of the last pictures are labelled in places only.
+    corrected, notes, assumptions
+        As in `support_set.SupportSet`.
+    """
+
+    uri: str
+    pictures: list[Picture]
+    class_names: tuple[str, ...]
+    mpp: float | None
+    n_sparse: int = 0
+    corrected: tuple[int, int] = (0, 0)
+    notes: list[str] = field(default_factory=list)
+    assumptions: list[str] = field(default_factory=list)
