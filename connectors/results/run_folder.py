@@ -23,6 +23,7 @@ from fewscope.connectors.storage.digests import (
     N_THREADS,
     Digests,
     damaged_files,
+    digest_database,
     digest_file,
     n_bytes,
 )
@@ -53,8 +54,8 @@ OUTPUTS = (
 # Needed until the run is finished; removed by `WorkDir.finish`.
 TEMPORARY = ("scratch.zarr", "tables", "arrays", "texts", "lent")
 
-CHANGED_BY_READERS = ("features.gpkg",)
-"""Outputs that programs write to when they open them (SQLite's journal mode): only their absence is damage."""
+DATABASES = ("features.gpkg",)
+"""Outputs in whose header programs write when they open them."""
 
 LOCK_LEFTOVER_S = 60.0
 
@@ -321,8 +322,10 @@ class WorkDir(UnitFiles):
             }
         names = sorted(by_name)
         with ThreadPoolExecutor(N_THREADS) as threads:
-            digests = threads.map(lambda name: digest_file(fs, f"{root}/{name}"), names)
-            return dict(zip(names, digests, strict=True))
+            digests = dict(
+                zip(names, threads.map(lambda name: digest_file(fs, f"{root}/{name}"), names), strict=True)
+            )
+        return digests | {name: digest_database(f"{root}/{name}") for name in DATABASES if name in digests}
 
     def _check_finished(self) -> None:
         """RunMismatch, in one line with the cure, if the finished result is not what it was."""
@@ -332,13 +335,17 @@ class WorkDir(UnitFiles):
             raise RunMismatch(f"{self.out}/{FOLDER}/finished.json is damaged; {again}")
         fs, root = open_filesystem(self.out)
         recorded: Digests = record["files"]
-        fixed = {name: digest for name, digest in recorded.items() if name not in CHANGED_BY_READERS}
         if is_local(fs):
-            lost = damaged_files(fs, root, fixed)
+            databases = {name: recorded[name] for name in DATABASES if name in recorded}
+            lost = damaged_files(
+                fs, root, {name: recorded[name] for name in sorted(recorded.keys() - databases)}
+            )
+            lost += [
+                name for name, digest in databases.items() if digest_database(f"{root}/{name}") != digest
+            ]
         else:
             now = self._result_files()
-            lost = [name for name, facts in fixed.items() if now.get(name) != facts]
-        lost += [name for name in CHANGED_BY_READERS if name in recorded and not fs.exists(f"{root}/{name}")]
+            lost = [name for name, facts in recorded.items() if now.get(name) != facts]
         if lost:
             more = f" (and {len(lost) - 1} more files)" if len(lost) > 1 else ""
             raise RunMismatch(

@@ -22,6 +22,10 @@ N_THREADS = 8  # an object store answers each in tens of milliseconds; hashing l
 
 READ_BYTES = 2**20
 
+SQLITE_HEADER = 100  # bytes
+SQLITE_CHANGING = (slice(18, 20), slice(24, 28), slice(92, 100))
+"""Journal mode; counter of changes; counter at the last write, and version of the library that wrote."""
+
 
 def digest_of(data: bytes | bytearray | memoryview) -> str:
     """Digest of some bytes.
@@ -48,6 +52,25 @@ def digest_file(fs: AbstractFileSystem, path: str) -> str | None:
     digest = hashlib.sha256()
     try:
         with open(path, "rb", buffering=0) as file:
+            while piece := file.read(READ_BYTES):
+                digest.update(piece)
+            return f"{file.tell()}:{digest.hexdigest()[:32]}"
+    except OSError:
+        return None
+
+
+def digest_database(path: str) -> str | None:
+    """Digest of a local SQLite file without what reading it may change; None if there is none, or if it cannot be read.
+
+    A program that opens a GeoPackage may set the journal mode, and with it a counter and the number of its own version,
+    all in the header: https://www.sqlite.org/fileformat2.html#the_database_header.
+    """
+    try:
+        with open(path, "rb") as file:
+            header = bytearray(file.read(SQLITE_HEADER))
+            for changing in SQLITE_CHANGING:
+                header[changing] = bytes(len(header[changing]))
+            digest = hashlib.sha256(header)
             while piece := file.read(READ_BYTES):
                 digest.update(piece)
             return f"{file.tell()}:{digest.hexdigest()[:32]}"

@@ -1,9 +1,11 @@
 """The working folder: atomic files, markers of one run, and claims that lose nothing."""
 
+import contextlib
 import errno
 import json
 import os
 import pickle
+import sqlite3
 import sys
 from pathlib import Path
 from typing import Any
@@ -244,6 +246,33 @@ def test_finish_keeps_the_markers_and_removes_the_temporary(tmp_path: Path) -> N
     (tmp_path / ".fewscope" / "scratch.zarr" / "zarr.json").write_text("{}")
     work.finish()
     assert tree(tmp_path / ".fewscope") == {"manifest.json", "finished.json", "markers/u0.json"}
+
+
+def read_with_a_journal(path: Path) -> None:
+    """As QGIS opens it."""
+    connection = sqlite3.connect(path)
+    assert connection.execute("PRAGMA journal_mode = WAL").fetchone() == ("wal",)
+    assert connection.execute("SELECT count(*) FROM water").fetchone() == (1000,)
+    connection.close()
+
+
+def test_a_geopackage_may_be_opened_but_not_damaged(tmp_path: Path) -> None:
+    work, path = claimed(str(tmp_path)), tmp_path / "features.gpkg"
+    with contextlib.closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("CREATE TABLE water (name TEXT)")
+        connection.executemany("INSERT INTO water VALUES (?)", [(f"lake {n}",) for n in range(1000)])
+    work.finish()
+    written = path.read_bytes()
+    read_with_a_journal(path)
+    assert path.read_bytes() != written
+    assert WorkDir(str(tmp_path)).claim(MANIFEST) == "finished"
+
+    flipped = bytearray(written)
+    flipped[len(written) // 2] ^= 1
+    for damaged in (b"", bytes(flipped), written[:-4096], None):
+        path.unlink() if damaged is None else path.write_bytes(damaged)
+        with pytest.raises(RunMismatch, match=r"features\.gpkg is missing or was changed .* --overwrite"):
+            WorkDir(str(tmp_path)).claim(MANIFEST)
 
 
 def test_a_worker_gets_the_run_with_the_pickle(out: str) -> None:
