@@ -32,7 +32,7 @@ from fewscope.connectors.support.annotation_files import (
     Annotation,
     read_vector_file,
 )
-from fewscope.connectors.support.qupath_files import read_qupath
+from fewscope.connectors.support.slide_files import read_slide_file
 from fewscope.connectors.support_options import SupportOptions
 from fewscope.connectors.vectors.placement import LONGITUDE_LATITUDE, Target
 from fewscope.errors import LabelError, SupportError
@@ -105,8 +105,9 @@ class LabelFile:
             target = Target.of(_crs(info), info.transform, info.height, info.width)
             found = read_vector_file(uri, target, self.options.class_names)
         else:
-            found = read_qupath(uri, self.options)
+            found = read_slide_file(uri, info, self.options)
         notes = [f"left out: {what}" for what in found.left_out[:4]]
+        notes += found.assumptions if found.program else []
         groups: list[tuple[Kind, Sequence[Annotation]]] = [
             ("region", found.regions),
             ("ignore", found.ignored),
@@ -114,9 +115,10 @@ class LabelFile:
             ("not", found.negatives),
         ]
         labels: list[Label] = []
+        to_image = Affine.identity() if found.from_corner else ~self.to_file
         for kind, drawn in groups:
             for one in drawn:
-                labels += self._labels_of(kind, one)
+                labels += self._labels_of(kind, one, to_image)
         regions = shapely.union_all([one.geometry for one in labels if one.kind == "region"])
         shapely.prepare(regions)
         idle = {
@@ -135,9 +137,8 @@ class LabelFile:
             )
         return labels, notes
 
-    def _labels_of(self, kind: Kind, one: Annotation) -> list[Label]:
+    def _labels_of(self, kind: Kind, one: Annotation, to_image: Affine) -> list[Label]:
         """The labels of an annotation; one for each of several points, none for what lies outside the image."""
-        to_image = ~self.to_file
         matrix = [to_image.a, to_image.b, to_image.d, to_image.e, to_image.c, to_image.f]
         geometry = shapely.affinity.affine_transform(one.geometry, matrix)
         origins: dict[str, Origin] = {

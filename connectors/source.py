@@ -65,6 +65,9 @@ class SourceInfo:
     scan_origin
         Level-0 (x, y) of the corner of the scanned area, the origin of QuPath's coordinates; (0, 0) if the file states
         none.
+    from_glass_nm
+        From nanometres from the centre of the glass slide (x, y), as Hamamatsu's NDP.view counts, to level-0 pixels;
+        None if the file does not state where on the glass it lies.
     channels
         Names of the channels, where there are more than three; empty: pixels are RGB.
     colours
@@ -91,6 +94,7 @@ class SourceInfo:
     notes: tuple[str, ...] = ()
     assumptions: tuple[str, ...] = ()
     scan_origin: tuple[int, int] = (0, 0)
+    from_glass_nm: Affine | None = None
     channels: tuple[str, ...] = ()
     colours: tuple[Colour, ...] = ()
 

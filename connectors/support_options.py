@@ -10,6 +10,9 @@ from fewscope.errors import ConfigError
 CellPart = Literal["auto", "nucleus", "cell"]
 GeoJsonOrigin = Literal["scan", "file"]
 
+SLIDES_ONLY = (".xml", ".ndpa", ".roi")
+"""Endings of annotations of other programs than QuPath, which are read on slides alone."""
+
 
 @dataclass(frozen=True, slots=True)
 class SupportOptions:

@@ -72,7 +72,7 @@ def segment(
     source : Path
         slide: path or fsspec URL.
     support : Path
-        Support set: folder of labelled patches, or GeoJSON drawn on the slide.
+        Support set: folder of labelled patches, or annotations drawn on the slide.
     out : Path
         Output folder: path or fsspec URL.
     mpp : float | None
@@ -86,7 +86,7 @@ def segment(
     scale : tuple[float, float] | None
         Values of its channels shown as black and white; None: 1 to 99.8 % of each one's values.
     support_slide : Path | None
-        Slide that the GeoJSON was drawn on; None: `source`.
+        Slide that the annotations were drawn on; None: `source`.
     class_names : Sequence[str]
         Classes of the support set to segment; empty: all.
     cell_part : CellPart

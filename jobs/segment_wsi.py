@@ -25,8 +25,9 @@ Examples:
     %(prog)s photos/ --support five/ --out out/photos
 
 SUPPORT is a folder of pictures and masks (image/ and label/, 1.jpg 1.png, a.png a_mask.png ...; also label images, as
-Cellpose and StarDist write them), or polygons drawn on the slide and exported from QuPath as GeoJSON: regions of class
-"Region*", with the objects inside outlined. See docs/support-set.md.
+Cellpose and StarDist write them), or polygons drawn on the slide: GeoJSON of QuPath, XML of ImageScope or ASAP, .ndpa
+of NDP.view, ROIs of ImageJ. They are regions of class "Region", and the objects inside, outlined. See
+docs/support-set.md.
 With several slides, each gets a folder of its own in OUT. After an interruption, the same command resumes.
 
 A folder of photographs (PNG, JPEG) with a support set of whole photographs and masks is labelled as FSS-1000's images
@@ -45,7 +46,7 @@ def parser(prog: str = PROG, *, only_estimate: bool = False) -> JobParser:
         metavar="SLIDE",
         help="slide: path, glob, or URL (s3://...); or a folder of photographs",
     )
-    options.add_support_options(made, "--support-slide", "FILE", "GeoJSON drawn on a slide")
+    options.add_support_options(made, "--support-slide", "FILE", "annotations of a slide")
     options.add_slide_options(made)
     options.add_channel_options(made)
     made.group["input"].add_argument(

@@ -10,6 +10,7 @@ import xml.etree.ElementTree as ElementTree
 from fewscope.connectors.colours import Colour
 from fewscope.connectors.pixels.composite import unique_names
 from fewscope.connectors.slides.channel_image import UM_PER_UNIT, Channel, Stated
+from fewscope.connectors.storage.safe_xml import parse_xml, tag_of
 from fewscope.errors import SourceError
 
 MAX_PLANES = 2**16
@@ -24,15 +25,12 @@ def read_ome_xml(uri: str, text: str) -> list[Stated]:
     SourceError
         It is not XML, or states more planes than a file holds.
     """
-    try:
-        root = ElementTree.fromstring(text)
-    except ElementTree.ParseError as error:
-        raise SourceError(f"{uri}: its OME-XML cannot be read ({error}); save it again") from error
+    root = parse_xml(uri, text, SourceError)
     images: list[Stated] = []
     for image in root.iter():
-        if _tag(image) != "Image":
+        if tag_of(image) != "Image":
             continue
-        pixels = next((part for part in image if _tag(part) == "Pixels"), None)
+        pixels = next((part for part in image if tag_of(part) == "Pixels"), None)
         if pixels is None:
             continue
         n_planes = 1
@@ -42,17 +40,12 @@ def read_ome_xml(uri: str, text: str) -> list[Stated]:
             raise SourceError(
                 f"{uri}: states {n_planes} planes, at most {MAX_PLANES} are read; check its OME-XML"
             )
-        parts = [part for part in pixels if _tag(part) == "Channel"]
+        parts = [part for part in pixels if tag_of(part) == "Channel"]
         names = unique_names([(part.get("Name") or "").strip() for part in parts])
         colours = [_colour(part.get("Color")) for part in parts]
         channels = tuple(Channel(*pair) for pair in zip(names, colours, strict=True))
         images.append(Stated(channels, _mpp(pixels)))
     return images
-
-
-def _tag(element: ElementTree.Element) -> str:
-    """Name of an element without its namespace."""
-    return element.tag.rpartition("}")[2] if isinstance(element.tag, str) else ""
 
 
 def _colour(text: str | None) -> Colour | None:

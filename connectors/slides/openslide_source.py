@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import os
 import shlex
 import warnings
@@ -102,6 +103,7 @@ class OpenSlideSource(PyramidSource[_Level]):
             background=_stated_background(properties) or (255, 255, 255),
             fingerprint=_fingerprint(slide, path, uri),
             scan_origin=_scan_origin(properties),
+            from_glass_nm=_from_glass_nm(properties, width, height),
         )
         source = cls(info, slide)
         if _stated_background(properties) is None and source._is_dark():
@@ -227,6 +229,28 @@ def _scan_origin(properties: Mapping[str, str]) -> tuple[int, int]:
     except (KeyError, ValueError):
         return 0, 0
     return x, y
+
+
+def _from_glass_nm(properties: Mapping[str, str], width: int, height: int) -> Affine | None:
+    """From nanometres from the centre of the glass slide to level-0 (x, y); None if a slide does not state both.
+
+    Hamamatsu's state how far the centre of the image is from that of the glass, and the size of a pixel along each
+    axis, which differ too much to use one for both.
+    """
+    names = (
+        "hamamatsu.XOffsetFromSlideCentre",
+        "hamamatsu.YOffsetFromSlideCentre",
+        openslide.PROPERTY_NAME_MPP_X,
+        openslide.PROPERTY_NAME_MPP_Y,
+    )
+    try:
+        x, y, mpp_x, mpp_y = (float(properties[name]) for name in names)
+    except (KeyError, ValueError):
+        return None
+    if not (math.isfinite(x) and math.isfinite(y) and 0 < mpp_x < math.inf and 0 < mpp_y < math.inf):
+        return None
+    per_px = Affine.scale(1 / (1000 * mpp_x), 1 / (1000 * mpp_y))
+    return Affine.translation(width / 2, height / 2) @ per_px @ Affine.translation(-x, -y)
 
 
 def _stated_background(properties: Mapping[str, str]) -> tuple[int, int, int] | None:

@@ -1,4 +1,4 @@
-"""Annotation files: regions, the objects in them, areas to ignore. Vector files on maps; of QuPath: `qupath_files`."""
+"""Annotation files: regions, the objects in them, areas to ignore. Vector files on maps; on slides: `slide_files`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from typing import Any, Literal
 
 from shapely.geometry.base import BaseGeometry
 
+from fewscope.connectors.source import SourceInfo
+from fewscope.connectors.support_options import SLIDES_ONLY, SupportOptions
 from fewscope.connectors.vectors.placement import Target
 from fewscope.connectors.vectors.polygon_files import Feature, listed, polygons_of, read_features
 from fewscope.errors import SourceError, SupportError
@@ -82,6 +84,10 @@ class AnnotationFile:
         What the file says in more than one way, and what was taken.
     class_source
         What the classes were read from, in words.
+    program
+        Name of the program that wrote it, where that is another one than QuPath or a GIS.
+    from_corner
+        Whether its coordinates start at the corner of the slide's file, also where QuPath's start elsewhere.
     """
 
     regions: list[Annotation] = field(default_factory=list)
@@ -91,6 +97,8 @@ class AnnotationFile:
     left_out: list[str] = field(default_factory=list)
     assumptions: list[str] = field(default_factory=list)
     class_source: str = "the classification"
+    program: str = ""
+    from_corner: bool = False
 
     def add(self, kind: Kind, annotation: Annotation) -> None:
         """Append an annotation to those of its kind."""
@@ -101,6 +109,10 @@ class AnnotationFile:
             "background": self.negatives,
         }
         kinds[kind].append(annotation)
+
+    def origin(self, info: SourceInfo, options: SupportOptions) -> tuple[int, int]:
+        """Level-0 (x, y) of the source at which its coordinates start."""
+        return (0, 0) if self.from_corner or options.geojson_origin == "file" else info.scan_origin
 
 
 def kind_of(name: str) -> Kind:
@@ -124,6 +136,10 @@ def read_vector_file(uri: str, target: Target, class_names: Sequence[str]) -> An
     file has several. The layer's name comes first where it means regions or areas to ignore, where it is one of
     ``class_names``, and where it is no plain word and another layer of the file means regions.
     """
+    if uri.lower().removesuffix(".gz").endswith(SLIDES_ONLY):
+        raise SupportError(
+            f"{uri}: is read on slides only; on a raster give GeoJSON, GPKG or a shapefile, as QGIS writes them"
+        )
     try:
         features = read_features(uri, target)
     except SourceError as error:

@@ -1,4 +1,4 @@
-"""Support sets from annotations: regions and the objects in them, drawn on slides in QuPath, on rasters in any GIS.
+"""Support sets from annotations: regions and objects in them, drawn on slides in QuPath and others, on maps in a GIS.
 
 Within a region, all objects of the class are annotated: every other pixel in it is background. Pixels outside regions,
 and in areas of class Ignore*, are not labelled. Objects of other classes are background. Where objects of two classes
@@ -33,7 +33,7 @@ from fewscope.connectors.support.annotation_files import (
     AnnotationFile,
     read_vector_file,
 )
-from fewscope.connectors.support.qupath_files import read_qupath
+from fewscope.connectors.support.slide_files import read_slide_file
 from fewscope.connectors.support.sparse import (
     MAX_SPARSE_PATCHES,
     POINT_RADIUS,
@@ -59,7 +59,16 @@ HOW_TO = {
     "objects as GeoJSON",
     "raster": 'in QGIS, draw about five rectangles in which every object is drawn, with "Region" in a column "class" '
     "(or in a layer named regions), and the objects in them with their own class",
+    "ImageScope": "in ImageScope, draw a rectangle in which every object is drawn in a layer named Region, and the "
+    "objects in a layer named after their class",
+    "ASAP": "in ASAP, draw a rectangle in which every object is drawn and put it in a group named Region, and the "
+    "objects in a group named after their class",
+    "NDP.view": "in NDP.view, draw a rectangle in which every object is drawn with the title Region, and the objects "
+    "with the name of their class as title",
+    "ImageJ": "in ImageJ, add a rectangle in which every object is drawn to the ROI Manager under the name Region, and "
+    "the objects under the name of their class",
 }
+"""What to do where there is no region, by the kind of the source or by the program that wrote the file."""
 
 
 def load_annotations(uri: str, source: Source | None, options: SupportOptions) -> SupportSet:
@@ -70,7 +79,7 @@ def load_annotations(uri: str, source: Source | None, options: SupportOptions) -
         )
     info = source.info
     annotations = read_annotations(uri, source, options)
-    how_to = HOW_TO[info.kind]
+    how_to = HOW_TO[annotations.program or info.kind]
     left_out = f"; left out: {listed(annotations.left_out)}" if annotations.left_out else ""
     has_marks = bool(annotations.negatives) or any(one.mark for one in annotations.objects)
     if not annotations.regions and not has_marks:
@@ -145,7 +154,7 @@ def read_annotations(uri: str, source: Source, options: SupportOptions) -> Annot
         crs = CRS.from_user_input(info.crs) if info.crs else None
         target = Target.of(crs, info.transform, info.height, info.width)
         return read_vector_file(uri, target, options.class_names)
-    return read_qupath(uri, options)
+    return read_slide_file(uri, info, options)
 
 
 def corrections(annotations: AnnotationFile) -> tuple[int, int]:
@@ -177,7 +186,7 @@ def patches_on(
         Regions lie outside the source, are too large, or cannot be read.
     """
     info = source.info
-    origin = info.scan_origin if options.geojson_origin == "scan" else (0, 0)
+    origin = annotations.origin(info, options)
     to_grid = ~info.transform @ Affine.translation(*origin)
     regions = _onto_grid(annotations.regions, to_grid)
     ignored = _onto_grid(annotations.ignored, to_grid)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from fewscope.connectors.source import Source
 from fewscope.connectors.storage.library_errors import library_errors
 from fewscope.connectors.support.support_set import SupportSet
-from fewscope.connectors.support_options import CellPart, GeoJsonOrigin, SupportOptions
+from fewscope.connectors.support_options import SLIDES_ONLY, CellPart, GeoJsonOrigin, SupportOptions
 from fewscope.errors import SupportError
 
 
@@ -47,8 +47,10 @@ ANNOTATIONS = (
     *(".geojson", ".json", ".geojsonl", ".geojsons", ".topojson", ".gpkg", ".fgb", ".parquet", ".geoparquet"),
     *(".shp", ".shz", ".zip", ".dbf", ".kml", ".kmz", ".gml", ".gpx", ".sqlite", ".db", ".gdb"),
     *(".tab", ".mif", ".dxf", ".dgn", ".jml", ".gmt", ".csv"),
+    *SLIDES_ONLY,
 )
-"""On a slide GeoJSON alone; on a raster what GDAL reads, and GeoParquet."""
+"""On a slide GeoJSON and what ImageScope, ASAP, NDP.view and ImageJ write; on a raster what GDAL reads, and
+GeoParquet."""
 
 FORMATS: tuple[SupportFormat, ...] = (
     SupportFormat(ANNOTATIONS, True, _annotations),
@@ -87,7 +89,8 @@ def load_support(
         ``NAME.png NAME_mask.png`` side by side, with optional ``1.inst.png`` and ``support.json`` (``{"mpp": 0.5,
         "class": "nucleus"}``, or ``"classes": ["nucleus", "vessel"]`` for masks with the values 1, 2...). Or a folder
         of such folders, one for each class. Or annotations, regions and the objects in them, drawn on ``source``:
-        GeoJSON of QuPath (``.geojson``, ``.json``, either with ``.gz``) on a slide, any vector file on a raster.
+        GeoJSON of QuPath (``.geojson``, ``.json``, either with ``.gz``) or a file of ImageScope, ASAP (``.xml``),
+        NDP.view (``.ndpa``) or ImageJ (``.roi``, ``.zip``) on a slide, any vector file on a raster.
     source
         The slide or raster of the annotations.
     class_names

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import gzip
-import io
 import json
 import logging
 import math
 import re
-import zlib
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +13,6 @@ from typing import Any
 import shapely
 from shapely.geometry.base import BaseGeometry
 
-from fewscope.connectors.storage.filesystem import find_filesystem
 from fewscope.connectors.support.annotation_files import (
     UNNAMED,
     Annotation,
@@ -27,14 +23,12 @@ from fewscope.connectors.support.annotation_files import (
     name_of_class,
     text_of,
 )
-from fewscope.connectors.support.image_files import read_bytes
 from fewscope.connectors.support_options import CellPart, SupportOptions
 from fewscope.connectors.vectors.polygon_files import polygons_of
 from fewscope.errors import SupportError
 
 log = logging.getLogger(__name__)
 
-MAX_JSON_BYTES = 512 * 2**20
 NUCLEI = re.compile(r"(?<![a-z])(nucleus|nuclei|nuclear)(?![a-z])")
 LEGACY_TYPES = {
     "PathTileObject": "tile",
@@ -61,10 +55,20 @@ class _Drawn:
     mark: str = ""
 
 
-def read_qupath(uri: str, options: SupportOptions) -> AnnotationFile:
-    """Read annotations from GeoJSON exported by QuPath, in level-0 pixels from the corner that QuPath counts from."""
+def json_text(uri: str, content: bytes) -> str:
+    """JSON in any of its encodings as text; SupportError if it is in none."""
+    try:
+        return content.decode(json.detect_encoding(content))
+    except ValueError as error:
+        raise _not_geojson(uri, error) from error
+
+
+def read_qupath(uri: str, text: str, options: SupportOptions) -> AnnotationFile:
+    """Annotations of GeoJSON exported by QuPath, in level-0 pixels from the corner that QuPath counts from."""
     annotations = AnnotationFile()
-    drawn = [_parse_feature(uri, number, feature) for number, feature in enumerate(_features(uri), start=1)]
+    drawn = [
+        _parse_feature(uri, number, feature) for number, feature in enumerate(_features(uri, text), start=1)
+    ]
     has_nuclei = any(_is_there(one.nucleus) for one in drawn)
     taken, named_by = Counter[tuple[str, str]](), Counter[str]()
     for one in drawn:
@@ -145,30 +149,11 @@ def _parse_feature(uri: str, number: int, feature: Any) -> _Drawn:
     )
 
 
-def _features(uri: str) -> list[Any]:
+def _features(uri: str, text: str) -> list[Any]:
     try:
-        filesystem, path = find_filesystem(uri)
-    except Exception as error:  # unknown protocol, missing driver: each its own exception
-        raise SupportError(f"{uri}: cannot be reached ({' '.join(str(error).split())})") from error
-    content = read_bytes(filesystem, path, uri, MAX_JSON_BYTES)
-    try:
-        if content[:2] == b"\x1f\x8b":
-            with gzip.open(io.BytesIO(content)) as unpacked:
-                content = unpacked.read(MAX_JSON_BYTES + 1)
-            if len(content) > MAX_JSON_BYTES:
-                raise SupportError(
-                    f"{uri}: unpacks to more than {MAX_JSON_BYTES // 2**20} MiB; export fewer objects"
-                )
-        text = content.decode(json.detect_encoding(content))
-        del content
         parsed = json.loads(text, object_hook=_condensed)
-    except SupportError:
-        raise
-    except (ValueError, OSError, EOFError, zlib.error, RecursionError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise SupportError(
-            f"{uri}: is not GeoJSON ({reason}), which annotations on a slide must be; export it from QuPath again"
-        ) from error
+    except (ValueError, RecursionError) as error:
+        raise _not_geojson(uri, error) from error
     if isinstance(parsed, dict) and parsed.get("type") == "Feature":
         return [parsed]
     features = parsed.get("features") if isinstance(parsed, dict) else parsed
@@ -177,6 +162,14 @@ def _features(uri: str) -> list[Any]:
             f"{uri}: is JSON, but not a GeoJSON FeatureCollection; export it from QuPath as GeoJSON"
         )
     return features
+
+
+def _not_geojson(uri: str, error: Exception) -> SupportError:
+    reason = " ".join(str(error).split())[:200]
+    return SupportError(
+        f"{uri}: is not GeoJSON ({reason}) nor another file of annotations that is read on slides (XML of ImageScope "
+        "or ASAP, .ndpa of NDP.view, ROIs of ImageJ); export it again"
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ import pytest
 import shapely
 from affine import Affine
 from PIL import Image
-from shapely.geometry import box, mapping
+from shapely.geometry import box
 
 from fewscope.connectors.conventions import IGNORE_LABEL, PATCH_SIZE
 from fewscope.connectors.open import open_source
@@ -27,6 +27,7 @@ from fewscope.connectors.source import Source
 from fewscope.connectors.support.load import load_support
 from fewscope.connectors.support.support_set import SupportSet
 from fewscope.errors import FewscopeError, SupportError
+from tests.helpers import drawn_files
 from tests.helpers.rasters import north_up, write_raster
 
 SIDE = 300
@@ -112,20 +113,36 @@ def boxes() -> list[tuple[str, shapely.Polygon]]:
     return drawn
 
 
-def qupath_on_a_slide(folder: Path) -> Form:
+def _on_a_slide(folder: Path, name: str) -> Form:
     folder.mkdir(parents=True)
     write_pyramid(folder / "slide.tif", picture(), 0.5)
-    features = [
-        {
-            "type": "Feature",
-            "geometry": mapping(outline),
-            "properties": {"objectType": "annotation", "classification": {"name": name}},
-        }
-        for name, outline in boxes()
-    ]
-    path = folder / "drawn.geojson"
-    path.write_text(json.dumps({"type": "FeatureCollection", "features": features}))
-    return Form(str(path), open_source(str(folder / "slide.tif")))
+    return Form(drawn_files.write(folder, name, boxes()), open_source(str(folder / "slide.tif")))
+
+
+def qupath_on_a_slide(folder: Path) -> Form:
+    return _on_a_slide(folder, "drawn.geojson")
+
+
+def imagescope_on_a_slide(folder: Path) -> Form:
+    return _on_a_slide(folder, "imagescope.xml")
+
+
+def asap_on_a_slide(folder: Path) -> Form:
+    return _on_a_slide(folder, "asap.xml")
+
+
+def imagej_on_a_slide(folder: Path) -> Form:
+    return _on_a_slide(folder, "RoiSet.zip")
+
+
+def ndpview_on_a_slide(folder: Path) -> Form:
+    """On an image without losses, as other slides are: it lies where one of Hamamatsu's does."""
+    form = _on_a_slide(folder, "drawn.geojson")
+    path = folder / "drawn.ndpa"
+    to_nm = Affine.translation(3_000_000, -2_000_000) @ Affine.scale(500)
+    path.write_bytes(drawn_files.ndpview(boxes(), to_nm))
+    form.source._info = replace(form.source.info, from_glass_nm=~to_nm)
+    return replace(form, uri=str(path))
 
 
 def on_the_ground(outline: shapely.Polygon) -> shapely.Polygon:
@@ -158,7 +175,8 @@ def layers_on_a_raster(folder: Path) -> Form:
 
 
 MAKERS: list[Callable[[Path], Form]] = [
-    folder_of_pairs, flat_folder, class_folders, qupath_on_a_slide, polygons_on_a_raster, layers_on_a_raster,
+    folder_of_pairs, flat_folder, class_folders, qupath_on_a_slide, imagescope_on_a_slide,
+    asap_on_a_slide, imagej_on_a_slide, ndpview_on_a_slide, polygons_on_a_raster, layers_on_a_raster,
 ]  # fmt: skip
 
 

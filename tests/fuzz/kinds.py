@@ -13,6 +13,7 @@ from tests.fuzz.channel_slides import channel_slides, use_channel_slide
 from tests.fuzz.folders import folders, use_folder
 from tests.fuzz.harness import Kind
 from tests.fuzz.page_requests import page_requests, use_page_requests
+from tests.fuzz.program_files import program_files, use_program_file
 from tests.fuzz.rasters import damaged_rasters, made_rasters, stac, use_raster, vrts
 from tests.fuzz.slides import slides, use_slide
 from tests.fuzz.states import states, use_state
@@ -26,6 +27,7 @@ KINDS = (
     Kind("vrt", vrts, use_raster, 60),
     Kind("stac", stac, use_raster, 60),
     Kind("annotations", annotations, use_annotations, 120),
+    Kind("program-files", program_files, use_program_file, 120),
     Kind("map-annotations", map_annotations, use_map_annotations, 60),
     Kind("geopackages", geopackages, use_map_annotations, 40),
     Kind("folders", folders, use_folder, 60),

@@ -217,7 +217,7 @@ def test_gzip_lists_and_single_files(tmp_path, slide):
     path.write_bytes(gzip.compress(json.dumps([REGION, OBJECT]).encode()))
     assert (load_support(str(path), source=slide).labels == 1).sum() == 100
     path.write_bytes(path.read_bytes()[:30])
-    assert "not GeoJSON" in refusal(path, source=slide)
+    assert "cannot be unpacked" in refusal(path, source=slide)
     assert "source" in refusal(path)
     assert "no such file" in refusal(tmp_path / "none.geojson", source=slide)
 

@@ -1,0 +1,106 @@
+"""Annotations of Aperio ImageScope and eSlide Manager: XML with layers of regions, in level-0 pixels.
+
+Layers are ``Annotation`` elements, whose name states the class; what ImageScope calls a region is any outline. Regions
+drawn with the negative pen (``NegativeROA="1"``) are cut out of the others of their layer.
+"""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
+
+import numpy as np
+import shapely
+from numpy.typing import NDArray
+from shapely.geometry.base import BaseGeometry
+
+from fewscope.connectors.storage.safe_xml import child, children
+from fewscope.connectors.support.annotation_files import AnnotationFile
+from fewscope.connectors.support.program_files import (
+    Shape,
+    annotations_of,
+    ellipse,
+    name_in,
+    number_of,
+    outline,
+)
+from fewscope.connectors.vectors.polygon_files import polygons_of
+
+RECTANGLE, ELLIPSE = "1", "2"
+WITHOUT_AREA = {"3": "is an arrow", "4": "is a ruler"}
+CORNERS = 4  # a rectangle or an ellipse has as many vertices, or two; of more, they are the outline itself
+
+
+def read_imagescope(uri: str, root: ElementTree.Element) -> AnnotationFile:
+    """Annotations of an ``Annotations`` element."""
+    shapes: list[Shape] = []
+    number = 0
+    for layer in children(root, "Annotation"):
+        group = _layer_name(layer)
+        drawn: list[Shape] = []
+        holes: list[Shape] = []
+        for region in children(child(layer, "Regions"), "Region"):
+            number += 1
+            shape = _shape(uri, number, group, region)
+            (holes if region.get("NegativeROA") == "1" else drawn).append(shape)
+        shapes += _cut_out(drawn, holes)
+    return annotations_of("ImageScope", "the names of its layers", shapes)
+
+
+def _layer_name(layer: ElementTree.Element) -> str:
+    """The class that a layer states: its name, else its description, else the name of another attribute."""
+    name = name_in(layer.get("Name"))
+    if name:
+        return name
+    for attribute in children(child(layer, "Attributes"), "Attribute"):
+        stated, value = name_in(attribute.get("Name")), name_in(attribute.get("Value"))
+        if value or stated.casefold() not in ("", "description"):
+            return value or stated
+    return ""
+
+
+def _shape(uri: str, number: int, group: str, region: ElementTree.Element) -> Shape:
+    own, kind = name_in(region.get("Text")), region.get("Type", "0").strip()
+    if kind in WITHOUT_AREA:
+        return Shape(None, number, group, own, WITHOUT_AREA[kind])
+    what = f"annotation {number}"
+    points = np.array(
+        [
+            (number_of(uri, what, vertex.get("X")), number_of(uri, what, vertex.get("Y")))
+            for vertex in children(child(region, "Vertices"), "Vertex")
+        ],
+        np.float64,
+    ).reshape(-1, 2)
+    return Shape(_geometry(kind, points), number, group, own)
+
+
+def _geometry(kind: str, points: NDArray[np.float64]) -> BaseGeometry | None:
+    n_distinct = len(np.unique(points, axis=0))
+    if kind == RECTANGLE and n_distinct == 2:
+        return shapely.box(*points.min(axis=0), *points.max(axis=0))
+    if kind == ELLIPSE and 2 <= n_distinct <= CORNERS:
+        return ellipse(*points.min(axis=0), *points.max(axis=0))
+    return outline(points)
+
+
+def _cut_out(drawn: list[Shape], holes: list[Shape]) -> list[Shape]:
+    """The shapes of a layer without its negative ones, and negative ones that cut nothing as what is left out."""
+    areas = [None if one.geometry is None else polygons_of(one.geometry) for one in drawn]
+    idle: list[Shape] = []
+    for hole in holes:
+        cut = None if hole.geometry is None else polygons_of(hole.geometry)
+        met = (
+            []
+            if cut is None
+            else [i for i, area in enumerate(areas) if area is not None and area.intersects(cut)]
+        )
+        for i in met:
+            areas[i] = shapely.difference(areas[i], cut)
+        if not met:
+            idle.append(
+                replace(hole, geometry=None, what="is a negative region that lies on no other of its layer")
+            )
+    kept = [
+        one if area is None else replace(one, geometry=area) for one, area in zip(drawn, areas, strict=True)
+    ]
+    return kept + idle
