@@ -12,6 +12,7 @@ from PIL import Image, ImageOps
 
 from fewscope.connectors.conventions import PATCH_SIZE
 from fewscope.connectors.support.folder import PAIRS, open_pictures
+from fewscope.connectors.support.label_files import is_label_file
 from fewscope.connectors.support.support_set import SupportSet
 from fewscope.errors import SourceError, SupportError
 
@@ -72,30 +73,30 @@ def resize_image(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def load_photograph_support(folder: Path, class_names: Sequence[str] = ()) -> SupportSet:
-    """A support set of whole photographs with masks of one class.
+    """A support set of whole photographs with labels of one class.
 
     Parameters
     ----------
     folder : Path
-        ``image/NAME.jpg`` with ``label/NAME.png``, or ``1.jpg`` with ``1.png``, of any size.
+        As for `connectors.support.load.load_support`, with pictures of any size; or a file of labels beside them.
     class_names : Sequence[str]
-        Name of the class; empty for that of the folder.
+        Name of the class; empty for that of the folder, or for the only one of COCO's or LabelMe's labels.
 
     Raises
     ------
     SupportError
-        There is no pair, a mask is not of its image's size or is ambiguous, or several classes are asked for.
+        No picture is labelled, a mask is not of its image's size or is ambiguous, or there are several classes.
     """
     uri = str(folder)
     if len(class_names) > 1:
         raise SupportError(
             f"{uri}: photographs have one class, not {', '.join(class_names)}; run each by itself"
         )
-    if not folder.is_dir():
+    if not folder.is_dir() and not is_label_file(uri):
         raise SupportError(f"{uri}: no such folder; give a folder of photographs with masks")
     pictures = open_pictures(uri, class_names)
     if pictures is None:
-        raise SupportError(f"{uri}: has no labelled pair; expected {PAIRS}")
+        raise SupportError(f"{uri}: has no labelled pair; expected {PAIRS}, or COCO's or LabelMe's JSON")
     if len(pictures.class_names) > 1:
         raise SupportError(
             f"{uri}: has the classes {', '.join(pictures.class_names)}; choose one of them with --class"

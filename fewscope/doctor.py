@@ -15,7 +15,7 @@ from fewscope._version import __version__
 ESSENTIAL = ("torch", "numpy", "scipy", "scikit-image", "zarr", "dask", "pyarrow", "shapely")
 OPTIONAL = {
     "scikit-learn": "pip install 'fewscope[eval]', for baselines of fewscope evaluate",
-    "pycocotools": "pip install 'fewscope[eval]', for fewscope convert coco",
+    "pycocotools": "pip install 'fewscope[eval]', for fewscope convert coco, and compressed masks in COCO's JSON",
     "tensorboard": "pip install 'fewscope[train]', for the curves of fewscope train",
     "timm": "pip install 'fewscope[encoders]', for --encoder timm/NAME:FILE",
     "s3fs": "pip install 'fewscope[s3]', for s3:// URLs",

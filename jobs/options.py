@@ -85,7 +85,11 @@ def typed(file: str) -> str:
 def add_support_options(parser: JobParser, drawn_on: str, metavar: str, what: str) -> None:
     """The support set and its classes; ``drawn_on``: option that names the picture it was drawn on."""
     add = parser.group["input"].add_argument
-    add("--support", required=True, help=f"support set: folder of labelled patches, or {what}")
+    add(
+        "--support",
+        required=True,
+        help=f"support set: folder of labelled pictures (masks, COCO, LabelMe), or {what}",
+    )
     add(drawn_on, help=f"{metavar.lower()} that SUPPORT was drawn on (default: the first {metavar})")
     add(
         "--class",

@@ -25,9 +25,9 @@ Examples:
     %(prog)s photos/ --support five/ --out out/photos
 
 SUPPORT is a folder of pictures and masks (image/ and label/, 1.jpg 1.png, a.png a_mask.png ...; also label images, as
-Cellpose and StarDist write them), or polygons drawn on the slide: GeoJSON of QuPath, XML of ImageScope or ASAP, .ndpa
-of NDP.view, ROIs of ImageJ. They are regions of class "Region", and the objects inside, outlined. See
-docs/support-set.md.
+Cellpose and StarDist write them) or of pictures with COCO's or LabelMe's JSON, or polygons drawn on the slide: GeoJSON
+of QuPath, XML of ImageScope or ASAP, .ndpa of NDP.view, ROIs of ImageJ. They are regions of class "Region", and the
+objects inside, outlined. See docs/support-set.md.
 With several slides, each gets a folder of its own in OUT. After an interruption, the same command resumes.
 
 A folder of photographs (PNG, JPEG) with a support set of whole photographs and masks is labelled as FSS-1000's images

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fewscope.connectors.conventions import PATCH_SIZE
+from fewscope.connectors.pixels.run_lengths import decode_run_lengths
 from fewscope.errors import ConfigError, DatasetError, MissingPackageError, RunMismatch
 
 log = logging.getLogger(__name__)
@@ -213,19 +214,15 @@ def read_coco(annotations: Path, images: Path) -> Iterator[Labelled]:
 
 def _coco_mask(segmentation: Any, height: int, width: int) -> NDArray[np.bool_]:
     """One object, (height, width): a list of polygons, or run lengths as a list or as COCO's text."""
+    if not isinstance(segmentation, list):
+        return decode_run_lengths(segmentation["counts"], height, width)
     try:
         from pycocotools import mask as coco
     except ImportError as e:
         raise MissingPackageError(
             "pycocotools is not installed; install it with: pip install fewscope[eval]"
         ) from e
-    if isinstance(segmentation, list):
-        runs = coco.merge(coco.frPyObjects(segmentation, height, width))
-    elif isinstance(segmentation["counts"], list):
-        runs = coco.frPyObjects(segmentation, height, width)
-    else:
-        runs = segmentation
-    return np.asarray(coco.decode(runs), bool)
+    return np.asarray(coco.decode(coco.merge(coco.frPyObjects(segmentation, height, width))), bool)
 
 
 def coco_names(annotations: Path) -> tuple[str, ...]:

@@ -8,6 +8,12 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from fewscope.connectors.storage.filesystem import find_filesystem
+from fewscope.connectors.support.label_files import (
+    find_label_files,
+    is_label_file,
+    pictures_of_file,
+    pictures_of_files,
+)
 from fewscope.connectors.support.pair_names import Pair, find_pairs
 from fewscope.connectors.support.pair_pictures import pictures_of_pairs
 from fewscope.connectors.support.picture_patches import cut_patches
@@ -28,14 +34,17 @@ PAIRS = "image/NAME.png with label/NAME.png, NAME.png with NAME_mask.png, or 1.j
 def load_folder(uri: str, class_names: Sequence[str]) -> SupportSet:
     """Load a support set from a folder; see `connectors.support.load.load_support`."""
     filesystem, root = _open(uri)
+    if is_label_file(uri):
+        return cut_patches(pictures_of_file(filesystem, root, uri, class_names))
     stated = read_statement(filesystem, root, uri)
-    pictures = _pictures(filesystem, root, uri, stated, class_names)
+    pictures, broken = _pictures(filesystem, root, uri, stated, class_names)
     if pictures is not None:
         return cut_patches(pictures)
     of_classes = _class_folders(filesystem, root, uri)
     if not of_classes:
-        raise SupportError(
-            f"{uri}: has no labelled pair; expected {PAIRS}, or a folder of these for each class"
+        raise broken or SupportError(
+            f"{uri}: has no labelled pair; expected {PAIRS}, a folder of these for each class, or pictures with "
+            "COCO's or LabelMe's JSON"
         )
     if "class" in stated:
         raise SupportError(f"{uri}/support.json: names one class, the folder has {', '.join(of_classes)}")
@@ -68,11 +77,16 @@ def open_pictures(uri: str, class_names: Sequence[str]) -> PictureFolder | None:
         There is no such folder, or it is not certain what its pictures and labels mean.
     """
     filesystem, root = _open(uri)
-    return _pictures(filesystem, root, uri, read_statement(filesystem, root, uri), class_names)
+    if is_label_file(uri):
+        return pictures_of_file(filesystem, root, uri, class_names)
+    pictures, broken = _pictures(filesystem, root, uri, read_statement(filesystem, root, uri), class_names)
+    if pictures is None and broken is not None:
+        raise broken
+    return pictures
 
 
 def _open(uri: str) -> tuple[Any, str]:
-    """The filesystem of a folder that exists, and its path there."""
+    """The filesystem of a folder, or of a file of labels, that exists, and its path there."""
     try:
         filesystem, root = find_filesystem(uri)
         is_folder, exists = filesystem.isdir(root), filesystem.exists(root)
@@ -80,16 +94,32 @@ def _open(uri: str) -> tuple[Any, str]:
         raise SupportError(f"{uri}: cannot be reached ({' '.join(str(error).split())})") from error
     if not exists:
         raise SupportError(f"{uri}: no such folder; check the path")
-    if not is_folder:
+    if not is_folder and not is_label_file(uri):
         raise SupportError(f"{uri}: is a file, expected a folder of pairs, or a .geojson of annotations")
     return filesystem, root
 
 
 def _pictures(
     filesystem: Any, root: str, uri: str, stated: dict[str, Any], class_names: Sequence[str]
-) -> PictureFolder | None:
-    pairs = list(find_pairs(filesystem, root, uri))
-    return pictures_of_pairs(filesystem, root, uri, pairs, stated, class_names) if pairs else None
+) -> tuple[PictureFolder | None, SupportError | None]:
+    """The labelled pictures in a folder, or None, and why a file that may hold labels cannot be read.
+
+    Masks come first: JSON may lie beside them for other reasons.
+    """
+    pairs: list[Pair] = []
+    doubt: SupportError | None = None
+    try:
+        pairs = list(find_pairs(filesystem, root, uri))
+    except SupportError as error:
+        doubt = error
+    if pairs:
+        return pictures_of_pairs(filesystem, root, uri, pairs, stated, class_names), None
+    files = find_label_files(filesystem, root)
+    if files.coco or files.labelme:
+        return pictures_of_files(filesystem, root, uri, files, stated, class_names), None
+    if doubt is not None:
+        raise SupportError(f"{doubt}; {files.broken[0]}") if files.broken else doubt
+    return None, files.broken[0] if files.broken else None
 
 
 def _class_folders(filesystem: Any, root: str, uri: str) -> dict[str, list[Pair]]:

@@ -72,6 +72,20 @@ def _open_picture(filesystem: Any, path: str) -> Image.Image:
     return picture
 
 
+def decode_png_mask(content: bytes) -> NDArray[np.bool_]:
+    """A PNG that is part of another file as a mask, bool (H, W): what is above 0; ValueError if it is none."""
+    try:
+        with Image.open(io.BytesIO(content), formats=["PNG"]) as picture:
+            if max(picture.size) > MAX_SIDE:
+                raise ValueError(f"a mask of {picture.height} x {picture.width} px")
+            values = np.asarray(picture.convert("L"))
+    except ValueError:
+        raise
+    except Exception as error:  # Pillow's decoders raise whatever a broken file makes them raise
+        raise ValueError(f"its mask cannot be decoded: {error}") from error
+    return values > 0
+
+
 def _without_alpha(picture: Image.Image, path: str) -> Image.Image:
     stated = "transparency" in picture.info and picture.mode in ("1", "L", "P", "RGB")
     if picture.mode in ("RGBA", "LA", "PA") or stated:

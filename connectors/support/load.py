@@ -52,10 +52,10 @@ ANNOTATIONS = (
 """On a slide GeoJSON and what ImageScope, ASAP, NDP.view and ImageJ write; on a raster what GDAL reads, and
 GeoParquet."""
 
-FORMATS: tuple[SupportFormat, ...] = (
-    SupportFormat(ANNOTATIONS, True, _annotations),
-    SupportFormat(("",), False, _folder),
-)
+OF_PICTURES = SupportFormat(("",), False, _folder)
+"""Folders, and JSON of labels that lies beside its pictures."""
+
+FORMATS: tuple[SupportFormat, ...] = (SupportFormat(ANNOTATIONS, True, _annotations), OF_PICTURES)
 """The first that reads the ending is taken."""
 
 
@@ -64,11 +64,19 @@ def _format_of(uri: str) -> SupportFormat:
     if name.startswith(("http://", "https://")):
         name = name.partition("?")[0]  # signed addresses
     name = name.removesuffix(".gz")
-    return next(one for one in FORMATS if name.endswith(one.endings))
+    found = next(one for one in FORMATS if name.endswith(one.endings))
+    if name.endswith(".json"):
+        from fewscope.connectors.support.label_files import is_label_file
+
+        return OF_PICTURES if is_label_file(uri) else found
+    return found
 
 
 def is_annotations(uri: str) -> bool:
-    """Whether a support set, by its name, is annotations drawn on a slide or raster; else it is a folder of pairs."""
+    """Whether a support set is annotations drawn on a slide or raster; else it is labelled pictures.
+
+    Its name decides; of ``.json`` the content, which may be COCO's or LabelMe's labels of pictures.
+    """
     return _format_of(uri).on_source
 
 
@@ -88,9 +96,10 @@ def load_support(
         A folder (path or fsspec URL) of pairs: ``image/`` and ``label/`` with the same names, ``1.jpg 1.png`` or
         ``NAME.png NAME_mask.png`` side by side, with optional ``1.inst.png`` and ``support.json`` (``{"mpp": 0.5,
         "class": "nucleus"}``, or ``"classes": ["nucleus", "vessel"]`` for masks with the values 1, 2...). Or a folder
-        of such folders, one for each class. Or annotations, regions and the objects in them, drawn on ``source``:
-        GeoJSON of QuPath (``.geojson``, ``.json``, either with ``.gz``) or a file of ImageScope, ASAP (``.xml``),
-        NDP.view (``.ndpa``) or ImageJ (``.roi``, ``.zip``) on a slide, any vector file on a raster.
+        of such folders, one for each class. Or a folder of pictures with COCO's or LabelMe's JSON, or this file itself.
+        Or annotations, regions and the objects in them, drawn on ``source``: GeoJSON of QuPath (``.geojson``,
+        ``.json``, either with ``.gz``) or a file of ImageScope, ASAP (``.xml``), NDP.view (``.ndpa``) or ImageJ
+        (``.roi``, ``.zip``) on a slide, any vector file on a raster.
     source
         The slide or raster of the annotations.
     class_names

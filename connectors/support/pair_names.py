@@ -96,7 +96,7 @@ def _pairs_of_folders(filesystem: Any, image_folder: str, label_folder: str) -> 
     labels: dict[str, list[str]] = {}
     for stem, paths in of_stems.items():
         labels.setdefault(stem if stem in images else _named_after(stem, images) or stem, []).extend(paths)
-    for stem in sorted(images.keys() | labels.keys(), key=_natural):
+    for stem in sorted(images.keys() | labels.keys(), key=by_number):
         if stem not in labels:
             raise SupportError(f"{images[stem][0]}: has no label of the same name in {label_folder}; add it")
         if stem not in images:
@@ -116,7 +116,7 @@ def _pairs_side_by_side(filesystem: Any, root: str) -> Iterator[Pair]:
         image = _named_after(stem, found)
         if image is not None and stem not in photo_and_mask:
             masks.setdefault(image, []).extend(paths)
-    for stem in sorted(found, key=_natural):
+    for stem in sorted(found, key=by_number):
         paths, pair, named = found[stem], photo_and_mask.get(stem), masks.get(stem, [])
         if named:
             _check_certain(paths, pair, named, is_mask=_named_after(stem, found) is not None)
@@ -179,5 +179,6 @@ def _pictures(filesystem: Any, folder: str) -> tuple[dict[str, list[str]], dict[
     return pictures, instances
 
 
-def _natural(stem: str) -> tuple[int, int, str]:
+def by_number(stem: str) -> tuple[int, int, str]:
+    """Key to sort names by: numbers by their value, before all others."""
     return (0, int(stem), stem) if stem.isascii() and stem.isdigit() else (1, 0, stem)

@@ -27,6 +27,7 @@ from fewscope.connectors.source import Source
 from fewscope.connectors.support.load import load_support
 from fewscope.connectors.support.support_set import SupportSet
 from fewscope.errors import FewscopeError, SupportError
+from fewscope.pipeline.photographs import run_lengths
 from tests.helpers import drawn_files
 from tests.helpers.rasters import north_up, write_raster
 
@@ -67,9 +68,10 @@ class Form:
         return load_support(self.uri, source=self.source, class_names=class_names)
 
     def damage(self) -> str:
-        """Cut a file of it short; the end of its path."""
+        """Cut a file of it short, that of labels if there is one; the end of its path."""
         path = Path(self.uri)
-        files = [path] if path.is_file() else sorted(file for file in path.rglob("*.png"))
+        files = [path] if path.is_file() else sorted(path.rglob("*.png"))
+        files = [file for file in path.rglob("*.json") if file.name != "support.json"] or files
         content = files[0].read_bytes()
         files[0].write_bytes(content[: len(content) // 2])
         return files[0].name
@@ -93,6 +95,78 @@ def flat_folder(folder: Path) -> Form:
         Image.fromarray(image).save(folder / f"{k}.jpg", quality=95)
         Image.fromarray(label * 255).save(folder / f"{k}.png")
     return Form(str(folder), several=False)
+
+
+def pairs_of_cellpose(folder: Path) -> Form:
+    """One class: object numbers in a.png and a_cp_masks.png; those of a few objects are stated to be numbers."""
+    folder = folder / "nucleus"
+    folder.mkdir(parents=True)
+    numbers = numbers_of(NUCLEI)
+    for k, (image, label) in enumerate(zip(crops(picture()), crops(numbers), strict=True)):
+        Image.fromarray(image).save(folder / f"{k}.png")
+        Image.fromarray(label.astype(np.uint16)).save(folder / f"{k}_cp_masks.png")
+    (folder / "support.json").write_text('{"instances": true}')
+    return Form(str(folder), several=False)
+
+
+def numbers_of(objects: list[tuple[int, int, int, int]]) -> np.ndarray:
+    """int32 (300, 300): 1.. for each object."""
+    numbers = np.zeros((SIDE, SIDE), np.int32)
+    for number, (top, left, bottom, right) in enumerate(objects, start=1):
+        numbers[top:bottom, left:right] = number
+    return numbers
+
+
+def corners_in(patch: tuple[int, int], outline: tuple[int, int, int, int]) -> list[list[int]]:
+    """Corners of an object, x and y in px of a patch; it may reach beyond."""
+    top, left, bottom, right = outline
+    row, col = patch
+    return [[left - col, top - row], [right - col, bottom - row]]
+
+
+def coco_beside_pictures(folder: Path) -> Form:
+    """Polygons and, every second one, run lengths."""
+    (folder / "images").mkdir(parents=True)
+    (folder / "annotations").mkdir()
+    names = ["unused", *CLASSES]
+    labels: dict[str, list[dict]] = {
+        "images": [],
+        "annotations": [],
+        "categories": [{"id": k, "name": name} for k, name in enumerate(names)],
+    }
+    for k, (image, patch) in enumerate(zip(crops(picture()), CORNERS, strict=True)):
+        Image.fromarray(image).save(folder / "images" / f"{k}.png")
+        labels["images"].append({"id": k, "file_name": f"{k}.png", "height": PATCH_SIZE, "width": PATCH_SIZE})
+        for name, objects in CLASSES.items():
+            for number, outline in enumerate(objects):
+                (left, top), (right, bottom) = corners_in(patch, outline)
+                mask = np.zeros((PATCH_SIZE, PATCH_SIZE), bool)
+                mask[max(0, top) : max(0, bottom), max(0, left) : max(0, right)] = True
+                polygon = [[left, top, right, top, right, bottom, left, bottom]]
+                runs = {"size": [PATCH_SIZE, PATCH_SIZE], "counts": run_lengths(mask)}
+                labels["annotations"].append(
+                    {
+                        "image_id": k,
+                        "category_id": names.index(name),
+                        "segmentation": runs if number % 2 else polygon,
+                    }
+                )
+    (folder / "annotations" / "instances_default.json").write_text(json.dumps(labels))
+    return Form(str(folder))
+
+
+def labelme_beside_pictures(folder: Path) -> Form:
+    folder.mkdir(parents=True)
+    for k, (image, patch) in enumerate(zip(crops(picture()), CORNERS, strict=True)):
+        Image.fromarray(image).save(folder / f"{k}.png")
+        shapes = [
+            {"label": name, "points": corners_in(patch, outline), "shape_type": "rectangle"}
+            for name, objects in CLASSES.items()
+            for outline in objects
+        ]
+        text = {"shapes": shapes, "imagePath": f"{k}.png", "imageData": None}
+        (folder / f"{k}.json").write_text(json.dumps(text))
+    return Form(str(folder))
 
 
 def class_folders(folder: Path) -> Form:
@@ -175,8 +249,9 @@ def layers_on_a_raster(folder: Path) -> Form:
 
 
 MAKERS: list[Callable[[Path], Form]] = [
-    folder_of_pairs, flat_folder, class_folders, qupath_on_a_slide, imagescope_on_a_slide,
-    asap_on_a_slide, imagej_on_a_slide, ndpview_on_a_slide, polygons_on_a_raster, layers_on_a_raster,
+    folder_of_pairs, flat_folder, pairs_of_cellpose, coco_beside_pictures, labelme_beside_pictures, class_folders,
+    qupath_on_a_slide, imagescope_on_a_slide, asap_on_a_slide, imagej_on_a_slide, ndpview_on_a_slide,
+    polygons_on_a_raster, layers_on_a_raster,
 ]  # fmt: skip
 
 
@@ -219,6 +294,19 @@ def test_classes_are_in_the_order_of_their_names_or_in_the_one_asked_for(form):
         assert (straight.class_names, turned.class_names) == (("nucleus", "vessel"), ("vessel", "nucleus"))
         exchanged = np.array([0, 2, 1, *[0] * 252, IGNORE_LABEL], np.uint8)[straight.labels]
         assert np.array_equal(turned.labels, exchanged)
+
+
+def test_the_same_labels_of_pictures_are_the_same_support_set(tmp_path):
+    """Object numbers differ at most; those of label images are theirs."""
+    masks = folder_of_pairs(tmp_path / "masks").load()
+    coco = coco_beside_pictures(tmp_path / "coco").load()
+    labelme = labelme_beside_pictures(tmp_path / "labelme").load()
+    assert coco.digest() == labelme.digest()
+    assert replace(coco, instances=None, mpp=masks.mpp).digest() == masks.digest()
+    nuclei = coco_beside_pictures(tmp_path / "nuclei").load("nucleus")
+    cellpose = pairs_of_cellpose(tmp_path / "cellpose").load()
+    assert cellpose.instances is not None
+    assert cellpose.digest() == nuclei.digest()
 
 
 def test_what_is_of_a_class_that_was_not_chosen_is_background(form):

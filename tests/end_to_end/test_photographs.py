@@ -135,6 +135,37 @@ def test_photographs_are_resized_whole_and_slides_are_none(
     assert read_photograph(photos / "turned.jpeg").shape == (200, 320, 3)
 
 
+@pytest.mark.slow
+def test_a_folder_of_photographs_is_labelled_by_coco(
+    folders: tuple[Path, Path], tmp_path: Path, capfd: pytest.CaptureFixture
+) -> None:
+    """As Roboflow exports it, and as its JSON alone: the masks are those of the same labels as PNG."""
+    photos, five = folders
+    images, annotations = [], []
+    for k in (1, 2):
+        with Image.open(five / f"{k}.png") as picture:
+            mask = np.asarray(picture) > 0
+        images.append({"id": k, "file_name": f"{k}.jpg", "height": 300, "width": 400})
+        runs = {"size": [300, 400], "counts": run_lengths(mask)}
+        annotations.append({"id": k, "image_id": k, "category_id": 1, "iscrowd": 0, "segmentation": runs})
+    outs = {"png": tmp_path / "png", "coco": tmp_path / "coco"}
+    command = [str(photos), *FAST]
+    assert segment_wsi.main([*command, "--support", str(five), "--out", str(outs["png"])]) == 0
+    for k in (1, 2):
+        (five / f"{k}.png").unlink()
+    categories = [{"id": 0, "name": "discs"}, {"id": 1, "name": "disc"}]
+    labels = five / "_annotations.coco.json"
+    labels.write_text(json.dumps({"images": images, "annotations": annotations, "categories": categories}))
+    for support in (five, labels):
+        assert (
+            segment_wsi.main([*command, "--support", str(support), "--out", str(outs["coco"]), "--overwrite"])
+            == 0
+        )
+        for mask_file in (outs["png"] / "masks").iterdir():
+            assert (outs["coco"] / "masks" / mask_file.name).read_bytes() == mask_file.read_bytes()
+    assert "warning" not in capfd.readouterr().out
+
+
 def test_bad_photographs_and_support_sets_are_one_line(tmp_path: Path, folders: tuple[Path, Path]) -> None:
     Image.fromarray(np.zeros((9, 9), np.uint16)).save(tmp_path / "deep.png")
     with pytest.raises(SourceError, match="expected 8-bit colour or grey"):

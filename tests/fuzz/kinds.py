@@ -13,6 +13,7 @@ from tests.fuzz.channel_slides import channel_slides, use_channel_slide
 from tests.fuzz.folders import folders, use_folder
 from tests.fuzz.harness import Kind
 from tests.fuzz.page_requests import page_requests, use_page_requests
+from tests.fuzz.picture_labels import picture_labels
 from tests.fuzz.program_files import program_files, use_program_file
 from tests.fuzz.rasters import damaged_rasters, made_rasters, stac, use_raster, vrts
 from tests.fuzz.slides import slides, use_slide
@@ -31,6 +32,7 @@ KINDS = (
     Kind("map-annotations", map_annotations, use_map_annotations, 60),
     Kind("geopackages", geopackages, use_map_annotations, 40),
     Kind("folders", folders, use_folder, 60),
+    Kind("picture-labels", picture_labels, use_folder, 60),
     Kind("weights", weights, use_weights, 12),
     Kind("page-requests", page_requests, use_page_requests, 60),
     Kind("saved-state", states, use_state, 4),

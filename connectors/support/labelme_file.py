@@ -1,0 +1,188 @@
+"""LabelMe's JSON as the labels of pictures: one file for each, beside it or in a folder of labels."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import math
+from collections.abc import Callable, Iterable
+from pathlib import PurePosixPath
+from typing import Any
+
+import numpy as np
+import shapely
+from shapely.geometry.base import BaseGeometry
+
+from fewscope.connectors.support.drawn_pictures import (
+    Cutout,
+    DrawnPicture,
+    DrawnPictures,
+    PictureObject,
+    Shape,
+    note_not_listed,
+    paint,
+    polygon_of,
+    stated_size,
+)
+from fewscope.connectors.support.image_files import decode_png_mask
+from fewscope.connectors.support.pair_names import by_number
+from fewscope.connectors.support.picture_places import PicturePlaces
+from fewscope.errors import SupportError
+
+BACKGROUND = "_background_"
+"""LabelMe's name for what is none of the classes."""
+
+
+def is_labelme(content: Any) -> bool:
+    """Whether parsed JSON is LabelMe's."""
+    return (
+        isinstance(content, dict)
+        and isinstance(content.get("shapes"), list)
+        and isinstance(content.get("imagePath"), str)
+    )
+
+
+def read_labelme_files(
+    uri: str, contents: Iterable[tuple[str, dict[str, Any]]], places: PicturePlaces
+) -> DrawnPictures:
+    """The pictures of LabelMe's files, in the order of their names, and their objects.
+
+    Parameters
+    ----------
+    uri : str
+        The folder or file, for messages.
+    contents : iterable of tuple
+        Path and content of each file; see `is_labelme`.
+    places : PicturePlaces
+        Where the pictures are looked for: of the name of the file, else of the name that it states.
+
+    Raises
+    ------
+    SupportError
+        A file is damaged, its picture is missing, or it may be one of several.
+    """
+    drawn = DrawnPictures()
+    drawn_in: dict[str, str] = {}
+    for path, content in sorted(contents, key=lambda item: by_number(PurePosixPath(item[0]).stem)):
+        picture = _picture_of(path, content["imagePath"], places)
+        if picture in drawn_in:
+            raise SupportError(
+                f"{picture}: has labels in {drawn_in[picture]} and in {path}; keep one of them"
+            )
+        drawn_in[picture] = path
+        size = stated_size(content.get("imageHeight"), content.get("imageWidth"))
+        drawn.pictures.append(DrawnPicture(picture, path, size, _objects(path, content["shapes"], drawn)))
+    note_not_listed(uri, drawn, places.pictures())
+    return drawn
+
+
+def _picture_of(path: str, stated: str, places: PicturePlaces) -> str:
+    stem = PurePosixPath(path).stem
+    beside = [picture for picture in places.pictures() if PurePosixPath(picture).stem == stem]
+    named = places.find(stated)
+    if named in beside or (named is not None and not beside):
+        return str(named)
+    if len(beside) == 1:
+        return beside[0]
+    if beside:
+        raise SupportError(f"{path}: may be drawn on {beside[0]} or {beside[1]}; keep one of them")
+    raise SupportError(
+        f"{path}: its picture {stated!r} is not in {' or '.join(places.folders)}; put it there"
+    )
+
+
+def _objects(path: str, shapes: list[Any], drawn: DrawnPictures) -> list[PictureObject]:
+    """Objects of one file; shapes of the same label and group are one."""
+    groups: dict[tuple[Any, ...], list[Shape]] = {}
+    for number, shape in enumerate(shapes, start=1):
+        title = f"shape {number} of {PurePosixPath(path).name}"
+        label = shape.get("label") if isinstance(shape, dict) else None
+        if not isinstance(label, str) or not label.strip():
+            raise SupportError(f"{path}: shape {number} has no label; save it again in LabelMe")
+        name = label.strip()
+        kind = shape.get("shape_type") or "polygon"
+        if name == BACKGROUND:
+            continue
+        if kind not in SHAPES:
+            drawn.left_out.append(f"{title} is a {str(kind)[:20]}")
+            continue
+        try:
+            outline = SHAPES[kind](shape)
+        except (ValueError, TypeError, KeyError, OverflowError, shapely.errors.ShapelyError) as error:
+            reason = " ".join(str(error).split())[:120]
+            raise SupportError(
+                f"{path}: shape {number} is no {kind} that can be read ({reason}); draw it again"
+            ) from error
+        if outline is None:
+            drawn.left_out.append(f"{title} has no area")
+            continue
+        group = shape.get("group_id")
+        key = (name, str(group)) if group is not None else (name, None, number)
+        groups.setdefault(key, []).append(outline)
+    return [PictureObject(key[0], _together(parts)) for key, parts in groups.items()]
+
+
+def _together(parts: list[Shape]) -> Callable[[int, int], Shape]:
+    """One shape of several parts."""
+    outlines = [part for part in parts if not isinstance(part, Cutout)]
+    masks = [part for part in parts if isinstance(part, Cutout)]
+    if not masks:
+        whole = shapely.union_all(outlines)
+        return lambda height, width: whole
+
+    def draw(height: int, width: int) -> Shape:
+        numbers = np.zeros((height, width), np.int32)
+        for part in parts:
+            paint(numbers, part, 1)
+        return Cutout(numbers > 0)
+
+    return draw
+
+
+def _points(shape: dict[str, Any], n: int | None = None) -> np.ndarray:
+    points = np.asarray(shape["points"], float).reshape(-1, 2)
+    if n is not None and len(points) != n:
+        raise ValueError(f"it has {len(points)} points, expected {n}")
+    if not np.isfinite(points).all():
+        raise ValueError("its coordinates are not finite")
+    return points
+
+
+def _polygon(shape: dict[str, Any]) -> BaseGeometry | None:
+    return polygon_of([shape["points"]])
+
+
+def _rectangle(shape: dict[str, Any]) -> BaseGeometry | None:
+    (left, top), (right, bottom) = _points(shape, 2)
+    return polygon_of([[left, top, right, top, right, bottom, left, bottom]])
+
+
+def _circle(shape: dict[str, Any]) -> BaseGeometry | None:
+    centre, rim = _points(shape, 2)
+    radius = math.hypot(*(rim - centre))
+    return shapely.Point(centre).buffer(radius, quad_segs=64) if radius > 0 else None
+
+
+def _mask(shape: dict[str, Any]) -> Cutout | None:
+    """A mask in a box: a PNG as text, whose corner is the first point."""
+    corner, _ = _points(shape, 2)
+    text = shape.get("mask")
+    if not isinstance(text, str):
+        raise ValueError("it holds no mask")
+    try:
+        content = base64.b64decode(text, validate=True)
+    except binascii.Error as error:
+        raise ValueError(f"its mask is not base64: {error}") from error
+    mask = decode_png_mask(content)
+    left, top = (round(float(value)) for value in corner)
+    return Cutout(mask, top, left) if mask.any() else None
+
+
+SHAPES: dict[str, Callable[[dict[str, Any]], Shape | None]] = {
+    "polygon": _polygon,
+    "oriented_rectangle": _polygon,
+    "rectangle": _rectangle,
+    "circle": _circle,
+    "mask": _mask,
+}
+"""Those that have an area; points and lines have none."""
