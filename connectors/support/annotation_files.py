@@ -88,6 +88,8 @@ class AnnotationFile:
         Name of the program that wrote it, where that is another one than QuPath or a GIS.
     from_corner
         Whether its coordinates start at the corner of the slide's file, also where QuPath's start elsewhere.
+    surroundings
+        Working px around every object that are background, in a file without regions; 0 where it has some.
     """
 
     regions: list[Annotation] = field(default_factory=list)
@@ -99,6 +101,7 @@ class AnnotationFile:
     class_source: str = "the classification"
     program: str = ""
     from_corner: bool = False
+    surroundings: float = 0.0
 
     def add(self, kind: Kind, annotation: Annotation) -> None:
         """Append an annotation to those of its kind."""

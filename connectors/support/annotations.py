@@ -45,6 +45,7 @@ from fewscope.connectors.support.sparse import (
     starts,
 )
 from fewscope.connectors.support.support_set import MAX_CLASSES, SupportSet, alike, choose_classes, doubts
+from fewscope.connectors.support.without_regions import note_on_surroundings, stand_in_for_regions
 from fewscope.connectors.support_options import SupportOptions
 from fewscope.connectors.vectors.placement import Target
 from fewscope.connectors.vectors.polygon_files import listed
@@ -83,7 +84,9 @@ def load_annotations(uri: str, source: Source | None, options: SupportOptions) -
     left_out = f"; left out: {listed(annotations.left_out)}" if annotations.left_out else ""
     has_marks = bool(annotations.negatives) or any(one.mark for one in annotations.objects)
     if not annotations.regions and not has_marks:
-        raise SupportError(f"{uri}: has no region; {how_to}{left_out}")
+        if not annotations.objects:
+            raise SupportError(f"{uri}: has no region; {how_to}{left_out}")
+        stand_in_for_regions(uri, annotations)
     if not annotations.objects and not annotations.regions:
         raise SupportError(f"{uri}: has no object; {how_to}{left_out}")
     if not annotations.objects:
@@ -94,6 +97,8 @@ def load_annotations(uri: str, source: Source | None, options: SupportOptions) -
         )
     chosen_names, values, chosen = _choose_objects(uri, annotations, options.class_names)
     notes = _notes(uri, annotations, chosen)
+    if annotations.surroundings:
+        notes.append(note_on_surroundings(uri, how_to))
     found = patches_on(uri, source, annotations, chosen, values, options)
     patches, n_dense = found.patches, found.n_dense
     notes += found.notes
@@ -192,6 +197,8 @@ def patches_on(
     ignored = _onto_grid(annotations.ignored, to_grid)
     objects = _onto_grid(chosen, to_grid)
     _check_inside(uri, regions, info, origin)
+    if annotations.surroundings and info.kind == "slide":
+        _check_inside(uri, objects, info, origin)
     notes: list[str] = []
     if origin != (0, 0):
         annotations.assumptions.append(
@@ -200,7 +207,7 @@ def patches_on(
         )
 
     negatives = _onto_grid(annotations.negatives, to_grid)
-    drawn = Drawn(regions, ignored, objects, values, negatives)
+    drawn = Drawn(regions, ignored, objects, values, negatives, annotations.surroundings)
     patches, labelled = _region_patches(uri, drawn, source)
     n_dense = len(patches)
     if regions and not patches:
@@ -211,10 +218,13 @@ def patches_on(
         more, too_many = sparse_patches(drawn, source, labelled)
         patches += more
         if too_many:
+            which = "spread over all" if annotations.surroundings else "the last in the file"
             notes.append(
                 f"{uri}: {too_many} label{'s' if too_many > 1 else ''} outside regions left out: at most "
-                f"{MAX_SPARSE_PATCHES} patches of them are learned from, the last in the file."
+                f"{MAX_SPARSE_PATCHES} patches of them are learned from, {which}."
             )
+    if annotations.surroundings:
+        n_dense = len(patches)
     are_whole = info.kind == "slide" or _are_whole(regions, objects)
     return FilePatches(patches, n_dense, are_whole, notes)
 
@@ -296,7 +306,10 @@ def _notes(uri: str, annotations: AnnotationFile, chosen: list[Annotation]) -> l
 
 
 def _are_whole(regions: list[Annotation], objects: list[Annotation]) -> bool:
-    """Whether no region cuts an object: parts of rivers and lakes are not instances."""
+    """Whether no region or patch cuts an object: parts of rivers and lakes are not instances."""
+    if not regions:
+        boxes = np.array([one.geometry.bounds for one in objects]).reshape(-1, 4)
+        return bool((boxes[:, 2:] - boxes[:, :2] <= PATCH_SIZE).all())
     tree = shapely.STRtree([one.geometry for one in objects])
     return all(
         region.geometry.covers(objects[index].geometry)
@@ -320,7 +333,7 @@ def _onto_grid(annotations: list[Annotation], to_grid: Affine) -> list[Annotatio
 
 
 def _check_inside(uri: str, regions: list[Annotation], info: SourceInfo, origin: tuple[int, int]) -> None:
-    """Raise SupportError for regions outside the source: they belong to another one, or have other coordinates."""
+    """Raise SupportError for outlines outside the source: they belong to another one, or have other coordinates."""
     tolerance = EDGE_TOLERANCE * max(1.0, info.width / info.native_width)
     for region in regions:
         left, top, right, bottom = region.geometry.bounds

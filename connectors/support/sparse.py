@@ -61,6 +61,8 @@ class Drawn:
         Polygons.
     values : (n,) int
         Class 1..C of each object.
+    surroundings : float
+        See `AnnotationFile.surroundings`.
     """
 
     def __init__(
@@ -70,8 +72,10 @@ class Drawn:
         objects: list[Annotation],
         values: NDArray[np.int64],
         negatives: list[Annotation],
+        surroundings: float = 0.0,
     ) -> None:
         self.regions, self.ignored, self.objects, self.negatives = regions, ignored, objects, negatives
+        self.surroundings, self.rim = surroundings, surroundings or RIM
         self._values = values
         self._tree = shapely.STRtree([one.geometry for one in objects])
 
@@ -108,7 +112,7 @@ def sparse_patches(drawn: Drawn, source: Source, labelled: Sequence[Labelled]) -
     """
     taken, patches = list(labelled), []
     windows, n_left_out = sparse_windows(drawn, (source.info.height, source.info.width))
-    with_rim = [one.geometry.buffer(RIM) for one in drawn.objects if one.mark in WHOLE]
+    with_rim = [one.geometry.buffer(drawn.rim) for one in drawn.objects if one.mark in WHOLE]
     marked = [one for one in drawn.objects if one.mark]
     for window in windows:
         image, valid = source.read(window)
@@ -120,7 +124,7 @@ def sparse_patches(drawn: Drawn, source: Source, labelled: Sequence[Labelled]) -
             remove(known, window, pixels, earlier)
         if known.any():
             taken.append((window, known))
-            title = f"labels at ({window.row_off}, {window.col_off})"
+            title = f"{'objects' if drawn.surroundings else 'labels'} at ({window.row_off}, {window.col_off})"
             patches.append(drawn.patch(title, image, known, window))
     return patches, n_left_out
 
@@ -128,8 +132,9 @@ def sparse_patches(drawn: Drawn, source: Source, labelled: Sequence[Labelled]) -
 def sparse_windows(drawn: Drawn, size: tuple[int, int]) -> tuple[list[Window], int]:
     """Windows of 224 px around what is labelled outside regions, and how many labels are in none of them.
 
-    Labels are taken from the last in the file to the first; each window begins with one that has no window yet, and
-    grows over its neighbours in that order as long as they fit.
+    Labels are taken from the last in the file to the first, or, without regions, in an order drawn by lot, so that they
+    are spread over the source; each window begins with one that has no window yet, and grows over its neighbours in
+    that order as long as they fit.
     """
     image = shapely.box(0, 0, size[1], size[0])
     regions = shapely.union_all([one.geometry for one in drawn.regions])
@@ -139,8 +144,11 @@ def sparse_windows(drawn: Drawn, size: tuple[int, int]) -> tuple[list[Window], i
         if not regions.covers(one.geometry):
             outside = shapely.intersection(one.geometry.difference(regions), image)
             if outside.area > 0:
-                shapes.append(outside.buffer(RIM) if one.mark in WHOLE else outside)
-    waiting = shapes[::-1]
+                shapes.append(outside.buffer(drawn.rim) if one.mark in WHOLE else outside)
+    order = (
+        np.random.default_rng(0).permutation(len(shapes)) if drawn.surroundings else range(len(shapes))[::-1]
+    )
+    waiting = [shapes[index] for index in order]
     boxes = shapely.bounds(np.array(waiting, object)).reshape(-1, 4)
     windows: list[Window] = []
     while waiting:

@@ -179,7 +179,7 @@ REGION, OBJECT = box(0, 0, 200, 200, name="Region"), box(10, 10, 30, 30, name="a
 @pytest.mark.parametrize(
     ("features", "word"),
     [
-        ([OBJECT], "Region*"),
+        ([], "no region.*Region*"),
         ([REGION], "no object"),
         (
             [box(1100, 0, 1300, 100, name="Region", title="mine"), OBJECT],

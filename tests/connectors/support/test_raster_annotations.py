@@ -149,7 +149,6 @@ def test_what_qupath_calls_a_class_is_a_class_here(tmp_path, source):
 @pytest.mark.parametrize(
     ("drawn", "words"),
     [
-        ([(RIVER, "water")], ["no region", "QGIS", "Region"]),
         ([(REGION, "Region")], ["no object"]),
         (
             [(ground(900, 900, 999, 999), "Region"), (RIVER, "water")],

@@ -18,7 +18,6 @@ from fewscope.connectors.support import sparse
 from fewscope.connectors.support.load import load_support
 from fewscope.connectors.support.several import load_several, write_folder
 from fewscope.connectors.support_options import SupportOptions
-from fewscope.errors import SupportError
 from tests.helpers.rasters import north_up, waves, write_raster
 from tests.helpers.support_folders import photo
 
@@ -132,8 +131,6 @@ def test_labels_alone_are_a_support_set_without_regions(load):
         feature(box(300, 300, 330, 330), "cell", "sparse*"), feature(box(340, 300, 400, 330), "Not*")
     )
     assert (support.n_dense, support.n_sparse) == (0, 1)
-    with pytest.raises(SupportError, match="has no region"):
-        load(feature(box(300, 300, 330, 330), "cell"))
 
 
 def test_each_pixel_is_labelled_in_one_patch_and_neighbours_share_one(load):
