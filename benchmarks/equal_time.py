@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.records import emit
 from fewscope.connectors.datasets.class_folders import ClassFolders, ClassImages
-from fewscope.model.checkpoints import convert_backbone
+from fewscope.model.checkpoints import convert_backbone, convert_torchvision
 from fewscope.model.episodes.category import load_categories
 from fewscope.model.networks.registry import NETWORKS
 from fewscope.model.training.job import WEIGHTS, TrainingJob
@@ -86,7 +86,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--minutes", type=float, required=True, help="processor time of each network")
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(DEFAULT))
     parser.add_argument(
-        "--backbone", type=Path, metavar="FILE", help="weights of a network whose backbone is the start"
+        "--backbone",
+        type=Path,
+        metavar="FILE",
+        help="start from the backbone of these weights, or from torchvision's (.pth)",
     )
     parser.add_argument("--train-backbone", action="store_true", help="canet, hsnet: train the backbone, too")
     parser.add_argument("--rates", nargs="+", default=[], metavar="NETWORK=RATE", help="learning rates")
@@ -112,9 +115,8 @@ def main(argv: list[str] | None = None) -> int:
         if args.backbone is not None:
             initial = (args.out / f"{network}-start.safetensors").resolve()
             source = f"backbone {args.backbone.name}"
-            save_weights(
-                convert_backbone(args.backbone, network), initial, {"network": network, "source": source}
-            )
+            convert = convert_torchvision if args.backbone.suffix == ".pth" else convert_backbone
+            save_weights(convert(args.backbone, network), initial, {"network": network, "source": source})
         if not plan.exists():
             seconds = seconds_per_step(config, data, options)
             plan.write_text(

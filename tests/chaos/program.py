@@ -188,6 +188,7 @@ def run(
     WATCH = Watch(arguments[arguments.index("--out") + 1], fault)
     WATCH.enter("start")
     if fault.max_bytes is not None:
+        sys.dont_write_bytecode = True  # Python would keep what was cut short, for every later process
         if fault.what == "kill":
             signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
         resource.setrlimit(resource.RLIMIT_FSIZE, (fault.max_bytes, resource.RLIM_INFINITY))
