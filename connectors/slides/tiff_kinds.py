@@ -17,6 +17,7 @@ from fewscope.connectors.colours import Colour
 from fewscope.connectors.pixels.composite import unique_names
 from fewscope.connectors.slides.channel_image import UM_PER_UNIT, Channel, Stated
 from fewscope.connectors.slides.ome_xml import read_ome_xml
+from fewscope.connectors.storage.safe_xml import parse_xml
 from fewscope.errors import SourceError
 
 Images = tuple[list[Any], list[Stated]]
@@ -51,8 +52,8 @@ def kind_of(tiff: tifffile.TiffFile) -> TiffKind | None:
 
 
 def _ome(uri: str, tiff: tifffile.TiffFile) -> Images:
+    stated = read_ome_xml(uri, tiff.ome_metadata or "")  # first: tifffile parses it as it is
     found = list(tiff.series)
-    stated = read_ome_xml(uri, tiff.ome_metadata or "")
     return found, stated if len(stated) == len(found) else [Stated() for _ in found]
 
 
@@ -71,14 +72,8 @@ def _qptiff(uri: str, tiff: tifffile.TiffFile) -> Images:
 
 
 def _description(uri: str, page: Any) -> ElementTree.Element | None:
-    try:
-        return ElementTree.fromstring(page.description)  # a text, whatever encoding its first line states
-    except ElementTree.ParseError as error:
-        if page.description.strip():
-            raise SourceError(
-                f"{uri}: the XML of a channel cannot be read ({error}); copy it again"
-            ) from error
-        return None
+    text = page.description.strip()  # whatever encoding its first line states
+    return parse_xml(uri, text, SourceError) if text else None
 
 
 def _text(element: ElementTree.Element | None, name: str) -> str:

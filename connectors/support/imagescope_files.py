@@ -6,6 +6,7 @@ drawn with the negative pen (``NegativeROA="1"``) are cut out of the others of t
 
 from __future__ import annotations
 
+import math
 import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
 
@@ -14,6 +15,7 @@ import shapely
 from numpy.typing import NDArray
 from shapely.geometry.base import BaseGeometry
 
+from fewscope.connectors.source import SourceInfo
 from fewscope.connectors.storage.safe_xml import child, children
 from fewscope.connectors.support.annotation_files import AnnotationFile
 from fewscope.connectors.support.program_files import (
@@ -28,11 +30,12 @@ from fewscope.connectors.vectors.polygon_files import polygons_of
 
 RECTANGLE, ELLIPSE = "1", "2"
 WITHOUT_AREA = {"3": "is an arrow", "4": "is a ruler"}
+SAME_MPP = 0.05  # part that a scanner's and a slide's statement may differ by
 CORNERS = 4  # a rectangle or an ellipse has as many vertices, or two; of more, they are the outline itself
 
 
-def read_imagescope(uri: str, root: ElementTree.Element) -> AnnotationFile:
-    """Annotations of an ``Annotations`` element."""
+def read_imagescope(uri: str, root: ElementTree.Element, info: SourceInfo) -> AnnotationFile:
+    """Annotations of an ``Annotations`` element, on the slide of ``info``."""
     shapes: list[Shape] = []
     number = 0
     for layer in children(root, "Annotation"):
@@ -44,7 +47,23 @@ def read_imagescope(uri: str, root: ElementTree.Element) -> AnnotationFile:
             shape = _shape(uri, number, group, region)
             (holes if region.get("NegativeROA") == "1" else drawn).append(shape)
         shapes += _cut_out(drawn, holes)
-    return annotations_of("ImageScope", "the names of its layers", shapes)
+    annotations = annotations_of("ImageScope", "the names of its layers", shapes)
+    annotations.assumptions += _other_resolution(uri, root.get("MicronsPerPixel"), info)
+    return annotations
+
+
+def _other_resolution(uri: str, stated: str | None, info: SourceInfo) -> list[str]:
+    """One sentence if the file states another resolution than the slide has, as one of another slide would."""
+    try:
+        mpp = float(stated or "0")
+    except ValueError:
+        return []
+    if info.native_mpp is None or not 0 < mpp < math.inf or abs(mpp / info.native_mpp - 1) < SAME_MPP:
+        return []
+    return [
+        f"{uri} states {mpp:.4g} um per px, the slide has {info.native_mpp:.4g}; its coordinates were taken as pixels "
+        "of this slide. If it was drawn on another one, give that as --support-slide."
+    ]
 
 
 def _layer_name(layer: ElementTree.Element) -> str:

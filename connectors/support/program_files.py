@@ -75,11 +75,8 @@ def annotations_of(program: str, class_source: str, shapes: Sequence[Shape]) -> 
         stated = shape.own if own_role else shape.group or shape.own
         name = stated or UNNAMED
         kind = kind_of(name)
-        title = (
-            f"{kind} {shape.own!r} (number {shape.number})"
-            if shape.own
-            else f"{kind} (number {shape.number})"
-        )
+        called = f" {shape.own!r}" if shape.own not in ("", name) else ""
+        title = f"{kind}{called} (number {shape.number})"
         mark = mark_of(kind, "" if own_role or not shape.group else "group", shape.own)
         geometry = None if shape.geometry is None else polygons_of(shape.geometry)
         if geometry is None and (mark or kind == "background"):

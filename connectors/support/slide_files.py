@@ -60,7 +60,7 @@ def _read_xml(uri: str, content: bytes, info: SourceInfo) -> AnnotationFile:
     if name == "annotations":
         return read_ndpview(uri, root, info)
     if name == "Annotations":
-        return read_imagescope(uri, root)
+        return read_imagescope(uri, root, info)
     raise SupportError(
         f"{uri}: is XML, but of none of the programs that are read (ImageScope, ASAP, NDP.view): it begins with "
         f"<{name[:40]}>"

@@ -28,6 +28,7 @@ from fewscope.connectors.support.load import load_support
 from fewscope.connectors.support.sparse import RIM
 from fewscope.connectors.support_options import SupportOptions
 from fewscope.errors import LabelError, OutputError, SupportError
+from tests.helpers import drawn_files
 from tests.helpers.machine import ROOT
 from tests.helpers.pages import rectangle
 from tests.helpers.rasters import north_up, waves, write_raster
@@ -354,6 +355,20 @@ def test_labels_start_from_a_support_set_and_mean_the_same(tmp_path):
     before = {shapely.geometry.shape(one["geometry"]).normalize().wkt for one in drawn}
     written = json.loads((tmp_path / FILE).read_text())["features"]
     assert {shapely.geometry.shape(one["geometry"]).normalize().wkt for one in written} == before
+    labels.close()
+
+
+def test_labels_start_from_a_file_of_another_program_at_the_corner_of_the_file(tmp_path):
+    drawing = [("Region", shapely.box(20, 40, 220, 240)), ("Nucleus", shapely.box(50, 60, 90, 100))]
+    support = drawn_files.write(tmp_path, "RoiSet.zip", drawing)
+    labels = opened(tmp_path / "out", slide_info(scan_origin=(7, 30)), support)
+    assert {one.kind: one.geometry.bounds for one in labels.all()} == {
+        "region": (20, 40, 220, 240),
+        "object": (50, 60, 90, 100),
+    }
+    assert "ROIs of ImageJ" in " ".join(labels.notes)
+    again = LabelFile(slide_info(scan_origin=(7, 30)), SupportOptions()).read(str(tmp_path / "out" / FILE))[0]
+    assert {one.geometry.bounds for one in again} == {one.geometry.bounds for one in labels.all()}
     labels.close()
 
 

@@ -97,6 +97,18 @@ def test_a_file_behind_a_link_to_its_folder_is_the_same_file(tmp_path):
         source.close()
 
 
+@pytest.mark.parametrize("write", [write_ome_tiff, write_qptiff])
+def test_xml_that_defines_entities_is_refused(tmp_path, write):
+    path = write(tmp_path / "a.ome.tif", planes(2))
+    content = (tmp_path / "a.ome.tif").read_bytes()
+    start = content.index(b"<?xml")
+    end = content.index(b"?>", start) + 2
+    declared = b'<!DOCTYPE a [<!ENTITY b "c">]>'.ljust(end - start)  # in its place, so that nothing moves
+    (tmp_path / "a.ome.tif").write_bytes(content[:start] + declared + content[end:])
+    with pytest.raises(SourceError, match="defines entities"):
+        open_any(path, mpp=0.5, slide=FULL)
+
+
 def test_levels_and_colours_of_a_qptiff_are_the_files(tmp_path):
     data = planes(4, 256, 320)
     colours = ("0,0,255", "0,255,0", "255,0,0", "0,255,255")

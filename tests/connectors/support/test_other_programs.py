@@ -223,6 +223,16 @@ def test_shapes_of_imagescope(tmp_path, slide):
     ]
 
 
+@pytest.mark.parametrize(
+    ("stated", "is_said"), [("0.51", False), ("0.25", True), ("x", False), ("nan", False)]
+)
+def test_a_file_of_imagescope_that_states_another_resolution_is_told(tmp_path, slide, stated, is_said):
+    content = drawn_files.imagescope(drawing()).replace(b'"0.5"', f'"{stated}"'.encode())
+    support = load_support(file(tmp_path, "a.xml", content), source=slide)
+    assert len(support.assumptions) == is_said
+    assert all("states 0.25 um per px, the slide has 0.5;" in text for text in support.assumptions)
+
+
 def test_groups_types_and_order_of_asap(tmp_path, slide):
     content = asap_document(
         annotation("Region", corners(REGION), "Rectangle"),
