@@ -103,7 +103,7 @@ def _objects(path: str, shapes: list[Any], drawn: DrawnPictures) -> list[Picture
         kind = shape.get("shape_type") or "polygon"
         if name == BACKGROUND:
             continue
-        if kind not in SHAPES:
+        if not isinstance(kind, str) or kind not in SHAPES:
             drawn.left_out.append(f"{title} is a {str(kind)[:20]}")
             continue
         try:

@@ -80,10 +80,11 @@ def test_points_and_lines_are_left_out_with_a_note(tmp_path):
         shape("cell", [[1, 1]], "point"),
         shape("cell", [[1, 1], [5, 5]], "line"),
         shape("cell", [[1, 1], [5, 5]]),
+        shape("cell", square(1, 1, 9)) | {"shape_type": {"a": 1}},
     )
     (note,) = load_support(str(tmp_path)).notes
     for word in (
-        "3 objects left out",
+        "4 objects left out",
         "shape 2 of a.json is a point",
         "is a line",
         "shape 4 of a.json has no area",
