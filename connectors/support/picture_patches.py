@@ -70,10 +70,13 @@ def cut_patches(folder: PictureFolder) -> SupportSet:
             f"{PATCH_SIZE} px; {len(tiles)} of them are learned from, those with objects first."
         )
     n_sparse = sum(len(of_picture) for of_picture in kept[max(0, n - folder.n_sparse) :])
-    return _joined(folder, tiles, notes, n_sparse)
+    numbers = [number for number, of_picture in enumerate(kept) for _ in of_picture]
+    return _joined(folder, tiles, notes, n_sparse, tuple(numbers) if len(numbers) > n else ())
 
 
-def _joined(folder: PictureFolder, tiles: Sequence[_Tile], notes: list[str], n_sparse: int) -> SupportSet:
+def _joined(
+    folder: PictureFolder, tiles: Sequence[_Tile], notes: list[str], n_sparse: int, pictures: tuple[int, ...]
+) -> SupportSet:
     every = [tile.part.instances for tile in tiles if tile.part.instances is not None]
     if every and len(every) < len(tiles):
         log.info("%s: %d of %d patches have instances; none are used", folder.uri, len(every), len(tiles))
@@ -92,6 +95,7 @@ def _joined(folder: PictureFolder, tiles: Sequence[_Tile], notes: list[str], n_s
             assumptions=tuple(folder.assumptions),
             n_sparse=n_sparse,
             corrected=folder.corrected,
+            pictures=pictures,
         )
     except SupportError as error:
         raise SupportError(f"{folder.uri}: {error}") from error

@@ -59,6 +59,9 @@ class SupportSet:
         estimates leave them out: they say nothing about the rest of their patch.
     corrected : tuple of int
         How many objects of an earlier result were accepted, and how many rejected, by a click.
+    pictures : tuple of int
+        Number of the picture that each patch is cut from, (K,): what is held out, is held out of a whole picture. Empty
+        if each patch stands for itself.
 
     Raises
     ------
@@ -77,6 +80,7 @@ class SupportSet:
     assumptions: tuple[str, ...] = ()
     n_sparse: int = 0
     corrected: tuple[int, int] = (0, 0)
+    pictures: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         n, n_classes = len(self.names), len(self.class_names)
@@ -92,6 +96,8 @@ class SupportSet:
                 )
         if not 0 <= self.n_sparse <= n:
             raise SupportError(f"{self.n_sparse} of {n} patches are said to be labelled in places")
+        if len(self.pictures) not in (0, n):
+            raise SupportError(f"pictures of {len(self.pictures)} patches are stated, expected {n}")
         if n < 1:
             raise SupportError("a support set needs at least one labelled patch")
         if not 1 <= n_classes <= MAX_CLASSES or len(set(self.class_names)) < n_classes:
@@ -154,6 +160,7 @@ class SupportSet:
             mpp=self.mpp,
             class_names=(self.class_names[value - 1],),
             n_sparse=self.n_sparse,
+            pictures=self.pictures,
         )
 
     def digest(self) -> str:
@@ -164,6 +171,8 @@ class SupportSet:
                 digest.update(np.ascontiguousarray(array).tobytes())
         if self.n_sparse:
             digest.update(f"sparse {self.n_sparse}".encode())
+        if self.pictures:
+            digest.update(f"pictures {self.pictures}".encode())
         return digest.hexdigest()
 
 

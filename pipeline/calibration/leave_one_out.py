@@ -58,9 +58,25 @@ class LeaveOneOut:
         return float(np.nanmean(self.iou))
 
 
-def n_folds(n_patches: int) -> int:
-    """Number of folds: one patch each, or several where there are more than `MAX_FOLDS` patches."""
-    return min(n_patches, MAX_FOLDS)
+def folds_of(n_patches: int, pictures: Sequence[int] = ()) -> list[np.ndarray]:
+    """Patches that are held out together: one each, or several where there are more than `MAX_FOLDS`.
+
+    Parameters
+    ----------
+    pictures : Sequence[int]
+        Number of the picture that each patch is cut from; a picture is held out as a whole. Not used if it is empty, or
+        all are of one picture.
+
+    >>> [fold.tolist() for fold in folds_of(3)], [fold.tolist() for fold in folds_of(3, (7, 7, 9))]
+    ([[0], [1], [2]], [[0, 1], [2]])
+    """
+    if not n_patches:
+        return []
+    numbers = np.unique(pictures[:n_patches], return_inverse=True)[1]
+    if len(numbers) < n_patches or not numbers.any():
+        numbers = np.arange(n_patches)
+    n = min(int(numbers.max()) + 1, MAX_FOLDS)
+    return [np.flatnonzero(numbers % n == i) for i in range(n)]
 
 
 def predict_held_out(
@@ -71,8 +87,9 @@ def predict_held_out(
     n_threads: int = 1,
     depth: bool = False,
     n_always: int = 0,
+    pictures: Sequence[int] = (),
 ) -> list[np.ndarray | None]:
-    """Predict each patch from the others, all classes at once.
+    """Predict each patch from the others, or from those of other pictures, all classes at once.
 
     Parameters
     ----------
@@ -88,6 +105,8 @@ def predict_held_out(
     n_always : int
         So many of the last patches are never held out: all others are predicted from them too. K does not count them
         in what follows.
+    pictures : Sequence[int]
+        See `folds_of`; not used if a class is in too few of them to be held out.
 
     Returns
     -------
@@ -96,13 +115,9 @@ def predict_held_out(
     """
     k, n_classes = len(images) - n_always, len(labels)
     found: list[np.ndarray | None] = [None] * (2 * n_classes if depth else n_classes)
-    folds = [np.arange(i, k, n_folds(k)) for i in range(n_folds(k))]
-    others = [np.setdiff1d(np.arange(len(images)), held_out) for held_out in folds]
-    usable = [
-        c
-        for c in range(n_classes)
-        if k > 1 and all((labels[c, o] == 1).any() and (labels[c, o] == 0).any() for o in others)
-    ]
+    folds, others, usable = _folds(labels, k, pictures)
+    if len(usable) < n_classes and pictures:
+        folds, others, usable = _folds(labels, k, ())
     if not usable:
         return found
 
@@ -121,6 +136,20 @@ def predict_held_out(
             of_class[held_out] = maps[:, i]
         found[place] = of_class
     return found
+
+
+def _folds(
+    labels: np.ndarray, k: int, pictures: Sequence[int]
+) -> tuple[list[np.ndarray], list[np.ndarray], list[int]]:
+    """Folds of the first ``k`` patches, the patches to predict each from, and the classes that this suffices for."""
+    folds = folds_of(k, pictures)
+    others = [np.setdiff1d(np.arange(labels.shape[1]), held_out) for held_out in folds]
+    usable = [
+        c
+        for c in range(len(labels))
+        if k > 1 and all((labels[c, o] == 1).any() and (labels[c, o] == 0).any() for o in others)
+    ]
+    return folds, others, usable
 
 
 def score_held_out(

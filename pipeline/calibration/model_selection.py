@@ -22,7 +22,7 @@ from fewscope.model.conventions import PATCH_SIZE
 from fewscope.model.finetune import AdaptConfig, one_thread, steps_within
 from fewscope.model.networks.pixel_classifier import LIMIT
 from fewscope.model.views import View
-from fewscope.pipeline.calibration.leave_one_out import agreement, n_folds, predict_held_out, score_held_out
+from fewscope.pipeline.calibration.leave_one_out import agreement, folds_of, predict_held_out, score_held_out
 from fewscope.pipeline.predictor import Model, precision_of, squeeze_single_class
 
 log = logging.getLogger(__name__)
@@ -116,6 +116,7 @@ def select_encoding(
     *,
     depth: bool = False,
     n_sparse: int = 0,
+    pictures: Sequence[int] = (),
 ) -> SelectedEncoding:
     """Encode a support set with the options that predict the held-out patches best.
 
@@ -133,8 +134,10 @@ def select_encoding(
         Also predict the depth of the held-out pixels in their objects.
     n_sparse : int
         So many of the last patches are labelled in places only, and never held out.
+    pictures : Sequence[int]
+        Number of the picture that each patch is cut from; empty if each stands for itself.
     """
-    candidates = _Candidates(model, images, labels, instances, depth, n_sparse)
+    candidates = _Candidates(model, images, labels, instances, depth, n_sparse, tuple(pictures))
     with one_thread():
         plain = best = candidates.of(EncodingOptions())
         agreed: tuple[float | None, ...] = ()
@@ -196,6 +199,7 @@ class _Candidates:
     instances: np.ndarray | None
     depth: bool
     n_sparse: int = 0
+    pictures: tuple[int, ...] = ()
     views: dict[tuple[AdaptConfig | None, bytes, tuple[int, ...]], dict[int, Any]] = field(
         default_factory=dict
     )
@@ -241,6 +245,7 @@ class _Candidates:
             n_threads=os.cpu_count() or 1,
             depth=depth,
             n_always=self.n_sparse,
+            pictures=self.pictures,
         )
         depths: list[np.ndarray | None] = found[n_classes:] if depth else [None] * n_classes
         candidate = self.evaluated[options] = self.scored(options, found[:n_classes], depths)
@@ -266,7 +271,7 @@ class _Candidates:
         best = self.best_of(plain, [self.at(sides) for sides in OTHER_SIDES])
         if best.iou >= SUFFICIENT_IOU:
             return best
-        n_runs = n_folds(len(self.images) - self.n_sparse) + 1
+        n_runs = len(folds_of(len(self.images) - self.n_sparse, self.pictures)) + 1
         if seconds > SEARCH_S and (steps := steps_within(seconds, n_runs)):
             log.info("fine-tuning %d times, %d steps each; --adapt bounds it", n_runs, steps)
             tuned = replace(best.options, adaptation=AdaptConfig(steps))
@@ -339,6 +344,7 @@ class EncodingCache:
             seconds,
             depth=depth,
             n_sparse=support.n_sparse,
+            pictures=support.pictures,
         )
         self._last = asked, made
         return made

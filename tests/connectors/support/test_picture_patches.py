@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -18,6 +20,7 @@ from fewscope.connectors.support.picture_patches import (
     starts_of,
 )
 from fewscope.connectors.support.pictures import Labelled, Picture, PictureFolder
+from fewscope.errors import SupportError
 from tests.helpers.support_folders import disc, photo, save_pair
 
 
@@ -129,6 +132,15 @@ def test_each_picture_gives_a_patch_and_all_together_at_most_a_few(pictures):
     support = cut_patches(folder_of([p[:2] for p in with_one], [p[2] for p in with_one]))
     assert len(support.names) <= max(MAX_PATCHES, len(with_one))
     assert {int(name.partition(".")[0]) for name in support.names} == set(range(len(with_one)))
+
+
+def test_patches_of_a_picture_are_held_out_together():
+    support = cut_patches(folder_of([(300, 300), (224, 224)], [4, 1]))
+    assert support.pictures == support.of_class(1).pictures == (0, 0, 0, 0, 1)
+    assert support.digest() != replace(support, pictures=()).digest()
+    assert cut_patches(folder_of([(224, 224)] * 2, [1, 1])).pictures == ()
+    with pytest.raises(SupportError, match="expected 5"):
+        replace(support, pictures=(0, 1))
 
 
 def test_pictures_of_a_patch_are_all_kept():

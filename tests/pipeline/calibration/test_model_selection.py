@@ -15,7 +15,7 @@ from fewscope.connectors.support.support_set import SupportSet
 from fewscope.model.finetune import AdaptConfig, one_thread
 from fewscope.model.segmenter import load_segmenter
 from fewscope.pipeline.calibration import model_selection
-from fewscope.pipeline.calibration.leave_one_out import MAX_FOLDS, predict_held_out
+from fewscope.pipeline.calibration.leave_one_out import MAX_FOLDS, folds_of, predict_held_out
 from fewscope.pipeline.calibration.model_selection import (
     EncodingCache,
     EncodingOptions,
@@ -104,6 +104,38 @@ def test_no_patch_is_predicted_by_itself_however_many_there_are(k: int) -> None:
     assert found is not None
     assert np.array_equal(found > 0.5, labels[0] == 1)
     assert k <= MAX_FOLDS or k > 2 * MAX_FOLDS  # both ways are tried here
+
+
+def test_a_picture_is_held_out_as_a_whole() -> None:
+    """Each patch is predicted from patches of other pictures, unless a class is in one picture only."""
+    images, labels = patches(6)
+    pictures = (0, 0, 1, 1, 1, 2)
+    used: list[np.ndarray] = []
+
+    def encode(patches_used: np.ndarray, classes) -> object:
+        used.append(patches_used)
+        return Pupil(plain=0.0).encode(images[patches_used], labels[0][patches_used])
+
+    (found,) = predict_held_out(Pupil(plain=0.0), images, labels, encode, pictures=pictures)
+    assert found is not None
+    assert sorted(map(tuple, used)) == [(0, 1, 2, 3, 4), (0, 1, 5), (2, 3, 4, 5)]
+    used.clear()
+    labels[0, 2:][labels[0, 2:] == 1] = 0
+    predict_held_out(Pupil(plain=0.0), images, labels, encode, pictures=pictures)
+    assert sorted(map(len, used)) == [5] * 6
+
+
+@pytest.mark.parametrize(
+    ("pictures", "folds"),
+    [
+        ((), [[0], [1], [2], [3]]),
+        ((5, 5, 5, 5), [[0], [1], [2], [3]]),
+        ((0, 1, 0, 1), [[0, 2], [1, 3]]),
+        ((0, 1, 1, 2, 2, 2), [[0], [1, 2], [3]]),  # the last two are labelled in places only
+    ],
+)
+def test_folds(pictures: tuple[int, ...], folds: list[list[int]]) -> None:
+    assert [fold.tolist() for fold in folds_of(4, pictures)] == folds
 
 
 ONE_IS_LUCKY = (0.0, *[0.45] * 12)  # against 0.4 of each
