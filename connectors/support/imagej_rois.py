@@ -142,13 +142,15 @@ def _geometry(roi: ImagejRoi) -> BaseGeometry | None:
 
 def _composite(roi: ImagejRoi) -> BaseGeometry | None:
     """Several outlines as one shape; what two of them cover is a hole, as ImageJ fills them."""
-    whole: BaseGeometry | None = None
-    for part in roi.coordinates(multi=True):
-        shape = outline(_check_finite(np.asarray(part, np.float64).reshape(-1, 2)))
-        area = None if shape is None else polygons_of(shape)
-        if area is not None:
-            whole = area if whole is None else shapely.symmetric_difference(whole, area)
-    return whole
+    shapes = [
+        outline(_check_finite(np.asarray(part, np.float64).reshape(-1, 2)))
+        for part in roi.coordinates(multi=True)
+    ]
+    areas = [area for shape in shapes if shape is not None and (area := polygons_of(shape)) is not None]
+    while len(areas) > 1:  # in pairs: one after the other takes the square of their number
+        paired = [shapely.symmetric_difference(*pair) for pair in zip(areas[::2], areas[1::2], strict=False)]
+        areas = paired + areas[2 * len(paired) :]
+    return areas[0] if areas else None
 
 
 def _check_finite(values: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -12,7 +12,6 @@ from dataclasses import replace
 
 import numpy as np
 import shapely
-from numpy.typing import NDArray
 from shapely.geometry.base import BaseGeometry
 
 from fewscope.connectors.source import SourceInfo
@@ -37,17 +36,23 @@ CORNERS = 4  # a rectangle or an ellipse has as many vertices, or two; of more, 
 def read_imagescope(uri: str, root: ElementTree.Element, info: SourceInfo) -> AnnotationFile:
     """Annotations of an ``Annotations`` element, on the slide of ``info``."""
     shapes: list[Shape] = []
-    number = 0
+    number = n_inscribed = 0
     for layer in children(root, "Annotation"):
         group = _layer_name(layer)
         drawn: list[Shape] = []
         holes: list[Shape] = []
         for region in children(child(layer, "Regions"), "Region"):
             number += 1
-            shape = _shape(uri, number, group, region)
+            shape, is_inscribed = _shape(uri, number, group, region)
+            n_inscribed += is_inscribed
             (holes if region.get("NegativeROA") == "1" else drawn).append(shape)
         shapes += _cut_out(drawn, holes)
     annotations = annotations_of("ImageScope", "the names of its layers", shapes)
+    if n_inscribed:
+        annotations.assumptions.append(
+            f"{uri}: {n_inscribed} ellipse{'s' if n_inscribed > 1 else ''} of ImageScope were taken as inscribed in "
+            "the rectangle around their vertices."
+        )
     annotations.assumptions += _other_resolution(uri, root.get("MicronsPerPixel"), info)
     return annotations
 
@@ -78,10 +83,11 @@ def _layer_name(layer: ElementTree.Element) -> str:
     return ""
 
 
-def _shape(uri: str, number: int, group: str, region: ElementTree.Element) -> Shape:
+def _shape(uri: str, number: int, group: str, region: ElementTree.Element) -> tuple[Shape, bool]:
+    """A shape, and whether it is an ellipse that its vertices only bound."""
     own, kind = name_in(region.get("Text")), region.get("Type", "0").strip()
     if kind in WITHOUT_AREA:
-        return Shape(None, number, group, own, WITHOUT_AREA[kind])
+        return Shape(None, number, group, own, WITHOUT_AREA[kind]), False
     what = f"annotation {number}"
     points = np.array(
         [
@@ -90,35 +96,31 @@ def _shape(uri: str, number: int, group: str, region: ElementTree.Element) -> Sh
         ],
         np.float64,
     ).reshape(-1, 2)
-    return Shape(_geometry(kind, points), number, group, own)
-
-
-def _geometry(kind: str, points: NDArray[np.float64]) -> BaseGeometry | None:
     n_distinct = len(np.unique(points, axis=0))
-    if kind == RECTANGLE and n_distinct == 2:
-        return shapely.box(*points.min(axis=0), *points.max(axis=0))
-    if kind == ELLIPSE and 2 <= n_distinct <= CORNERS:
-        return ellipse(*points.min(axis=0), *points.max(axis=0))
-    return outline(points)
+    is_inscribed = kind == ELLIPSE and 2 <= n_distinct <= CORNERS
+    geometry: BaseGeometry | None
+    if is_inscribed:
+        geometry = ellipse(*points.min(axis=0), *points.max(axis=0))
+    elif kind == RECTANGLE and n_distinct == 2:
+        geometry = shapely.box(*points.min(axis=0), *points.max(axis=0))
+    else:
+        geometry = outline(points)
+    return Shape(geometry, number, group, own), is_inscribed
 
 
 def _cut_out(drawn: list[Shape], holes: list[Shape]) -> list[Shape]:
     """The shapes of a layer without its negative ones, and negative ones that cut nothing as what is left out."""
     areas = [None if one.geometry is None else polygons_of(one.geometry) for one in drawn]
+    tree = shapely.STRtree([shapely.Point() if area is None else area for area in areas])
     idle: list[Shape] = []
     for hole in holes:
         cut = None if hole.geometry is None else polygons_of(hole.geometry)
-        met = (
-            []
-            if cut is None
-            else [i for i, area in enumerate(areas) if area is not None and area.intersects(cut)]
-        )
+        met = [] if cut is None else tree.query(cut, predicate="intersects").tolist()
         for i in met:
             areas[i] = shapely.difference(areas[i], cut)
         if not met:
-            idle.append(
-                replace(hole, geometry=None, what="is a negative region that lies on no other of its layer")
-            )
+            what = "is a negative region that lies on no other of its layer"
+            idle.append(replace(hole, geometry=None, what=what))
     kept = [
         one if area is None else replace(one, geometry=area) for one, area in zip(drawn, areas, strict=True)
     ]

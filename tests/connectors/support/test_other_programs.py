@@ -216,6 +216,7 @@ def test_shapes_of_imagescope(tmp_path, slide):
     areas = [one.geometry.area for one in found.objects]
     assert areas == pytest.approx([2400, ellipse, ellipse, 2300], rel=1e-3)
     assert found.objects[3].geometry.equals(SQUARE.difference(hole))
+    assert "2 ellipses of ImageScope were taken as inscribed" in found.assumptions[0]
     assert [text.split(") ")[1] for text in found.left_out] == [
         "is an arrow",
         "is a ruler",
