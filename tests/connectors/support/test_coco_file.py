@@ -74,7 +74,7 @@ def of_two() -> np.ndarray:
         ("annotations/instances_default.json", ["images/default/a.png"], "a.png"),
         ("annotations/instances_val.json", ["val/a.png"], "a.png"),
         ("Annotations/x.json", ["Imgs/sub/a.png"], "sub/a.png"),
-        ("labels.json", ["images/a.png"], "/home/someone/of_another_machine/a.png"),
+        ("labels.json", ["images/a.png"], "/somewhere/on/another_machine/a.png"),
         ("labels.json", ["images/a.png"], "C:\\Users\\a.png"),
         ("labels.json", ["a.png"], "https://example.org/x/a.png"),
     ],
