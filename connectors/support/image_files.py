@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
+from rasterio.errors import NotGeoreferencedWarning
+from rasterio.io import MemoryFile
 
 from fewscope.connectors.conventions import IGNORE_LABEL
 from fewscope.errors import SupportError
@@ -17,6 +19,7 @@ MAX_SIDE = (
     4096  # px; larger images are not patches, and a decompression bomb is rejected before it is decoded
 )
 MAX_FILE_BYTES = 64 * 2**20
+TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 LARGEST_FLOAT = 2**24  # up to which a float of 32 bits holds every whole number
 NEAR_ENDS = (64, 191)  # a lossy black-and-white mask must not have grey levels in this range
 
@@ -50,7 +53,10 @@ def _open_picture(filesystem: Any, path: str) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the bound below is tighter
-            picture = Image.open(io.BytesIO(content))
+            try:
+                picture = Image.open(io.BytesIO(content))
+            except UnidentifiedImageError:
+                picture = _of_64_bits(content)
         if max(picture.size) > MAX_SIDE:
             raise SupportError(
                 f"{path}: is {picture.height} x {picture.width} px, at most {MAX_SIDE} a side; cut out "
@@ -70,6 +76,27 @@ def _open_picture(filesystem: Any, path: str) -> Image.Image:
             reason = "not a picture"
         raise SupportError(f"{path}: cannot be decoded ({reason}); save it again as PNG") from error
     return picture
+
+
+def _of_64_bits(content: bytes) -> Image.Image:
+    """A TIFF of 64-bit numbers, which Pillow does not know and NumPy's users write; UnidentifiedImageError if it is
+    none."""
+    if content[:4] not in TIFF_STARTS:
+        raise UnidentifiedImageError("cannot identify image file")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        with MemoryFile(content) as memory, memory.open(driver="GTiff") as tiff:
+            if (
+                set(tiff.dtypes) - {"int64", "uint64", "float64"}
+                or tiff.count > 1
+                or max(tiff.shape) > MAX_SIDE
+            ):
+                raise UnidentifiedImageError("cannot identify image file")
+            values = tiff.read(1)
+    narrow = values.astype(np.float32 if values.dtype.kind == "f" else np.int32)
+    if not np.array_equal(narrow, values):
+        raise ValueError("it holds numbers of more than 32 bits")
+    return Image.fromarray(narrow)
 
 
 def decode_png_mask(content: bytes) -> NDArray[np.bool_]:

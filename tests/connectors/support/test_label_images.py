@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import skimage.measure
+import tifffile
 from PIL import Image
 
 from fewscope.connectors.photographs import load_photograph_support
@@ -25,7 +26,11 @@ def cells(n: int, first: int = 1, seed: int = 0) -> np.ndarray:
 def save_cells(folder, stem: str, numbers: np.ndarray, dtype=np.uint16, ending: str = "png") -> None:
     save_pair(folder, stem, photo(seed=len(stem)))
     (folder / "label" / f"{stem}.png").unlink()
-    Image.fromarray(numbers.astype(dtype)).save(folder / "label" / f"{stem}.{ending}")
+    path = folder / "label" / f"{stem}.{ending}"
+    if np.dtype(dtype).itemsize == 8:  # Pillow writes no such file
+        tifffile.imwrite(path, numbers.astype(dtype), compression="zlib")
+    else:
+        Image.fromarray(numbers.astype(dtype)).save(path)
 
 
 def renamed(numbers: np.ndarray) -> np.ndarray:
@@ -36,7 +41,10 @@ def renamed(numbers: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize(
     ("dtype", "ending"),
-    [(np.uint8, "png"), (np.uint16, "png"), (np.uint16, "tif"), (np.int32, "tif"), (np.float32, "tif")],
+    [
+        *((np.uint8, "png"), (np.uint16, "png"), (np.uint16, "tif"), (np.int32, "tif"), (np.float32, "tif")),
+        *((np.int64, "tif"), (np.float64, "tif")),
+    ],
 )
 def test_object_numbers_are_instances_and_the_report_says_so(tmp_path, dtype, ending):
     for stem, n in (("a", 12), ("bb", 31), ("ccc", 20)):
@@ -148,3 +156,8 @@ def test_photographs_may_have_label_images_too(tmp_path):
     support = load_photograph_support(tmp_path)
     assert np.array_equal(support.labels[0], cells(30) > 0)
     assert "object numbers" in support.assumptions[0]
+
+
+def test_numbers_of_more_than_32_bits_are_refused(tmp_path):
+    save_cells(tmp_path, "a", cells(12, seed=1).astype(np.int64) * 2**33, np.int64, "tif")
+    assert "more than 32 bits" in refusal(tmp_path)
