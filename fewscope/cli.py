@@ -34,6 +34,11 @@ COMMANDS = {
         "compare maps of several dates",
         "2000.tif 2020.tif --support drawn.gpkg --out out/river",
     ),
+    "export": Command(
+        "export",
+        "hand a result on to ImageScope, ASAP, NDP.view, Fiji and others",
+        "out/slide --to imagescope --out slide.xml",
+    ),
     "mine": Command(
         "mine", "rank segmented photographs, the worst first", "out/photos --worst 5 --out more/"
     ),

@@ -34,7 +34,7 @@ from fewscope.connectors.storage.filesystem import (
     output_errors,
     remove,
 )
-from fewscope.errors import OutputError, RunMismatch
+from fewscope.errors import OutputError, ResultNotFound, RunMismatch
 
 log = logging.getLogger(__name__)
 
@@ -326,6 +326,47 @@ class WorkDir(UnitFiles):
                 zip(names, threads.map(lambda name: digest_file(fs, f"{root}/{name}"), names), strict=True)
             )
         return digests | {name: digest_database(f"{root}/{name}") for name in DATABASES if name in digests}
+
+    def check_result(self, names: Collection[str]) -> None:
+        """Check that a finished run is here, and that files of its result are as it left them.
+
+        Parameters
+        ----------
+        names
+            Files and folders, as in "instances.parquet" or "result.zarr/labels"; of object stores, whether they are
+            there is not looked at.
+
+        Raises
+        ------
+        ResultNotFound
+            No run is here, or it has not finished.
+        RunMismatch
+            A file is missing, or was changed.
+        """
+        fs, root = open_filesystem(self.out)
+        here = list_names(*self._locate(""))
+        if "manifest.json" not in here:
+            raise ResultNotFound(f"{self.out} holds no run; check the path")
+        if "finished.json" not in here:
+            raise ResultNotFound(
+                f"{self.out}: its run has not finished; run its command again, which resumes it"
+            )
+        again = "run its command again with --overwrite"
+        record = self._read_sealed("finished.json")
+        if record is None:
+            raise RunMismatch(f"{self.out}/{FOLDER}/finished.json is damaged; {again}")
+        if not is_local(fs):
+            return
+        wanted = {
+            path: digest
+            for path, digest in record["files"].items()
+            if any(path == name or path.startswith(f"{name}/") for name in names)
+        }
+        lost = damaged_files(fs, root, wanted)
+        if lost:
+            raise RunMismatch(
+                f"{self.out}/{lost[0]} is missing or was changed since the run was finished; {again}"
+            )
 
     def _check_finished(self) -> None:
         """RunMismatch, in one line with the cure, if the finished result is not what it was."""

@@ -89,10 +89,18 @@ def annotations_of(program: str, class_source: str, shapes: Sequence[Shape]) -> 
 
 
 def outline(points: NDArray[np.float64]) -> BaseGeometry | None:
-    """Closed shape through points (n, 2): a polygon; a line through two, a point of one, None of none."""
+    """Closed shape through points (n, 2): a polygon; a line through two, a point of one, None of none.
+
+    Where an outline crosses itself, what it goes around belongs to it, once or several times. One that goes to a hole
+    and back on the same line has that hole: programs that know none write them so, Fewscope among them.
+    """
     distinct = np.unique(points, axis=0)
     if len(distinct) > 2:
-        return shapely.Polygon(points)
+        polygon = shapely.Polygon(points)
+        if polygon.is_valid:
+            return polygon
+        repaired = shapely.make_valid(polygon, method="structure", keep_collapsed=False)
+        return polygon if repaired.is_empty else repaired
     if len(distinct) == 2:
         return shapely.LineString(distinct)
     return shapely.Point(distinct[0]) if len(distinct) else None

@@ -70,7 +70,7 @@ def segmented_slide(folder: Path) -> tuple[SegmentConfig, np.ndarray]:
         source, support, str(folder / "out"), shard=128, threshold=0.5, instances="components",
         min_area_um2=0, simplify_px=0,
     )  # fmt: skip
-    return _segmented(config), fakes.colour_probability(image) >= 0.5
+    return segmented(config), fakes.colour_probability(image) >= 0.5
 
 
 def segmented_raster(folder: Path) -> tuple[SegmentConfig, np.ndarray]:
@@ -93,11 +93,12 @@ def segmented_raster(folder: Path) -> tuple[SegmentConfig, np.ndarray]:
         raster=RasterConfig(),
     )  # fmt: skip
     water[~known] = 255
-    return _segmented(config), water
+    return segmented(config), water
 
 
-def _segmented(config: SegmentConfig) -> SegmentConfig:
-    with LocalPool(fakes.ByColour) as pool, pytest.MonkeyPatch.context() as patch:
+def segmented(config: SegmentConfig, model: type[fakes.ByColour] = fakes.ByColour) -> SegmentConfig:
+    """Run a configuration in this process, with a model that needs no weights, and no pictures in the report."""
+    with LocalPool(model) as pool, pytest.MonkeyPatch.context() as patch:
         patch.setattr(fewscope.pipeline.report.builder, "draw", fakes.no_pictures)
-        segment(config, pool, fakes.ByColour())
+        segment(config, pool, model())
     return config

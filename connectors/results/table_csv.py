@@ -1,0 +1,43 @@
+"""The table of instances of a finished run as CSV."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+from numpy.typing import NDArray
+
+from fewscope.connectors.results.finished_run import FinishedRun
+from fewscope.connectors.storage.atomic import atomic_file
+from fewscope.connectors.storage.filesystem import output_errors
+
+
+def write_csv(
+    uri: str,
+    run: FinishedRun,
+    wanted: NDArray[np.bool_],
+    advance: Callable[[int], object] = lambda n_rows: None,
+) -> None:
+    """Write the wanted rows of the table, with all columns and a header; commas, points, UTF-8.
+
+    Parameters
+    ----------
+    wanted
+        For each id 0..N whether it is wanted.
+    advance
+        Called with the number of rows written.
+    """
+    schema = pa.schema([_plain(field) for field in run.schema()])
+    with output_errors(uri), atomic_file(uri) as path, pa.csv.CSVWriter(path, schema) as writer:
+        for batch in run.table():
+            rows = batch.filter(pa.array(wanted[batch["id"].to_numpy()]))
+            writer.write_table(pa.Table.from_batches([rows]).cast(schema))
+            advance(rows.num_rows)
+
+
+def _plain(field: pa.Field) -> pa.Field:
+    """A column with the names of classes instead of their numbers in a dictionary."""
+    of_names = pa.types.is_dictionary(field.type)
+    return pa.field(field.name, field.type.value_type if of_names else field.type)
