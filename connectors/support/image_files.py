@@ -54,7 +54,7 @@ def _open_picture(filesystem: Any, path: str) -> Image.Image:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the bound below is tighter
             try:
-                picture = Image.open(io.BytesIO(content))
+                picture: Image.Image = Image.open(io.BytesIO(content))
             except UnidentifiedImageError:
                 picture = _of_64_bits(content)
         if max(picture.size) > MAX_SIDE:
