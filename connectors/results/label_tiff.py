@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -11,14 +12,18 @@ import tifffile
 import zarr
 from numpy.typing import NDArray
 
+from fewscope._version import __version__
 from fewscope.connectors.results.store import ResultStore
 from fewscope.connectors.storage.atomic import atomic_file
+from fewscope.connectors.storage.digests import digest_of
 from fewscope.connectors.storage.filesystem import output_errors
 from fewscope.errors import ConfigError
 
 TILE = 512
 BLOCK_TILES = 16  # tiles of a row that are read at once: 16 MiB of labels
 MAX_TOP_SIDE = 512
+N_THREADS = 4  # that compress
+BUFFER_BYTES = 64 * 2**20  # of tiles that wait for them
 BIG_BYTES = 2**32 - 2**26
 """Size above which the 32-bit offsets of a classic TIFF may not do; what compression saves is not counted on."""
 
@@ -83,7 +88,7 @@ def write_label_tiff(
     max_value: int,
     advance: Callable[[int], object] = lambda n_tiles: None,
 ) -> None:
-    """Write instance ids or the class map as an OME-TIFF, tile by tile.
+    """Write instance ids or the class map as an OME-TIFF, tile by tile; the same content gives the same bytes.
 
     Parameters
     ----------
@@ -104,7 +109,8 @@ def write_label_tiff(
         "tile": (TILE, TILE),
         "compression": "zlib",
         "photometric": "minisblack",
-        "maxworkers": 1,
+        "maxworkers": N_THREADS,
+        "buffersize": BUFFER_BYTES,
     }
     with (
         output_errors(uri),
@@ -119,7 +125,7 @@ def write_label_tiff(
                 shape=(height, width),
                 subifds=0 if level else cut.n_levels - 1,
                 subfiletype=1 if level else 0,
-                metadata=None if level else _ome(store, name, cut),
+                metadata=None if level else _ome(store, name, cut, wanted),
                 **options,
             )
 
@@ -130,10 +136,17 @@ def n_tiles(cut: Cut) -> int:
     return sum(-(-height // TILE) * -(-width // TILE) for height, width in sizes)
 
 
-def _ome(store: ResultStore, name: str, cut: Cut) -> dict[str, Any]:
-    """The size of a pixel, and where the part lies."""
+def _ome(store: ResultStore, name: str, cut: Cut, wanted: NDArray[np.bool_] | None) -> dict[str, Any]:
+    """The size of a pixel, where the part lies, and a UUID that only the same content has."""
     spec = store.spec
-    metadata: dict[str, Any] = {"axes": "YX", "Name": name}
+    chosen = "all" if wanted is None else digest_of(np.packbits(wanted).data)
+    content = f"fewscope/{store.attributes.get('run')}/{name}/{cut}/{chosen}"
+    metadata: dict[str, Any] = {
+        "axes": "YX",
+        "Name": name,
+        "Creator": f"Fewscope {__version__}",
+        "UUID": str(uuid.uuid5(uuid.NAMESPACE_URL, content)),
+    }
     unit = UNITS.get(spec.scale_unit or "")
     if unit:
         y, x = spec.scale

@@ -11,6 +11,7 @@ import xml.etree.ElementTree as ElementTree
 import zipfile
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv
@@ -24,6 +25,7 @@ from shapely.geometry import box, shape
 
 from fewscope.connectors.colours import class_colour
 from fewscope.connectors.open import open_source
+from fewscope.connectors.results.finished_run import FinishedRun
 from fewscope.connectors.results.label_tiff import Cut, write_label_tiff
 from fewscope.connectors.results.reader import open_result
 from fewscope.connectors.results.store import ResultStore
@@ -436,3 +438,24 @@ def test_nothing_chosen_is_an_empty_file_that_opens(plain, tmp_path):
     root = ElementTree.parse(exported(plain, "imagescope", tmp_path / "a.xml", *more)).getroot()
     assert not list(root.iter("Region"))
     assert exported(plain, "csv", tmp_path / "a.csv", *more).read_text().startswith('"id",')
+
+
+def test_results_and_files_of_other_storage(plain, tmp_path):
+    memory = fsspec.filesystem("memory")
+    memory.put(plain.out, "/exported/run", recursive=True)
+    for to, ending in (("csv", ".csv"), ("labels", ".labels.ome.tif"), ("asap", ".asap.xml")):
+        assert export.main(["memory://exported/run", "--to", to]) == 0
+        here = exported(plain, to, tmp_path / f"a{ending}").read_bytes()
+        there = memory.cat_file(f"/exported/run{ending}")
+        assert there == here
+    memory.rm("/exported", recursive=True)
+
+
+def test_a_run_that_did_not_keep_its_place_asks_its_slide(classes, tmp_path, capsys, monkeypatch):
+    kept = exported(classes, "coco", tmp_path / "a.json").read_bytes()
+    monkeypatch.setattr(FinishedRun, "place", None)
+    assert exported(classes, "coco", tmp_path / "b.json").read_bytes() == kept
+    said = refused(
+        capsys, classes.out, "--to", "coco", "--slide", "moved.scn", "--out", str(tmp_path / "c.json")
+    )
+    assert "moved.scn: the slide of" in said
