@@ -36,14 +36,14 @@ Examples:
     %(prog)s out/slide --to labels --min-probability 0.7
 
 RESULT is the output folder of a run. FORMAT is one of
-    imagescope  .xml          Aperio ImageScope: a layer for each class
-    asap        .asap.xml     ASAP: a group for each class
-    ndpview     .ndpa         Hamamatsu NDP.view; of NDPI files, which must be there
-    imagej      .RoiSet.zip   ROI Manager of ImageJ and Fiji, at most 65,535 instances
-    coco        .coco.json    COCO, in pixels of the slide at full resolution
+    imagescope  .xml             Aperio ImageScope: a layer for each class
+    asap        .asap.xml        ASAP: a group for each class
+    ndpview     .ndpa            Hamamatsu NDP.view, on the NDPI file of the run, which must be there
+    imagej      .RoiSet.zip      ROI Manager of ImageJ and Fiji, at most 65,535 instances
+    coco        .coco.json       COCO, in pixels of the slide at full resolution
     labels      .labels.ome.tif  ids of instances as a pyramidal OME-TIFF, at the resolution of the run
     mask        .mask.ome.tif    classes, likewise
-    csv         .csv          the table of instances
+    csv         .csv             the table of instances
 Rasters have the last three, and GeoPackage and GeoTIFF in RESULT itself. The outlines come back as a support set:
 draw a Region around those that you have corrected.
 """
