@@ -6,8 +6,8 @@
         --backbone runs/equal/panet/weights.safetensors
 
 The first steps of each network are timed, in processor time of one thread with the making of the episodes, and as many
-steps are trained as fit into the minutes: a schedule has to know its end. All use the recipe ``modern`` with one
-episode a step. Stopped, the same command goes on where it was. One JSON line a network.
+steps are trained as fit into the minutes: a schedule has to know its end. All use one recipe. Stopped, the same command
+goes on where it was. One JSON line a network.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from benchmarks.records import emit
 from fewscope.connectors.datasets.class_folders import ClassFolders, ClassImages
 from fewscope.model.checkpoints import convert_backbone, convert_torchvision
 from fewscope.model.episodes.category import load_categories
+from fewscope.model.networks.names import RECIPES
 from fewscope.model.networks.registry import NETWORKS
 from fewscope.model.training.job import WEIGHTS, TrainingJob
 from fewscope.model.training.loop import RunOptions, train
@@ -91,6 +92,10 @@ def main(argv: list[str] | None = None) -> int:
         metavar="FILE",
         help="start from the backbone of these weights, or from torchvision's (.pth)",
     )
+    parser.add_argument(
+        "--recipe", choices=RECIPES, default="modern", help="of `fewscope train` (default modern)"
+    )
+    parser.add_argument("--episodes", type=int, default=1, help="of a step (default 1)")
     parser.add_argument("--train-backbone", action="store_true", help="canet, hsnet: train the backbone, too")
     parser.add_argument("--rates", nargs="+", default=[], metavar="NETWORK=RATE", help="learning rates")
     parser.add_argument("--crop", type=int, default=128, help="side of the pictures, px (default 128)")
@@ -105,7 +110,7 @@ def main(argv: list[str] | None = None) -> int:
         out, plan = args.out / network, args.out / f"{network}.json"
         if (out / WEIGHTS).exists():
             continue
-        config = replace(recipe("modern", network), crop=args.crop, episodes_per_step=1)
+        config = replace(recipe(args.recipe, network), crop=args.crop, episodes_per_step=args.episodes)
         config = replace(
             config,
             learning_rate=rates.get(network, config.learning_rate),
