@@ -141,9 +141,11 @@ def _ome(store: ResultStore, name: str, cut: Cut, wanted: NDArray[np.bool_] | No
     spec = store.spec
     chosen = "all" if wanted is None else digest_of(np.packbits(wanted).data)
     content = f"fewscope/{store.attributes.get('run')}/{name}/{cut}/{chosen}"
+    values = ", ".join(f"{value} {text}" for value, text in enumerate(("background", *spec.class_names)))
     metadata: dict[str, Any] = {
         "axes": "YX",
         "Name": name,
+        "Description": values if name == "semantic" else "ids of instances.parquet",
         "Creator": f"Fewscope {__version__}",
         "UUID": str(uuid.uuid5(uuid.NAMESPACE_URL, content)),
     }

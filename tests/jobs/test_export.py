@@ -68,11 +68,12 @@ def classes(tmp_path_factory) -> SegmentConfig:
 
 @pytest.fixture(scope="module")
 def hamamatsu(tmp_path_factory) -> SegmentConfig:
+    """At half the resolution of the slide."""
     folder = tmp_path_factory.mktemp("hamamatsu")
     write_hamamatsu(folder / "a.ndpi", fakes.picture(240, 320), CENTRE_NM)
-    support = fakes.write_support(folder / "support")
+    support = fakes.write_support(folder / "support", mpp=1.0)
     config = SegmentConfig(
-        str(folder / "a.ndpi"), support, str(folder / "out"), slide_mpp=0.5, foreground="all", threshold=0.5,
+        str(folder / "a.ndpi"), support, str(folder / "out"), slide_mpp=0.5, mpp=1.0, foreground="all", threshold=0.5,
         instances="components", min_area_um2=0, shard=512,
     )  # fmt: skip
     return segmented(config)
@@ -348,8 +349,22 @@ def test_class_probability_and_box_take_the_same_instances_in_all_formats(classe
     written = tifffile.imread(exported(classes, "labels", tmp_path / "a.tif", *more[:6]))
     of_classes = [row["id"] for row in table if row["class"] != "red" and row["mean_probability"] >= least]
     assert np.array_equal(written, np.where(np.isin(labels, of_classes), labels, 0))
-    mask = tifffile.imread(exported(classes, "mask", tmp_path / "b.tif", "--class", "green"))
+    path = exported(classes, "mask", tmp_path / "b.tif", "--class", "green")
+    mask = tifffile.imread(path)
+    assert "0 background, 1 red, 2 green, 3 blue" in tifffile.tiffcomment(path)
     assert np.array_equal(mask, np.where(open_result(classes.out).mask[0].compute() == 2, 2, 0))
+
+
+def test_boxes_are_in_pixels_of_the_slide_at_full_resolution(hamamatsu, tmp_path):
+    labels = open_result(hamamatsu.out).labels[0].compute()
+    assert labels.shape == (120, 160)
+    path = exported(hamamatsu, "labels", tmp_path / "a.tif", "--box", "100", "81", "201", "150")
+    assert np.array_equal(tifffile.imread(path), labels[40:75, 50:101])
+    table = pq.read_table(Path(hamamatsu.out, "instances.parquet")).to_pylist()
+    root = ElementTree.parse(exported(hamamatsu, "imagescope", tmp_path / "a.xml")).getroot()
+    assert float(root.get("MicronsPerPixel")) == pytest.approx(0.5)
+    right = max(float(vertex.get("X")) for vertex in root.iter("Vertex"))
+    assert right == pytest.approx(2 * max(row["bbox_col1"] for row in table), abs=1)
 
 
 def test_labels_are_cut_to_the_box(classes, tmp_path):
@@ -386,6 +401,8 @@ def test_a_file_stands_beside_the_result_and_is_not_replaced_unasked(plain, tmp_
     assert "stay as they are" in refused(
         capsys, run, "--to", "csv", "--out", f"{run}/instances.parquet", "--overwrite"
     )
+    assert "a file is where" in refused(capsys, run, "--to", "csv", "--out", str(path / "a.csv"))
+    assert "is a folder" in refused(capsys, run, "--to", "csv", "--out", str(tmp_path))
     assert sorted(one.name for one in tmp_path.iterdir()) == ["run", "run.csv"]
 
 
@@ -396,6 +413,9 @@ def test_what_is_no_finished_run_is_refused_in_one_line(plain, tmp_path, capsys)
     assert "several/a" in refused(capsys, str(tmp_path / "several"), "--to", "csv")
     run = tmp_path / "several" / "a"
     assert f"folder of the run, {run}" in refused(capsys, str(run / "result.zarr"), "--to", "csv")
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "photographs.json").write_text("{}")
+    assert "masks of photographs" in refused(capsys, str(tmp_path / "photos"), "--to", "csv")
     (tmp_path / "empty").mkdir()
     assert "holds no run" in refused(capsys, str(tmp_path / "empty"), "--to", "csv")
     outlines = run / "instances.geojson.gz"
@@ -408,6 +428,8 @@ def test_what_is_no_finished_run_is_refused_in_one_line(plain, tmp_path, capsys)
     assert "is missing or was changed" in refused(capsys, str(run), "--to", "labels")
     assert export.main([str(run), "--to", "csv"]) == 0  # which needs no labels
     capsys.readouterr()
+    (run / ".fewscope/finished.json").write_text("{}")
+    assert "finished.json is damaged" in refused(capsys, str(run), "--to", "csv")
     (run / ".fewscope/finished.json").unlink()
     assert "has not finished" in refused(capsys, str(run), "--to", "csv")
 
