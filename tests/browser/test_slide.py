@@ -192,7 +192,6 @@ def test_edits_are_undone_and_kept(person, server):
 
 def test_found_objects_are_accepted_rejected_and_split(person, server):
     person.open(server.url, labels=labels(2))
-    page = person.page
     box = (205, 235, 310, 340)  # the third region of the demo, which is not labelled
     person.show(*box)
     person.previewed()
@@ -202,18 +201,13 @@ def test_found_objects_are_accepted_rejected_and_split(person, server):
     whole = [one for one in found if shapely.box(*box).contains(one) and one.geom_type == "Polygon"]
     right, wrong, two = sorted(whole, key=lambda one: one.area)[-3:]
     person.key("v")
-    person.click(middle(right))
-    page.wait_for_selector("#accept-object:visible")
-    person.picture("card")
-    page.click("#accept-object")
+    person.click_object(middle(right), "#accept-object")
     wait_for_labels(person, server, before | {"Nucleus": before["Nucleus"] + 1})
-    person.click(middle(wrong))
-    page.click("#reject-object")
+    person.click_object(middle(wrong), "#reject-object")
     wait_for_labels(person, server, before | {"Nucleus": before["Nucleus"] + 1, "Not*": 1})
     person.previewed()
     person.counted()
-    person.click(middle(two))
-    page.click("#split-object")
+    person.click_object(middle(two), "#split-object")
     left, _, right_end, _ = two.bounds
     across = middle(two)[1]
     person.drag([(left - 4, across), ((left + right_end) / 2, across), (right_end + 4, across)])

@@ -172,7 +172,7 @@ def grey(folder):
 
 def real_numbers(folder):
     (folder / "label/1.png").unlink()
-    Image.fromarray(np.zeros((224, 224), np.float32)).save(folder / "label/1.tif")
+    Image.fromarray(np.full((224, 224), 0.5, np.float32)).save(folder / "label/1.tif")
 
 
 def transparent(folder):

@@ -198,6 +198,18 @@ class Annotator:
         """Click a place of the image."""
         self.page.mouse.click(*self.screen(point))
 
+    def click_object(self, point: Point, button: str) -> None:
+        """Click a found object, and a button of the card that it opens; again where outlines were just renewed."""
+        deadline = time.monotonic() + PATIENCE_S
+        while time.monotonic() < deadline:
+            self.click(point)
+            for _ in range(40):
+                if self.page.is_visible(button):
+                    self.page.click(button)
+                    return
+                self.page.wait_for_timeout(100)
+        raise AssertionError(f"no {button} at {point}")
+
     def drag(self, points: Sequence[Point]) -> None:
         """Draw a stroke."""
         first, *others = self.screens(points)
