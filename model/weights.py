@@ -35,7 +35,7 @@ def metadata(path: Path) -> dict[str, str]:
         with safe_open(path, framework="pt") as file:
             return dict(file.metadata() or {})
     except (SafetensorError, OSError) as error:
-        raise WeightsError(f"{path}: not a safetensors file ({error}); give weights") from error
+        raise WeightsError(f"{path}: not a safetensors file ({str(error)[:200]}); give weights") from error
 
 
 def load_weights(path: Path) -> dict[str, Tensor]:
@@ -65,7 +65,7 @@ def load_weights(path: Path) -> dict[str, Tensor]:
     try:
         tensors = load_file(path)
     except SafetensorError as e:
-        raise WeightsError(f"{path}: not a safetensors file ({e})") from e
+        raise WeightsError(f"{path}: not a safetensors file ({str(e)[:200]})") from e
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not tensor.isfinite().all():
             raise WeightsError(

@@ -29,6 +29,9 @@ MAX_PIXELS = (
     2**42
 )  # two million px a side, more than the land of the Earth at 10 m; a few bytes of a VRT state any size
 MAX_SIDE = 2**24  # px, four times around the Earth at 10 m
+LONGEST_PIXEL = 1e6
+"""Times that one side of a pixel may be the other: more is damage."""
+
 FINEST_ENLARGEMENT = 8.0  # finer working grids would be interpolation alone
 
 
@@ -222,7 +225,8 @@ def resampled(uri: str, grid: Grid, res: float | None) -> tuple[tuple[int, int],
     """
     transform = grid.transform
     down, right = math.hypot(transform.b, transform.e), math.hypot(transform.a, transform.d)
-    if not (0 < down < math.inf and 0 < right < math.inf and abs(transform.determinant) > 0):
+    has_area = 0 < down < math.inf and 0 < right < math.inf and abs(transform.determinant) > 0
+    if not has_area or max(down / right, right / down) > LONGEST_PIXEL:
         raise SourceError(
             f"{uri}: its pixels have no area (transform {', '.join(f'{v:g}' for v in transform[:6])}); give the file "
             "its place again, for example with gdal_edit -a_ullr"

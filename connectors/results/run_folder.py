@@ -218,7 +218,7 @@ class WorkDir(UnitFiles):
         files
             Digest of every file of the unit, as `save_table` and the others return them; None for no file.
         """
-        record = {"run": self._claimed(), "row": row, "files": dict(files or {})}
+        record = {"run": self._claimed(), "name": name, "row": row, "files": dict(files or {})}
         if self.decision is not None:
             record["decision"] = self.decision
         record["seal"] = seal(record)
@@ -282,7 +282,9 @@ class WorkDir(UnitFiles):
         return {
             name: record
             for name, record in zip(found, records, strict=True)
-            if record is not None and record.get("run") == run and {"row", "files"} <= record.keys()
+            if record is not None
+            and (record.get("run"), record.get("name")) == (run, name)
+            and {"row", "files"} <= record.keys()
         }
 
     def _read_sealed(self, name: str) -> dict[str, Any] | None:

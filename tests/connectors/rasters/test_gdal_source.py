@@ -262,9 +262,14 @@ def one_band(path: Path) -> None:
     write_raster(path, waves(30, 40, 1).astype(np.uint8), north_up())
 
 
+def hardly_wide(path: Path) -> None:
+    write_raster(path, waves(30, 40).astype(np.uint8), Affine(1e-231, 0, 500_000, 0, -10, 4_500_000))
+
+
 @pytest.mark.parametrize(
     ("make", "options", "words"),
     [
+        (hardly_wide, {}, ["its pixels have no area", "1e-231", "gdal_edit"]),
         (None, {}, ["no such file"]),
         (empty, {}, ["0 bytes", "copy it again"]),
         (Path.mkdir, {}, ["is a folder", "*.tif"]),

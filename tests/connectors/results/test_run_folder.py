@@ -139,6 +139,7 @@ def test_markers_of_another_run_and_half_written_ones_do_not_count(tmp_path: Pat
         (markers / f"cut{cut}.json").write_text(whole[:cut])
     (markers / "other.json").write_text(whole.replace(hash_manifest(MANIFEST), "0" * 64))
     (markers / "list.json").write_text("[1, 2]")
+    (markers / "another_unit.json").write_text(whole)
     (markers / ".good.json.1.ab.tmp").write_text(whole)
     assert work.read_markers() == {"good": {"n": 7}}
 

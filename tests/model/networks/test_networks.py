@@ -1,5 +1,6 @@
 """Networks: the FSS-1000 anchors, what is computed once, and independence of batch mates."""
 
+import json
 import pickle
 
 import numpy as np
@@ -355,6 +356,11 @@ def test_damaged_and_foreign_weights_are_refused(tmp_path: object) -> None:
     (folder / "damaged.safetensors").write_bytes(b"\x00" * 64)
     with pytest.raises(WeightsError, match="not a safetensors file"):
         load_segmenter("compact", str(folder / "damaged.safetensors"))
+    header = json.dumps({"w" * 1000: {"dtype": "F32", "shape": [1], "data_offsets": [9, 4]}}).encode()
+    (folder / "named.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+    with pytest.raises(WeightsError, match="not a safetensors file") as error:
+        load_segmenter("compact", str(folder / "named.safetensors"))
+    assert len(str(error.value)) < 400
     failed = torch.nn.Linear(2, 2)
     failed.weight.data[0, 1] = float("nan")
     save_weights(failed, folder / "failed.safetensors", {})
