@@ -290,7 +290,10 @@ class WorkDir(UnitFiles):
     def _read_sealed(self, name: str) -> dict[str, Any] | None:
         """The JSON object in a file with a seal; None if the file is missing or was changed."""
         record = self._read_json(name)
-        return record if record is not None and record.get("seal") == seal(record) else None
+        try:
+            return record if record is not None and record.get("seal") == seal(record) else None
+        except ValueError:  # numbers that are not finite
+            return None
 
     def is_done(self, name: str) -> bool:
         """Whether unit ``name`` has a marker, of this run or of one that was interrupted in `claim`."""

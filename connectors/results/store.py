@@ -125,6 +125,10 @@ class ResultStore:
             attributes = zarr.open_group(self._open(STORE), mode="r", zarr_format=3).attrs.asdict()
         except FileNotFoundError:
             attributes = {}
+        except RecursionError as error:
+            raise ResultNotFound(
+                f"{self.out}/{STORE}/zarr.json is damaged; run the job again with --overwrite"
+            ) from error
         if "fewscope" not in attributes:
             raise ResultNotFound(f"{self.out} has no {STORE}; check the path, or run the job first")
         return dict(attributes["fewscope"])  # type: ignore[arg-type]

@@ -20,7 +20,7 @@ from fewscope.connectors.results.reader import open_result
 from fewscope.connectors.results.run_folder import WorkDir
 from fewscope.connectors.storage.download import local_copy
 from fewscope.connectors.support.load import load_support
-from fewscope.errors import OutputError, RunMismatch, SourceError, SupportError
+from fewscope.errors import OutputError, ResultNotFound, RunMismatch, SourceError, SupportError
 
 MANIFEST = {"source": "slide.svs", "tile": 224, "model": {"name": "relation", "digest": "ab12"}}
 
@@ -140,6 +140,7 @@ def test_markers_of_another_run_and_half_written_ones_do_not_count(tmp_path: Pat
     (markers / "other.json").write_text(whole.replace(hash_manifest(MANIFEST), "0" * 64))
     (markers / "list.json").write_text("[1, 2]")
     (markers / "another_unit.json").write_text(whole)
+    (markers / "infinite.json").write_text(whole.replace('"n":7', '"n":1e999'))
     (markers / ".good.json.1.ab.tmp").write_text(whole)
     assert work.read_markers() == {"good": {"n": 7}}
 
@@ -297,6 +298,16 @@ def test_the_manifest_on_disk_can_be_read_by_people(tmp_path: Path) -> None:
     record = json.loads((tmp_path / ".fewscope" / "manifest.json").read_text())
     assert record["manifest"] == MANIFEST
     assert record["hash"] == hash_manifest(MANIFEST)
+
+
+def test_a_store_whose_metadata_nest_too_deep_is_damaged(tmp_path: Path) -> None:
+    nested = "[" * 100_000 + "]" * 100_000
+    (tmp_path / "result.zarr").mkdir()
+    (tmp_path / "result.zarr" / "zarr.json").write_text(
+        f'{{"zarr_format": 3, "node_type": "group", "attributes": {{"fewscope": {nested}}}}}'
+    )
+    with pytest.raises(ResultNotFound, match=r"zarr\.json is damaged.*--overwrite"):
+        open_result(str(tmp_path))
 
 
 @pytest.fixture
