@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
 
+from fewscope.connectors.open import open_source
+from fewscope.connectors.slides.pyramid_tiff import write_pyramid
+from fewscope.connectors.source import Source
 from fewscope.connectors.support.load import load_support
 from fewscope.errors import SupportError
 
@@ -36,3 +43,12 @@ def refusal(uri, **options) -> str:
     assert "\n" not in text
     assert str(uri) in text
     return text
+
+
+@contextmanager
+def opened_photo(folder: Path, side: int) -> Iterator[Source]:
+    """A slide of `photo`, at 0.5 um per px, open until the block ends."""
+    path = folder / "slide.tif"
+    write_pyramid(path, photo(side, side), 0.5)
+    with closing(open_source(str(path))) as source:
+        yield source

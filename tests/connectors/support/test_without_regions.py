@@ -12,23 +12,19 @@ from shapely.geometry import box, mapping
 
 from fewscope.connectors.open import open_source
 from fewscope.connectors.raster_options import RasterOptions
-from fewscope.connectors.slides.pyramid_tiff import write_pyramid
 from fewscope.connectors.support.annotations import MAX_SPARSE_PATCHES
 from fewscope.connectors.support.load import load_support
 from fewscope.errors import SupportError
 from tests.helpers.rasters import ORIGIN, north_up, waves, write_raster
-from tests.helpers.support_folders import photo
+from tests.helpers.support_folders import opened_photo
 
 SIDE = 2400
 
 
 @pytest.fixture(scope="module")
 def slide(tmp_path_factory):
-    path = tmp_path_factory.mktemp("slide") / "slide.tif"
-    write_pyramid(path, photo(SIDE, SIDE), 0.5)
-    source = open_source(str(path))
-    yield source
-    source.close()
+    with opened_photo(tmp_path_factory.mktemp("slide"), SIDE) as source:
+        yield source
 
 
 @pytest.fixture
