@@ -62,8 +62,8 @@ def _read_xml(uri: str, content: bytes, info: SourceInfo) -> AnnotationFile:
     if name == "Annotations":
         return read_imagescope(uri, root, info)
     raise SupportError(
-        f"{uri}: is XML, but of none of the programs that are read (ImageScope, ASAP, NDP.view): it begins with "
-        f"<{name[:40]}>"
+        f"{uri}: begins with <{name[:40]}>, which no known program of annotations writes; give a file of ImageScope, "
+        "ASAP or NDP.view, or export GeoJSON from QuPath"
     )
 
 
