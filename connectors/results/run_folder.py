@@ -348,7 +348,6 @@ class WorkDir(UnitFiles):
         RunMismatch
             A file is missing, or was changed.
         """
-        fs, root = open_filesystem(self.out)
         here = list_names(*self._locate(""))
         if "manifest.json" not in here:
             raise ResultNotFound(f"{self.out} holds no run; check the path")
@@ -360,15 +359,14 @@ class WorkDir(UnitFiles):
         record = self._read_sealed("finished.json")
         if record is None:
             raise RunMismatch(f"{self.out}/{FOLDER}/finished.json is damaged; {again}")
-        if not is_local(fs):
+        if not is_local(open_filesystem(self.out)[0]):
             return
         wanted = {
             path: digest
             for path, digest in record["files"].items()
             if any(path == name or path.startswith(f"{name}/") for name in names)
         }
-        lost = damaged_files(fs, root, wanted)
-        if lost:
+        if lost := self._damaged(wanted):
             raise RunMismatch(
                 f"{self.out}/{lost[0]} is missing or was changed since the run was finished; {again}"
             )
@@ -379,24 +377,23 @@ class WorkDir(UnitFiles):
         record = self._read_sealed("finished.json")
         if record is None or record.get("run") != self.run_hash:
             raise RunMismatch(f"{self.out}/{FOLDER}/finished.json is damaged; {again}")
-        fs, root = open_filesystem(self.out)
-        recorded: Digests = record["files"]
-        if is_local(fs):
-            databases = {name: recorded[name] for name in DATABASES if name in recorded}
-            lost = damaged_files(
-                fs, root, {name: recorded[name] for name in sorted(recorded.keys() - databases)}
-            )
-            lost += [
-                name for name, digest in databases.items() if digest_database(f"{root}/{name}") != digest
-            ]
-        else:
-            now = self._result_files()
-            lost = [name for name, facts in recorded.items() if now.get(name) != facts]
-        if lost:
+        if lost := self._damaged(record["files"]):
             more = f" (and {len(lost) - 1} more files)" if len(lost) > 1 else ""
             raise RunMismatch(
                 f"{self.out}/{lost[0]}{more} is missing or was changed since the run was finished; {again}"
             )
+
+    def _damaged(self, recorded: Digests) -> list[str]:
+        """Files of the result that are not as `_result_files` recorded them."""
+        fs, root = open_filesystem(self.out)
+        if not is_local(fs):
+            now = self._result_files()
+            return [name for name, facts in recorded.items() if now.get(name) != facts]
+        lost = damaged_files(
+            fs, root, {name: digest for name, digest in recorded.items() if name not in DATABASES}
+        )
+        databases = [name for name in DATABASES if name in recorded]
+        return lost + [name for name in databases if digest_database(f"{root}/{name}") != recorded[name]]
 
     def _claimed(self) -> str:
         if self.run_hash is None:
