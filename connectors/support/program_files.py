@@ -145,8 +145,8 @@ def tell_origin(uri: str, annotations: AnnotationFile, info: SourceInfo) -> None
         x, y = info.scan_origin
         annotations.assumptions.append(
             f"Coordinates in {uri} start at the corner of the slide it was drawn on, as {annotations.program} writes "
-            f"them, not at the corner of its scanned area, x, y = {x}, {y}. If they do, export "
-            "them from QuPath as GeoJSON."
+            f"them, not at the corner of its scanned area, x, y = {x}, {y}. If they start there, "
+            "export them from QuPath as GeoJSON."
         )
 
 

@@ -62,8 +62,8 @@ def _read_xml(uri: str, content: bytes, info: SourceInfo) -> AnnotationFile:
     if name == "Annotations":
         return read_imagescope(uri, root, info)
     raise SupportError(
-        f"{uri}: begins with <{name[:40]}>, which no known program of annotations writes; give a file of ImageScope, "
-        "ASAP or NDP.view, or export GeoJSON from QuPath"
+        f"{uri}: its XML begins with <{name[:40]}>, which is none of the formats that are read; give a file of "
+        "ImageScope, ASAP or NDP.view, or export GeoJSON from QuPath"
     )
 
 

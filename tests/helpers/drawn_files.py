@@ -13,9 +13,18 @@ import numpy as np
 import shapely
 from affine import Affine
 from roifile import ROI_OPTIONS, ROI_TYPE, ImagejRoi
+from shapely.geometry import box
 from shapely.geometry.base import BaseGeometry
 
+from fewscope.connectors.source import Source
+from fewscope.connectors.support.annotation_files import AnnotationFile
+from fewscope.connectors.support.slide_files import read_slide_file
+from fewscope.connectors.support_options import SupportOptions
+
 Drawing = Sequence[tuple[str, BaseGeometry]]
+
+REGION = box(100, 100, 300, 300)
+SQUARE = box(140, 140, 180, 200)
 
 
 def corners(shape: BaseGeometry) -> np.ndarray:
@@ -151,6 +160,14 @@ WRITERS: dict[str, Callable[[Drawing], bytes]] = {
 
 
 def write(folder: Path, name: str, drawing: Drawing) -> str:
+    return file(folder, name, WRITERS[name](drawing))
+
+
+def file(folder: Path, name: str, content: bytes) -> str:
     path = folder / name
-    path.write_bytes(WRITERS[name](drawing))
+    path.write_bytes(content)
     return str(path)
+
+
+def read(folder: Path, source: Source, name: str, content: bytes) -> AnnotationFile:
+    return read_slide_file(file(folder, name, content), source.info, SupportOptions())

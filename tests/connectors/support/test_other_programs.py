@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import io
 import zipfile
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,17 +20,18 @@ from fewscope.connectors.slides.pyramid_tiff import write_pyramid
 from fewscope.connectors.source import Source
 from fewscope.connectors.support.load import is_annotations, load_support
 from fewscope.connectors.support.several import load_several
-from fewscope.connectors.support.slide_files import read_slide_file
 from fewscope.connectors.support_options import SupportOptions
 from tests.helpers import drawn_files
 from tests.helpers.drawn_files import (
+    REGION,
+    SQUARE,
     annotation,
     asap_document,
     corners,
+    file,
     freehand,
-    layer,
     ndpview_document,
-    region,
+    read,
     roi,
     roi_set,
     view,
@@ -43,8 +43,6 @@ from tests.helpers.support_folders import photo, refusal
 CENTRE_NM = (2_345_678, -7_654_321)
 PX_PER_CM = (20000, 22000)
 FIVE = [(60, 60), (400, 80), (700, 90), (120, 480), (560, 470)]
-REGION = box(100, 100, 300, 300)
-SQUARE = box(140, 140, 180, 200)
 
 
 def drawing(*, half: float = 0.0) -> list[tuple[str, Polygon]]:
@@ -86,16 +84,6 @@ def to_nm(width: int = 1000, height: int = 700) -> Affine:
     from_centre = Affine.translation(-width / 2, -height / 2)
     sizes = Affine.scale(1e7 / PX_PER_CM[0], 1e7 / PX_PER_CM[1])
     return Affine.translation(*CENTRE_NM) @ sizes @ from_centre
-
-
-def file(folder: Path, name: str, content: bytes) -> str:
-    path = folder / name
-    path.write_bytes(content)
-    return str(path)
-
-
-def read(folder: Path, source: Source, name: str, content: bytes):
-    return read_slide_file(file(folder, name, content), source.info, SupportOptions())
 
 
 @pytest.mark.parametrize("half", [0.0, 0.3], ids=["whole", "parts-of-px"])
@@ -160,68 +148,6 @@ def test_names_of_files_that_are_annotations():
         map(is_annotations, ("a.xml", "A.XML", "s3://b/a.ndpi.ndpa", "a.roi", "RoiSet.zip", "a.xml.gz"))
     )
     assert not is_annotations("xml/")
-
-
-@pytest.mark.parametrize(
-    ("attributes", "name", "expected"),
-    [
-        ("", "Nucleus", "Nucleus"),
-        ('<Attribute Name="Description" Id="0" Value="Nucleus"/>', "", "Nucleus"),
-        ('<Attribute Name="Description" Id="0" Value="Nucleus"/>', "Layer 1", "Nucleus"),
-        ('<Attribute Name="Epithelial" Id="0" Value=""/>', "", "Epithelial"),
-        ('<Attribute Name="Description" Id="0" Value=""/>', "", "object"),
-        ("", "", "object"),
-    ],
-)
-def test_the_class_of_a_layer_of_imagescope(tmp_path, slide, attributes, name, expected):
-    drawn = [
-        layer("ROI", region(corners(REGION), Type="1")),
-        layer(name, region(corners(SQUARE)), attributes=attributes),
-    ]
-    found = read(tmp_path, slide, "a.xml", f"<Annotations>{''.join(drawn)}</Annotations>".encode())
-    assert [one.name for one in found.objects] == [expected]
-    assert found.objects[0].stated == (expected != "object")
-    assert len(found.regions) == 1
-
-
-def test_texts_of_imagescope_say_the_class_where_no_layer_does(tmp_path, slide):
-    drawn = layer(
-        "",
-        region(corners(REGION), Text="Region"),
-        region(corners(SQUARE), Text="Nucleus"),
-        region(corners(SQUARE)),
-    )
-    found = read(tmp_path, slide, "a.xml", f"<Annotations>{drawn}</Annotations>".encode())
-    assert ([one.name for one in found.objects], len(found.regions)) == (["Nucleus", "object"], 1)
-    in_layer = layer("Nucleus", region(corners(REGION), Text="region"), region(corners(SQUARE), Text="pale"))
-    found = read(tmp_path, slide, "a.xml", f"<Annotations>{in_layer}</Annotations>".encode())
-    assert ([one.name for one in found.objects], len(found.regions)) == (["Nucleus"], 1)
-
-
-def test_shapes_of_imagescope(tmp_path, slide):
-    two = np.array([(140.0, 140.0), (180.0, 200.0)])
-    extremes = np.array([(160.0, 140.0), (180.0, 170.0), (160.0, 200.0), (140.0, 170.0)])
-    hole = box(150, 150, 160, 160)
-    drawn = layer(
-        "Nucleus",
-        region(two, Type="1"), region(two, Type="2"), region(extremes, Type="2"),
-        region(two, Type="3"), region(two, Type="4"),
-    )  # fmt: skip
-    cut = layer(
-        "Vessel",
-        region(corners(SQUARE)), region(corners(hole), NegativeROA="1"), region(corners(REGION) + 300, NegativeROA="1"),
-    )  # fmt: skip
-    found = read(tmp_path, slide, "a.xml", f"<Annotations>{drawn}{cut}</Annotations>".encode())
-    ellipse = np.pi * 20 * 30
-    areas = [one.geometry.area for one in found.objects]
-    assert areas == pytest.approx([2400, ellipse, ellipse, 2300], rel=1e-3)
-    assert found.objects[3].geometry.equals(SQUARE.difference(hole))
-    assert "2 ellipses of ImageScope were taken as inscribed" in found.assumptions[0]
-    assert [text.split(") ")[1] for text in found.left_out] == [
-        "is an arrow",
-        "is a ruler",
-        "is a negative region that lies on no other of its layer",
-    ]
 
 
 @pytest.mark.parametrize(
