@@ -44,7 +44,14 @@ from fewscope.connectors.support.sparse import (
     sparse_patches,
     starts,
 )
-from fewscope.connectors.support.support_set import MAX_CLASSES, SupportSet, alike, choose_classes, doubts
+from fewscope.connectors.support.support_set import (
+    MAX_CLASSES,
+    MAX_PATCHES,
+    SupportSet,
+    alike,
+    choose_classes,
+    doubts,
+)
 from fewscope.connectors.support.without_regions import note_on_surroundings, stand_in_for_regions
 from fewscope.connectors.support_options import SupportOptions
 from fewscope.connectors.vectors.placement import Target
@@ -53,7 +60,6 @@ from fewscope.errors import SupportError
 
 log = logging.getLogger(__name__)
 
-MAX_PATCHES = 32  # of regions: a support set is a few patches; more suggests a region around the whole slide
 EDGE_TOLERANCE = 1.0  # px that a region may extend past the slide's edge: annotation tools round
 HOW_TO = {
     "slide": "in QuPath, draw a rectangle in which every object is drawn, set its class to Region*, and export all "

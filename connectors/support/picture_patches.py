@@ -13,13 +13,10 @@ from numpy.typing import NDArray
 
 from fewscope.connectors.conventions import IGNORE_LABEL, PATCH_SIZE
 from fewscope.connectors.support.pictures import Labelled, Picture, PictureFolder
-from fewscope.connectors.support.support_set import SupportSet, doubts
+from fewscope.connectors.support.support_set import MAX_PATCHES, SupportSet, doubts
 from fewscope.errors import SupportError
 
 log = logging.getLogger(__name__)
-
-MAX_PATCHES = 32
-"""Of pictures that are split, as of regions of annotations; each picture gives one patch whatever their number."""
 
 SPARE = 32
 """Pixels of a side that are worth no further patches: of a picture of 256 px the middle is taken."""

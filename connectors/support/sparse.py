@@ -21,6 +21,7 @@ from shapely.geometry.base import BaseGeometry
 from fewscope.connectors.conventions import IGNORE_LABEL, PATCH_SIZE
 from fewscope.connectors.source import Source
 from fewscope.connectors.support.annotation_files import ACCEPTED, OUTLINED, Annotation
+from fewscope.connectors.support.support_set import MAX_PATCHES
 from fewscope.connectors.vectors.polygon_files import burn
 
 POINT_RADIUS = 3.0
@@ -32,8 +33,8 @@ RIM = 8.0
 WHOLE = (OUTLINED, ACCEPTED)
 """Marks of objects whose outline is right all around, drawn or accepted."""
 
-MAX_SPARSE_PATCHES = 32
-"""As many as of regions."""
+MAX_SPARSE_PATCHES = MAX_PATCHES
+"""As many again as of regions."""
 
 MAX_PER_LABEL = 9
 """Of one label: a river's whole course would take them all."""

@@ -28,6 +28,9 @@ ISLANDS = 4
 MAX_CLASSES = 32
 """Each class costs a decoder pass per tile; more classes suggest a folder that is not a support set."""
 
+MAX_PATCHES = 32
+"""Of regions, or of pictures that are split: a support set is a few; more suggests a region around everything."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SupportSet:

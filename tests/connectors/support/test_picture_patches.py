@@ -13,13 +13,9 @@ from PIL import Image
 from fewscope.connectors.conventions import IGNORE_LABEL
 from fewscope.connectors.photographs import load_photograph_support
 from fewscope.connectors.support.load import load_support
-from fewscope.connectors.support.picture_patches import (
-    MAX_PATCHES,
-    SPARE,
-    cut_patches,
-    starts_of,
-)
+from fewscope.connectors.support.picture_patches import SPARE, cut_patches, starts_of
 from fewscope.connectors.support.pictures import Labelled, Picture, PictureFolder
+from fewscope.connectors.support.support_set import MAX_PATCHES
 from fewscope.errors import SupportError
 from tests.helpers.support_folders import disc, photo, save_pair
 
