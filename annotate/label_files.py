@@ -33,6 +33,7 @@ from fewscope.connectors.support.annotation_files import (
     read_vector_file,
 )
 from fewscope.connectors.support.slide_files import read_slide_file
+from fewscope.connectors.support.without_regions import stand_in_for_regions
 from fewscope.connectors.support_options import SupportOptions
 from fewscope.connectors.vectors.placement import LONGITUDE_LATITUDE, Target
 from fewscope.errors import LabelError, SupportError
@@ -108,6 +109,12 @@ class LabelFile:
             found = read_slide_file(uri, info, self.options)
         notes = [f"left out: {what}" for what in found.left_out[:4]]
         notes += found.assumptions if found.program else []
+        if not found.regions and not found.has_marks and 0 < len(found.objects) <= MAX_IGNORED:
+            n_assumed = len(found.assumptions)
+            stand_in_for_regions(uri, found)
+            notes += found.assumptions[n_assumed:]
+            if found.surroundings:
+                notes.append(f"{uri}: has no region; each of its objects counts as one that was drawn here")
         groups: list[tuple[Kind, Sequence[Annotation]]] = [
             ("region", found.regions),
             ("ignore", found.ignored),

@@ -113,6 +113,11 @@ class AnnotationFile:
         }
         kinds[kind].append(annotation)
 
+    @property
+    def has_marks(self) -> bool:
+        """Whether anything in it counts outside regions."""
+        return bool(self.negatives) or any(one.mark for one in self.objects)
+
     def origin(self, info: SourceInfo, options: SupportOptions) -> tuple[int, int]:
         """Level-0 (x, y) of the source at which its coordinates start."""
         return (0, 0) if self.from_corner or options.geojson_origin == "file" else info.scan_origin

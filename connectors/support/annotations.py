@@ -88,8 +88,7 @@ def load_annotations(uri: str, source: Source | None, options: SupportOptions) -
     annotations = read_annotations(uri, source, options)
     how_to = HOW_TO[annotations.program or info.kind]
     left_out = f"; left out: {listed(annotations.left_out)}" if annotations.left_out else ""
-    has_marks = bool(annotations.negatives) or any(one.mark for one in annotations.objects)
-    if not annotations.regions and not has_marks:
+    if not annotations.regions and not annotations.has_marks:
         if not annotations.objects:
             raise SupportError(f"{uri}: has no region; {how_to}{left_out}")
         stand_in_for_regions(uri, annotations)

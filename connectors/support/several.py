@@ -94,7 +94,7 @@ def load_several(files: Sequence[tuple[str, Source]], options: SupportOptions) -
 def _patches(
     uri: str, source: Source, read: AnnotationFile, names: list[str], options: SupportOptions
 ) -> FilePatches:
-    if not read.regions and not read.negatives and not any(one.mark for one in read.objects):
+    if not read.regions and not read.has_marks:
         return FilePatches([], 0, True, [])
     chosen = list(read.objects)
     if len(names) > 1:  # where two overlap the smaller one counts, as in `load_annotations`

@@ -372,6 +372,16 @@ def test_labels_start_from_a_file_of_another_program_at_the_corner_of_the_file(t
     labels.close()
 
 
+def test_objects_of_a_file_without_a_region_go_on_counting_when_one_is_drawn(tmp_path):
+    support = drawn_files.write(tmp_path, "drawn.geojson", [("Nucleus", shapely.box(50, 60, 90, 100))])
+    labels = opened(tmp_path / "out", support=support)
+    assert any("has no region" in note for note in labels.notes)
+    labels.apply([rectangle(300, 300, 500, 500, "region")], NEWEST)
+    found = LabelFile(slide_info(), SupportOptions()).read(str(tmp_path / "out" / FILE))[0]
+    assert {one.kind: one.source for one in found} == {"object": "drawn", "region": "drawn"}
+    labels.close()
+
+
 @pytest.mark.parametrize("crs", ["EPSG:32618", "EPSG:4326", None, "+proj=laea +lat_0=10 +lon_0=-75 +units=m"])
 def test_on_maps_a_batch_job_reads_what_was_drawn(tmp_path, crs):
     grid = north_up() if crs != "EPSG:4326" else Affine(1e-4, 0, -75, 0, -1e-4, 10)
