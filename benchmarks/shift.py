@@ -22,7 +22,7 @@ import hashlib
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,14 +37,14 @@ from benchmarks.shift_tasks import MICRO, PHOTO, Scene, Task, shift_tasks
 from fewscope.connectors.support.support_set import SupportSet
 from fewscope.model.segmenter import Segmenter, load_segmenter
 from fewscope.pipeline.calibration import leave_one_out
+from fewscope.pipeline.calibration.boundary_correction import correct_boundaries
 from fewscope.pipeline.calibration.intervals import mean_interval, widened_interval
-from fewscope.pipeline.calibration.model_selection import SelectedEncoding
+from fewscope.pipeline.calibration.model_selection import SelectedEncoding, select_encoding
 from fewscope.pipeline.calibration.sampling import Sample
 from fewscope.pipeline.calibration.source_match import SourceMatch, match_source
 from fewscope.pipeline.calibration.unlike import find_unlike
 from fewscope.pipeline.config import SegmentConfig
 from fewscope.pipeline.evaluation.baselines import load_baseline
-from fewscope.pipeline.evaluation.runner import Adapted
 from fewscope.pipeline.metrics import correlation
 
 OURS, ALONE = "fewscope", "pixel classifier"
@@ -86,16 +86,18 @@ def predict(method: str, task: Task, network: Segmenter, seconds: float) -> Pred
     if method == OURS:
         names = tuple(str(k) for k in range(len(images)))
         support = SupportSet(images, labels, None, names, None, (task.name,))
-        encoding = Adapted(network, seconds).select_encoding(support)
-        threshold, held_out = 0.5, np.array([])
-        if (probabilities := encoding.held_out[0]) is not None:
-            loo = leave_one_out.score_held_out(probabilities, labels)
-            threshold, held_out = loo.threshold, np.array(loo.iou)
-        sources = [fit_to_scene(network, encoding, task, scene) for scene in task.scenes]
-        masks = [
-            network.predict(np.stack([patch.image for patch in scene]), source.features)[:, 0] >= threshold
-            for scene, source in zip(task.scenes, sources, strict=True)
-        ]
+        encoding = select_encoding(network, images, labels[None], None, seconds, depth=network.has_depth)
+        sources, masks, held_out = [], [], []
+        for scene in task.scenes:
+            fitted, source = fit_to_scene(network, encoding, task, support, scene)
+            threshold = 0.5
+            if (probabilities := fitted.held_out[0]) is not None:
+                loo = leave_one_out.score_held_out(probabilities, labels)
+                threshold = loo.threshold
+                held_out.append(loo.iou)
+            found = network.predict(np.stack([patch.image for patch in scene]), source.features)
+            masks.append(found[:, 0] >= threshold)
+            sources.append(source)
         lost = [value for source in sources for value in source.lost(encoding.agreement) if value is not None]
         remedies = tuple(source.remedy for source in sources)
         unlike = [
@@ -103,7 +105,8 @@ def predict(method: str, task: Task, network: Segmenter, seconds: float) -> Pred
             for source, scene in zip(sources, task.scenes, strict=True)
         ]
         lost_agreement = float(np.mean(lost)) if lost else float("nan")
-        return Prediction(np.concatenate(masks), held_out, lost_agreement, remedies, float(np.mean(unlike)))
+        ious = np.mean(held_out, axis=0) if held_out else np.array([])
+        return Prediction(np.concatenate(masks), ious, lost_agreement, remedies, float(np.mean(unlike)))
     if method == ALONE:
         features = network.encode(images, labels, texture_share=1.0)
         return Prediction(network.predict(queries, features)[:, 0] >= 0.5, np.array([]))
@@ -111,13 +114,17 @@ def predict(method: str, task: Task, network: Segmenter, seconds: float) -> Pred
     return Prediction(baseline.predict(queries, baseline.encode(images, labels))[:, 0] >= 0.5, np.array([]))
 
 
-def fit_to_scene(network: Segmenter, encoding: SelectedEncoding, task: Task, scene: Scene) -> SourceMatch:
-    """The support set adjusted to a scene as a job adjusts it to a source; photographs are never adjusted to."""
+def fit_to_scene(
+    network: Segmenter, encoding: SelectedEncoding, task: Task, support: SupportSet, scene: Scene
+) -> tuple[SelectedEncoding, SourceMatch]:
+    """The support set fitted to a scene as a job fits it to a source; photographs are never fitted to."""
     tiles = np.stack([patch.image for patch in scene])
     if task.domain == PHOTO:
-        return SourceMatch(encoding.features)
+        return encoding, SourceMatch(encoding.features)
     kind = "slide" if task.domain == MICRO else "raster"
-    return match_source(network, encoding, task.images, task.labels[None], tiles, kind)
+    source = match_source(network, encoding, task.images, task.labels[None], tiles, kind)
+    fitted, features = correct_boundaries(network, encoding, support, source.features, tiles)
+    return fitted, replace(source, features=features)
 
 
 def unlike_part(network: Segmenter, source: SourceMatch, support: SupportSet, scene: Scene) -> float:

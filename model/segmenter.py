@@ -21,6 +21,7 @@ from fewscope.errors import ConfigError, WeightsError
 from fewscope.model.conventions import PATCH_SIZE
 from fewscope.model.devices import default_device, native_precisions, processor_name
 from fewscope.model.finetune import AdaptConfig
+from fewscope.model.networks.boundary_trees import BoundaryTrees, fit_boundary, refine
 from fewscope.model.networks.compact import CompactNet
 from fewscope.model.networks.folding import fold_batch_norm
 from fewscope.model.networks.frozen_encoder import FrozenEncoder, load_encoder
@@ -35,10 +36,11 @@ from fewscope.model.weights import SHIPPED, checksum, load_weights
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Ready:
-    """Features, with a network and packs on the device, in its dtype, for each view."""
+    """Features, with a network and packs on the device, in its dtype, for each view, and the trees of each class."""
 
     features: SupportFeatures
     members: tuple[tuple[nn.Module, View], ...]
+    boundaries: tuple[BoundaryTrees | None, ...]
 
 
 class Segmenter:
@@ -298,7 +300,51 @@ class Segmenter:
                 logits = network.predict_encoded(query, view.packs[c], **options).float()  # type: ignore[operator]
                 # of the same size: a copy
                 views.append(F.interpolate(logits.contiguous(), size=x.shape[-2:], mode="bilinear"))
-            yield torch.stack(views).mean(0)
+            mean = torch.stack(views).mean(0)
+            if (trees := ready.boundaries[c]) is not None:
+                mean[:, :1] = refine(x.float() / 255, mean[:, :1], trees)
+            yield mean
+
+    def fit_boundary(
+        self, images: np.ndarray, probabilities: np.ndarray, labels: np.ndarray
+    ) -> BoundaryTrees | None:
+        """Learn from held-out patches where the outline of a class is (`model.networks.boundary_trees`).
+
+        Parameters
+        ----------
+        images : np.ndarray
+            (K, H, W, channels) uint8.
+        probabilities : np.ndarray
+            (K, H, W) float32, each patch predicted without itself.
+        labels : np.ndarray
+            (K, H, W) uint8 of the class: 0 not of it, 1 of it, 255 not labelled.
+
+        Returns
+        -------
+        For `SupportFeatures.with_boundaries` and `correct_boundary`; None where no outline is labelled on both sides.
+        """
+        known = torch.from_numpy(labels).to(self.device)
+        return fit_boundary(self._unit_images(images), self._logits_of(probabilities), known)
+
+    @torch.inference_mode()
+    def correct_boundary(
+        self, images: np.ndarray, probabilities: np.ndarray, trees: BoundaryTrees
+    ) -> np.ndarray:
+        """Probabilities (N, H, W) float32 of a class, as `predict` corrects them with these trees.
+
+        Parameters
+        ----------
+        images, probabilities : np.ndarray
+            (N, H, W, channels) uint8 and (N, H, W) float32.
+        """
+        logits = refine(self._unit_images(images), self._logits_of(probabilities), trees.to(self.device))
+        return np.asarray(torch.sigmoid(logits[:, 0]).cpu().numpy())
+
+    def _unit_images(self, images: np.ndarray) -> Tensor:
+        return as_tensor(images, self.device).float() / 255
+
+    def _logits_of(self, probabilities: np.ndarray) -> Tensor:
+        return torch.logit(torch.from_numpy(probabilities)[:, None].to(self.device).float(), eps=1e-6)
 
     def _encoder_maps(self, tiles: Tensor, network: nn.Module) -> list[Tensor] | None:
         """What the user's encoder makes of tiles (N, 3, H, W) in [0, 1], in the network's precision; None without."""
@@ -314,9 +360,9 @@ class Segmenter:
         asked = features.digest, features.precision
         if ready is None or (ready.features.digest, ready.features.precision) != asked:
             dtype = self._dtype_of(features.precision)
-            self._ready = ready = _Ready(
-                features, tuple(self._member(view, dtype) for view in features.views)
-            )
+            members = tuple(self._member(view, dtype) for view in features.views)
+            on_device = [trees and trees.to(self.device) for trees in features.boundaries]
+            self._ready = ready = _Ready(features, members, tuple(on_device) or (None,) * features.n_classes)
         return ready
 
     def _member(self, view: View, dtype: torch.dtype) -> tuple[nn.Module, View]:

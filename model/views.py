@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fewscope.model.conventions import IGNORE_LABEL, PATCH_SIZE
+from fewscope.model.networks.boundary_trees import BoundaryTrees
 from fewscope.model.networks.compact import CompactNet
 from fewscope.model.networks.frozen_encoder import Readout
 from fewscope.model.networks.pixel_classifier import TexturePack, fit_texture
@@ -142,6 +143,7 @@ class SupportFeatures:
     texture_share: float = 0.0
     precision: str = "float32"
     colours: np.ndarray | None = None
+    boundaries: tuple[BoundaryTrees | None, ...] = ()
 
     @property
     def n_classes(self) -> int:
@@ -158,6 +160,16 @@ class SupportFeatures:
         digest = hashlib.sha256(colours.tobytes()).hexdigest()
         return replace(self, colours=colours, digest=f"{self.digest}, colours {digest}")
 
+    def with_boundaries(self, boundaries: Sequence[BoundaryTrees | None]) -> SupportFeatures:
+        """The same support set, with something to correct the outline of each class, or None, or nothing at all."""
+        digest = hashlib.sha256()
+        for c, trees in enumerate(boundaries):
+            digest.update(str(c).encode())
+            for tensor in trees.tensors().values() if trees else ():
+                digest.update(tensor.contiguous().numpy().tobytes())
+        named = f"{self.digest}, boundaries {digest.hexdigest()}"
+        return replace(self, boundaries=tuple(boundaries), digest=named)
+
     def recoloured(self, tiles: np.ndarray) -> np.ndarray:
         """Tiles (N, H, W, channels) uint8 in the colours of the patches."""
         if self.colours is None:
@@ -172,8 +184,8 @@ class SupportFeatures:
         if not all(view.textures for view in self.views):
             return None
         if self.texture_share == 1:
-            return replace(self, texture_share=0.0, digest=f"{self.digest}, network")
-        return replace(self, texture_share=1.0, digest=f"{self.digest}, pixel classifier")
+            return replace(self, texture_share=0.0, boundaries=(), digest=f"{self.digest}, network")
+        return replace(self, texture_share=1.0, boundaries=(), digest=f"{self.digest}, pixel classifier")
 
 
 def as_tensor(images: np.ndarray, device: torch.device) -> Tensor:

@@ -55,13 +55,11 @@ def texture_statistics(images: Tensor) -> Tensor:
     parts = [x, contrast]
     smooth, before, stride = x, 0.0, 1
     for sigma in SIGMAS:
-        smooth = _gaussian(smooth, math.sqrt(sigma**2 - before**2) / stride)
+        smooth = gaussian(smooth, math.sqrt(sigma**2 - before**2) / stride)
         before, unit = sigma, sigma / stride
-        dx, dy = _slope(smooth, 3) * unit, _slope(smooth, 2) * unit
-        dxx, dyy, dxy = _slope(dx, 3) * unit, _slope(dy, 2) * unit, _slope(dx, 2) * unit
+        dx, dy = slope(smooth, 3) * unit, slope(smooth, 2) * unit
         magnitude = (dx * dx + dy * dy + 1e-10).sqrt()
-        middle, spread = (dxx + dyy) / 2, (((dxx - dyy) / 2).square() + dxy.square() + 1e-10).sqrt()
-        found = [smooth, magnitude, middle + spread, middle - spread]
+        found = [smooth, magnitude, *hessian_eigenvalues(dx, dy, unit)]
         if stride > 1:
             found = [F.interpolate(torch.cat(found, dim=1), size=size, mode="bilinear", align_corners=False)]
         parts += found
@@ -76,7 +74,7 @@ def _intensities(channels: Tensor) -> list[Tensor]:
     """Channels (N, C, H, W) at `STRIDE`, as they are and smoothed at each of `CHANNEL_SIGMAS`."""
     parts, before = [F.avg_pool2d(channels, STRIDE)], 0.0
     for sigma in CHANNEL_SIGMAS:
-        parts.append(_gaussian(parts[-1], math.sqrt(sigma**2 - before**2)))
+        parts.append(gaussian(parts[-1], math.sqrt(sigma**2 - before**2)))
         before = sigma
     return parts
 
@@ -116,7 +114,8 @@ def flatness(statistics: Tensor) -> Tensor:
     return torch.maximum(flat, beside / 2)
 
 
-def _gaussian(x: Tensor, sigma: float) -> Tensor:
+def gaussian(x: Tensor, sigma: float) -> Tensor:
+    """Maps (N, C, H, W), smoothed; sigma in px, the outermost pixels repeated beyond the border."""
     reach = max(1, round(3 * sigma))
     at = torch.arange(-reach, reach + 1, dtype=x.dtype, device=x.device)
     kernel = torch.exp(-at.square() / (2 * sigma**2))
@@ -127,7 +126,14 @@ def _gaussian(x: Tensor, sigma: float) -> Tensor:
     )
 
 
-def _slope(x: Tensor, dim: int) -> Tensor:
+def hessian_eigenvalues(dx: Tensor, dy: Tensor, unit: float) -> tuple[Tensor, Tensor]:
+    """The larger and the smaller eigenvalue of the Hessian, from derivatives normalised by a scale `unit`, px."""
+    dxx, dyy, dxy = slope(dx, 3) * unit, slope(dy, 2) * unit, slope(dx, 2) * unit
+    middle, spread = (dxx + dyy) / 2, (((dxx - dyy) / 2).square() + dxy.square() + 1e-10).sqrt()
+    return middle + spread, middle - spread
+
+
+def slope(x: Tensor, dim: int) -> Tensor:
     """Central differences along rows (2) or columns (3)."""
     n = x.shape[dim]
     padded = F.pad(x, (1, 1, 0, 0) if dim == 3 else (0, 0, 1, 1), mode="replicate")

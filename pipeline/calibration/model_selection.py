@@ -20,6 +20,7 @@ from scipy.special import expit, logit
 from fewscope.connectors.support.support_set import SupportSet
 from fewscope.model.conventions import PATCH_SIZE
 from fewscope.model.finetune import AdaptConfig, one_thread, steps_within
+from fewscope.model.networks.boundary_trees import BoundaryTrees
 from fewscope.model.networks.pixel_classifier import LIMIT
 from fewscope.model.views import View
 from fewscope.pipeline.calibration.leave_one_out import agreement, folds_of, predict_held_out, score_held_out
@@ -54,21 +55,25 @@ class EncodingOptions:
         How the network is fine-tuned first; None: not.
     texture_share : float
         Weight of the pixel classifier (`model.networks.pixel_classifier`) in the output, 0 to 1.
+    corrected : tuple[int, ...]
+        Classes whose outline is corrected by boosted trees (`boundary_correction`), by their place.
     """
 
     sides: tuple[int, ...] = ()
     adaptation: AdaptConfig | None = None
     texture_share: float = 0.0
+    corrected: tuple[int, ...] = ()
 
     def __str__(self) -> str:
+        trees = ["outlines by boosted trees"] if self.corrected else []
         if self.texture_share == 1:
-            return "replaced by a pixel classifier"
+            return ", ".join(["replaced by a pixel classifier", *trees])
         ways = [f"fine-tuned for {self.adaptation.steps} steps"] if self.adaptation else []
         if self.sides:
             ways += [f"seen at {' and '.join(map(str, self.sides))} px for {PATCH_SIZE}"]
         if self.texture_share:
             ways += [f"{self.texture_share:.0%} of the output by a pixel classifier"]
-        return ", ".join(ways) or "as it is"
+        return ", ".join([*ways, *trees]) or "as it is"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -359,6 +364,12 @@ def to_arrays(found: SelectedEncoding) -> dict[str, np.ndarray]:
     arrays["agreement"] = np.array([np.nan if agreed is None else agreed for agreed in found.agreement])
     for view in getattr(found.features, "views", ()):
         arrays |= {f"{view.side}.{name}": array for name, array in view.arrays().items()}
+    arrays["corrected"] = np.array(way.corrected, np.int64)
+    for c in way.corrected:
+        arrays |= {
+            f"boundary.{c}.{name}": tensor.numpy()
+            for name, tensor in found.features.boundaries[c].tensors().items()
+        }
     return arrays
 
 
@@ -378,12 +389,15 @@ def from_arrays(
     if known := {side: View.of(side, view) for side, view in views.items() if view}:
         keywords["known"] = known
     features = model.encode(images, squeeze_single_class(labels), **keywords)
+    if corrected := tuple(arrays.get("corrected", np.array([], np.int64)).tolist()):
+        trees = {c: BoundaryTrees.of(_under(arrays, f"boundary.{c}.")) for c in corrected}
+        features = features.with_boundaries([trees.get(c) for c in range(len(labels))])
     before, after = (None if np.isnan(score) else score for score in (default_iou, selected_iou))
     nothing: list[np.ndarray | None] = [None] * len(labels)
     agreed = tuple(
         None if np.isnan(value) else value for value in arrays.get("agreement", np.array([])).tolist()
     )
-    options = EncodingOptions(sides, adaptation, texture_share)
+    options = EncodingOptions(sides, adaptation, texture_share, corrected)
     return SelectedEncoding(features, nothing, nothing, options, before, after, agreed)
 
 

@@ -18,6 +18,7 @@ from fewscope.connectors.storage.digests import Digests
 from fewscope.connectors.support.support_set import SupportSet
 from fewscope.pipeline import predictor
 from fewscope.pipeline.calibration import intervals, leave_one_out
+from fewscope.pipeline.calibration.boundary_correction import correct_boundaries
 from fewscope.pipeline.calibration.model_selection import (
     EncodingCache,
     SelectedEncoding,
@@ -119,6 +120,19 @@ def choose_operating_point(
         return kept
     depth = any(isinstance(rule, DepthRule) for of_class in plan.classes for rule in of_class.rules)
     encoding = (encodings or EncodingCache(model)).of(support, config.adapt_s, depth)
+    sample = sample_tiles(plan)
+    tiles = sample.images[:N_MATCHED]
+    source = match_source(
+        model,
+        encoding,
+        support.images,
+        support.labels_by_class,
+        tiles,
+        plan.source.info.kind,
+        sample.foreground[:N_MATCHED],
+    )
+    encoding, features = correct_boundaries(model, encoding, support, source.features, tiles)
+    source = replace(source, features=features)
     held_out, thresholds = encoding.held_out, []
     for probabilities, labels in zip(held_out, support.labels_by_class[:, : support.n_dense], strict=True):
         if config.threshold is None and probabilities is not None:
@@ -130,16 +144,6 @@ def choose_operating_point(
         _choose_for_class(of_class, settled[c], encoding.depths[c], thresholds[c], config.connectivity)
         for c, of_class in enumerate(plan.classes)
     ]
-    sample = sample_tiles(plan)
-    source = match_source(
-        model,
-        encoding,
-        support.images,
-        support.labels_by_class,
-        sample.images[:N_MATCHED],
-        plan.source.info.kind,
-        sample.foreground[:N_MATCHED],
-    )
     unlike = find_unlike(model, source.features, support, sample)
     operating_point = OperatingPoint(encoding, tuple(points), source, unlike)
     _save(operating_point, plan, work)

@@ -19,9 +19,10 @@ from fewscope.connectors.support.support_set import SupportSet
 from fewscope.errors import ConfigError
 from fewscope.model.episodes.protocol import SEED, EpisodeDraw, exhaustive_episodes, sampled_episodes
 from fewscope.model.segmenter import Segmenter
-from fewscope.model.views import SupportFeatures, labels_by_class
+from fewscope.model.views import SupportFeatures
 from fewscope.pipeline import predictor
 from fewscope.pipeline.calibration import leave_one_out
+from fewscope.pipeline.calibration.boundary_correction import correct_boundaries
 from fewscope.pipeline.calibration.model_selection import SelectedEncoding, select_encoding
 from fewscope.pipeline.calibration.operating_point import choose_rule, label_objects
 from fewscope.pipeline.config import SegmentConfig
@@ -65,15 +66,18 @@ class Adapted:
     def select_encoding(self, support: SupportSet) -> SelectedEncoding:
         """The encoding that a job would select for the support set."""
         images, labels = support.images, support.labels_by_class
-        return select_encoding(
+        encoding = select_encoding(
             self._model, images, labels, support.instances, self._seconds, depth=self.has_depth
         )
+        tiles = np.zeros((0, *images.shape[1:]), np.uint8)  # a job has those of its source
+        corrected, features = correct_boundaries(self._model, encoding, support, encoding.features, tiles)
+        return replace(corrected, features=features)
 
     def encode(self, images: np.ndarray, labels: np.ndarray) -> SupportFeatures:
         """Features of the selected encoding of images (K, H, W, 3) uint8, labels (K, H, W); objects are unknown."""
-        features: SupportFeatures = select_encoding(
-            self._model, images, labels_by_class(labels), None, self._seconds
-        ).features
+        names = tuple(map(str, range(len(images))))
+        support = SupportSet(images, labels, None, names, None, ("object",))
+        features: SupportFeatures = self.select_encoding(support).features
         return features
 
     def predict(self, tiles: np.ndarray, features: SupportFeatures, depth: bool = False) -> np.ndarray:
