@@ -33,7 +33,7 @@ CLASSES = (
     *("nuclei_smear_grey", "nuclei_fluo_embryo", "nuclei_purple_on_white", "nuclei_he_monuseg"),
     *("em_cell", "water_s2_x", "dubai_vegetation"),
 )
-N_OUTLINED, RIMS = (2, 5), (3, 5, 8)
+N_OUTLINED, RIMS = (2, 5), (3, 5, 8, 16, 24)
 N_TESTED, SEEDS, PATCHES = 8, 2, 2
 
 
