@@ -11,8 +11,9 @@ scenes.
 
 One JSON line per task, then a summary: how far Fewscope is ahead of the best baseline of each task, on average and in
 the worst task; in how many tasks it is behind by more than 0.01; the mean IoU of all methods; and how the estimate of
-the report, from held-out patches, compares with the IoU measured. `--cache` keeps the masks and the held-out IoUs of
-every task and method, so that an interrupted benchmark resumes; give another folder after a change of the code.
+the report compares with the IoU measured, as it is and as held-out patches alone have it. `--cache` keeps the masks
+and the held-out IoUs of every task and method, so that an interrupted benchmark resumes; give another folder after a
+change of the code.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ from fewscope.connectors.support.support_set import SupportSet
 from fewscope.model.segmenter import Segmenter, load_segmenter
 from fewscope.pipeline.calibration import leave_one_out
 from fewscope.pipeline.calibration.boundary_correction import correct_boundaries
-from fewscope.pipeline.calibration.intervals import mean_interval, widened_interval
+from fewscope.pipeline.calibration.expected_iou import compare_with_source
+from fewscope.pipeline.calibration.intervals import mean_interval, moved_estimate, moved_interval
 from fewscope.pipeline.calibration.model_selection import SelectedEncoding, select_encoding
 from fewscope.pipeline.calibration.sampling import Sample
 from fewscope.pipeline.calibration.source_match import SourceMatch, match_source
@@ -70,6 +72,9 @@ class Prediction:
         How the support set was adjusted to each scene (`SourceMatch.remedy`).
     unlike : float
         Part of a scene that is unlike the patches, mean over scenes; NaN if unknown.
+    change : float
+        From the IoU expected on held-out patches to that on a scene, mean over the scenes where it is known; NaN if it
+        is on none.
     """
 
     masks: np.ndarray
@@ -77,6 +82,7 @@ class Prediction:
     lost: float = float("nan")
     remedies: tuple[str, ...] = ()
     unlike: float = float("nan")
+    change: float = float("nan")
 
 
 def predict(method: str, task: Task, network: Segmenter, seconds: float) -> Prediction:
@@ -87,17 +93,19 @@ def predict(method: str, task: Task, network: Segmenter, seconds: float) -> Pred
         names = tuple(str(k) for k in range(len(images)))
         support = SupportSet(images, labels, None, names, None, (task.name,))
         encoding = select_encoding(network, images, labels[None], None, seconds, depth=network.has_depth)
-        sources, masks, held_out = [], [], []
+        sources, masks, held_out, changes = [], [], [], []
         for scene in task.scenes:
             fitted, source = fit_to_scene(network, encoding, task, support, scene)
             threshold = 0.5
+            found = network.predict(np.stack([patch.image for patch in scene]), source.features)[:, 0]
             if (probabilities := fitted.held_out[0]) is not None:
                 loo = leave_one_out.score_held_out(probabilities, labels)
                 threshold = loo.threshold
                 held_out.append(loo.iou)
-            found = network.predict(np.stack([patch.image for patch in scene]), source.features)
-            masks.append(found[:, 0] >= threshold)
+                changes.append(expected_change(probabilities, labels, found, threshold))
+            masks.append(found >= threshold)
             sources.append(source)
+        known = [change for change in changes if change is not None]
         lost = [value for source in sources for value in source.lost(encoding.agreement) if value is not None]
         remedies = tuple(source.remedy for source in sources)
         unlike = [
@@ -105,8 +113,14 @@ def predict(method: str, task: Task, network: Segmenter, seconds: float) -> Pred
             for source, scene in zip(sources, task.scenes, strict=True)
         ]
         lost_agreement = float(np.mean(lost)) if lost else float("nan")
-        ious = np.mean(held_out, axis=0) if held_out else np.array([])
-        return Prediction(np.concatenate(masks), ious, lost_agreement, remedies, float(np.mean(unlike)))
+        return Prediction(
+            np.concatenate(masks),
+            np.mean(held_out, axis=0) if held_out else np.array([]),
+            lost_agreement,
+            remedies,
+            float(np.mean(unlike)),
+            float(np.mean(known)) if known else float("nan"),
+        )
     if method == ALONE:
         features = network.encode(images, labels, texture_share=1.0)
         return Prediction(network.predict(queries, features)[:, 0] >= 0.5, np.array([]))
@@ -125,6 +139,14 @@ def fit_to_scene(
     source = match_source(network, encoding, task.images, task.labels[None], tiles, kind)
     fitted, features = correct_boundaries(network, encoding, support, source.features, tiles)
     return fitted, replace(source, features=features)
+
+
+def expected_change(
+    held_out: np.ndarray, labels: np.ndarray, scene: np.ndarray, threshold: float
+) -> float | None:
+    """How the expected IoU changes from the held-out patches to a scene, as a job tells it of a source."""
+    expected = compare_with_source(held_out, labels, scene, np.ones(scene.shape, bool), threshold)
+    return None if expected is None else expected.change
 
 
 def unlike_part(network: Segmenter, source: SourceMatch, support: SupportSet, scene: Scene) -> float:
@@ -150,12 +172,12 @@ def remembered(
     if path.exists():
         with np.load(path) as kept:
             numbers = float(kept["lost"]), tuple(kept["remedies"].tolist()), float(kept["unlike"])
-            return Prediction(kept["masks"], kept["held_out"], *numbers)
+            return Prediction(kept["masks"], kept["held_out"], *numbers, float(kept["change"]))
     made = predict(method, task, network, seconds)
     folder.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial.npz")
     arrays = {"masks": made.masks, "held_out": made.held_out, "lost": made.lost, "unlike": made.unlike}
-    np.savez_compressed(partial, **arrays, remedies=np.array(made.remedies, str))
+    np.savez_compressed(partial, **arrays, remedies=np.array(made.remedies, str), change=made.change)
     partial.replace(path)
     return made
 
@@ -179,51 +201,59 @@ def evaluate(
     iou = {method: float(scene_ious(task, one.masks).mean()) for method, one in found.items()}
     baselines = {method: value for method, value in iou.items() if method in BASELINES}
     best = max(baselines, key=lambda method: baselines[method])
-    held_out = found[OURS].held_out
-    known = held_out[np.isfinite(held_out)] if len(held_out) else held_out
-    interval = mean_interval(held_out, 0.0, 1.0, n_more=len(task.scenes)) if len(known) > 1 else None
     ours = found[OURS]
-    lost, unlike = (None if np.isnan(value) else value for value in (ours.lost, ours.unlike))
+    of_patches = ours.held_out[np.isfinite(ours.held_out)] if len(ours.held_out) else ours.held_out
+    mean = float(of_patches.mean()) if len(of_patches) else None
+    interval = mean_interval(of_patches, 0.0, 1.0, n_more=len(task.scenes)) if len(of_patches) > 1 else None
+    lost, unlike, change = (
+        None if np.isnan(value) else value for value in (ours.lost, ours.unlike, ours.change)
+    )
     return {
         "ahead": iou[OURS] - iou[best],
         "best_baseline": best,
         "iou": iou,
-        "estimate": float(known.mean()) if len(known) else None,
+        "estimate_of_patches": mean,
+        "estimate": None if mean is None or change is None else moved_estimate(mean, change),
         "lost_agreement": lost,
         "remedies": ours.remedies,
         "unlike": unlike,
         "interval_of_patches": interval,
-        "interval": widened_interval(interval, lost, unlike),
+        "interval": None if change is None else moved_interval(interval, change),
     }
 
 
 def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The scores over all tasks."""
     ahead = [row["ahead"] for row in rows]
-    estimated = [row for row in rows if row["estimate"] is not None]
-    truths = [row["iou"][OURS] for row in estimated]
-    estimates = [row["estimate"] for row in estimated]
-
-    def coverage(interval: str) -> float | None:
-        """Share of the intervals that hold."""
-        found = [
-            row[interval][0] <= row["iou"][OURS] <= row[interval][1]
-            for row in estimated
-            if row[interval] is not None
-        ]
-        return float(np.mean(found)) if found else None
-
-    return {
+    scores = {
         "mean_ahead": float(np.mean(ahead)),
         "worst": min(ahead),
         "behind": sum(value < -BEHIND for value in ahead),
         "tasks": len(rows),
         "mean_iou": {m: float(np.mean([row["iou"][m] for row in rows])) for m in rows[0]["iou"]},
-        "estimate_correlation": correlation(estimates, truths) if len(truths) > 2 else None,
-        "estimate_error": float(np.mean(np.abs(np.subtract(estimates, truths)))) if truths else None,
-        "estimate_bias": float(np.mean(np.subtract(estimates, truths))) if truths else None,
-        "interval_coverage": coverage("interval"),
-        "interval_of_patches_coverage": coverage("interval_of_patches"),
+    }
+    return scores | estimate_scores(rows) | estimate_scores(rows, "_of_patches")
+
+
+def estimate_scores(rows: Sequence[dict[str, Any]], which: str = "") -> dict[str, Any]:
+    """How the estimates of tasks, or those ``_of_patches`` alone, and their intervals compare with the IoU measured."""
+    pairs = [
+        (row[f"estimate{which}"], row["iou"][OURS]) for row in rows if row[f"estimate{which}"] is not None
+    ]
+    intervals = [
+        (row[f"interval{which}"], row["iou"][OURS]) for row in rows if row[f"interval{which}"] is not None
+    ]
+    errors = [estimate - true for estimate, true in pairs]
+    return {
+        f"estimate{which}_correlation": correlation(*zip(*pairs, strict=True)) if len(pairs) > 2 else None,
+        f"estimate{which}_error": float(np.mean(np.abs(errors))) if errors else None,
+        f"estimate{which}_bias": float(np.mean(errors)) if errors else None,
+        f"interval{which}_coverage": float(np.mean([low <= true <= high for (low, high), true in intervals]))
+        if intervals
+        else None,
+        f"interval{which}_width": float(np.mean([high - low for (low, high), _ in intervals]))
+        if intervals
+        else None,
     }
 
 

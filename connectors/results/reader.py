@@ -98,7 +98,11 @@ class Result:
 
     @property
     def quality(self) -> dict[str, Any] | None:
-        """Estimated quality of the mask (``iou_mean``, ``iou_interval``, ...), from held-out patches; None without."""
+        """Estimated quality of the mask; None if the support set allows none.
+
+        ``iou_mean`` is the estimated IoU on this source and ``iou_interval`` its 95 % interval, both None where hardly
+        any of the class was found on a sample of tiles; ``iou_held_out`` is the mean over the held-out patches.
+        """
         quality: dict[str, Any] | None = self.report.get("quality")
         return quality
 

@@ -32,38 +32,33 @@ def mean_interval(
     return max(low, float(known.mean() - half)), min(high, float(known.mean() + half))
 
 
-USUALLY_UNLIKE = 0.05
-"""Part of a source that is unlike the patches although these represent it (`calibration.unlike`)."""
+def moved_estimate(mean: float, change: float) -> float:
+    """Estimated IoU of a source, from the mean of the held-out patches and the `ExpectedIou.change`; 0 to 1.
+
+    >>> moved_estimate(0.5, -0.25), moved_estimate(0.5, -0.75)
+    (0.25, 0.0)
+    """
+    return min(1.0, max(0.0, mean + change))
 
 
-def widened_interval(
-    interval: tuple[float, float] | None, lost: float | None, unlike: float | None = None
-) -> tuple[float, float] | None:
-    """Interval of an estimated IoU, widened where a source differs from the held-out patches.
+def moved_interval(interval: tuple[float, float] | None, change: float) -> tuple[float, float] | None:
+    """Interval of `moved_estimate`: moved likewise, and wider by the change on both sides.
 
-    Held-out patches resemble the others more than the rest of a source does. Where ground differs from them, two
-    methods that err differently agree less, and either may be right: both ends move by what is lost. Of ground that no
-    patch shows, all may be wrong: the lower end moves by the part that it has of the source, beyond what is usual.
+    How far the estimate moves is uncertain by about as much as it moves. So one end stays where it was, and the other
+    moves twice as far.
 
     Parameters
     ----------
     interval : tuple[float, float] | None
         From the held-out patches alone; None stays None.
-    lost : float | None
-        Agreement (IoU of the two methods' masks) on the held-out patches minus that on the source; nothing is changed
-        by it if it is negative or None.
-    unlike : float | None
-        Part of the source that is unlike the patches, 0 to 1; None if unknown.
 
-    >>> widened_interval((0.6, 0.9), 0.25, 0.15)
-    (0.25, 1.0)
-    >>> widened_interval((0.6, 0.9), -0.1, 0.05)
-    (0.6, 0.9)
+    >>> moved_interval((0.5, 0.75), -0.125), moved_interval((0.5, 0.75), 0.5)
+    ((0.25, 0.75), (0.5, 1.0))
     """
     if interval is None:
         return None
-    by, missing = max(0.0, lost or 0.0), max(0.0, (unlike or 0.0) - USUALLY_UNLIKE)
-    return max(0.0, round(interval[0] - by - missing, 6)), min(1.0, round(interval[1] + by, 6))
+    low, high = interval[0] + 2 * min(0.0, change), interval[1] + 2 * max(0.0, change)
+    return max(0.0, round(low, 6)), min(1.0, round(high, 6))
 
 
 def ratio_interval(

@@ -5,6 +5,7 @@ It is chosen once per run and saved in the working folder, so that a resumed run
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,16 +17,23 @@ from fewscope.connectors.conventions import IGNORE_LABEL
 from fewscope.connectors.results.run_folder import WorkDir
 from fewscope.connectors.storage.digests import Digests
 from fewscope.connectors.support.support_set import SupportSet
+from fewscope.model.finetune import one_thread
 from fewscope.pipeline import predictor
 from fewscope.pipeline.calibration import intervals, leave_one_out
 from fewscope.pipeline.calibration.boundary_correction import correct_boundaries
+from fewscope.pipeline.calibration.expected_iou import (
+    ExpectedIou,
+    compare_with_source,
+    expected_from_array,
+    expected_to_array,
+)
 from fewscope.pipeline.calibration.model_selection import (
     EncodingCache,
     SelectedEncoding,
     from_arrays,
     to_arrays,
 )
-from fewscope.pipeline.calibration.sampling import sample_tiles
+from fewscope.pipeline.calibration.sampling import Sample, sample_tiles
 from fewscope.pipeline.calibration.source_match import N_MATCHED, SourceMatch, match_source
 from fewscope.pipeline.calibration.unlike import UnlikeGround, find_unlike
 from fewscope.pipeline.instances.class_map import assign_classes
@@ -35,6 +43,8 @@ from fewscope.pipeline.instances.splitting import split_core
 from fewscope.pipeline.metrics import compare_objects
 from fewscope.pipeline.plan import ClassPlan, Plan, cut_objects
 from fewscope.pipeline.tiling.blending import to_uint8
+
+log = logging.getLogger(__name__)
 
 SAVED_AS = "decision"
 
@@ -81,12 +91,15 @@ class OperatingPoint:
         The encoded support set, adjusted to the source.
     unlike : UnlikeGround | None
         Ground of the source that no patch shows; None where it cannot be told.
+    expected : tuple[ExpectedIou | None, ...]
+        For each class, the IoU expected on held-out patches and on the source; None where either is unknown.
     """
 
     encoding: SelectedEncoding
     classes: tuple[ClassOperatingPoint, ...]
     source: SourceMatch
     unlike: UnlikeGround | None
+    expected: tuple[ExpectedIou | None, ...]
 
     @property
     def features(self) -> Any:
@@ -132,7 +145,8 @@ def choose_operating_point(
         sample.foreground[:N_MATCHED],
     )
     encoding, features = correct_boundaries(model, encoding, support, source.features, tiles)
-    source = replace(source, features=features)
+    if features is not source.features:
+        source = replace(source, features=features, maps=None)
     held_out, thresholds = encoding.held_out, []
     for probabilities, labels in zip(held_out, support.labels_by_class[:, : support.n_dense], strict=True):
         if config.threshold is None and probabilities is not None:
@@ -145,9 +159,49 @@ def choose_operating_point(
         for c, of_class in enumerate(plan.classes)
     ]
     unlike = find_unlike(model, source.features, support, sample)
-    operating_point = OperatingPoint(encoding, tuple(points), source, unlike)
+    expected = _expected(plan, model, source, sample, points)
+    source = replace(source, maps=None)
+    operating_point = OperatingPoint(encoding, tuple(points), source, unlike, expected)
     _save(operating_point, plan, work)
     return operating_point
+
+
+def _expected(
+    plan: Plan,
+    model: predictor.Model,
+    source: SourceMatch,
+    sample: Sample,
+    points: Sequence[ClassOperatingPoint],
+) -> tuple[ExpectedIou | None, ...]:
+    """IoU of each class that is expected on the held-out patches and on the source."""
+    tiles, known = sample.images[:N_MATCHED], sample.foreground[:N_MATCHED]
+    if not len(tiles) or all(point.loo is None for point in points):
+        return (None,) * len(points)
+    maps = source.maps
+    if maps is None:
+        with one_thread():
+            maps = predictor.predict_maps(model, tiles, source.features, False)
+    of_classes = _settled(
+        [None if point.loo is None else maps[:, c] for c, point in enumerate(points)],
+        [point.threshold for point in points],
+    )
+    found = list[ExpectedIou | None]()
+    labels_by_class = plan.support.labels_by_class[:, : plan.support.n_dense]
+    for name, point, of_tiles, labels in zip(
+        plan.support.class_names, points, of_classes, labels_by_class, strict=True
+    ):
+        if point.loo is None or of_tiles is None:
+            found.append(None)
+            continue
+        one = compare_with_source(point.loo.probabilities, labels, of_tiles, known, point.threshold)
+        found.append(one)
+        if one is not None and one.change is not None:
+            log.info("%s: estimated IoU %.2f on the source, %.2f on held-out patches",
+                     name, intervals.moved_estimate(point.loo.mean_iou, one.change), point.loo.mean_iou)  # fmt: skip
+        elif one is not None:
+            log.info("%s: hardly any in %d tiles, so its IoU on the source is unknown; %.2f on held-out patches",
+                     name, len(tiles), point.loo.mean_iou)  # fmt: skip
+    return tuple(found)
 
 
 def _settled(held_out: Sequence[np.ndarray | None], thresholds: Sequence[float]) -> list[np.ndarray | None]:
@@ -329,6 +383,7 @@ def _save(operating_point: OperatingPoint, plan: Plan, work: WorkDir) -> None:
     arrays["agreement_on_source"] = np.array([np.nan if a is None else a for a in source.agreement])
     if (colours := getattr(source.features, "colours", None)) is not None:
         arrays["colours"] = colours
+    arrays["expected_iou"] = expected_to_array(operating_point.expected)
     if operating_point.unlike is not None:
         arrays["unlike"] = operating_point.unlike.array()
     for value, (point, of_class) in enumerate(
@@ -381,4 +436,5 @@ def _load(plan: Plan, model: predictor.Model, work: WorkDir) -> OperatingPoint |
     agreed = (None if np.isnan(a) else a for a in arrays["agreement_on_source"].tolist())
     source = SourceMatch(features, str(arrays["remedy"]), tuple(agreed))
     unlike = UnlikeGround.of(arrays["unlike"]) if "unlike" in arrays else None
-    return OperatingPoint(encoding, tuple(classes), source, unlike)
+    expected = expected_from_array(arrays["expected_iou"])
+    return OperatingPoint(encoding, tuple(classes), source, unlike, expected)

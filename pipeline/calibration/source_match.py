@@ -57,11 +57,14 @@ class SourceMatch:
     agreement : tuple[float | None, ...]
         Of network and pixel classifier on the tiles, for each class, with these features; None where neither finds
         anything. Empty where it was not looked at.
+    maps : np.ndarray | None
+        (N, C, H, W) float32, what the network predicts on the tiles with these features; None where it was not asked.
     """
 
     features: Any
     remedy: str = ""
     agreement: tuple[float | None, ...] = ()
+    maps: np.ndarray | None = None
 
     def lost(self, before: Sequence[float | None]) -> tuple[float | None, ...]:
         """How much less network and pixel classifier agree than on the held-out patches, -1 to 1; None if unknown."""
@@ -100,14 +103,14 @@ def match_source(
     if not classes or not len(tiles) or predictor.second_opinion(features) is None:
         return SourceMatch(features)
     with one_thread():
-        best = SourceMatch(features, "", _agreements(model, features, tiles))
+        best = _matched(model, features, tiles)
         score = _mean(best, classes)
         expected = float(np.mean([before[c] for c in classes]))
         if score is None or expected - score <= MARGIN:
             return best
         least = score + MARGIN
         for remedy, changed in _remedies(model, encoding, images, labels, tiles, kind, known):
-            found = SourceMatch(changed, remedy, _agreements(model, changed, tiles))
+            found = _matched(model, changed, tiles, remedy)
             reached = _mean(found, classes)
             log.info("agreement of network and pixel classifier on %d tiles: %.2f, with other %s %.2f; %.2f on patches",
                      len(tiles), score, remedy, np.nan if reached is None else reached, expected)  # fmt: skip
@@ -171,10 +174,11 @@ def _remedies(
     return found
 
 
-def _agreements(model: Model, features: Any, tiles: np.ndarray) -> tuple[float | None, ...]:
+def _matched(model: Model, features: Any, tiles: np.ndarray, remedy: str = "") -> SourceMatch:
     other = predictor.second_opinion(features)
     one, two = (predict_maps(model, tiles, of, False) for of in (features, other))
-    return tuple(leave_one_out.agreement(one[:, c], two[:, c]) for c in range(one.shape[1]))
+    agreement = tuple(leave_one_out.agreement(one[:, c], two[:, c]) for c in range(one.shape[1]))
+    return SourceMatch(features, remedy, agreement, one)
 
 
 def _mean(match: SourceMatch, classes: Sequence[int]) -> float | None:

@@ -29,6 +29,7 @@ from fewscope.connectors.results.run_folder import WorkDir
 from fewscope.connectors.results.store import ResultStore
 from fewscope.connectors.support.support_set import SupportSet
 from fewscope.pipeline.calibration import intervals, leave_one_out
+from fewscope.pipeline.calibration.expected_iou import ExpectedIou
 from fewscope.pipeline.calibration.operating_point import ClassOperatingPoint, OperatingPoint
 from fewscope.pipeline.calibration.unlike import UnlikeGround
 from fewscope.pipeline.execution.pool import Pool
@@ -182,9 +183,11 @@ def write_run_report(
         )
     ]
     qualities = [
-        quality(plan, point, lost, operating_point.unlike.fraction if operating_point.unlike else None)
-        for point, lost in itertools.zip_longest(
-            operating_point.classes, operating_point.source.lost(operating_point.encoding.agreement)
+        quality(plan, point, expected, lost)
+        for point, expected, lost in itertools.zip_longest(
+            operating_point.classes,
+            operating_point.expected,
+            operating_point.source.lost(operating_point.encoding.agreement),
         )
     ]
     unreadable_px = sum(row["unread_px"] for row in segmentation.rows.values())
@@ -322,41 +325,46 @@ def timings(clock: Clock, fresh: list[dict[str, Any]], pool: Pool) -> Timings:
 
 
 def quality(
-    plan: Plan, operating_point: ClassOperatingPoint, lost: float | None = None, unlike: float | None = None
+    plan: Plan,
+    operating_point: ClassOperatingPoint,
+    expected: ExpectedIou | None = None,
+    lost: float | None = None,
 ) -> Quality | None:
-    """The leave-one-out estimate of one class, for the report.
+    """The estimate of one class for the report: leave-one-out, moved by what is expected of the source.
 
     Parameters
     ----------
+    expected : ExpectedIou | None
+        From `OperatingPoint.expected`; None: the estimate is that of the held-out patches.
     lost : float | None
         From `SourceMatch.lost`.
-    unlike : float | None
-        Part of the source that is unlike the patches (`UnlikeGround.fraction`).
     """
     loo = operating_point.loo
     if loo is None or not np.isfinite(loo.iou).any():
         return None
     n_patches = int(np.isfinite(loo.iou).sum()) if len(plan.classes) > 1 else len(loo.iou)
-    interval = intervals.widened_interval(loo.interval, lost, unlike)
+    iou: float | None = loo.mean_iou
+    interval = loo.interval
     method = f"leave-one-out over {n_patches} patches, 95 % interval of the mean (Student's t)"
-    if lost is not None and lost > 0:
+    if expected is not None and expected.change is None:
+        iou, interval, method = None, None, f"leave-one-out over {n_patches} patches"
+    elif expected is not None and expected.change is not None:
+        iou = intervals.moved_estimate(loo.mean_iou, expected.change)
+        interval = intervals.moved_interval(interval, expected.change)
         method += (
-            f", widened by {lost:.2f} on both sides: the network and the pixel classifier agree so much less on a "
-            "sample of tiles than on the patches, so some of this source is unlike them"
-        )
-    if unlike is not None and unlike > intervals.USUALLY_UNLIKE:
-        method += (
-            f"; its lower end is lower by {unlike - intervals.USUALLY_UNLIKE:.2f}, the part of the sample that is "
-            "unlike the patches, beyond the usual"
+            f", moved by {expected.change:+.2f} and widened by as much on both sides: if its probabilities were true, "
+            f"the network would have an IoU of {expected.held_out:.2f} on held-out patches and {expected.source:.2f} "
+            "on a sample of tiles"
         )
     return Quality(
-        iou_mean=loo.mean_iou,
+        iou_mean=iou,
         iou_interval=interval,
         iou=tuple(float(v) if np.isfinite(v) else None for v in loo.iou),
         threshold=operating_point.threshold,
         threshold_source=_threshold_source(plan, operating_point),
         method=method,
         lost_agreement=lost,
+        iou_held_out=loo.mean_iou,
     )
 
 
@@ -372,11 +380,14 @@ def mean_quality(qualities: list[Quality | None]) -> Quality | None:
     """The quality of a single class, or the mean IoU of several; None if one of them has no estimate."""
     if len(qualities) == 1:
         return qualities[0]
-    means = [q.iou_mean for q in qualities if q is not None and q.iou_mean is not None]
-    if len(means) < len(qualities):
+    held_out = [q.iou_held_out for q in qualities if q is not None and q.iou_held_out is not None]
+    if len(held_out) < len(qualities):
         return None
+    means = [q.iou_mean for q in qualities if q is not None and q.iou_mean is not None]
     return Quality(
-        iou_mean=float(np.mean(means)), method=f"mean of {len(means)} classes, each by leave-one-out"
+        iou_mean=float(np.mean(means)) if len(means) == len(qualities) else None,
+        method=f"mean of {len(held_out)} classes, each by leave-one-out",
+        iou_held_out=float(np.mean(held_out)),
     )
 
 

@@ -31,19 +31,21 @@ JSON_KEYS = {"unreadable_px": "unread_px", "unreadable_fraction": "unread_fracti
 
 @dataclass(frozen=True, slots=True)
 class Quality:
-    """Estimated quality of the masks, by leave-one-out on the support patches."""
+    """Estimated quality of the masks: by leave-one-out on the support patches, moved to the source."""
 
-    iou_mean: float | None = None
+    iou_mean: float | None = None  # on the source
     iou_interval: tuple[float, float] | None = None
     iou: tuple[float | None, ...] = ()  # one for each patch
     threshold: float | None = None  # probability at or above which a pixel is object
     threshold_source: str = ""
     method: str = ""  # e.g. "leave-one-out over 5 patches, 95 % bootstrap interval"
     lost_agreement: float | None = None  # of network and pixel classifier, patches minus a sample of tiles
+    iou_held_out: float | None = None  # mean over the held-out patches
 
     def __post_init__(self) -> None:
         # NaN is no estimate, and JSON does not know it: a finished run must not fail to be reported
         object.__setattr__(self, "iou_mean", _finite(self.iou_mean))
+        object.__setattr__(self, "iou_held_out", _finite(self.iou_held_out))
         object.__setattr__(self, "iou", tuple(_finite(value) for value in self.iou))
         if self.iou_interval is not None and not all(math.isfinite(end) for end in self.iou_interval):
             object.__setattr__(self, "iou_interval", None)

@@ -8,6 +8,8 @@ import numpy as np
 
 from fewscope.connectors.conventions import IGNORE_LABEL
 from fewscope.connectors.support.support_set import SupportSet
+from fewscope.pipeline.calibration.expected_iou import NEARLY_NOTHING
+from fewscope.pipeline.calibration.intervals import moved_estimate
 from fewscope.pipeline.calibration.operating_point import OperatingPoint
 from fewscope.pipeline.plan import Plan
 from fewscope.pipeline.report.formatting import percent
@@ -15,8 +17,8 @@ from fewscope.pipeline.report.formatting import percent
 MUCH_UNLIKE = 0.2
 """Fraction of ground unlike the patches from which the report warns: four times what is usual."""
 
-NEARLY_NOTHING = 0.01
-"""A class is hardly found where it covers less of the source than this part of its share of the labelled ground."""
+MUCH_WORSE = 0.1
+"""Estimated IoU that is lost from the held-out patches to the source, from which the report warns."""
 
 ADJUSTED = {
     "colours": "The colours of this source differ from those of the patches: they were matched to the patches' for the "
@@ -103,7 +105,10 @@ def hardly_found(
 def notes(plan: Plan, operating_point: OperatingPoint) -> list[str]:
     """Warnings shown above all numbers."""
     messages = []
-    for name, point in zip(plan.support.class_names, operating_point.classes, strict=True):
+    what = plan.source.info.kind
+    for name, point, expected in zip(
+        plan.support.class_names, operating_point.classes, operating_point.expected, strict=True
+    ):
         loo, of = point.loo, f"Class {name}: " if len(operating_point.classes) > 1 else ""
         if loo is None:
             messages.append(
@@ -115,13 +120,20 @@ def notes(plan: Plan, operating_point: OperatingPoint) -> list[str]:
                 f"{of}Held-out support patches are segmented with an IoU of only "
                 f"{loo.mean_iou:.2f}: the numbers below are not reliable. More patches, or another --mpp, may help."
             )
+        change = None if expected is None else expected.change
+        if loo is not None and change is not None and change <= -MUCH_WORSE:
+            messages.append(
+                f"{of}The network is less sure of this {what} than of held-out patches. Estimated IoU: "
+                f"{moved_estimate(loo.mean_iou, change):.2f} on the {what}, {loo.mean_iou:.2f} on these patches. Label "
+                "a patch or two where the result is wrong, and run again."
+            )
     unlike = operating_point.unlike
     if unlike is not None and unlike.fraction >= MUCH_UNLIKE:
         messages.append(
-            f"{percent(unlike.fraction)} of what was looked at is unlike all patches: the estimated IoU says nothing "
-            "about it. See the pictures under Unlike the patches."
+            f"{percent(unlike.fraction)} of what was looked at is unlike all patches: no label says whether it is "
+            "right there. See the pictures under Unlike the patches."
         )
-    is_slide = plan.source.info.kind == "slide"  # of a raster everything is analysed, always
+    is_slide = what == "slide"  # of a raster everything is analysed, always
     if is_slide and plan.foreground.covers_all and plan.config.foreground == "auto":
         messages.append("Tissue and background could not be separated: everything was analysed.")
     return messages

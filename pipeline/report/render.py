@@ -34,8 +34,14 @@ def whole(number: float) -> str:
     return f"{number:,.0f}"
 
 
+def hundredths(number: float) -> str:
+    """A number with two decimals, as IoUs are given."""
+    return f"{number:.2f}"
+
+
 FILTERS: dict[str, Callable[..., Any]] = {
     "whole": whole,
+    "hundredths": hundredths,
     "short": short,
     "percent": percent,
     "seconds": seconds,

@@ -38,6 +38,7 @@ def row(iou: float, best: float, estimate: float, half: float) -> dict[str, Any]
         "ahead": iou - best,
         "iou": {shift.OURS: iou, "forest": best},
         "estimate": estimate,
+        "estimate_of_patches": 0.9,
         "interval": interval,
         "interval_of_patches": (estimate, estimate),
     }
@@ -51,7 +52,24 @@ def test_the_summary_counts_what_is_behind_and_what_the_intervals_hold() -> None
     assert found["mean_iou"][shift.OURS] == pytest.approx(1.7 / 3)
     assert found["interval_coverage"] == pytest.approx(2 / 3)
     assert found["interval_of_patches_coverage"] == pytest.approx(1 / 3)
-    assert found["estimate_error"] == pytest.approx((0.1 + 0.0 + 0.3) / 3)
+    assert found["estimate_error"] == found["estimate_bias"] == pytest.approx((0.1 + 0.0 + 0.3) / 3)
+    assert found["estimate_of_patches_bias"] == pytest.approx(0.9 - 1.7 / 3)
+    assert (found["interval_width"], found["interval_of_patches_width"]) == (pytest.approx(1.1 / 3), 0)
+
+
+def test_tasks_without_an_estimate_are_left_out_of_its_scores() -> None:
+    unknown = row(0.8, 0.6, 0.9, 0.05) | {"estimate": None, "interval": None}
+    found = shift.summary([unknown, row(0.5, 0.6, 0.75, 0.5)])
+    assert (found["estimate_bias"], found["interval_width"]) == (0.25, 1.0)
+    assert found["estimate_correlation"] is None
+    assert shift.summary([unknown])["estimate_error"] is None
+
+
+def test_a_scene_on_which_the_network_is_less_sure_lowers_the_estimate() -> None:
+    labels = np.stack([patch(50).mask for _ in range(5)]).astype(np.uint8)
+    sure, less = (np.where(labels == 1, p, 0.01).astype(np.float32) for p in (0.9, 0.6))
+    assert shift.expected_change(sure, labels, less[:1], 0.5) == pytest.approx(-0.3)
+    assert shift.expected_change(sure, labels, np.zeros_like(less), 0.5) is None
 
 
 def test_what_was_predicted_is_kept_until_the_pictures_change(
@@ -62,7 +80,11 @@ def test_what_was_predicted_is_kept_until_the_pictures_change(
     def predict(method: str, of: Task, *_: Any) -> shift.Prediction:
         asked.append(method)
         return shift.Prediction(
-            np.stack([q.mask for q in of.queries]), np.array([0.5, np.nan, 0.7]), -0.1, ("norms", "")
+            np.stack([q.mask for q in of.queries]),
+            np.array([0.5, np.nan, 0.7]),
+            -0.1,
+            ("norms", ""),
+            change=-0.25,
         )
 
     monkeypatch.setattr(shift, "predict", predict)
@@ -72,10 +94,12 @@ def test_what_was_predicted_is_kept_until_the_pictures_change(
     )
     assert first == again
     assert asked == [shift.OURS, shift.ALONE, "forest"]
-    assert (first["ahead"], first["best_baseline"], first["estimate"]) == (0.0, "forest", 0.6)
+    assert (first["ahead"], first["best_baseline"], first["estimate_of_patches"]) == (0.0, "forest", 0.6)
+    assert first["estimate"] == pytest.approx(0.35)
     assert first["lost_agreement"] == pytest.approx(-0.1)
     assert first["remedies"] == ("norms", "")
-    assert first["interval"] == first["interval_of_patches"]
+    low, high = first["interval_of_patches"]
+    assert first["interval"] == (max(0, low - 0.5), high)
     other = Task("bars", "land", "background", False, task().support, ((patch(7),),))
     shift.evaluate(other, (shift.OURS, shift.ALONE, "forest"), network, 30, tmp_path)
     assert len(asked) == 6

@@ -1,4 +1,4 @@
-"""What a job looks at before it segments, how it adjusts the support set to it, and what that says of the estimate."""
+"""What a job looks at before it segments, and how it adjusts the support set to it."""
 
 from __future__ import annotations
 
@@ -14,15 +14,12 @@ from fewscope.model.networks.pixel_classifier import N_STATISTICS, TexturePack
 from fewscope.model.segmenter import Segmenter, load_segmenter
 from fewscope.model.views import SupportFeatures, View
 from fewscope.pipeline.calibration import operating_point
-from fewscope.pipeline.calibration.intervals import widened_interval
-from fewscope.pipeline.calibration.leave_one_out import LeaveOneOut, agreement
+from fewscope.pipeline.calibration.leave_one_out import agreement
 from fewscope.pipeline.calibration.model_selection import SelectedEncoding
-from fewscope.pipeline.calibration.operating_point import ClassOperatingPoint
 from fewscope.pipeline.calibration.sampling import sample_tiles
 from fewscope.pipeline.calibration.source_match import OFFSETS, SourceMatch, colour_table, match_source
 from fewscope.pipeline.config import SegmentConfig
 from fewscope.pipeline.execution.pool import LocalPool
-from fewscope.pipeline.report.builder import quality
 from fewscope.pipeline.run import segment
 from fewscope.pipeline.tiling.foreground import Foreground
 from fewscope.pipeline.tiling.grid import TileGrid
@@ -191,33 +188,6 @@ def test_a_colour_table_gives_a_picture_the_mean_and_spread_of_another(offset: f
     assert (
         abs(int(colour_table(one, np.full_like(one, 7), None, offset)[0, 7]) - one[..., 0].mean()) < 2
     )  # no division by 0
-
-
-def test_the_interval_is_widened_by_what_is_lost_or_unlike_and_never_narrowed() -> None:
-    for nothing in ((0.0, 0.0), (-0.3, 0.05), (None, None)):
-        assert widened_interval((0.7, 0.9), *nothing) == (0.7, 0.9)
-    assert widened_interval((0.7, 0.9), 0.3) == (pytest.approx(0.4), 1.0)
-    assert widened_interval((0.7, 0.9), 0.05, 0.45) == (pytest.approx(0.25), pytest.approx(0.95))
-    assert widened_interval((0.7, 0.9), None, 1.0) == (0.0, 0.9)
-    assert widened_interval(None, 0.5, 0.5) is None
-
-
-def test_the_report_says_why_an_interval_is_wide() -> None:
-    of_class: Any = SimpleNamespace(config=SimpleNamespace(threshold=None), classes=[None])
-    loo = LeaveOneOut(np.zeros((2, 8, 8), np.float32), 0.5, (0.7, 0.9), (0.75, 0.85))
-    point = ClassOperatingPoint(loo, 0.5, None, None)
-    plain, wide = quality(of_class, point), quality(of_class, point, 0.4)
-    assert plain is not None
-    assert wide is not None
-    assert (plain.iou_interval, plain.lost_agreement) == ((0.75, 0.85), None)
-    assert wide.iou_mean == plain.iou_mean
-    assert wide.iou_interval == (pytest.approx(0.35), 1.0)
-    assert "widened by 0.40" in wide.method
-    assert "widened" not in plain.method
-    new = quality(of_class, point, None, 0.45)
-    assert new is not None
-    assert new.iou_interval == (pytest.approx(0.35), 0.85)
-    assert "lower by 0.40" in new.method
 
 
 def test_features_of_the_second_opinion_are_others_for_a_segmenter() -> None:
