@@ -197,4 +197,4 @@ def test_what_was_decided_stays_decided(config, monkeypatch):
     with LocalPool(fakes.ByColour) as pool:
         report = segment(config, pool, fakes.ByColour())
     assert report["run"]["options"]["threshold"] == report["quality"]["threshold"]
-    assert report["quality"]["iou_mean"] == 1.0
+    assert report["quality"]["iou_held_out"] == 1.0

@@ -200,7 +200,7 @@ def test_left_out_patches_judge_each_class(config, no_pictures):
         assert said["quality"]["iou"] == [1.0, 1.0, 1.0]
         low, high = said["count_interval"]
         assert low < said["count"] < high
-    assert report["quality"]["iou_mean"] == 1.0
+    assert report["quality"]["iou_held_out"] == 1.0
     assert report["count_interval"] is None
 
 
@@ -214,8 +214,12 @@ def test_each_tile_is_predicted_once_for_all_classes(config, no_pictures, monkey
 
     monkeypatch.setattr(fakes.ByChannel, "predict", predict)
     report = run(config, shard=640)
-    assert len(seen) == report["timings"]["tiles"] + 3  # and each patch of the support set once, left out
-    assert len(set(seen[3:])) == len(seen[3:])
+    n_tiles = report["timings"]["tiles"]
+    left_out, sample, segmented = seen[:3], seen[3:-n_tiles], seen[-n_tiles:]  # patches, tiles, tiles
+    for of_tiles in (sample, segmented):
+        assert len(set(of_tiles)) == len(of_tiles)
+    assert len(left_out) == 3
+    assert set(sample) <= set(segmented)
 
 
 @pytest.mark.slow
