@@ -218,7 +218,7 @@ def evaluate(
         "remedies": ours.remedies,
         "unlike": unlike,
         "interval_of_patches": interval,
-        "interval": None if change is None else moved_interval(interval, change),
+        "interval": None if change is None else moved_interval(interval, change, lost),
     }
 
 

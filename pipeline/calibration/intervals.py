@@ -41,23 +41,31 @@ def moved_estimate(mean: float, change: float) -> float:
     return min(1.0, max(0.0, mean + change))
 
 
-def moved_interval(interval: tuple[float, float] | None, change: float) -> tuple[float, float] | None:
-    """Interval of `moved_estimate`: moved likewise, and wider by the change on both sides.
+def moved_interval(
+    interval: tuple[float, float] | None, change: float, lost: float | None = None
+) -> tuple[float, float] | None:
+    """Interval of `moved_estimate`: that of the held-out patches, stretched until it covers the moved one as well.
 
-    How far the estimate moves is uncertain by about as much as it moves. So one end stays where it was, and the other
-    moves twice as far.
+    Where ground differs from the patches, two methods that err differently agree less, and either may be right: both
+    ends move further by what is lost.
 
     Parameters
     ----------
     interval : tuple[float, float] | None
         From the held-out patches alone; None stays None.
+    change : float
+        How far the estimate moves.
+    lost : float | None
+        Agreement (IoU of the two methods' masks) on the held-out patches minus that on the source; nothing is changed
+        by it if it is negative or None.
 
-    >>> moved_interval((0.5, 0.75), -0.125), moved_interval((0.5, 0.75), 0.5)
-    ((0.25, 0.75), (0.5, 1.0))
+    >>> moved_interval((0.5, 0.75), -0.25), moved_interval((0.5, 0.75), 0.125, 0.0625)
+    ((0.25, 0.75), (0.4375, 0.9375))
     """
     if interval is None:
         return None
-    low, high = interval[0] + 2 * min(0.0, change), interval[1] + 2 * max(0.0, change)
+    by = max(0.0, lost or 0.0)
+    low, high = interval[0] + min(0.0, change) - by, interval[1] + max(0.0, change) + by
     return max(0.0, round(low, 6)), min(1.0, round(high, 6))
 
 

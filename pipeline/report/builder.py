@@ -343,18 +343,22 @@ def quality(
     if loo is None or not np.isfinite(loo.iou).any():
         return None
     n_patches = int(np.isfinite(loo.iou).sum()) if len(plan.classes) > 1 else len(loo.iou)
-    iou: float | None = loo.mean_iou
-    interval = loo.interval
-    method = f"leave-one-out over {n_patches} patches, 95 % interval of the mean (Student's t)"
-    if expected is not None and expected.change is None:
-        iou, interval, method = None, None, f"leave-one-out over {n_patches} patches"
-    elif expected is not None and expected.change is not None:
-        iou = intervals.moved_estimate(loo.mean_iou, expected.change)
-        interval = intervals.moved_interval(interval, expected.change)
+    change = 0.0 if expected is None else expected.change
+    iou, interval, method = None, None, f"leave-one-out over {n_patches} patches"
+    if change is not None:
+        iou = intervals.moved_estimate(loo.mean_iou, change)
+        interval = intervals.moved_interval(loo.interval, change, lost)
+        method += ", 95 % interval of the mean (Student's t)"
+    if expected is not None and expected.source is not None:
         method += (
-            f", moved by {expected.change:+.2f} and widened by as much on both sides: if its probabilities were true, "
-            f"the network would have an IoU of {expected.held_out:.2f} on held-out patches and {expected.source:.2f} "
-            "on a sample of tiles"
+            f", moved by {change:+.2f}, the interval stretched as far: if its probabilities were true, the network "
+            f"would have an IoU of {expected.held_out:.2f} on held-out patches and {expected.source:.2f} on a sample "
+            "of tiles"
+        )
+    if interval is not None and lost is not None and lost > 0:
+        method += (
+            f"; widened by {lost:.2f} on both sides, as the network and the pixel classifier agree so much less on "
+            "the tiles than on the patches"
         )
     return Quality(
         iou_mean=iou,

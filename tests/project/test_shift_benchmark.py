@@ -99,7 +99,7 @@ def test_what_was_predicted_is_kept_until_the_pictures_change(
     assert first["lost_agreement"] == pytest.approx(-0.1)
     assert first["remedies"] == ("norms", "")
     low, high = first["interval_of_patches"]
-    assert first["interval"] == (max(0, low - 0.5), high)
+    assert first["interval"] == (max(0, low - 0.25), high)
     other = Task("bars", "land", "background", False, task().support, ((patch(7),),))
     shift.evaluate(other, (shift.OURS, shift.ALONE, "forest"), network, 30, tmp_path)
     assert len(asked) == 6

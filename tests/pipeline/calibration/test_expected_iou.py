@@ -96,16 +96,21 @@ def test_what_is_kept_in_the_working_folder_is_what_was_found() -> None:
 
 
 @pytest.mark.parametrize("change", [-0.9, -0.2, 0.0, 0.1, 0.6])
-def test_a_moved_interval_holds_both_estimates_and_is_never_narrower(change: float) -> None:
-    mean, (low, high) = 0.5, (0.4, 0.6)
+def test_a_moved_interval_covers_that_of_the_patches_and_the_moved_one(change: float) -> None:
+    low, high = 0.4, 0.6
     found = moved_interval((low, high), change)
     assert found is not None
-    for estimate in (mean, moved_estimate(mean, change)):
-        assert 0 <= found[0] <= estimate <= found[1] <= 1
-    assert found[1] - found[0] >= high - low
-    if abs(change) <= 0.2:
-        assert found[1] - found[0] == pytest.approx(high - low + 2 * abs(change))
+    both = [low, high, *(moved_estimate(end, change) for end in (low, high))]
+    assert found == (pytest.approx(min(both)), pytest.approx(max(both)))
     assert moved_interval(None, change) is None
+
+
+def test_the_interval_is_widened_by_lost_agreement_and_never_narrowed() -> None:
+    for nothing in (0.0, -0.3, None):
+        assert moved_interval((0.7, 0.9), 0.0, nothing) == (0.7, 0.9)
+    assert moved_interval((0.7, 0.9), 0.0, 0.3) == (pytest.approx(0.4), 1.0)
+    assert moved_interval((0.7, 0.8), -0.1, 0.05) == (pytest.approx(0.55), pytest.approx(0.85))
+    assert moved_interval(None, 0.5, 0.5) is None
 
 
 def point(*ious: float) -> ClassOperatingPoint:
@@ -125,10 +130,15 @@ def test_the_report_has_the_estimate_of_the_source_and_that_of_the_held_out_patc
     assert unknown is not None
     assert [q.iou_held_out for q in (plain, moved, unknown)] == [pytest.approx(0.8)] * 3
     assert (plain.iou_mean, plain.iou_interval) == (pytest.approx(0.8), (0.75, 0.85))
-    assert (moved.iou_mean, moved.iou_interval) == (pytest.approx(0.6), (pytest.approx(0.35), 0.85))
+    assert (moved.iou_mean, moved.iou_interval) == (
+        pytest.approx(0.6),
+        (pytest.approx(0.425), pytest.approx(0.975)),
+    )
     assert (unknown.iou_mean, unknown.iou_interval) == (None, None)
     assert "moved by -0.20" in moved.method
-    assert "moved" not in plain.method + unknown.method
+    assert "widened by 0.12" in moved.method
+    for word in ("moved", "widened"):
+        assert word not in plain.method + unknown.method
     assert moved.lost_agreement == 0.125
 
 
@@ -169,7 +179,7 @@ def test_a_slide_on_which_the_network_is_less_sure_has_a_lower_estimate_in_all_o
     same, pale, blue = (found[name][0] for name in pictures)
     assert same["iou_mean"] > 0.95
     assert pale["iou_mean"] < same["iou_mean"] - 0.1
-    assert pale["iou_interval"][0] < pale["iou_mean"] < 1.0 <= pale["iou_interval"][1]
+    assert pale["iou_interval"] == [pytest.approx(pale["iou_mean"]), 1.0]  # no spread on the patches
     assert (blue["iou_mean"], blue["iou_interval"]) == (None, None)
     less_sure = {name: any("less sure" in note for note in found[name][1]) for name in pictures}
     assert less_sure == {"same": False, "pale": True, "blue": False}
