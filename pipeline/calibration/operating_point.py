@@ -62,14 +62,14 @@ class ClassOperatingPoint:
         Smallest probability of a pixel of the class.
     rule : Rule | None
         How touching objects are separated; None: connected components.
-    counted_ratio : tuple[float, float] | None
-        95 % confidence interval of the ratio of true to counted objects; None without outlined objects.
+    counted_ratio : intervals.CountRatio | None
+        Ratio of true to counted objects, with a 95 % interval; None without outlined objects.
     """
 
     loo: leave_one_out.LeaveOneOut | None
     threshold: float
     rule: Rule | None
-    counted_ratio: tuple[float, float] | None
+    counted_ratio: intervals.CountRatio | None
 
     @property
     def instances(self) -> str:
@@ -256,7 +256,7 @@ def choose_rule(
     min_area: int,
     min_true_area: int = 0,
     depths: np.ndarray | None = None,
-) -> tuple[Rule | None, tuple[float, float] | None]:
+) -> tuple[Rule | None, intervals.CountRatio | None]:
     """The separation rule with the smallest count error on the held-out patches, and its `intervals.counted_ratio`.
 
     Objects are compared with those that are `countable`. Ties are broken by the F1 score at an IoU of 0.5, then by the
@@ -283,7 +283,7 @@ def choose_rule(
         _large(countable(objects, of_patch, min_area), min_true_area)
         for of_patch, objects in zip(known, support.instances[: support.n_dense], strict=True)
     ]
-    best: tuple[tuple[float, float], Rule | None, tuple[float, float] | None] | None = None
+    best: tuple[tuple[float, float], Rule | None, intervals.CountRatio | None] | None = None
     for rule in rules:
         found = [
             label_objects(
@@ -427,7 +427,7 @@ def _load(plan: Plan, model: predictor.Model, work: WorkDir) -> OperatingPoint |
                 kept["probabilities"], threshold, tuple(kept["iou"].tolist()), interval if interval else None
             )
         rule = of_class.rules[int(kept["rule"])]
-        ratio = tuple(kept["counted_ratio"].tolist()) if "counted_ratio" in kept else None
+        ratio = intervals.CountRatio(*kept["counted_ratio"].tolist()) if "counted_ratio" in kept else None
         classes.append(ClassOperatingPoint(loo, threshold, rule, ratio))
     encoding = from_arrays(arrays, model, plan.support.images, plan.support.labels_by_class)
     features = encoding.features

@@ -23,6 +23,7 @@ from fewscope.model.views import SupportFeatures
 from fewscope.pipeline import predictor
 from fewscope.pipeline.calibration import leave_one_out
 from fewscope.pipeline.calibration.boundary_correction import correct_boundaries
+from fewscope.pipeline.calibration.intervals import CountRatio
 from fewscope.pipeline.calibration.model_selection import SelectedEncoding, select_encoding
 from fewscope.pipeline.calibration.operating_point import choose_rule, label_objects
 from fewscope.pipeline.config import SegmentConfig
@@ -170,8 +171,8 @@ class SupportResult:
         IoU of each held-out patch.
     rule : str
         "components", "split" or "learned depth", how objects are separated; "" without labelled objects.
-    counted_ratio : tuple[float, float] | None
-        95 % interval of true over counted objects, by leave-one-out; None without labelled objects.
+    counted_ratio : CountRatio | None
+        True over counted objects, by leave-one-out; None without labelled objects.
     """
 
     method: str
@@ -185,7 +186,7 @@ class SupportResult:
     interval: tuple[float, float] | None
     left_out: tuple[float, ...]
     rule: str
-    counted_ratio: tuple[float, float] | None = None
+    counted_ratio: CountRatio | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,8 +244,8 @@ class EncodedSupport:
         How objects are separated; None: connected components.
     min_area : int
         Smallest object, px.
-    counted_ratio : tuple[float, float] | None
-        95 % interval of true over counted objects.
+    counted_ratio : CountRatio | None
+        True over counted objects.
     """
 
     features: Any
@@ -252,7 +253,7 @@ class EncodedSupport:
     loo: leave_one_out.LeaveOneOut | None
     rule: Rule | None
     min_area: int
-    counted_ratio: tuple[float, float] | None = None
+    counted_ratio: CountRatio | None = None
 
     @property
     def threshold(self) -> float:
