@@ -13,6 +13,7 @@ from PIL import Image
 
 from fewscope.connectors.datasets.class_folders import ClassImages
 from fewscope.jobs import evaluate as job
+from fewscope.pipeline.calibration.intervals import CountRatio
 from fewscope.pipeline.evaluation.baselines import load_baseline
 from fewscope.pipeline.evaluation.n_way import evaluate_n_way
 from fewscope.pipeline.evaluation.results import calibration, class_metrics, differences, method_metrics
@@ -184,7 +185,7 @@ def test_the_promise_is_compared_with_what_came():
     for category, promised, came in (("a", 0.9, 0.8), ("b", 0.5, 0.4), ("c", 0.2, 0.3)):
         left_out = promised - 0.03, promised, promised + 0.03  # so that one more is within 0.149
         interval = promised - 0.1001, promised + 0.05
-        ratio = None if category == "c" else (0.8, 1.1)
+        ratio = None if category == "c" else CountRatio(0.8, 1.0, 1.1)
         support_results.append(
             SupportResult("own", category, "", 5, 0, 0.1, 0.4, promised, interval, left_out, "", ratio)
         )
