@@ -351,7 +351,7 @@ def quality(
         method += ", 95 % interval of the mean (Student's t)"
     if expected is not None and expected.source is not None:
         method += (
-            f", moved by {change:+.2f}, the interval stretched as far: if its probabilities were true, the network "
+            f", moved by {change:+z.2f}, the interval stretched as far: if its probabilities were true, the network "
             f"would have an IoU of {expected.held_out:.2f} on held-out patches and {expected.source:.2f} on a sample "
             "of tiles"
         )
