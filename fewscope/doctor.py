@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 from fewscope._version import __version__
 
-ESSENTIAL = ("torch", "numpy", "scipy", "scikit-image", "zarr", "dask", "pyarrow", "shapely")
+ESSENTIAL = ("torch", "numpy", "scipy", "scikit-image", "scikit-learn", "zarr", "dask", "pyarrow", "shapely")
 OPTIONAL = {
-    "scikit-learn": "pip install 'fewscope[eval]', for baselines of fewscope evaluate",
+    "opencv-python-headless": "pip install 'fewscope[eval]', for the baseline GrabCut of fewscope evaluate",
     "pycocotools": "pip install 'fewscope[eval]', for fewscope convert coco, and compressed masks in COCO's JSON",
     "tensorboard": "pip install 'fewscope[train]', for the curves of fewscope train",
     "timm": "pip install 'fewscope[encoders]', for --encoder timm/NAME:FILE",

@@ -154,21 +154,13 @@ def _textures(shape: tuple[int, int, int], content: bytes) -> np.ndarray:
 
 
 class PixelForest:
-    """A random forest of pixels with the settings of scikit-image's example of trainable segmentation.
-
-    Raises
-    ------
-    ImportError
-        scikit-learn is not installed.
-    """
+    """A random forest of pixels with the settings of scikit-image's example of trainable segmentation."""
 
     name = "forest"
 
     def __init__(self) -> None:
-        try:
-            from sklearn.ensemble import RandomForestClassifier
-        except ImportError as e:
-            raise ImportError(MISSING.format("scikit-learn")) from e
+        from sklearn.ensemble import RandomForestClassifier
+
         self._classifier = RandomForestClassifier
 
     def encode(self, images: np.ndarray, labels: np.ndarray) -> RandomForestClassifier:
@@ -203,21 +195,13 @@ def _sample(images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndar
 
 
 class PixelBoosting:
-    """Gradient boosting of pixels (`sklearn.ensemble.HistGradientBoostingClassifier`) on the features of `PixelForest`.
-
-    Raises
-    ------
-    ImportError
-        scikit-learn is not installed.
-    """
+    """Gradient boosting of pixels (`sklearn.ensemble.HistGradientBoostingClassifier`), features of `PixelForest`."""
 
     name = "boosting"
 
     def __init__(self) -> None:
-        try:
-            from sklearn.ensemble import HistGradientBoostingClassifier
-        except ImportError as e:
-            raise ImportError(MISSING.format("scikit-learn")) from e
+        from sklearn.ensemble import HistGradientBoostingClassifier
+
         self._classifier = HistGradientBoostingClassifier
 
     def encode(self, images: np.ndarray, labels: np.ndarray) -> HistGradientBoostingClassifier:
