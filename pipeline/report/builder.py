@@ -351,14 +351,14 @@ def quality(
         method += ", 95 % interval of the mean (Student's t)"
     if expected is not None and expected.source is not None:
         method += (
-            f", moved by {change:+z.2f}, the interval stretched as far: if its probabilities were true, the network "
-            f"would have an IoU of {expected.held_out:.2f} on held-out patches and {expected.source:.2f} on a sample "
-            "of tiles"
+            f". The network's probabilities promise an IoU of {expected.held_out:.2f} on held-out patches and "
+            f"{expected.source:.2f} on a sample of tiles: the estimate is moved by {change:+z.2f}, and the interval "
+            "covers both"
         )
     if interval is not None and lost is not None and lost > 0:
         method += (
-            f"; widened by {lost:.2f} on both sides, as the network and the pixel classifier agree so much less on "
-            "the tiles than on the patches"
+            f". It is widened by {lost:.2f} on both sides, as the network and the pixel classifier agree so much less "
+            "on the tiles than on the patches"
         )
     return Quality(
         iou_mean=iou,
