@@ -8,6 +8,10 @@ The pictures are those of the training classes, without their masks. The encoder
 (Romero et al., FitNets, ICLR 2015), and the cosine of two positions of its own maps follows that of the encoder's (Tung
 and Mori, ICCV 2019): prototype networks compare positions by it. VGG-16 learns with batch norm, which is folded. The
 file is a `state_dict` of torchvision's network, for `fewscope convert torchvision`. Stopped, the same command goes on.
+
+The last steps (`--settle`) have the statistics of batch norm as they are kept, and pictures as training episodes have
+them. Without, a saturated colour can pass from block to block and arrive a hundred times as large as other features:
+batch statistics hide that from the teaching, and no network withstands it that does not normalise what it gets.
 """
 
 from __future__ import annotations
@@ -30,14 +34,18 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.records import emit
 from fewscope.connectors.datasets.class_folders import ClassFolders
 from fewscope.connectors.storage.atomic import atomic_file
+from fewscope.model.episodes.sampler import synthetic_pictures, vary_task
 from fewscope.model.networks.folding import fold_batch_norm
 from fewscope.model.networks.frozen_encoder import IMAGENET_MEAN, IMAGENET_STD, FrozenEncoder, load_encoder
 
 STRIDES = (8, 16, 32)
 BATCH = 16
 RATE, DECAY, WARMUP = 1e-3, 1e-4, 200
+SETTLING_RATE = 2e-4
 PAIRS = 96  # positions of each picture that are compared
 BACKBONES = ("vgg16", "resnet50")
+P_GENERATED = 0.25
+"""Share of generated pictures in the last steps."""
 
 
 class Student(nn.Module):
@@ -104,6 +112,18 @@ def crops(pictures: NDArray[np.uint8], rng: np.random.Generator, side: int) -> T
     return torch.cat(batch)
 
 
+def varied(pictures: Tensor, seed: int) -> Tensor:
+    """Pictures (N, 3, side, side) in [0, 1] as training episodes have them: some are generated, and of all, colour,
+    contrast, sharpness and noise are changed."""
+    g = torch.Generator().manual_seed(seed)
+    batch = []
+    for picture in pictures.split(1):
+        if torch.rand((), generator=g) < P_GENERATED:
+            picture = synthetic_pictures(1, picture.shape[-1], g)[0]
+        batch.append(vary_task(picture, torch.zeros_like(picture[:, :1]), g)[0])
+    return torch.cat(batch)
+
+
 def of_stride(maps: list[Tensor], side: int) -> dict[int, Tensor]:
     """The encoder's maps at `STRIDES`; SystemExit if it has none there."""
     found = {side // one.shape[-1]: one for one in maps}
@@ -147,6 +167,13 @@ def loss_of(student: Student, own: dict[int, Tensor], wanted: dict[int, Tensor],
     return total
 
 
+def rate_of(step: int, steps: int, settle: int) -> float:
+    """Learning rate: half a cosine after a warm-up over the first `steps`, and a lower one over those that follow."""
+    if step >= steps:
+        return SETTLING_RATE * 0.5 * (1 + math.cos(math.pi * (step - steps) / settle))
+    return RATE * min(1, (step + 1) / WARMUP) * 0.5 * (1 + math.cos(math.pi * step / steps))
+
+
 def main(argv: list[str] | None = None) -> int:
     """Train, and write the file at the end."""
     parser = argparse.ArgumentParser(
@@ -157,6 +184,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--backbone", choices=BACKBONES, required=True)
     parser.add_argument("--steps", type=int, default=4000, help=f"of {BATCH} pictures (default 4000)")
     parser.add_argument("--side", type=int, default=128, help="of the pictures, px (default 128)")
+    parser.add_argument(
+        "--settle",
+        type=int,
+        default=100,
+        help="more steps, with the kept statistics of batch norm (default 100)",
+    )
     parser.add_argument("--out", type=Path, required=True, help="state_dict (.pth)")
     args = parser.parse_args(argv)
     torch.set_num_threads(1)
@@ -174,12 +207,15 @@ def main(argv: list[str] | None = None) -> int:
         optimiser.load_state_dict(saved["optimiser"])
         first = saved["step"]
     began, losses = time.process_time(), []
-    for step in range(first, args.steps):
+    for step in range(first, args.steps + args.settle):
         rng = np.random.default_rng((0, step))
-        rate = RATE * min(1, (step + 1) / WARMUP) * 0.5 * (1 + math.cos(math.pi * step / args.steps))
+        rate = rate_of(step, args.steps, args.settle)
         for group in optimiser.param_groups:
             group["lr"] = rate
         images = crops(pictures, rng, args.side)
+        if step >= args.steps:
+            student.eval()
+            images = varied(images, int(rng.integers(2**31)))
         wanted = teacher(images)
         with torch.autocast("cpu", torch.bfloat16, enabled=torch.cpu._is_avx512_bf16_supported()):
             own = student.maps(((images - mean) / std).to(memory_format=torch.channels_last))
@@ -208,7 +244,8 @@ def main(argv: list[str] | None = None) -> int:
                     path,
                 )
     torch.save(student.eval().state(), args.out)
-    emit("distilled backbone", {"backbone": args.backbone, "steps": args.steps, "loss": losses[-1:]})
+    facts = {"backbone": args.backbone, "steps": args.steps, "settled": args.settle, "loss": losses[-1:]}
+    emit("distilled backbone", facts)
     return 0
 
 

@@ -96,6 +96,9 @@ def main(argv: list[str] | None = None) -> int:
         "--recipe", choices=RECIPES, default="modern", help="of `fewscope train` (default modern)"
     )
     parser.add_argument("--episodes", type=int, default=1, help="of a step (default 1)")
+    parser.add_argument(
+        "--no-augmentation", action="store_true", help="whole pictures as they are, none generated"
+    )
     parser.add_argument("--train-backbone", action="store_true", help="canet, hsnet: train the backbone, too")
     parser.add_argument("--rates", nargs="+", default=[], metavar="NETWORK=RATE", help="learning rates")
     parser.add_argument("--crop", type=int, default=128, help="side of the pictures, px (default 128)")
@@ -113,6 +116,7 @@ def main(argv: list[str] | None = None) -> int:
         config = replace(recipe(args.recipe, network), crop=args.crop, episodes_per_step=args.episodes)
         config = replace(
             config,
+            augmented=config.augmented and not args.no_augmentation,
             learning_rate=rates.get(network, config.learning_rate),
             train_backbone=args.train_backbone,
         )

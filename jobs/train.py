@@ -92,6 +92,11 @@ def parser(prog: str = PROG) -> JobParser:
         metavar="K",
         help="support images of every episode (modern: drawn from 1 to 5; paper: 5, or 1 as the network's paper)",
     )
+    add(
+        "--no-augmentation",
+        action="store_true",
+        help="whole pictures of the classes as they are, none generated (paper: always so)",
+    )
     add("--loss", choices=LOSSES, help="training loss (modern: bce+dice, paper: bce)")
     add("--steps", type=int, help="optimiser steps (modern: 8000, paper: 500000)")
     add("--crop", type=int, metavar="PX", help="side of the training images (modern: 112 or 128, paper: 224)")
@@ -127,6 +132,8 @@ def job_of(args: argparse.Namespace) -> TrainingJob:
         if getattr(args, name) is not None
     }
     settings = recipe(args.recipe, args.network, args.loss)
+    if args.no_augmentation:
+        settings = replace(settings, augmented=False)
     if args.shots is not None:
         if args.shots < 1:
             raise ConfigError(f"--shots {args.shots} is below 1; usual values are 1 and 5")

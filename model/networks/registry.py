@@ -87,12 +87,12 @@ def _episodic(module: str, of: str, encoder: str, side: int | None, *options: st
 
 
 def _published() -> dict[str, NetworkSpec]:
-    """The networks of other papers, and with a number in their name those that work at the size of their paper."""
+    """The networks of other papers, and with a number in their name those that work at a size of their own."""
     made = {"oslsm": _episodic("oslsm", "OSLSM", "vgg16-plain", None)}
     made["guided"] = _episodic("guided", "GuidedNet", "vgg16-plain", None)
     for side in (None, 417):
         made["panet" if side is None else f"panet-{side}"] = _episodic("panet", "PANet", "vgg16-plain", side)
-    for side in (None, 321):
+    for side in (None, 128, 321):  # at 128 px inside, it trains in minutes (docs/protocol.md)
         spec = _episodic("canet", "CANet", "resnet50", side)
         made["canet" if side is None else f"canet-{side}"] = replace(spec, frozen=True)
     for side in (None, 400):

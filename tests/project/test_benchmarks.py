@@ -3,10 +3,12 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from scipy import ndimage
 
 from benchmarks import (
@@ -16,10 +18,15 @@ from benchmarks import (
     bench_repeats,
     bench_support,
     bench_tile,
+    distil_backbone,
+    guided_head,
     synthetic,
 )
 from benchmarks.records import MemoryWatch, Process
 from fewscope.connectors.open import open_source
+from fewscope.model.networks.guided import GuidedNet
+from fewscope.model.training.recipes import recipe
+from tests.helpers.episodes import one_class
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = sorted(path.name for path in (ROOT / "benchmarks").glob("bench_*.py"))
@@ -171,3 +178,47 @@ def test_the_fake_model_is_the_colour_rule():
     np.testing.assert_array_equal(stored, np.rint(stored))
     n = ndimage.label(synthetic.is_object(picture))[1]
     assert 0.4 < n / (picture[..., 0].size / synthetic.PX_PER_NUCLEUS) <= 1  # some nuclei touch
+
+
+def test_teaching_ends_with_a_lower_rate():
+    rates = [distil_backbone.rate_of(step, 1000, 100) for step in range(1100)]
+    assert max(rates) == rates[distil_backbone.WARMUP - 1] > 0.9 * distil_backbone.RATE
+    assert rates[999] < 1e-5 * distil_backbone.RATE
+    assert rates[1000] == distil_backbone.SETTLING_RATE > rates[1050] > rates[1099] > 0
+
+
+def test_pictures_that_are_varied_for_teaching_are_reproducible_pictures():
+    pictures = torch.full((8, 3, 32, 32), 0.5)
+    varied = distil_backbone.varied(pictures, 3)
+    assert varied.shape == pictures.shape
+    assert 0 <= varied.min() < varied.max() <= 1
+    assert not torch.equal(varied, pictures)
+    assert torch.equal(varied, distil_backbone.varied(pictures, 3))
+    assert not torch.equal(varied, distil_backbone.varied(pictures, 4))
+
+
+def test_the_new_layers_of_guided_network_are_trained_on_the_features_of_its_backbone(monkeypatch):
+    """An episode of kept features gives what the network says to the pictures, and only new layers are trained."""
+    monkeypatch.setattr(guided_head, "computes_bfloat16", lambda _device: False)
+    torch.manual_seed(0)
+    net = GuidedNet(widths=(4, 4, 8, 8, 8), width=16).eval()
+    net.head.score.weight.data.normal_()  # the authors start it at 0
+    new = ("encoder.fc6", "head")
+    net.freeze(*(f"encoder.{name}" for name, _ in net.encoder[: -guided_head.NEW_LAYERS].named_children()))
+    config = replace(recipe("modern", "guided"), augmented=False, steps=2)
+    classes = one_class()
+    kept = guided_head.kept_features(net, classes, 64)
+    torch.manual_seed(1)
+    logits, truth = guided_head.episode(net, *kept[0], config)
+    torch.manual_seed(1)
+    drawn = torch.randperm(10)[:8]
+    images, masks = guided_head.resized(classes[0].images[drawn], classes[0].masks[drawn], 64)
+    expected, _ = net.episode(images, masks[:5], 1 - masks[:5])
+    torch.testing.assert_close(logits, expected)
+    assert torch.equal(truth, masks[5:])
+
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    trained = guided_head.train_head(net.train(), kept, config).state_dict()
+    changed = {name for name, tensor in trained.items() if not torch.equal(tensor, before[name])}
+    assert changed
+    assert all(name.startswith(new) for name in changed), changed

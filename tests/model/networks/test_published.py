@@ -170,8 +170,9 @@ def test_networks_of_a_size_of_their_own_give_back_the_size_of_the_query() -> No
         )
     with torch.device("meta"):
         assert [
-            build_network(name).native_size for name in ("panet-417", "canet-321", "hsnet-vgg16-400")
-        ] == [417, 321, 400]
+            build_network(name).native_size
+            for name in ("panet-417", "canet-128", "canet-321", "hsnet-vgg16-400")
+        ] == [417, 128, 321, 400]
 
 
 @pytest.mark.slow

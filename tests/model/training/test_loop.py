@@ -21,6 +21,7 @@ from fewscope.model.training.job import TrainingJob
 from fewscope.model.training.loop import RunOptions, train
 from fewscope.model.training.optimisation import (
     clip_gradients,
+    episode_source,
     moving_average,
 )
 from fewscope.model.training.recipes import TrainConfig, recipe
@@ -287,6 +288,19 @@ def test_commands_in_help_and_pages_are_runs() -> None:
     assert len(shown) >= 10
     for line in shown:
         assert fewscope.jobs.train.job_of(fewscope.jobs.train.parse(line.split())).config.steps > 0, line
+
+
+def test_without_augmentation_a_recipe_trains_on_whole_pictures() -> None:
+    def config(line: str) -> TrainConfig:
+        asked = ["--synthetic-only", "--out", "out", "--network", "canet", *line.split()]
+        return fewscope.jobs.train.job_of(fewscope.jobs.train.parse(asked)).config
+
+    plain = config("--no-augmentation")
+    assert plain == replace(config(""), augmented=False)
+    episode = episode_source(plain, one_class(), 0)[0]
+    assert (episode.shots, len(episode.images)) == (5, 8)
+    assert config("--no-augmentation --shots 1").images_per_episode == 4
+    assert config("--no-augmentation --recipe paper") == config("--recipe paper")
 
 
 @pytest.mark.slow
