@@ -15,6 +15,7 @@ the next heartbeat, at which one of them notices and stops.
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import logging
 import os
@@ -154,7 +155,7 @@ class RunLock:
             "since": self._since,
             "heartbeat": time.time(),
         }
-        return json.dumps(record, indent=1).encode()
+        return json.dumps(record | {"digest": _digest(record)}, indent=1).encode()
 
     def _create(self) -> bool:
         """Write the lock unless there is one; False if there is."""
@@ -261,10 +262,18 @@ def _says_that_it_exists(error: BaseException) -> bool:
     return any(text in message for text in ("PreconditionFailed", "ConditionalRequestConflict", "412"))
 
 
+def _digest(record: dict[str, Any]) -> str:
+    """By which a damaged lock is told: one whose host has changed would be waited for."""
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
+
+
 def _is_whole(record: Any) -> bool:
-    """Whether a lock says what a lock says."""
+    """Whether a lock says what a lock says, and is undamaged; those of earlier versions have no digest."""
     kinds = {"host": str, "pid": int, "token": str, "heartbeat": float, "since": float}
-    return isinstance(record, dict) and all(isinstance(record.get(key), kind) for key, kind in kinds.items())
+    if not isinstance(record, dict) or not all(isinstance(record.get(k), kind) for k, kind in kinds.items()):
+        return False
+    content = {name: value for name, value in record.items() if name != "digest"}
+    return record.get("digest", _digest(content)) == _digest(content)
 
 
 def _is_alive(holder: dict[str, Any]) -> bool:

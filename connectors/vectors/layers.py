@@ -51,14 +51,19 @@ class Layer:
     def __init__(self, name: str, schema: pa.Schema, geometry_type: str, batches: Iterable[pa.Table]) -> None:
         self.name, self.schema, self.geometry_type = name, schema, geometry_type
         self._tables = iter(batches)
+        self.failure: Exception | None = None  # what the batches raised: GDAL tells only that they ended
 
     def reader(self) -> pa.RecordBatchReader:
         """The features as one Arrow stream; at most one table is in memory."""
         return pa.RecordBatchReader.from_batches(self.schema, self._batches())
 
     def _batches(self) -> Iterator[pa.RecordBatch]:
-        for table in self._tables:
-            yield from table.cast(self.schema).to_batches()
+        try:
+            for table in self._tables:
+                yield from table.cast(self.schema).to_batches()
+        except Exception as error:
+            self.failure = error
+            raise
 
 
 def write_geopackage(uri: str, layers: Iterable[Layer], crs: str | None) -> None:
@@ -77,6 +82,8 @@ def write_geopackage(uri: str, layers: Iterable[Layer], crs: str | None) -> None
     ------
     OutputError
         It cannot be written.
+    Exception
+        What the batches of a layer raise.
     """
     import pyogrio  # takes half a second if pandas is installed, which pyogrio then imports
 
@@ -85,17 +92,22 @@ def write_geopackage(uri: str, layers: Iterable[Layer], crs: str | None) -> None
     with output_errors(uri), atomic_file(uri) as path, warnings.catch_warnings():
         warnings.filterwarnings("ignore", "'crs' was not provided")  # the report has a note
         for index, layer in enumerate(layers):
-            pyogrio.write_arrow(
-                layer.reader(),
-                path,
-                layer=layer.name,
-                driver="GPKG",
-                geometry_name=GEOMETRY,
-                geometry_type=layer.geometry_type,
-                crs=wkt,
-                append=index > 0,
-                layer_options={"GEOMETRY_NAME": "geom", "FID": "fid"},
-            )
+            try:
+                pyogrio.write_arrow(
+                    layer.reader(),
+                    path,
+                    layer=layer.name,
+                    driver="GPKG",
+                    geometry_name=GEOMETRY,
+                    geometry_type=layer.geometry_type,
+                    crs=wkt,
+                    append=index > 0,
+                    layer_options={"GEOMETRY_NAME": "geom", "FID": "fid"},
+                )
+            except Exception as error:
+                if layer.failure is None:
+                    raise
+                raise layer.failure from error
 
 
 def geoparquet_schema(schema: pa.Schema, geometry_type: str, crs: str | None) -> pa.Schema:
