@@ -146,9 +146,9 @@ def test_a_flipped_bit_in_a_lock_does_not_block(out: str, name: str) -> None:
     with WorkDir(out).hold():
         fs, path = lock_of(out)
         record = json.loads(fs.cat_file(path))
-        value = str(record[name])
-        flipped = value[:-1] + chr(ord(value[-1]) ^ 1)
-        fs.pipe_file(path, json.dumps(record | {name: type(record[name])(flipped)}).encode())
+        value = record[name]
+        changed = value[:-1] + chr(ord(value[-1]) ^ 1) if isinstance(value, str) else value + 1
+        fs.pipe_file(path, json.dumps(record | {name: changed}).encode())
         with WorkDir(out).hold():
             pass
 
