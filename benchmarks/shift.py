@@ -23,7 +23,7 @@ import hashlib
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -137,8 +137,7 @@ def fit_to_scene(
         return encoding, SourceMatch(encoding.features)
     kind = "slide" if task.domain == MICRO else "raster"
     source = match_source(network, encoding, task.images, task.labels[None], tiles, kind)
-    fitted, features = correct_boundaries(network, encoding, support, source.features, tiles)
-    return fitted, replace(source, features=features)
+    return correct_boundaries(network, encoding, support, source, tiles)
 
 
 def expected_change(

@@ -7,7 +7,7 @@ pixel's colour, edges and ridges at scales of 0.7 to 6 px, and the network's log
 2010). They learn from held-out predictions, so that they know how the network errs, and decide only where the
 network's own mask has an outline or is unsure: what is object, and where, remains the network's decision.
 
-Whether a job uses them is decided on held-out patches (`pipeline.calibration.model_selection`).
+Whether a job uses them is decided on held-out patches and the source (`pipeline.calibration.boundary_correction`).
 """
 
 from __future__ import annotations

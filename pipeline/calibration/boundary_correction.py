@@ -18,7 +18,7 @@ from fewscope.connectors.support.support_set import SupportSet
 from fewscope.model.finetune import one_thread
 from fewscope.pipeline.calibration.leave_one_out import agreement, folds_of, score_held_out
 from fewscope.pipeline.calibration.model_selection import SelectedEncoding
-from fewscope.pipeline.predictor import Model
+from fewscope.pipeline.calibration.source_match import SourceMatch
 
 log = logging.getLogger(__name__)
 
@@ -37,29 +37,30 @@ MARGIN = 0.1
 
 
 def correct_boundaries(
-    model: Model, encoding: SelectedEncoding, support: SupportSet, features: Any, tiles: np.ndarray
-) -> tuple[SelectedEncoding, Any]:
+    model: Any, encoding: SelectedEncoding, support: SupportSet, source: SourceMatch, tiles: np.ndarray
+) -> tuple[SelectedEncoding, SourceMatch]:
     """Have trees correct the outlines of the classes that gain by it.
 
     Parameters
     ----------
     encoding : SelectedEncoding
         Of the support set, by `model`, adapted to it.
-    features : Any
-        The encoded support set, adjusted to the source (`source_match`).
+    source : SourceMatch
+        The encoded support set, adjusted to the source.
     tiles : np.ndarray
-        (N, H, W, channels) uint8, an unlabelled sample of the source; N may be 0.
+        (N, H, W, channels) uint8, an unlabelled sample of the source, of which `source` has maps; N may be 0.
 
     Returns
     -------
-    The encoding with the held-out maps that the trees have corrected, and the features with the trees; both as they are
-    where no class gains, or the model cannot fit trees.
+    The encoding with the held-out maps that the trees have corrected, and the source with the trees in its features and
+    with corrected maps; both as they are where no class gains, or the model cannot fit trees.
     """
-    if not hasattr(model, "fit_boundary") or not encoding.agreement:
-        return encoding, features
+    if not hasattr(model, "fit_boundary") or not encoding.agreement or (source.maps is None and len(tiles)):
+        return encoding, source
     n = support.n_dense
     images, labels = support.images[:n], support.labels_by_class[:, :n]
     held_out, trees = list(encoding.held_out), list[Any]([None] * len(labels))
+    maps = None if source.maps is None else source.maps.copy()
     with one_thread():
         for c, probabilities in enumerate(encoding.held_out):
             if probabilities is None:
@@ -68,10 +69,14 @@ def correct_boundaries(
             if corrected is None or not _clearly_better(corrected, probabilities, labels[c]):
                 continue
             fitted = model.fit_boundary(images, probabilities, labels[c])
-            if _suit_source(model, fitted, agreement(corrected, probabilities), features, c, tiles):
-                trees[c], held_out[c] = fitted, corrected
+            if maps is not None:
+                on_tiles = model.correct_boundary(source.features.recoloured(tiles), maps[:, c], fitted)
+                if not _suits(agreement(corrected, probabilities), agreement(on_tiles, maps[:, c])):
+                    continue
+                maps[:, c] = on_tiles
+            trees[c], held_out[c] = fitted, corrected
     if not any(trees):
-        return encoding, features
+        return encoding, source
     classes = tuple(c for c, fitted in enumerate(trees) if fitted)
     log.info("outlines of %d of %d classes are corrected by boosted trees", len(classes), len(trees))
     scores = [
@@ -79,7 +84,7 @@ def correct_boundaries(
     ]
     options = replace(encoding.options, corrected=classes)
     better = replace(encoding, held_out=held_out, options=options, selected_iou=float(np.mean(scores)))
-    return better, features.with_boundaries(trees)
+    return better, replace(source, features=source.features.with_boundaries(trees), maps=maps)
 
 
 def _correct_held_out(
@@ -111,15 +116,9 @@ def _clearly_better(one: np.ndarray, other: np.ndarray, labels: np.ndarray) -> b
     return bool(gains.mean() > max(LEAST_GAIN, STANDARD_ERRORS * error))
 
 
-def _suit_source(
-    model: Any, trees: Any, on_patches: float | None, features: Any, c: int, tiles: np.ndarray
-) -> bool:
-    """Whether trees change the masks of class c on the source about as little as those of held-out patches."""
-    if on_patches is None or not len(tiles):
-        return True
-    found = model.predict(tiles, features)[:, c]
-    on_source = agreement(model.correct_boundary(features.recoloured(tiles), found, trees), found)
-    if on_source is None:
+def _suits(on_patches: float | None, on_source: float | None) -> bool:
+    """Whether trees change the masks of the source about as little as those of held-out patches."""
+    if on_patches is None or on_source is None:
         return True
     log.info(
         "trees change the masks of the source to an IoU of %.2f, of patches to %.2f", on_source, on_patches

@@ -144,9 +144,7 @@ def choose_operating_point(
         plan.source.info.kind,
         sample.foreground[:N_MATCHED],
     )
-    encoding, features = correct_boundaries(model, encoding, support, source.features, tiles)
-    if features is not source.features:
-        source = replace(source, features=features, maps=None)
+    encoding, source = correct_boundaries(model, encoding, support, source, tiles)
     held_out, thresholds = encoding.held_out, []
     for probabilities, labels in zip(held_out, support.labels_by_class[:, : support.n_dense], strict=True):
         if config.threshold is None and probabilities is not None:

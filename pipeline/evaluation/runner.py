@@ -26,6 +26,7 @@ from fewscope.pipeline.calibration.boundary_correction import correct_boundaries
 from fewscope.pipeline.calibration.intervals import CountRatio
 from fewscope.pipeline.calibration.model_selection import SelectedEncoding, select_encoding
 from fewscope.pipeline.calibration.operating_point import choose_rule, label_objects
+from fewscope.pipeline.calibration.source_match import SourceMatch
 from fewscope.pipeline.config import SegmentConfig
 from fewscope.pipeline.evaluation.baselines import GrabCut, score_method
 from fewscope.pipeline.evaluation.figures import Example, draw_examples
@@ -71,8 +72,9 @@ class Adapted:
             self._model, images, labels, support.instances, self._seconds, depth=self.has_depth
         )
         tiles = np.zeros((0, *images.shape[1:]), np.uint8)  # a job has those of its source
-        corrected, features = correct_boundaries(self._model, encoding, support, encoding.features, tiles)
-        return replace(corrected, features=features)
+        source = SourceMatch(encoding.features)
+        corrected, source = correct_boundaries(self._model, encoding, support, source, tiles)
+        return replace(corrected, features=source.features)
 
     def encode(self, images: np.ndarray, labels: np.ndarray) -> SupportFeatures:
         """Features of the selected encoding of images (K, H, W, 3) uint8, labels (K, H, W); objects are unknown."""

@@ -18,6 +18,7 @@ from fewscope.model.segmenter import load_segmenter
 from fewscope.pipeline.calibration import boundary_correction, model_selection, operating_point
 from fewscope.pipeline.calibration.boundary_correction import correct_boundaries
 from fewscope.pipeline.calibration.model_selection import EncodingCache, EncodingOptions, SelectedEncoding
+from fewscope.pipeline.calibration.source_match import SourceMatch
 from fewscope.pipeline.config import RasterConfig, SegmentConfig
 from fewscope.pipeline.execution.pool import LocalPool
 from fewscope.pipeline.run import segment
@@ -44,12 +45,6 @@ class Corrector:
 
     def __init__(self) -> None:
         self.fitted: list[list[int]] = []
-
-    def encode(self, images: np.ndarray, labels: np.ndarray) -> Features:
-        return Features(boundaries=())
-
-    def predict(self, tiles: np.ndarray, features: Features) -> np.ndarray:
-        return np.ones((len(tiles), 1, *tiles.shape[1:3]), np.float32)
 
     def fit_boundary(self, images: np.ndarray, probabilities: np.ndarray, labels: np.ndarray) -> str | None:
         self.fitted.append(images[:, 0, 0, 0].tolist())
@@ -80,10 +75,11 @@ def encoded(support: SupportSet, agreement: tuple[float | None, ...] = (0.9,)) -
     )
 
 
-def source(rows: int) -> np.ndarray:
+def source(rows: int) -> tuple[SourceMatch, np.ndarray]:
+    """A source that is object everywhere, and tiles of which the trees clear so many rows."""
     tiles = np.zeros((2, SIDE, SIDE, 3), np.uint8)
     tiles[..., 2] = rows
-    return tiles
+    return SourceMatch(Features(boundaries=()), maps=np.ones((2, 1, SIDE, SIDE), np.float32)), tiles
 
 
 @pytest.mark.parametrize(
@@ -101,14 +97,20 @@ def source(rows: int) -> np.ndarray:
 def test_they_must_help_clearly(cleared: tuple[int, ...], gains: bool) -> None:
     support = patches(cleared)
     plain = encoded(support)
-    better, features = correct_boundaries(Corrector(), plain, support, plain.features, source(45))
+    before, tiles = source(45)
+    better, after = correct_boundaries(Corrector(), plain, support, before, tiles)
     assert bool(better.options.corrected) == gains
     assert ("boosted trees" in str(better)) == gains
     if not gains:
         assert better is plain
-        assert features is plain.features
+        assert after is before
         return
-    assert features.boundaries == ("trees",)
+    assert after.features.boundaries == ("trees",)
+    assert before.maps is not None
+    assert after.maps is not None
+    assert before.maps.all(), "not changed in place"
+    assert not after.maps[:, 0, :45].any()
+    assert after.maps[:, 0, 45:].all()
     (held_out,) = better.held_out
     assert held_out is not None
     for of_patch, rows in zip(held_out, cleared, strict=True):
@@ -122,7 +124,7 @@ def test_a_gain_of_less_than_a_hundredth_is_none(monkeypatch: pytest.MonkeyPatch
     support = patches((45, 45, 45, 45))
     plain = encoded(support)
     monkeypatch.setattr(boundary_correction, "LEAST_GAIN", 0.3)  # theirs is 0.2
-    assert correct_boundaries(Corrector(), plain, support, plain.features, source(45))[0] is plain
+    assert correct_boundaries(Corrector(), plain, support, *source(45))[0] is plain
 
 
 @pytest.mark.parametrize(("rows", "fits"), [(45, True), (60, True), (75, False), (150, False)])
@@ -130,16 +132,18 @@ def test_the_source_must_change_as_little_as_the_patches(rows: int, fits: bool) 
     """Held-out masks keep 0.8 of themselves."""
     support = patches((45, 45, 45, 45))
     plain = encoded(support)
-    better, _ = correct_boundaries(Corrector(), plain, support, plain.features, source(rows))
+    better, _ = correct_boundaries(Corrector(), plain, support, *source(rows))
     assert bool(better.options.corrected) == fits
-    nowhere = np.zeros((0, SIDE, SIDE, 3), np.uint8)
-    assert correct_boundaries(Corrector(), plain, support, plain.features, nowhere)[0].options.corrected
+    match, tiles = source(rows)
+    unknown = replace(match, maps=None)
+    assert correct_boundaries(Corrector(), plain, support, unknown, tiles)[0] is plain, "cannot be judged"
+    assert correct_boundaries(Corrector(), plain, support, unknown, tiles[:0])[0].options.corrected
 
 
 def test_a_patch_is_corrected_by_trees_that_have_not_seen_it() -> None:
     support, model = patches((45, 45, 45, 45)), Corrector()
     plain = encoded(support)
-    correct_boundaries(model, plain, support, plain.features, source(45))
+    correct_boundaries(model, plain, support, *source(45))
     everything = set(range(4))
     assert [set(numbers) for numbers in model.fitted[:-1]] == [everything - {k} for k in range(4)]
     assert set(model.fitted[-1]) == everything
@@ -149,11 +153,11 @@ def test_nothing_is_corrected_without_adaptation_or_by_other_models() -> None:
     support = patches((45, 45, 45, 45))
     unadapted = encoded(support, agreement=())
     model = Corrector()
-    assert correct_boundaries(model, unadapted, support, unadapted.features, source(45))[0] is unadapted
+    assert correct_boundaries(model, unadapted, support, *source(45))[0] is unadapted
     assert not model.fitted
     plain = encoded(support)
     other: Any = SimpleNamespace(name="other")
-    assert correct_boundaries(other, plain, support, plain.features, source(45))[0] is plain
+    assert correct_boundaries(other, plain, support, *source(45))[0] is plain
 
 
 def streams(folder: Path) -> SegmentConfig:
