@@ -56,8 +56,8 @@ from fewscope.pipeline.report.statistics import InstanceStatistics, instance_sta
 log = logging.getLogger(__name__)
 
 COUNT_INTERVAL_SOURCE = (
-    "The estimate is the number found, corrected by the counting errors on the held-out support patches as far as they "
-    "are clear. If these errors have the same sign, the number found may lie outside the interval of the estimate."
+    "The estimate is the number found, corrected by the counting errors on the held-out support patches as far as "
+    "these are conclusive. If they have the same sign, the number found may lie outside the interval of the estimate."
 )
 
 COVERED_INTERVAL_SOURCE = (
