@@ -30,7 +30,7 @@ from benchmarks.records import emit
 from fewscope.connectors.datasets.class_folders import ClassFolders, ClassImages
 from fewscope.model.checkpoints import convert_backbone, convert_torchvision
 from fewscope.model.episodes.category import load_categories
-from fewscope.model.networks.names import RECIPES
+from fewscope.model.networks.names import LOSSES, RECIPES
 from fewscope.model.networks.registry import NETWORKS
 from fewscope.model.training.job import WEIGHTS, TrainingJob
 from fewscope.model.training.loop import RunOptions, train
@@ -99,6 +99,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--no-augmentation", action="store_true", help="whole pictures as they are, none generated"
     )
+    parser.add_argument(
+        "--balance-domains", action="store_true", help="with --no-augmentation: all domains alike"
+    )
+    parser.add_argument("--loss", choices=LOSSES, help="of `fewscope train` (default: that of the recipe)")
     parser.add_argument("--train-backbone", action="store_true", help="canet, hsnet: train the backbone, too")
     parser.add_argument("--rates", nargs="+", default=[], metavar="NETWORK=RATE", help="learning rates")
     parser.add_argument("--crop", type=int, default=128, help="side of the pictures, px (default 128)")
@@ -113,10 +117,13 @@ def main(argv: list[str] | None = None) -> int:
         out, plan = args.out / network, args.out / f"{network}.json"
         if (out / WEIGHTS).exists():
             continue
-        config = replace(recipe(args.recipe, network), crop=args.crop, episodes_per_step=args.episodes)
+        config = replace(
+            recipe(args.recipe, network, args.loss), crop=args.crop, episodes_per_step=args.episodes
+        )
         config = replace(
             config,
             augmented=config.augmented and not args.no_augmentation,
+            balance_domains=args.balance_domains,
             learning_rate=rates.get(network, config.learning_rate),
             train_backbone=args.train_backbone,
         )

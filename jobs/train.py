@@ -97,6 +97,11 @@ def parser(prog: str = PROG) -> JobParser:
         action="store_true",
         help="whole pictures of the classes as they are, none generated (paper: always so)",
     )
+    add(
+        "--balance-domains",
+        action="store_true",
+        help="with --no-augmentation: as many episodes of each domain of classes.csv, however few its classes",
+    )
     add("--loss", choices=LOSSES, help="training loss (modern: bce+dice, paper: bce)")
     add("--steps", type=int, help="optimiser steps (modern: 8000, paper: 500000)")
     add("--crop", type=int, metavar="PX", help="side of the training images (modern: 112 or 128, paper: 224)")
@@ -134,6 +139,7 @@ def job_of(args: argparse.Namespace) -> TrainingJob:
     settings = recipe(args.recipe, args.network, args.loss)
     if args.no_augmentation:
         settings = replace(settings, augmented=False)
+    settings = replace(settings, balance_domains=args.balance_domains)
     if args.shots is not None:
         if args.shots < 1:
             raise ConfigError(f"--shots {args.shots} is below 1; usual values are 1 and 5")

@@ -15,8 +15,8 @@ from fewscope.model.episodes.synthetic import integer
 class PaperEpisodes:
     """K support images and Q queries of one class, all distinct, whole and unchanged but for their size.
 
-    Episode i depends on (seed, i) alone. All classes are equally likely. A class of fewer than K + Q images has fewer
-    queries, or, if need be, fewer supports.
+    Episode i depends on (seed, i) alone. All classes are equally likely, unless domains are balanced. A class of fewer
+    than K + Q images has fewer queries, or, if need be, fewer supports.
 
     Parameters
     ----------
@@ -28,6 +28,8 @@ class PaperEpisodes:
         K and Q; both 5 in the published code.
     seed : int
         Seed of all episodes.
+    balance_domains : bool
+        All domains are equally likely, and all classes of a domain.
     """
 
     def __init__(
@@ -38,8 +40,9 @@ class PaperEpisodes:
         shots: int = 5,
         queries: int = 5,
         seed: int = 0,
+        balance_domains: bool = False,
     ) -> None:
-        self.classes = classes
+        self.pools = pools_of(classes) if balance_domains else [classes]
         self.size = size
         self.shots, self.queries = shots, queries
         self.seed = seed
@@ -48,15 +51,24 @@ class PaperEpisodes:
         g = torch.Generator().manual_seed((self.seed * 1_000_003 + index) % 2**63)
         wanted = self.shots + self.queries
         known = None
-        if not self.classes:
+        pool = self.pools[integer(g, 0, len(self.pools) - 1)] if len(self.pools) > 1 else self.pools[0]
+        if not pool:
             images, masks, _, name = synthetic_pictures(wanted, self.size, g)
         else:
-            category = self.classes[integer(g, 0, len(self.classes) - 1)]
+            category = pool[integer(g, 0, len(pool) - 1)]
             drawn = torch.randperm(len(category.images), generator=g)[:wanted]
             images, masks = resized(category.images[drawn], category.masks[drawn], self.size)
             known = known_of(category, drawn, self.size)
             name = category.name
         return whole(images, masks, min(self.shots, len(images) - 1), name, known)
+
+
+def pools_of(classes: list[Category]) -> list[list[Category]]:
+    """The classes of each domain, in the order in which domains appear; one empty list without classes."""
+    pools: dict[str, list[Category]] = {}
+    for category in classes:
+        pools.setdefault(category.domain, []).append(category)
+    return list(pools.values()) or [[]]
 
 
 def whole(images: Tensor, masks: Tensor, shots: int, name: str, known: Tensor | None) -> Episode:

@@ -128,12 +128,19 @@ class OSLSM(EpisodicNet):
         background : Tensor
             Not used, part of the common signature.
         """
+        return self.classifiers(self.conditioning(self.masked(images, foreground)))
+
+    def masked(self, images: Tensor, foreground: Tensor) -> Tensor:
+        """Supports as the conditioning branch takes them: prepared, 0 away from the object, of its size."""
         sides = (self.condition_side,) * 2
         if images.shape[-2:] != sides:
             images = F.interpolate(images, size=sides, mode="bilinear", antialias=True)
             foreground = F.interpolate(foreground, size=sides, mode="nearest-exact")
         prepared = self.standardise(images)
-        outputs = self.conditioning(prepared * foreground.to(prepared.dtype))
+        return prepared * foreground.to(prepared.dtype)
+
+    def classifiers(self, outputs: Tensor) -> SupportPack:
+        """Weights (K, C) and biases (K, 1) from the outputs (K, n_outputs) of the conditioning branch."""
         written = outputs[:, self.index] * self.sign
         return SupportPack((written[:, :-1], written[:, -1:]))
 

@@ -28,7 +28,12 @@ def episode_source(config: TrainConfig, classes: list[Category], seed: int) -> E
         )
     shots = config.shots or PAPER_SHOTS
     return PaperEpisodes(
-        classes, size=config.crop, shots=shots, queries=config.images_per_episode - shots, seed=seed
+        classes,
+        size=config.crop,
+        shots=shots,
+        queries=config.images_per_episode - shots,
+        seed=seed,
+        balance_domains=config.balance_domains,
     )
 
 

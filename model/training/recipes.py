@@ -46,6 +46,9 @@ class TrainConfig:
     augmented : bool
         Draw K from 1..5 and augment views and tasks of all domains, with synthetic ones (`EpisodeSampler`);
         else five supports and whole images (`PaperEpisodes`)
+    balance_domains : bool
+        Whole images come from all domains (or super-categories) alike, however many classes each has; augmented ones
+        have shares of their own (`EpisodeSampler.MIX`).
     shots : int | None
         K of every episode; None to draw it, or for `PAPER_SHOTS` if not `augmented`.
     optimiser : str
@@ -89,6 +92,7 @@ class TrainConfig:
     images_per_episode: int = 8
     crop: int = 112
     augmented: bool = True
+    balance_domains: bool = False
     shots: int | None = None
     optimiser: str = "adamw"
     learning_rate: float = 2e-3
@@ -129,6 +133,11 @@ class TrainConfig:
             frozen = ", ".join(name for name, spec in NETWORKS.items() if spec.frozen)
             raise ConfigError(
                 f"all of {self.network} is trained anyway; leave --train-backbone out, it is for {frozen}"
+            )
+        if self.balance_domains and self.augmented:
+            raise ConfigError(
+                "--balance-domains is for whole pictures: augmented episodes have fixed shares of their domains; add "
+                "--no-augmentation"
             )
         if self.steps < 1 or self.episodes_per_step < 1:
             raise ConfigError(

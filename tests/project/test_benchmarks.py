@@ -19,12 +19,13 @@ from benchmarks import (
     bench_support,
     bench_tile,
     distil_backbone,
-    guided_head,
+    new_layers,
     synthetic,
 )
 from benchmarks.records import MemoryWatch, Process
 from fewscope.connectors.open import open_source
 from fewscope.model.networks.guided import GuidedNet
+from fewscope.model.networks.oslsm import OSLSM
 from fewscope.model.training.recipes import recipe
 from tests.helpers.episodes import one_class
 
@@ -197,28 +198,53 @@ def test_pictures_that_are_varied_for_teaching_are_reproducible_pictures():
     assert not torch.equal(varied, distil_backbone.varied(pictures, 4))
 
 
-def test_the_new_layers_of_guided_network_are_trained_on_the_features_of_its_backbone(monkeypatch):
-    """An episode of kept features gives what the network says to the pictures, and only new layers are trained."""
-    monkeypatch.setattr(guided_head, "computes_bfloat16", lambda _device: False)
+@pytest.fixture
+def small_nets():
+    """Small versions of the networks, whose last layers are not 0, as the authors of one start them."""
     torch.manual_seed(0)
-    net = GuidedNet(widths=(4, 4, 8, 8, 8), width=16).eval()
-    net.head.score.weight.data.normal_()  # the authors start it at 0
-    new = ("encoder.fc6", "head")
-    net.freeze(*(f"encoder.{name}" for name, _ in net.encoder[: -guided_head.NEW_LAYERS].named_children()))
-    config = replace(recipe("modern", "guided"), augmented=False, steps=2)
-    classes = one_class()
-    kept = guided_head.kept_features(net, classes, 64)
+    guided = GuidedNet(widths=(4, 4, 8, 8, 8), width=16).eval()
+    guided.head.score.weight.data.normal_()
+    oslsm = OSLSM(widths=(4, 4, 8, 8, 8), width=16, n_outputs=6, condition_side=64).eval()
+    return {"guided": guided, "oslsm": oslsm}
+
+
+@pytest.mark.parametrize(
+    ("name", "new"),
+    [
+        ("guided", ("encoder.fc6", "head")),
+        ("oslsm", ("conditioning.fc7", "conditioning.fc8", "segmentation.fc7")),
+    ],
+)
+def test_new_layers_are_trained_on_the_features_of_the_backbone(monkeypatch, small_nets, name, new):
+    """An episode of kept features gives what the network says to the pictures, and only new layers are trained."""
+    monkeypatch.setattr(new_layers, "computes_bfloat16", lambda _device: False)
+    net = small_nets[name]
+    cut = new_layers.CUTS[name](net)
+    config = replace(recipe("modern", name), augmented=False, steps=2)
+    (category,) = one_class()
+    kept = new_layers.keep_features(cut, category, 64)
     torch.manual_seed(1)
-    logits, truth = guided_head.episode(net, *kept[0], config)
+    logits, truth = new_layers.episode(cut, kept, config)
     torch.manual_seed(1)
     drawn = torch.randperm(10)[:8]
-    images, masks = guided_head.resized(classes[0].images[drawn], classes[0].masks[drawn], 64)
+    images, masks = new_layers.resized(category.images[drawn], category.masks[drawn], 64)
     expected, _ = net.episode(images, masks[:5], 1 - masks[:5])
     torch.testing.assert_close(logits, expected)
     assert torch.equal(truth, masks[5:])
 
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
-    trained = guided_head.train_head(net.train(), kept, config).state_dict()
+    net.train()
+    trained = new_layers.train_layers(cut, [[kept]], config).state_dict()
     changed = {name for name, tensor in trained.items() if not torch.equal(tensor, before[name])}
-    assert changed
+    assert {name.rpartition(".")[0] for name in changed} >= set(new[:1])
     assert all(name.startswith(new) for name in changed), changed
+
+
+def test_kept_features_are_read_from_their_file(tmp_path, small_nets):
+    cut = new_layers.CUTS["guided"](small_nets["guided"])
+    first = new_layers.keep_all(cut, one_class(), 64, tmp_path / "kept.pt")
+    small_nets["guided"].encoder.conv1_1.weight.data.zero_()
+    again = new_layers.keep_all(cut, one_class(), 64, tmp_path / "kept.pt")
+    assert torch.equal(again["squares"][0][0], first["squares"][0][0])
+    fresh = new_layers.keep_all(cut, one_class(), 64, None)
+    assert not torch.equal(fresh["squares"][0][0], first["squares"][0][0])

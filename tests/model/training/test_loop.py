@@ -13,6 +13,7 @@ from PIL import Image
 import fewscope.jobs.train
 import fewscope.model.training.loop
 from benchmarks import training_speed
+from fewscope.errors import ConfigError
 from fewscope.model.episodes.protocol import sampled_episodes
 from fewscope.model.episodes.sampler import EpisodeSampler
 from fewscope.model.networks.registry import build_network
@@ -301,6 +302,9 @@ def test_without_augmentation_a_recipe_trains_on_whole_pictures() -> None:
     assert (episode.shots, len(episode.images)) == (5, 8)
     assert config("--no-augmentation --shots 1").images_per_episode == 4
     assert config("--no-augmentation --recipe paper") == config("--recipe paper")
+    assert config("--no-augmentation --balance-domains") == replace(plain, balance_domains=True)
+    with pytest.raises(ConfigError, match="--no-augmentation"):
+        config("--balance-domains")
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """Training the paper's way: its episodes, its loss, its learning rate."""
 
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -10,6 +11,7 @@ from fewscope.model.episodes.sampler import EpisodeSampler
 from fewscope.model.training.episode_batch import EpisodeBatch
 from fewscope.model.training.objectives import RelationObjective
 from fewscope.model.training.optimisation import (
+    episode_source,
     optimiser_of,
     schedule_of,
 )
@@ -31,6 +33,25 @@ def test_the_papers_episodes_are_ten_different_pictures_of_one_class_as_they_are
         assert torch.equal(shown, corpus[0].images[order])
         assert torch.equal(episode.masks[:, 0] > 0, corpus[0].masks[order])
     assert not torch.equal(PaperEpisodes(corpus, seed=1)[0].images, PaperEpisodes(corpus, seed=1)[1].images)
+
+
+def test_domains_are_balanced_however_few_their_classes() -> None:
+    classes = [replace(one_class()[0], name=f"n{i}", domain="natural") for i in range(8)]
+    classes += [
+        replace(one_class()[0], name="m", domain="micro"),
+        replace(one_class()[0], name="s", domain="sat"),
+    ]
+    config = replace(recipe("modern", "canet"), augmented=False, crop=32)
+
+    def drawn(balance: bool) -> Counter[str]:
+        source = episode_source(replace(config, balance_domains=balance), classes, 0)
+        return Counter(source[i].name for i in range(300))
+
+    even, fair = drawn(False), drawn(True)
+    assert len(even) == len(fair) == 10
+    assert all(15 <= n <= 50 for n in even.values())  # 30 of each class
+    assert 75 <= fair["m"] <= 125
+    assert 75 <= fair["s"] <= 125
 
 
 @pytest.mark.parametrize("variant", ["paper", "released"])
