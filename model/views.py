@@ -190,6 +190,8 @@ class SupportFeatures:
 
 def as_tensor(images: np.ndarray, device: torch.device) -> Tensor:
     """(N, H, W, C) uint8 -> (N, C, H, W) uint8 on a device, in channels-last memory: no copy on a CPU."""
+    if min(images.strides) < 0:  # one image of a reversed array is contiguous, but nothing for torch
+        images = images.copy()
     return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).to(device)
 
 

@@ -194,7 +194,9 @@ def test_three_classes_are_three_runs_over_one_encoding(segmenter: Segmenter) ->
         network.encoder.register_forward_pre_hook(lambda _, x: encoded.append((len(x[0]), x[0].shape[-1])))  # type: ignore[union-attr]
     together = segmenter.predict(images, features)
     assert together.shape == (5, 3, 224, 224)
-    assert encoded == [(4, 128), (4, 192)] * 2  # 5 tiles in batches of 4, at two scales
+    assert (
+        encoded == [(4, 128)] * 2 + [(4, 192)] * 2
+    )  # 5 tiles in batches of 4, at one scale, then at the other
     for c in (1, 2, 3):
         binary = np.where(classes == 255, 255, classes == c).astype(np.uint8)
         alone = segmenter.predict(images, segmenter.encode(images[:3], binary[:3]))
