@@ -238,6 +238,8 @@ class Segmenter:
     def _faster(self, network: nn.Module, dtype: torch.dtype) -> nn.Module:
         """A copy for prediction: batch norms folded, in the dtype and memory layout that suit the device."""
         fast = fold_batch_norm(copy.deepcopy(network)).eval()
+        if isinstance(fast, CompactNet) and self.device.type == "cpu" and dtype == torch.float32:
+            fast.split_convolutions()
         return fast.to(device=self.device, dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @torch.inference_mode()

@@ -8,7 +8,8 @@ set is not encoded again for a query, and the cost of a tile does not depend on 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,6 +20,7 @@ from fewscope.errors import ConfigError
 from fewscope.model.networks import readouts
 from fewscope.model.networks.pixel_classifier import LIMIT, TexturePack, fit_texture, texture_logits
 from fewscope.model.networks.texture_statistics import STRIDE, flatness, texture_statistics
+from fewscope.model.networks.upsampling import SplitConv
 
 WIDTHS = {"S": (16, 32, 64, 128, 192), "L": (32, 64, 128, 256, 384)}
 """Channels at strides 1, 2, 4, 8, 16."""
@@ -252,6 +254,16 @@ class CompactNet(nn.Module):
                 nn.Conv2d(d1, 8, 3, padding=1), nn.ReLU(inplace=True), nn.Conv2d(8, 1, 1)
             )
 
+    def split_convolutions(self) -> None:
+        """Replace the convolutions over enlarged maps by such with fewer products (`SplitConv`): in float32 on a CPU, a
+        tile takes a twentieth less time. Batch norms must be folded in."""
+        blocks = self.decode16, self.decode8, self.decode4, self.decode2
+        for below, block in itertools.pairwise(blocks):
+            last, first = below[2], block[0]
+            assert isinstance(last, nn.Conv2d)
+            assert isinstance(first, nn.Conv2d)
+            block[0] = SplitConv(first, last.out_channels)
+
     # -- the support set, once ---------------------------------------------------------------------------------------
 
     def adapt_statistics(self, images: Tensor) -> CompactNet:
@@ -405,7 +417,11 @@ class CompactNet(nn.Module):
         """
         x = self.decode16(join([maps[16], matched[16]]))
         for stride, block in ((8, self.decode8), (4, self.decode4), (2, self.decode2)):
-            x = block(join([_up(x), maps[stride], matched[stride]]))
+            beside = maps[stride], matched[stride]
+            if isinstance(block[0], SplitConv):
+                x = block[1:](block[0](x, join(beside)))
+            else:
+                x = block(join((_up(x), *beside)))
         x = self.decode1(_up(self.reduce(x)) + maps[1])
         return (
             torch.cat([self.head(x), self.depth_head(x)], dim=1) if self.has_depth and depth else self.head(x)
@@ -416,7 +432,7 @@ def _up(x: Tensor) -> Tensor:
     return F.interpolate(x, scale_factor=2, mode="nearest")
 
 
-def join(maps: list[Tensor]) -> Tensor:
+def join(maps: Sequence[Tensor]) -> Tensor:
     """Concatenate maps (N, C_i, H, W) over channels, in channels-last memory whatever theirs is.
 
     ``torch.cat`` falls back to the other layout if one of them has a single channel, and every convolution after it
