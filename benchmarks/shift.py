@@ -36,8 +36,10 @@ from rasterio.windows import Window
 from benchmarks.records import emit
 from benchmarks.shift_tasks import MICRO, PHOTO, Scene, Task, shift_tasks
 from fewscope.connectors.support.support_set import SupportSet
+from fewscope.model.networks import efficientnet_lite
 from fewscope.model.segmenter import Segmenter, load_segmenter
-from fewscope.pipeline.calibration import leave_one_out
+from fewscope.pipeline import photographs
+from fewscope.pipeline.calibration import leave_one_out, model_selection
 from fewscope.pipeline.calibration.boundary_correction import correct_boundaries
 from fewscope.pipeline.calibration.expected_iou import compare_with_source
 from fewscope.pipeline.calibration.intervals import mean_interval, moved_estimate, moved_interval
@@ -92,7 +94,10 @@ def predict(method: str, task: Task, network: Segmenter, seconds: float) -> Pred
     if method == OURS:
         names = tuple(str(k) for k in range(len(images)))
         support = SupportSet(images, labels, None, names, None, (task.name,))
-        encoding = select_encoding(network, images, labels[None], None, seconds, depth=network.has_depth)
+        share = photographs.ENCODER_SHARE if task.domain == PHOTO else model_selection.ENCODER_SHARE
+        encoding = select_encoding(
+            network, images, labels[None], None, seconds, depth=network.has_depth, encoder_share=share
+        )
         sources, masks, held_out, changes = [], [], [], []
         for scene in task.scenes:
             fitted, source = fit_to_scene(network, encoding, task, support, scene)
@@ -286,13 +291,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     """A line per task, and the summary."""
     args = parse(argv)
     network = load_segmenter(weights=args.weights)
+    with_encoder = load_segmenter(weights=args.weights, encoder=efficientnet_lite.NAME)
     rows = []
     for task in shift_tasks(args.data):
         if task.held_back != args.held_back:
             continue
         if args.tasks and not any(word in task.name for word in args.tasks):
             continue
-        rows.append(evaluate(task, (OURS, ALONE, *BASELINES), network, args.adapt, args.cache))
+        used = with_encoder if task.domain == PHOTO else network  # as jobs do
+        rows.append(evaluate(task, (OURS, ALONE, *BASELINES), used, args.adapt, args.cache))
         emit("shift", {"task": task.name, "domain": task.domain, "kind": task.kind} | rows[-1])
     if not rows:
         raise SystemExit("no task has such a name")

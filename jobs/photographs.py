@@ -22,6 +22,7 @@ def photographs_of(sources: list[str]) -> list[Path]:
 
 def run_photographs(files: list[Path], args: argparse.Namespace) -> int:
     """Segment photographs, and print where the result is."""
+    from fewscope.model.networks import efficientnet_lite
     from fewscope.model.segmenter import load_segmenter
     from fewscope.pipeline.photographs import LIST, learn, segment_photographs
     from fewscope.pipeline.report.messages import hardly_found
@@ -35,24 +36,27 @@ def run_photographs(files: list[Path], args: argparse.Namespace) -> int:
         for name in ("masks", "overlays"):
             shutil.rmtree(out / name, ignore_errors=True)
     support = load_photograph_support(Path(args.support), args.class_names)
-    model = load_segmenter(args.model, args.weights, args.encoder, precision=args.precision, batch_size=1)
+    encoder = args.encoder
+    if encoder is None and args.model == "compact":
+        encoder = efficientnet_lite.NAME
+    model = load_segmenter(args.model, args.weights, encoder, precision=args.precision, batch_size=1)
     began = time.perf_counter()
     learned = learn(model, support, args.adapt_s, args.threshold)
     learning = time.perf_counter() - began
     unreadable: list[SourceError] = []
     names = folder_names([path.name for path in files])
     began = time.perf_counter()
-    done = segment_photographs(files, names, learned, support.class_names[0], out, unreadable.append)
+    done, estimate = segment_photographs(
+        files, names, learned, support.class_names[0], out, unreadable.append
+    )
     for error in unreadable:
         complain(error)
     if not done:
         raise SourceError(f"{args.slides[0]}: none of the {len(files)} photographs can be read")
     seconds = time.perf_counter() - began
-    iou = (
-        ""
-        if learned.estimated_iou is None
-        else f"; estimated IoU {learned.estimated_iou:.2f} on the support set"
-    )
+    iou = "" if estimate is None else f"; estimated IoU {estimate:.2f}"
+    if learned.held_out is not None:
+        iou += f"; IoU of held-out supports {learned.held_out.mean_iou:.2f}"
     n_pixels = sum(photograph.width * photograph.height for photograph in done)
     covered = sum(photograph.share * photograph.width * photograph.height for photograph in done) / n_pixels
     notes = [*support.notes, *hardly_found(support, [covered], what="folder")]

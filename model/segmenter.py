@@ -136,6 +136,11 @@ class Segmenter:
         return bool(getattr(self._exact, "has_depth", False))
 
     @property
+    def has_encoder(self) -> bool:
+        """Whether a frozen encoder is read out beside the network."""
+        return self._encoder is not None
+
+    @property
     def sides(self) -> tuple[int, ...]:
         """Sides, px, to which 224 px are resized by default."""
         return SIDES if self.adapts else (PATCH_SIZE,)
@@ -154,6 +159,7 @@ class Segmenter:
         *,
         sides: Sequence[int] = (),
         texture_share: float = 0.0,
+        encoder_share: float = 0.0,
         known: Mapping[int, View] | None = None,
     ) -> SupportFeatures:
         """Encode a support set.
@@ -176,6 +182,8 @@ class Segmenter:
             for `Segmenter.sides`.
         texture_share : float
             Weight of the pixel classifier in a pixel's logit; at 1 it decides alone.
+        encoder_share : float
+            Weight of the frozen encoder's read-out in the network's part of that logit; not used without an encoder.
         known : mapping of int to View, or None
             Views of an earlier call with the same patches and adaptation, by their side: their weights and pixel
             classifiers are reused, and nothing is fine-tuned or fitted.
@@ -186,14 +194,21 @@ class Segmenter:
             The arrays do not fit together, a side is not a multiple of 32, or the network cannot be fine-tuned.
         """
         views = self._support.views(
-            images, labels, instances, adaptation, tuple(sides) or self.sides, known or {}
+            images,
+            labels,
+            instances,
+            adaptation,
+            tuple(sides) or self.sides,
+            known or {},
         )
-        digest = hashlib.sha256(f"{self.weights_digest} {texture_share}".encode())
+        digest = hashlib.sha256(f"{self.weights_digest} {texture_share} {encoder_share}".encode())
         for array in (images, labels):
             digest.update(np.ascontiguousarray(array).tobytes())
         for view in views:
             digest.update(view.digest().encode())
-        return SupportFeatures(views, len(images), digest.hexdigest(), texture_share, self.precision)
+        return SupportFeatures(
+            views, len(images), digest.hexdigest(), texture_share, encoder_share, self.precision
+        )
 
     def views_between(self, features: SupportFeatures, tiles: np.ndarray) -> dict[int, View]:
         """Views of an encoded support set that meet unlabelled tiles (N, H, W, 3) uint8 halfway (`norms_between`).
@@ -318,6 +333,8 @@ class Segmenter:
         options: dict[str, Any] = {"depth": depth} if self.has_depth else {}
         if self.adapts:
             options["texture_share"] = ready.features.texture_share
+        if opinions is not None:
+            options["opinion_share"] = ready.features.encoder_share
         for place, x in self._batches(tiles):
             image, total = self._seen(x, ready), None
             for network, view in members:
@@ -351,7 +368,7 @@ class Segmenter:
         return seen if projection is None else seen_by(self._exact, projection.to(self.device)(seen))
 
     def _opinions(self, tiles: np.ndarray, ready: _Ready) -> Tensor | None:
-        """Logits of the user's encoder for each class, (N, C, 1, h, w); None without one."""
+        """Logits of the frozen encoder for each class, (N, C, 1, h, w); None without one."""
         if self._encoder is None:
             return None
         network, view = ready.members[0]
@@ -403,7 +420,7 @@ class Segmenter:
         return torch.logit(torch.from_numpy(probabilities)[:, None].to(self.device).float(), eps=1e-6)
 
     def _encoder_maps(self, encoder: FrozenEncoder, tiles: Tensor, network: nn.Module) -> list[Tensor]:
-        """What the user's encoder makes of tiles (N, 3, H, W) in [0, 1], in the network's precision."""
+        """What the frozen encoder makes of tiles (N, 3, H, W) in [0, 1], in the network's precision."""
         dtype = next(network.parameters()).dtype
         with torch.autocast(self.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
             return list(encoder(tiles))

@@ -100,7 +100,7 @@ class SupportEncoder:
         return {view.side: norms_between(self.network, view, x) for view in features.views}
 
     def _readouts(self, images: Tensor, labels: Tensor) -> tuple[Readout, ...]:
-        """Read-outs of the user's encoder from images (K, 3, H, W) and labels (C, K, H, W); none without."""
+        """Read-outs of the frozen encoder from images (K, 3, H, W) and labels (C, K, H, W); none without."""
         if self.encoder is None:
             return ()
         batches = [self.encoder(batch) for batch in images.split(self.batch_size)]

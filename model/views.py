@@ -46,7 +46,7 @@ class View:
     norms : Mapping[str, Tensor]
         Statistics of norms that replace those of `weights` for tiles, but not for patches; usually none.
     readouts : tuple[Readout, ...]
-        The read-out of the user's encoder for each class; empty without such an encoder.
+        The read-out of the frozen encoder for each class; empty without such an encoder.
     projection : Projection | None
         What the network sees of images of more than three channels; None for RGB.
     """
@@ -129,6 +129,9 @@ class SupportFeatures:
         Hash of the support set, the weights, and their adaptation.
     texture_share : float
         Weight of the pixel classifier in a pixel's logit, 0 to 1.
+    encoder_share : float
+        Weight of the frozen encoder's read-out in the network's part of a pixel's logit, 0 to 1; the network itself
+        gets it at any weight.
     precision : str
         Precision in which tiles are predicted with these features, "float32" or "bfloat16": one for all workers of a
         run.
@@ -141,6 +144,7 @@ class SupportFeatures:
     shots: int
     digest: str
     texture_share: float = 0.0
+    encoder_share: float = 0.0
     precision: str = "float32"
     colours: np.ndarray | None = None
     boundaries: tuple[BoundaryTrees | None, ...] = ()

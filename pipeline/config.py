@@ -40,7 +40,8 @@ class SegmentConfig:
     model, weights : str, str | None
         Name of the network, and a file of weights to use instead of the shipped one.
     encoder : str | None
-        An encoder of the user's own, as `model.networks.frozen_encoder.load_encoder` takes it; every worker opens it.
+        A frozen encoder, as `model.networks.frozen_encoder.load_encoder` takes it; every worker opens it. None or
+        empty: none.
     adapt_s : float
         Time budget for adapting to the support set, in seconds on one core (approximate); above 30 the network is
         fine-tuned, too; 0: no adaptation.

@@ -3,7 +3,8 @@
 A photograph is resized to 224x224 as FSS-1000's images are, segmented in one piece, and its probability resized back.
 Its **quality** is the IoU that the probabilities themselves expect of the mask: the sum of the probability over the
 mask, divided by the area of the mask and the sum outside of it. It ranks results so that the doubtful ones come first;
-it is no measurement, as a network can be sure and wrong.
+it is no measurement, as a network can be sure and wrong. The **estimated IoU** is that of held-out supports, moved by
+how the expected IoU of the photographs differs from theirs (`pipeline.calibration.expected_iou`).
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ from fewscope.connectors.photographs import read_photograph, resize_image
 from fewscope.connectors.storage.atomic import atomic_file
 from fewscope.connectors.support.support_set import SupportSet
 from fewscope.errors import SourceError
-from fewscope.pipeline.calibration.leave_one_out import score_held_out
+from fewscope.pipeline.calibration.expected_iou import compare_with_source
+from fewscope.pipeline.calibration.intervals import moved_estimate
+from fewscope.pipeline.calibration.leave_one_out import LeaveOneOut, score_held_out
 from fewscope.pipeline.calibration.model_selection import select_encoding
 from fewscope.pipeline.predictor import Model
 from fewscope.pipeline.report.drawing import FOUND, outlined
@@ -32,6 +35,10 @@ from fewscope.pipeline.report.drawing import FOUND, outlined
 log = logging.getLogger(__name__)
 
 LIST = "photographs.json"
+
+ENCODER_SHARE = 0.5
+"""Weight of an encoder's read-out in the output, unless held-out supports clearly say otherwise."""
+
 MIN_OBJECT_SHARE = 1e-3
 """Smaller connected pieces are no objects of ``coco.json``, as a share of the photograph."""
 
@@ -40,6 +47,9 @@ OVERLAY_SIDE = 1024
 
 CELL, COLUMNS = 200, 6
 """Side of a picture of the contact sheet, px, and pictures in a row."""
+
+SAMPLE = 64
+"""Photographs, evenly spread over the folder, that the estimated IoU is moved by."""
 
 HEAD = 26
 """Height of the line above them, px."""
@@ -81,8 +91,10 @@ class PhotographModel:
     ----------
     threshold : float
         Smallest probability of an object pixel.
-    estimated_iou : float | None
-        Mean IoU of held-out supports; None where none can be held out.
+    held_out : LeaveOneOut | None
+        The supports, each predicted from the others; None where none can be held out.
+    labels : np.ndarray
+        (K, 224, 224) uint8, of the supports.
     adaptation : str
         What was adapted, in words.
     """
@@ -90,14 +102,27 @@ class PhotographModel:
     model: Model
     features: Any
     threshold: float
-    estimated_iou: float | None
+    held_out: LeaveOneOut | None
+    labels: np.ndarray
     adaptation: str
 
     def predict(self, image: np.ndarray) -> np.ndarray:
-        """Probability, float32 (H, W), of a photograph (H, W, 3) uint8."""
-        small = self.model.predict(resize_image(image)[None], self.features)[0, 0]
-        size = image.shape[1], image.shape[0]
-        return np.asarray(Image.fromarray(small).resize(size, Image.Resampling.BILINEAR))
+        """Probability, float32 (224, 224), of a whole photograph (H, W, 3) uint8."""
+        return np.asarray(self.model.predict(resize_image(image)[None], self.features)[0, 0])
+
+    def estimated_iou(self, probabilities: Sequence[np.ndarray]) -> float | None:
+        """Estimated mean IoU of photographs, from the probabilities (224, 224) of some of them.
+
+        None where no support can be held out, or hardly anything was found.
+        """
+        if self.held_out is None or not probabilities:
+            return None
+        found, of_supports = np.stack(probabilities), self.held_out.probabilities
+        known = np.ones(found.shape, bool)
+        expected = compare_with_source(of_supports, self.labels, found, known, self.threshold)
+        if expected is None or expected.change is None:
+            return None
+        return moved_estimate(self.held_out.mean_iou, expected.change)
 
 
 def learn(
@@ -112,13 +137,12 @@ def learn(
     threshold : float | None
         Smallest probability of an object pixel; None to choose it by leave-one-out.
     """
-    encoding = select_encoding(model, support.images, support.labels[None], None, seconds)
+    labels = support.labels[None]
+    encoding = select_encoding(model, support.images, labels, None, seconds, encoder_share=ENCODER_SHARE)
     (held_out,) = encoding.held_out
     scores = None if held_out is None else score_held_out(held_out, support.labels, threshold)
     chosen = threshold if threshold is not None else scores.threshold if scores else 0.5
-    return PhotographModel(
-        model, encoding.features, chosen, scores.mean_iou if scores else None, str(encoding)
-    )
+    return PhotographModel(model, encoding.features, chosen, scores, support.labels, str(encoding))
 
 
 def expected_iou(probability: np.ndarray, mask: np.ndarray) -> float:
@@ -141,7 +165,7 @@ def segment_photographs(
     class_name: str,
     out: Path,
     on_unreadable: Callable[[SourceError], None],
-) -> list[Photograph]:
+) -> tuple[list[Photograph], float | None]:
     """Segment photographs and write everything into a folder.
 
     Parameters
@@ -154,19 +178,29 @@ def segment_photographs(
         For ``masks/NAME.png``, ``overlays/NAME.jpg``, ``coco.json``, ``contact.jpg`` and ``photographs.json``.
     on_unreadable : Callable[[SourceError], None]
         Called for each photograph that cannot be read; it is left out.
+
+    Returns
+    -------
+    The segmented photographs, and their estimated mean IoU (`PhotographModel.estimated_iou`).
     """
     for folder in ("masks", "overlays"):
         (out / folder).mkdir(parents=True, exist_ok=True)
     done: list[Photograph] = []
+    sample: list[np.ndarray] = []
+    sampled = set(np.linspace(0, len(files) - 1, min(SAMPLE, len(files))).astype(int).tolist())
     coco: dict[str, list[dict[str, Any]]] = {"images": [], "annotations": []}
-    for file, name in zip(files, names, strict=True):
+    for place, (file, name) in enumerate(zip(files, names, strict=True)):
         began = time.perf_counter()
         try:
             image = read_photograph(file)
         except SourceError as error:
             on_unreadable(error)
             continue
-        probability = learned.predict(image)
+        small = learned.predict(image)
+        if place in sampled:
+            sample.append(small)
+        size = image.shape[1], image.shape[0]
+        probability = np.asarray(Image.fromarray(small).resize(size, Image.Resampling.BILINEAR))
         mask = probability >= learned.threshold
         _save(Image.fromarray(255 * mask.astype(np.uint8)), out / "masks" / f"{name}.png")
         scale = min(1.0, OVERLAY_SIDE / max(image.shape[:2]))
@@ -193,15 +227,17 @@ def segment_photographs(
     _write(out / "coco.json", json.dumps(coco | {"categories": categories}))
     if done:
         contact_sheet(ranked(done), out)
+    estimate = learned.estimated_iou(sample)
     facts = {
         "class": class_name,
         "threshold": learned.threshold,
-        "estimated_iou": learned.estimated_iou,
+        "estimated_iou": estimate,
+        "iou_held_out": learned.held_out and learned.held_out.mean_iou,
         "adaptation": learned.adaptation,
         "photographs": [asdict(photograph) for photograph in done],
     }
     _write(out / LIST, json.dumps(facts, indent=1))
-    return done
+    return done, estimate
 
 
 def ranked(photographs: Sequence[Photograph]) -> list[Photograph]:

@@ -342,6 +342,7 @@ class CompactNet(nn.Module):
         depth: bool = True,
         texture_share: float | None = None,
         opinion: Tensor | None = None,
+        opinion_share: float = 0.0,
     ) -> Tensor:
         """Logits of encoded queries, as `decode` returns them.
 
@@ -361,17 +362,20 @@ class CompactNet(nn.Module):
             and the blended logit.
         opinion : Tensor | None
             (N, 1, h, w), logits of another classifier, whose mean with the pixel classifier's takes its place.
+        opinion_share : float
+            Weight of these logits in the decoder's, too, 0 to 1; not used where `texture_share` is None.
         """
         statistics, maps = queries
         texture = texture_logits(statistics, pack.texture)
         if opinion is not None:
-            opinion = F.interpolate(opinion, size=texture.shape[-2:], mode="bilinear", antialias=True)
-            texture = torch.lerp(texture, opinion, OPINION_SHARE)
+            texture = torch.lerp(texture, _resized(opinion, texture), OPINION_SHARE)
         logits = self.decode(maps, self.match_support(texture, maps, pack), depth=depth).float()
         if texture_share is not None:
             both = torch.cat([texture, flatness(statistics)], 1)
             own, flat = F.interpolate(both, scale_factor=STRIDE, mode="bilinear").split(1, 1)
             decoded = logits[:, :1].clamp(-LIMIT, LIMIT)
+            if opinion is not None and opinion_share:
+                decoded = torch.lerp(decoded, _resized(opinion, decoded), opinion_share)
             mixed = torch.lerp(decoded, own, texture_share)
             logits[:, :1] = torch.lerp(mixed, torch.minimum(decoded, own), flat)
         return logits
@@ -426,6 +430,10 @@ class CompactNet(nn.Module):
         return (
             torch.cat([self.head(x), self.depth_head(x)], dim=1) if self.has_depth and depth else self.head(x)
         )
+
+
+def _resized(x: Tensor, like: Tensor) -> Tensor:
+    return F.interpolate(x, size=like.shape[-2:], mode="bilinear", antialias=True)
 
 
 def _up(x: Tensor) -> Tensor:

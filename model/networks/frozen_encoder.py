@@ -25,13 +25,15 @@ from scipy.special import expit
 from torch import Tensor, nn
 
 from fewscope.errors import ConfigError, MissingPackageError, WeightsError
+from fewscope.model.networks import efficientnet_lite
 from fewscope.model.networks.pixel_classifier import BALANCE, LIMIT, SMOOTHING
 
 STRIDE = 4
 """Finest stride at which features are read out, px: finer levels are averaged over it."""
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""Of the inputs of encoders that do not say theirs."""
+"""Of the inputs of encoders that do not say theirs. EfficientNet-Lite0 was trained with 127 and 128 of 255. With these,
+its read-outs alone have a mean IoU of 0.546 on 36 training classes of photographs, with ImageNet's 0.552."""
 
 WEIGHT_DECAY = 2e-4
 """L2 penalty of the regression on standardised features, for each of them: logits vary alike for any number."""
@@ -220,6 +222,7 @@ def load_encoder(spec: str) -> FrozenEncoder:
     spec : str
         One of these:
 
+        - ``efficientnet-lite0``: a small encoder of photographs (`model.networks.efficientnet_lite`).
         - ``FILE``: a program of `torch.export.save` (.pt2), or a TorchScript module (any other name). Programs are
           code: open only those that you trust.
         - ``timm/NAME:FILE``: a model of the package timm, and a file of its weights (.safetensors, .pth).
@@ -233,6 +236,9 @@ def load_encoder(spec: str) -> FrozenEncoder:
     MissingPackageError
         timm is not installed.
     """
+    if spec == efficientnet_lite.NAME:
+        body, digest = efficientnet_lite.load_efficientnet_lite()
+        return FrozenEncoder(body, spec, digest)
     return _load_timm(spec.removeprefix(TIMM)) if spec.startswith(TIMM) else _load_program(spec)
 
 
@@ -241,7 +247,8 @@ def _load_program(spec: str) -> FrozenEncoder:
     path = Path(spec)
     if not path.is_file():
         raise WeightsError(
-            f"{spec}: no such file; an encoder is FILE.pt2, a TorchScript file, or {TIMM}NAME:FILE"
+            f"{spec}: no such file; an encoder is {efficientnet_lite.NAME}, FILE.pt2, a TorchScript file, or "
+            f"{TIMM}NAME:FILE"
         )
     try:
         if path.suffix == ".pt2":

@@ -1,4 +1,4 @@
-"""Selects how the support set is encoded: the scale, whether to fine-tune, and the weight of the pixel classifier.
+"""Selects how the support set is encoded: scales, fine-tuning, and the weights of an encoder and the pixel classifier.
 
 A change is kept if it predicts the held-out patches better. The selection does not depend on the clock or on the number
 of threads.
@@ -42,6 +42,15 @@ TEXTURE_SHARES = (0.25, 0.5, 1.0)
 """Weights of the pixel classifier in the output; with 0 it only provides input to the network, with 1 it decides."""
 
 
+AS_IT_IS = "as it is"
+
+ENCODER_SHARE = 0.25
+"""Weight of a frozen encoder's read-out in the output, unless held-out patches clearly say otherwise."""
+
+ENCODER_SHARES = (0.0, 0.25, 0.5, 0.75)
+"""Its candidates."""
+
+
 @dataclass(frozen=True, slots=True)
 class EncodingOptions:
     """Options for encoding a support set.
@@ -55,6 +64,9 @@ class EncodingOptions:
         How the network is fine-tuned first; None: not.
     texture_share : float
         Weight of the pixel classifier (`model.networks.pixel_classifier`) in the output, 0 to 1.
+    encoder_share : float
+        Weight of a frozen encoder's read-out (`model.networks.frozen_encoder`) in the network's output, 0 to 1; with 0
+        it only provides input to the network.
     corrected : tuple[int, ...]
         Classes whose outline is corrected by boosted trees (`boundary_correction`), by their place.
     """
@@ -62,7 +74,17 @@ class EncodingOptions:
     sides: tuple[int, ...] = ()
     adaptation: AdaptConfig | None = None
     texture_share: float = 0.0
+    encoder_share: float = 0.0
     corrected: tuple[int, ...] = ()
+
+    def keywords(self) -> dict[str, Any]:
+        """Arguments for `Model.encode`, without those that have its defaults and without the adaptation."""
+        given: dict[str, Any] = {"sides": self.sides} if self.sides else {}
+        if self.texture_share:
+            given["texture_share"] = self.texture_share
+        if self.encoder_share:
+            given["encoder_share"] = self.encoder_share
+        return given
 
     def __str__(self) -> str:
         trees = ["outlines by boosted trees"] if self.corrected else []
@@ -71,9 +93,11 @@ class EncodingOptions:
         ways = [f"fine-tuned for {self.adaptation.steps} steps"] if self.adaptation else []
         if self.sides:
             ways += [f"seen at {' and '.join(map(str, self.sides))} px for {PATCH_SIZE}"]
+        if self.encoder_share:
+            ways += [f"{self.encoder_share:.0%} of the output by the encoder"]
         if self.texture_share:
             ways += [f"{self.texture_share:.0%} of the output by a pixel classifier"]
-        return ", ".join([*ways, *trees]) or "as it is"
+        return ", ".join([*ways, *trees]) or AS_IT_IS
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -107,8 +131,9 @@ class SelectedEncoding:
     agreement: tuple[float | None, ...] = ()
 
     def __str__(self) -> str:
-        if self.options == EncodingOptions() or self.default_iou is None or self.selected_iou is None:
-            return "none: the network as it is"
+        if self.selected_iou is None or self.selected_iou == self.default_iou:  # the usual options
+            usual = str(self.options)
+            return f"none: the network {usual}" if usual == AS_IT_IS else usual
         return f"{self.options}: IoU of held-out patches {self.default_iou:.3f} without, {self.selected_iou:.3f} with"
 
 
@@ -122,6 +147,7 @@ def select_encoding(
     depth: bool = False,
     n_sparse: int = 0,
     pictures: Sequence[int] = (),
+    encoder_share: float = ENCODER_SHARE,
 ) -> SelectedEncoding:
     """Encode a support set with the options that predict the held-out patches best.
 
@@ -141,10 +167,13 @@ def select_encoding(
         So many of the last patches are labelled in places only, and never held out.
     pictures : Sequence[int]
         Number of the picture that each patch is cut from; empty if each stands for itself.
+    encoder_share : float
+        Weight of the encoder's read-out, if the model has an encoder, that others have to beat.
     """
     candidates = _Candidates(model, images, labels, instances, depth, n_sparse, tuple(pictures))
     with one_thread():
-        plain = best = candidates.of(EncodingOptions())
+        usual = encoder_share if getattr(model, "has_encoder", False) else 0.0
+        plain = best = candidates.of(EncodingOptions(encoder_share=usual))
         agreed: tuple[float | None, ...] = ()
         if seconds and getattr(model, "adapts", False) and np.isfinite(plain.iou):
             best = candidates.best(plain, seconds)
@@ -218,11 +247,7 @@ class _Candidates:
         """Encode some patches and classes."""
         images, labels = self.images[patches], squeeze_single_class(self.labels[classes][:, patches])
         views = self.views.setdefault((options.adaptation, patches.tobytes(), tuple(classes)), {})
-        keywords: dict[str, Any] = {}
-        if options.sides:
-            keywords["sides"] = options.sides
-        if options.texture_share:
-            keywords["texture_share"] = options.texture_share
+        keywords = options.keywords()
         if views:
             keywords["known"] = dict(views)
         if options.adaptation:
@@ -273,7 +298,7 @@ class _Candidates:
         """Greedy search over scales, fine-tuning and the pixel classifier; each step must beat the one before."""
         if plain.iou >= SUFFICIENT_IOU:
             return plain
-        best = self.best_of(plain, [self.at(sides) for sides in OTHER_SIDES])
+        best = self.best_of(plain, [self.at(sides, plain.options) for sides in OTHER_SIDES])
         if best.iou >= SUFFICIENT_IOU:
             return best
         n_runs = len(folds_of(len(self.images) - self.n_sparse, self.pictures)) + 1
@@ -285,6 +310,8 @@ class _Candidates:
                 whole = thread.submit(self.encode_all, tuned)
                 best = self.best_of(best, [self.of(tuned)])
             whole.result()
+        if getattr(self.model, "has_encoder", False):
+            best = self.best_of(best, self.with_encoder(best))
         texture = self.of(replace(best.options, texture_share=1.0), depth=False)
         return self.best_of(best, [self.with_texture(best, texture, share) for share in TEXTURE_SHARES])
 
@@ -301,9 +328,9 @@ class _Candidates:
             (usual, *(other for other in others if other.beats(usual))), key=lambda candidate: candidate.iou
         )
 
-    def at(self, sides: tuple[int, ...]) -> _Candidate:
+    def at(self, sides: tuple[int, ...], usual: EncodingOptions) -> _Candidate:
         """The network without fine-tuning, at other sides."""
-        alone = [self.of(EncodingOptions((side,))) for side in sides]
+        alone = [self.of(replace(usual, sides=(side,))) for side in sides]
         shares = [1 / len(sides)] * len(sides)
         held_out = [
             _mean(maps, shares) for maps in zip(*(candidate.held_out for candidate in alone), strict=True)
@@ -311,7 +338,25 @@ class _Candidates:
         depths = [
             _mean(maps, shares) for maps in zip(*(candidate.depths for candidate in alone), strict=True)
         ]
-        return self.scored(EncodingOptions(sides), held_out, depths)
+        return self.scored(replace(usual, sides=sides), held_out, depths)
+
+    def with_encoder(self, network: _Candidate) -> list[_Candidate]:
+        """Weighted means of a network and the read-out of its encoder, at all other weights."""
+        alone, readout = (
+            self.of(replace(network.options, encoder_share=share), depth=False) for share in (0.0, 1.0)
+        )
+        return [
+            self.scored(
+                replace(network.options, encoder_share=share),
+                [
+                    _mean(maps, (1 - share, share))
+                    for maps in zip(alone.held_out, readout.held_out, strict=True)
+                ],
+                network.depths,
+            )
+            for share in ENCODER_SHARES
+            if share != network.options.encoder_share
+        ]
 
     def with_texture(self, network: _Candidate, texture: _Candidate, share: float) -> _Candidate:
         """Weighted mean of a network and the pixel classifier."""
@@ -360,7 +405,8 @@ def to_arrays(found: SelectedEncoding) -> dict[str, np.ndarray]:
     way = found.options
     steps = way.adaptation.steps if way.adaptation else 0
     scores = [np.nan if score is None else score for score in (found.default_iou, found.selected_iou)]
-    arrays = {"fit": np.array([steps, way.texture_share, *scores]), "sides": np.array(way.sides, np.int64)}
+    fit = [steps, way.texture_share, way.encoder_share, *scores]
+    arrays = {"fit": np.array(fit), "sides": np.array(way.sides, np.int64)}
     arrays["agreement"] = np.array([np.nan if agreed is None else agreed for agreed in found.agreement])
     for view in getattr(found.features, "views", ()):
         arrays |= {f"{view.side}.{name}": array for name, array in view.arrays().items()}
@@ -377,27 +423,28 @@ def from_arrays(
     arrays: Mapping[str, np.ndarray], model: Model, images: np.ndarray, labels: np.ndarray
 ) -> SelectedEncoding:
     """The encoding saved by `to_arrays`, with the support set compiled again; without held-out predictions."""
-    steps, texture_share, default_iou, selected_iou = arrays["fit"].tolist()
+    steps, texture_share, encoder_share, default_iou, selected_iou = arrays["fit"].tolist()
     sides = tuple(arrays["sides"].tolist())
-    adaptation = AdaptConfig(int(steps)) if steps else None
-    keywords: dict[str, Any] = {}
-    if sides:
-        keywords["sides"] = sides
-    if texture_share:
-        keywords["texture_share"] = texture_share
+    options = EncodingOptions(
+        sides,
+        AdaptConfig(int(steps)) if steps else None,
+        texture_share,
+        encoder_share,
+        tuple(arrays.get("corrected", np.array([], np.int64)).tolist()),
+    )
+    keywords = options.keywords()
     views = {side: _under(arrays, f"{side}.") for side in sides or getattr(model, "sides", ())}
     if known := {side: View.of(side, view) for side, view in views.items() if view}:
         keywords["known"] = known
     features = model.encode(images, squeeze_single_class(labels), **keywords)
-    if corrected := tuple(arrays.get("corrected", np.array([], np.int64)).tolist()):
-        trees = {c: BoundaryTrees.of(_under(arrays, f"boundary.{c}.")) for c in corrected}
+    if options.corrected:
+        trees = {c: BoundaryTrees.of(_under(arrays, f"boundary.{c}.")) for c in options.corrected}
         features = features.with_boundaries([trees.get(c) for c in range(len(labels))])
     before, after = (None if np.isnan(score) else score for score in (default_iou, selected_iou))
     nothing: list[np.ndarray | None] = [None] * len(labels)
     agreed = tuple(
         None if np.isnan(value) else value for value in arrays.get("agreement", np.array([])).tolist()
     )
-    options = EncodingOptions(sides, adaptation, texture_share, corrected)
     return SelectedEncoding(features, nothing, nothing, options, before, after, agreed)
 
 

@@ -168,7 +168,7 @@ def _remedies(
         found += [("colours", features.with_colours(table)) for table in tables]
     # fine-tuned weights would have other statistics
     if not encoding.options.adaptation and (views := model.views_between(features, tiles)):
-        keywords = {"sides": tuple(views), "known": views, "texture_share": encoding.options.texture_share}
+        keywords = encoding.options.keywords() | {"sides": tuple(views), "known": views}
         changed = model.encode(images, squeeze_single_class(labels), **keywords)
         found.append(("norms", changed))
     return found

@@ -197,3 +197,22 @@ def test_run_lengths_are_cocos(seed: int) -> None:
     mask = np.random.default_rng(seed).random((7, 5)) > 0.5
     runs = coco_mask.frPyObjects({"size": [7, 5], "counts": run_lengths(mask)}, 7, 5)
     np.testing.assert_array_equal(np.asarray(coco_mask.decode(runs), bool), mask)
+
+
+@pytest.mark.slow
+def test_photographs_are_read_with_the_encoder_that_comes_with_fewscope(
+    folders: tuple[Path, Path], tmp_path: Path, capfd: pytest.CaptureFixture
+) -> None:
+    """By default; its share and both estimates of the IoU are stated."""
+    photos, five = folders
+    command = [str(photos), "--support", str(five), "--out", str(tmp_path / "out"), "--adapt", "0"]
+    assert segment_wsi.main(command) == 0
+    said = capfd.readouterr().out
+    content = json.loads((tmp_path / "out/photographs.json").read_text())
+    assert content["adaptation"] == "50% of the output by the encoder"
+    assert 0 < content["estimated_iou"] <= 1
+    assert f"estimated IoU {content['estimated_iou']:.2f}; " in said
+    assert f"IoU of held-out supports {content['iou_held_out']:.2f}" in said
+    assert segment_wsi.main([*command, "--overwrite", "--encoder", "none"]) == 0
+    content = json.loads((tmp_path / "out/photographs.json").read_text())
+    assert content["adaptation"] == "none: the network as it is"

