@@ -1,12 +1,13 @@
-"""Train the new layers of Guided Network or OSLSM on a VGG-16 that stays as it is: minutes of a processor, not hours.
+"""Train the new layers of CANet, Guided Network or OSLSM on features that are computed once: minutes instead of hours.
 
     python benchmarks/new_layers.py --data DATA --network guided --backbone vgg16.pth --steps 2500 --out runs/guided
     python jobs/evaluate.py --data DATA --split val --weights runs/guided --out out/guided
 
-The papers train VGG-16, too, at seconds of a processor a step. Here, the features of a few pictures of each training
-class are computed once, and a step takes a tenth of a second: enough of them to see what the rest of the network
-learns. Of OSLSM, the first fully connected layer of both branches stays as it is, too: it has 103 million weights, and
-is random if the file has none. Whole pictures, not augmented; otherwise the recipe `modern`. One JSON line at the end.
+The papers of Guided Network and OSLSM train VGG-16, too, at seconds of a processor a step; CANet's backbone is frozen,
+but computed in every step. Here, the features of some pictures of each training class are kept, and a step takes a
+tenth of a second or a few: enough of them to see what the rest of the network learns. Of OSLSM, the first fully
+connected layer of both branches stays as it is, too: it has 103 million weights, and is random if the file has none.
+Whole pictures, not augmented; otherwise the recipe `modern`. One JSON line at the end.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from fewscope.model.devices import computes_bfloat16
 from fewscope.model.episodes.category import Category, load_categories
 from fewscope.model.episodes.fss1000 import pools_of, resized
 from fewscope.model.metrics import mean_image_iou
+from fewscope.model.networks.canet import BACKBONE, CANet
 from fewscope.model.networks.episodic import EpisodicNet
 from fewscope.model.networks.guided import GuidedNet
 from fewscope.model.networks.names import LOSSES
@@ -42,9 +44,6 @@ from fewscope.model.training.objectives import LOSS_FUNCTIONS
 from fewscope.model.training.optimisation import clip_gradients, moving_average, optimiser_of, schedule_of
 from fewscope.model.training.recipes import PAPER_SHOTS, TrainConfig, recipe
 from fewscope.model.weights import save_weights
-
-PICTURES = 10
-"""Of each class, at most: FSS-1000 has as many."""
 
 Kept = tuple[tuple[Tensor, ...], Tensor]
 """Features of the pictures of a class (N, ...) each, and their masks (N, 1, side, side) bool."""
@@ -128,7 +127,31 @@ class OSLSMLayers(NewLayers[OSLSM]):
         return net.match((maps,), pack, (side, side))
 
 
-CUTS: dict[str, type[NewLayers]] = {"guided": GuidedLayers, "oslsm": OSLSMLayers}
+class CANetLayers(NewLayers[CANet]):
+    """CANet from its first trained layer on."""
+
+    def backbone(self) -> list[str]:
+        """Three stages of ResNet-50."""
+        return list(BACKBONE)
+
+    def features(self, images: Tensor, masks: Tensor) -> tuple[Tensor, ...]:
+        """Maps of the second and third stage."""
+        return (self.net.backbone_maps(self.net.prepare(images)),)
+
+    def logits(self, kept: tuple[Tensor, ...], masks: Tensor) -> Tensor:
+        """As in `EpisodicNet.episode`."""
+        k, side = len(masks), masks.shape[-1]
+        maps = self.net.layer5(kept[0])
+        pack = self.net.compile_features((maps[:k],), masks, 1 - masks)
+        return self.net.match((maps[k:],), pack, (side, side))
+
+
+CUTS: dict[str, type[NewLayers]] = {
+    "canet": CANetLayers,
+    "canet-128": CANetLayers,
+    "guided": GuidedLayers,
+    "oslsm": OSLSMLayers,
+}
 
 
 def part(layers: nn.Sequential, first: str | None, end: str | None) -> nn.Sequential:
@@ -145,9 +168,9 @@ def names_before(layers: nn.Sequential, prefix: str, end: str) -> list[str]:
     return [f"{prefix}.{name}" for name, _ in part(layers, None, end).named_children()]
 
 
-def keep_features(cut: NewLayers, category: Category, side: int) -> Kept:
-    """Features of some pictures of a class."""
-    places = torch.linspace(0, len(category.images) - 1, min(PICTURES, len(category.images))).long()
+def keep_features(cut: NewLayers, category: Category, side: int, n: int) -> Kept:
+    """Features of at most `n` pictures of a class."""
+    places = torch.linspace(0, len(category.images) - 1, min(n, len(category.images))).long()
     images, masks = resized(category.images[places], category.masks[places], side)
     with (
         torch.inference_mode(),
@@ -157,13 +180,15 @@ def keep_features(cut: NewLayers, category: Category, side: int) -> Kept:
     return tuple(maps.clone() for maps in features), masks > 0.5
 
 
-def keep_all(cut: NewLayers, classes: Sequence[Category], side: int, path: Path | None) -> dict[str, Kept]:
+def keep_all(
+    cut: NewLayers, classes: Sequence[Category], side: int, n: int, path: Path | None
+) -> dict[str, Kept]:
     """Features of all classes by name. A file has those of classes that were seen before, and gets those of others."""
     kept: dict[str, Kept] = {}
     if path is not None and path.exists():
         kept = torch.load(path, weights_only=True)
     missing = [category for category in classes if category.name not in kept]
-    kept |= {category.name: keep_features(cut, category, side) for category in missing}
+    kept |= {category.name: keep_features(cut, category, side, n) for category in missing}
     if path is not None and missing:
         with atomic_file(str(path)) as temporary:
             torch.save(kept, temporary)
@@ -217,9 +242,12 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--data", type=Path, required=True, help="class folders with splits/train.txt")
     parser.add_argument("--network", choices=CUTS, required=True)
-    parser.add_argument("--backbone", type=Path, required=True, help="torchvision's vgg16 (.pth)")
+    parser.add_argument(
+        "--backbone", type=Path, required=True, help="torchvision's vgg16, or resnet50 for canet (.pth)"
+    )
     parser.add_argument("--steps", type=int, default=2500, help="of one episode (default 2500)")
     parser.add_argument("--side", type=int, default=224, help="of the pictures, px (default 224)")
+    parser.add_argument("--pictures", type=int, default=10, help="of each class, at most (default 10)")
     parser.add_argument("--rate", type=float, default=3e-4, help="learning rate (default 3e-4)")
     parser.add_argument(
         "--balance-domains", action="store_true", help="as many episodes of each domain as of others"
@@ -244,7 +272,7 @@ def main(argv: list[str] | None = None) -> int:
     cut = CUTS[args.network](net.eval())
     began = time.process_time()
     classes = load_categories(ClassFolders(args.data), "train")
-    kept = keep_all(cut, classes, args.side, args.features)
+    kept = keep_all(cut, classes, args.side, args.pictures, args.features)
     features_s = time.process_time() - began
     pools = pools_of(classes) if config.balance_domains else [classes]
     net.train()

@@ -102,7 +102,11 @@ def parser(prog: str = PROG) -> JobParser:
         action="store_true",
         help="with --no-augmentation: as many episodes of each domain of classes.csv, however few its classes",
     )
-    add("--loss", choices=LOSSES, help="training loss (modern: bce+dice, paper: bce)")
+    add(
+        "--loss",
+        choices=LOSSES,
+        help="training loss (modern: bce+dice, paper: bce); dice alone suits a network that cannot place an outline",
+    )
     add("--steps", type=int, help="optimiser steps (modern: 8000, paper: 500000)")
     add("--crop", type=int, metavar="PX", help="side of the training images (modern: 112 or 128, paper: 224)")
     add("--episodes-per-step", type=int, metavar="N", help="(modern: 4, paper: 1)")

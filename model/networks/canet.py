@@ -87,12 +87,15 @@ class CANet(EpisodicNet):
 
     def features(self, images: Tensor) -> tuple[Tensor, ...]:
         """One map at stride 8, of the second and third stage."""
+        return (self.layer5(self.backbone_maps(images)),)
+
+    def backbone_maps(self, images: Tensor) -> Tensor:
+        """Maps of the second and third stage, one behind the other."""
         with self.backbone_gradients():
             x = F.relu(self.bn1(self.conv1(images)))
             x = F.max_pool2d(x, 3, stride=2, padding=1, ceil_mode=True)
             second = self.layer2(self.layer1(x))
-            both = torch.cat([second, self.layer3(second)], dim=1)
-        return (self.layer5(both),)
+            return torch.cat([second, self.layer3(second)], dim=1)
 
     def compile_features(
         self, features: tuple[Tensor, ...], foreground: Tensor, background: Tensor

@@ -10,7 +10,7 @@ NETWORKS = tuple(name for name, spec in registry.NETWORKS.items() if spec.traine
 MODELS = registry.MODELS
 """What can be loaded to predict with."""
 
-LOSSES = ("bce", "mse", "bce+dice")
+LOSSES = ("bce", "mse", "bce+dice", "dice")
 """Training losses (`model.training.objectives.LOSS_FUNCTIONS` computes them)."""
 
 RECIPES = ("modern", "paper")

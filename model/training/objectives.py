@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
-from fewscope.model.losses import cross_entropy, depth_loss, readout_loss, segmentation_loss, squared_error
+from fewscope.model.losses import (
+    cross_entropy,
+    depth_loss,
+    readout_loss,
+    segmentation_loss,
+    soft_dice,
+    squared_error,
+)
 from fewscope.model.metrics import mean_image_iou
 from fewscope.model.networks.compact import CompactNet
 from fewscope.model.networks.episodic import EpisodicNet
@@ -23,7 +30,7 @@ if TYPE_CHECKING:
     from fewscope.model.networks.registry import Network
 
 LOSS_FUNCTIONS: dict[str, Callable[[Tensor, Tensor, Tensor | None], Tensor]] = dict(
-    zip(LOSSES, (cross_entropy, squared_error, segmentation_loss), strict=True)
+    zip(LOSSES, (cross_entropy, squared_error, segmentation_loss, soft_dice), strict=True)
 )
 """Of logits (N, 1, H, W), targets in {0, 1}, and where these are known (None: everywhere): see `model.losses`."""
 
