@@ -48,6 +48,7 @@ from fewscope.model.weights import save_weights
 Kept = tuple[tuple[Tensor, ...], Tensor]
 """Features of the pictures of a class (N, ...) each, and their masks (N, 1, side, side) bool."""
 
+T = TypeVar("T")
 NetT = TypeVar("NetT", bound=EpisodicNet)
 
 
@@ -168,9 +169,15 @@ def names_before(layers: nn.Sequential, prefix: str, end: str) -> list[str]:
     return [f"{prefix}.{name}" for name, _ in part(layers, None, end).named_children()]
 
 
+def spread(items: Sequence[T], n: int) -> list[T]:
+    """At most `n` items, evenly spread."""
+    places = np.linspace(0, len(items) - 1, min(n, len(items))).astype(int)
+    return [items[i] for i in places]
+
+
 def keep_features(cut: NewLayers, category: Category, side: int, n: int) -> Kept:
     """Features of at most `n` pictures of a class."""
-    places = torch.linspace(0, len(category.images) - 1, min(n, len(category.images))).long()
+    places = spread(range(len(category.images)), n)
     images, masks = resized(category.images[places], category.masks[places], side)
     with (
         torch.inference_mode(),
@@ -206,10 +213,12 @@ def episode(cut: NewLayers, kept: Kept, config: TrainConfig) -> tuple[Tensor, Te
 def train_layers(cut: NewLayers, pools: Sequence[Sequence[Kept]], config: TrainConfig) -> EpisodicNet:
     """Train what is not frozen, on classes of pools that are equally likely.
 
-    Returns the running average of the weights, in eval mode.
+    Returns the network with the running average of its weights, in eval mode.
     """
-    net = cut.net
-    mean = torch.optim.swa_utils.AveragedModel(net, multi_avg_fn=moving_average(config.average or 0.0))
+    net: EpisodicNet = cut.net
+    trained = [parameter for parameter in net.parameters() if parameter.requires_grad]
+    averaged = [parameter.detach().clone() for parameter in trained]
+    average = moving_average(config.average or 0.0)
     optimiser = optimiser_of(config, net)
     schedule = schedule_of(config, optimiser)
     rows = []
@@ -225,14 +234,15 @@ def train_layers(cut: NewLayers, pools: Sequence[Sequence[Kept]], config: TrainC
         clip_gradients(config, net)
         optimiser.step()
         schedule.step()
-        mean.update_parameters(net)
+        average(averaged, [parameter.detach() for parameter in trained], step)
         rows.append((float(loss.detach()), float(mean_image_iou(logits.detach() > 0, truth > 0.5))))
         if (step + 1) % 100 == 0:
             loss_now, iou = np.mean(rows[-100:], axis=0)
             print(f"step {step + 1}: loss {loss_now:.3f}, IoU {iou:.3f}", file=sys.stderr, flush=True)
-    averaged = mean.module
-    assert isinstance(averaged, EpisodicNet)
-    return averaged.eval()
+    with torch.no_grad():
+        for parameter, mean in zip(trained, averaged, strict=True):
+            parameter.copy_(mean)
+    return net.eval()
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -247,6 +257,12 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--steps", type=int, default=2500, help="of one episode (default 2500)")
     parser.add_argument("--side", type=int, default=224, help="of the pictures, px (default 224)")
+    parser.add_argument(
+        "--classes",
+        type=int,
+        metavar="N",
+        help="of each domain, at most, spread over the list (default: all)",
+    )
     parser.add_argument("--pictures", type=int, default=10, help="of each class, at most (default 10)")
     parser.add_argument("--rate", type=float, default=3e-4, help="learning rate (default 3e-4)")
     parser.add_argument(
@@ -272,6 +288,8 @@ def main(argv: list[str] | None = None) -> int:
     cut = CUTS[args.network](net.eval())
     began = time.process_time()
     classes = load_categories(ClassFolders(args.data), "train")
+    if args.classes is not None:
+        classes = [category for pool in pools_of(classes) for category in spread(pool, args.classes)]
     kept = keep_all(cut, classes, args.side, args.pictures, args.features)
     features_s = time.process_time() - began
     pools = pools_of(classes) if config.balance_domains else [classes]

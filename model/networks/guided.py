@@ -23,6 +23,7 @@ from fewscope.model.networks.episodic import (
     EpisodicNet,
     SupportPack,
     bilinear_kernel,
+    enlarged,
     initialise_vgg,
     load_vgg,
     vgg_layers,
@@ -112,7 +113,7 @@ class GuidedNet(EpisodicNet):
         """Score of the object minus that of the background, enlarged by fixed bilinear weights."""
         (maps,), (guides,) = features, pack.tensors
         scores = self.head(torch.cat([maps, guides.expand(len(maps), -1, *maps.shape[-2:])], dim=1))
-        large = F.conv_transpose2d(scores[:, 1:] - scores[:, :1], self.kernel, stride=STRIDE)
+        large = enlarged(scores[:, 1:] - scores[:, :1], self.kernel, STRIDE)
         return large[..., : size[0], : size[1]]
 
     def load_backbone(self, state: Mapping[str, Tensor]) -> None:

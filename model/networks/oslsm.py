@@ -22,6 +22,7 @@ from fewscope.model.networks.episodic import (
     EpisodicNet,
     SupportPack,
     bilinear_kernel,
+    enlarged,
     initialise_vgg,
     load_vgg,
     vgg_layers,
@@ -149,7 +150,7 @@ class OSLSM(EpisodicNet):
         weights, biases = (t.to(features[0].dtype) for t in pack.tensors)
         logits = F.conv2d(features[0], weights[:, :, None, None], biases[:, 0])
         n, k = logits.shape[:2]
-        large = F.conv_transpose2d(logits.flatten(0, 1)[:, None], self.kernel, stride=STRIDE)
+        large = enlarged(logits.flatten(0, 1)[:, None], self.kernel, STRIDE)
         large = large.unflatten(0, (n, k))[:, :, 0, CROP : CROP + size[0], CROP : CROP + size[1]]
         return large.amax(1, keepdim=True)
 

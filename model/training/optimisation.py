@@ -71,7 +71,7 @@ def optimiser_of(config: TrainConfig, net: nn.Module) -> torch.optim.Optimizer:
     ]
     if config.optimiser == "sgd":
         return torch.optim.SGD(listed, lr=config.learning_rate, momentum=config.momentum)
-    return torch.optim.AdamW(listed, lr=config.learning_rate)
+    return torch.optim.AdamW(listed, lr=config.learning_rate, fused=True)
 
 
 def schedule_of(

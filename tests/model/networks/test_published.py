@@ -411,8 +411,19 @@ def test_imagenet_weights_see_what_they_were_trained_on(name: str) -> None:
 
 def test_the_upsampling_weights_of_an_fcn_keep_a_constant() -> None:
     kernel = bilinear_kernel(4)
-    large = F.conv_transpose2d(torch.ones(1, 1, 5, 5), kernel[None, None], stride=4)
+    large = episodic.enlarged(torch.ones(1, 1, 5, 5), kernel[None, None], 4)
     torch.testing.assert_close(large[..., 4:-4, 4:-4], torch.ones(1, 1, 16, 16))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+def test_scores_are_enlarged_in_float32_at_least(dtype: torch.dtype) -> None:
+    kernel = bilinear_kernel(4)[None, None]
+    scores = torch.randn(2, 1, 5, 5, generator=torch.Generator().manual_seed(0)).to(dtype)
+    with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+        large = episodic.enlarged(scores, kernel, 4)
+    assert large.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    expected = F.conv_transpose2d(scores.double(), kernel.double(), stride=4)
+    torch.testing.assert_close(large.double(), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_scores_are_at_twice_the_finest_stage() -> None:
