@@ -7,15 +7,13 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fewscope.errors import ConfigError, WeightsError
@@ -28,27 +26,12 @@ from fewscope.model.networks.folding import fold_batch_norm
 from fewscope.model.networks.frozen_encoder import FrozenEncoder, load_encoder
 from fewscope.model.networks.names import MODELS
 from fewscope.model.networks.registry import NETWORKS, build_network, loadable
+from fewscope.model.prepared_features import PreparedFeatures
 from fewscope.model.projection import fit_projection
 from fewscope.model.settled import SettledSegmenter
-from fewscope.model.support_encoder import SupportEncoder, seen_by, with_weights
+from fewscope.model.support_encoder import SupportEncoder, with_weights
 from fewscope.model.views import SIDES, SupportFeatures, View, as_tensor, scale_images
 from fewscope.model.weights import SHIPPED, checksum, load_weights
-
-NOTHING = 0.1
-"""A tile in which no pixel of a class has this probability in the first look, at the smallest side, is not looked at a
-second time for it."""
-
-NOTHING_LOGIT = math.log(NOTHING / (1 - NOTHING))
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Ready:
-    """Features, with a network and packs on the device, in its dtype, for each view from the smallest side to the
-    largest, and the trees of each class."""
-
-    features: SupportFeatures
-    members: tuple[tuple[nn.Module, View], ...]
-    boundaries: tuple[BoundaryTrees | None, ...]
 
 
 class Segmenter:
@@ -107,7 +90,7 @@ class Segmenter:
         self._encoder = encoder and encoder.to(self.device)
         self._exact = network.eval().to(self.device)
         self._fast: dict[torch.dtype, nn.Module] = {}
-        self._ready: _Ready | None = None
+        self._ready: PreparedFeatures | None = None
         self._support = SupportEncoder(
             self._exact, name, self.device, self.dtype == torch.bfloat16, self.batch_size, self._encoder
         )
@@ -291,92 +274,9 @@ class Segmenter:
         expected = 3 if features.projection is None else features.projection.n_channels
         if n_channels != expected:
             raise ConfigError(f"tiles have {n_channels} channels, the support set {expected}; give the same")
-        logits = self._logits(features.recoloured(tiles), self._prepared(features), depth)
+        logits = self._prepared(features).logits(features.recoloured(tiles), depth)
         # place c is the class's probability, place c + C its depth
         return np.asarray(torch.sigmoid_(logits).flatten(1, 2).cpu().numpy())
-
-    def _logits(self, tiles: np.ndarray, ready: _Ready, depth: bool) -> Tensor:
-        """Logits of each class, (N, 1 or 2, C, H, W) float32, of tiles (N, H, W, channels) uint8.
-
-        The mean of all looks, or those of the first where it finds nothing of a class in a whole tile.
-        """
-        opinions = self._opinions(tiles, ready)
-        first, *others = ready.members
-        shape = len(tiles), 2 if depth else 1, ready.features.n_classes, *tiles.shape[1:3]
-        logits = torch.empty(shape, device=self.device)
-        for place, seen in self._looks(tiles, opinions, ready, [first], depth):
-            logits[place] = seen
-        if others:
-            found = logits[:, 0].amax((2, 3)) >= NOTHING_LOGIT
-            again = torch.nonzero(found.any(1)).flatten()
-            asked = None if opinions is None else opinions[again]
-            for place, seen in self._looks(tiles[again.cpu().numpy()], asked, ready, others, depth):
-                at = again[place]
-                mean = (logits[at] + seen) / len(ready.members)
-                logits[at] = torch.where(found[at][:, None, :, None, None], mean, logits[at])
-        for c, trees in enumerate(ready.boundaries):
-            if trees is not None:
-                for place, x in self._batches(tiles):
-                    one = logits[place, :1, c]
-                    one.copy_(refine(x[: len(one)].float() / 255, one, trees))
-        return logits
-
-    def _looks(
-        self,
-        tiles: np.ndarray,
-        opinions: Tensor | None,
-        ready: _Ready,
-        members: Sequence[tuple[nn.Module, View]],
-        depth: bool,
-    ) -> Iterator[tuple[slice, Tensor]]:
-        """Sums of the logits of some members of `ready`, (n, 1 or 2, C, H, W) float32, and their places, by batches."""
-        options: dict[str, Any] = {"depth": depth} if self.has_depth else {}
-        if self.adapts:
-            options["texture_share"] = ready.features.texture_share
-        if opinions is not None:
-            options["opinion_share"] = ready.features.encoder_share
-        for place, x in self._batches(tiles):
-            image, total = self._seen(x, ready), None
-            for network, view in members:
-                query, classes = network.encode_queries(scale_images(image, view.side)), []  # type: ignore[operator]
-                for c, pack in enumerate(view.packs):
-                    if opinions is not None:
-                        options["opinion"] = self._filled(opinions[place, c])
-                    logits = network.predict_encoded(query, pack, **options).float()  # type: ignore[operator]
-                    # of the same size: a copy
-                    classes.append(F.interpolate(logits.contiguous(), size=x.shape[-2:], mode="bilinear"))
-                one = torch.stack(classes, dim=2)
-                total = one if total is None else total + one
-            assert total is not None
-            yield place, total[: len(tiles[place])]
-
-    def _batches(self, tiles: np.ndarray) -> Iterator[tuple[slice, Tensor]]:
-        """Tiles (N, H, W, channels) uint8 in batches (`batch_size`, channels, H, W), the last filled; with places."""
-        for start in range(0, len(tiles), self.batch_size):
-            place = slice(start, start + self.batch_size)
-            yield place, self._filled(as_tensor(tiles[place], self.device))
-
-    def _filled(self, some: Tensor) -> Tensor:
-        """Some of a batch, (N, C, H, W), with zeros for the others, so that all batches have one size."""
-        missing = self.batch_size - len(some)
-        return F.pad(some, (0, 0, 0, 0, 0, 0, 0, missing)) if missing else some
-
-    def _seen(self, x: Tensor, ready: _Ready) -> Tensor:
-        """What the network sees of tiles (N, channels, H, W) uint8: (N, 3 or more, H, W) in [0, 1]."""
-        seen = x.contiguous().float() / 255  # resizing is faster in planar memory
-        projection = ready.features.projection
-        return seen if projection is None else seen_by(self._exact, projection.to(self.device)(seen))
-
-    def _opinions(self, tiles: np.ndarray, ready: _Ready) -> Tensor | None:
-        """Logits of the frozen encoder for each class, (N, C, 1, h, w); None without one."""
-        if self._encoder is None:
-            return None
-        network, view = ready.members[0]
-        found = []
-        for _, x in self._batches(tiles):
-            maps = self._encoder_maps(self._encoder, self._seen(x, ready)[:, :3], network)
-            found.append(torch.stack([readout.logits(maps) for readout in view.readouts], dim=1))
-        return torch.cat(found)[: len(tiles)]
 
     def fit_boundary(
         self, images: np.ndarray, probabilities: np.ndarray, labels: np.ndarray
@@ -419,13 +319,7 @@ class Segmenter:
     def _logits_of(self, probabilities: np.ndarray) -> Tensor:
         return torch.logit(torch.from_numpy(probabilities)[:, None].to(self.device).float(), eps=1e-6)
 
-    def _encoder_maps(self, encoder: FrozenEncoder, tiles: Tensor, network: nn.Module) -> list[Tensor]:
-        """What the frozen encoder makes of tiles (N, 3, H, W) in [0, 1], in the network's precision."""
-        dtype = next(network.parameters()).dtype
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
-            return list(encoder(tiles))
-
-    def _prepared(self, features: SupportFeatures) -> _Ready:
+    def _prepared(self, features: SupportFeatures) -> PreparedFeatures:
         """Networks and packs for features, kept for the next call. Safe with several threads."""
         ready = self._ready
         asked = features.digest, features.precision
@@ -433,8 +327,11 @@ class Segmenter:
             dtype = self._dtype_of(features.precision)
             views = sorted(features.views, key=lambda view: view.side)
             members = tuple(self._member(view, dtype) for view in views)
-            on_device = [trees and trees.to(self.device) for trees in features.boundaries]
-            self._ready = ready = _Ready(features, members, tuple(on_device) or (None,) * features.n_classes)
+            on_device = tuple(trees and trees.to(self.device) for trees in features.boundaries)
+            boundaries = on_device or (None,) * features.n_classes
+            self._ready = ready = PreparedFeatures(
+                features, members, boundaries, self._encoder, self.device, self.batch_size
+            )
         return ready
 
     def _member(self, view: View, dtype: torch.dtype) -> tuple[nn.Module, View]:

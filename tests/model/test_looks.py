@@ -7,8 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from fewscope.model import segmenter as segmenter_module
-from fewscope.model.segmenter import NOTHING, Segmenter, load_segmenter
+from fewscope.model import prepared_features
+from fewscope.model.prepared_features import NOTHING
+from fewscope.model.segmenter import Segmenter, load_segmenter
 from fewscope.model.views import SIDES, SupportFeatures
 
 COLOURS = ([90, 60, 140], [60, 130, 70])
@@ -108,11 +109,11 @@ def test_the_rule_is_that_of_the_first_looks_largest_probability(
     """With any bound; all seen twice below the smallest."""
     images, _ = tiles(SHOWN, 1)
     first = segmenter.predict(images, alone(features, SIDES[0]))
-    monkeypatch.setattr(segmenter_module, "NOTHING_LOGIT", -np.inf)
+    monkeypatch.setattr(prepared_features, "NOTHING_LOGIT", -np.inf)
     both = segmenter.predict(images, features)
     assert not (both == first).all((2, 3)).any()
     largest = first.max((2, 3))
     bound = float(np.median(largest))
-    monkeypatch.setattr(segmenter_module, "NOTHING_LOGIT", float(np.log(bound / (1 - bound))) + 1e-4)
+    monkeypatch.setattr(prepared_features, "NOTHING_LOGIT", float(np.log(bound / (1 - bound))) + 1e-4)
     expected = np.where((largest <= bound)[..., None, None], first, both)
     np.testing.assert_array_equal(segmenter.predict(images, features), expected)
