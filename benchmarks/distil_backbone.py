@@ -1,7 +1,7 @@
 """Teach torchvision's VGG-16 or ResNet-50 the features of a small encoder, where no ImageNet weights can be had.
 
-    python benchmarks/distil_backbone.py --data DATA --encoder lite0.ts --backbone vgg16 --steps 3600 --out vgg16.pth
-    python benchmarks/equal_time.py --data DATA --minutes 8 --networks panet --backbone vgg16.pth --out runs/distilled
+    python benchmarks/distil_backbone.py --data DATA --encoder efficientnet-lite0 --backbone vgg16 --out v.pth
+    python benchmarks/equal_time.py --data DATA --minutes 8 --networks panet --backbone v.pth --out runs/distilled
 
 The pictures are those of the training classes, without their masks. The encoder is any of `fewscope segment --encoder`
 (docs/encoders.md), with maps at strides 8, 16 and 32. The student predicts each by a 1x1 convolution, standardised
