@@ -131,6 +131,7 @@ def _separable(x: Tensor, of_columns: Tensor, of_rows: Tensor) -> Tensor:
 
 @functools.lru_cache(maxsize=64)
 @torch.inference_mode(mode=False)
+@torch.autocast("cpu", enabled=False)  # kept for all callers, in float32 whoever comes first
 def smoothing(n: int, sigma: float, device: torch.device) -> Tensor:
     """Matrix (n, n) that smooths a column of n px; the outermost are repeated beyond its ends."""
     reach = max(1, round(3 * sigma))
@@ -142,6 +143,7 @@ def smoothing(n: int, sigma: float, device: torch.device) -> Tensor:
 
 @functools.lru_cache(maxsize=64)
 @torch.inference_mode(mode=False)
+@torch.autocast("cpu", enabled=False)
 def enlarging(n_out: int, n: int, device: torch.device) -> Tensor:
     """Matrix (n_out, n) that interpolates a column of n px to n_out, linearly, as `torch.nn.functional` does."""
     return F.interpolate(torch.eye(n)[None], size=n_out, mode="linear")[0].T.to(device)

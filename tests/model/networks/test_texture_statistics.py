@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from scipy import ndimage
 
-from fewscope.model.networks.texture_statistics import enlarging, gaussian, texture_statistics
+from fewscope.model.networks.texture_statistics import enlarging, gaussian, smoothing, texture_statistics
 
 CPU = torch.device("cpu")
 
@@ -46,3 +46,15 @@ def test_what_is_remembered_of_a_size_serves_inference_and_training_alike() -> N
     gaussian(picture, 1.25).sum().backward()
     assert picture.grad is not None
     assert torch.isfinite(picture.grad).all()
+
+
+def test_statistics_in_bfloat16_training_are_those_of_prediction() -> None:
+    """The matrices are kept: whoever asks first, training in mixed precision or a tile, they have full precision."""
+    picture = torch.rand(1, 3, 32, 64, generator=torch.Generator().manual_seed(0))
+    plain = texture_statistics(picture)
+    for kept in (smoothing, enlarging):
+        kept.cache_clear()
+    with torch.autocast("cpu", torch.bfloat16):
+        found = texture_statistics(picture)
+    assert torch.equal(found, plain)
+    assert torch.equal(texture_statistics(picture), plain)
