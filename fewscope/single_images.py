@@ -98,7 +98,8 @@ class Segmenter:
             raise SupportError(
                 "no mask has an object: 1, 2, ... are classes and 255 is not labelled; give mask > 0 if 255 is object"
             )
-        self._features = self._model.encode(images, labels, encoder_share=ENCODER_SHARE)
+        options = {"encoder_share": ENCODER_SHARE} if getattr(self._model, "has_encoder", False) else {}
+        self._features = self._model.encode(images, labels, **options)
         return self
 
     def predict(self, image: np.ndarray) -> np.ndarray:

@@ -15,7 +15,7 @@ from fewscope.model.segmenter import Segmenter, load_segmenter
 from fewscope.model.views import SupportFeatures, View
 from fewscope.pipeline.calibration import operating_point
 from fewscope.pipeline.calibration.leave_one_out import agreement
-from fewscope.pipeline.calibration.model_selection import SelectedEncoding
+from fewscope.pipeline.calibration.model_selection import EncodingOptions, SelectedEncoding
 from fewscope.pipeline.calibration.sampling import sample_tiles
 from fewscope.pipeline.calibration.source_match import OFFSETS, SourceMatch, colour_table, match_source
 from fewscope.pipeline.config import SegmentConfig
@@ -118,7 +118,7 @@ def matched(
     encoding: Any = SimpleNamespace(
         features=Look(100, 130),
         agreement=before,
-        options=SimpleNamespace(adaptation=adaptation, texture_share=0),
+        options=EncodingOptions(adaptation=adaptation),
     )
     return match_source(model, encoding, PATCHES, LABELS, tiles, kind)  # type: ignore[arg-type]
 
