@@ -243,7 +243,7 @@ def models_of(args: argparse.Namespace) -> list[Segmenter]:
     if not args.weights or (len(args.weights) == 1 and not args.weights[0].is_dir()):
         weights = str(args.weights[0]) if args.weights else None
         return [load_segmenter(args.model, weights, args.encoder, batch_size=1)]
-    if args.encoder is not None:
+    if args.encoder:
         raise ConfigError("--encoder is for one network; give one --weights, or none")
     models = []
     for run in find_runs(args.weights):

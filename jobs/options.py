@@ -182,6 +182,7 @@ def add_network_options(parser: JobParser) -> None:
 
 
 NO_ENCODER = "none"
+"""Leaves out the encoder that photographs have by default."""
 
 
 def add_encoder_option(parser: JobParser) -> None:

@@ -56,7 +56,7 @@ class Segmenter:
         Tiles per forward pass; None for 4 on a CPU, which fit its caches, and 64 on a GPU. Shorter batches are padded,
         so that a tile's result does not depend on the tiles that are predicted with it.
     encoder : FrozenEncoder or None
-        An encoder of the user's own, whose features are read out beside the pixel classifier.
+        A frozen encoder, whose features are read out beside the pixel classifier.
 
     Raises
     ------
@@ -358,7 +358,7 @@ def load_segmenter(
     weights : str | None
         Path of a ``.safetensors`` file; None for the shipped one.
     encoder : str | None
-        An encoder of the user's own, as `frozen_encoder.load_encoder` takes it.
+        A frozen encoder, as `frozen_encoder.load_encoder` takes it.
     options : device, precision, dtype, batch_size of `Segmenter`
 
     Raises

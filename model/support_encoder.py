@@ -47,7 +47,7 @@ class SupportEncoder:
     batch_size : int
         Patches per forward pass of `encoder`.
     encoder : FrozenEncoder or None
-        An encoder of the user's own, on the device.
+        A frozen encoder, on the device.
     """
 
     network: nn.Module

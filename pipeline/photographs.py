@@ -145,10 +145,10 @@ def learn(
     return PhotographModel(model, encoding.features, chosen, scores, support.labels, str(encoding))
 
 
-def expected_iou(probability: np.ndarray, mask: np.ndarray) -> float:
+def quality_of(probability: np.ndarray, mask: np.ndarray) -> float:
     """IoU of a mask that the probabilities expect (see the module); 0 for an empty one, unless nothing is probable.
 
-    >>> expected_iou(np.array([1.0, 0.5, 0.0, 0.5]), np.array([True, True, False, False]))
+    >>> quality_of(np.array([1.0, 0.5, 0.0, 0.5]), np.array([True, True, False, False]))
     0.6
     """
     inside = float(probability[mask].sum())
@@ -219,7 +219,7 @@ def segment_photographs(
                 height,
                 float(mask.mean()),
                 len(objects),
-                expected_iou(probability, mask),
+                quality_of(probability, mask),
                 seconds,
             )
         )

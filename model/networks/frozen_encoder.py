@@ -1,10 +1,10 @@
-"""A frozen encoder of the user's own, and read-outs of its features that are fitted to the support set.
+"""Frozen encoders, the user's own or `efficientnet_lite`, and read-outs of their features that are fitted to patches.
 
 Pathologists have UNI or Virchow, others DINOv2: encoders that were trained on far more images than ours, and under
 licences that let nobody ship them. `load_encoder` opens such an encoder from local files. `fit_readout` fits a logistic
 regression to its features in the labelled pixels, a linear probe (Alain and Bengio, ICLR 2017 workshop), on several
 levels of the encoder at once (hypercolumns, Hariharan et al., CVPR 2015). Its logits are averaged with those of the
-pixel classifier (`model.networks.pixel_classifier`), which the network receives at every level.
+pixel classifier (`model.networks.pixel_classifier`), which the network receives at every level, and with the network's.
 """
 
 from __future__ import annotations

@@ -20,7 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fewscope.errors import ConfigError
-from fewscope.model.networks.compact import WIDTHS, CompactEncoder
+from fewscope.model.networks.compact import WIDTHS
+from fewscope.model.networks.compact_encoder import CompactEncoder
 from fewscope.model.networks.panet import CosineNet
 
 COMPACT_STRIDE = 4

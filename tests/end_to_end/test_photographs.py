@@ -11,7 +11,7 @@ from pycocotools import mask as coco_mask
 from fewscope.connectors.photographs import load_photograph_support, photograph_files, read_photograph
 from fewscope.errors import SourceError, SupportError
 from fewscope.jobs import mine, segment_wsi
-from fewscope.pipeline.photographs import Photograph, expected_iou, ranked, run_lengths
+from fewscope.pipeline.photographs import Photograph, quality_of, ranked, run_lengths
 
 FAST = ["--model", "prototype-compact", "--adapt", "0"]
 
@@ -184,10 +184,10 @@ def test_bad_photographs_and_support_sets_are_one_line(tmp_path: Path, folders: 
 def test_quality_is_the_iou_that_the_probabilities_expect() -> None:
     sure, unsure = np.array([0.99, 0.99, 0.01, 0.01]), np.array([0.6, 0.6, 0.4, 0.4])
     mask = np.array([True, True, False, False])
-    assert expected_iou(sure, mask) == pytest.approx(1.98 / 2.02)
-    assert expected_iou(unsure, mask) == pytest.approx(1.2 / 2.8)
-    assert expected_iou(np.full(4, 0.4), np.zeros(4, bool)) == 0
-    assert expected_iou(np.zeros(4), np.zeros(4, bool)) == 1
+    assert quality_of(sure, mask) == pytest.approx(1.98 / 2.02)
+    assert quality_of(unsure, mask) == pytest.approx(1.2 / 2.8)
+    assert quality_of(np.full(4, 0.4), np.zeros(4, bool)) == 0
+    assert quality_of(np.zeros(4), np.zeros(4, bool)) == 1
     photographs = [Photograph(n, n, 1, 1, 0.5, 1, q, 0.1) for n, q in (("a", 0.9), ("b", 0.2), ("c", 0.5))]
     assert [p.name for p in ranked(photographs)] == ["b", "c", "a"]
 

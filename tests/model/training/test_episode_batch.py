@@ -8,7 +8,8 @@ import torch.nn.functional as F
 
 from fewscope.model.episodes.sampler import EpisodeSampler
 from fewscope.model.networks import readouts
-from fewscope.model.networks.compact import CompactNet, TaskNorm
+from fewscope.model.networks.compact import CompactNet
+from fewscope.model.networks.compact_encoder import TaskNorm
 from fewscope.model.networks.texture_statistics import texture_statistics
 from fewscope.model.training.episode_batch import EpisodeBatch, fit_classifiers, keys_kept, predict_episodes
 
