@@ -127,7 +127,7 @@ export function bars(app: App, tools: Tools): HTMLElement {
     if (finish.hidden) return;
     replace(
       finish,
-      h("span", {}, "This corrects the place alone. What improves the result everywhere:"),
+      h("span", {}, "This corrects only this place. To improve the result everywhere:"),
       button({
         label: "A square around the last label, filled in by the preview, for you to complete",
         text: "Finish a region here",

@@ -144,7 +144,7 @@ export function improvePanel(app: App, tools: Tools): HTMLElement {
         ? h(
             "p",
             { class: "quiet" },
-            `${filled} of ${last.n_regions} regions were filled in by the preview. Where you left its outlines, it agrees with itself: the figure is too good.`,
+            `${filled} of ${last.n_regions} regions were filled in by the preview. Outlines that you left as they were agree with it by construction, so this figure is too high.`,
           )
         : null;
     replace(rounds, head, worse, flattered);
