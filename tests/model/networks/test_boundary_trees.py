@@ -30,7 +30,9 @@ def test_trees_decide_as_scikit_learn_does(most_leaves: int | None, n_pixels: in
     generator = np.random.default_rng(0)
     x = generator.normal(size=(n_pixels, 7)).astype(np.float32)
     y = x[:, 2] * x[:, 5] + 0.3 * generator.normal(size=n_pixels) > 0
-    model = HistGradientBoostingClassifier(max_iter=25, max_depth=DEPTH, max_leaf_nodes=most_leaves)
+    model = HistGradientBoostingClassifier(
+        max_iter=25, max_depth=DEPTH, max_leaf_nodes=most_leaves, early_stopping=False, random_state=0
+    )
     expected = model.fit(x, y).decision_function(x).clip(-LIMIT, LIMIT)
     found = as_tensors(model).logits(torch.from_numpy(x.T.copy())).numpy()
     assert np.abs(found - expected).max() < 1e-4
