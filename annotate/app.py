@@ -75,14 +75,27 @@ def make_app(session: Session, gate: Gate, make_preview: MakePreview | None = No
 
 
 def network_preview(config: AnnotateConfig) -> MakePreview:
-    """Makes the preview with the network of a configuration; torch is imported in that call, not before."""
+    """Makes the preview with the network of a configuration; torch is imported in that call, not before.
+
+    An encoder is opened here instead, before the page is: one that cannot be used must not be found out while drawing.
+
+    Raises
+    ------
+    FewscopeError
+        The encoder cannot be used.
+    """
+
+    def load() -> Any:
+        from fewscope.model.segmenter import load_segmenter
+
+        return load_segmenter(config.model, config.weights, config.encoder)
+
+    loaded = load() if config.encoder else None
 
     def make(sources: Sequence[Source], on_event: Callable[[Any], None]) -> Any:
         from fewscope.annotate.preview import Preview
-        from fewscope.model.segmenter import load_segmenter
 
-        segmenter = load_segmenter(config.model, config.weights)
-        return Preview(segmenter, sources, on_event=on_event, fine=config.fine)
+        return Preview(loaded or load(), sources, on_event=on_event, fine=config.fine)
 
     return make
 
@@ -208,22 +221,22 @@ def serve(config: AnnotateConfig) -> int:
     Raises
     ------
     FewscopeError
-        A source or folder cannot be used, the port is taken, or the page is not built.
+        A source, folder or encoder cannot be used, the port is taken, or the page is not built.
     """
     if not (STATIC / BUNDLE).is_file() or not (STATIC / "index.html").is_file():
         raise ConfigError(MISSING)
-    gate = Gate.new(config.host, config.token)
+    gate, make_preview = Gate.new(config.host, config.token), network_preview(config)
     session = Session(config)
     try:
-        asyncio.run(_serve(session, gate))
+        asyncio.run(_serve(session, gate, make_preview))
     finally:
         session.close()
     return 0
 
 
-async def _serve(session: Session, gate: Gate) -> None:
+async def _serve(session: Session, gate: Gate, make_preview: MakePreview) -> None:
     config = session.config
-    runner = web.AppRunner(make_app(session, gate), access_log=None, shutdown_timeout=2.0)
+    runner = web.AppRunner(make_app(session, gate, make_preview), access_log=None, shutdown_timeout=2.0)
     await runner.setup()
     try:
         site = web.TCPSite(runner, config.host, config.port)

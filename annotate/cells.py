@@ -1,13 +1,10 @@
-"""Cells: the squares that a preview is computed in, their order of computation, and what is kept of them."""
+"""Cells: the squares that a preview is computed in, their order of computation, and the memory for them."""
 
 from __future__ import annotations
 
 import os
-import threading
-from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator
 from pathlib import Path
-from typing import Generic, NamedTuple, TypeVar
+from typing import NamedTuple
 
 from rasterio.windows import Window
 
@@ -20,9 +17,6 @@ HALO = 32
 SHARE_OF_MEMORY = 0.25
 LEAST_BYTES, MOST_BYTES = 256 * 2**20, 2 * 2**30
 """Memory for the encoder's maps: a quarter of what is available when the preview starts, within these bounds."""
-
-K = TypeVar("K", bound=Hashable)
-V = TypeVar("V")
 
 
 class CellKey(NamedTuple):
@@ -85,65 +79,6 @@ def ring_around(cells: list[CellKey], shape: tuple[int, int]) -> list[CellKey]:
         for right in (-1, 0, 1)
     }
     return sorted(cell for cell in around - inside if 0 <= cell.row < n_rows and 0 <= cell.col < n_cols)
-
-
-class Kept(Generic[K, V]):
-    """Values by key, within a number of bytes: what was asked for longest ago goes first. Safe with several threads.
-
-    Parameters
-    ----------
-    most_bytes : int
-        Bound on the sum of sizes; the newest value stays whatever its size.
-    size : Callable[[V], int]
-        Bytes of a value.
-    """
-
-    def __init__(self, most_bytes: int, size: Callable[[V], int]) -> None:
-        self.most_bytes = most_bytes
-        self._size = size
-        self._values: OrderedDict[K, V] = OrderedDict()
-        self._bytes = 0
-        self._lock = threading.Lock()
-
-    def get(self, key: K) -> V | None:
-        """The value, which counts as asked for; None if there is none."""
-        with self._lock:
-            if key in self._values:
-                self._values.move_to_end(key)
-            return self._values.get(key)
-
-    def peek(self, key: K) -> V | None:
-        """The value, without effect on what goes first."""
-        with self._lock:
-            return self._values.get(key)
-
-    def put(self, key: K, value: V) -> None:
-        """Keep a value, in place of an earlier one of the same key."""
-        with self._lock:
-            if key in self._values:
-                self._bytes -= self._size(self._values.pop(key))
-            self._values[key] = value
-            self._bytes += self._size(value)
-            while self._bytes > self.most_bytes and len(self._values) > 1:
-                self._bytes -= self._size(self._values.popitem(last=False)[1])
-
-    def clear(self) -> None:
-        """Forget all."""
-        with self._lock:
-            self._values.clear()
-            self._bytes = 0
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all values."""
-        return self._bytes
-
-    def __len__(self) -> int:
-        return len(self._values)
-
-    def __iter__(self) -> Iterator[K]:
-        with self._lock:
-            return iter(list(self._values))
 
 
 def cache_bytes() -> int:

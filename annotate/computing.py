@@ -20,7 +20,6 @@ from rasterio.windows import Window
 from fewscope.annotate.cells import (
     HALO,
     CellKey,
-    Kept,
     cache_bytes,
     cells_of,
     nearest_first,
@@ -30,8 +29,10 @@ from fewscope.annotate.settling import SETTLED_SOURCES, find_foreground_of, unla
 from fewscope.connectors.source import Source
 from fewscope.connectors.support.support_set import SupportSet
 from fewscope.model.devices import use_one_thread
+from fewscope.model.kept import Kept
 from fewscope.model.segmenter import Segmenter
 from fewscope.model.settled import SettledPack, SettledSegmenter, TileMaps
+from fewscope.pipeline.calibration.model_selection import ENCODER_SHARE
 from fewscope.pipeline.tiling.blending import to_uint8
 from fewscope.pipeline.tiling.foreground import Foreground
 
@@ -272,7 +273,7 @@ class Computing:
         began = time.monotonic()
         foregrounds = {i: self.foregrounds[i] for i in range(SETTLED_SOURCES) if i in self.foregrounds}
         tiles = unlabelled_tiles(self.sources, foregrounds or self.foregrounds)
-        settled = self._segmenter.settled(tiles, self._side)
+        settled = self._segmenter.settled(tiles, self._side, ENCODER_SHARE)
         log.info("preview: norms settled on %d tiles in %.1f s", len(tiles), time.monotonic() - began)
         with self.now:
             self.settled = settled

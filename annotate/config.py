@@ -44,6 +44,8 @@ class AnnotateConfig:
         How annotations are read, as in `connectors.support_options.SupportOptions`.
     model, weights : str, str or None
         The network, and other weights than the shipped ones.
+    encoder : str or None
+        A frozen encoder, as in `pipeline.config.SegmentConfig`; None or "": none.
     fine : bool
         The preview sees twice as fine, and takes twice as long.
     slide_arguments, raster_arguments : tuple of str
@@ -76,6 +78,7 @@ class AnnotateConfig:
     geojson_origin: GeoJsonOrigin = "scan"
     model: str = "compact"
     weights: str | None = None
+    encoder: str | None = None
     fine: bool = False
     slide_arguments: tuple[str, ...] = ()
     raster_arguments: tuple[str, ...] = ()

@@ -1,9 +1,9 @@
 """`Preview`: the answer of the network for what is on the screen, again after every correction.
 
 Nothing here blocks a caller. The support set and the view are handed over, threads compute (`annotate.computing`), and
-`on_event` says what is new. The norms of the network are settled once, on unlabelled tiles (`model.settled`); the
-encoder's maps of a cell are kept, so that a correction costs one pack of the support set, and for each cell in view one
-decoding. The latest support set and the latest view win.
+`on_event` says what is new. The norms of the network are settled once, on unlabelled tiles (`model.settled`); the maps
+of a cell, of the network's encoder and of a frozen one, are kept, so that a correction costs one pack of the support
+set, and for each cell in view one decoding. The latest support set and the latest view win.
 
 A preview is not the result: the whole run fine-tunes, looks at two scales and blends overlapping tiles.
 """
@@ -97,7 +97,7 @@ class Preview:
     Parameters
     ----------
     segmenter : Segmenter
-        A segmenter whose network can be settled (`Segmenter.settled`).
+        A segmenter whose network can be settled (`Segmenter.settled`), with or without a frozen encoder.
     sources : Sequence[Source]
         Slides or rasters, at their working resolution. They are not closed here.
     on_event : Callable[[PreviewEvent], None]
@@ -256,10 +256,12 @@ class Preview:
         """What the newest support set that was compiled was compiled to; None before the first."""
         return self._computing.learned
 
-    def encode(self, source: int, window: Window) -> tuple[TileMaps, NDArray[np.bool_]] | None:
+    def encode(
+        self, source: int, window: Window, to_answer: bool = True
+    ) -> tuple[TileMaps, NDArray[np.bool_]] | None:
         """Maps of any window, and its valid pixels, computed in this thread; None if the network is not settled yet.
 
-        The sides of the window are multiples of 32.
+        The sides of the window are multiples of 32; `to_answer` is that of `SettledSegmenter.maps`.
 
         Raises
         ------
@@ -271,7 +273,7 @@ class Preview:
             return None
         image, valid = self.sources[source].read(window)
         use_one_thread()
-        return settled.maps(image[None]), valid
+        return settled.maps(image[None], to_answer=to_answer), valid
 
     # -- news ----------------------------------------------------------------------------------------------------------
 

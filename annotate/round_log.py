@@ -1,7 +1,7 @@
 """Rounds: whenever labels have rested for a moment, the support set is scored, and compared with the round before.
 
 ``rounds.jsonl`` has a line for each: when, of which labels, the held-out IoU, and the objects drawn and found. A round
-that is worse says so; its labels, and those of any round, can be put back.
+that is worse than the one before with the same encoder says so; its labels, and those of any round, can be put back.
 """
 
 from __future__ import annotations
@@ -51,6 +51,8 @@ class Round:
     n_prefilled : int
         Regions that the preview has filled in. Where a person left its outlines as they were, they agree with the
         network that is scored: the IoU is too high.
+    encoder : str
+        The frozen encoder that the network was scored with; "" for none.
     """
 
     number: int
@@ -66,6 +68,7 @@ class Round:
     worse: bool = False
     state: str = "done"
     n_prefilled: int = 0
+    encoder: str = ""
 
     def described(self) -> dict[str, Any]:
         """What the page must know."""
@@ -86,7 +89,7 @@ class Round:
 
     def record(self) -> dict[str, Any]:
         """What the file keeps."""
-        return self.described() | {"digest": self.digest, "labels": self.labels}
+        return self.described() | {"digest": self.digest, "labels": self.labels, "encoder": self.encoder}
 
 
 Score = Callable[[Any, Any], Any]
@@ -110,7 +113,7 @@ class RoundLog:
 
     def __init__(self, session: Session, learning: Learning, score: Score, rest_s: float = REST_S) -> None:
         self._session, self._learning, self._score, self._rest_s = session, learning, score, rest_s
-        self._path = session.out / FILE
+        self._path, self._encoder = session.out / FILE, session.config.encoder or ""
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="rounds", daemon=True)
         self.rounds: list[Round] = _read(self._path)
@@ -157,7 +160,7 @@ class RoundLog:
         return next((answer for answer in answers if answer[0].id == found.source), answers[0])
 
     def _watch(self) -> None:
-        last = self.rounds[-1].digest if self.rounds else ""
+        last = self.rounds[-1].digest if self.rounds and self.rounds[-1].encoder == self._encoder else ""
         seen: Any = None
         while not self._stop.wait(min(0.5, self._rest_s)):
             support, preview = self._learning.support, self._learning.preview
@@ -193,15 +196,18 @@ class RoundLog:
                 for one in sources
                 for label in one.labels.all()
             ),
+            encoder=self._encoder,
         )
         self.scoring = started
         self._tell(started)
         score = self._score(_Stoppable(preview, self._stop), support)
-        before = next((one.iou for one in reversed(self.rounds) if one.iou is not None), None)
+        comparable = (one for one in reversed(self.rounds) if one.encoder == self._encoder)
+        before = next((one.iou for one in comparable if one.iou is not None), None)
         done = Round(
             **{name: getattr(started, name) for name in ("number", "time", "revision", "source", "digest")},
             n_regions=started.n_regions,
             n_prefilled=started.n_prefilled,
+            encoder=started.encoder,
             labels=started.labels,
             iou=score.iou,
             iou_by_class=dict(zip(support.class_names, score.iou_by_class, strict=True)),

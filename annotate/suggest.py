@@ -86,7 +86,7 @@ def suggest_windows(
 
     def look(window: Window) -> NDArray[np.float32] | None:
         try:
-            encoded = preview.encode(source, window)
+            encoded = preview.encode(source, window, to_answer=False)
         except FewscopeError:  # it cannot be read: nothing to look at
             return None
         return None if encoded is None or not encoded[1].any() else look_of(network.features(encoded[0])[0])

@@ -8,7 +8,8 @@ after the other, each somewhere else in the view, beside the labels of `--suppor
 sent; it stops when the server has said that every square in view is up to date with it and all probability tiles of the
 view have arrived. One JSON line for each view: ratio to the target first (median of the strokes over the target), then
 medians and extremes. `server_cpu_s` is the processor time of the server for one stroke, which a busy machine changes
-less; `new_place_s` is the time from looking at a place that was never looked at to its picture.
+less; `new_place_s` is the time from looking at a place that was never looked at to its picture. `--encoder` has the
+preview use a frozen encoder, too.
 """
 
 from __future__ import annotations
@@ -52,7 +53,9 @@ def serve(args: argparse.Namespace) -> None:
     """The server, until it is ended; prints its address."""
 
     async def run() -> None:
-        config = AnnotateConfig((args.source,), ("source",), args.out, args.support, mpp=args.mpp)
+        config = AnnotateConfig(
+            (args.source,), ("source",), args.out, args.support, mpp=args.mpp, encoder=args.encoder
+        )
         session, gate = Session(config), Gate.new(config.host)
         runner = web.AppRunner(make_app(session, gate), access_log=None)
         await runner.setup()
@@ -70,6 +73,7 @@ async def server(args: argparse.Namespace) -> AsyncIterator[tuple[str, int]]:
         command = [sys.executable, __file__, "--serve", "--out", out, args.source]
         command += ["--support", args.support] if args.support else []
         command += ["--mpp", str(args.mpp)] if args.mpp else []
+        command += ["--encoder", args.encoder] if args.encoder else []
         process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         try:
             assert process.stdout is not None
@@ -225,6 +229,7 @@ async def measure(args: argparse.Namespace, view: str) -> dict[str, Any]:
     return {
         "ratio": statistics.median(painted) / target,
         "view": "x".join(map(str, VIEWS[view])),
+        "encoder": args.encoder,
         "target_s": target,
         "painted_s": statistics.median(painted),
         "painted_s_slowest": max(painted),
@@ -249,6 +254,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--support", help="annotations of it to start from")
     add("--class", dest="class_name", help="class of the strokes (default: the first)")
     add("--mpp", type=float, help="working resolution of a slide")
+    add("--encoder", help="frozen encoder, as `fewscope annotate` takes it (default: none)")
     add("--views", nargs="+", choices=tuple(VIEWS), default=list(VIEWS), help="default: all")
     add("--strokes", type=int, default=9, help="in each view (default 9)")
     add("--rest", type=float, default=1.0, help="seconds between two strokes (default 1)")

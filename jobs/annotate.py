@@ -14,7 +14,7 @@ from fewscope.errors import ConfigError
 from fewscope.jobs import options, raster_options
 from fewscope.jobs.common import call, expand
 from fewscope.jobs.folders import folder_names
-from fewscope.jobs.options import JobParser, typed
+from fewscope.jobs.options import NO_ENCODER, JobParser, typed
 
 PROG = "python jobs/annotate.py"
 DESCRIPTION = """\
@@ -23,6 +23,7 @@ Label slides and rasters in the browser, see the prediction at once, correct it,
 Examples:
     %(prog)s slide.svs
     %(prog)s scene.tif --bands 4,3,2 --support drawn.gpkg --out out/scene
+    %(prog)s slide.svs --encoder efficientnet-lite0
 
 Whatever you draw is saved in OUT at once. labels.geojson opens in QuPath or QGIS and can be used as a support set; the
 journal beside it records every change. Run the same command again to continue. See docs/annotate.md.
@@ -46,7 +47,7 @@ RASTER_OPTIONS = (
     "--crs",
     "--assets",
 )
-BOTH_OPTIONS = ("--model", "--weights")
+BOTH_OPTIONS = ("--model", "--weights", "--encoder")
 """Options that a run from the page gets as well, under the same names."""
 
 
@@ -73,6 +74,7 @@ def parser(prog: str = PROG) -> JobParser:
     add = made.group["output"].add_argument
     add("--out", default="", help="folder for labels and results (default out/NAME of the first source)")
     options.add_network_options(made)
+    options.add_encoder_option(made)
     add = made.group["model"].add_argument
     add(
         "--fine",
@@ -123,6 +125,7 @@ def run(args: argparse.Namespace) -> int:
             geojson_origin=args.geojson_origin,
             model=args.model,
             weights=args.weights,
+            encoder=args.encoder,
             fine=args.fine,
             slide_arguments=given(args, SLIDE_OPTIONS + BOTH_OPTIONS),
             raster_arguments=given(args, RASTER_OPTIONS + BOTH_OPTIONS),
@@ -146,6 +149,8 @@ def given(args: argparse.Namespace, options: tuple[str, ...]) -> tuple[str, ...]
             continue
         if value is True:
             words.append(option)
+        elif option == "--encoder":
+            words += [option, value or NO_ENCODER]
         elif isinstance(value, list):  # of several words
             words += [option, *map(str, value)]
         elif isinstance(value, tuple):

@@ -129,14 +129,9 @@ class PreparedFeatures:
         if self.encoder is None:
             return None
         network, view = self.members[0]
+        dtype = next(network.parameters()).dtype
         found = []
         for _, x in self._batches(tiles):
-            maps = self._encoder_maps(self.encoder, self._seen(x)[:, :3], network)
+            maps = self.encoder.maps_in(dtype, self._seen(x)[:, :3])
             found.append(torch.stack([readout.logits(maps) for readout in view.readouts], dim=1))
         return torch.cat(found)[: len(tiles)]
-
-    def _encoder_maps(self, encoder: FrozenEncoder, tiles: Tensor, network: nn.Module) -> list[Tensor]:
-        """What the frozen encoder makes of tiles (N, 3, H, W) in [0, 1], in the network's precision."""
-        dtype = next(network.parameters()).dtype
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
-            return list(encoder(tiles))

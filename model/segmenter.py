@@ -29,6 +29,7 @@ from fewscope.model.networks.registry import NETWORKS, build_network, loadable
 from fewscope.model.prepared_features import PreparedFeatures
 from fewscope.model.projection import fit_projection
 from fewscope.model.settled import SettledSegmenter
+from fewscope.model.settled_encoder import SettledEncoder
 from fewscope.model.support_encoder import SupportEncoder, with_weights
 from fewscope.model.views import SIDES, SupportFeatures, View, as_tensor, scale_images
 from fewscope.model.weights import SHIPPED, checksum, load_weights
@@ -200,7 +201,9 @@ class Segmenter:
         """
         return self._support.views_between(features, tiles)
 
-    def settled(self, images: np.ndarray, side: int = SIDES[0]) -> SettledSegmenter:
+    def settled(
+        self, images: np.ndarray, side: int = SIDES[0], encoder_share: float = 0.0
+    ) -> SettledSegmenter:
         """This network cut in the middle, for a loop of corrections: its norms are settled once, on unlabelled tiles.
 
         Parameters
@@ -211,6 +214,8 @@ class Segmenter:
             their three principal components.
         side : int
             Side, px, to which 224 px are resized; a multiple of 32.
+        encoder_share : float
+            As `encode` takes it.
 
         Raises
         ------
@@ -230,8 +235,10 @@ class Segmenter:
             projection = fit_projection(x).to(self.device)
             x = projection(x)[:, :3]
         exact = self._exact.adapt_statistics(scale_images(x, side))
-        fast = self._faster(exact, self.dtype)
-        return SettledSegmenter(exact, fast, side, self.device, self.dtype, projection)
+        fast, encoder = self._faster(exact, self.dtype), None
+        if self._encoder is not None:
+            encoder = SettledEncoder(self._encoder, self.dtype, self.batch_size, encoder_share)
+        return SettledSegmenter(exact, fast, side, self.device, self.dtype, projection, encoder)
 
     def _faster(self, network: nn.Module, dtype: torch.dtype) -> nn.Module:
         """A copy for prediction: batch norms folded, in the dtype and memory layout that suit the device."""

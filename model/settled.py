@@ -23,6 +23,7 @@ from torch import Tensor
 from fewscope.errors import ConfigError
 from fewscope.model.conventions import IGNORE_LABEL
 from fewscope.model.networks.compact import STRIDES, CompactNet, CompactPack
+from fewscope.model.networks.frozen_encoder import Readout
 from fewscope.model.networks.pixel_classifier import (
     QUICK_BATCH,
     QUICK_STEPS,
@@ -31,6 +32,7 @@ from fewscope.model.networks.pixel_classifier import (
     patch_pixels,
 )
 from fewscope.model.projection import Projection
+from fewscope.model.settled_encoder import EncoderMaps, SettledEncoder
 from fewscope.model.views import as_tensor, labels_by_class, scale_images, scale_labels
 
 PATCHES_KEPT = 64
@@ -70,16 +72,20 @@ class TileMaps:
         Of the pixel classifier, (N, N_STATISTICS, h / 2, w / 2), where h and w are H and W resized.
     maps : dict[int, Tensor]
         The encoder's by stride, (N, C, h / stride, w / stride).
+    frozen : EncoderMaps | None
+        Of the frozen encoder; None without one, or where nothing is to be answered.
     """
 
     size: tuple[int, int]
     statistics: Tensor
     maps: dict[int, Tensor]
+    frozen: EncoderMaps | None = None
 
     @property
     def nbytes(self) -> int:
         """Memory that they take, bytes."""
-        return sum(t.element_size() * t.numel() for t in (self.statistics, *self.maps.values()))
+        own = sum(t.element_size() * t.numel() for t in (self.statistics, *self.maps.values()))
+        return own + (0 if self.frozen is None else self.frozen.nbytes)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -90,9 +96,12 @@ class SettledPack:
     ----------
     packs : tuple[CompactPack, ...]
         One per class, on the device and in the dtype of prediction.
+    readouts : tuple[Readout, ...]
+        Of the frozen encoder, one per class; empty without one.
     """
 
     packs: tuple[CompactPack, ...]
+    readouts: tuple[Readout, ...] = ()
 
     @property
     def n_classes(self) -> int:
@@ -136,6 +145,8 @@ class SettledSegmenter:
         In which `fast` computes.
     projection : Projection | None
         What the network sees of images of more than three channels, on the device.
+    encoder : SettledEncoder | None
+        A frozen encoder, read out beside the pixel classifier.
     """
 
     def __init__(
@@ -146,10 +157,11 @@ class SettledSegmenter:
         device: torch.device,
         dtype: torch.dtype,
         projection: Projection | None = None,
+        encoder: SettledEncoder | None = None,
     ) -> None:
         self.side = side
         self.device = device
-        self._projection = projection
+        self._projection, self._encoder = projection, encoder
         self._network, self._fast, self._dtype = network, fast, dtype
         self._lock = threading.Lock()
         self._patches: OrderedDict[bytes, dict[int, Tensor]] = OrderedDict()
@@ -162,13 +174,15 @@ class SettledSegmenter:
         return {name: tensor.cpu() for name, tensor in self._network.state_dict().items()}
 
     @torch.inference_mode()
-    def maps(self, tiles: np.ndarray) -> TileMaps:
+    def maps(self, tiles: np.ndarray, *, to_answer: bool = True) -> TileMaps:
         """Encode tiles.
 
         Parameters
         ----------
         tiles : np.ndarray
             uint8 (N, H, W, 3), RGB, or of the channels that it was made with; H and W multiples of 32.
+        to_answer : bool
+            False leaves out what `answer` alone needs: the maps of the frozen encoder.
 
         Raises
         ------
@@ -178,8 +192,10 @@ class SettledSegmenter:
         _, h, w, _ = tiles.shape
         if h % 32 or w % 32:
             raise ConfigError(f"tile size {h}x{w} is not a multiple of 32; use 192 or 224")
-        statistics, maps = self._fast.encode_queries(scale_images(self._images(tiles), self.side))
-        return TileMaps((h, w), statistics, maps)
+        images = self._images(tiles)
+        statistics, maps = self._fast.encode_queries(scale_images(images, self.side))
+        frozen = self._encoder.maps(images[:, :3]) if self._encoder is not None and to_answer else None
+        return TileMaps((h, w), statistics, maps, frozen)
 
     @torch.inference_mode()
     def pack(self, images: np.ndarray, labels: np.ndarray) -> SettledPack:
@@ -207,24 +223,43 @@ class SettledSegmenter:
         used = (labels != IGNORE_LABEL).any(axis=(0, 2, 3))
         images, labels = (images[used], labels[:, used]) if used.any() else (images[:1], labels[:, :1])
         maps = self._patch_maps(images)
-        y = scale_labels(torch.from_numpy(np.ascontiguousarray(labels)).to(self.device), self.side)
+        unscaled = torch.from_numpy(np.ascontiguousarray(labels)).to(self.device)
+        y = scale_labels(unscaled, self.side)
         keys = [_key(image) for image in images]
-        packs = []
-        for of_class, raw in zip(y[:, :, None], labels, strict=True):
+        packs, readouts = [], []
+
+        def seen(k: int) -> Tensor:
+            return self._images(images[k : k + 1])[:, :3]
+
+        for c, (of_class, raw) in enumerate(zip(y[:, :, None], labels, strict=True)):
             sides = (of_class == 1).float(), (of_class == 0).float()
-            texture = self._texture(
-                images, sides, [key + _key(one) for key, one in zip(keys, raw, strict=True)]
-            )
+            both = [(key, _key(one)) for key, one in zip(keys, raw, strict=True)]
+            texture = self._texture(images, sides, [b"".join(key) for key in both])
             pack = self._network.compile_maps(maps, *sides, texture)
             packs.append(pack.to(device=self.device, dtype=self._dtype))
-        return SettledPack(tuple(packs))
+            if self._encoder is not None:
+                known = (unscaled[c, :, None] == 1).float(), (unscaled[c, :, None] == 0).float()
+                readouts.append(self._encoder.readout(seen, *known, both))
+        return SettledPack(tuple(packs), tuple(readouts))
 
     @torch.inference_mode()
     def answer(self, maps: TileMaps, pack: SettledPack) -> np.ndarray:
-        """Probability of each class separately, as `Segmenter.predict` returns it: (N, C, H, W) float32 in [0, 1]."""
+        """Probability of each class separately, as `Segmenter.predict` returns it: (N, C, H, W) float32 in [0, 1].
+
+        Raises
+        ------
+        ConfigError
+            The maps were not made to be answered from.
+        """
         options: dict[str, Any] = {"depth": False} if self._fast.has_depth else {}
+        if self._encoder is not None:
+            if maps.frozen is None:
+                raise ConfigError("maps without those of the frozen encoder; make them with to_answer")
+            options["opinion_share"] = self._encoder.share
         found = []
-        for of_class in pack.packs:
+        for c, of_class in enumerate(pack.packs):
+            if maps.frozen is not None:
+                options["opinion"] = maps.frozen.logits(pack.readouts[c])
             logits = self._fast.predict_encoded(
                 (maps.statistics, maps.maps), of_class, texture_share=0.0, **options
             )

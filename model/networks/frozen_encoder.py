@@ -106,6 +106,11 @@ class FrozenEncoder(nn.Module):
         maps = [self._map(one, size) for one in (found if isinstance(found, list | tuple) else [found])]
         return sorted((_coarse(one, size) for one in maps), key=lambda one: -one.shape[-1])
 
+    def maps_in(self, dtype: torch.dtype, images: Tensor) -> list[Tensor]:
+        """`forward` in the precision in which a network predicts: bfloat16, or else float32."""
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
+            return list(self(images))
+
     def _map(self, found: Any, size: Sequence[int]) -> Tensor:
         """A map from what the encoder returned: itself, or its tokens without those that are no patches."""
         if not isinstance(found, Tensor) or found.ndim not in (3, 4):
@@ -174,16 +179,40 @@ def fit_readout(maps: Sequence[Tensor], foreground: Tensor, background: Tensor) 
     -------
     The read-out. It depends on the arguments and the processor's arithmetic alone, under `model.finetune.one_thread`.
     """
+    return fit_rows(*labelled_rows(maps, foreground, background, most_rows(maps, MOST_VALUES)))
+
+
+def most_rows(maps: Sequence[Tensor], n_values: int) -> int:
+    """Rows of features of an encoder, with these maps, that have so many values; 1000 at least."""
+    return max(1000, n_values // sum(one.shape[1] for one in maps))
+
+
+def labelled_rows(
+    maps: Sequence[Tensor], foreground: Tensor, background: Tensor, most: int
+) -> tuple[Tensor, Tensor]:
+    """Features (P, D) of the labelled places of patches, and their shares (P,) of object; `most` of them, evenly.
+
+    Parameters are those of `fit_readout`; a place is a pixel of the largest map.
+    """
     size = maps[0].shape[-2:]
     columns = torch.cat([F.interpolate(one, size=size, mode="bilinear") for one in maps], dim=1)
     sides = F.interpolate(torch.cat([foreground, background], dim=1).float(), size=size, mode="area")
     rows, sides = columns.permute(0, 2, 3, 1).flatten(0, 2), sides.permute(0, 2, 3, 1).flatten(0, 2)
-    known = torch.nonzero(sides.sum(1) > 0.5).flatten()
-    if not len(known):
-        return Readout(rows.new_zeros(rows.shape[1]), rows.new_zeros(1))
-    n_kept = min(len(known), max(1000, MOST_VALUES // rows.shape[1]))
-    known = known[torch.linspace(0, len(known) - 1, n_kept, device=known.device).long()]
-    x, share = rows[known], sides[known, 0] / sides[known].sum(1)
+    known = evenly(torch.nonzero(sides.sum(1) > 0.5).flatten(), most)
+    return rows[known], sides[known, 0] / sides[known].sum(1)
+
+
+def evenly(rows: Tensor, most: int) -> Tensor:
+    """At most so many rows, spread evenly."""
+    if len(rows) <= most:
+        return rows
+    return rows[torch.linspace(0, len(rows) - 1, most, device=rows.device).long()]
+
+
+def fit_rows(x: Tensor, share: Tensor) -> Readout:
+    """Fit a read-out to features (P, D) and their shares (P,) of object; zeros where there are none."""
+    if not len(x):
+        return Readout(x.new_zeros(x.shape[1]), x.new_zeros(1))
     mean, std = x.mean(0), x.std(0, correction=0) + 1e-4
     x = ((x - mean) / std).clamp(-LIMIT, LIMIT)
     weight, bias = _logistic(x.cpu().numpy(), share.cpu().numpy())

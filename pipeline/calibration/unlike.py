@@ -91,12 +91,12 @@ def find_unlike(model: Model, features: Any, support: SupportSet, sample: Sample
         for k in range(support.n_dense):
             others = np.arange(len(images)) != k
             examples = network.examples(images[others], labels[:, others])
-            held_out.append(network.unlike(network.maps(images[k : k + 1]), examples))
+            held_out.append(network.unlike(network.maps(images[k : k + 1], to_answer=False), examples))
         threshold = np.quantile(np.concatenate(held_out), QUANTILE)
         examples = network.examples(images, labels)
         shares, looks, unlike_places, n_places = [], [], 0, 0
         for tile, foreground in zip(features.recoloured(sample.images), sample.foreground, strict=True):
-            maps = network.maps(tile[None])
+            maps = network.maps(tile[None], to_answer=False)
             far = network.unlike(maps, examples)[0] > threshold
             places = _nearest(foreground, far.shape)
             unlike_places += int((far & places).sum())

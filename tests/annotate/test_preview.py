@@ -9,8 +9,9 @@ import pytest
 import torch
 from rasterio.windows import Window
 
-from fewscope.annotate.cells import CELL, CellKey, Kept, cells_of, nearest_first, ring_around
+from fewscope.annotate.cells import CELL, CellKey, cells_of, nearest_first, ring_around
 from fewscope.annotate.preview import Preview
+from fewscope.model.kept import Kept
 from fewscope.model.segmenter import load_segmenter
 from tests.helpers.previews import ArraySource, ColourSettled, Heard, preview_of, support_of
 

@@ -181,7 +181,7 @@ def test_options_of_the_page_s_command_line_go_to_the_run():
     slides = job.given(args, job.SLIDE_OPTIONS + job.BOTH_OPTIONS)
     parsed = segment_wsi.parse(["a.svs", "--support", "s", "--out", "o", *slides])
     assert (parsed.mpp, parsed.cell_part) == (1, "cell")
-    assert job.given(job.parse(["a.svs"]), job.SLIDE_OPTIONS + job.RASTER_OPTIONS) == ()
+    assert job.given(job.parse(["a.svs"]), job.SLIDE_OPTIONS + job.RASTER_OPTIONS + job.BOTH_OPTIONS) == ()
 
 
 def test_several_images_run_with_one_support_set(slide, tmp_path, monkeypatch):

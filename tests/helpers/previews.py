@@ -97,7 +97,7 @@ class ColourSettled:
     packed: list[int] = field(default_factory=list)
     side: int = 128
 
-    def maps(self, tiles: np.ndarray) -> ColourMaps:
+    def maps(self, tiles: np.ndarray, to_answer: bool = True) -> ColourMaps:
         self.n_maps += 1
         return ColourMaps(tiles)
 
@@ -134,7 +134,7 @@ class ColourSegmenter:
         self.made = ColourSettled()
         self.made.open.set()
 
-    def settled(self, images: np.ndarray, side: int = 128) -> ColourSettled:
+    def settled(self, images: np.ndarray, side: int = 128, encoder_share: float = 0) -> ColourSettled:
         return self.made
 
 
