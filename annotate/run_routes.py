@@ -49,7 +49,8 @@ def start_run(session: Session, runs: Runs, body: Any) -> Run:
     )  # refused here, if at all
     folder = runs.new_folder()
     kind = chosen[0].source.info.kind
-    if len(labelled) == 1:
+    is_first = labelled[0] is session.sources[0]  # in whose range of values all are shown
+    if len(labelled) == 1 and (is_first or not labelled[0].source.info.ranges):
         arguments = ["--support", str(copy_labels(labelled[0].labels.path, folder))]
         if labelled[0].uri != chosen[0].uri:
             arguments += ["--support-slide" if kind == "slide" else "--support-raster", labelled[0].uri]

@@ -25,6 +25,7 @@ from fewscope.connectors.open import open_any, open_source
 from fewscope.connectors.source import Source, ZoomableSource
 from fewscope.connectors.support_options import SupportOptions
 from fewscope.errors import LabelError, SourceError
+from fewscope.pipeline.sources import shown_like
 
 log = logging.getLogger(__name__)
 
@@ -181,6 +182,9 @@ class Session:
             raise SourceError(
                 f"{uri}: has other channels than {config.sources[0]}; give --channels that both have"
             )
+        if first is not None:
+            source = shown_like(source, first.ranges)
+            info = source.info
         assert isinstance(source, ZoomableSource)
         folder = self.out / config.names[number] if several else self.out
         options = SupportOptions((), config.cell_part, config.geojson_origin)

@@ -30,7 +30,8 @@ def find_foreground_of(source: Source) -> Foreground:
     image, valid = source.overview(OVERVIEW_SIDE)
     info = source.info
     unreadable = source.unreadable(OVERVIEW_SIDE)
-    return find_foreground(image, valid, unreadable, (info.height, info.width), "auto", info.kind)
+    choice = "all" if info.is_field else "auto"
+    return find_foreground(image, valid, unreadable, (info.height, info.width), choice, info.kind)
 
 
 def random_windows(foreground: Foreground, n: int, seed: int, size: int = PATCH_SIZE) -> list[Window]:

@@ -7,3 +7,6 @@ PATCH_SIZE = 224
 
 IGNORE_LABEL = 255
 """Value of a label image (uint8) where nothing is labelled."""
+
+Ranges = tuple[tuple[float, float], ...]
+"""Values of each channel of a source that are shown as black and as white."""

@@ -10,7 +10,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 from fewscope.connectors.raster_options import RasterOptions
-from fewscope.connectors.slide_options import CHANNEL_TIFF_ENDINGS, OME_ZARR_ENDINGS, SlideOptions
+from fewscope.connectors.slide_options import (
+    CHANNEL_TIFF_ENDINGS,
+    OME_ZARR_ENDINGS,
+    PICTURE_ENDINGS,
+    SlideOptions,
+)
 from fewscope.connectors.source import Source
 from fewscope.connectors.storage.library_errors import library_errors
 from fewscope.errors import SourceError
@@ -64,13 +69,26 @@ def _channel_tiff(asked: Asked) -> Source:
     return ChannelSource.open(asked.uri, ChannelTiff, asked.slide, mpp=asked.mpp, slide_mpp=asked.slide_mpp)
 
 
+def _picture(asked: Asked) -> Source:
+    from fewscope.connectors.slides.channel_source import ChannelSource
+    from fewscope.connectors.slides.picture_file import PictureFile
+
+    return ChannelSource.open(asked.uri, PictureFile, asked.slide, mpp=asked.mpp, slide_mpp=asked.slide_mpp)
+
+
 def _tiff(asked: Asked) -> Source:
-    """With OpenSlide, unless it is a multi-channel TIFF, of which that would show one, or a part of it is asked for."""
+    """With OpenSlide, unless it is a multi-channel TIFF, of which it would show one, or a plain one."""
     from fewscope.connectors.slides.channel_tiff import is_channel_tiff
+    from fewscope.connectors.slides.openslide_source import knows
+    from fewscope.connectors.slides.picture_file import is_picture
     from fewscope.connectors.storage.download import local_copy
 
-    of_channels = not asked.slide.is_default or is_channel_tiff(local_copy(asked.uri))
-    return _channel_tiff(asked) if of_channels else _openslide(asked)
+    path = local_copy(asked.uri)
+    if is_channel_tiff(path):
+        return _channel_tiff(asked)
+    if not knows(path) and not asked.uri.lower().endswith(OF_CHANNELS_BY_NAME) and is_picture(path):
+        return _picture(asked)
+    return _openslide(asked) if asked.slide.is_default else _channel_tiff(asked)
 
 
 def _ome_zarr(asked: Asked) -> Source:
@@ -89,6 +107,7 @@ def _gdal(asked: Asked) -> Source:
 READERS: tuple[Reader, ...] = (
     Reader("slide", OME_ZARR_ENDINGS, _ome_zarr),
     Reader("slide", CHANNEL_TIFF_ENDINGS, _tiff),
+    Reader("slide", PICTURE_ENDINGS, _picture),
     Reader("slide", ("",), _openslide),
     Reader("raster", ("",), _gdal),
 )
@@ -111,6 +130,12 @@ SLIDE_ENDINGS = (
 )
 """Names of slides alone: such a file that is damaged is not tried as a raster."""
 
+FIELD_ENDINGS = (*PICTURE_ENDINGS, ".tif", ".tiff")
+"""Names of pictures, which are slides unless they lie on a map."""
+
+OF_CHANNELS_BY_NAME = (".ome.tif", ".ome.tiff", ".ome.btf", ".qptiff")
+"""Names of files that are damaged where they do not say what their channels are."""
+
 
 def open_any(
     uri: str,
@@ -122,9 +147,9 @@ def open_any(
 ) -> Source:
     """Open a slide or a raster, whichever the file is.
 
-    A file is a slide if OpenSlide knows it and it states no CRS, if it is a multi-channel TIFF or an OME-Zarr, or by
-    its ending; what is not on a local disk, by its ending alone. Parameters and errors as in `open_source`; ``slide``
-    is for slides, ``raster`` for rasters.
+    A file is a slide if OpenSlide knows it and it states no CRS, if it is a multi-channel TIFF, an OME-Zarr or a
+    picture that lies on no map, or by its ending; what is not on a local disk, by its ending alone. Parameters and
+    errors as in `open_source`; ``slide`` is for slides, ``raster`` for rasters.
     """
     if is_slide(uri):
         return open_source(uri, mpp=mpp, slide_mpp=slide_mpp, slide=slide)
@@ -143,8 +168,9 @@ def is_slide(uri: str) -> bool:
         return False
     from fewscope.connectors.slides.channel_tiff import is_channel_tiff
     from fewscope.connectors.slides.openslide_source import knows
+    from fewscope.connectors.slides.picture_file import is_picture
 
-    return knows(uri) or is_channel_tiff(uri)
+    return knows(uri) or is_channel_tiff(uri) or (uri.lower().endswith(FIELD_ENDINGS) and is_picture(uri))
 
 
 def open_source(

@@ -9,16 +9,23 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
+from scipy import ndimage
 
-from fewscope.connectors.conventions import PATCH_SIZE
+from fewscope.connectors.conventions import IGNORE_LABEL, PATCH_SIZE
 from fewscope.connectors.support.folder import PAIRS, open_pictures
 from fewscope.connectors.support.label_files import is_label_file
 from fewscope.connectors.support.support_set import SupportSet
 from fewscope.errors import SourceError, SupportError
 
 PHOTOGRAPHS = (".png", ".jpg", ".jpeg")
+SMALL = 0.01
+"""Share of its picture below which an object is small: of one that is 25 px wide where the picture is 224."""
+
 SLIDE_PARTS = (".dcm", ".mrxs", ".ini", ".vms", ".zattrs", ".zgroup")
 """Endings of files that make a folder a slide, whatever pictures are in it."""
+
+LOOKED_AT = 20
+"""Labelled pictures whose objects are measured."""
 
 MAX_PIXELS = 100_000_000
 """Larger images are scans, not photographs, and take more memory than they are worth."""
@@ -32,6 +39,31 @@ def photograph_files(folder: Path) -> list[Path]:
     if any(path.suffix.lower() in SLIDE_PARTS for path in files):
         return []
     return sorted(path for path in files if path.suffix.lower() in PHOTOGRAPHS)
+
+
+def has_small_objects(support: str, class_names: Sequence[str] = ()) -> bool:
+    """Whether the labelled pictures of a folder are fields of view of many small objects, not photographs of one thing.
+
+    So they are if half of the labelled pixels are of objects that take up less than `SMALL` of their picture. Touching
+    objects are one here, unless their labels number them.
+
+    Raises
+    ------
+    SupportError
+        There is no such folder, or it is not certain what its pictures and labels mean.
+    """
+    pictures = open_pictures(support, class_names)
+    shares = [np.zeros(0)]
+    for picture in pictures.pictures[:LOOKED_AT] if pictures else []:
+        labelled = picture.read()
+        objects = labelled.instances
+        if objects is None:
+            is_object = (labelled.labels > 0) & (labelled.labels != IGNORE_LABEL)
+            objects, _ = ndimage.label(is_object)
+        areas = np.bincount(objects.ravel())[1:]
+        shares.append(np.repeat(areas / objects.size, areas))
+    of_pixels = np.concatenate(shares)
+    return bool(of_pixels.size) and float(np.median(of_pixels)) < SMALL
 
 
 def read_photograph(path: Path) -> NDArray[np.uint8]:

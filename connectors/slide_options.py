@@ -10,6 +10,9 @@ from fewscope.errors import ConfigError
 CHANNEL_TIFF_ENDINGS = (".tif", ".tiff", ".btf", ".tf2", ".tf8", ".qptiff")
 """Names of files that may be OME-TIFF, QPTIFF or stacks of ImageJ."""
 
+PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif")
+"""Names of pictures of fields of view; a plain TIFF is one, too."""
+
 OME_ZARR_ZIP_ENDINGS = (".zarr.zip", ".ozx")
 """Names of OME-Zarrs in one file."""
 
@@ -19,7 +22,7 @@ OME_ZARR_ENDINGS = (".zarr", ".zarr/", *OME_ZARR_ZIP_ENDINGS)
 
 @dataclass(frozen=True, slots=True)
 class SlideOptions:
-    """How to open a multi-channel TIFF or an OME-Zarr.
+    """How to open a multi-channel TIFF, an OME-Zarr or a picture.
 
     Attributes
     ----------

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from rasterio.windows import Window
 
 from fewscope.connectors.colours import Colour
+from fewscope.connectors.conventions import Ranges
 from fewscope.errors import SourceError
 
 DEFAULT_MPP = 0.5
@@ -43,7 +44,8 @@ class SourceInfo:
     transform
         From pixel corners (col, row) of the working grid to world (x, y); the world of a slide is its level-0 pixels.
     mpp, mpp_source
-        Micrometres per working pixel (None for rasters), and where the slide's own resolution comes from, in words.
+        Micrometres per working pixel (None for rasters, and for pictures that state none), and where the slide's own
+        resolution comes from, in words.
     native_mpp, native_height, native_width
         The same for the finest level in the file.
     vendor
@@ -70,6 +72,11 @@ class SourceInfo:
         None if the file does not state where on the glass it lies.
     channels
         Names of the channels, where there are more than three; empty: pixels are RGB.
+    ranges
+        Values of each channel shown as black and white, if they were chosen by what the source holds; empty where
+        pixels stay as they are, or were asked for.
+    is_field
+        Whether a slide is a picture of one field of view, all of which is analysed; it may have no ``mpp``.
     colours
         RGB in which each of the ``channels`` is shown to people, black where it is not shown; see
         `connectors.pixels.composite`.
@@ -97,6 +104,8 @@ class SourceInfo:
     from_glass_nm: Affine | None = None
     channels: tuple[str, ...] = ()
     colours: tuple[Colour, ...] = ()
+    ranges: Ranges = ()
+    is_field: bool = False
 
     def __post_init__(self) -> None:
         if min(self.height, self.width, self.native_height, self.native_width) < 1:

@@ -3,21 +3,37 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import shutil
 import time
 from pathlib import Path
 
-from fewscope.connectors.photographs import load_photograph_support, photograph_files
+from fewscope.connectors.photographs import has_small_objects, load_photograph_support, photograph_files
+from fewscope.connectors.support.load import is_annotations
 from fewscope.errors import ConfigError, RunMismatch, SourceError
 from fewscope.jobs.common import HOLES, complain
 from fewscope.jobs.folders import folder_names
 
+log = logging.getLogger(__name__)
 
-def photographs_of(sources: list[str]) -> list[Path]:
-    """Photographs of the only source, if it is a folder of them; else none."""
-    if len(sources) != 1 or "://" in sources[0]:
+
+def photographs_of(args: argparse.Namespace) -> list[Path]:
+    """Photographs of the only source, if it is a folder of them; none if its pictures are to be segmented as slides."""
+    if len(args.slides) != 1 or "://" in args.slides[0] or args.pictures == "tiles":
         return []
-    return photograph_files(Path(sources[0]))
+    files = photograph_files(Path(args.slides[0]))
+    if not files or args.pictures == "whole":
+        return files
+    if is_annotations(args.support):
+        return []
+    if has_small_objects(args.support, args.class_names):
+        log.info(
+            "%s: the labelled objects are small, so every picture is segmented as it is and its objects are counted; "
+            "--pictures whole resizes each to 224 px, as photographs of one thing",
+            args.slides[0],
+        )
+        return []
+    return files
 
 
 def run_photographs(files: list[Path], args: argparse.Namespace) -> int:

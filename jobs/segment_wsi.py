@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
+from collections.abc import Sequence
+from pathlib import Path, PurePath
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -22,13 +23,18 @@ Examples:
     %(prog)s slide.svs --support annotations.geojson --out out/slide
     %(prog)s slides/*.svs --support nuclei/ --out out --instances split --min-area-um2 10
     %(prog)s tissue.ome.tif --channels DAPI,CD3,CD8 --support annotations.geojson --out out/tissue
+    %(prog)s 'images/*.tif' --support labelled/ --out out/study
     %(prog)s photos/ --support five/ --out out/photos
 
 SUPPORT is a folder of pictures and masks (image/ and label/, 1.jpg 1.png, a.png a_mask.png ...; also label images, as
 Cellpose and StarDist write them) or of pictures with COCO's or LabelMe's JSON, or polygons drawn on the slide: GeoJSON
 of QuPath, XML of ImageScope or ASAP, .ndpa of NDP.view, ROIs of ImageJ. They are regions of class "Region", and the
 objects inside, outlined. See docs/support-set.md.
-With several slides, each gets a folder of its own in OUT. After an interruption, the same command resumes.
+With several slides, each gets a folder of its own in OUT, and summary.csv and index.html show all of them. After an
+interruption, the same command resumes.
+
+Pictures of a microscope's camera (PNG, JPEG, BMP, WebP, TIFF; 8 bits or more) are slides, too. They are analysed pixel
+by pixel as they are; without --slide-mpp, sizes are in px.
 
 A folder of photographs (PNG, JPEG) with a support set of whole photographs and masks is labelled as FSS-1000's images
 are: masks, overlays, COCO's JSON and a contact sheet, the most doubtful first. Options for slides have no effect there.
@@ -44,7 +50,14 @@ def parser(prog: str = PROG, *, only_estimate: bool = False) -> JobParser:
         "slides",
         nargs="+",
         metavar="SLIDE",
-        help="slide: path, glob, or URL (s3://...); or a folder of photographs",
+        help="slide or picture: path, glob, or URL (s3://...); or a folder of slides, pictures or photographs",
+    )
+    add(
+        "--pictures",
+        choices=("auto", "tiles", "whole"),
+        default="auto",
+        help="how to segment a folder of pictures. tiles: each as it is, as a slide, and count its objects; whole: "
+        "each resized to 224 px, as a photograph of one thing (default auto: tiles if the labelled objects are small)",
     )
     options.add_support_options(made, "--support-slide", "FILE", "annotations of a slide")
     options.add_slide_options(made)
@@ -89,20 +102,38 @@ def parse(argv: list[str] | None, prog: str = PROG, *, only_estimate: bool = Fal
     return made.parse_intermixed_args(argv)  # options may stand between slides
 
 
+def slides_of(source: str) -> list[str]:
+    """The slides that are meant by one argument: those in a folder, if it is one of slides, else itself."""
+    from fewscope.connectors.slide_folders import slides_in
+
+    is_folder = "://" not in source and Path(source).is_dir()
+    return (slides_in(source) if is_folder else []) or [source]
+
+
+def drawn_on(support: str, slides: Sequence[str]) -> str:
+    """The slide that annotations were drawn on: the one they are named after, else the first."""
+    named = PurePath(support).name
+    return next(
+        (slide for slide in slides if named.split(".")[0] == PurePath(slide).name.split(".")[0]), slides[0]
+    )
+
+
 def configs(args: argparse.Namespace) -> list[SegmentConfig]:
     """One configuration for each slide."""
     from fewscope.jobs.segmenting import configs_of
 
-    slides = expand(args.slides)
+    slides = [slide for source in expand(args.slides) for slide in slides_of(source)]
     scale = tuple(args.scale) if args.scale else None
-    return configs_of(args, slides, support_slide=args.support_slide or slides[0], scale=scale)
+    return configs_of(
+        args, slides, support_slide=args.support_slide or drawn_on(args.support, slides), scale=scale
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """All slides over one pool of workers, or a folder of photographs."""
     from fewscope.jobs.photographs import photographs_of, run_photographs
 
-    if files := photographs_of(args.slides):
+    if files := photographs_of(args):
         return run_photographs(files, args)
     from fewscope.jobs.segmenting import run_all
 

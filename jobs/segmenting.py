@@ -8,12 +8,13 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
-from collections.abc import Callable
-from contextlib import closing
+import posixpath
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, closing
 from typing import Any
 
 from fewscope.connectors.results.reader import open_result
-from fewscope.errors import ConfigError, HolesError
+from fewscope.errors import ConfigError, HolesError, OutputError
 from fewscope.jobs.common import BAD_INPUT, EXPECTED, HOLES, complain, stop_if_told
 from fewscope.jobs.folders import folder_names
 from fewscope.jobs.run_progress import ProgressFile
@@ -24,6 +25,7 @@ from fewscope.pipeline.execution.pool import LocalPool, Pool
 from fewscope.pipeline.execution.progress import Monitor
 from fewscope.pipeline.plan import model_loader
 from fewscope.pipeline.predictor import precisions_of
+from fewscope.pipeline.report.study import PAGE, TABLE, Done, write_study
 from fewscope.pipeline.run import segment
 
 
@@ -65,11 +67,12 @@ def run_all(
 
         workers = RayPool(load, args.workers, args.gpus_per_worker, args.unit_timeout_s)
     progress = ProgressFile(args.progress_json)
-    with workers as pool, closing(progress):
+    with workers as pool, closing(progress), _Study(todo, args.out.rstrip("/")) as study:
         for config in todo:
             try:
                 monitor = Monitor(functools.partial(progress.event, config.source))
                 report = segment(config, pool, model, encodings, monitor=monitor)
+                study.add(config, report)
                 progress.done(config.source, report)
                 warnings = [f"  warning: {note}" for note in report["notes"]]
                 page = f"  {config.out.rstrip('/')}/report.html"
@@ -77,8 +80,36 @@ def run_all(
             except EXPECTED as error:
                 stop_if_told()
                 exit_codes.add(HOLES if isinstance(error, HolesError) else BAD_INPUT)
+                reported = None
                 if isinstance(error, HolesError):  # its report is written
-                    progress.done(config.source, open_result(config.out).report)
+                    reported = open_result(config.out).report
+                    progress.done(config.source, reported)
+                study.add(config, reported, error)
                 progress.failed(config.source, error)
                 complain(error)
     return BAD_INPUT if BAD_INPUT in exit_codes else max(exit_codes)
+
+
+class _Study(AbstractContextManager["_Study"]):
+    """Writes the summary of several sources when the run ends, also if it is interrupted; none of a single one."""
+
+    def __init__(self, todo: Sequence[SegmentConfig], out: str) -> None:
+        self._several, self._out = len(todo) > 1, out
+        self._done: list[Done] = []
+
+    def add(
+        self, config: SegmentConfig, report: dict[str, Any] | None, error: BaseException | None = None
+    ) -> None:
+        """A source that is finished, or has failed."""
+        text = " ".join(str(error).split()) if error else ""
+        self._done.append(Done(config.source, posixpath.basename(config.out), report, text))
+
+    def __exit__(self, *_: object) -> None:
+        if not self._several or not any(one.report for one in self._done):
+            return
+        try:
+            write_study(self._out, self._done)
+        except OutputError as error:
+            complain(error)
+            return
+        print(f"{self._out}/{PAGE}, {TABLE}: all {len(self._done)} sources", flush=True)

@@ -27,7 +27,7 @@ from fewscope.model.segmenter import Segmenter, load_segmenter
 from fewscope.pipeline import predictor
 from fewscope.pipeline.config import SegmentConfig
 from fewscope.pipeline.instances.split_rules import DepthRule, Rule, SplitRule
-from fewscope.pipeline.sources import check_index_bands, open_sources, pixel_m2
+from fewscope.pipeline.sources import check_index_bands, open_sources, pixel_m2, shown_like
 from fewscope.pipeline.tiling.foreground import Foreground, find_foreground
 from fewscope.pipeline.tiling.grid import TileGrid, Unit, default_shard, plan_units
 
@@ -132,7 +132,6 @@ def make_plan(config: SegmentConfig, has_depth: bool = False) -> Plan:
     """
     source, drawn_on = open_sources(config)
     check_index_bands(config)
-    info = source.info
     support = load_support(
         config.support,
         source=drawn_on,
@@ -140,6 +139,8 @@ def make_plan(config: SegmentConfig, has_depth: bool = False) -> Plan:
         cell_part=config.cell_part,
         geojson_origin=config.geojson_origin,
     )
+    source = shown_like(source, support.ranges)
+    info = source.info
     if support.mpp and info.mpp and not 0.9 < support.mpp / info.mpp < 1.1:
         raise SourceError(
             f"{config.source}: would be segmented at {info.mpp:.4g} um per px, but the support set {config.support} is "
@@ -173,7 +174,7 @@ def make_plan(config: SegmentConfig, has_depth: bool = False) -> Plan:
         valid,
         source.unreadable(OVERVIEW_PX),
         (info.height, info.width),
-        config.foreground,
+        "all" if info.is_field else config.foreground,
         info.kind,
     )
     return Plan(

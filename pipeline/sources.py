@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import shapely
 
+from fewscope.connectors.conventions import Ranges
 from fewscope.connectors.open import open_source
 from fewscope.connectors.raster_options import RasterOptions
 from fewscope.connectors.source import Source, SourceInfo
@@ -40,6 +41,13 @@ def open_sources(config: SegmentConfig) -> tuple[Source, Source]:
     return source, _open(
         config, config.source, replace(view, aoi=None, bbox=None)
     ) if view.aoi or view.bbox else source
+
+
+def shown_like(source: Source, ranges: Ranges) -> Source:
+    """The source in the ranges of values of the labelled pictures, where it is stretched and of the same exposure."""
+    from fewscope.connectors.slides.channel_source import ChannelSource
+
+    return source.matched(ranges) if isinstance(source, ChannelSource) else source
 
 
 def check_index_bands(config: SegmentConfig) -> None:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from fewscope.connectors.conventions import Ranges
+
 PERCENTILES = (2.0, 98.0)  # QGIS's cumulative count cut
 CHANNEL_PERCENTILES = (1.0, 99.8)
 """Of fluorescence, where a marker may be bright in one cell of a hundred, and is not to be cut off there."""
@@ -18,6 +20,9 @@ CHANNEL_PERCENTILES = (1.0, 99.8)
 DISPLAY_RANGE = 64
 """Grey levels that the middle 96 % of a uint8 raster must span to be used unstretched: it is an image, not
 measurements."""
+
+NEAR = 0.25
+"""Share of a range by which the ends of another one may differ from its own, to be of the same exposure."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +53,11 @@ class Stretch:
         if len(scaled) < 3:
             scaled = scaled[[0, 1, 0] if len(scaled) == 2 else [0, 0, 0]]
         return np.ascontiguousarray(np.moveaxis(scaled, 0, 2))
+
+    @property
+    def ranges(self) -> Ranges:
+        """``low`` and ``high`` of each band."""
+        return tuple(zip(self.low, self.high, strict=True))
 
     @property
     def is_identity(self) -> bool:
@@ -115,6 +125,30 @@ def stretch_channels(sample: NDArray[np.generic], scale: tuple[float, float] | N
     low, high = CHANNEL_PERCENTILES
     words = f"{low:g} to {high:g} % of each channel's values"
     return _between_percentiles(sample.astype(np.float64), CHANNEL_PERCENTILES, words)
+
+
+def matched_ranges(own: Ranges, reference: Ranges) -> Ranges:
+    """The ranges in which to show a picture, so that it compares with another one of the same exposure.
+
+    A channel takes the range of the other picture if one end of its own is near, and the other end does not reach far
+    beyond: an empty field then stays empty, whose noise its own range would show as if it were signal. Where neither
+    end is near, or it is more than twice as bright, exposure or offset differ, and its own range stays.
+
+    >>> matched_ranges(((310.0, 330.0),), ((300.0, 1300.0),))
+    ((300.0, 1300.0),)
+    >>> matched_ranges(((2000.0, 9000.0),), ((300.0, 1300.0),))
+    ((2000.0, 9000.0),)
+    """
+    if len(own) != len(reference):
+        return own
+    found = []
+    for (low, high), (least, most) in zip(own, reference, strict=True):
+        width = most - least
+        is_near = min(abs(low - least), abs(high - most)) <= NEAR * width
+        found.append(
+            (least, most) if is_near and low >= least - width and high <= most + width else (low, high)
+        )
+    return tuple(found)
 
 
 def _between_percentiles(

@@ -49,6 +49,7 @@ OUTPUTS = (
     "features.parquet",
     "centreline.parquet",
     "report.html",
+    "overview.jpg",
     "report.json",
 )
 # Needed until the run is finished; removed by `WorkDir.finish`.

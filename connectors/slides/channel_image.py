@@ -72,6 +72,9 @@ class ChannelImage:
         Where the file states its resolution, and um per px across and down as text; None if it does not.
     is_rgb
         Whether the channels are the red, green and blue of a picture.
+    is_field
+        Whether it is a picture of one field of view: it has no glass around the tissue, need not state a resolution,
+        and is analysed at its own.
     assumptions
         What had to be chosen: series, time point, plane; one sentence each, with the cure.
     """
@@ -82,6 +85,7 @@ class ChannelImage:
     dtype: np.dtype[Any]
     mpp: tuple[str, str, str] | None
     is_rgb: bool = False
+    is_field: bool = False
     assumptions: tuple[str, ...] = ()
 
 

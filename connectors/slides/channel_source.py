@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,9 +17,10 @@ from affine import Affine
 from numpy.typing import NDArray
 
 from fewscope.connectors.colours import Colour
+from fewscope.connectors.conventions import Ranges
 from fewscope.connectors.pixels.composite import colours_in_words, default_colours
 from fewscope.connectors.pixels.levels import Block, Level, sampled_blocks, whole_blocks
-from fewscope.connectors.pixels.stretch import Stretch, stretch_channels
+from fewscope.connectors.pixels.stretch import Stretch, matched_ranges, stretch_channels
 from fewscope.connectors.slide_options import SlideOptions
 from fewscope.connectors.slides.channel_image import (
     MAX_CHANNELS,
@@ -114,22 +115,19 @@ class ChannelSource(PyramidSource[Level]):
         sample = _sample(reader, chosen)
         stretch = picture_stretch(image) if is_picture and options.scale is None else None
         stretch = stretch or stretch_channels(sample, options.scale)
-        native_mpp, mpp_source = settle_mpp(uri, image.mpp, mpp, slide_mpp)
-        levels = levels_of(image)
-        steps = [level.row_step for level in levels if level.row_step == level.col_step]
-        scale, working_mpp = working_scale(uri, native_mpp, mpp, steps)
+        grid = _working_grid(uri, image, mpp, slide_mpp)
         height, width = image.shapes[0]
-        rows, cols = grid_size(uri, height, width, scale)
+        rows, cols = grid_size(uri, height, width, grid.scale)
         several = len(chosen) > 3
         info = SourceInfo(
             uri=uri,
             kind="slide",
             height=rows,
             width=cols,
-            transform=Affine.scale(scale),
-            mpp=working_mpp,
-            mpp_source=mpp_source,
-            native_mpp=native_mpp,
+            transform=Affine.scale(grid.scale),
+            mpp=grid.mpp,
+            mpp_source=grid.mpp_source,
+            native_mpp=grid.native_mpp,
             native_height=height,
             native_width=width,
             vendor=image.vendor,
@@ -137,16 +135,67 @@ class ChannelSource(PyramidSource[Level]):
             background=(255 if is_picture and not _is_dark(sample, stretch) else 0,) * max(3, len(chosen)),
             fingerprint=reader.fingerprint,
             bands=f"{_words(channels, is_picture)}; {stretch.words}",
-            appearance=hashlib.sha256(repr((chosen, stretch.low, stretch.high)).encode()).hexdigest(),
-            assumptions=image.assumptions + _assumed(uri, stretch, options),
+            appearance=_appearance(chosen, stretch),
+            assumptions=image.assumptions + grid.assumptions + _assumed(uri, stretch, options),
             channels=tuple(channel.name for channel in channels) if several else (),
             colours=colours_of(channels) if several else (),
+            ranges=() if options.scale is not None or stretch.is_identity else stretch.ranges,
+            is_field=image.is_field,
         )
+        at = f"{info.mpp:.4g} um per px ({info.mpp_source})" if info.mpp else "an unknown resolution"
         log.info(
-            "%s: %s, %d x %d px at %.4g um per px (%s), working on %d x %d px at %.4g; %s",
-            uri, image.vendor, width, height, native_mpp, mpp_source, info.width, info.height, info.mpp, info.bands,
+            "%s: %s, %d x %d px, working on %d x %d px at %s; %s",
+            uri, image.vendor, width, height, info.width, info.height, at, info.bands,
         )  # fmt: skip
         return cls(info, ChannelView(open_image, options.series, chosen, stretch), reader)
+
+    @classmethod
+    def open_whole(cls, uri: str, open_image: OpenImage, *, as_is: bool = False) -> ChannelSource:
+        """Open an image on its own pixels, whatever resolution it states, or none.
+
+        Parameters
+        ----------
+        as_is
+            Of 8 bits, pixels keep their values, also those of channels.
+        """
+        reader = open_image(uri, None)
+        try:
+            is_bytes = reader.image.dtype == np.uint8
+            options = SlideOptions(scale=(0.0, 255.0)) if as_is and is_bytes else SlideOptions()
+            stated = reader.image.mpp is not None or reader.image.is_field
+            source = cls._open(uri, open_image, options, reader, None if stated else 1.0, None)
+            info = source.info
+            if (info.height, info.width) == (info.native_height, info.native_width):
+                return source
+            return cls._open(uri, open_image, options, reader, info.native_mpp, None)
+        except BaseException:
+            reader.close()
+            raise
+
+    def matched(self, ranges: Ranges) -> ChannelSource:
+        """This source, shown in the ranges of another one of the same exposure; see `stretch.matched_ranges`.
+
+        It shares the open file. Itself if the values stay as they are, were asked for, or its own ranges stay.
+        """
+        info, view = self._info, self._view
+        found = matched_ranges(info.ranges, ranges)
+        if not info.ranges or found == info.ranges:
+            return self
+        lows, highs = zip(*found, strict=True)
+        shown = "; ".join(f"{low:.4g} to {high:.4g}" for low, high in found)
+        stretch = Stretch(lows, highs, f"the range of the labelled pictures ({shown})")
+        text = (
+            f"{info.uri}: was stretched to 8 bits as the labelled pictures were, so that dim or empty places stay so; "
+            "--scale MIN MAX gives another range."
+        )
+        info = replace(
+            info,
+            ranges=found,
+            bands=f"{info.bands.partition(';')[0]}; {stretch.words}",
+            appearance=_appearance(view.channels, stretch),
+            assumptions=(*(one for one in info.assumptions if one != _own_values(info.uri)), text),
+        )
+        return ChannelSource(info, replace(view, stretch=stretch), self._reader)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _reopen, (self._info, self._view)
@@ -189,6 +238,31 @@ class ChannelSource(PyramidSource[Level]):
             valid = np.isfinite(values).all(0)
             image[~valid] = self._info.background
         return image, valid
+
+
+@dataclass(frozen=True, slots=True)
+class _Grid:
+    """The working grid of an image: px of level 0 per px, and um per px of both, None if unknown."""
+
+    scale: float
+    mpp: float | None
+    native_mpp: float | None
+    mpp_source: str
+    assumptions: tuple[str, ...] = ()
+
+
+def _working_grid(uri: str, image: ChannelImage, mpp: float | None, slide_mpp: float | None) -> _Grid:
+    """The grid that is asked for; of a picture of a field of view, its own pixels unless ``mpp`` asks for another."""
+    if image.is_field and image.mpp is None and mpp is None and slide_mpp is None:
+        unknown = (
+            f"{uri}: does not state its resolution; it was analysed as it is, and sizes are in px. --slide-mpp gives "
+            "um per px."
+        )
+        return _Grid(1.0, None, None, "not stated", (unknown,))
+    native, origin = settle_mpp(uri, image.mpp, mpp, slide_mpp)
+    steps = [level.row_step for level in levels_of(image) if level.row_step == level.col_step]
+    scale, working = working_scale(uri, native, native if image.is_field and mpp is None else mpp, steps)
+    return _Grid(scale, working, native, origin)
 
 
 def levels_of(image: ChannelImage) -> tuple[Level, ...]:
@@ -267,9 +341,15 @@ def _assumed(uri: str, stretch: Stretch, options: SlideOptions) -> tuple[str, ..
     """That the channels were stretched by what they hold."""
     if options.scale is not None or stretch.is_identity:
         return ()
-    return (
-        f"{uri}: each channel was stretched to 8 bits by its own values; --scale MIN MAX gives the same range to all.",
-    )
+    return (_own_values(uri),)
+
+
+def _own_values(uri: str) -> str:
+    return f"{uri}: each channel was stretched to 8 bits by its own values; --scale MIN MAX gives one range to all."
+
+
+def _appearance(channels: Sequence[int], stretch: Stretch) -> str:
+    return hashlib.sha256(repr((tuple(channels), stretch.low, stretch.high)).encode()).hexdigest()
 
 
 def _reopen(info: SourceInfo, view: ChannelView) -> ChannelSource:

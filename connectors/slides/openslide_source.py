@@ -319,11 +319,10 @@ def _what_instead(path: str, uri: str) -> str:
             f"is a file of {n_pictures} pictures of {size}, not a slide that OpenSlide knows; export the one "
             "to segment as an RGB pyramid, for example as OME-TIFF (RGB) from QuPath"
         )
-    kind = "plain TIFF" if driver == "GTiff" else driver
+    kind, ending = ("plain TIFF", ".tif") if driver == "GTiff" else (driver, f".{driver.lower()}")
     return (
-        f"is a {kind} picture of {size}, not a tiled slide; make it one with "
-        f"`python -m fewscope.connectors.slides.pyramid_tiff {shlex.quote(uri)} OUT.tif --mpp UM_PER_PX`, or with "
-        "`vips tiffsave --tile --pyramid`"
+        f"is a {kind} picture of {size}, whose name does not say so; rename it to end in {ending}, or make it a slide "
+        f"with `python -m fewscope.connectors.slides.pyramid_tiff {shlex.quote(uri)} OUT.tif --mpp UM_PER_PX`"
     )
 
 

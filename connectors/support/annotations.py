@@ -136,6 +136,7 @@ def load_annotations(uri: str, source: Source | None, options: SupportOptions) -
             assumptions=tuple(annotations.assumptions),
             n_sparse=len(patches) - n_dense,
             corrected=corrections(annotations),
+            ranges=info.ranges,
         )
     except SupportError as error:
         raise SupportError(f"{uri}: {error}") from error

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from shapely.geometry.base import BaseGeometry
 
 from fewscope.connectors.conventions import IGNORE_LABEL
-from fewscope.connectors.support.image_files import decode_image, size_text
+from fewscope.connectors.support.image_files import size_text
+from fewscope.connectors.support.measured_pictures import PictureReader
 from fewscope.connectors.support.pictures import Labelled, Picture, PictureFolder
 from fewscope.connectors.support.support_set import MAX_CLASSES, alike, choose_classes
 from fewscope.connectors.vectors.polygon_files import burn, listed, polygons_of
@@ -141,14 +142,16 @@ def folder_of_drawn(
             f"{uri}: {n_empty} of {len(drawn.pictures)} pictures have no object, and were taken for background. Remove "
             "those that were not labelled from the file, or from the folder."
         )
+    images = PictureReader(filesystem, (picture.path for picture in drawn.pictures), stated)
     return PictureFolder(
         uri=uri,
         pictures=[
-            Picture(picture.name, picture.drawn_in, _reader(filesystem, picture, values))
+            Picture(picture.name, picture.drawn_in, _reader(images, picture, values))
             for picture in drawn.pictures
         ],
         class_names=tuple(names),
-        mpp=stated.get("mpp"),
+        mpp=images.mpp,
+        ranges=images.ranges,
         notes=notes,
         assumptions=assumptions,
     )
@@ -158,9 +161,9 @@ def _but(drawn: DrawnPictures) -> str:
     return f"; left out: {listed(drawn.left_out)}" if drawn.left_out else ""
 
 
-def _reader(filesystem: Any, picture: DrawnPicture, values: dict[str, int]) -> Callable[[], Labelled]:
+def _reader(images: PictureReader, picture: DrawnPicture, values: dict[str, int]) -> Callable[[], Labelled]:
     def read() -> Labelled:
-        image = decode_image(filesystem, picture.path)
+        image = images.read(picture.path)
         if picture.size is not None and picture.size != image.shape[:2]:
             stated = f"{picture.size[0]} x {picture.size[1]} px"
             raise SupportError(

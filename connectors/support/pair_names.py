@@ -63,6 +63,24 @@ def find_pairs(filesystem: Any, root: str, uri: str) -> Iterator[Pair]:
     yield from _pairs_side_by_side(filesystem, root)
 
 
+def mask_names(names: Sequence[str]) -> set[str]:
+    """Of the names of the pictures in one folder, those of masks: by their names alone, as `find_pairs` takes them.
+
+    >>> sorted(mask_names(["a.tif", "a_cp_masks.tif", "b.png", "1.jpg", "1.png", "2.png", "2.inst.png"]))
+    ['1.png', '2.inst.png', 'a_cp_masks.tif']
+    """
+    stems: dict[str, list[str]] = {}
+    for name in names:
+        stems.setdefault(PurePosixPath(name).stem, []).append(name)
+    masks = {name for name in names if name.lower().endswith(INSTANCES)}
+    for stem, of_stem in stems.items():
+        if _named_after(stem, stems) is not None:
+            masks.update(of_stem)
+        elif pair := _photo_and_mask(of_stem):
+            masks.add(pair[1])
+    return masks
+
+
 def image_folder_of(filesystem: Any, root: str) -> str | None:
     """The folder in ``root`` that is called images, or the like; None if there is none."""
     return _half(filesystem, _folders(filesystem, root), IMAGE_FOLDERS)

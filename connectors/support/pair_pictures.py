@@ -13,12 +13,12 @@ from fewscope.connectors.conventions import IGNORE_LABEL
 from fewscope.connectors.support import label_images
 from fewscope.connectors.support.image_files import (
     decode_classes,
-    decode_image,
     decode_instances,
     decode_mask,
     decode_numbers,
     size_text,
 )
+from fewscope.connectors.support.measured_pictures import PictureReader
 from fewscope.connectors.support.pair_names import Pair
 from fewscope.connectors.support.pictures import Labelled, Picture, PictureFolder
 from fewscope.connectors.support.support_set import choose_classes
@@ -74,8 +74,10 @@ def pictures_of_pairs(
         else _decoder(filesystem, uri, pairs, stated, assumptions)
     )
 
+    images = PictureReader(filesystem, (pair.image for pair in pairs), stated)
+
     def read(pair: Pair) -> Labelled:
-        image = decode_image(filesystem, pair.image)
+        image = images.read(pair.image)
         label, objects = decode(pair.label)
         if image.shape[:2] != label.shape:
             raise SupportError(
@@ -93,7 +95,8 @@ def pictures_of_pairs(
         uri=uri,
         pictures=[Picture(pair.name, pair.label, _reader(read, pair)) for pair in pairs],
         class_names=tuple(found[i] for i in chosen),
-        mpp=stated.get("mpp"),
+        mpp=images.mpp,
+        ranges=images.ranges,
         n_sparse=stated.get("sparse", 0),
         corrected=(stated.get("corrected", [0])[0], stated.get("corrected", [0])[-1]),
         assumptions=assumptions,

@@ -92,6 +92,7 @@ def _joined(
             assumptions=tuple(folder.assumptions),
             n_sparse=n_sparse,
             corrected=folder.corrected,
+            ranges=folder.ranges,
             pictures=pictures,
         )
     except SupportError as error:

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from fewscope.connectors.conventions import Ranges
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Labelled:
@@ -15,8 +17,8 @@ class Labelled:
 
     Attributes
     ----------
-    image : (H, W, 3) uint8
-        RGB.
+    image : (H, W, C) uint8
+        RGB, or more channels.
     labels : (H, W) uint8
         0 background, 1..C the classes, 255 not labelled.
     instances : NDArray[np.int32] | None
@@ -53,7 +55,7 @@ class PictureFolder:
     ----------
     n_sparse : int
         How many of the last pictures are labelled in places only.
-    corrected, notes, assumptions
+    ranges, corrected, notes, assumptions
         As in `support_set.SupportSet`.
     """
 
@@ -62,6 +64,7 @@ class PictureFolder:
     class_names: tuple[str, ...]
     mpp: float | None
     n_sparse: int = 0
+    ranges: Ranges = ()
     corrected: tuple[int, int] = (0, 0)
     notes: list[str] = field(default_factory=list)
     assumptions: list[str] = field(default_factory=list)

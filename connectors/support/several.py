@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tifffile
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -88,6 +89,7 @@ def load_several(files: Sequence[tuple[str, Source]], options: SupportOptions) -
         assumptions=tuple(text for _, _, read in every for text in read.assumptions),
         n_sparse=len(patches) - n_dense,
         corrected=(sum(accepted for accepted, _ in counts), sum(rejected for _, rejected in counts)),
+        ranges=files[0][1].info.ranges,
     )
 
 
@@ -125,15 +127,31 @@ def write_folder(folder: str, support: SupportSet) -> None:
         Image.fromarray(image).save(buffer, "PNG")
         write_atomic(filesystem, f"{root}/{name}", buffer.getvalue())
 
+    n_channels = support.images.shape[-1]
     for number, (image, label) in enumerate(zip(support.images, support.labels, strict=True), start=1):
-        put(f"image/{number}.png", image)
+        if n_channels > 3:
+            write_atomic(filesystem, f"{root}/image/{number}.tif", _tiff_of(image))
+        else:
+            put(f"image/{number}.png", image)
         put(f"label/{number}.png", label)
         if support.instances is not None:
             put(f"label/{number}.inst.png", support.instances[number - 1].astype(np.uint16))
     stated: dict[str, Any] = {"mpp": support.mpp, "classes": list(support.class_names)}
     if support.n_sparse:
         stated["sparse"] = support.n_sparse
+    ranges = support.ranges or (((0.0, 255.0),) * n_channels if n_channels > 3 else ())
+    if ranges:
+        stated["ranges"] = [list(one) for one in ranges]
     if any(support.corrected):
         stated["corrected"] = list(support.corrected)
     text = json.dumps({name: value for name, value in stated.items() if value is not None}, indent=1)
     write_atomic(filesystem, f"{root}/support.json", text.encode())
+
+
+def _tiff_of(image: NDArray[np.uint8]) -> bytes:
+    """A picture of any number of channels (H, W, C) as a TIFF of one page."""
+    buffer = io.BytesIO()
+    tifffile.imwrite(
+        buffer, np.moveaxis(image, 2, 0), photometric="minisblack", planarconfig="separate", metadata=None
+    )
+    return buffer.getvalue()

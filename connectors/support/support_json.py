@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import reprlib
 from typing import Any
 
@@ -12,7 +13,7 @@ from fewscope.connectors.support.support_set import MAX_CLASSES
 from fewscope.errors import SupportError
 
 FILE = "support.json"
-KEYS = {"mpp", "class", "classes", "instances", "sparse", "corrected"}
+KEYS = {"mpp", "class", "classes", "instances", "sparse", "corrected", "ranges"}
 EXAMPLE = '{"mpp": 0.5, "class": "nucleus"}'
 
 
@@ -23,7 +24,7 @@ def read_statement(filesystem: Any, root: str, uri: str) -> dict[str, Any]:
     -------
     "mpp", um per px; "class", a name; or "classes", the names of a mask's values 1, 2...; "instances", whether masks of
     many values hold object numbers; "sparse", how many of the last pictures are labelled in places only; "corrected",
-    two numbers.
+    two numbers; "ranges", the values of each channel from which pictures of 8 bits were made.
 
     Raises
     ------
@@ -53,6 +54,7 @@ def read_statement(filesystem: Any, root: str, uri: str) -> dict[str, Any]:
         stated["mpp"] = float(mpp)
     _check_names(stated, shown)
     _check_numbers(stated, shown)
+    _check_ranges(stated, shown)
     return stated
 
 
@@ -86,6 +88,23 @@ def _check_numbers(stated: dict[str, Any], shown: str) -> None:
             raise SupportError(
                 f"{shown}: {key} is {reprlib.repr(values)}, expected {n_numbers or 1} number(s) from 0 on"
             )
+
+
+def _check_ranges(stated: dict[str, Any], shown: str) -> None:
+    ranges = stated.get("ranges", [[0, 1]])
+    is_list = isinstance(ranges, list) and bool(ranges)
+    if not is_list or not all(_is_range(one) for one in ranges):
+        raise SupportError(
+            f"{shown}: ranges are {reprlib.repr(ranges)}, expected two numbers for each channel, the first below the "
+            "second"
+        )
+
+
+def _is_range(value: Any) -> bool:
+    numbers = value if isinstance(value, list) and len(value) == 2 else [math.nan, math.nan]
+    if not all(isinstance(one, int | float) and not isinstance(one, bool) for one in numbers):
+        return False
+    return -math.inf < numbers[0] < numbers[1] < math.inf
 
 
 def _is_count(value: Any) -> bool:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fewscope.connectors.conventions import IGNORE_LABEL, PATCH_SIZE
+from fewscope.connectors.conventions import IGNORE_LABEL, PATCH_SIZE, Ranges
 from fewscope.errors import SupportError
 
 log = logging.getLogger(__name__)
@@ -65,6 +65,9 @@ class SupportSet:
     pictures : tuple of int
         Number of the picture that each patch is cut from, (K,): what is held out, is held out of a whole picture. Empty
         if each patch stands for itself.
+    ranges : Ranges
+        Values of each channel of the labelled pictures that are shown as black and white, if these were chosen by what
+        the pictures hold: a source of the same exposure is shown in them, too.
 
     Raises
     ------
@@ -84,6 +87,7 @@ class SupportSet:
     n_sparse: int = 0
     corrected: tuple[int, int] = (0, 0)
     pictures: tuple[int, ...] = ()
+    ranges: Ranges = ()
 
     def __post_init__(self) -> None:
         n, n_classes = len(self.names), len(self.class_names)
@@ -326,4 +330,5 @@ def join_classes(sets: Sequence[SupportSet]) -> SupportSet:
         complete=np.stack(complete),
         notes=tuple(note for one in sets for note in one.notes),
         assumptions=tuple(assumption for one in sets for assumption in one.assumptions),
+        ranges=sets[0].ranges if len({one.ranges for one in sets}) == 1 else (),
     )

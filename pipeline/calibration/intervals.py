@@ -70,6 +70,37 @@ def moved_interval(
     return max(0.0, round(low, 6)), min(1.0, round(high, 6))
 
 
+MUCH_WORSE = 0.1
+"""Loss of estimated IoU on the source from which on held-out patches no longer speak for it."""
+
+LEAST_SHARE = 0.02
+"""Of the IoU of held-out patches that is left, at least: intervals stay finite."""
+
+
+def share_left(held_out: float | None, moved: float | None) -> float:
+    """Share of the IoU of held-out patches that is expected of the source, if it is much less; else 1.
+
+    >>> share_left(0.9, 0.45), share_left(0.9, 0.85), share_left(0.9, None)
+    (0.5, 1.0, 1.0)
+    """
+    if held_out is None or moved is None or held_out - moved < MUCH_WORSE:
+        return 1.0
+    return max(LEAST_SHARE, moved / held_out)
+
+
+def widened(ratio: tuple[float, float] | None, share: float) -> tuple[float, float] | None:
+    """A `ratio_interval` around the same middle, that holds it divided by ``share``, from `share_left`.
+
+    >>> widened((0.9, 1.1), 0.5), widened((0.9, 1.1), 1.0)
+    ((0.0, 2.0), (0.9, 1.1))
+    """
+    if ratio is None or share == 1:
+        return ratio
+    middle = (ratio[0] + ratio[1]) / 2
+    half = max(ratio[1] - middle, middle * (1 / share - 1))
+    return middle - half, middle + half
+
+
 def ratio_interval(
     true: Sequence[int] | np.ndarray, found: Sequence[int] | np.ndarray, least: float = 0.0
 ) -> tuple[float, float] | None:
@@ -163,11 +194,11 @@ def counted_ratio(true: Sequence[int], counted: Sequence[int], n_unmatched: int)
     return CountRatio(*RATIOS[ends].tolist())
 
 
-def count_interval(count: int, ratio: CountRatio | None) -> tuple[int, int] | None:
-    """95 % interval of the true number that a count stands for."""
+def count_interval(count: int, ratio: CountRatio | None, share: float = 1.0) -> tuple[int, int] | None:
+    """95 % interval of the true number that a count stands for; wider if ``share``, from `share_left`, is below 1."""
     if ratio is None:
         return None
-    return int(np.floor(count * ratio.low)), int(np.ceil(count * ratio.high))
+    return int(np.floor(count * ratio.low * share)), int(np.ceil(count * ratio.high / share))
 
 
 def count_estimate(count: int, ratio: CountRatio | None) -> int | None:

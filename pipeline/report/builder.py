@@ -169,7 +169,6 @@ def write_run_report(
     names = plan.support.class_names
     counts = [one.count for one in of_classes or [found]]
     counted = [point.counted_ratio for point in operating_point.classes]
-    count_intervals = list(map(intervals.count_interval, counts, counted))
     count_estimates = list(map(intervals.count_estimate, counts, counted))
     ratios = [
         leave_one_out.covered_ratio(
@@ -190,6 +189,9 @@ def write_run_report(
             operating_point.source.lost(operating_point.encoding.agreement),
         )
     ]
+    shares = [intervals.share_left(q.iou_held_out, q.iou_mean) if q else 1.0 for q in qualities]
+    count_intervals = list(map(intervals.count_interval, counts, counted, shares))
+    ratios = list(map(intervals.widened, ratios, shares))
     unreadable_px = sum(row["unread_px"] for row in segmentation.rows.values())
     analysed_px = found.tissue_px - unreadable_px
     covered = [one.covered_px / analysed_px if analysed_px > 0 else None for one in of_classes or [found]]

@@ -278,7 +278,7 @@ def make_report(
     area_px = max(0.0, tissue_px - unreadable_px)
     unread = min(1.0, unreadable_px / tissue_px) if tissue_px else 0.0
     messages = [*info.notes, *notes]
-    if info.kind == "slide" and not info.mpp:
+    if info.kind == "slide" and not info.mpp and not info.is_field:
         messages.append(
             "The source states no resolution: areas and lengths are in pixels, not in micrometres."
         )

@@ -9,16 +9,13 @@ import numpy as np
 from fewscope.connectors.conventions import IGNORE_LABEL
 from fewscope.connectors.support.support_set import SupportSet
 from fewscope.pipeline.calibration.expected_iou import NEARLY_NOTHING
-from fewscope.pipeline.calibration.intervals import moved_estimate
+from fewscope.pipeline.calibration.intervals import MUCH_WORSE, moved_estimate
 from fewscope.pipeline.calibration.operating_point import OperatingPoint
 from fewscope.pipeline.plan import Plan
 from fewscope.pipeline.report.formatting import percent
 
 MUCH_UNLIKE = 0.2
 """Fraction of ground unlike the patches from which the report warns: four times what is usual."""
-
-MUCH_WORSE = 0.1
-"""Estimated IoU that is lost from the held-out patches to the source, from which the report warns."""
 
 ADJUSTED = {
     "colours": "The colours of this source differ from those of the patches: they were matched to the patches' for the "
@@ -124,7 +121,8 @@ def notes(plan: Plan, operating_point: OperatingPoint) -> list[str]:
         if loo is not None and change is not None and change <= -MUCH_WORSE:
             messages.append(
                 f"{of}The network is less sure of this {what} than of held-out patches. Estimated IoU: "
-                f"{moved_estimate(loo.mean_iou, change):.2f} on the {what}, {loo.mean_iou:.2f} on these patches. Label "
+                f"{moved_estimate(loo.mean_iou, change):.2f} on the {what}, {loo.mean_iou:.2f} on these patches; the "
+                "intervals are widened accordingly. Label "
                 "a patch or two where the result is wrong, and run again."
             )
     unlike = operating_point.unlike
@@ -133,7 +131,9 @@ def notes(plan: Plan, operating_point: OperatingPoint) -> list[str]:
             f"{percent(unlike.fraction)} of what was looked at is unlike all patches: no label says whether it is "
             "right there. See the pictures under Unlike the patches."
         )
-    is_slide = what == "slide"  # of a raster everything is analysed, always
-    if is_slide and plan.foreground.covers_all and plan.config.foreground == "auto":
+    has_glass = (
+        what == "slide" and not plan.source.info.is_field
+    )  # of all else everything is analysed, always
+    if has_glass and plan.foreground.covers_all and plan.config.foreground == "auto":
         messages.append("Tissue and background could not be separated: everything was analysed.")
     return messages

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,14 +19,17 @@ from fewscope.pipeline.report.html import fill, write_files
 
 
 def write_report(out: str, report: Report, pictures: Pictures) -> str:
-    """Write ``report.html`` and ``report.json`` into `out`, a folder or an fsspec URL; the page's address.
+    """Write ``report.html``, ``overview.jpg`` and ``report.json`` into `out`, a folder or an fsspec URL; the page's
+    address.
 
     The JSON is written last and each file appears whole: where there is a ``report.json``, there is a page.
     """
     base = out.rstrip("/")
     # a file name may hold bytes that are no text: shown as question marks, and no reason to lose the report
     page = render(report, pictures).encode("utf-8", "replace")
-    write_files(base, {"report.html": page, "report.json": report.to_json().encode("ascii")})
+    overview = base64.b64decode(pictures.overview.uri.partition(",")[2])
+    files = {"report.html": page, "overview.jpg": overview, "report.json": report.to_json().encode("ascii")}
+    write_files(base, files)
     return f"{base}/report.html"
 
 

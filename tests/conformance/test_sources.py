@@ -14,6 +14,7 @@ import pytest
 import rasterio
 import tifffile
 from affine import Affine
+from PIL import Image
 from rasterio.control import GroundControlPoint
 
 from fewscope.connectors.open import open_source
@@ -259,6 +260,24 @@ def zarr_with_a_broken_chunk(folder) -> str:
     return path
 
 
+def png_of_16_bits(folder) -> str:
+    values = waves(411, 533, 1, 9000)[0].astype(np.uint16)
+    Image.fromarray(values).save(folder / "picture.png")
+    return str(folder / "picture.png")
+
+
+def jpeg(folder) -> str:
+    Image.fromarray(slide_picture(411, 533)).save(folder / "picture.jpg")
+    return str(folder / "picture.jpg")
+
+
+def pages_of_a_plain_tiff(folder) -> str:
+    planes = waves(411, 533, 5, 900).astype(np.uint16)
+    options = {"photometric": "minisblack", "compression": "zlib", "rowsperstrip": 7, "metadata": None}
+    tifffile.imwrite(folder / "picture.tif", planes, **options)
+    return str(folder / "picture.tif")
+
+
 CHANNELS = {
     "OME-TIFF": (five_channels, 0.5, SlideOptions()),
     "OME-TIFF, shrunk 1.37 times": (five_channels, 0.685, SlideOptions()),
@@ -272,6 +291,10 @@ CHANNELS = {
     "QPTIFF, shrunk 1.37 times": (qptiff, 0.685, SlideOptions()),
     "QPTIFF, level 1": (qptiff, 1.0, SlideOptions()),
     "stack of ImageJ": (stack_of_imagej, 0.5, SlideOptions()),
+    "PNG of 16 bits, resolution unknown": (png_of_16_bits, None, SlideOptions()),
+    "PNG of 16 bits, shrunk": (png_of_16_bits, 1.37, SlideOptions(scale=(0, 9000))),
+    "JPEG": (jpeg, None, SlideOptions()),
+    "plain TIFF of five pages": (pages_of_a_plain_tiff, None, SlideOptions()),
     "OME-Zarr 0.5": (zarr_of_five("0.5"), 0.5, SlideOptions()),
     "OME-Zarr 0.4, shrunk 1.2 times": (zarr_of_five("0.4"), 0.6, SlideOptions()),
     "OME-Zarr, five axes": (zarr_with_planes, 1.0, SlideOptions()),

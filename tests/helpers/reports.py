@@ -38,6 +38,7 @@ class FakeSource:
             crs=None,
             fingerprint="f00",
             kind="slide",
+            is_field=False,
             bands="",
             notes=(),
             assumptions=(),

@@ -208,10 +208,7 @@ def make_strip_tiff(path):
         (make_text, ["not a slide", "copy it again"]),
         (make_folder, ["folder"]),
         (make_png, ["PNG", "50 x 40", "fewscope.connectors.slides.pyramid_tiff"]),
-        (
-            make_strip_tiff,
-            ["plain TIFF", "50 x 40", "fewscope.connectors.slides.pyramid_tiff", "vips tiffsave"],
-        ),
+        (make_strip_tiff, ["plain TIFF", "50 x 40", ".tif", "fewscope.connectors.slides.pyramid_tiff"]),
     ],
 )
 def test_what_is_not_a_slide_is_refused_in_one_line(tmp_path, make, words):

@@ -1,0 +1,182 @@
+"""The summary of several sources of one run: a table with a row for each source and class, and a page with pictures."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from PIL import Image
+
+from fewscope.connectors.storage.filesystem import find_filesystem
+from fewscope.pipeline.report.drawing import Picture
+from fewscope.pipeline.report.formatting import percent, short
+from fewscope.pipeline.report.html import fill, write_files
+
+TABLE, PAGE = "summary.csv", "index.html"
+
+THUMBNAIL_PX = 320
+"""Longer side of a picture on the page."""
+
+MAX_THUMBNAILS = 500
+"""Sources beyond are on the page without a picture: of some 15 kB each."""
+
+COLUMNS = (
+    *(
+        "source",
+        "class",
+        "count",
+        "count_estimate",
+        "count_low",
+        "count_high",
+        "area_px",
+        "area_mm2",
+        "area_km2",
+    ),
+    *(
+        "density_per_mm2",
+        "density_per_mpx",
+        "density_per_km2",
+        "covered_fraction",
+        "covered_mm2",
+        "covered_km2",
+    ),
+    *("median_diameter_um", "median_area_px", "estimated_iou", "unread_fraction", "n_warnings"),
+    *("report", "error"),
+)
+"""Of the table; those without a value in any row are left out."""
+
+ALWAYS = (
+    "source",
+    "class",
+    "count",
+    "count_estimate",
+    "count_low",
+    "count_high",
+    "n_warnings",
+    "report",
+    "error",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """A source of the run.
+
+    Attributes
+    ----------
+    source
+        Its path or address, as given.
+    folder
+        Name of its folder in the output folder.
+    report
+        Content of its ``report.json``; None where it failed.
+    error
+        Why it failed, in one line; empty where it did not.
+    """
+
+    source: str
+    folder: str
+    report: Mapping[str, Any] | None
+    error: str = ""
+
+
+def write_study(out: str, done: Sequence[Done]) -> None:
+    """Write ``summary.csv`` and ``index.html`` into `out`, a folder or an fsspec URL.
+
+    Raises
+    ------
+    OutputError
+        They cannot be written.
+    """
+    thumbnails = [_thumbnail(f"{out}/{one.folder}") for one in done if one.report][:MAX_THUMBNAILS]
+    write_files(
+        out,
+        {
+            TABLE: table_text(done).encode("utf-8", "replace"),
+            PAGE: _page(done, thumbnails).encode("utf-8", "replace"),
+        },
+    )
+
+
+def table_text(done: Sequence[Done]) -> str:
+    """``summary.csv``: a row for each source, or for each of its classes where there are several."""
+    rows = [row for one in done for row in _rows(one)]
+    kept = [name for name in COLUMNS if name in ALWAYS or any(row.get(name) is not None for row in rows)]
+    text = io.StringIO()
+    table = csv.DictWriter(text, kept, extrasaction="ignore", lineterminator="\n")
+    table.writeheader()
+    table.writerows({name: _cell(value) for name, value in row.items()} for row in rows)
+    return text.getvalue()
+
+
+def _rows(one: Done) -> list[dict[str, Any]]:
+    whole = one.report
+    if whole is None:
+        return [{"source": one.source, "error": one.error}]
+    rows = []
+    for of_class in whole.get("classes") or [whole]:
+        low, high = of_class.get("count_interval") or (None, None)
+        sizes = of_class.get("sizes") or {}
+        quality = of_class.get("quality") or {}
+        rows.append(
+            {name: of_class.get(name, whole.get(name)) for name in COLUMNS}
+            | {
+                "source": one.source,
+                "class": of_class.get("class_name") or of_class.get("name"),
+                "count_low": low,
+                "count_high": high,
+                "median_diameter_um": sizes.get("median_diameter_um"),
+                "median_area_px": (sizes.get("area_px") or {}).get("median"),
+                "estimated_iou": quality.get("iou_mean"),
+                "n_warnings": len(whole["notes"]),
+                "report": f"{one.folder}/report.html",
+                "error": one.error or None,
+            }
+        )
+    return rows
+
+
+def _cell(value: Any) -> Any:
+    """A value as the table has it; text that a spreadsheet would take for a formula is made harmless."""
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r"):
+        return f"'{value}"
+    return value
+
+
+def _thumbnail(folder: str) -> Picture | None:
+    """The overview of a run, smaller; None without one."""
+    filesystem, root = find_filesystem(folder)
+    try:
+        content = filesystem.cat_file(f"{root}/overview.jpg")
+        with Image.open(io.BytesIO(content)) as overview:
+            span = float(overview.width)
+            overview.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
+            buffer = io.BytesIO()
+            overview.save(buffer, "JPEG", quality=85)
+    except OSError:
+        return None
+    uri = "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+    return Picture(uri, overview.width, overview.height, span)
+
+
+def _page(done: Sequence[Done], thumbnails: Sequence[Picture | None]) -> str:
+    found = [one for one in done if one.report]
+    reports = [one.report for one in found if one.report]
+    several = "classes" in reports[0] if reports else False
+    estimates = [report["count_estimate"] for report in reports]
+    return fill(
+        "study.html.j2",
+        {"short": short, "percent": percent},
+        sources=[(one, thumbnails[i] if i < len(thumbnails) else None) for i, one in enumerate(found)],
+        failed=[one for one in done if not one.report],
+        total=sum(report["count"] for report in reports),
+        estimate=None if several or None in estimates else sum(estimates),
+        unit="objects" if several or not reports else reports[0]["class_name"],
+        table=TABLE,
+    )

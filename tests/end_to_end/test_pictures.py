@@ -1,0 +1,168 @@
+"""A folder of pictures from a microscope: every object of every picture is counted, and one page shows all of them."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import shapely
+import tifffile
+from PIL import Image
+from skimage.measure import label
+
+from fewscope.connectors.photographs import has_small_objects
+from fewscope.errors import SourceError, SupportError
+from fewscope.jobs import segment_wsi
+from fewscope.pipeline.config import SegmentConfig
+from fewscope.pipeline.plan import make_plan
+
+SIZE = (300, 340)
+
+
+def discs(centres: list[tuple[int, int]], radius: int = 9) -> tuple[np.ndarray, np.ndarray]:
+    """Bright discs on a dark ground with noise, uint16 (H, W), and their numbers."""
+    rows, cols = np.indices(SIZE)
+    mask = np.zeros(SIZE, bool)
+    for row, col in centres:
+        mask |= (rows - row) ** 2 + (cols - col) ** 2 <= radius**2
+    noise = np.random.default_rng(len(centres)).normal(0, 12, SIZE)
+    return (400 + 900 * mask + noise).astype(np.uint16), label(mask).astype(np.uint16)
+
+
+def grid(step: int, first: int = 30) -> list[tuple[int, int]]:
+    return [
+        (row, col) for row in range(first, SIZE[0] - 20, step) for col in range(first, SIZE[1] - 20, step)
+    ]
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> tuple[Path, Path, dict[str, int]]:
+    """Pictures of 16 bits, one of them empty and one dim, two labelled ones, and the number of discs in each."""
+    images, five = tmp_path / "images", tmp_path / "discs"
+    images.mkdir()
+    five.mkdir()
+    for name, step in (("a", 50), ("b", 70)):
+        values, numbers = discs(grid(step))
+        tifffile.imwrite(five / f"{name}.tif", values)
+        tifffile.imwrite(five / f"{name}_masks.tif", numbers)
+    found = {}
+    for name, centres in (("many", grid(40)), ("few", grid(120, 60)), ("none", [])):
+        tifffile.imwrite(images / f"{name}.tif", discs(centres)[0])
+        found[name] = len(centres)
+    return images, five, found
+
+
+def rows_of(out: Path) -> dict[str, dict[str, str]]:
+    with open(out / "summary.csv", newline="") as file:
+        return {Path(row["source"]).stem: row for row in csv.DictReader(file)}
+
+
+@pytest.mark.slow
+def test_a_folder_of_pictures_is_counted_each_as_it_is(study, tmp_path, capfd):
+    images, five, expected = study
+    (images / "broken.tif").write_bytes(b"II*\0 nothing")
+    out = tmp_path / "out"
+    command = [str(images), "--support", str(five), "--out", str(out), "--local", "--adapt", "0"]
+    assert segment_wsi.main(command) == 2  # one is broken
+    assert "broken.tif" in capfd.readouterr().err
+    rows = rows_of(out)
+    assert {name: int(rows[name]["count"]) for name in expected} == expected
+    assert rows["broken"]["error"]
+    assert "density_per_mm2" not in rows["many"]  # no resolution is stated
+    page = (out / "index.html").read_text()
+    for name, count in expected.items():
+        assert f'href="{name}/report.html"' in page
+        assert f"{count} discs" in page
+        assert (out / name / "report.html").exists()
+        report = json.loads((out / name / "report.json").read_text())
+        assert report["mpp"] is None
+        assert any("--slide-mpp" in text for text in report["assumptions"])
+    assert page.count("data:image/jpeg") == len(expected)
+    before = (out / "summary.csv").read_bytes()
+    assert segment_wsi.main(command) == 2  # all the others are finished
+    assert (out / "summary.csv").read_bytes() == before
+
+
+@pytest.mark.slow
+def test_with_a_resolution_sizes_are_in_um(study, tmp_path):
+    images, five, expected = study
+    out = tmp_path / "out"
+    command = [str(images / "many.tif"), "--support", str(five), "--out", str(out), "--local", "--adapt", "0"]
+    assert segment_wsi.main([*command, "--slide-mpp", "0.25"]) == 0
+    report = json.loads((out / "report.json").read_text())
+    assert report["count"] == expected["many"]
+    assert report["mpp"] == 0.25
+    assert report["area_mm2"] == pytest.approx(SIZE[0] * SIZE[1] * 0.25**2 / 1e6)
+    assert report["sizes"]["median_area_um2"] == pytest.approx(np.pi * 9**2 * 0.25**2, rel=0.2)
+    assert not (out / "summary.csv").exists()  # of one picture, there is its report
+
+
+def test_small_objects_tell_pictures_of_a_microscope_from_photographs(study, tmp_path):
+    _, five, _ = study
+    assert has_small_objects(str(five))
+    one = tmp_path / "one"
+    one.mkdir()
+    rows, cols = np.indices(SIZE)
+    mask = (rows - 150) ** 2 + (cols - 150) ** 2 < 60**2
+    Image.fromarray(np.where(mask[..., None], [200, 30, 30], [30, 90, 40]).astype(np.uint8)).save(
+        one / "1.jpg"
+    )
+    Image.fromarray(mask.astype(np.uint8) * 255).save(one / "1.png")
+    assert not has_small_objects(str(one))
+    with pytest.raises(SupportError, match="no such folder"):
+        has_small_objects(str(tmp_path / "nothing"))
+
+
+def test_labelled_pictures_of_many_bits_and_channels_are_read_as_the_source_is(tmp_path):
+    """Pictures and masks as Cellpose has them, of two channels and of five."""
+    five, centres = tmp_path / "cells", grid(50)
+    values, numbers = discs(centres)
+    for n_channels in (2, 5):
+        folder = five / str(n_channels)
+        folder.mkdir(parents=True)
+        stack = np.stack([values, *[np.full_like(values, 500 + 7 * k) for k in range(1, n_channels)]])
+        for name in ("a", "b"):
+            tifffile.imwrite(
+                folder / f"{name}.tif", stack, imagej=True, metadata={"axes": "CYX"}, resolution=(4, 4)
+            )
+            Image.fromarray(numbers).save(folder / f"{name}_cp_masks.png")
+        source = str(folder / "a.tif")
+        plan = make_plan(
+            SegmentConfig(source=source, support=str(folder), out=str(tmp_path / "out"), slide_mpp=0.5)
+        )
+        assert plan.support.images.shape[-1] == plan.source.info.n_channels == max(3, n_channels)
+        assert plan.support.instances is not None
+        image, _ = plan.source.read(plan.units[0].core)
+        patch = plan.support.images[0]
+        windows = np.lib.stride_tricks.sliding_window_view(image, patch.shape)[:, :, 0]
+        assert (windows == patch).all(axis=(2, 3, 4)).any()  # pixel for pixel what the source shows
+
+
+def test_annotations_belong_to_the_picture_they_are_named_after(study, tmp_path):
+    images, _, _ = study
+    drawn = tmp_path / "few.geojson"
+    shapes = [
+        ("Region*", shapely.box(0, 0, 300, 300)),
+        *(("disc", shapely.Point(c, r).buffer(9)) for r, c in grid(120, 60)),
+    ]
+    features = [
+        {
+            "type": "Feature",
+            "properties": {"classification": {"name": name}},
+            "geometry": shapely.geometry.mapping(shape),
+        }
+        for name, shape in shapes
+    ]
+    drawn.write_text(json.dumps({"type": "FeatureCollection", "features": features}))
+    args = segment_wsi.parse([str(images), "--support", str(drawn), "--out", str(tmp_path / "out")])
+    todo = segment_wsi.configs(args)
+    assert {Path(config.support_slide or "").name for config in todo} == {"few.tif"}
+    of_none = next(config for config in todo if config.source.endswith("none.tif"))
+    plan = make_plan(of_none)
+    assert plan.source.info.ranges == plan.support.ranges  # an empty field is shown as the labelled one is
+    assert plan.foreground.covers_all
+    with pytest.raises(SourceError, match="no such file"):
+        make_plan(SegmentConfig(source=str(images / "no.tif"), support=str(drawn), out=str(tmp_path / "out")))
