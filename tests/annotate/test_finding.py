@@ -120,7 +120,7 @@ def test_the_gallery_is_half_random_half_typical_apart_and_repeatable() -> None:
     image = np.full((2240, 2240, 3), 100, np.uint8)  # the grey of the patches
     image[1600:, 1600:] = (250, 40, 40)
     source, heard = ArraySource(image), Heard()
-    preview, _ = preview_of([source], heard)
+    preview, network = preview_of([source], heard)
     try:
         foreground = preview.foreground(0, 20)
         assert foreground is not None
@@ -132,6 +132,9 @@ def test_the_gallery_is_half_random_half_typical_apart_and_repeatable() -> None:
         heard.ready(1)
         found = suggest_windows(preview, 0, foreground, labelled, seed=3)
         assert [one.why for one in found] == ["typical"] * 4 + ["random"] * 4
+        assert network.n_to_answer < len(found) < network.n_maps, (
+            "a frozen encoder is not asked what looks alike"
+        )
         assert found[4:] == before[:4]
         assert found == suggest_windows(preview, 0, foreground, labelled, seed=3)
         assert found != suggest_windows(preview, 0, foreground, labelled, seed=4)

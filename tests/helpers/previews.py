@@ -89,16 +89,18 @@ class ColourPack:
 class ColourSettled:
     """Class c is what is bright in channel c, for as many classes as the support set has.
 
-    `open` holds back packs while it is cleared, `n_maps` and `packed` say what was computed.
+    `open` holds back packs while it is cleared, `n_maps`, `n_to_answer` and `packed` say what was computed.
     """
 
     open: threading.Event = field(default_factory=threading.Event)
     n_maps: int = 0
+    n_to_answer: int = 0
     packed: list[int] = field(default_factory=list)
     side: int = 128
 
     def maps(self, tiles: np.ndarray, to_answer: bool = True) -> ColourMaps:
         self.n_maps += 1
+        self.n_to_answer += to_answer
         return ColourMaps(tiles)
 
     def pack(self, images: np.ndarray, labels: np.ndarray) -> ColourPack:

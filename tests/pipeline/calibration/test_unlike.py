@@ -51,6 +51,15 @@ def network() -> Any:
     return load_segmenter(device="cpu")
 
 
+def test_a_frozen_encoder_is_not_asked() -> None:
+    """It would take seconds for each tile, and says nothing here."""
+    network: Any = load_segmenter(encoder="efficientnet-lite0", device="cpu")
+    asked: list[Any] = []
+    network._encoder.register_forward_hook(lambda *call: asked.append(call))
+    assert find_unlike(network, AS_IT_IS, support(2), sample([noise(8)])) is not None
+    assert asked == []
+
+
 def test_ground_that_no_patch_shows_is_counted_and_shown(network: Any) -> None:
     half = noise(7)
     half[:, SIDE // 2 :] = stripes(10)[:, SIDE // 2 :]
