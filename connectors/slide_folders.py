@@ -13,6 +13,12 @@ ONE_FILE = (".svs", ".ndpi", ".mrxs", ".scn", ".bif", ".svslide", ".czi")
 IN_FOLDER = (*ONE_FILE, *CHANNEL_TIFF_ENDINGS, *OME_ZARR_ENDINGS, *PICTURE_ENDINGS)
 
 
+def slides_of(source: str) -> list[str]:
+    """The slides that are meant by one argument: those in a folder, if it is one of slides, else itself."""
+    is_folder = "://" not in source and os.path.isdir(source)
+    return (slides_in(source) if is_folder else []) or [source]
+
+
 def slides_in(folder: str) -> list[str]:
     """Paths of the slides and pictures in a local folder, in the order of their names; none in one that is a slide.
 

@@ -59,7 +59,7 @@ def parser(prog: str = PROG) -> JobParser:
         "sources",
         nargs="+",
         metavar="SLIDE_OR_RASTER",
-        help="slide or raster: path, glob, or fsspec URL (s3://...)",
+        help="slide, picture or raster: path, glob, or fsspec URL (s3://...); or a folder of slides and pictures",
     )
     add("--support", help="annotations of the first source to start from, as for `fewscope segment` or `map`")
     add(
@@ -100,8 +100,9 @@ def run(args: argparse.Namespace) -> int:
     """Serve until stopped."""
     from fewscope.annotate.app import serve
     from fewscope.annotate.config import AnnotateConfig
+    from fewscope.connectors.slide_folders import slides_of
 
-    sources = expand(args.sources)
+    sources = [one for source in expand(args.sources) for one in slides_of(source)]
     names = [name if name.casefold() != "runs" else f"{name}-1" for name in folder_names(sources)]
     token = None
     if args.token_file:

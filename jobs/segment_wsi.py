@@ -102,14 +102,6 @@ def parse(argv: list[str] | None, prog: str = PROG, *, only_estimate: bool = Fal
     return made.parse_intermixed_args(argv)  # options may stand between slides
 
 
-def slides_of(source: str) -> list[str]:
-    """The slides that are meant by one argument: those in a folder, if it is one of slides, else itself."""
-    from fewscope.connectors.slide_folders import slides_in
-
-    is_folder = "://" not in source and Path(source).is_dir()
-    return (slides_in(source) if is_folder else []) or [source]
-
-
 def drawn_on(support: str, slides: Sequence[str]) -> str:
     """The slide that annotations were drawn on: the one they are named after, else the first."""
     named = PurePath(support).name
@@ -120,6 +112,7 @@ def drawn_on(support: str, slides: Sequence[str]) -> str:
 
 def configs(args: argparse.Namespace) -> list[SegmentConfig]:
     """One configuration for each slide."""
+    from fewscope.connectors.slide_folders import slides_of
     from fewscope.jobs.segmenting import configs_of
 
     slides = [slide for source in expand(args.slides) for slide in slides_of(source)]
