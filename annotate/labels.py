@@ -191,7 +191,8 @@ class Labels:
         """
         with self._lock:
             stamp, digest = _stamp(self.path), _digest_of(self.path)
-            if digest == self._state.digests[0]:
+            never = not self._state.revision  # nothing was ever drawn
+            if digest == (self._own_digest() if never else self._state.digests[0]) or (never and digest is None):
                 self._stamp = stamp
                 return None
             if digest is None or self._is_behind:  # deleted, or could not be written: nothing is lost
@@ -203,6 +204,10 @@ class Labels:
             if self._state.digests[0] != _digest_of(self.path):  # the same labels, in other words
                 self._write_file(self._file.text(self.all(), self._state.classes))
             return changes
+
+    def _own_digest(self) -> str:
+        """Digest of the file as it would be written now."""
+        return hashlib.sha256(self._file.text(self.all(), self._state.classes)).hexdigest()
 
     def state_now(self) -> tuple[int, str]:
         """Revision, and digest of the file: what `restore` puts back."""

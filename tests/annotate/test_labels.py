@@ -257,6 +257,25 @@ def test_a_folder_is_open_once(tmp_path, labels):
         Journal(labels.path.with_name(JOURNAL))
 
 
+def test_where_nothing_was_drawn_nothing_is_written(tmp_path, labels):
+    """A page with hundreds of pictures looks at all their files, each second."""
+    assert labels.reload() is None
+    assert not (tmp_path / FILE).exists()
+    empty = b'{"type": "FeatureCollection", "features": []}'
+    (tmp_path / FILE).write_bytes(empty)  # by another program
+    labels.reload()
+    written = (tmp_path / FILE).stat().st_mtime_ns
+    assert labels.reload() is None
+    assert (tmp_path / FILE).stat().st_mtime_ns == written
+    labels.apply([brush(100, 140)], labels.revision)
+    assert labels.reload() is None
+    assert opened_shapes(tmp_path / FILE) == 1
+
+
+def opened_shapes(path: Path) -> int:
+    return len(json.loads(path.read_text())["features"])
+
+
 def test_an_edit_of_another_program_is_a_change_like_any_other(tmp_path, labels):
     labels.apply([rectangle(10, 10, 210, 210, "region"), rectangle(20, 20, 60, 60)], 0)
     assert labels.reload() is None
