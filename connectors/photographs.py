@@ -18,11 +18,17 @@ from fewscope.connectors.support.support_set import SupportSet
 from fewscope.errors import SourceError, SupportError
 
 PHOTOGRAPHS = (".png", ".jpg", ".jpeg")
-SMALL = 0.01
-"""Share of its picture below which an object is small: of one that is 25 px wide where the picture is 224."""
+SMALL, SMALL_IN_A_CROWD = 0.01, 0.05
+"""Share of its picture below which an object is small, and below which it is where there are at least `CROWD` in a
+picture: of one that is 25 px wide where the picture is 224, and of 57 px."""
+
+CROWD = 8
 
 SLIDE_PARTS = (".dcm", ".mrxs", ".ini", ".vms", ".zattrs", ".zgroup")
 """Endings of files that make a folder a slide, whatever pictures are in it."""
+
+SPECK = 1e-4
+"""Share of its picture below which a piece of a mask is no object that is counted."""
 
 LOOKED_AT = 20
 """Labelled pictures whose objects are measured."""
@@ -44,8 +50,9 @@ def photograph_files(folder: Path) -> list[Path]:
 def has_small_objects(support: str, class_names: Sequence[str] = ()) -> bool:
     """Whether the labelled pictures of a folder are fields of view of many small objects, not photographs of one thing.
 
-    So they are if half of the labelled pixels are of objects that take up less than `SMALL` of their picture. Touching
-    objects are one here, unless their labels number them.
+    So they are if half of the labelled pixels are of objects that take up less than `SMALL` of their picture, or less
+    than `SMALL_IN_A_CROWD` and half of the pictures show `CROWD` of them. Touching objects are one here, unless their
+    labels number them.
 
     Raises
     ------
@@ -53,7 +60,7 @@ def has_small_objects(support: str, class_names: Sequence[str] = ()) -> bool:
         There is no such folder, or it is not certain what its pictures and labels mean.
     """
     pictures = open_pictures(support, class_names)
-    shares = [np.zeros(0)]
+    shares, numbers = [np.zeros(0)], []
     for picture in pictures.pictures[:LOOKED_AT] if pictures else []:
         labelled = picture.read()
         objects = labelled.instances
@@ -62,8 +69,11 @@ def has_small_objects(support: str, class_names: Sequence[str] = ()) -> bool:
             objects, _ = ndimage.label(is_object)
         areas = np.bincount(objects.ravel())[1:]
         shares.append(np.repeat(areas / objects.size, areas))
+        numbers.append(np.count_nonzero(areas > SPECK * objects.size))
     of_pixels = np.concatenate(shares)
-    return bool(of_pixels.size) and float(np.median(of_pixels)) < SMALL
+    if not of_pixels.size:
+        return False
+    return bool(np.median(of_pixels) < (SMALL_IN_A_CROWD if np.median(numbers) >= CROWD else SMALL))
 
 
 def read_photograph(path: Path) -> NDArray[np.uint8]:

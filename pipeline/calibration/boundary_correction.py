@@ -7,6 +7,7 @@ they also have to change the masks of the source about as little as those of the
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
@@ -17,7 +18,7 @@ import numpy as np
 from fewscope.connectors.support.support_set import SupportSet
 from fewscope.model.finetune import one_thread
 from fewscope.pipeline.calibration.leave_one_out import agreement, folds_of, score_held_out
-from fewscope.pipeline.calibration.model_selection import SelectedEncoding
+from fewscope.pipeline.calibration.model_selection import EncodingCache, SelectedEncoding
 from fewscope.pipeline.calibration.source_match import SourceMatch
 
 log = logging.getLogger(__name__)
@@ -37,7 +38,12 @@ MARGIN = 0.1
 
 
 def correct_boundaries(
-    model: Any, encoding: SelectedEncoding, support: SupportSet, source: SourceMatch, tiles: np.ndarray
+    model: Any,
+    encoding: SelectedEncoding,
+    support: SupportSet,
+    source: SourceMatch,
+    tiles: np.ndarray,
+    encodings: EncodingCache | None = None,
 ) -> tuple[SelectedEncoding, SourceMatch]:
     """Have trees correct the outlines of the classes that gain by it.
 
@@ -49,6 +55,8 @@ def correct_boundaries(
         The encoded support set, adjusted to the source.
     tiles : np.ndarray
         (N, H, W, channels) uint8, an unlabelled sample of the source, of which `source` has maps; N may be 0.
+    encodings : EncodingCache | None
+        Keeps what the patches alone decide for the next source.
 
     Returns
     -------
@@ -65,10 +73,11 @@ def correct_boundaries(
         for c, probabilities in enumerate(encoding.held_out):
             if probabilities is None:
                 continue
-            corrected = _correct_held_out(model, images, probabilities, labels[c], support.pictures)
-            if corrected is None or not _clearly_better(corrected, probabilities, labels[c]):
+            find = functools.partial(_find_trees, model, images, probabilities, labels[c], support.pictures)
+            found = find() if encodings is None else encodings.once(f"trees of class {c}", find)
+            if found is None:
                 continue
-            fitted = model.fit_boundary(images, probabilities, labels[c])
+            corrected, fitted = found
             if maps is not None:
                 on_tiles = model.correct_boundary(source.features.recoloured(tiles), maps[:, c], fitted)
                 if not _suits(agreement(corrected, probabilities), agreement(on_tiles, maps[:, c])):
@@ -85,6 +94,16 @@ def correct_boundaries(
     options = replace(encoding.options, corrected=classes)
     better = replace(encoding, held_out=held_out, options=options, selected_iou=float(np.mean(scores)))
     return better, replace(source, features=source.features.with_boundaries(trees), maps=maps)
+
+
+def _find_trees(
+    model: Any, images: np.ndarray, probabilities: np.ndarray, labels: np.ndarray, pictures: Sequence[int]
+) -> tuple[np.ndarray, Any] | None:
+    """Corrected held-out maps (K, H, W), and trees fitted to all patches; None if held-out patches do not gain."""
+    corrected = _correct_held_out(model, images, probabilities, labels, pictures)
+    if corrected is None or not _clearly_better(corrected, probabilities, labels):
+        return None
+    return corrected, model.fit_boundary(images, probabilities, labels)
 
 
 def _correct_held_out(

@@ -9,10 +9,10 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from scipy.special import expit, logit
@@ -27,6 +27,8 @@ from fewscope.pipeline.calibration.leave_one_out import agreement, folds_of, pre
 from fewscope.pipeline.predictor import Model, precision_of, squeeze_single_class
 
 log = logging.getLogger(__name__)
+
+Found = TypeVar("Found")
 
 OTHER_SIDES = ((192, 320), (128, 320))
 """Sides, px, to which 224 px are resized for the network, besides its default sides; enlarges small objects."""
@@ -374,11 +376,12 @@ def _mean(maps: Sequence[np.ndarray | None], shares: Sequence[float]) -> np.ndar
 
 
 class EncodingCache:
-    """Keeps the last encoding of a model: the sources of one job usually share a support set."""
+    """Keeps the last encoding of a model and what follows from it: sources of one job usually share a support set."""
 
     def __init__(self, model: Model) -> None:
         self._model = model
         self._last: tuple[tuple[str, float, bool, str], SelectedEncoding] | None = None
+        self._found: dict[str, Any] = {}
 
     def of(self, support: SupportSet, seconds: float, depth: bool) -> SelectedEncoding:
         """`select_encoding` of a support set, or the last result if the arguments are the same."""
@@ -396,8 +399,15 @@ class EncodingCache:
             n_sparse=support.n_sparse,
             pictures=support.pictures,
         )
-        self._last = asked, made
+        self._last, self._found = (asked, made), {}
         return made
+
+    def once(self, name: str, find: Callable[[], Found]) -> Found:
+        """What follows from the last encoding alone, and not from a source: found once, under its name."""
+        if name not in self._found:
+            self._found[name] = find()
+        found: Found = self._found[name]
+        return found
 
 
 def to_arrays(found: SelectedEncoding) -> dict[str, np.ndarray]:

@@ -5,6 +5,7 @@ It is chosen once per run and saved in the working folder, so that a resumed run
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -132,7 +133,8 @@ def choose_operating_point(
     if (kept := _load(plan, model, work)) is not None:
         return kept
     depth = any(isinstance(rule, DepthRule) for of_class in plan.classes for rule in of_class.rules)
-    encoding = (encodings or EncodingCache(model)).of(support, config.adapt_s, depth)
+    encodings = encodings or EncodingCache(model)
+    encoding = encodings.of(support, config.adapt_s, depth)
     sample = sample_tiles(plan)
     tiles = sample.images[:N_MATCHED]
     source = match_source(
@@ -144,7 +146,7 @@ def choose_operating_point(
         plan.source.info.kind,
         sample.foreground[:N_MATCHED],
     )
-    encoding, source = correct_boundaries(model, encoding, support, source, tiles)
+    encoding, source = correct_boundaries(model, encoding, support, source, tiles, encodings)
     held_out, thresholds = encoding.held_out, []
     for probabilities, labels in zip(held_out, support.labels_by_class[:, : support.n_dense], strict=True):
         if config.threshold is None and probabilities is not None:
@@ -152,11 +154,15 @@ def choose_operating_point(
         else:
             thresholds.append(0.5 if config.threshold is None else config.threshold)
     settled = _settled(held_out, thresholds)
-    points = [
-        _choose_for_class(of_class, settled[c], encoding.depths[c], thresholds[c], config.connectivity)
-        for c, of_class in enumerate(plan.classes)
-    ]
-    unlike = find_unlike(model, source.features, support, sample)
+    points = []
+    for c, of_class in enumerate(plan.classes):
+        choose = functools.partial(
+            _choose_for_class, of_class, settled[c], encoding.depths[c], thresholds[c], config.connectivity
+        )
+        follows_from = (thresholds, encoding.options.corrected, config.connectivity, of_class.rules)
+        areas = of_class.min_area_px, of_class.min_true_area_px
+        points.append(encodings.once(f"class {c}, {follows_from}, {areas}", choose))
+    unlike = find_unlike(model, source.features, support, sample, encodings)
     expected = _expected(plan, model, source, sample, points)
     source = replace(source, maps=None)
     operating_point = OperatingPoint(encoding, tuple(points), source, unlike, expected)

@@ -8,6 +8,7 @@ often than other ground (`benchmarks/where_wrong.py`).
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,7 @@ from rasterio.windows import Window
 
 from fewscope.connectors.support.support_set import SupportSet
 from fewscope.model.finetune import one_thread
+from fewscope.pipeline.calibration.model_selection import EncodingCache
 from fewscope.pipeline.calibration.sampling import Sample
 from fewscope.pipeline.predictor import Model
 
@@ -68,7 +70,22 @@ class UnlikeGround:
         return cls(float(array[0, 4]), int(array[0, 0]), windows, tuple(array[1:, 4].tolist()))
 
 
-def find_unlike(model: Model, features: Any, support: SupportSet, sample: Sample) -> UnlikeGround | None:
+@dataclass(frozen=True, slots=True, eq=False)
+class _LabelledGround:
+    """The labelled ground: the network with its norms, its places, and the distance beyond which another is unlike."""
+
+    network: Any
+    examples: Any
+    threshold: float
+
+
+def find_unlike(
+    model: Model,
+    features: Any,
+    support: SupportSet,
+    sample: Sample,
+    encodings: EncodingCache | None = None,
+) -> UnlikeGround | None:
     """Compare a sample of a source with a support set.
 
     Parameters
@@ -77,6 +94,8 @@ def find_unlike(model: Model, features: Any, support: SupportSet, sample: Sample
         The encoded support set, as the source is segmented with it: it may change the colours of tiles.
     sample : Sample
         Foreground tiles of the source.
+    encodings : EncodingCache | None
+        Keeps what the patches alone decide for the next source.
 
     Returns
     -------
@@ -84,20 +103,14 @@ def find_unlike(model: Model, features: Any, support: SupportSet, sample: Sample
     """
     if not getattr(model, "adapts", False) or support.n_dense < 2 or not len(sample):
         return None
-    images, labels = support.images, support.labels_by_class
     with one_thread():
-        network = model.settled(images)  # type: ignore[attr-defined]
-        held_out = []
-        for k in range(support.n_dense):
-            others = np.arange(len(images)) != k
-            examples = network.examples(images[others], labels[:, others])
-            held_out.append(network.unlike(network.maps(images[k : k + 1], to_answer=False), examples))
-        threshold = np.quantile(np.concatenate(held_out), QUANTILE)
-        examples = network.examples(images, labels)
+        find = functools.partial(_labelled_ground, model, support)
+        known = find() if encodings is None else encodings.once("labelled ground", find)
+        network = known.network
         shares, looks, unlike_places, n_places = [], [], 0, 0
         for tile, foreground in zip(features.recoloured(sample.images), sample.foreground, strict=True):
             maps = network.maps(tile[None], to_answer=False)
-            far = network.unlike(maps, examples)[0] > threshold
+            far = network.unlike(maps, known.examples)[0] > known.threshold
             places = _nearest(foreground, far.shape)
             unlike_places += int((far & places).sum())
             n_places += int(places.sum())
@@ -113,6 +126,18 @@ def find_unlike(model: Model, features: Any, support: SupportSet, sample: Sample
         tuple(sample.windows[i] for i in shown),
         tuple(round(shares[i], 4) for i in shown),
     )
+
+
+def _labelled_ground(model: Any, support: SupportSet) -> _LabelledGround:
+    images, labels = support.images, support.labels_by_class
+    network = model.settled(images)
+    held_out = []
+    for k in range(support.n_dense):
+        others = np.arange(len(images)) != k
+        examples = network.examples(images[others], labels[:, others])
+        held_out.append(network.unlike(network.maps(images[k : k + 1], to_answer=False), examples))
+    threshold = float(np.quantile(np.concatenate(held_out), QUANTILE))
+    return _LabelledGround(network, network.examples(images, labels), threshold)
 
 
 def _nearest(mask: NDArray[np.bool_], shape: tuple[int, ...]) -> NDArray[np.bool_]:

@@ -180,6 +180,21 @@ def streams(folder: Path) -> SegmentConfig:
     return SegmentConfig(path, str(patches), "", shard=256, raster=RasterConfig())
 
 
+def test_the_next_source_of_a_support_set_fits_no_trees_again_but_judges_them_by_itself() -> None:
+    support = patches((45, 45, 45, 45, 45))
+    plain, model = encoded(support), Corrector()
+    encodings = EncodingCache(model)  # type: ignore[arg-type]
+    suits, does_not = source(45), source(SIDE)
+    one = correct_boundaries(model, plain, support, *suits, encodings)[0]
+    n_fitted = len(model.fitted)
+    assert n_fitted > 1
+    two = correct_boundaries(model, plain, support, *suits, encodings)[0]
+    assert two.options == one.options
+    assert np.array_equal(np.stack(two.held_out), np.stack(one.held_out))  # type: ignore[arg-type]
+    assert correct_boundaries(model, plain, support, *does_not, encodings)[0] is plain
+    assert len(model.fitted) == n_fitted
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("no_pictures", "quick_texture")
 def test_a_run_says_that_it_corrects_and_a_resumed_one_goes_on_with_the_same_trees(
