@@ -123,6 +123,11 @@ class SourceInfo:
             raise SourceError(f"{self.uri}: {len(self.channels)} channels have {len(self.colours)} colours")
 
     @property
+    def noun(self) -> str:
+        """What people call it: "slide", "raster" or "picture"."""
+        return "picture" if self.is_field else self.kind
+
+    @property
     def n_channels(self) -> int:
         """C, the channels of a pixel: 3 where they are RGB."""
         return len(self.channels) or 3

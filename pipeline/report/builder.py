@@ -196,7 +196,7 @@ def write_run_report(
     analysed_px = found.tissue_px - unreadable_px
     covered = [one.covered_px / analysed_px if analysed_px > 0 else None for one in of_classes or [found]]
     n_dropped = 0 if of_classes else segmentation.merge.n_dropped
-    missed = hardly_found(plan.support, covered, n_dropped, plan.source.info.kind)
+    missed = hardly_found(plan.support, covered, n_dropped, plan.source.info.noun)
     report = make_report(
         plan.source.info,
         found,
@@ -298,7 +298,7 @@ def facts(
             "workers": pool.n_workers,
             **({"processors": ", ".join(kinds)} if kinds else {}),
             "tiles of the grid": plan.grid.n_tiles,
-            "tiles with tissue" if plan.source.info.kind == "slide" else "tiles with pixels": plan.n_tiles,
+            "tiles with tissue" if plan.source.info.noun == "slide" else "tiles with pixels": plan.n_tiles,
         },
         "versions": {"fewscope": __version__}
         | {name: importlib.metadata.version(name) for name in VERSIONS_OF},

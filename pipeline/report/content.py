@@ -168,6 +168,7 @@ class Report:
     unreadable_fraction: float
     mpp: float | None
     kind: str  # "slide" or "raster"
+    noun: str  # the same, or "picture"
     metres_per_px: float | None  # of rasters, with the areas on the ground
     area_km2: float | None
     covered_km2: float | None
@@ -283,7 +284,7 @@ def make_report(
             "The source states no resolution: areas and lengths are in pixels, not in micrometres."
         )
     if unreadable_px:
-        what = "tissue" if info.kind == "slide" else "raster"
+        what = "tissue" if info.noun == "slide" else info.noun
         messages.append(
             f"{percent(unread)} of the {what} could not be read and is excluded from all numbers below."
         )
@@ -309,6 +310,7 @@ def make_report(
         unreadable_fraction=unread,
         mpp=info.mpp,
         kind=info.kind,
+        noun=info.noun,
         metres_per_px=metres_per_px,
         area_km2=ground_areas.analysed_m2 / 1e6 if ground_areas else None,
         covered_km2=ground_areas.covered_m2 / 1e6 if ground_areas else None,

@@ -41,6 +41,7 @@ from fewscope.pipeline.report.seam_check import Floats, Mask
 from fewscope.pipeline.report.statistics import FIELD_PX, InstanceStatistics, area_mean
 
 OVERVIEW_PX = 1400  # 180 mm of paper at 200 dots per inch
+SMALL_PX = 700  # smaller sources are enlarged to this in the overview, thrice at most
 CROP_PX = 1024  # no window of the source larger than this is read
 GALLERY_PX = 176  # pixels of a gallery picture
 MAX_PATCHES = 10  # support patches shown: the page stays below 5 MB
@@ -136,8 +137,11 @@ def draw(
     tissue = area_mean(foreground, *_onto(foreground.shape, image.shape[:2])) >= 0.5
     colours = colours_of(len(support.class_names))
     covered = _coverage(result.semantic, image.shape[:2], len(colours))
+    is_whole = image.shape[:2] == (info.height, info.width)
     return Pictures(
-        overview=_overview(image, covered, tissue, info.width, colours),
+        overview=_every_object(image, result, colours)
+        if is_whole
+        else _overview(image, covered, tissue, info.width, colours),
         density=_density(image, tissue, statistics, info.width, info.mpp or 1.0),
         fields=tuple(_fields(source, result, statistics, colours)),
         gallery=tuple(_portrait(source, result, row, colours) for row in statistics.samples),
@@ -186,6 +190,27 @@ def _overview(
             canvas = _stroke(canvas, find_contours(np.pad(of_class, 1), 0.5), 1, 1.0, colour, 0.9)
     canvas = _stroke(canvas, find_contours(np.pad(tissue.astype(float), 1), 0.5), 1, 1.6, EDGE, 0.8)
     return picture(canvas, span_px, lines=True)
+
+
+def _whole(level: Any) -> npt.NDArray[Any]:
+    """All of a level of a small source."""
+    found = np.empty(level.shape, level.dtype)
+    for top in range(0, level.shape[0], CROP_PX):
+        for left in range(0, level.shape[1], CROP_PX):
+            part = np.s_[top : top + CROP_PX, left : left + CROP_PX]
+            found[part] = np.asarray(level[part])
+    return found
+
+
+def _every_object(image: RGB, result: Any, colours: Sequence[Colour]) -> Picture:
+    """A small source, each object outlined by itself: touching ones can be told apart, and counted."""
+    labels, classes = _whole(result.instances[0]), _whole(result.semantic[0])
+    scale = float(np.clip(SMALL_PX / max(labels.shape), 1, 3))
+    tinted = image.astype(np.float32)
+    for value, colour in enumerate(colours, start=1):
+        tinted = _tint(tinted, colour, 0.18 * (classes == value))
+    drawn = outlined(np.round(tinted).astype(np.uint8), labels, scale, 1.4, classes, colours)
+    return picture(drawn, labels.shape[1], lines=True)
 
 
 def _density(

@@ -102,7 +102,7 @@ def hardly_found(
 def notes(plan: Plan, operating_point: OperatingPoint) -> list[str]:
     """Warnings shown above all numbers."""
     messages = []
-    what = plan.source.info.kind
+    what = plan.source.info.noun
     for name, point, expected in zip(
         plan.support.class_names, operating_point.classes, operating_point.expected, strict=True
     ):
@@ -131,9 +131,7 @@ def notes(plan: Plan, operating_point: OperatingPoint) -> list[str]:
             f"{percent(unlike.fraction)} of what was looked at is unlike all patches: no label says whether it is "
             "right there. See the pictures under Unlike the patches."
         )
-    has_glass = (
-        what == "slide" and not plan.source.info.is_field
-    )  # of all else everything is analysed, always
+    has_glass = what == "slide"  # of all else everything is analysed, always
     if has_glass and plan.foreground.covers_all and plan.config.foreground == "auto":
         messages.append("Tissue and background could not be separated: everything was analysed.")
     return messages

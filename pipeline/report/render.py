@@ -62,7 +62,7 @@ def render(report: Report, pictures: Pictures) -> str:
         r=report,
         p=pictures,
         show=Measures(report.metres_per_px * 1e6 if report.metres_per_px else report.mpp, report.kind),
-        ground="tissue" if report.kind == "slide" else "area",
+        ground="tissue" if report.noun == "slide" else "area",
         ramp=ramp,
         chart=chart,
         seam_chart=seam_chart,

@@ -39,6 +39,7 @@ class FakeSource:
             fingerprint="f00",
             kind="slide",
             is_field=False,
+            noun="slide",
             bands="",
             notes=(),
             assumptions=(),
