@@ -30,6 +30,28 @@ Pixels = tuple[NDArray[np.uint8], NDArray[np.bool_]]
 
 
 @dataclass(frozen=True, slots=True)
+class MeasuredChannel:
+    """A channel whose mean is measured in every object.
+
+    Attributes
+    ----------
+    name
+        Of the channel, or of a colour; all of a source differ.
+    low, step
+        The stored value is ``low + step * n``, where n is what `MeasurableSource.read_measured` gives, or of other
+        sources the pixel itself.
+    """
+
+    name: str
+    low: float = 0.0
+    step: float = 1.0
+
+
+COLOURS = tuple(map(MeasuredChannel, ("red", "green", "blue")))
+"""What is measured of a picture of 8 bits."""
+
+
+@dataclass(frozen=True, slots=True)
 class SourceInfo:
     """Metadata of a source, known before any pixel is read.
 
@@ -75,6 +97,8 @@ class SourceInfo:
     ranges
         Values of each channel shown as black and white, if they were chosen by what the source holds; empty where
         pixels stay as they are, or were asked for.
+    measured
+        What is measured in every object; empty for rasters.
     is_field
         Whether a slide is a picture of one field of view, all of which is analysed; it may have no ``mpp``.
     colours
@@ -105,6 +129,7 @@ class SourceInfo:
     channels: tuple[str, ...] = ()
     colours: tuple[Colour, ...] = ()
     ranges: Ranges = ()
+    measured: tuple[MeasuredChannel, ...] = ()
     is_field: bool = False
 
     def __post_init__(self) -> None:
@@ -219,6 +244,15 @@ class ZoomableSource(Source, Protocol):
         image : uint8 (h, w, C)
         valid : bool (h, w)
         """
+        ...
+
+
+@runtime_checkable
+class MeasurableSource(Source, Protocol):
+    """A source that shows stored values as 8 bits, and has them as they are stored."""
+
+    def read_measured(self, window: Window) -> NDArray[np.uint16]:
+        """Read `SourceInfo.measured` in a window, as ``read`` does: uint16 (h, w, n), 0 where it is not valid."""
         ...
 
 

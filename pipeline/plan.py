@@ -317,6 +317,8 @@ def manifest(plan: Plan, model: predictor.Model) -> dict[str, Any]:
         c.min_area_given for c in plan.classes
     ):  # estimates then count the labelled objects of this size alone
         several["min_true_area_px"] = _one_or_list([c.min_true_area_px for c in plan.classes])
+    if info.measured:
+        several["measured"] = [one.name for one in info.measured]
     if info.scan_origin != (0, 0):
         several["geojson_origin"] = config.geojson_origin
     return (

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 from rasterio.windows import Window
 
-from fewscope.connectors.pixels.resample import resample, taps
-from fewscope.connectors.source import Pixels
+from fewscope.connectors.pixels.resample import Value, resample, taps
 
 SAME_RESOLUTION = 1e-3  # resolutions closer than this are the same: no interpolation
 STRIP_PIXELS = 16 * 2**20  # level px of three channels held while resampling: bounds the memory of any read
@@ -104,15 +104,19 @@ def sampled_blocks(
 
 
 def assemble(
-    bounds: Block, pieces: Iterable[tuple[Block, Pixels]], into: Pixels | None = None, n_channels: int = 3
-) -> Pixels:
+    bounds: Block,
+    pieces: Iterable[tuple[Block, tuple[NDArray[Value], NDArray[np.bool_]]]],
+    into: tuple[NDArray[Value], NDArray[np.bool_]] | None = None,
+    n_channels: int = 3,
+    dtype: type[Value] = np.uint8,  # type: ignore[assignment]
+) -> tuple[NDArray[Value], NDArray[np.bool_]]:
     """Assemble the pixels of ``bounds`` from pieces that cover it: uint8 (h, w, ``n_channels``), bool (h, w).
 
-    ``into``: arrays to write to; None for new ones.
+    ``into``: arrays to write to; None for new ones, the first of ``dtype``.
     """
     top, bottom, left, right = bounds
     shape = bottom - top, right - left
-    image, valid = into or (np.empty((*shape, n_channels), np.uint8), np.empty(shape, np.bool_))
+    image, valid = into or (np.empty((*shape, n_channels), dtype), np.empty(shape, np.bool_))
     for block, (pixels, real) in pieces:
         rows = max(block[0], top), min(block[1], bottom)
         cols = max(block[2], left), min(block[3], right)
@@ -130,10 +134,11 @@ def render(
     grid: tuple[int, int],
     steps: tuple[float, float],
     level: AnyLevel,
-    read_level: Callable[[AnyLevel, Block], Iterable[tuple[Block, Pixels]]],
+    read_level: Callable[[AnyLevel, Block], Iterable[tuple[Block, tuple[NDArray[Value], NDArray[np.bool_]]]]],
     background: tuple[int, ...],
     origin: tuple[float, float] = (0.0, 0.0),
-) -> Pixels:
+    dtype: type[Value] = np.uint8,  # type: ignore[assignment]
+) -> tuple[NDArray[Value], NDArray[np.bool_]]:
     """Resample a level to a window of a working grid.
 
     Parameters
@@ -150,15 +155,17 @@ def render(
         Value of each channel where pixels are not valid.
     origin
         (row, col) where the working grid begins, in pixels of the finest level.
+    dtype
+        Of the pixels: uint8 or uint16.
 
     Returns
     -------
-    image : uint8 (h, w, C)
+    image : uint8 or uint16 (h, w, C)
     valid : bool (h, w)
     """
     row_start, row_stop, col_start, col_stop = bounds
     n_channels = len(background)
-    image = np.empty((row_stop - row_start, col_stop - col_start, n_channels), np.uint8)
+    image = np.empty((row_stop - row_start, col_stop - col_start, n_channels), dtype)
     valid = np.zeros(image.shape[:2], np.bool_)
     top, bottom = max(row_start, 0), min(row_stop, grid[0])
     left, right = max(col_start, 0), min(col_stop, grid[1])
@@ -182,7 +189,7 @@ def render(
         if (row_scale, col_scale) == (1, 1) and origin == (0, 0) and block == (row, stop, left, right):
             assemble(block, pieces, (image[target], valid[target]))
         else:
-            piece, real = assemble(block, pieces, n_channels=n_channels)
+            piece, real = assemble(block, pieces, n_channels=n_channels, dtype=dtype)
             image[target], valid[target] = resample(
                 piece, real, rows, cols, (rows.span[0], span[0]), background
             )

@@ -8,9 +8,13 @@ and sums have one order, so windows are equal exactly, not approximately.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+Value = TypeVar("Value", bound="np.unsignedinteger[Any]")
+"""Of pixels: uint8 or uint16."""
 
 ROWS_AT_ONCE = 64  # working rows resampled at once: bounds the memory of the float sums
 MIN_COVERAGE = 0.5  # least weight of valid pixels under a valid working pixel
@@ -57,19 +61,19 @@ def taps(start: int, stop: int, scale: float, size: int, offset: float = 0.0) ->
 
 
 def resample(
-    image: NDArray[np.uint8],
+    image: NDArray[Value],
     valid: NDArray[np.bool_],
     rows: Taps,
     cols: Taps,
     origin: tuple[int, int],
     background: tuple[int, ...],
-) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+) -> tuple[NDArray[Value], NDArray[np.bool_]]:
     """Working pixels from a piece of a level.
 
     Parameters
     ----------
     image, valid
-        uint8 (h, w, C) and bool (h, w): a piece of the level that contains every index of the taps.
+        uint8 or uint16 (h, w, C) and bool (h, w): a piece of the level that contains every index of the taps.
     rows, cols
         Taps in the level's coordinates.
     origin
@@ -79,7 +83,7 @@ def resample(
 
     Returns
     -------
-    image : uint8 (len(rows.index), len(cols.index), C), weighted mean of the valid pixels
+    image : of the same type (len(rows.index), len(cols.index), C), weighted mean of the valid pixels
     valid : bool (len(rows.index), len(cols.index)), True where valid pixels have at least half the weight
     """
     if len(rows.index) > ROWS_AT_ONCE:
@@ -93,14 +97,14 @@ def resample(
         return np.concatenate(images), np.concatenate(valids)
     if valid.all():
         mean = _weigh(_weigh(image, rows, origin[0], 0), cols, origin[1], 1)
-        return np.rint(mean).astype(np.uint8), np.ones(mean.shape[:2], np.bool_)
-    known = np.where(valid[..., None], image, np.uint8(0))
+        return np.rint(mean).astype(image.dtype), np.ones(mean.shape[:2], np.bool_)
+    known = np.where(valid[..., None], image, image.dtype.type(0))
     mean = _weigh(_weigh(known, rows, origin[0], 0), cols, origin[1], 1)
     coverage = _weigh(_weigh(valid[..., None].view(np.uint8), rows, origin[0], 0), cols, origin[1], 1)
     # Where all pixels are valid the sum is the mean, with the same bits as above; weights sum to 1 +- 1e-6.
     partial = coverage < 1 - 1e-4
     np.divide(mean, coverage, out=mean, where=partial & (coverage > 0))
-    out = np.rint(np.clip(mean, 0, 255)).astype(np.uint8)
+    out = np.rint(np.clip(mean, 0, np.iinfo(image.dtype).max)).astype(image.dtype)
     seen = coverage[..., 0] >= MIN_COVERAGE - 1e-4
     out[~seen] = background
     return out, seen

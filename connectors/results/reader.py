@@ -209,7 +209,8 @@ class Result:
             raise MissingPackageError("to_anndata needs anndata: pip install anndata") from None
         table = self.to_pandas()
         table.index = table["id"].astype(str)
-        described = [name for name in FEATURES if name in table and table[name].notna().any()]
+        features = [*FEATURES, *(name for name in table if name.startswith(INTENSITY))]
+        described = [name for name in features if name in table and table[name].notna().any()]
         others = table.drop(columns=[*described, "x", "y"])
         return anndata.AnnData(
             X=table[described].to_numpy(np.float32),
@@ -233,8 +234,11 @@ class Result:
         )
 
 
+INTENSITY = "intensity_"
+"""Begins the names of columns of means of channels."""
+
 FEATURES = ("area_px", "area_um2", "eccentricity", "equivalent_diameter_um", "mean_probability")
-"""Columns of `Result.table` that describe an object, rather than say where it lies."""
+"""Columns of `Result.table` that describe an object, rather than say where it lies; so do those of `INTENSITY`."""
 
 
 def _interval(ends: list[int] | None) -> tuple[int, int] | None:

@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 from affine import Affine
 from numpy.typing import NDArray
+from rasterio.windows import Window
 
 from fewscope.connectors.colours import Colour
 from fewscope.connectors.conventions import Ranges
-from fewscope.connectors.pixels.composite import colours_in_words, default_colours
-from fewscope.connectors.pixels.levels import Block, Level, sampled_blocks, whole_blocks
+from fewscope.connectors.pixels.composite import colours_in_words, default_colours, unique_names
+from fewscope.connectors.pixels.levels import Block, Level, best_level, render, sampled_blocks, whole_blocks
 from fewscope.connectors.pixels.stretch import Stretch, matched_ranges, stretch_channels
 from fewscope.connectors.slide_options import SlideOptions
 from fewscope.connectors.slides.channel_image import (
@@ -39,13 +40,16 @@ from fewscope.connectors.slides.pyramid_source import (
     level_steps,
 )
 from fewscope.connectors.slides.resolution import settle_mpp, working_scale
-from fewscope.connectors.source import Pixels, SourceInfo, changed_since
+from fewscope.connectors.source import MeasuredChannel, Pixels, SourceInfo, changed_since, window_bounds
 from fewscope.errors import SourceError
 
 log = logging.getLogger(__name__)
 
 OpenImage = Callable[[str, int | None], ImageReader]
 """Opens one image of a file: its address, and the series, counted from 1."""
+
+MOST_CODE = 65535
+"""Largest number of 16 bits."""
 
 CHUNK_BYTES = 64 * 2**20  # of stored values read at once
 
@@ -139,6 +143,7 @@ class ChannelSource(PyramidSource[Level]):
             assumptions=image.assumptions + grid.assumptions + _assumed(uri, stretch, options),
             channels=tuple(channel.name for channel in channels) if several else (),
             colours=colours_of(channels) if several else (),
+            measured=_measured(channels, image.dtype, sample),
             ranges=() if options.scale is not None or stretch.is_identity else stretch.ranges,
             is_field=image.is_field,
         )
@@ -205,39 +210,73 @@ class ChannelSource(PyramidSource[Level]):
         self._closed = True
         self._reader.close()
 
+    def read_measured(self, window: Window) -> NDArray[np.uint16]:
+        """See `connectors.source.MeasurableSource`."""
+        info = self._info
+        steps = info.transform.e, info.transform.a
+        level = best_level(self._levels, min(steps))
+        grid, nothing = (info.height, info.width), (0,) * len(info.measured)
+        bounds = window_bounds(window)
+        return render(bounds, grid, steps, level, self._read_codes, nothing, dtype=np.uint16)[0]
+
     def _read_level(self, level: Level, bounds: Block) -> Iterator[tuple[Block, Pixels]]:
         """Pixels of a level, piece by piece, in whole blocks."""
+        for block, values in self._stored(level, bounds):
+            if values is None:
+                shape = block[1] - block[0], block[3] - block[2]
+                image, valid = np.empty((*shape, self._info.n_channels), np.uint8), np.zeros(shape, np.bool_)
+            else:
+                image, valid = self._view.stretch(values), _valid(values)
+            image[~valid] = self._info.background
+            yield block, (image, valid)
+
+    def _read_codes(
+        self, level: Level, bounds: Block
+    ) -> Iterator[tuple[Block, tuple[NDArray[np.uint16], NDArray[np.bool_]]]]:
+        """Stored values of a level as 16 bits, piece by piece, in whole blocks."""
+        measured = self._info.measured
+        low = np.array([one.low for one in measured])[:, None, None]
+        step = np.array([one.step for one in measured])[:, None, None]
+        for block, values in self._stored(level, bounds):
+            shape = block[1] - block[0], block[3] - block[2]
+            codes, valid = np.zeros((*shape, len(measured)), np.uint16), np.zeros(shape, np.bool_)
+            if values is not None:
+                valid = _valid(values)
+                with np.errstate(invalid="ignore"):
+                    found = np.rint((values - low) / step)
+                codes[:] = np.moveaxis(np.clip(np.nan_to_num(found), 0, MOST_CODE), 0, 2)
+                codes[~valid] = 0
+            yield block, (codes, valid)
+
+    def _stored(self, level: Level, bounds: Block) -> Iterator[tuple[Block, NDArray[np.generic] | None]]:
+        """Stored values (n_channels, h, w) of a level, in whole blocks; None of those that fail to decode."""
         if self._closed:
             raise ValueError(f"{self._info.uri}: is closed")
-        side = chunk_side(self._reader.image, len(self._view.channels))
+        channels = self._view.channels
+        side = chunk_side(self._reader.image, len(channels))
         for chunk in whole_blocks(*bounds, level, (BLOCK, BLOCK), (side, side)):
             try:
-                yield chunk, self._decode(level, chunk)
+                yield chunk, self._reader.read(level.index, channels, chunk)
                 continue
             except DecodeError as error:
                 log.debug("%s: level %d at %s: %s", self._info.uri, level.index, chunk, error)
             for block in whole_blocks(*chunk, level, (BLOCK, BLOCK), (BLOCK, BLOCK)):
-                yield block, self._salvage(level, block)
+                try:
+                    values = self._reader.read(level.index, channels, block)
+                except DecodeError:
+                    with self._lock:
+                        self._failed.add((level, block))
+                    yield block, None
+                else:
+                    yield block, values
 
-    def _salvage(self, level: Level, block: Block) -> Pixels:
-        """A block; background and not valid if it fails to decode."""
-        try:
-            return self._decode(level, block)
-        except DecodeError:
-            with self._lock:
-                self._failed.add((level, block))
-        shape = block[1] - block[0], block[3] - block[2]
-        image = np.empty((*shape, self._info.n_channels), np.uint8)
-        image[:] = self._info.background
-        return image, np.zeros(shape, np.bool_)
 
-    def _decode(self, level: Level, block: Block) -> Pixels:
-        values = self._reader.read(level.index, self._view.channels, block)
-        image, valid = self._view.stretch(values), np.ones(values.shape[1:], np.bool_)
-        if values.dtype.kind == "f":
-            valid = np.isfinite(values).all(0)
-            image[~valid] = self._info.background
-        return image, valid
+def _valid(values: NDArray[np.generic]) -> NDArray[np.bool_]:
+    """Pixels (h, w) all of whose values (n_channels, h, w) are numbers."""
+    if values.dtype.kind != "f":
+        return np.ones(values.shape[1:], np.bool_)
+    finite: NDArray[np.bool_] = np.isfinite(values).all(0)
+    return finite
 
 
 @dataclass(frozen=True, slots=True)
@@ -346,6 +385,25 @@ def _assumed(uri: str, stretch: Stretch, options: SlideOptions) -> tuple[str, ..
 
 def _own_values(uri: str) -> str:
     return f"{uri}: each channel was stretched to 8 bits by its own values; --scale MIN MAX gives one range to all."
+
+
+def _measured(
+    channels: Sequence[Channel], dtype: np.dtype[Any], sample: NDArray[np.generic]
+) -> tuple[MeasuredChannel, ...]:
+    """How the stored values of channels become 16 bits: whole numbers of as many as they are, others in equal steps.
+
+    The steps span six times the range of a sample, a sixth of it below.
+    """
+    names = unique_names([channel.name for channel in channels])
+    if dtype.kind in "bui" and dtype.itemsize <= 2:
+        low = float(np.iinfo(dtype).min) if dtype.kind == "i" else 0.0
+        return tuple(MeasuredChannel(name, low) for name in names)
+    found = []
+    for name, values in zip(names, sample.astype(np.float64), strict=True):
+        least, most = (float(values.min()), float(values.max())) if values.size else (0.0, 1.0)
+        width = (most - least) or 1.0
+        found.append(MeasuredChannel(name, least - width, 6 * width / MOST_CODE))
+    return tuple(found)
 
 
 def _appearance(channels: Sequence[int], stretch: Stretch) -> str:

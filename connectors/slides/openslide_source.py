@@ -35,7 +35,7 @@ from fewscope.connectors.slides.pyramid_source import (
     level_steps,
 )
 from fewscope.connectors.slides.resolution import resolve_mpp, working_scale
-from fewscope.connectors.source import Pixels, SourceInfo, changed_since
+from fewscope.connectors.source import COLOURS, Pixels, SourceInfo, changed_since
 from fewscope.connectors.storage.download import local_copy, remote_version
 from fewscope.connectors.storage.fingerprint import add_files
 from fewscope.errors import SourceError
@@ -102,6 +102,7 @@ class OpenSlideSource(PyramidSource[_Level]):
             crs=None,
             background=_stated_background(properties) or (255, 255, 255),
             fingerprint=_fingerprint(slide, path, uri),
+            measured=COLOURS,
             scan_origin=_scan_origin(properties),
             from_glass_nm=_from_glass_nm(properties, width, height),
         )

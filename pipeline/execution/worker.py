@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from rasterio.windows import Window
 
+from fewscope.connectors.source import MeasurableSource
 from fewscope.connectors.storage.digests import Digests
 from fewscope.errors import ConfigError
 from fewscope.pipeline.execution.job import Job
@@ -71,12 +72,13 @@ class UnitWorker:
         row: dict[str, Any] = {"tiles": 0, "tiles_found": 0, "labels": 0, "unread_px": 0}
         row |= {"read_s": 0.0, "wait_s": 0.0, "model_s": 0.0, "post_s": 0.0}
         cache = TileCache(job.work, unit, job.units, job.grid, job.halo)
+        channels = None
         if tiles:
-            maps = self._predict(job, unit, padded, tiles, cache, row)
+            maps, channels = self._predict(job, unit, padded, tiles, cache, row)
         else:
             maps = np.zeros((job.n_maps, padded.height, padded.width), np.uint8)
         then = time.perf_counter()
-        files = self._label_and_write(job, unit, padded, maps, row)
+        files = self._label_and_write(job, unit, padded, maps, channels, row)
         row["post_s"] = time.perf_counter() - then
         if processor := processor_of(self._model):
             row["processor"] = processor
@@ -93,8 +95,14 @@ class UnitWorker:
         tiles: list[Window],
         cache: TileCache,
         row: dict[str, Any],
-    ) -> np.ndarray:
-        """Probabilities, and depths where needed, of the classes on the window `padded`: (n_maps, h, w) uint8."""
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """What the unit shows.
+
+        Returns
+        -------
+        Probabilities, and depths where needed, of the classes on the window `padded`, (n_maps, h, w) uint8; and what
+        is measured of the unit's pixels, (h, w, n) uint8, if that is what they show.
+        """
         began = time.perf_counter()
         window = _bounding_window(tiles)
         image, valid = job.source.read(window)
@@ -106,6 +114,7 @@ class UnitWorker:
             row["wait_s"] = time.perf_counter() - began - row["read_s"]
             for tile, p in self._tile_maps(job, tiles, image, window, cache, row):
                 blender.add(tile, p)
+        channels = _shown(job, unit.core, image, window)
         del image
         maps = blender.result_uint8()
         real = np.zeros((padded.height, padded.width), bool)
@@ -113,7 +122,7 @@ class UnitWorker:
         real[_slices(inside, padded)] = valid[_slices(inside, window)]
         maps[:, ~real] = 0
         row["unread_px"] = _unreadable_px(job, _intersection(inside, unit.core), real, padded)
-        return maps
+        return maps, channels
 
     def _tile_maps(
         self,
@@ -151,7 +160,13 @@ class UnitWorker:
             some, n_missing = [], 0
 
     def _label_and_write(
-        self, job: Job, unit: Unit, padded: Window, maps: np.ndarray, row: dict[str, Any]
+        self,
+        job: Job,
+        unit: Unit,
+        padded: Window,
+        maps: np.ndarray,
+        channels: np.ndarray | None,
+        row: dict[str, Any],
     ) -> Digests:
         """Assign classes, label and measure objects; write the shards, then the small files; their digests."""
         core, shape = unit.core, (job.grid.height, job.grid.width)
@@ -169,9 +184,26 @@ class UnitWorker:
         files |= job.store.write("scratch", 0, core, labels)
         row["labels"] = sum(n_labels)
         if row["labels"]:
-            files |= job.work.save_table(unit.name, measure_unit(labels, winning, core, shape, n_labels))
+            if isinstance(job.source, MeasurableSource):
+                channels = job.source.read_measured(core)
+            table = measure_unit(labels, winning, core, shape, n_labels, channels)
+            files |= job.work.save_table(unit.name, table)
             files |= job.work.save_arrays(unit.name, **borders.arrays())
         return files
+
+
+def _shown(job: Job, core: Window, image: np.ndarray, window: Window) -> np.ndarray | None:
+    """Pixels of a unit (h, w, n) uint8, from an image that shows `window`; None if others are measured, or none.
+
+    Beyond the window there are no tiles, and so no objects.
+    """
+    measured = job.source.info.measured
+    if not measured or isinstance(job.source, MeasurableSource):
+        return None
+    pixels = np.zeros((core.height, core.width, len(measured)), np.uint8)
+    here = _intersection(core, window)
+    pixels[_slices(here, core)] = image[_slices(here, window)][:, :, : len(measured)]
+    return pixels
 
 
 def _unreadable_px(job: Job, window: Window, real: np.ndarray, padded: Window) -> int:

@@ -14,6 +14,7 @@ import pyarrow as pa
 from affine import Affine
 from rasterio.windows import Window
 
+from fewscope.connectors.source import MeasuredChannel
 from fewscope.pipeline.instances.labelling import Merge
 from fewscope.pipeline.tiling.grid import Unit
 
@@ -34,6 +35,18 @@ UNIT_SCHEMA = pa.schema(
 )
 """One row per label of a unit. ``class``: 1..C; ``first``: row * width + col of the first pixel in the source; bounds
 are in the source and half open; sums are over the pixels' offsets from (row0, col0)."""
+
+INTENSITY = "intensity_"
+"""With the name of a measured channel: a column of its means."""
+
+_SUM_OF = "sum_channel_"
+"""With the number of a measured channel: the sum of its pixels, whole numbers of 8 or 16 bits."""
+
+
+def unit_schema(n_measured: int = 0) -> pa.Schema:
+    """`UNIT_SCHEMA`, with a sum for each measured channel."""
+    return pa.schema([*UNIT_SCHEMA, *((f"{_SUM_OF}{i}", pa.int64()) for i in range(n_measured))])
+
 
 INSTANCE_SCHEMA = pa.schema(
     [
@@ -61,11 +74,17 @@ continue beyond the source. area_um2 and equivalent_diameter_um are null without
 Columns = dict[str, np.ndarray]
 
 
-def instance_schema(class_names: Sequence[str] = ("object",)) -> pa.Schema:
-    """`INSTANCE_SCHEMA`; with several classes also ``class``, a dictionary column of their names."""
+def instance_schema(
+    class_names: Sequence[str] = ("object",), measured: Sequence[MeasuredChannel] = ()
+) -> pa.Schema:
+    """`INSTANCE_SCHEMA`, and ``intensity_NAME`` for each measured channel: its mean over the object, in stored values.
+
+    With several classes also ``class``, a dictionary column of their names.
+    """
+    schema = pa.schema([*INSTANCE_SCHEMA, *((f"{INTENSITY}{one.name}", pa.float64()) for one in measured)])
     if len(class_names) == 1:
-        return INSTANCE_SCHEMA
-    return INSTANCE_SCHEMA.append(pa.field("class", pa.dictionary(pa.int8(), pa.string())))
+        return schema
+    return schema.append(pa.field("class", pa.dictionary(pa.int8(), pa.string())))
 
 
 def measure_unit(
@@ -74,6 +93,7 @@ def measure_unit(
     core: Window,
     shape: tuple[int, int],
     n_labels: Sequence[int] | None = None,
+    channels: np.ndarray | None = None,
 ) -> pa.Table:
     """Measure each label of a unit.
 
@@ -90,10 +110,12 @@ def measure_unit(
     n_labels : C int, optional
         Number of labels of each class, in the order of `pipeline.instances.class_map.label_classes`; None: one
         class.
+    channels : (h, w, n) uint8 or uint16, optional
+        Pixels of the measured channels.
 
     Returns
     -------
-    pa.Table of `UNIT_SCHEMA`, row l - 1 for label l.
+    pa.Table of `unit_schema`, row l - 1 for label l.
 
     Raises
     ------
@@ -131,13 +153,18 @@ def measure_unit(
     table["sum_row_col"] = _sum_by_group(n, index, down * columns)
     table["sum_col_col"] = _sum_by_group(n, index, squares)
     table["sum_probability"] = _sum_by_group(n, index, _sums_over_runs(probability, row, start, stop))
+    n_measured = 0 if channels is None else channels.shape[2]
+    for i in range(n_measured):
+        assert channels is not None
+        table[f"{_SUM_OF}{i}"] = _sum_by_group(n, index, _sums_over_runs(channels[..., i], row, start, stop))
 
     for bound, offset in zip(_BOUNDS, (core.row_off, core.col_off) * 2, strict=True):
         table[bound] += offset
     table["touches_edge"] = (
         (table["row0"] == 0) | (table["col0"] == 0) | (table["row1"] == height) | (table["col1"] == width)
     )
-    return pa.table([table[name] for name in UNIT_SCHEMA.names], schema=UNIT_SCHEMA)
+    schema = unit_schema(n_measured)
+    return pa.table([table[name] for name in schema.names], schema=schema)
 
 
 def final_tables(
@@ -147,6 +174,7 @@ def final_tables(
     transform: Affine,
     um_per_px: float | None,
     class_names: Sequence[str] = ("object",),
+    measured: Sequence[MeasuredChannel] = (),
 ) -> Iterator[pa.Table]:
     """The table of all objects in the order of their ids, one part per row of units.
 
@@ -158,7 +186,7 @@ def final_tables(
     units : sequence of Unit
         The plan, in raster order.
     load_table : Callable[[Unit], pa.Table | None]
-        Unit -> pa.Table of `UNIT_SCHEMA`, or None for a unit without labels.
+        Unit -> pa.Table of `unit_schema`, or None for a unit without labels.
     merge : Merge
     transform : Affine
         Working pixel corner (col, row) -> world (x, y), as in ``SourceInfo.transform``.
@@ -166,16 +194,19 @@ def final_tables(
         Side of a working pixel.
     class_names : Sequence[str]
         C str Names of the classes 1..C.
+    measured : Sequence[MeasuredChannel]
+        The channels whose sums the tables have.
 
     Yields
     ------
     pa.Table of `instance_schema`, never empty; ids ascend within and across tables.
     """
-    shared_parts = [_select(unit, load_table, merge, shared=True) for unit in units]
+    empty = unit_schema(len(measured)).empty_table()
+    shared_parts = [_select(unit, load_table, merge, empty, shared=True) for unit in units]
     shared_ids, shared = _merge_parts(*_concatenate(shared_parts))
     n_finished = 0
     for line in _unit_rows(units):
-        ids, columns = _concatenate([_select(unit, load_table, merge, shared=False) for unit in line])
+        ids, columns = _concatenate([_select(unit, load_table, merge, empty, shared=False) for unit in line])
         bottom = line[0].core.row_off + line[0].core.height
         n_here = np.searchsorted(shared["row0"][n_finished:], bottom)  # ids ascend by first row
         here = slice(n_finished, n_finished + n_here)
@@ -185,7 +216,7 @@ def final_tables(
         if len(ids):
             order = np.argsort(ids)
             columns = {name: column[order] for name, column in columns.items()}
-            yield _to_instances(ids[order], columns, transform, um_per_px, class_names)
+            yield _to_instances(ids[order], columns, transform, um_per_px, class_names, measured)
 
 
 def _runs(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -204,7 +235,7 @@ def _runs(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.nd
 
 
 def _sums_over_runs(values: np.ndarray, row: np.ndarray, start: np.ndarray, stop: np.ndarray) -> np.ndarray:
-    """Sum of ``values`` (h, w) uint8 over each run, (n,) int64; 64 rows at a time to bound memory."""
+    """Sum of ``values`` (h, w) uint8 or uint16 over each run, (n,) int64; 64 rows at a time to bound memory."""
     sums = np.zeros(len(row), np.int64)
     width = values.shape[1]
     for top in range(0, values.shape[0], 64):
@@ -254,15 +285,15 @@ def mark_cut(table: pa.Table, holes: Sequence[Window]) -> pa.Table:
 
 
 def _select(
-    unit: Unit, load_table: Callable[[Unit], pa.Table | None], merge: Merge, shared: bool
+    unit: Unit, load_table: Callable[[Unit], pa.Table | None], merge: Merge, empty: pa.Table, shared: bool
 ) -> tuple[np.ndarray, Columns]:
     """Rows of a unit's table that were not dropped and whose object is (or is not) shared with other units."""
     table = load_table(unit)
     if table is None:
-        table = UNIT_SCHEMA.empty_table()
+        table = empty
     ids = merge.lookup(unit.index)[table["label"].to_numpy()]
     chosen = (ids > 0) & (merge.shared[ids] == shared)
-    names = [name for name in UNIT_SCHEMA.names if name not in ("label", "first")]
+    names = [name for name in empty.schema.names if name not in ("label", "first")]
     return ids[chosen], {name: table[name].to_numpy()[chosen] for name in names}
 
 
@@ -275,7 +306,8 @@ def _merge_parts(ids: np.ndarray, parts: Columns) -> tuple[np.ndarray, Columns]:
     """Sum the parts of each object, ids ascending. Moments that may overflow int64 are Python integers."""
     ids, index = np.unique(ids, return_inverse=True)
     n = len(ids)
-    whole: Columns = {name: _sum_by_group(n, index, parts[name]) for name in ("area", "sum_probability")}
+    sums = ["area", "sum_probability", *(name for name in parts if name.startswith(_SUM_OF))]
+    whole: Columns = {name: _sum_by_group(n, index, parts[name]) for name in sums}
     whole["class"] = _min_by_group(n, index, parts["class"])  # the same in all parts
     whole["touches_edge"] = _sum_by_group(n, index, parts["touches_edge"].astype(np.int64)) > 0
     for name in _BOUNDS[:2]:
@@ -319,6 +351,7 @@ def _to_instances(
     transform: Affine,
     um_per_px: float | None,
     class_names: Sequence[str],
+    measured: Sequence[MeasuredChannel],
 ) -> pa.Table:
     """Convert sums to the columns of `instance_schema`, each from the integers of the whole object alone."""
     row, col = np.empty(len(ids)), np.empty(len(ids))
@@ -356,11 +389,15 @@ def _to_instances(
         "equivalent_diameter_um": unknown if um_per_px is None else diameter * um_per_px,
         "mean_probability": columns["sum_probability"] / (255 * area),
         "touches_edge": columns["touches_edge"],
+        **{
+            f"{INTENSITY}{one.name}": one.low + one.step * columns[f"{_SUM_OF}{i}"] / area
+            for i, one in enumerate(measured)
+        },
         "class": pa.DictionaryArray.from_arrays(
             pa.array(columns["class"].astype(np.int8) - 1, pa.int8()), list(class_names)
         ),
     }
-    schema = instance_schema(class_names)
+    schema = instance_schema(class_names, measured)
     return pa.table([described[name] for name in schema.names], schema=schema)
 
 

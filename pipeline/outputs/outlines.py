@@ -30,6 +30,7 @@ from fewscope.connectors.vectors.geojson import (
 from fewscope.pipeline.execution.job import Job
 from fewscope.pipeline.execution.pool import Pool
 from fewscope.pipeline.geometry.footprints import footprints
+from fewscope.pipeline.instances.measurements import INTENSITY
 from fewscope.pipeline.outputs.segmentation import Segmentation
 from fewscope.pipeline.tiling.grid import Unit, clip
 
@@ -112,7 +113,8 @@ def write_outlines(
 
     def ask() -> Iterator[tuple[Unit, tuple[Any, ...]]]:
         for table in tables:
-            wanted = [name for name in (*COLUMNS, "class") if name in table.schema.names]
+            channels = [name for name in table.schema.names if name.startswith(INTENSITY)]
+            wanted = [name for name in (*COLUMNS, *channels, "class") if name in table.schema.names]
             rows = dict(by_unit(units, table.select(wanted)))
             lines.append((list(rows), set(rows)))
             for unit, of_unit in rows.items():
@@ -163,6 +165,11 @@ def outline_unit(
         "Equivalent diameter µm": columns["equivalent_diameter_um"],
         "Eccentricity": columns["eccentricity"],
         "Mean probability": columns["mean_probability"],
+        **{
+            f"{name.removeprefix(INTENSITY)}: Mean": table[name].to_numpy()
+            for name in table.schema.names
+            if name.startswith(INTENSITY)
+        },
         "Id": columns["id"],
     }
     measurements = {name: np.asarray(v, np.float64) for name, v in measurements.items()}

@@ -54,7 +54,13 @@ class Segmentation:
             return self.job.work.load_table(unit.name) if self.rows[unit.name]["labels"] else None
 
         return final_tables(
-            self.plan.units, load, self.merge, info.transform, info.mpp, self.plan.support.class_names
+            self.plan.units,
+            load,
+            self.merge,
+            info.transform,
+            info.mpp,
+            self.plan.support.class_names,
+            info.measured,
         )
 
 

@@ -14,6 +14,7 @@ from PIL import Image
 from skimage.measure import label
 
 from fewscope.connectors.photographs import has_small_objects
+from fewscope.connectors.results.reader import open_result
 from fewscope.errors import SourceError, SupportError
 from fewscope.jobs import segment_wsi
 from fewscope.pipeline.config import SegmentConfig
@@ -81,6 +82,10 @@ def test_a_folder_of_pictures_is_counted_each_as_it_is(study, tmp_path, capfd):
         assert report["mpp"] is None
         assert any("--slide-mpp" in text for text in report["assumptions"])
     assert page.count("data:image/jpeg") == len(expected)
+    result = open_result(str(out / "many"))
+    labels, values = result.labels[0].compute(), tifffile.imread(images / "many.tif")
+    table = result.to_pandas(["id", "intensity_grey"]).set_index("id")["intensity_grey"]
+    assert dict(table) == pytest.approx({i: values[labels == i].mean() for i in range(1, labels.max() + 1)})
     before = (out / "summary.csv").read_bytes()
     assert segment_wsi.main(command) == 2  # all the others are finished
     assert (out / "summary.csv").read_bytes() == before

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from rasterio.windows import Window
 
-from fewscope.connectors.source import Source, SourceInfo
+from fewscope.connectors.source import MeasurableSource, Source, SourceInfo
 
 WHOLES: WeakKeyDictionary = WeakKeyDictionary()  # one read of the whole for each source that is open
 
@@ -61,6 +61,24 @@ class SourceConformance:
             outside[inner] = False
             assert not valid[outside].any(), window
             assert (image[outside] == source.info.background).all(), window
+
+    def test_what_is_measured_in_a_window_is_the_crop_of_the_whole(self, source, whole):
+        info = source.info
+        if not isinstance(source, MeasurableSource):
+            assert len(info.measured) in (0, 3)
+            return
+        values = source.read_measured(Window(0, 0, info.width, info.height))
+        assert values.shape == (info.height, info.width, len(info.measured))
+        assert values.dtype == np.uint16
+        assert not values[~whole[1]].any()
+        for window in windows_of(info, seed=1, n=6):
+            part = source.read_measured(window)
+            row, col = window.row_off, window.col_off
+            top, left = max(row, 0), max(col, 0)
+            bottom = max(top, min(row + window.height, info.height))
+            right = max(left, min(col + window.width, info.width))
+            inner = (slice(top - row, bottom - row), slice(left - col, right - col))
+            assert np.array_equal(part[inner], values[top:bottom, left:right]), window
 
     def test_what_is_not_valid_is_background(self, source, whole):
         assert (whole[0][~whole[1]] == source.info.background).all()

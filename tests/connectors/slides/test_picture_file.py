@@ -112,6 +112,23 @@ def test_pages_of_a_tiff_are_channels_and_that_is_said(tmp_path):
         assert any("2 pages" in text for text in source.info.assumptions)
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int16, np.float32, np.uint32])
+def test_values_are_measured_as_they_are_stored(tmp_path, dtype):
+    values = np.random.default_rng(0).normal(1000, 300, (2, 60, 90)).clip(0)
+    values = (values.clip(0, 255) if dtype == np.uint8 else values - 800 * (dtype == np.int16)).astype(dtype)
+    values[1, 3, 4] = min(
+        3000, np.iinfo(dtype).max if dtype != np.float32 else 3000
+    )  # brighter than all others
+    pages(tmp_path / "2.tif", values)
+    with closing(open_source(str(tmp_path / "2.tif"))) as source:
+        read = source.read_measured(Window(10, 2, 50, 40))
+        for i, one in enumerate(source.info.measured):
+            found = one.low + one.step * read[..., i]
+            step = one.step if np.dtype(dtype).itemsize > 2 else 0.0  # 8 and 16 bits stay what they are
+            assert np.abs(found - values[i, 2:42, 10:60]).max() <= step / 2 + 1e-9
+            assert step < 0.5
+
+
 def test_the_resolution_is_that_of_the_tiff_or_the_one_given(tmp_path):
     image = colours()
     for name, per_inch in (("fine", 25400 / 0.25), ("screen", 72)):

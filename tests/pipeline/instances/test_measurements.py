@@ -11,12 +11,28 @@ from hypothesis import strategies as st
 from rasterio.windows import Window
 from skimage.measure import regionprops_table
 
+from fewscope.connectors.source import MeasuredChannel
 from fewscope.pipeline.instances import measurements
 from fewscope.pipeline.instances.labelling import Borders, label_core, merge_labels, seam_pairs
-from fewscope.pipeline.instances.measurements import INSTANCE_SCHEMA, UNIT_SCHEMA, final_tables, measure_unit
+from fewscope.pipeline.instances.measurements import (
+    UNIT_SCHEMA,
+    final_tables,
+    instance_schema,
+    measure_unit,
+    unit_schema,
+)
 from fewscope.pipeline.tiling.grid import Unit, plan_units
 
 TRANSFORM = Affine(2.0, 0.0, 100.0, 0.0, 2.0, 50.0)
+
+
+MEASURED = (MeasuredChannel("DAPI"), MeasuredChannel("CD3", low=-100.0, step=0.5))
+
+
+def channels_of(probability: np.ndarray) -> np.ndarray:
+    """Two measured channels (h, w, 2) uint16 that differ from each other."""
+    wide = probability.astype(np.uint16)
+    return np.stack([wide * 257, 60_000 - 3 * wide], axis=-1)
 
 
 def pieces(mask: np.ndarray, probability: np.ndarray, side: int, min_area: int = 0) -> Iterator[pa.Table]:
@@ -29,8 +45,10 @@ def pieces(mask: np.ndarray, probability: np.ndarray, side: int, min_area: int =
         labels, n = label_core(mask[here])
         borders.append(Borders.of(labels) if n else None)
         if n:
-            tables[unit.index] = measure_unit(labels, probability[here], unit.core, mask.shape)
-    none = UNIT_SCHEMA.empty_table()
+            tables[unit.index] = measure_unit(
+                labels, probability[here], unit.core, mask.shape, channels=channels_of(probability)[here]
+            )
+    none = unit_schema(len(MEASURED)).empty_table()
     of_units = [tables.get(unit.index, none) for unit in units]
     n_labels = [len(table) for table in of_units]
     merge = merge_labels(
@@ -44,11 +62,12 @@ def pieces(mask: np.ndarray, probability: np.ndarray, side: int, min_area: int =
     def load(unit: Unit) -> pa.Table | None:
         return tables.get(unit.index)
 
-    return final_tables(units, load, merge, TRANSFORM, um_per_px=0.5)
+    return final_tables(units, load, merge, TRANSFORM, um_per_px=0.5, measured=MEASURED)
 
 
 def table_of(mask: np.ndarray, probability: np.ndarray, side: int, min_area: int = 0) -> pa.Table:
-    return pa.concat_tables([INSTANCE_SCHEMA.empty_table(), *pieces(mask, probability, side, min_area)])
+    empty = instance_schema(measured=MEASURED).empty_table()
+    return pa.concat_tables([empty, *pieces(mask, probability, side, min_area)])
 
 
 def random_image(
@@ -113,6 +132,11 @@ def test_values_are_those_of_regionprops(density: float) -> None:
         column("equivalent_diameter_um"), truth["equivalent_diameter_area"] * 0.5, rtol=1e-12
     )
     np.testing.assert_allclose(column("mean_probability"), truth["intensity_mean"] / 255, rtol=1e-12)
+    for i, (name, low, step) in enumerate([("DAPI", 0, 1), ("CD3", -100, 0.5)]):
+        means = regionprops_table(
+            labels.astype(int), channels_of(probability)[..., i], properties=("intensity_mean",)
+        )["intensity_mean"]
+        np.testing.assert_allclose(column(f"intensity_{name}"), low + step * means, rtol=1e-12)
     at_edge = (
         (truth["bbox-0"] == 0) | (truth["bbox-1"] == 0) | (truth["bbox-2"] == 50) | (truth["bbox-3"] == 70)
     )
@@ -172,7 +196,7 @@ def test_tables_come_line_by_line_with_ascending_ids() -> None:
     tables = list(pieces(mask, probability, 8))
     assert 2 <= len(tables) <= 7
     for number, table in enumerate(tables):
-        assert table.schema == INSTANCE_SCHEMA
+        assert table.schema == instance_schema(measured=MEASURED)
         assert len(table)
         rows = table["bbox_row0"].to_numpy()
         assert (rows // 8 == rows[0] // 8).all(), f"piece {number} mixes lines of units"
