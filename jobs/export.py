@@ -6,7 +6,7 @@ import argparse
 import math
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -34,8 +34,10 @@ Examples:
     %(prog)s out/slide --to imagescope --out slide.xml
     %(prog)s out/slide --to imagej --class nucleus --box 20000 8000 24000 12000
     %(prog)s out/slide --to labels --min-probability 0.7
+    %(prog)s out/study --to csv
 
-RESULT is the output folder of a run. FORMAT is one of
+RESULT is the output folder of a run, or one of several sources: then each of them gets a file in the folder OUT, but
+csv is one table of all. FORMAT is one of
     imagescope  .xml             Aperio ImageScope: a layer for each class
     asap        .asap.xml        ASAP: a group for each class
     ndpview     .ndpa            Hamamatsu NDP.view, on the NDPI file of the run, which must be there
@@ -77,7 +79,11 @@ def parser(prog: str = PROG) -> JobParser:
     """The options."""
     made = JobParser(prog, DESCRIPTION, "RESULT --to FORMAT [options]")
     add = made.group["input"].add_argument
-    add("result", metavar="RESULT", help="output folder of a finished run: path or fsspec URL (s3://...)")
+    add(
+        "result",
+        metavar="RESULT",
+        help="output folder of a finished run, of one source or of several: path or fsspec URL (s3://...)",
+    )
     add(
         "--slide",
         metavar="FILE",
@@ -85,7 +91,12 @@ def parser(prog: str = PROG) -> JobParser:
     )
     add = made.group["output"].add_argument
     add("--to", required=True, choices=tuple(FORMATS), metavar="FORMAT", help=", ".join(FORMATS))
-    add("--out", metavar="FILE", help="file to write (default: beside RESULT, with the ending of the format)")
+    add(
+        "--out",
+        metavar="FILE",
+        help="file to write, or folder of the files of several sources (default: beside RESULT, with the ending of the "
+        "format)",
+    )
     add("--overwrite", action="store_true", help="replace FILE if it is there")
     add = made.group["instances"].add_argument
     add(
@@ -120,24 +131,66 @@ def parse(argv: list[str] | None, prog: str = PROG) -> argparse.Namespace:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write the file."""
-    from fewscope.connectors.results.finished_run import FinishedRun, Selection, check_out
+    """Write the file, or a file for each source."""
+    from fewscope.connectors.results.finished_run import Selection, check_out, runs_in
 
     selection = Selection(
         tuple(args.class_names), args.min_probability, tuple(args.box) if args.box else None
     )
     to = FORMATS[args.to]
-    done = FinishedRun(args.result, to.files)
-    if done.is_raster and not to.for_rasters:
-        known = ", ".join(name for name, one in FORMATS.items() if one.for_rasters)
-        raise ConfigError(
-            f"--to {args.to} is for slides, and {done.out} is the run of a raster; give one of {known}, or open its "
-            "features.gpkg, features.parquet or mask.tif"
-        )
+    names = runs_in(args.result)
+    if names:
+        return _run_several(args, to, selection, names)
+    done = _open(args.result, args.to)
     out = args.out or default_out(args.result, to.ending)
     check_out(done, out, args.overwrite)
     print(f"{to.write(Export(done, selection, args.slide), out)}\n  {out}", flush=True)
     return 0
+
+
+def _run_several(args: argparse.Namespace, to: Format, selection: Selection, names: Sequence[str]) -> int:
+    from fewscope.connectors.results.finished_run import check_out
+
+    if args.slide:
+        raise ConfigError(f"--slide is for one source, and {args.result} has {len(names)}; leave it out")
+    base = args.result.rstrip("/")
+    runs = [_open(f"{base}/{name}", args.to) for name in names]
+    if to.write is _to_csv:
+        out = args.out or default_out(args.result, to.ending)
+        for done in runs:
+            check_out(done, out, args.overwrite)
+        print(f"{_join_csv(runs, selection, out)} of {len(runs)} sources\n  {out}", flush=True)
+        return 0
+    folder = (args.out or default_out(args.result, f"-{args.to}")).rstrip("/")
+    files = [f"{folder}/{name}{to.ending}" for name in names]
+    for done, out in zip(runs, files, strict=True):
+        check_out(done, out, args.overwrite)
+    for done, out in zip(runs, files, strict=True):
+        print(f"{to.write(Export(done, selection, None), out)}\n  {out}", flush=True)
+    return 0
+
+
+def _open(result: str, to: str) -> FinishedRun:
+    from fewscope.connectors.results.finished_run import FinishedRun
+
+    done = FinishedRun(result, FORMATS[to].files)
+    if done.is_raster and not FORMATS[to].for_rasters:
+        known = ", ".join(name for name, one in FORMATS.items() if one.for_rasters)
+        raise ConfigError(
+            f"--to {to} is for slides, and {done.out} is the run of a raster; give one of {known}, or open its "
+            "features.gpkg, features.parquet or mask.tif"
+        )
+    return done
+
+
+def _join_csv(runs: Sequence[FinishedRun], selection: Selection, out: str) -> str:
+    from fewscope.connectors.results.table_csv import write_joined_csv
+
+    wanted = [(done, done.wanted(selection)) for done in runs]
+    n_wanted = sum(int(of_run.sum()) for _, of_run in wanted)
+    with progress(n_wanted, "instance") as bar:
+        write_joined_csv(out, wanted, bar.update)
+    return f"{n_wanted:,} instance{'' if n_wanted == 1 else 's'}"
 
 
 def default_out(result: str, ending: str) -> str:

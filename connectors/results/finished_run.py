@@ -208,7 +208,7 @@ def _rows_wanted(batch: pa.RecordBatch, selection: Selection) -> NDArray[np.bool
 
 
 def _check_is_run(out: str) -> None:
-    """ResultNotFound, with what to give instead, for folders that hold runs, or the masks of photographs."""
+    """ResultNotFound, with what to give instead, for files of a run and for folders of masks of photographs."""
     fs, root = open_filesystem(out)
     names = list_names(fs, root)
     if ".fewscope" in names and ("report.json" in names or "result.zarr" in names):
@@ -218,16 +218,20 @@ def _check_is_run(out: str) -> None:
             f"{out} holds the masks of photographs, which other programs open as they are; give the run of a slide or "
             "a raster"
         )
-    runs = [name for name in names if fs.exists(f"{root}/{name}/report.json")]
-    if runs:
-        raise ResultNotFound(
-            f"{out} holds several runs; give one of them, such as {out.rstrip('/')}/{runs[0]}"
-        )
     if not fs.exists(root):
         raise ResultNotFound(f"{out}: no such folder; check the path")
     if re.search(r"\.(zarr|json|html|parquet|gz)/?$", out):
         raise ResultNotFound(f"{out} is a file of a run; give the folder of the run, {Path(out).parent}")
     # what is left is for `WorkDir.check_result`
+
+
+def runs_in(out: str) -> list[str]:
+    """Names of the folders in ``out`` that are runs, if it is that of several sources; empty if it is a run itself."""
+    fs, root = open_filesystem(out)
+    names = list_names(fs, root)
+    if ".fewscope" in names:
+        return []
+    return sorted(name for name in names if fs.exists(f"{root}/{name}/report.json"))
 
 
 def check_out(run: FinishedRun, out: str, overwrite: bool) -> None:

@@ -1,8 +1,8 @@
-"""The table of instances of a finished run as CSV."""
+"""The table of instances of finished runs as CSV."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -35,6 +35,35 @@ def write_csv(
             rows = batch.filter(pa.array(wanted[batch["id"].to_numpy()]))
             writer.write_table(pa.Table.from_batches([rows]).cast(schema))
             advance(rows.num_rows)
+
+
+def write_joined_csv(
+    uri: str,
+    runs: Sequence[tuple[FinishedRun, NDArray[np.bool_]]],
+    advance: Callable[[int], object] = lambda n_rows: None,
+) -> None:
+    """Write the wanted rows of several runs into one table, whose first column names the source of each.
+
+    A column that a run lacks is empty in its rows.
+
+    Parameters
+    ----------
+    runs
+        Runs, and for each id 0..N of theirs whether it is wanted.
+    """
+    schemas = [pa.schema([_plain(field) for field in run.schema()]) for run, _ in runs]
+    schema = pa.schema([("source", pa.string()), *pa.unify_schemas(schemas)])
+    with output_errors(uri), atomic_file(uri) as path, pa.csv.CSVWriter(path, schema) as writer:
+        for (run, wanted), own in zip(runs, schemas, strict=True):
+            for batch in run.table():
+                rows = batch.filter(pa.array(wanted[batch["id"].to_numpy()]))
+                table = pa.Table.from_batches([rows]).cast(own)
+                named = table.add_column(0, "source", pa.array([run.source] * len(table), pa.string()))
+                for field in schema:
+                    if field.name not in named.schema.names:
+                        named = named.append_column(field, pa.nulls(len(named), field.type))
+                writer.write_table(named.select(schema.names))
+                advance(rows.num_rows)
 
 
 def _plain(field: pa.Field) -> pa.Field:

@@ -410,7 +410,6 @@ def test_what_is_no_finished_run_is_refused_in_one_line(plain, tmp_path, capsys)
     assert "no such folder" in refused(capsys, str(tmp_path / "none"), "--to", "csv")
     (tmp_path / "several").mkdir()
     shutil.copytree(plain.out, tmp_path / "several" / "a")
-    assert "several/a" in refused(capsys, str(tmp_path / "several"), "--to", "csv")
     run = tmp_path / "several" / "a"
     assert f"folder of the run, {run}" in refused(capsys, str(run / "result.zarr"), "--to", "csv")
     (tmp_path / "photos").mkdir()
@@ -481,3 +480,23 @@ def test_a_run_that_did_not_keep_its_place_asks_its_slide(classes, tmp_path, cap
         capsys, classes.out, "--to", "coco", "--slide", "moved.scn", "--out", str(tmp_path / "c.json")
     )
     assert "moved.scn: the slide of" in said
+
+
+def test_of_several_sources_each_gets_a_file_and_the_tables_become_one(plain, classes, tmp_path, capfd):
+    study = tmp_path / "study"
+    for name, config in (("a", plain), ("b", classes)):
+        shutil.copytree(config.out, study / name)
+    assert export.main([str(study), "--to", "labels"]) == 0
+    for name in ("a", "b"):
+        labels = tifffile.imread(tmp_path / f"study-labels/{name}.labels.ome.tif")
+        assert np.array_equal(labels, open_result(str(study / name)).labels[0].compute())
+    assert export.main([str(study), "--to", "csv"]) == 0
+    table = pyarrow.csv.read_csv(tmp_path / "study.csv")
+    counts = [open_result(str(study / name)).table.count_rows() for name in ("a", "b")]
+    assert f"{sum(counts):,} instances of 2 sources" in capfd.readouterr().out
+    assert table["source"].to_pylist() == [plain.source] * counts[0] + [classes.source] * counts[1]
+    assert table["class"].to_pylist()[: counts[0]] == [""] * counts[0]  # the first has one class
+    assert table["id"].to_pylist() == [*range(1, counts[0] + 1), *range(1, counts[1] + 1)]
+    assert export.main([str(study), "--to", "csv"]) == 2
+    assert export.main([str(study), "--to", "csv", "--out", str(study / "a" / "t.csv")]) == 2
+    assert "lies in the run" in capfd.readouterr().err
