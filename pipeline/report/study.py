@@ -177,6 +177,6 @@ def _page(done: Sequence[Done], thumbnails: Sequence[Picture | None]) -> str:
         failed=[one for one in done if not one.report],
         total=sum(report["count"] for report in reports),
         estimate=None if several or None in estimates else sum(estimates),
-        unit="objects" if several or not reports else reports[0]["class_name"],
+        unit="" if several or not reports else reports[0]["class_name"],
         table=TABLE,
     )

@@ -70,7 +70,7 @@ def test_the_page_shows_all_of_them_and_escapes_their_names(tmp_path: Path):
     ]
     write_study(str(tmp_path), done)
     page = (tmp_path / "index.html").read_text()
-    assert "42 cell in 2 sources" in page
+    assert "42 objects of class “<bdi>cell</bdi>” in 2 sources" in page
     assert "<b>" not in page
     assert "&lt;is&gt; empty" in page
     assert 'href="a%20b/report.html"' in page
