@@ -34,8 +34,8 @@ from fewscope.errors import SourceError
 MAX_IDLE = 8
 """Handles kept open: of a few threads."""
 
-MAX_PIXELS = 2**30
-"""Of a picture that no pyramid makes quick to look at: 32,768 px a side. A slide is written in levels."""
+MAX_PIXELS = 2**28
+"""Of a picture that no pyramid makes quick to look at: 16,384 px a side. A slide is written in levels."""
 
 MAX_PAGES = 8
 """More pages than this are planes or time points rather than channels."""

@@ -14,6 +14,7 @@ from tests.fuzz.folders import folders, use_folder
 from tests.fuzz.harness import Kind
 from tests.fuzz.page_requests import page_requests, use_page_requests
 from tests.fuzz.picture_labels import picture_labels
+from tests.fuzz.pictures import pictures, use_picture
 from tests.fuzz.program_files import program_files, use_program_file
 from tests.fuzz.rasters import damaged_rasters, made_rasters, stac, use_raster, vrts
 from tests.fuzz.slides import slides, use_slide
@@ -23,6 +24,7 @@ from tests.fuzz.weights import use_weights, weights
 KINDS = (
     Kind("slides", slides, use_slide, 120),
     Kind("channel-slides", channel_slides, use_channel_slide, 80),
+    Kind("pictures", pictures, use_picture, 80),
     Kind("made-rasters", made_rasters, use_raster, 60),
     Kind("rasters", damaged_rasters, use_raster, 80),
     Kind("vrt", vrts, use_raster, 60),
