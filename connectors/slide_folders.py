@@ -1,4 +1,4 @@
-"""The slides and pictures in a folder."""
+"""The slides and pictures in a folder, and the annotations that lie beside them."""
 
 from __future__ import annotations
 
@@ -6,11 +6,47 @@ import os
 
 from fewscope.connectors.slide_options import CHANNEL_TIFF_ENDINGS, OME_ZARR_ENDINGS, PICTURE_ENDINGS
 from fewscope.connectors.support.pair_names import mask_names
+from fewscope.errors import SupportError
 
 ONE_FILE = (".svs", ".ndpi", ".mrxs", ".scn", ".bif", ".svslide", ".czi")
 """Names of slides each of which is given by one file; DICOM and VMS have several that may be given."""
 
 IN_FOLDER = (*ONE_FILE, *CHANNEL_TIFF_ENDINGS, *OME_ZARR_ENDINGS, *PICTURE_ENDINGS)
+
+
+DRAWN = (".geojson", ".geojson.gz", ".xml", ".ndpa", ".roi", ".zip")
+"""Endings of annotations that lie beside the slide or picture that they were drawn on."""
+
+
+def drawn_in(folder: str) -> list[tuple[str, str]]:
+    """(annotations, slide) for each slide or picture of a local folder beside which annotations lie; empty if none has.
+
+    They have its name, with or without its ending: ``a.png`` and ``a.geojson``, or ``a.svs`` and ``a.svs.geojson``.
+
+    Raises
+    ------
+    SupportError
+        Two files may be the annotations of a slide, or two slides that of a file.
+    """
+    if "://" in folder or not os.path.isdir(folder):
+        return []
+    slides: dict[str, list[str]] = {}
+    for path in slides_in(folder):
+        name = os.path.basename(path)
+        for key in {name, name.split(".")[0]}:
+            slides.setdefault(key, []).append(path)
+    found: dict[str, str] = {}
+    for name in sorted(os.listdir(folder)):
+        ending = next((ending for ending in DRAWN if name.lower().endswith(ending)), None)
+        of_name = slides.get(name[: -len(ending)], []) if ending and not name.startswith(".") else []
+        path = os.path.join(folder, name)
+        if len(of_name) > 1:
+            raise SupportError(
+                f"{path}: may be of {of_name[0]} or {of_name[1]}; name it {of_name[0]}.geojson"
+            )
+        if of_name and (other := found.setdefault(of_name[0], path)) != path:
+            raise SupportError(f"{of_name[0]}: its annotations may be {other} or {path}; keep one of them")
+    return [(path, slide) for slide, path in found.items()]
 
 
 def slides_of(source: str) -> list[str]:

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 from fewscope.connectors.photographs import has_small_objects, load_photograph_support, photograph_files
+from fewscope.connectors.slide_folders import drawn_in
 from fewscope.connectors.support.load import is_annotations
 from fewscope.errors import ConfigError, RunMismatch, SourceError
 from fewscope.jobs.common import HOLES, complain
@@ -24,7 +25,7 @@ def photographs_of(args: argparse.Namespace) -> list[Path]:
     files = photograph_files(Path(args.slides[0]))
     if not files or args.pictures == "whole":
         return files
-    if is_annotations(args.support):
+    if is_annotations(args.support) or drawn_in(args.support):
         return []
     if has_small_objects(args.support, args.class_names):
         log.info(

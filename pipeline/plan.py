@@ -19,7 +19,6 @@ from rasterio.windows import Window
 from fewscope._version import __version__
 from fewscope.connectors.conventions import IGNORE_LABEL
 from fewscope.connectors.source import Source
-from fewscope.connectors.support.load import load_support
 from fewscope.connectors.support.support_set import SupportSet
 from fewscope.errors import ConfigError, SourceError
 from fewscope.model.conventions import PATCH_SIZE
@@ -27,7 +26,7 @@ from fewscope.model.segmenter import Segmenter, load_segmenter
 from fewscope.pipeline import predictor
 from fewscope.pipeline.config import SegmentConfig
 from fewscope.pipeline.instances.split_rules import DepthRule, Rule, SplitRule
-from fewscope.pipeline.sources import check_index_bands, open_sources, pixel_m2, shown_like
+from fewscope.pipeline.sources import check_index_bands, open_sources, pixel_m2, read_support, shown_like
 from fewscope.pipeline.tiling.foreground import Foreground, find_foreground
 from fewscope.pipeline.tiling.grid import TileGrid, Unit, default_shard, plan_units
 
@@ -132,13 +131,7 @@ def make_plan(config: SegmentConfig, has_depth: bool = False) -> Plan:
     """
     source, drawn_on = open_sources(config)
     check_index_bands(config)
-    support = load_support(
-        config.support,
-        source=drawn_on,
-        class_names=config.class_names,
-        cell_part=config.cell_part,
-        geojson_origin=config.geojson_origin,
-    )
+    support = read_support(config, source, drawn_on)
     source = shown_like(source, support.ranges)
     info = source.info
     if support.mpp and info.mpp and not 0.9 < support.mpp / info.mpp < 1.1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import replace
 
 import numpy as np
@@ -10,8 +11,12 @@ import shapely
 from fewscope.connectors.conventions import Ranges
 from fewscope.connectors.open import open_source
 from fewscope.connectors.raster_options import RasterOptions
+from fewscope.connectors.slide_folders import drawn_in
 from fewscope.connectors.source import Source, SourceInfo
-from fewscope.connectors.support.load import is_annotations
+from fewscope.connectors.support.load import is_annotations, load_support
+from fewscope.connectors.support.several import load_several
+from fewscope.connectors.support.support_set import SupportSet
+from fewscope.connectors.support_options import SupportOptions
 from fewscope.errors import SourceError
 from fewscope.pipeline.config import SegmentConfig
 from fewscope.pipeline.geometry.geodesy import GroundMeasure
@@ -28,7 +33,7 @@ def open_sources(config: SegmentConfig) -> tuple[Source, Source]:
             drawn_on = open_source(
                 config.support_slide or config.source, mpp=source.info.mpp, slide=config.slide
             )
-            _check_channels(config, source.info, drawn_on.info)
+            _check_channels(config, source.info, drawn_on.info, str(config.support_slide))
             return source, drawn_on
         return source, source
     view = config.raster.view
@@ -41,6 +46,34 @@ def open_sources(config: SegmentConfig) -> tuple[Source, Source]:
     return source, _open(
         config, config.source, replace(view, aoi=None, bbox=None)
     ) if view.aoi or view.bbox else source
+
+
+def read_support(config: SegmentConfig, source: Source, drawn_on: Source) -> SupportSet:
+    """The support set of a run: a file, a folder of labelled pictures, or one of slides with annotations beside them.
+
+    Parameters
+    ----------
+    source, drawn_on
+        From `open_sources`.
+    """
+    options = SupportOptions(config.class_names, config.cell_part, config.geojson_origin)
+    drawn = drawn_in(config.support) if config.raster is None else []
+    if not drawn:
+        return load_support(
+            config.support,
+            source=drawn_on,
+            class_names=options.class_names,
+            cell_part=options.cell_part,
+            geojson_origin=options.geojson_origin,
+        )
+    with ExitStack() as stack:
+        files: list[tuple[str, Source]] = []
+        for path, slide in drawn:
+            one = open_source(slide, mpp=source.info.mpp, slide=config.slide)
+            stack.callback(one.close)
+            _check_channels(config, source.info, one.info, slide)
+            files.append((path, shown_like(one, files[0][1].info.ranges) if files else one))
+        return load_several(files, options)
 
 
 def shown_like(source: Source, ranges: Ranges) -> Source:
@@ -77,12 +110,12 @@ def pixel_m2(info: SourceInfo) -> float | None:
     return area if np.isfinite(area) else None
 
 
-def _check_channels(config: SegmentConfig, info: SourceInfo, drawn_on: SourceInfo) -> None:
+def _check_channels(config: SegmentConfig, info: SourceInfo, drawn_on: SourceInfo, uri: str) -> None:
     """Raise SourceError if the support set was drawn on other channels than those of the source."""
     if info.channels != drawn_on.channels:
         own, other = (", ".join(one.channels) or "red, green, blue" for one in (info, drawn_on))
         raise SourceError(
-            f"{config.source}: has the channels {own}, but {config.support_slide}, which the support set was drawn on, "
+            f"{config.source}: has the channels {own}, but {uri}, which the support set was drawn on, "
             f"{other}; give --channels that both have"
         )
 

@@ -24,7 +24,7 @@ from fewscope.connectors.support.annotations import (
     patches_on,
     read_annotations,
 )
-from fewscope.connectors.support.support_set import SupportSet, doubts
+from fewscope.connectors.support.support_set import SupportSet, choose_classes, doubts
 from fewscope.connectors.support_options import SupportOptions
 from fewscope.errors import SupportError
 
@@ -40,7 +40,7 @@ def load_several(files: Sequence[tuple[str, Source]], options: SupportOptions) -
     files : Sequence[tuple[str, Source]]
         Each file, and the slide or raster that it was drawn on, all at the same resolution.
     options : SupportOptions
-        How they are read; ``class_names`` is not used.
+        How they are read; ``class_names``: objects of other classes are background.
 
     Raises
     ------
@@ -53,10 +53,13 @@ def load_several(files: Sequence[tuple[str, Source]], options: SupportOptions) -
     names = sorted({one.name for _, _, read in every for one in read.objects})
     if not names:
         raise SupportError(f"{files[0][0]}: neither it nor the other files hold an object; draw one")
+    names = [names[i] for i in choose_classes(files[0][0], names, options.class_names)]
     found = [_patches(uri, source, read, names, options) for uri, source, read in every]
+    in_one_folder = len({Path(uri).parent for uri, _ in files}) == 1
+    shown = [Path(uri).name if in_one_folder else Path(uri).parent.name for uri, _ in files]
     titles = [
-        [f"{Path(uri).parent.name}: {patch.title}" for patch in of_file.patches]
-        for (uri, _), of_file in zip(files, found, strict=True)
+        [f"{name}: {patch.title}" for patch in of_file.patches]
+        for name, of_file in zip(shown, found, strict=True)
     ]
     order = [
         (k, i)
@@ -98,7 +101,7 @@ def _patches(
 ) -> FilePatches:
     if not read.regions and not read.has_marks:
         return FilePatches([], 0, True, [])
-    chosen = list(read.objects)
+    chosen = [one for one in read.objects if one.name in names]
     if len(names) > 1:  # where two overlap the smaller one counts, as in `load_annotations`
         chosen.sort(key=lambda drawn: -drawn.geometry.area)
     values = np.array([names.index(drawn.name) + 1 for drawn in chosen], np.int64)

@@ -17,6 +17,7 @@ from fewscope.connectors.photographs import has_small_objects
 from fewscope.connectors.results.reader import open_result
 from fewscope.errors import SourceError, SupportError
 from fewscope.jobs import segment_wsi
+from fewscope.jobs.photographs import photographs_of
 from fewscope.pipeline.config import SegmentConfig
 from fewscope.pipeline.plan import make_plan
 
@@ -149,19 +150,7 @@ def test_labelled_pictures_of_many_bits_and_channels_are_read_as_the_source_is(t
 def test_annotations_belong_to_the_picture_they_are_named_after(study, tmp_path):
     images, _, _ = study
     drawn = tmp_path / "few.geojson"
-    shapes = [
-        ("Region*", shapely.box(0, 0, 300, 300)),
-        *(("disc", shapely.Point(c, r).buffer(9)) for r, c in grid(120, 60)),
-    ]
-    features = [
-        {
-            "type": "Feature",
-            "properties": {"classification": {"name": name}},
-            "geometry": shapely.geometry.mapping(shape),
-        }
-        for name, shape in shapes
-    ]
-    drawn.write_text(json.dumps({"type": "FeatureCollection", "features": features}))
+    write_drawing(drawn, {"disc": grid(120, 60)})
     args = segment_wsi.parse([str(images), "--support", str(drawn), "--out", str(tmp_path / "out")])
     todo = segment_wsi.configs(args)
     assert {Path(config.support_slide or "").name for config in todo} == {"few.tif"}
@@ -171,3 +160,43 @@ def test_annotations_belong_to_the_picture_they_are_named_after(study, tmp_path)
     assert plan.foreground.covers_all
     with pytest.raises(SourceError, match="no such file"):
         make_plan(SegmentConfig(source=str(images / "no.tif"), support=str(drawn), out=str(tmp_path / "out")))
+
+
+def test_annotations_beside_several_pictures_are_one_support_set(study, tmp_path):
+    images, five, _ = study
+    folder = tmp_path / "drawn"
+    folder.mkdir()
+    for name, step in (("a", 50), ("b", 70)):
+        (folder / f"{name}.tif").write_bytes((five / f"{name}.tif").read_bytes())
+        kinds = {"disc": grid(step), "other": [(20, 20)]}
+        write_drawing(folder / f"{name}.geojson", kinds)
+    config = SegmentConfig(
+        str(images / "none.tif"), str(folder), str(tmp_path / "out"), class_names=("disc",)
+    )
+    plan = make_plan(config)
+    assert plan.support.class_names == ("disc",)
+    assert {name.partition(":")[0] for name in plan.support.names} == {"a.geojson", "b.geojson"}
+    whole = [len(np.unique(objects)) - 1 for objects in plan.support.instances]
+    assert sum(whole) >= len(grid(50)) / 3
+    assert plan.source.info.ranges == plan.support.ranges
+    args = segment_wsi.parse([str(images), "--support", str(folder), "--out", str(tmp_path / "out")])
+    assert photographs_of(args) == []  # its objects are to be counted
+    (folder / "a.tif.geojson").write_bytes((folder / "a.geojson").read_bytes())
+    with pytest.raises(SupportError, match=r"its annotations may be .*a\.geojson or .*a\.tif\.geojson"):
+        make_plan(config)
+
+
+def write_drawing(path: Path, of_classes: dict[str, list[tuple[int, int]]]) -> None:
+    """GeoJSON of a region, and of discs of several classes."""
+    shapes = [("Region*", shapely.box(0, 0, 300, 300))]
+    for name, centres in of_classes.items():
+        shapes += [(name, shapely.Point(col, row).buffer(9)) for row, col in centres if max(row, col) < 290]
+    features = [
+        {
+            "type": "Feature",
+            "properties": {"classification": {"name": name}},
+            "geometry": shapely.geometry.mapping(shape),
+        }
+        for name, shape in shapes
+    ]
+    path.write_text(json.dumps({"type": "FeatureCollection", "features": features}))
