@@ -90,7 +90,8 @@ def add_support_options(parser: JobParser, drawn_on: str, metavar: str, what: st
         required=True,
         help=f"support set: folder of labelled pictures (masks, COCO, LabelMe), or {what}",
     )
-    add(drawn_on, help=f"{metavar.lower()} that SUPPORT was drawn on (default: the first {metavar})")
+    named = "the one it is named after, else " if metavar == "FILE" else ""
+    add(drawn_on, help=f"{metavar.lower()} that SUPPORT was drawn on (default: {named}the first {metavar})")
     add(
         "--class",
         dest="class_names",
