@@ -148,10 +148,11 @@ def open_any(
     """Open a slide or a raster, whichever the file is.
 
     A file is a slide if OpenSlide knows it and it states no CRS, if it is a multi-channel TIFF, an OME-Zarr or a
-    picture that lies on no map, or by its ending; what is not on a local disk, by its ending alone. Parameters and
-    errors as in `open_source`; ``slide`` is for slides, ``raster`` for rasters.
+    picture that lies on no map, or by its ending; what is not on a local disk, by its ending alone. A picture of which
+    bands, a CRS or a resolution are asked for is a raster. Parameters and errors as in `open_source`; ``slide`` is for
+    slides, ``raster`` for rasters.
     """
-    if is_slide(uri):
+    if is_slide(uri) and not (raster is not None and _asks_for_bands(raster) and is_plain_picture(uri)):
         return open_source(uri, mpp=mpp, slide_mpp=slide_mpp, slide=slide)
     return open_source(uri, raster=raster or RasterOptions())
 
@@ -168,9 +169,24 @@ def is_slide(uri: str) -> bool:
         return False
     from fewscope.connectors.slides.channel_tiff import is_channel_tiff
     from fewscope.connectors.slides.openslide_source import knows
+
+    return knows(uri) or is_channel_tiff(uri) or is_plain_picture(uri)
+
+
+def is_plain_picture(uri: str) -> bool:
+    """Whether a local file is a picture of one field of view, which is no other kind of slide, and lies on no map."""
+    from fewscope.connectors.slides.channel_tiff import is_channel_tiff
+    from fewscope.connectors.slides.openslide_source import knows
     from fewscope.connectors.slides.picture_file import is_picture
 
-    return knows(uri) or is_channel_tiff(uri) or (uri.lower().endswith(FIELD_ENDINGS) and is_picture(uri))
+    if not uri.lower().endswith(FIELD_ENDINGS):
+        return False
+    return not knows(uri) and not is_channel_tiff(uri) and is_picture(uri)
+
+
+def _asks_for_bands(raster: RasterOptions) -> bool:
+    """Whether a raster's bands or grid are chosen, which a picture of a microscope does not have."""
+    return bool(raster.bands or raster.all_bands or raster.res or raster.crs or raster.data_bands)
 
 
 def open_source(

@@ -15,6 +15,7 @@ from PIL import Image
 from rasterio.windows import Window
 
 from fewscope.connectors.open import is_slide, open_any, open_source
+from fewscope.connectors.raster_options import RasterOptions
 from fewscope.connectors.slide_folders import slides_in
 from fewscope.connectors.slide_options import SlideOptions
 from fewscope.connectors.slides.pyramid_tiff import write_pyramid
@@ -214,6 +215,8 @@ def test_what_lies_on_a_map_is_a_raster_and_a_tiled_tiff_stays_with_openslide(tm
     write_pyramid(tmp_path / "tiled.tif", image, 0.5)
     assert not is_slide(str(tmp_path / "map.tif"))
     assert is_slide(str(tmp_path / "plain.png"))
+    with closing(open_any(str(tmp_path / "plain.png"), raster=RasterOptions(bands=(3, 2, 1)))) as source:
+        assert source.info.kind == "raster"  # as its bands are asked for
     with pytest.raises(SourceError, match="georeferenced raster"):
         open_source(str(tmp_path / "map.tif"))
     with closing(open_any(str(tmp_path / "plain.png"))) as source:
