@@ -278,7 +278,7 @@ def _open(path: str, uri: str) -> openslide.OpenSlide:
     try:
         if os.path.isdir(path):
             raise SourceError(
-                f"{uri}: is a folder, expected one slide file; give a file in it (.mrxs, .dcm, ...)"
+                f"{uri}: is a folder in which no slide or picture is found; give a file in it (.mrxs, .dcm, ...)"
             )
         if os.path.getsize(path) == 0:
             raise SourceError(f"{uri}: is empty (0 bytes); copy it again from where it came")
