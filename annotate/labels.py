@@ -192,9 +192,8 @@ class Labels:
         with self._lock:
             stamp, digest = _stamp(self.path), _digest_of(self.path)
             never = not self._state.revision  # nothing was ever drawn
-            if digest == (self._own_digest() if never else self._state.digests[0]) or (
-                never and digest is None
-            ):
+            known = self._own_digest() if never else self._state.digests[0]
+            if digest == known or (never and digest is None):
                 self._stamp = stamp
                 return None
             if digest is None or self._is_behind:  # deleted, or could not be written: nothing is lost

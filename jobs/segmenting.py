@@ -18,7 +18,7 @@ from fewscope.errors import ConfigError, HolesError, OutputError
 from fewscope.jobs.common import BAD_INPUT, EXPECTED, HOLES, complain, stop_if_told
 from fewscope.jobs.folders import folder_names
 from fewscope.jobs.run_progress import ProgressFile
-from fewscope.pipeline.calibration.model_selection import EncodingCache
+from fewscope.pipeline.calibration.encoding_cache import EncodingCache
 from fewscope.pipeline.config import SegmentConfig, check_workers
 from fewscope.pipeline.estimate import estimate
 from fewscope.pipeline.execution.pool import LocalPool, Pool

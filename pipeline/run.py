@@ -33,7 +33,7 @@ from fewscope.connectors.results.store import ResultStore
 from fewscope.connectors.results.store_layout import StoreSpec
 from fewscope.errors import HolesError, UnreadableError
 from fewscope.pipeline import predictor
-from fewscope.pipeline.calibration.model_selection import EncodingCache
+from fewscope.pipeline.calibration.encoding_cache import EncodingCache
 from fewscope.pipeline.calibration.operating_point import (
     OperatingPoint,
     choose_operating_point,

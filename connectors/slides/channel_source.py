@@ -227,7 +227,8 @@ class ChannelSource(PyramidSource[Level]):
                 image, valid = np.empty((*shape, self._info.n_channels), np.uint8), np.zeros(shape, np.bool_)
             else:
                 image, valid = self._view.stretch(values), _valid(values)
-            image[~valid] = self._info.background
+            if not valid.all():
+                image[~valid] = self._info.background
             yield block, (image, valid)
 
     def _read_codes(
@@ -235,16 +236,13 @@ class ChannelSource(PyramidSource[Level]):
     ) -> Iterator[tuple[Block, tuple[NDArray[np.uint16], NDArray[np.bool_]]]]:
         """Stored values of a level as 16 bits, piece by piece, in whole blocks."""
         measured = self._info.measured
-        low = np.array([one.low for one in measured])[:, None, None]
-        step = np.array([one.step for one in measured])[:, None, None]
         for block, values in self._stored(level, bounds):
             shape = block[1] - block[0], block[3] - block[2]
             codes, valid = np.zeros((*shape, len(measured)), np.uint16), np.zeros(shape, np.bool_)
             if values is not None:
                 valid = _valid(values)
-                with np.errstate(invalid="ignore"):
-                    found = np.rint((values - low) / step)
-                codes[:] = np.moveaxis(np.clip(np.nan_to_num(found), 0, MOST_CODE), 0, 2)
+                for i, (one, channel) in enumerate(zip(measured, values, strict=True)):
+                    codes[..., i] = _codes(channel, one)
                 codes[~valid] = 0
             yield block, (codes, valid)
 
@@ -277,6 +275,15 @@ def _valid(values: NDArray[np.generic]) -> NDArray[np.bool_]:
         return np.ones(values.shape[1:], np.bool_)
     finite: NDArray[np.bool_] = np.isfinite(values).all(0)
     return finite
+
+
+def _codes(values: NDArray[Any], channel: MeasuredChannel) -> NDArray[Any]:
+    """Stored values (h, w) of a channel as whole numbers of 16 bits; one that is no number becomes 0."""
+    if values.dtype.kind in "bu" and values.dtype.itemsize <= 2:
+        return values
+    with np.errstate(invalid="ignore"):
+        found = np.rint((values.astype(np.float64) - channel.low) / channel.step)
+    return np.clip(np.nan_to_num(found), 0, MOST_CODE)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""The files that a slide consists of, where it is more than one."""
+"""The files that a slide consists of, and whether they can be read."""
 
 from __future__ import annotations
 
@@ -6,9 +6,33 @@ import os
 import struct
 
 from fewscope.connectors.storage.fingerprint import files_below, named_in
+from fewscope.errors import SourceError
 
 HEAD_BYTES = 2**16
 """Of a DICOM file, in which its series is named."""
+
+
+def check_file(uri: str, path: str) -> None:
+    """Check that a local file can be read.
+
+    Raises
+    ------
+    SourceError
+        It is a folder, empty, not there, or not readable; for errors, it is called ``uri``.
+    """
+    try:
+        if os.path.isdir(path):
+            raise SourceError(
+                f"{uri}: is a folder in which no slide or picture is found; give a file in it (.mrxs, .dcm, ...)"
+            )
+        if os.path.getsize(path) == 0:
+            raise SourceError(f"{uri}: is empty (0 bytes); copy it again from where it came")
+        with open(path, "rb"):
+            pass
+    except FileNotFoundError as error:
+        raise SourceError(f"{uri}: no such file; check the path") from error
+    except OSError as error:
+        raise SourceError(f"{uri}: cannot be read ({error.strerror}); check its permissions") from error
 
 
 def slide_files(path: str, vendor: str) -> list[tuple[str, str]]:

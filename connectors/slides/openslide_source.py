@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
-import os
 import shlex
 import warnings
 from collections.abc import Iterator, Mapping
@@ -26,7 +25,7 @@ from fewscope.connectors.pixels.levels import (
     assemble,
     whole_blocks,
 )
-from fewscope.connectors.slides.members import slide_files
+from fewscope.connectors.slides.members import check_file, slide_files
 from fewscope.connectors.slides.pyramid_source import (
     BLOCK,
     DARK_LEVEL,
@@ -275,19 +274,7 @@ def _fingerprint(slide: openslide.OpenSlide, path: str, uri: str) -> str:
 
 def _open(path: str, uri: str) -> openslide.OpenSlide:
     """OpenSlide's handle; SourceError, which says what the file is instead, if it is not a slide."""
-    try:
-        if os.path.isdir(path):
-            raise SourceError(
-                f"{uri}: is a folder in which no slide or picture is found; give a file in it (.mrxs, .dcm, ...)"
-            )
-        if os.path.getsize(path) == 0:
-            raise SourceError(f"{uri}: is empty (0 bytes); copy it again from where it came")
-        with open(path, "rb"):
-            pass
-    except FileNotFoundError as error:
-        raise SourceError(f"{uri}: no such file; check the path") from error
-    except OSError as error:
-        raise SourceError(f"{uri}: cannot be read ({error.strerror}); check its permissions") from error
+    check_file(uri, path)
     try:
         return openslide.OpenSlide(path)
     except openslide.OpenSlideUnsupportedFormatError as error:

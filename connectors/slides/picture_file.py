@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
-import os
 import shlex
 import warnings
 from collections.abc import Sequence
@@ -24,6 +23,7 @@ from rasterio.windows import Window
 
 from fewscope.connectors.pixels.levels import Block
 from fewscope.connectors.slides.channel_image import Channel, ChannelImage, DecodeError
+from fewscope.connectors.slides.members import check_file
 from fewscope.connectors.source import PLAUSIBLE_MPP
 from fewscope.connectors.storage.download import local_copy, remote_version
 from fewscope.connectors.storage.fingerprint import add_files
@@ -90,7 +90,7 @@ class PictureFile:
         self._uri, self._path = uri, local_copy(uri)
         if series not in (None, 1):
             raise SourceError(f"{uri}: is one picture and has no image {series}; leave out --series")
-        _check_file(uri, self._path)
+        check_file(uri, self._path)
         try:
             with gdal(), open_quietly(self._path) as opened:
                 _check(uri, opened)
@@ -155,20 +155,6 @@ def open_quietly(path: str) -> rasterio.DatasetReader:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         return rasterio.open(path)
-
-
-def _check_file(uri: str, path: str) -> None:
-    if os.path.isdir(path):
-        raise SourceError(f"{uri}: is a folder, expected a picture")
-    try:
-        if os.path.getsize(path) == 0:
-            raise SourceError(f"{uri}: is empty (0 bytes); copy it again from where it came")
-        with open(path, "rb"):
-            pass
-    except FileNotFoundError as error:
-        raise SourceError(f"{uri}: no such file; check the path") from error
-    except OSError as error:
-        raise SourceError(f"{uri}: cannot be read ({error.strerror}); check its permissions") from error
 
 
 def _is_on_map(opened: rasterio.DatasetReader) -> bool:

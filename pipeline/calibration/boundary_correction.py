@@ -17,8 +17,9 @@ import numpy as np
 
 from fewscope.connectors.support.support_set import SupportSet
 from fewscope.model.finetune import one_thread
+from fewscope.pipeline.calibration.encoding_cache import EncodingCache
 from fewscope.pipeline.calibration.leave_one_out import agreement, folds_of, score_held_out
-from fewscope.pipeline.calibration.model_selection import EncodingCache, SelectedEncoding
+from fewscope.pipeline.calibration.model_selection import SelectedEncoding
 from fewscope.pipeline.calibration.source_match import SourceMatch
 
 log = logging.getLogger(__name__)

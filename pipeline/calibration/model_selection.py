@@ -9,26 +9,23 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from scipy.special import expit, logit
 
-from fewscope.connectors.support.support_set import SupportSet
 from fewscope.model.conventions import PATCH_SIZE
 from fewscope.model.finetune import AdaptConfig, one_thread, steps_within
 from fewscope.model.networks.boundary_trees import BoundaryTrees
 from fewscope.model.networks.pixel_classifier import LIMIT
 from fewscope.model.views import View
 from fewscope.pipeline.calibration.leave_one_out import agreement, folds_of, predict_held_out, score_held_out
-from fewscope.pipeline.predictor import Model, precision_of, squeeze_single_class
+from fewscope.pipeline.predictor import Model, squeeze_single_class
 
 log = logging.getLogger(__name__)
-
-Found = TypeVar("Found")
 
 OTHER_SIDES = ((192, 320), (128, 320))
 """Sides, px, to which 224 px are resized for the network, besides its default sides; enlarges small objects."""
@@ -373,41 +370,6 @@ def _mean(maps: Sequence[np.ndarray | None], shares: Sequence[float]) -> np.ndar
     if len(logits) < len(shares):
         return None
     return np.asarray(expit(np.average(logits, axis=0, weights=shares)), np.float32)
-
-
-class EncodingCache:
-    """Keeps the last encoding of a model and what follows from it: sources of one job usually share a support set."""
-
-    def __init__(self, model: Model) -> None:
-        self._model = model
-        self._last: tuple[tuple[str, float, bool, str], SelectedEncoding] | None = None
-        self._found: dict[str, Any] = {}
-
-    def of(self, support: SupportSet, seconds: float, depth: bool) -> SelectedEncoding:
-        """`select_encoding` of a support set, or the last result if the arguments are the same."""
-        asked = support.digest(), seconds, depth, precision_of(self._model)
-        if self._last is not None and self._last[0] == asked:
-            log.info("same support set as for the previous source: its encoding is reused")
-            return self._last[1]
-        made = select_encoding(
-            self._model,
-            support.images,
-            support.labels_by_class,
-            support.instances,
-            seconds,
-            depth=depth,
-            n_sparse=support.n_sparse,
-            pictures=support.pictures,
-        )
-        self._last, self._found = (asked, made), {}
-        return made
-
-    def once(self, name: str, find: Callable[[], Found]) -> Found:
-        """What follows from the last encoding alone, and not from a source: found once, under its name."""
-        if name not in self._found:
-            self._found[name] = find()
-        found: Found = self._found[name]
-        return found
 
 
 def to_arrays(found: SelectedEncoding) -> dict[str, np.ndarray]:

@@ -22,6 +22,7 @@ from fewscope.model.finetune import one_thread
 from fewscope.pipeline import predictor
 from fewscope.pipeline.calibration import intervals, leave_one_out
 from fewscope.pipeline.calibration.boundary_correction import correct_boundaries
+from fewscope.pipeline.calibration.encoding_cache import EncodingCache
 from fewscope.pipeline.calibration.expected_iou import (
     ExpectedIou,
     compare_with_source,
@@ -29,7 +30,6 @@ from fewscope.pipeline.calibration.expected_iou import (
     expected_to_array,
 )
 from fewscope.pipeline.calibration.model_selection import (
-    EncodingCache,
     SelectedEncoding,
     from_arrays,
     to_arrays,

@@ -18,7 +18,7 @@ from rasterio.windows import Window
 
 from fewscope.connectors.support.support_set import SupportSet
 from fewscope.model.finetune import one_thread
-from fewscope.pipeline.calibration.model_selection import EncodingCache
+from fewscope.pipeline.calibration.encoding_cache import EncodingCache
 from fewscope.pipeline.calibration.sampling import Sample
 from fewscope.pipeline.predictor import Model
 

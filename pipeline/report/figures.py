@@ -136,12 +136,13 @@ def draw(
     image = composite(source.overview(OVERVIEW_PX)[0], info)
     tissue = area_mean(foreground, *_onto(foreground.shape, image.shape[:2])) >= 0.5
     colours = colours_of(len(support.class_names))
-    covered = _coverage(result.semantic, image.shape[:2], len(colours))
-    is_whole = image.shape[:2] == (info.height, info.width)
+    if image.shape[:2] == (info.height, info.width):
+        overview = _every_object(image, result, tissue, colours)
+    else:
+        covered = _coverage(result.semantic, image.shape[:2], len(colours))
+        overview = _overview(image, covered, tissue, info.width, colours)
     return Pictures(
-        overview=_every_object(image, result, colours)
-        if is_whole
-        else _overview(image, covered, tissue, info.width, colours),
+        overview=overview,
         density=_density(image, tissue, statistics, info.width, info.mpp or 1.0),
         fields=tuple(_fields(source, result, statistics, colours)),
         gallery=tuple(_portrait(source, result, row, colours) for row in statistics.samples),
@@ -202,15 +203,20 @@ def _whole(level: Any) -> npt.NDArray[Any]:
     return found
 
 
-def _every_object(image: RGB, result: Any, colours: Sequence[Colour]) -> Picture:
-    """A small source, each object outlined by itself: touching ones can be told apart, and counted."""
+def _every_object(image: RGB, result: Any, tissue: Mask, colours: Sequence[Colour]) -> Picture:
+    """A small source, each object outlined by itself: touching ones can be told apart, and counted.
+
+    The edge of the tissue is a faint line, as in `_overview`.
+    """
     labels, classes = _whole(result.instances[0]), _whole(result.semantic[0])
     scale = float(np.clip(SMALL_PX / max(labels.shape), 1, 3))
     tinted = image.astype(np.float32)
     for value, colour in enumerate(colours, start=1):
         tinted = _tint(tinted, colour, 0.18 * (classes == value))
     drawn = outlined(np.round(tinted).astype(np.uint8), labels, scale, 1.4, classes, colours)
-    return picture(drawn, labels.shape[1], lines=True)
+    edge = find_contours(np.pad(tissue.astype(float), 1), 0.5)
+    canvas = _stroke(drawn.astype(np.float32), edge, scale, 1.6, EDGE, 0.8)
+    return picture(canvas, labels.shape[1], lines=True)
 
 
 def _density(

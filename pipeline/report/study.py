@@ -24,42 +24,31 @@ THUMBNAIL_PX = 320
 MAX_THUMBNAILS = 500
 """Sources beyond are on the page without a picture: of some 15 kB each."""
 
-COLUMNS = (
-    *(
-        "source",
-        "class",
-        "count",
-        "count_estimate",
-        "count_low",
-        "count_high",
-        "area_px",
-        "area_mm2",
-        "area_km2",
-    ),
-    *(
-        "density_per_mm2",
-        "density_per_mpx",
-        "density_per_km2",
-        "covered_fraction",
-        "covered_mm2",
-        "covered_km2",
-    ),
-    *("median_diameter_um", "median_area_px", "estimated_iou", "unread_fraction", "n_warnings"),
-    *("report", "error"),
-)
-"""Of the table; those without a value in any row are left out."""
-
-ALWAYS = (
-    "source",
-    "class",
-    "count",
-    "count_estimate",
-    "count_low",
-    "count_high",
-    "n_warnings",
-    "report",
-    "error",
-)
+COLUMNS = {
+    "source": True,
+    "class": True,
+    "count": True,
+    "count_estimate": True,
+    "count_low": True,
+    "count_high": True,
+    "area_px": False,
+    "area_mm2": False,
+    "area_km2": False,
+    "density_per_mm2": False,
+    "density_per_mpx": False,
+    "density_per_km2": False,
+    "covered_fraction": False,
+    "covered_mm2": False,
+    "covered_km2": False,
+    "median_diameter_um": False,
+    "median_area_px": False,
+    "estimated_iou": False,
+    "unread_fraction": False,
+    "n_warnings": True,
+    "report": True,
+    "error": True,
+}
+"""Of the table, and whether they are there also if no row has a value."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +94,9 @@ def write_study(out: str, done: Sequence[Done]) -> None:
 def table_text(done: Sequence[Done]) -> str:
     """``summary.csv``: a row for each source, or for each of its classes where there are several."""
     rows = [row for one in done for row in _rows(one)]
-    kept = [name for name in COLUMNS if name in ALWAYS or any(row.get(name) is not None for row in rows)]
+    kept = [
+        name for name, always in COLUMNS.items() if always or any(row.get(name) is not None for row in rows)
+    ]
     text = io.StringIO()
     table = csv.DictWriter(text, kept, extrasaction="ignore", lineterminator="\n")
     table.writeheader()

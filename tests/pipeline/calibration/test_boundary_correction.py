@@ -17,7 +17,8 @@ from fewscope.connectors.support.support_set import SupportSet
 from fewscope.model.segmenter import load_segmenter
 from fewscope.pipeline.calibration import boundary_correction, model_selection, operating_point
 from fewscope.pipeline.calibration.boundary_correction import correct_boundaries
-from fewscope.pipeline.calibration.model_selection import EncodingCache, EncodingOptions, SelectedEncoding
+from fewscope.pipeline.calibration.encoding_cache import EncodingCache
+from fewscope.pipeline.calibration.model_selection import EncodingOptions, SelectedEncoding
 from fewscope.pipeline.calibration.source_match import SourceMatch
 from fewscope.pipeline.config import RasterConfig, SegmentConfig
 from fewscope.pipeline.execution.pool import LocalPool

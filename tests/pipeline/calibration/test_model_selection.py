@@ -15,9 +15,9 @@ from fewscope.connectors.support.support_set import SupportSet
 from fewscope.model.finetune import AdaptConfig, one_thread
 from fewscope.model.segmenter import load_segmenter
 from fewscope.pipeline.calibration import model_selection
+from fewscope.pipeline.calibration.encoding_cache import EncodingCache
 from fewscope.pipeline.calibration.leave_one_out import MAX_FOLDS, folds_of, predict_held_out
 from fewscope.pipeline.calibration.model_selection import (
-    EncodingCache,
     EncodingOptions,
     from_arrays,
     select_encoding,
