@@ -15,6 +15,7 @@ from fewscope.model.networks.frozen_encoder import FrozenEncoder, Readout, fit_r
 from fewscope.model.segmenter import Segmenter, load_segmenter
 from fewscope.model.settled_encoder import SettledEncoder, joining, starts
 from fewscope.model.views import View
+from tests.helpers.discs import patches
 
 SIDE = 128
 
@@ -34,18 +35,6 @@ class Colours(nn.Module):
 def counted() -> tuple[FrozenEncoder, list[tuple[int, ...]]]:
     body = Colours()
     return FrozenEncoder(body, "colours", "digest", mean=(0, 0, 0), std=(1, 1, 1)), body.sizes
-
-
-def patches(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Discs on a ground with noise, and their masks."""
-    rng = np.random.default_rng(seed)
-    rows, cols = np.mgrid[:224, :224]
-    masks = np.zeros((n, 224, 224), bool)
-    for mask in masks:
-        for row, col, radius in rng.uniform((0, 0, 8), (224, 224, 18), (12, 3)):
-            mask |= (rows - row) ** 2 + (cols - col) ** 2 < radius**2
-    images = np.where(masks[..., None], (90, 60, 140), (225, 200, 215)) + rng.normal(0, 12, (n, 224, 224, 3))
-    return np.clip(images, 0, 255).astype(np.uint8), masks.astype(np.uint8)
 
 
 IMAGES, LABELS = patches(3, seed=1)
