@@ -63,6 +63,8 @@ class Annotation:
         Whether the file gives it a class.
     mark
         One of `MARKS`, or nothing. What is marked may also be a point or a line, as may be what is background.
+    own
+        Its own name in the file, beside its class; nothing where it has none.
     """
 
     geometry: BaseGeometry
@@ -70,6 +72,7 @@ class Annotation:
     title: str
     stated: bool = True
     mark: str = ""
+    own: str = ""
 
 
 @dataclass(slots=True)
@@ -121,6 +124,14 @@ class AnnotationFile:
     def origin(self, info: SourceInfo, options: SupportOptions) -> tuple[int, int]:
         """Level-0 (x, y) of the source at which its coordinates start."""
         return (0, 0) if self.from_corner or options.geojson_origin == "file" else info.scan_origin
+
+    def tell_scan_origin(self, uri: str, origin: tuple[int, int]) -> None:
+        """Add that its coordinates were taken to start at the corner of the scanned area, if they were."""
+        if origin != (0, 0):
+            self.assumptions.append(
+                f"Coordinates in {uri} start at the corner of the scanned area of the slide it was drawn on, x, y = "
+                f"{origin[0]}, {origin[1]}, as QuPath writes them. --geojson-origin file: at the corner of the slide."
+            )
 
 
 def kind_of(name: str) -> Kind:

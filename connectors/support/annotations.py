@@ -206,11 +206,7 @@ def patches_on(
     if annotations.surroundings and info.kind == "slide":
         _check_inside(uri, objects, info, origin)
     notes: list[str] = []
-    if origin != (0, 0):
-        annotations.assumptions.append(
-            f"Coordinates in {uri} start at the corner of the scanned area of the slide it was drawn on, x, y = "
-            f"{origin[0]}, {origin[1]}, as QuPath writes them. --geojson-origin file: at the corner of the slide."
-        )
+    annotations.tell_scan_origin(uri, origin)
 
     negatives = _onto_grid(annotations.negatives, to_grid)
     drawn = Drawn(regions, ignored, objects, values, negatives, annotations.surroundings)

@@ -84,7 +84,7 @@ def annotations_of(program: str, class_source: str, shapes: Sequence[Shape]) -> 
         if geometry is None:
             annotations.left_out.append(f"{title} {shape.what or _lacking(shape.geometry)}")
             continue
-        annotations.add(kind, Annotation(geometry, name, title, bool(stated), mark))
+        annotations.add(kind, Annotation(geometry, name, title, bool(stated), mark, shape.own))
     return annotations
 
 

@@ -7,7 +7,7 @@ import logging
 import math
 import re
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import shapely
@@ -30,6 +30,9 @@ from fewscope.errors import SupportError
 log = logging.getLogger(__name__)
 
 NUCLEI = re.compile(r"(?<![a-z])(nucleus|nuclei|nuclear)(?![a-z])")
+TMA_CORE = "TMA core"
+"""Class of the cores of a tissue microarray, where they are asked for."""
+
 LEGACY_TYPES = {
     "PathTileObject": "tile",
     "PathCellObject": "cell",
@@ -53,6 +56,13 @@ class _Drawn:
     geometry: Any
     nucleus: Any
     mark: str = ""
+    own: str = ""
+    is_missing: bool = False
+
+    @property
+    def is_unstated_core(self) -> bool:
+        """Whether it is a core of a tissue microarray that is there, and has no class."""
+        return self.object_type == "tmaCore" and not self.stated and not self.is_missing
 
 
 def json_text(uri: str, content: bytes) -> str:
@@ -63,12 +73,17 @@ def json_text(uri: str, content: bytes) -> str:
         raise _not_geojson(uri, error) from error
 
 
-def read_qupath(uri: str, text: str, options: SupportOptions) -> AnnotationFile:
-    """Annotations of GeoJSON exported by QuPath, in level-0 pixels from the corner that QuPath counts from."""
+def read_qupath(uri: str, text: str, options: SupportOptions, cores: bool = False) -> AnnotationFile:
+    """Annotations of GeoJSON exported by QuPath, in level-0 pixels from the corner that QuPath counts from.
+
+    ``cores``: those of a tissue microarray that are not missing are of the class `TMA_CORE`, if of no other.
+    """
     annotations = AnnotationFile()
     drawn = [
         _parse_feature(uri, number, feature) for number, feature in enumerate(_features(uri, text), start=1)
     ]
+    if cores:
+        drawn = [replace(one, name=TMA_CORE, stated=True) if one.is_unstated_core else one for one in drawn]
     has_nuclei = any(_is_there(one.nucleus) for one in drawn)
     taken, named_by = Counter[tuple[str, str]](), Counter[str]()
     for one in drawn:
@@ -92,7 +107,7 @@ def read_qupath(uri: str, text: str, options: SupportOptions) -> AnnotationFile:
             continue
         if one.kind == "object":
             named_by["the classification" if one.stated else "their names"] += 1
-        annotations.add(one.kind, Annotation(geometry, one.name, one.title, one.stated, one.mark))
+        annotations.add(one.kind, Annotation(geometry, one.name, one.title, one.stated, one.mark, one.own))
     for (name, part), n in sorted(taken.items()):
         other = "cell" if part == "nucleus" else "nucleus"
         annotations.assumptions.append(
@@ -146,6 +161,8 @@ def _parse_feature(uri: str, number: int, feature: Any) -> _Drawn:
         geometry=feature.get("geometry"),
         nucleus=feature.get("nucleusGeometry"),
         mark=mark,
+        own=own_name or "",
+        is_missing=properties.get("isMissing") is True,
     )
 
 

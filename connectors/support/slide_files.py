@@ -26,8 +26,12 @@ GZIP_HEAD = b"\x1f\x8b"
 BEFORE_XML = b"\xef\xbb\xbf\xff\xfe\0 \t\r\n"  # byte order marks, the zeros of UTF-16, white space
 
 
-def read_slide_file(uri: str, info: SourceInfo, options: SupportOptions) -> AnnotationFile:
+def read_slide_file(
+    uri: str, info: SourceInfo, options: SupportOptions, cores: bool = False
+) -> AnnotationFile:
     """Annotations in a file that was drawn on the slide of ``info``, in level-0 pixels.
+
+    ``cores``: with the cores of a tissue microarray, see `read_qupath`.
 
     Raises
     ------
@@ -42,7 +46,7 @@ def read_slide_file(uri: str, info: SourceInfo, options: SupportOptions) -> Anno
     else:
         text = json_text(uri, content)
         del content  # what is parsed takes more
-        return read_qupath(uri, text, options)
+        return read_qupath(uri, text, options, cores)
     tell_origin(uri, found, info)
     return found
 
