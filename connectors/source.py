@@ -40,15 +40,39 @@ class MeasuredChannel:
     low, step
         The stored value is ``low + step * n``, where n is what `MeasurableSource.read_measured` gives, or of other
         sources the pixel itself.
+    quantity
+        "intensity", or "od": optical density of a stain (`connectors.pixels.stains`).
     """
 
     name: str
     low: float = 0.0
     step: float = 1.0
+    quantity: Literal["intensity", "od"] = "intensity"
+
+    @property
+    def column(self) -> str:
+        """Name of its column in tables of objects."""
+        return f"{self.quantity}_{self.name}"
 
 
 COLOURS = tuple(map(MeasuredChannel, ("red", "green", "blue")))
 """What is measured of a picture of 8 bits."""
+
+_TITLES = {"intensity_": "{}: Mean", "od_": "{} OD: Mean"}
+
+
+def measured_title(column: str) -> str | None:
+    """What a column of a measured channel is called in QuPath; None for other columns.
+
+    Examples
+    --------
+    >>> measured_title("od_DAB")
+    'DAB OD: Mean'
+    """
+    for prefix, title in _TITLES.items():
+        if column.startswith(prefix):
+            return title.format(column.removeprefix(prefix))
+    return None
 
 
 @dataclass(frozen=True, slots=True)

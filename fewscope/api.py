@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Literal
 
 from fewscope.connectors.raster_options import RasterOptions
+from fewscope.connectors.stain_options import Positive
 from fewscope.connectors.support_options import CellPart, GeoJsonOrigin
 from fewscope.errors import ConfigError
 from fewscope.pipeline.config import IndexBands, Instances, RasterConfig, SegmentConfig
@@ -59,6 +60,8 @@ def segment(
     object_radius_um: float | None = None,
     min_area_um2: float | None = None,
     class_probabilities: bool = False,
+    stains: str | None = None,
+    positive: Mapping[str, Sequence[float]] | None = None,
     max_unreadable: float = 0.1,
     overwrite: bool = False,
     workers: int | None = 0,
@@ -115,6 +118,12 @@ def segment(
         Smaller objects are dropped; None: a tenth of the typical area.
     class_probabilities : bool
         Also store the probability of each class.
+    stains : str | None
+        "h-dab" or "h-e": measure the optical density of hematoxylin and DAB, or of hematoxylin and eosin, in every
+        object of a bright slide.
+    positive : Mapping[str, Sequence[float]] | None
+        From which mean of a stain or channel an object counts as positive: one value, or three for 1+, 2+ and 3+; None:
+        of DAB, where it is measured, 0.2, 0.4 and 0.6.
     max_unreadable : float
         Largest fraction of the tissue that may be unreadable.
     overwrite : bool
@@ -175,6 +184,8 @@ def segment(
         max_unreadable=max_unreadable,
         overwrite=overwrite,
         class_probabilities=class_probabilities,
+        stains=stains,
+        positive=tuple(Positive(name, tuple(values)) for name, values in (positive or {}).items()),
     )
     return _run(config, workers, progress, cancel)
 

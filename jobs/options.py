@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fewscope._version import __version__
+from fewscope.connectors.stain_options import STAIN_SETS
 from fewscope.model.conventions import PRECISIONS
 from fewscope.model.networks.names import MODELS
 
@@ -143,6 +144,25 @@ def add_channel_options(parser: JobParser) -> None:
         type=int,
         metavar="N",
         help="image of a multi-channel TIFF or OME-Zarr that holds several, counted from 1 (default: the first)",
+    )
+
+
+def add_stain_options(parser: JobParser) -> None:
+    """What is measured in every object, and what counts as positive."""
+    add = parser.group["output"].add_argument
+    add(
+        "--stains",
+        choices=tuple(STAIN_SETS),
+        help="measure the optical density of two stains in every object of a bright slide, as QuPath does: hematoxylin "
+        "and DAB, or hematoxylin and eosin",
+    )
+    add(
+        "--positive",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE,...",
+        help="report objects whose mean of a stain or channel is at least VALUE as positive, with three values as 1+, "
+        "2+, 3+ and an H-score; repeat for several (default with --stains h-dab: DAB=0.2,0.4,0.6)",
     )
 
 

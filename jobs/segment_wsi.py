@@ -24,6 +24,7 @@ Examples:
     %(prog)s slides/*.svs --support nuclei/ --out out --instances split --min-area-um2 10
     %(prog)s tissue.ome.tif --channels DAPI,CD3,CD8 --support annotations.geojson --out out/tissue
     %(prog)s 'images/*.tif' --support labelled/ --out out/study
+    %(prog)s ki67.svs --support nuclei.geojson --stains h-dab --out out/ki67
     %(prog)s photos/ --support five/ --out out/photos
 
 SUPPORT is a folder of pictures and masks (image/ and label/, 1.jpg 1.png, a.png a_mask.png ...; also label images, as
@@ -77,6 +78,7 @@ def parser(prog: str = PROG, *, only_estimate: bool = False) -> JobParser:
         help="auto: segment tissue and skip empty glass; all: segment everything (default auto)",
     )
     options.add_output_options(made, only_estimate)
+    options.add_stain_options(made)
     options.add_model_options(made)
     options.add_instance_options(made, "auto")
     add = made.group["instances"].add_argument
@@ -135,12 +137,17 @@ def run(args: argparse.Namespace) -> int:
 
 def summary(report: dict[str, Any]) -> str:
     """What was found and what is estimated, in words, and how dense."""
-    from fewscope.pipeline.report.formatting import short
+    from fewscope.pipeline.report.formatting import percent, short
     from fewscope.pipeline.report.headline import count_in_words
 
     text = count_in_words(report)
     if report["density_per_mm2"] and "classes" not in report:
         text += f"; {short(report['density_per_mm2'])} found per mm2 on {short(report['area_mm2'])} mm2"
+    for channel in report.get("channels", ()):
+        for of in channel.get("grades", ()):
+            if of["positive_fraction"] is not None:
+                whose = f" of {of['class']}" if "class" in of else ""
+                text += f"; {percent(of['positive_fraction'])}{whose} positive for {channel['name']}"
     return text
 
 

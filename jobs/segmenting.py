@@ -14,6 +14,7 @@ from contextlib import AbstractContextManager, closing
 from typing import Any
 
 from fewscope.connectors.results.reader import open_result
+from fewscope.connectors.stain_options import Positive
 from fewscope.errors import ConfigError, HolesError, OutputError
 from fewscope.jobs.common import BAD_INPUT, EXPECTED, HOLES, complain, stop_if_told
 from fewscope.jobs.folders import folder_names
@@ -33,6 +34,7 @@ def configs_of(args: argparse.Namespace, sources: list[str], **more: Any) -> lis
     """One configuration for each source, from the options of the same names; several get folders of their own."""
     fields = {field.name for field in dataclasses.fields(SegmentConfig)}
     given = {name: value for name, value in vars(args).items() if name in fields}
+    given |= {"positive": tuple(map(Positive.parse, given.get("positive", ())))}
     given |= {"class_names": tuple(args.class_names), "scale": None, **more}
     if len(sources) == 1:
         return [SegmentConfig(source=sources[0], **given)]

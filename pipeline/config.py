@@ -11,6 +11,7 @@ from typing import Literal
 
 from fewscope.connectors.raster_options import RasterOptions
 from fewscope.connectors.slide_options import SlideOptions
+from fewscope.connectors.stain_options import Positive, StainOptions
 from fewscope.connectors.support_options import CellPart, GeoJsonOrigin, SupportOptions
 from fewscope.errors import ConfigError
 from fewscope.model.conventions import PATCH_SIZE, PRECISIONS
@@ -76,6 +77,9 @@ class SegmentConfig:
     precision : Literal['auto', 'float32', 'bfloat16']
         In which tiles are predicted, by all workers; "auto": bfloat16 where the processor computes in it, else
         float32; a run that is resumed keeps its own.
+    stains, positive : str | None, tuple[Positive, ...]
+        Stains to measure in every object of a bright slide, and from which mean of a channel an object is positive, as
+        in `connectors.stain_options.StainOptions`.
     geojson_origin : GeoJsonOrigin
         Where the coordinates of GeoJSON start, read and written, on slides that state a scanned area: "scan":
         at its corner, as QuPath expects; "file": at the corner of the slide.
@@ -119,12 +123,14 @@ class SegmentConfig:
     simplify_px: float = 0.5
     class_probabilities: bool = False
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    stains: str | None = None
+    positive: tuple[Positive, ...] = ()
     geojson_origin: GeoJsonOrigin = "scan"
     cell_part: CellPart = "auto"
 
     def __post_init__(self) -> None:
         SupportOptions(self.class_names, self.cell_part, self.geojson_origin)  # checks them
-        self.slide  # noqa: B018  # checks them
+        self.slide, self.measured  # noqa: B018  # checks them
         if self.threshold is not None and not 0 < self.threshold < 1:
             raise ConfigError(
                 f"--threshold {self.threshold} is not between 0 and 1; leave it out to have it chosen"
@@ -170,6 +176,11 @@ class SegmentConfig:
         """What is read of a slide of channels."""
         scale = None if self.scale is None else (self.scale[0], self.scale[1])
         return SlideOptions(tuple(self.channels), self.series, scale)
+
+    @property
+    def measured(self) -> StainOptions:
+        """What is measured of stains, and what counts as positive."""
+        return StainOptions(self.stains, tuple(self.positive))
 
 
 def check_workers(workers: int | None, gpus_per_worker: float | None) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,7 +19,8 @@ from rasterio.windows import Window
 
 from fewscope._version import __version__
 from fewscope.connectors.conventions import IGNORE_LABEL
-from fewscope.connectors.source import Source
+from fewscope.connectors.pixels.stains import Stains, looks_like_dab
+from fewscope.connectors.source import MeasuredChannel, Source, SourceInfo
 from fewscope.connectors.support.support_set import SupportSet
 from fewscope.errors import ConfigError, SourceError
 from fewscope.model.conventions import PATCH_SIZE
@@ -29,6 +31,8 @@ from fewscope.pipeline.instances.split_rules import DepthRule, Rule, SplitRule
 from fewscope.pipeline.sources import check_index_bands, open_sources, pixel_m2, read_support, shown_like
 from fewscope.pipeline.tiling.foreground import Foreground, find_foreground
 from fewscope.pipeline.tiling.grid import TileGrid, Unit, default_shard, plan_units
+
+log = logging.getLogger(__name__)
 
 OVERVIEW_PX = 2048
 """Longer side of the overview for foreground detection: on a slide of 100,000 px, a pixel is a quarter of a tile."""
@@ -103,10 +107,31 @@ class Plan:
         return self.config.out.rstrip("/")
 
     @property
+    def stains(self) -> Stains | None:
+        """Stains that are measured in every object."""
+        return stains_of(self.config)
+
+    @property
+    def measured(self) -> tuple[MeasuredChannel, ...]:
+        """What is measured in every object, besides its shape."""
+        return measured_channels(self.config, self.source.info)
+
+    @property
     def n_tiles(self) -> int:
         """Number of tiles with foreground."""
         whole = Window(0, 0, self.grid.width, self.grid.height)
         return self.foreground.count(self.grid.tiles_touching(whole))
+
+
+def stains_of(config: SegmentConfig) -> Stains | None:
+    """Stains that are measured in every object."""
+    return Stains(config.stains) if config.stains else None
+
+
+def measured_channels(config: SegmentConfig, info: SourceInfo) -> tuple[MeasuredChannel, ...]:
+    """What is measured in every object: what the source measures, then the stains."""
+    stains = stains_of(config)
+    return info.measured + (stains.measured if stains else ())
 
 
 def model_loader(config: SegmentConfig) -> Callable[[], Segmenter]:
@@ -145,6 +170,7 @@ def make_plan(config: SegmentConfig, has_depth: bool = False) -> Plan:
             f"patches of {config.support} have {n_channels}; draw the support set on the source, or choose three with "
             f"{'--channels' if info.kind == 'slide' else '--bands'}"
         )
+    check_measured(config, info)
     views = [support.of_class(value) for value in range(1, len(support.class_names) + 1)]
     pixel = pixel_m2(info)
     given = config.min_area_um2 if config.raster is None else config.raster.min_area_m2
@@ -162,6 +188,11 @@ def make_plan(config: SegmentConfig, has_depth: bool = False) -> Plan:
     overview, valid = source.overview(OVERVIEW_PX)
     if not valid.any():
         raise SourceError(f"{config.source}: {explain_no_pixels(source)}")
+    if not config.stains and info.kind == "slide" and not info.channels and looks_like_dab(overview, valid):
+        log.info(
+            "%s: looks stained with hematoxylin and DAB; --stains h-dab measures the DAB of every object",
+            config.source,
+        )
     foreground = find_foreground(
         overview,
         valid,
@@ -181,6 +212,29 @@ def make_plan(config: SegmentConfig, has_depth: bool = False) -> Plan:
         foreground=foreground,
         classes=tuple(classes),
     )
+
+
+def check_measured(config: SegmentConfig, info: SourceInfo) -> None:
+    """Check that stains and positive channels can be measured in a source.
+
+    Raises
+    ------
+    ConfigError
+        Stains of something else than an RGB slide, or a channel that is not measured.
+    """
+    if config.stains and (info.kind != "slide" or info.channels):
+        raise ConfigError(
+            f"--stains {config.stains}: stains are measured in the RGB pixels of slides, and {config.source} has "
+            f"{f'{info.n_channels} channels' if info.channels else 'bands'}; leave --stains out, intensities are "
+            "measured anyway"
+        )
+    names = [one.name for one in measured_channels(config, info)]
+    for one in config.measured.grades:
+        if one.channel not in names:
+            raise ConfigError(
+                f"--positive {one}: {config.source} has no such channel, but {', '.join(names) or 'none at all'}"
+                + ("; --stains h-dab measures DAB" if one.channel == "DAB" else "; give one of them")
+            )
 
 
 def explain_no_pixels(source: Source) -> str:
@@ -310,8 +364,10 @@ def manifest(plan: Plan, model: predictor.Model) -> dict[str, Any]:
         c.min_area_given for c in plan.classes
     ):  # estimates then count the labelled objects of this size alone
         several["min_true_area_px"] = _one_or_list([c.min_true_area_px for c in plan.classes])
-    if info.measured:
-        several["measured"] = [one.name for one in info.measured]
+    if plan.measured:
+        several["measured"] = [one.name for one in plan.measured]
+    if grades := config.measured.grades:
+        several["positive"] = [str(one) for one in grades]
     if info.scan_origin != (0, 0):
         several["geojson_origin"] = config.geojson_origin
     return (

@@ -232,6 +232,7 @@ def make_job(plan: Plan, operating_point: OperatingPoint, store: ResultStore, wo
         rules=tuple(c.rule for c in operating_point.classes),
         units=tuple(plan.units),
         precision=getattr(operating_point.features, "precision", ""),
+        stains=plan.stains,
     )
 
 

@@ -14,6 +14,7 @@ from affine import Affine
 
 from fewscope.connectors.results.store import Name, ResultStore
 from fewscope.connectors.results.store_layout import StoreSpec
+from fewscope.connectors.source import measured_title
 from fewscope.connectors.storage.filesystem import open_filesystem
 from fewscope.errors import MissingPackageError, ResultNotFound
 
@@ -209,7 +210,7 @@ class Result:
             raise MissingPackageError("to_anndata needs anndata: pip install anndata") from None
         table = self.to_pandas()
         table.index = table["id"].astype(str)
-        features = [*FEATURES, *(name for name in table if name.startswith(INTENSITY))]
+        features = [*FEATURES, *(name for name in table if measured_title(name))]
         described = [name for name in features if name in table and table[name].notna().any()]
         others = table.drop(columns=[*described, "x", "y"])
         return anndata.AnnData(
@@ -234,11 +235,8 @@ class Result:
         )
 
 
-INTENSITY = "intensity_"
-"""Begins the names of columns of means of channels."""
-
 FEATURES = ("area_px", "area_um2", "eccentricity", "equivalent_diameter_um", "mean_probability")
-"""Columns of `Result.table` that describe an object, rather than say where it lies; so do those of `INTENSITY`."""
+"""Columns of `Result.table` that describe an object, not where it lies; so do those of measured channels."""
 
 
 def _interval(ends: list[int] | None) -> tuple[int, int] | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from fewscope.connectors.pixels.stains import Stains
 from fewscope.connectors.results.run_folder import WorkDir
 from fewscope.connectors.results.store import ResultStore
 from fewscope.connectors.source import Source
@@ -31,6 +32,8 @@ class Job:
         Precision of the predictions, "float32" or "bfloat16"; "": the model's own.
     units : tuple[Unit, ...]
         All units of the source, for sharing the tiles on their borders; empty: tiles are not shared.
+    stains : Stains | None
+        Stains that are measured in every object, after what the source measures.
     """
 
     key: str
@@ -45,6 +48,7 @@ class Job:
     rules: tuple[Rule | None, ...]
     units: tuple[Unit, ...] = ()
     precision: str = ""
+    stains: Stains | None = None
 
     @property
     def needs_depth(self) -> bool:

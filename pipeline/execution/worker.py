@@ -72,13 +72,13 @@ class UnitWorker:
         row: dict[str, Any] = {"tiles": 0, "tiles_found": 0, "labels": 0, "unread_px": 0}
         row |= {"read_s": 0.0, "wait_s": 0.0, "model_s": 0.0, "post_s": 0.0}
         cache = TileCache(job.work, unit, job.units, job.grid, job.halo)
-        channels = None
+        shown = None
         if tiles:
-            maps, channels = self._predict(job, unit, padded, tiles, cache, row)
+            maps, shown = self._predict(job, unit, padded, tiles, cache, row)
         else:
             maps = np.zeros((job.n_maps, padded.height, padded.width), np.uint8)
         then = time.perf_counter()
-        files = self._label_and_write(job, unit, padded, maps, channels, row)
+        files = self._label_and_write(job, unit, padded, maps, shown, row)
         row["post_s"] = time.perf_counter() - then
         if processor := processor_of(self._model):
             row["processor"] = processor
@@ -100,8 +100,8 @@ class UnitWorker:
 
         Returns
         -------
-        Probabilities, and depths where needed, of the classes on the window `padded`, (n_maps, h, w) uint8; and what
-        is measured of the unit's pixels, (h, w, n) uint8, if that is what they show.
+        Probabilities, and depths where needed, of the classes on the window `padded`, (n_maps, h, w) uint8; and the
+        unit's pixels, (h, w, C) uint8, if they are measured.
         """
         began = time.perf_counter()
         window = _bounding_window(tiles)
@@ -114,7 +114,7 @@ class UnitWorker:
             row["wait_s"] = time.perf_counter() - began - row["read_s"]
             for tile, p in self._tile_maps(job, tiles, image, window, cache, row):
                 blender.add(tile, p)
-        channels = _shown(job, unit.core, image, window)
+        shown = _shown(job, unit.core, image, window)
         del image
         maps = blender.result_uint8()
         real = np.zeros((padded.height, padded.width), bool)
@@ -122,7 +122,7 @@ class UnitWorker:
         real[_slices(inside, padded)] = valid[_slices(inside, window)]
         maps[:, ~real] = 0
         row["unread_px"] = _unreadable_px(job, _intersection(inside, unit.core), real, padded)
-        return maps, channels
+        return maps, shown
 
     def _tile_maps(
         self,
@@ -165,7 +165,7 @@ class UnitWorker:
         unit: Unit,
         padded: Window,
         maps: np.ndarray,
-        channels: np.ndarray | None,
+        shown: np.ndarray | None,
         row: dict[str, Any],
     ) -> Digests:
         """Assign classes, label and measure objects; write the shards, then the small files; their digests."""
@@ -184,26 +184,42 @@ class UnitWorker:
         files |= job.store.write("scratch", 0, core, labels)
         row["labels"] = sum(n_labels)
         if row["labels"]:
-            if isinstance(job.source, MeasurableSource):
-                channels = job.source.read_measured(core)
-            table = measure_unit(labels, winning, core, shape, n_labels, channels)
+            table = measure_unit(labels, winning, core, shape, n_labels, _measured(job, core, shown, labels))
             files |= job.work.save_table(unit.name, table)
             files |= job.work.save_arrays(unit.name, **borders.arrays())
         return files
 
 
 def _shown(job: Job, core: Window, image: np.ndarray, window: Window) -> np.ndarray | None:
-    """Pixels of a unit (h, w, n) uint8, from an image that shows `window`; None if others are measured, or none.
+    """Pixels of a unit (h, w, C) uint8, from an image that shows `window`; None if they are not measured.
 
     Beyond the window there are no tiles, and so no objects.
     """
-    measured = job.source.info.measured
-    if not measured or isinstance(job.source, MeasurableSource):
+    as_shown = job.source.info.measured and not isinstance(job.source, MeasurableSource)
+    if not as_shown and job.stains is None:
         return None
-    pixels = np.zeros((core.height, core.width, len(measured)), np.uint8)
+    pixels = np.zeros((core.height, core.width, image.shape[2]), np.uint8)
     here = _intersection(core, window)
-    pixels[_slices(here, core)] = image[_slices(here, window)][:, :, : len(measured)]
+    pixels[_slices(here, core)] = image[_slices(here, window)]
     return pixels
+
+
+def _measured(job: Job, core: Window, shown: np.ndarray | None, labels: np.ndarray) -> list[np.ndarray]:
+    """What is measured of a unit, channel by channel, each (h, w) uint8 or uint16: what the source measures, then the
+    stains of the pixels of objects."""
+    pixels = shown
+    if isinstance(job.source, MeasurableSource):
+        pixels = job.source.read_measured(core)
+    n_channels = len(job.source.info.measured)
+    channels = [] if pixels is None else [pixels[..., i] for i in range(n_channels)]
+    if job.stains is not None and shown is not None:
+        inside = labels > 0
+        codes = job.stains.codes(shown[inside])
+        for i in range(codes.shape[1]):
+            density = np.zeros(labels.shape, np.uint16)
+            density[inside] = codes[:, i]
+            channels.append(density)
+    return channels
 
 
 def _unreadable_px(job: Job, window: Window, real: np.ndarray, padded: Window) -> int:

@@ -36,9 +36,6 @@ UNIT_SCHEMA = pa.schema(
 """One row per label of a unit. ``class``: 1..C; ``first``: row * width + col of the first pixel in the source; bounds
 are in the source and half open; sums are over the pixels' offsets from (row0, col0)."""
 
-INTENSITY = "intensity_"
-"""With the name of a measured channel: a column of its means."""
-
 _SUM_OF = "sum_channel_"
 """With the number of a measured channel: the sum of its pixels, whole numbers of 8 or 16 bits."""
 
@@ -77,11 +74,11 @@ Columns = dict[str, np.ndarray]
 def instance_schema(
     class_names: Sequence[str] = ("object",), measured: Sequence[MeasuredChannel] = ()
 ) -> pa.Schema:
-    """`INSTANCE_SCHEMA`, and ``intensity_NAME`` for each measured channel: its mean over the object, in stored values.
+    """`INSTANCE_SCHEMA`, and ``intensity_NAME`` or ``od_NAME`` for each measured channel: its mean over the object.
 
     With several classes also ``class``, a dictionary column of their names.
     """
-    schema = pa.schema([*INSTANCE_SCHEMA, *((f"{INTENSITY}{one.name}", pa.float64()) for one in measured)])
+    schema = pa.schema([*INSTANCE_SCHEMA, *((one.column, pa.float64()) for one in measured)])
     if len(class_names) == 1:
         return schema
     return schema.append(pa.field("class", pa.dictionary(pa.int8(), pa.string())))
@@ -93,7 +90,7 @@ def measure_unit(
     core: Window,
     shape: tuple[int, int],
     n_labels: Sequence[int] | None = None,
-    channels: np.ndarray | None = None,
+    channels: Sequence[np.ndarray] = (),
 ) -> pa.Table:
     """Measure each label of a unit.
 
@@ -110,8 +107,8 @@ def measure_unit(
     n_labels : C int, optional
         Number of labels of each class, in the order of `pipeline.instances.class_map.label_classes`; None: one
         class.
-    channels : (h, w, n) uint8 or uint16, optional
-        Pixels of the measured channels.
+    channels : Sequence[np.ndarray]
+        Pixels of each measured channel, (h, w) uint8 or uint16.
 
     Returns
     -------
@@ -153,17 +150,15 @@ def measure_unit(
     table["sum_row_col"] = _sum_by_group(n, index, down * columns)
     table["sum_col_col"] = _sum_by_group(n, index, squares)
     table["sum_probability"] = _sum_by_group(n, index, _sums_over_runs(probability, row, start, stop))
-    n_measured = 0 if channels is None else channels.shape[2]
-    for i in range(n_measured):
-        assert channels is not None
-        table[f"{_SUM_OF}{i}"] = _sum_by_group(n, index, _sums_over_runs(channels[..., i], row, start, stop))
+    for i, channel in enumerate(channels):
+        table[f"{_SUM_OF}{i}"] = _sum_by_group(n, index, _sums_over_runs(channel, row, start, stop))
 
     for bound, offset in zip(_BOUNDS, (core.row_off, core.col_off) * 2, strict=True):
         table[bound] += offset
     table["touches_edge"] = (
         (table["row0"] == 0) | (table["col0"] == 0) | (table["row1"] == height) | (table["col1"] == width)
     )
-    schema = unit_schema(n_measured)
+    schema = unit_schema(len(channels))
     return pa.table([table[name] for name in schema.names], schema=schema)
 
 
@@ -390,8 +385,7 @@ def _to_instances(
         "mean_probability": columns["sum_probability"] / (255 * area),
         "touches_edge": columns["touches_edge"],
         **{
-            f"{INTENSITY}{one.name}": one.low + one.step * columns[f"{_SUM_OF}{i}"] / area
-            for i, one in enumerate(measured)
+            one.column: one.low + one.step * columns[f"{_SUM_OF}{i}"] / area for i, one in enumerate(measured)
         },
         "class": pa.DictionaryArray.from_arrays(
             pa.array(columns["class"].astype(np.int8) - 1, pa.int8()), list(class_names)

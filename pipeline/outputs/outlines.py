@@ -19,6 +19,7 @@ from rasterio.windows import Window
 
 from fewscope.connectors.colours import class_colour
 from fewscope.connectors.results.store import ResultStore
+from fewscope.connectors.source import measured_title
 from fewscope.connectors.vectors.geojson import (
     FeatureStyle,
     GeoJsonWriter,
@@ -30,7 +31,6 @@ from fewscope.connectors.vectors.geojson import (
 from fewscope.pipeline.execution.job import Job
 from fewscope.pipeline.execution.pool import Pool
 from fewscope.pipeline.geometry.footprints import footprints
-from fewscope.pipeline.instances.measurements import INTENSITY
 from fewscope.pipeline.outputs.segmentation import Segmentation
 from fewscope.pipeline.tiling.grid import Unit, clip
 
@@ -113,7 +113,7 @@ def write_outlines(
 
     def ask() -> Iterator[tuple[Unit, tuple[Any, ...]]]:
         for table in tables:
-            channels = [name for name in table.schema.names if name.startswith(INTENSITY)]
+            channels = [name for name in table.schema.names if measured_title(name)]
             wanted = [name for name in (*COLUMNS, *channels, "class") if name in table.schema.names]
             rows = dict(by_unit(units, table.select(wanted)))
             lines.append((list(rows), set(rows)))
@@ -166,9 +166,9 @@ def outline_unit(
         "Eccentricity": columns["eccentricity"],
         "Mean probability": columns["mean_probability"],
         **{
-            f"{name.removeprefix(INTENSITY)}: Mean": table[name].to_numpy()
+            title: table[name].to_numpy()
             for name in table.schema.names
-            if name.startswith(INTENSITY)
+            if (title := measured_title(name)) is not None
         },
         "Id": columns["id"],
     }

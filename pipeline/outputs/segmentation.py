@@ -60,7 +60,7 @@ class Segmentation:
             info.transform,
             info.mpp,
             self.plan.support.class_names,
-            info.measured,
+            self.plan.measured,
         )
 
 

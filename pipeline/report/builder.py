@@ -48,6 +48,8 @@ from fewscope.pipeline.report.content import (
     make_report,
 )
 from fewscope.pipeline.report.figures import Pictures, draw
+from fewscope.pipeline.report.graded_fields import graded_fields
+from fewscope.pipeline.report.intensities import ChannelReport, channel_reports
 from fewscope.pipeline.report.map_section import draw_map, map_section
 from fewscope.pipeline.report.messages import assumptions, hardly_found, mixed_kinds, notes
 from fewscope.pipeline.report.render import write_report
@@ -107,12 +109,15 @@ class ReportData:
         Statistics of each class, if there are several.
     map_result : MapResult | None
         The map, for rasters; else None.
+    channels : tuple[ChannelReport, ...]
+        What objects measure.
     """
 
     whole: InstanceStatistics
     of_classes: list[InstanceStatistics]
     map_result: MapResult | None
     pictures: Pictures
+    channels: tuple[ChannelReport, ...] = ()
 
 
 def collect_report_data(
@@ -133,10 +138,11 @@ def collect_report_data(
     several = names if len(names) > 1 else ()
     of_classes = [statistics_of(table.filter(pc.field("class") == name), n_samples=0) for name in several]
     store = ResultStore(plan.config.out)
+    # zarr arrays: a crop decodes single chunks of them, but whole shards of dask arrays
+    levels = SimpleNamespace(semantic=_levels(store, "semantic"), instances=_levels(store, "instances"))
     pictures = draw(
         plan.source,
-        # zarr arrays: a crop decodes single chunks of them, but whole shards of dask arrays
-        SimpleNamespace(semantic=_levels(store, "semantic"), instances=_levels(store, "instances")),
+        levels,
         found,
         plan.foreground.mask,
         plan.support,
@@ -145,7 +151,11 @@ def collect_report_data(
     )
     if map_result is not None:
         pictures = dataclasses.replace(pictures, map=draw_map(plan.source, store, map_result.summary))
-    return ReportData(found, of_classes, map_result, pictures)
+    channels = channel_reports(table, plan.measured, plan.config.measured.grades, several)
+    if graded := next((channel for channel in channels if channel.grades), None):
+        fields = graded_fields(plan.source, levels, found, table, graded)
+        pictures = dataclasses.replace(pictures, graded=fields)
+    return ReportData(found, of_classes, map_result, pictures, channels)
 
 
 def write_run_report(
@@ -217,6 +227,7 @@ def write_run_report(
         notes=[*missed, *plan.support.notes, *notes(plan, operating_point), *mixed_kinds(kinds)],
         assumptions=assumptions(plan, operating_point.source.remedy),
         holes=holes,
+        channels=data.channels,
         classes=[
             ClassResult(*of_class)
             for of_class in zip(

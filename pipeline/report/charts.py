@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from fewscope.pipeline.report.distributions import Histogram
@@ -10,21 +11,24 @@ from fewscope.pipeline.report.formatting import round_up, short
 from fewscope.pipeline.report.seam_check import SeamCheck
 
 
-def _ticks(top: float, n: int = 5) -> list[float]:
-    """Round numbers from 0 to at most `top`, about `n` of them."""
-    raw = top / n
+def _ticks(top: float, n: int = 5, low: float = 0.0) -> list[float]:
+    """Round numbers from `low` to at most `top`, about `n` of them."""
+    raw = (top - low) / n
     power = 10.0 ** math.floor(math.log10(raw))
     step = next(s * power for s in (1, 2, 5, 10) if s * power >= raw * (1 - 1e-9))
-    return [round(i * step, 9) for i in range(int(top / step + 1e-9) + 1)]
+    first = math.ceil(low / step - 1e-9)
+    return [round(i * step, 9) for i in range(first, math.floor(top / step + 1e-9) + 1)]
 
 
-def chart(histogram: Histogram, width: int = 520, height: int = 240) -> dict[str, Any]:
-    """Bars, ticks and the median line of a histogram, in SVG units."""
+def chart(
+    histogram: Histogram, width: int = 520, height: int = 240, marks: Sequence[float] = ()
+) -> dict[str, Any]:
+    """Bars, ticks, the median line and further marks of a histogram, in SVG units."""
     left, right, top, bottom = 52, 12, 22, 42
-    end, highest = histogram.edges[-1], max(1, *histogram.counts)
+    begin, end, highest = histogram.edges[0], histogram.edges[-1], max(1, *histogram.counts)
 
     def x(value: float) -> float:
-        return round(left + value / end * (width - left - right), 2)
+        return round(left + (value - begin) / (end - begin) * (width - left - right), 2)
 
     def y(value: float) -> float:
         return round(height - bottom - value / highest * (height - top - bottom), 2)
@@ -48,9 +52,10 @@ def chart(histogram: Histogram, width: int = 520, height: int = 240) -> dict[str
         "base": y(0),
         "top": top,
         "bars": bars,
-        "x_ticks": [(x(v), short(v)) for v in _ticks(end)],
+        "x_ticks": [(x(v), short(v)) for v in _ticks(end, low=begin)],
         "y_ticks": [(y(v), f"{v:,.0f}") for v in _ticks(highest, 4) if v == int(v)],
         "median": x(min(histogram.median, end)),
+        "marks": [(x(v), short(v)) for v in marks],
     }
 
 

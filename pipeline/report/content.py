@@ -21,6 +21,7 @@ from fewscope.connectors.colours import class_colour
 from fewscope.pipeline.maps.files import GroundAreas
 from fewscope.pipeline.report.distributions import Sizes, sizes_of
 from fewscope.pipeline.report.formatting import percent
+from fewscope.pipeline.report.intensities import ChannelReport
 from fewscope.pipeline.report.map_section import MapSection
 from fewscope.pipeline.report.seam_check import SeamCheck
 from fewscope.pipeline.report.statistics import InstanceStatistics
@@ -185,12 +186,14 @@ class Report:
     run: Mapping[str, Any]  # groups of "name: value", shown in this order; "hash" is a single string
     timings: Timings
     map: MapSection | None = None  # of rasters
+    channels: tuple[ChannelReport, ...] = ()  # what objects measure
     holes: tuple[Hole, ...] = ()  # empty in every result; of a run that has not finished
 
     def to_json(self) -> str:
         """``report.json``: the fields by their names, in order.
 
-        ``classes`` is there only where there are several, ``map`` only for rasters, ``holes`` only if some are.
+        ``classes`` is there only where there are several, ``map`` only for rasters, ``holes`` and ``channels`` only if
+        some are.
         """
         numbers = {JSON_KEYS.get(key, key): value for key, value in dataclasses.asdict(self).items()}
         if not self.classes:
@@ -199,6 +202,9 @@ class Report:
             del numbers["map"]
         if not self.holes:
             del numbers["holes"]
+        numbers["channels"] = [channel.to_json() for channel in self.channels]
+        if not self.channels:
+            del numbers["channels"]
         return json.dumps(numbers, indent=2, allow_nan=False) + "\n"
 
 
@@ -242,6 +248,7 @@ def make_report(
     assumptions: Sequence[str] = (),
     classes: Sequence[ClassResult] = (),
     holes: Sequence[Hole] = (),
+    channels: Sequence[ChannelReport] = (),
 ) -> Report:
     """Compute the numbers of the page from the statistics of the instances.
 
@@ -272,6 +279,8 @@ def make_report(
         what the files do not say and was assumed, beside what the source assumes
     classes : Sequence[ClassResult]
         Results of the classes 1, 2..., where there are several.
+    channels : Sequence[ChannelReport]
+        What objects measure.
     holes : Sequence[Hole]
         Units that could not be done; their foreground is part of `unreadable_px`.
     """
@@ -353,6 +362,7 @@ def make_report(
         run={"source": _source_facts(info), **run},
         timings=timings,
         map=map_section,
+        channels=tuple(channels),
         holes=tuple(holes),
     )
 

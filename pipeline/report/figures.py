@@ -61,6 +61,19 @@ class Field:
 
 
 @dataclass(frozen=True, slots=True)
+class GradedField:
+    """A field of view with the objects' outlines in the colours of their grades, and how many are positive."""
+
+    title: str
+    row: int
+    col: int
+    count: int
+    positive: int
+    plain: Picture
+    outlined: Picture
+
+
+@dataclass(frozen=True, slots=True)
 class Portrait:
     """One instance of the gallery."""
 
@@ -104,6 +117,7 @@ class Pictures:
     n_patches: int
     map: Picture | None = None
     unlike: tuple[Picture, ...] = ()  # of `Report.unlike`, in order
+    graded: tuple[GradedField, ...] = ()  # of the first of `Report.channels`, if it has thresholds
 
 
 def draw(
@@ -287,7 +301,7 @@ def _fields(
         window = Window(
             col, row, min(FIELD_PX, statistics.width - col), min(FIELD_PX, statistics.height - row)
         )
-        image, labels, classes = _crop(source, result, window)
+        image, labels, classes = crop(source, result, window)
         fields[i] = Field(
             title=title,
             row=row,
@@ -302,7 +316,7 @@ def _fields(
 
 def _view(source: Any, result: Any, window: Window, colours: Sequence[Colour]) -> Picture:
     """A window with the outlines of what was found."""
-    image, labels, classes = _crop(source, result, window)
+    image, labels, classes = crop(source, result, window)
     return picture(outlined(image, labels, 1.5, 2, classes, colours), window.width, lines=True)
 
 
@@ -312,7 +326,7 @@ def _portrait(source: Any, result: Any, sample: dict[str, Any], colours: Sequenc
     longest = max(bottom - top, right - left)
     side = int(np.clip(64 * np.ceil((longest * 1.5) / 64), 64, CROP_PX))
     window = Window((left + right - side) // 2, (top + bottom - side) // 2, side, side)
-    image, labels, classes = _crop(source, result, window)
+    image, labels, classes = crop(source, result, window)
     drawn = outlined(image, labels == sample["id"], max(1, GALLERY_PX / side), 1.8, classes, colours)
     if side > GALLERY_PX:
         drawn = np.asarray(Image.fromarray(drawn).resize((GALLERY_PX, GALLERY_PX), Image.Resampling.LANCZOS))
@@ -327,7 +341,7 @@ def _portrait(source: Any, result: Any, sample: dict[str, Any], colours: Sequenc
     )
 
 
-def _crop(source: Any, result: Any, window: Window) -> tuple[RGB, npt.NDArray[Any], npt.NDArray[np.uint8]]:
+def crop(source: Any, result: Any, window: Window) -> tuple[RGB, npt.NDArray[Any], npt.NDArray[np.uint8]]:
     """Image, labels and classes of a window that may reach beyond the source (0 there)."""
     image = composite(source.read(window)[0], source.info)
     instances, semantic = result.instances[0], result.semantic[0]

@@ -13,6 +13,7 @@ from fewscope.pipeline.report.content import Report
 from fewscope.pipeline.report.drawing import Picture, colour_map
 from fewscope.pipeline.report.figures import Pictures
 from fewscope.pipeline.report.formatting import percent, seconds, short
+from fewscope.pipeline.report.graded_fields import GRADE_COLOURS
 from fewscope.pipeline.report.html import fill, write_files
 
 # The page
@@ -65,6 +66,10 @@ def render(report: Report, pictures: Pictures) -> str:
         ground="tissue" if report.noun == "slide" else "area",
         ramp=ramp,
         chart=chart,
+        grades=[
+            (label, "#{:02x}{:02x}{:02x}".format(*colour))
+            for label, colour in zip(("negative", "1+", "2+", "3+"), GRADE_COLOURS, strict=True)
+        ],
         seam_chart=seam_chart,
     )
 

@@ -115,7 +115,7 @@ def instance_statistics(
     sizes: dict[int, int] = {}
     rows, cols = _SeamAxis(seam_rows, height), _SeamAxis(seam_cols, width)
 
-    for batch in _batches(table, COLUMNS):
+    for batch in batches(table, COLUMNS):
         row, col = batch["centroid_row"], batch["centroid_col"]
         _add_at(grid, row // cell_px, col // cell_px, np.ones(len(row), np.int64))
         probability = batch.get("mean_probability", np.zeros(len(row)))
@@ -155,7 +155,7 @@ def instance_statistics(
     )
 
 
-def _batches(table: Any, columns: Sequence[str]) -> Iterator[dict[str, npt.NDArray[Any]]]:
+def batches(table: Any, columns: Sequence[str]) -> Iterator[dict[str, npt.NDArray[Any]]]:
     """Columns as NumPy arrays, at most 65,536 rows at a time, in the table's order."""
     present = [name for name in columns if name in table.schema.names]
     if isinstance(table, pa.Table):
@@ -215,7 +215,7 @@ def _spread(table: Any, areas: Ints, n_of_area: Ints, n_samples: int) -> list[di
         wanted.setdefault(int(areas[i]), {})[int(rank - (below[i] - n_of_area[i]))] = sample
     seen = dict.fromkeys(wanted, 0)
     found: list[dict[str, Any]] = [{} for _ in range(n)]
-    for batch in _batches(table, (*COLUMNS, "class")):
+    for batch in batches(table, (*COLUMNS, "class")):
         for area, places in wanted.items():
             positions = np.flatnonzero(batch["area_px"] == area)
             for place in places:

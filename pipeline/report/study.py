@@ -40,6 +40,8 @@ COLUMNS = {
     "covered_fraction": False,
     "covered_mm2": False,
     "covered_km2": False,
+    "positive_fraction": False,
+    "h_score": False,
     "median_diameter_um": False,
     "median_area_px": False,
     "estimated_iou": False,
@@ -109,6 +111,8 @@ def _rows(one: Done) -> list[dict[str, Any]]:
     if whole is None:
         return [{"source": one.source, "error": one.error}]
     rows = []
+    channels: Sequence[Mapping[str, Any]] = whole.get("channels", ())
+    graded: Sequence[Mapping[str, Any]] = next((one["grades"] for one in channels if "grades" in one), ())
     for of_class in whole.get("classes") or [whole]:
         low, high = of_class.get("count_interval") or (None, None)
         sizes = of_class.get("sizes") or {}
@@ -123,6 +127,7 @@ def _rows(one: Done) -> list[dict[str, Any]]:
                 "median_diameter_um": sizes.get("median_diameter_um"),
                 "median_area_px": (sizes.get("area_px") or {}).get("median"),
                 "estimated_iou": quality.get("iou_mean"),
+                **next((of for of in graded if of.get("class") in (None, of_class.get("name"))), {}),
                 "n_warnings": len(whole["notes"]),
                 "report": f"{one.folder}/report.html",
                 "error": one.error or None,

@@ -46,7 +46,11 @@ def pieces(mask: np.ndarray, probability: np.ndarray, side: int, min_area: int =
         borders.append(Borders.of(labels) if n else None)
         if n:
             tables[unit.index] = measure_unit(
-                labels, probability[here], unit.core, mask.shape, channels=channels_of(probability)[here]
+                labels,
+                probability[here],
+                unit.core,
+                mask.shape,
+                channels=list(np.moveaxis(channels_of(probability)[here], -1, 0)),
             )
     none = unit_schema(len(MEASURED)).empty_table()
     of_units = [tables.get(unit.index, none) for unit in units]
