@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Sequence
 
 from fewscope.connectors.slide_options import CHANNEL_TIFF_ENDINGS, OME_ZARR_ENDINGS, PICTURE_ENDINGS
 from fewscope.connectors.support.pair_names import mask_names
-from fewscope.errors import SupportError
+from fewscope.errors import SourceError, SupportError
 
 ONE_FILE = (".svs", ".ndpi", ".mrxs", ".scn", ".bif", ".svslide", ".czi")
 """Names of slides each of which is given by one file; DICOM and VMS have several that may be given."""
@@ -30,9 +31,14 @@ def drawn_in(folder: str) -> list[tuple[str, str]]:
     """
     if "://" in folder or not os.path.isdir(folder):
         return []
+    return [(path, slide) for slide, path in named_after(folder, slides_in(folder)).items()]
+
+
+def named_after(folder: str, paths: Iterable[str]) -> dict[str, str]:
+    """Annotations in a local folder by the slide or picture that they are named after; see `drawn_in`."""
     slides: dict[str, list[str]] = {}
-    for path in slides_in(folder):
-        name = os.path.basename(path)
+    for path in paths:
+        name = os.path.basename(path.rstrip("/"))
         for key in {name, name.split(".")[0]}:
             slides.setdefault(key, []).append(path)
     found: dict[str, str] = {}
@@ -46,7 +52,36 @@ def drawn_in(folder: str) -> list[tuple[str, str]]:
             )
         if of_name and (other := found.setdefault(of_name[0], path)) != path:
             raise SupportError(f"{of_name[0]}: its annotations may be {other} or {path}; keep one of them")
-    return [(path, slide) for slide, path in found.items()]
+    return found
+
+
+def areas_of(aoi: str, slides: Sequence[str]) -> list[str]:
+    """The file that outlines the area to segment of each slide: ``aoi`` itself, or those of a folder with their names.
+
+    Raises
+    ------
+    SourceError
+        One file for several slides; or a slide has none in the folder, or may have two.
+    """
+    if "://" in aoi or not os.path.isdir(aoi):
+        if len(slides) > 1:
+            raise SourceError(
+                f"--aoi {aoi}: is one file, but {len(slides)} slides are given, each with an outline of its own; give "
+                f"a folder of files named after the slides, such as {os.path.basename(slides[0]).split('.')[0]}.geojson"
+            )
+        return [aoi]
+    try:
+        found = named_after(aoi, slides)
+    except SupportError as error:
+        raise SourceError(str(error)) from error
+    lacking = [slide for slide in slides if slide not in found]
+    if lacking:
+        name = os.path.basename(lacking[0].rstrip("/")).split(".")[0]
+        more = f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""
+        raise SourceError(
+            f"--aoi {aoi}: holds no outline of {lacking[0]}{more}; name it {name}.geojson, or leave out the slide"
+        )
+    return [found[slide] for slide in slides]
 
 
 def slides_of(source: str) -> list[str]:

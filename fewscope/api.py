@@ -50,6 +50,9 @@ def segment(
     class_names: Sequence[str] = (),
     cell_part: CellPart = "auto",
     geojson_origin: GeoJsonOrigin = "scan",
+    aoi: Path | None = None,
+    aoi_classes: Sequence[str] = (),
+    aoi_excluded: Sequence[str] = (),
     foreground: Literal["auto", "all"] = "auto",
     model: str = "compact",
     weights: Path | None = None,
@@ -98,6 +101,11 @@ def segment(
     geojson_origin : GeoJsonOrigin
         Where GeoJSON starts, read and written, on slides that state a scanned area: "scan": at its corner, as
         in QuPath; "file": at the corner of the slide, as in OpenSlide.
+    aoi : Path | None
+        File of polygons drawn on the slide: only what lies in them is segmented; None: all of it.
+    aoi_classes, aoi_excluded : Sequence[str]
+        Classes or names of the polygons that outline the area (empty: all), and of those left out of it, as are always
+        those of class Ignore*.
     foreground : Literal['auto', 'all']
         "auto": skip empty glass; "all": predict every tile.
     model, weights : str, Path | None
@@ -180,6 +188,9 @@ def segment(
         instances=instances,
         object_radius_um=object_radius_um,
         min_area_um2=min_area_um2,
+        aoi=None if aoi is None else os.fspath(aoi),
+        aoi_classes=tuple(aoi_classes),
+        aoi_excluded=tuple(aoi_excluded),
         foreground=foreground,
         max_unreadable=max_unreadable,
         overwrite=overwrite,

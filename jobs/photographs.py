@@ -44,6 +44,10 @@ def run_photographs(files: list[Path], args: argparse.Namespace) -> int:
     from fewscope.pipeline.photographs import LIST, learn, segment_photographs
     from fewscope.pipeline.report.messages import hardly_found
 
+    if args.aoi is not None:
+        raise ConfigError(
+            f"--aoi {args.aoi}: is for slides; photographs are segmented whole (--pictures tiles: as slides)"
+        )
     if args.estimate:
         raise ConfigError(f"{args.slides[0]}: --estimate is for slides; photographs take about 0.1 s each")
     out = Path(args.out)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -21,6 +22,7 @@ Segment whole slides with a few labelled patches, and count what is in them.
 
 Examples:
     %(prog)s slide.svs --support annotations.geojson --out out/slide
+    %(prog)s slide.svs --support nuclei/ --aoi slide.geojson --aoi-class Tumor --out out/tumour
     %(prog)s slides/*.svs --support nuclei/ --out out --instances split --min-area-um2 10
     %(prog)s tissue.ome.tif --channels DAPI,CD3,CD8 --support annotations.geojson --out out/tissue
     %(prog)s 'images/*.tif' --support labelled/ --out out/study
@@ -72,6 +74,29 @@ def parser(prog: str = PROG, *, only_estimate: bool = False) -> JobParser:
         "other channels 1 to 99.8 %% of each one's values)",
     )
     add(
+        "--aoi",
+        metavar="FILE",
+        help="polygons drawn on the slide, in the formats of SUPPORT: segment what lies in them alone; of several "
+        "slides a folder of files named after them",
+    )
+    add(
+        "--aoi-class",
+        dest="aoi_classes",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="of FILE, take polygons of this class or name; repeat for several (default: all but Ignore*)",
+    )
+    add(
+        "--aoi-exclude",
+        dest="aoi_excluded",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="leave polygons of this class or name out of the area, as those of class Ignore* always are; repeat for "
+        "several",
+    )
+    add(
         "--foreground",
         choices=("auto", "all"),
         default="auto",
@@ -114,14 +139,20 @@ def drawn_on(support: str, slides: Sequence[str]) -> str:
 
 def configs(args: argparse.Namespace) -> list[SegmentConfig]:
     """One configuration for each slide."""
-    from fewscope.connectors.slide_folders import slides_of
+    from fewscope.connectors.slide_folders import areas_of, slides_of
     from fewscope.jobs.segmenting import configs_of
 
     slides = [slide for source in expand(args.slides) for slide in slides_of(source)]
-    scale = tuple(args.scale) if args.scale else None
-    return configs_of(
-        args, slides, support_slide=args.support_slide or drawn_on(args.support, slides), scale=scale
+    areas = [None] * len(slides) if args.aoi is None else areas_of(args.aoi, slides)
+    made = configs_of(
+        args,
+        slides,
+        support_slide=args.support_slide or drawn_on(args.support, slides),
+        scale=tuple(args.scale) if args.scale else None,
+        aoi_classes=tuple(args.aoi_classes),
+        aoi_excluded=tuple(args.aoi_excluded),
     )
+    return [replace(config, aoi=area) for config, area in zip(made, areas, strict=True)]
 
 
 def run(args: argparse.Namespace) -> int:

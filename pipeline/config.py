@@ -66,6 +66,11 @@ class SegmentConfig:
         Largest fraction of the foreground that may be unreadable, 0 to 1.
     overwrite : bool
         Replace the result of another run in `out`.
+    aoi : str | None
+        File of polygons on the slide: only what lies in them is segmented; None: all of it.
+    aoi_classes, aoi_excluded : tuple[str, ...]
+        Classes of the polygons that outline the area, and of those left out of it, as in
+        `connectors.support.area_files.AreaOptions`.
     raster : RasterConfig | None
         Options for rasters; None: the source is a slide.
     outlines : Literal['auto', 'polygons', 'points', 'none']
@@ -127,10 +132,14 @@ class SegmentConfig:
     positive: tuple[Positive, ...] = ()
     geojson_origin: GeoJsonOrigin = "scan"
     cell_part: CellPart = "auto"
+    aoi: str | None = None
+    aoi_classes: tuple[str, ...] = ()
+    aoi_excluded: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         SupportOptions(self.class_names, self.cell_part, self.geojson_origin)  # checks them
         self.slide, self.measured  # noqa: B018  # checks them
+        self._check_area()
         if self.threshold is not None and not 0 < self.threshold < 1:
             raise ConfigError(
                 f"--threshold {self.threshold} is not between 0 and 1; leave it out to have it chosen"
@@ -170,6 +179,18 @@ class SegmentConfig:
             raise ConfigError(f"shard {self.shard} is not a multiple of 16 px; use 1024, 2048 or 4096")
         if self.unit is not None and (self.shard is None or self.unit < 1 or self.unit % self.shard):
             raise ConfigError(f"unit {self.unit} is not a multiple of the shard {self.shard}; give both")
+
+    def _check_area(self) -> None:
+        if self.aoi is not None and self.raster is not None:
+            raise ConfigError(f"--aoi {self.aoi} of a raster belongs to its view; give it to `RasterOptions`")
+        if self.aoi is None and (self.aoi_classes or self.aoi_excluded):
+            option = "--aoi-class" if self.aoi_classes else "--aoi-exclude"
+            raise ConfigError(f"{option} says which polygons of a file to use; give the file with --aoi")
+        for name in (*self.aoi_classes, *self.aoi_excluded):
+            if not name.strip():
+                raise ConfigError(
+                    "--aoi-class or --aoi-exclude has no name; give the class of polygons, or leave it out"
+                )
 
     @property
     def slide(self) -> SlideOptions:

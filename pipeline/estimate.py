@@ -61,11 +61,11 @@ def estimate(config: SegmentConfig, model: Model) -> Estimate:
     began = time.perf_counter()
     model.predict(tiles, features)
     seconds = (time.perf_counter() - began) / len(tiles)
-    unit_px = max(u.core.height * u.core.width for u in plan.units)
+    unit_px = max(u.core.height * u.core.width for u in plan.planned)
     may_need_depth = any(isinstance(rule, DepthRule) for c in plan.classes for rule in c.rules)
     n_maps = len(plan.classes) * (2 if may_need_depth else 1)
     per_px = BYTES_PER_UNIT_PX + (n_maps - 1) * BYTES_PER_MORE_MAPS_PX
-    foreground_px = plan.foreground.mask.mean() * plan.grid.height * plan.grid.width
+    foreground_px = plan.foreground.analysed().mean() * plan.grid.height * plan.grid.width
     return Estimate(
         source=config.source,
         width=plan.grid.width,
@@ -73,7 +73,7 @@ def estimate(config: SegmentConfig, model: Model) -> Estimate:
         mpp=plan.source.info.mpp,
         n_tiles=plan.grid.n_tiles,
         n_tiles_with_tissue=plan.n_tiles,
-        n_units=len(plan.units),
+        n_units=len(plan.planned),
         seconds_per_tile=seconds,
         worker_memory_gb=(MODEL_BYTES + 2 * unit_px * per_px) / 1e9,
         disk_gb=foreground_px * BYTES_PER_FOREGROUND_PX / 1e9,

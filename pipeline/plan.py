@@ -21,6 +21,7 @@ from fewscope._version import __version__
 from fewscope.connectors.conventions import IGNORE_LABEL
 from fewscope.connectors.pixels.stains import Stains, looks_like_dab
 from fewscope.connectors.source import MeasuredChannel, Source, SourceInfo
+from fewscope.connectors.support.area_files import DrawnArea
 from fewscope.connectors.support.support_set import SupportSet
 from fewscope.errors import ConfigError, SourceError
 from fewscope.model.conventions import PATCH_SIZE
@@ -28,7 +29,15 @@ from fewscope.model.segmenter import Segmenter, load_segmenter
 from fewscope.pipeline import predictor
 from fewscope.pipeline.config import SegmentConfig
 from fewscope.pipeline.instances.split_rules import DepthRule, Rule, SplitRule
-from fewscope.pipeline.sources import check_index_bands, open_sources, pixel_m2, read_support, shown_like
+from fewscope.pipeline.sources import (
+    check_index_bands,
+    foreground_in,
+    open_sources,
+    pixel_m2,
+    read_area_of,
+    read_support,
+    shown_like,
+)
 from fewscope.pipeline.tiling.foreground import Foreground, find_foreground
 from fewscope.pipeline.tiling.grid import TileGrid, Unit, default_shard, plan_units
 
@@ -89,6 +98,8 @@ class Plan:
         Sides of a storage shard (a file) and of a chunk (read at once), px.
     classes : tuple[ClassPlan, ...]
         Plans of the classes 1..C.
+    area : DrawnArea | None
+        What is segmented of a slide, and in which polygons it was drawn; None: all of it.
     """
 
     config: SegmentConfig
@@ -100,6 +111,7 @@ class Plan:
     chunk: int
     foreground: Foreground
     classes: tuple[ClassPlan, ...]
+    area: DrawnArea | None = None
 
     @property
     def folder(self) -> str:
@@ -115,6 +127,12 @@ class Plan:
     def measured(self) -> tuple[MeasuredChannel, ...]:
         """What is measured in every object, besides its shape."""
         return measured_channels(self.config, self.source.info)
+
+    @property
+    def planned(self) -> list[Unit]:
+        """The units that are worked on: those outside the area to segment stay empty."""
+        area = self.foreground.area
+        return [unit for unit in self.units if area is None or area.touches(unit.core)]
 
     @property
     def n_tiles(self) -> int:
@@ -201,6 +219,8 @@ def make_plan(config: SegmentConfig, has_depth: bool = False) -> Plan:
         "all" if info.is_field else config.foreground,
         info.kind,
     )
+    drawn = read_area_of(config, info, support.class_names)
+    foreground = foreground if drawn is None else foreground_in(drawn, foreground, config.source, info.noun)
     return Plan(
         config=config,
         source=source,
@@ -211,6 +231,7 @@ def make_plan(config: SegmentConfig, has_depth: bool = False) -> Plan:
         chunk=math.gcd(CHUNK_PX, shard),
         foreground=foreground,
         classes=tuple(classes),
+        area=drawn,
     )
 
 
@@ -370,6 +391,8 @@ def manifest(plan: Plan, model: predictor.Model) -> dict[str, Any]:
         several["positive"] = [str(one) for one in grades]
     if info.scan_origin != (0, 0):
         several["geojson_origin"] = config.geojson_origin
+    if plan.foreground.area is not None:
+        several["aoi"] = plan.foreground.area.digest
     return (
         of_pixels
         | several

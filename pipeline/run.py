@@ -173,7 +173,7 @@ def segment_plan(
     missing = holes(plan, rows)
     write_run_report(clock, segmentation, operating_point, new_rows, report_data, missing)
     if missing:  # not finished: the next run tries them again
-        raise HolesError(holes_line(config, missing, len(plan.units)))
+        raise HolesError(holes_line(config, missing, len(plan.planned)))
     work.finish()
     return finished_report(config)
 
@@ -230,7 +230,7 @@ def make_job(plan: Plan, operating_point: OperatingPoint, store: ResultStore, wo
         thresholds=tuple(threshold_level(c.threshold) for c in operating_point.classes),
         connectivity=plan.config.connectivity,
         rules=tuple(c.rule for c in operating_point.classes),
-        units=tuple(plan.units),
+        units=tuple(plan.planned),
         precision=getattr(operating_point.features, "precision", ""),
         stains=plan.stains,
     )
@@ -254,6 +254,10 @@ def store_spec(plan: Plan) -> StoreSpec:
         class_names=plan.support.class_names,
         class_probabilities=plan.config.class_probabilities,
     )
+
+
+UNTOUCHED = {"tiles": 0, "tiles_found": 0, "labels": 0, "unread_px": 0}
+"""Row of a unit outside the area to segment."""
 
 
 def empty_unit(job: Job, unit: Unit, reason: str) -> dict[str, Any]:
@@ -283,10 +287,11 @@ def run_units(
     -------
     The rows of all units by name, and those of the units that were done now.
     """
-    rows = job.work.read_markers([unit.name for unit in plan.units])
-    todo = [unit for unit in plan.units if unit.name not in rows]
+    planned = plan.planned
+    rows = job.work.read_markers([unit.name for unit in planned])
+    todo = [unit for unit in planned if unit.name not in rows]
     if rows:
-        log.info("%d of %d units are already done", len(rows), len(plan.units))
+        log.info("%d of %d units are already done", len(rows), len(planned))
     # large units first: the last ones are then short, and workers finish at about the same time
     n_tiles = {u.name: plan.foreground.count(job.grid.tiles_touching(u.core)) for u in todo}
     todo.sort(key=lambda u: -n_tiles[u.name])
@@ -305,7 +310,8 @@ def run_units(
             new_rows.append(row)
             progress.advance(n_tiles[unit.name], row)
             monitor.report("segment", progress.done, total, "tile")
-    return rows, new_rows
+    outside = {unit.name: dict(UNTOUCHED) for unit in plan.units} if len(planned) < len(plan.units) else {}
+    return outside | rows, new_rows
 
 
 def number_instances(work: WorkDir, plan: Plan, rows: Mapping[str, Mapping[str, Any]]) -> Merge:

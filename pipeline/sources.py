@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 
@@ -13,6 +15,7 @@ from fewscope.connectors.open import open_source
 from fewscope.connectors.raster_options import RasterOptions
 from fewscope.connectors.slide_folders import drawn_in
 from fewscope.connectors.source import Source, SourceInfo
+from fewscope.connectors.support.area_files import AreaOptions, DrawnArea, read_area
 from fewscope.connectors.support.load import is_annotations, load_support
 from fewscope.connectors.support.several import load_several
 from fewscope.connectors.support.support_set import SupportSet
@@ -20,6 +23,10 @@ from fewscope.connectors.support_options import SupportOptions
 from fewscope.errors import SourceError
 from fewscope.pipeline.config import SegmentConfig
 from fewscope.pipeline.geometry.geodesy import GroundMeasure
+from fewscope.pipeline.tiling.area import Area
+from fewscope.pipeline.tiling.foreground import Foreground
+
+log = logging.getLogger(__name__)
 
 
 def open_sources(config: SegmentConfig) -> tuple[Source, Source]:
@@ -74,6 +81,48 @@ def read_support(config: SegmentConfig, source: Source, drawn_on: Source) -> Sup
             _check_channels(config, source.info, one.info, slide)
             files.append((path, shown_like(one, files[0][1].info.ranges) if files else one))
         return load_several(files, options)
+
+
+def read_area_of(config: SegmentConfig, info: SourceInfo, class_names: Sequence[str]) -> DrawnArea | None:
+    """The area of a slide to segment; None where it is all.
+
+    Parameters
+    ----------
+    class_names
+        Classes of the support set.
+    """
+    if config.aoi is None:
+        return None
+    asked = AreaOptions(config.aoi, config.aoi_classes, config.aoi_excluded, config.geojson_origin)
+    area = read_area(asked, info, class_names)
+    log.info("%s: the area of %s is segmented: %s", config.source, area.uri, area.described())
+    return area
+
+
+def foreground_in(area: DrawnArea, foreground: Foreground, uri: str, noun: str) -> Foreground:
+    """The foreground of a source in an area of it.
+
+    Parameters
+    ----------
+    uri, noun
+        Of the source, for errors.
+
+    Raises
+    ------
+    SourceError
+        There is none.
+    """
+    limited = replace(foreground, area=Area(area.geometry, foreground.shape))
+    if limited.analysed().any():
+        return limited
+    if noun == "slide":
+        raise SourceError(
+            f"{uri}: no tissue was found in the area of {area.uri}; was it drawn on this slide? --foreground all "
+            "segments it nevertheless"
+        )
+    raise SourceError(
+        f"{uri}: no pixel in the area of {area.uri} could be read; was it drawn on this {noun}?"
+    )
 
 
 def shown_like(source: Source, ranges: Ranges) -> Source:

@@ -120,6 +120,8 @@ class UnitWorker:
         real = np.zeros((padded.height, padded.width), bool)
         inside = _intersection(window, padded)
         real[_slices(inside, padded)] = valid[_slices(inside, window)]
+        if job.foreground.area is not None:
+            real &= job.foreground.area.on_window(padded)
         maps[:, ~real] = 0
         row["unread_px"] = _unreadable_px(job, _intersection(inside, unit.core), real, padded)
         return maps, shown

@@ -36,6 +36,7 @@ from fewscope.pipeline.execution.pool import Pool
 from fewscope.pipeline.maps.build import MapResult
 from fewscope.pipeline.outputs.segmentation import Segmentation
 from fewscope.pipeline.plan import Plan
+from fewscope.pipeline.report.area_section import area_section
 from fewscope.pipeline.report.content import (
     ClassResult,
     Dropped,
@@ -126,11 +127,12 @@ def collect_report_data(
     """Compute the statistics of ``instances.parquet`` and draw the figures of the report from the finished store."""
     names = plan.support.class_names
     table = open_result(plan.config.out).table
+    analysed = plan.foreground.analysed()
     statistics_of = functools.partial(
         instance_statistics,
         height=plan.grid.height,
         width=plan.grid.width,
-        foreground=plan.foreground.mask,
+        foreground=analysed,
         seam_rows=sorted({u.core.row_off for u in plan.units} - {0}),
         seam_cols=sorted({u.core.col_off for u in plan.units} - {0}),
     )
@@ -144,10 +146,11 @@ def collect_report_data(
         plan.source,
         levels,
         found,
-        plan.foreground.mask,
+        analysed,
         plan.support,
         operating_point.held_out,
         operating_point.unlike.windows if operating_point.unlike else (),
+        plan.area.geometry if plan.area else None,
     )
     if map_result is not None:
         pictures = dataclasses.replace(pictures, map=draw_map(plan.source, store, map_result.summary))
@@ -214,6 +217,7 @@ def write_run_report(
         run=facts(plan, operating_point, work, pool, kinds) | (map_result.facts if map_result else {}),
         ground_areas=map_result.ground_areas if map_result else None,
         map_section=map_section(map_result.summary) if map_result else None,
+        aoi=area_section(plan.area, plan.source.info.mpp) if plan.area else None,
         timings=timings(clock, fresh, pool),
         quality=mean_quality(qualities),
         unlike=unlike_ground(operating_point.unlike),
@@ -305,7 +309,7 @@ def facts(
         },
         **({f"class {n}": of for n, of in zip(names, points, strict=True)} if len(names) > 1 else {}),
         "work": {
-            "units": len(plan.units),
+            "units": len(plan.planned),
             "workers": pool.n_workers,
             **({"processors": ", ".join(kinds)} if kinds else {}),
             "tiles of the grid": plan.grid.n_tiles,

@@ -19,6 +19,7 @@ from urllib.parse import unquote, urlsplit
 
 from fewscope.connectors.colours import class_colour
 from fewscope.pipeline.maps.files import GroundAreas
+from fewscope.pipeline.report.area_section import AreaSection
 from fewscope.pipeline.report.distributions import Sizes, sizes_of
 from fewscope.pipeline.report.formatting import percent
 from fewscope.pipeline.report.intensities import ChannelReport
@@ -187,24 +188,20 @@ class Report:
     timings: Timings
     map: MapSection | None = None  # of rasters
     channels: tuple[ChannelReport, ...] = ()  # what objects measure
+    aoi: AreaSection | None = None  # of slides, where not all was asked for
     holes: tuple[Hole, ...] = ()  # empty in every result; of a run that has not finished
 
     def to_json(self) -> str:
         """``report.json``: the fields by their names, in order.
 
-        ``classes`` is there only where there are several, ``map`` only for rasters, ``holes`` and ``channels`` only if
-        some are.
+        ``classes`` is there only where there are several, ``map`` only for rasters, ``aoi``, ``holes`` and ``channels``
+        only if there are any.
         """
         numbers = {JSON_KEYS.get(key, key): value for key, value in dataclasses.asdict(self).items()}
-        if not self.classes:
-            del numbers["classes"]
-        if self.map is None:
-            del numbers["map"]
-        if not self.holes:
-            del numbers["holes"]
         numbers["channels"] = [channel.to_json() for channel in self.channels]
-        if not self.channels:
-            del numbers["channels"]
+        for name in ("classes", "map", "aoi", "holes", "channels"):
+            if not getattr(self, name):
+                del numbers[name]
         return json.dumps(numbers, indent=2, allow_nan=False) + "\n"
 
 
@@ -244,6 +241,7 @@ def make_report(
     dropped: Dropped | None = None,
     ground_areas: GroundAreas | None = None,
     map_section: MapSection | None = None,
+    aoi: AreaSection | None = None,
     notes: Sequence[str] = (),
     assumptions: Sequence[str] = (),
     classes: Sequence[ClassResult] = (),
@@ -271,6 +269,8 @@ def make_report(
         tissue that could not be read, in working pixels
     map_section : MapSection, optional
         of rasters
+    aoi : AreaSection, optional
+        the area asked for, where it is not all
     ground_areas : GroundAreas, optional
         of rasters whose place is known
     notes : sequence of str
@@ -363,6 +363,7 @@ def make_report(
         timings=timings,
         map=map_section,
         channels=tuple(channels),
+        aoi=aoi,
         holes=tuple(holes),
     )
 

@@ -10,8 +10,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import shapely
 from PIL import Image, ImageDraw
 from scipy.ndimage import find_objects
+from shapely.geometry.base import BaseGeometry
 from skimage.color import lab2rgb
 from skimage.measure import find_contours
 
@@ -24,6 +26,7 @@ Canvas = npt.NDArray[np.float32]
 FOUND: Colour = (255, 214, 0)  # where there is one class; several have their own
 CASING: Colour = (20, 20, 40)
 EDGE: Colour = (110, 120, 135)  # of the tissue: seen on white and on black
+AREA: Colour = (0, 84, 209)  # outline of what was asked for
 AGREES, MISSED, EXTRA = (0, 114, 178), (213, 94, 0), (240, 228, 66)  # of Okabe and Ito's palette
 
 
@@ -124,6 +127,14 @@ def _stroke(
         pen.line([tuple(p) for p in points.tolist()], fill=255, width=round(2 * width))
     mask = np.asarray(stencil.resize((wide, height), Image.Resampling.BOX), np.float32) / 255
     return _tint(canvas, colour, alpha * mask)
+
+
+def with_area(canvas: Canvas, area: BaseGeometry, shape: tuple[int, int]) -> Canvas:
+    """`canvas` with the outline of an area, given in px of a grid of `shape` (height, width) that it shows whole."""
+    scale = np.array([canvas.shape[0] / shape[0], canvas.shape[1] / shape[1]])
+    rings = [ring for polygon in shapely.get_parts(area) for ring in (polygon.exterior, *polygon.interiors)]
+    lines = [shapely.get_coordinates(ring)[:, ::-1] * scale + 0.5 for ring in rings]
+    return _stroke(_stroke(canvas, lines, 1, 5.0, (255, 255, 255), 0.7), lines, 1, 2.4, AREA, 1.0)
 
 
 def _tint(canvas: Canvas, colour: Colour, alpha: npt.NDArray[Any]) -> Canvas:

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from PIL import Image
 from rasterio.windows import Window
 from scipy.ndimage import gaussian_filter
+from shapely.geometry.base import BaseGeometry
 from skimage.measure import find_contours
 
 from fewscope.connectors.colours import Colour, class_colour
@@ -27,6 +28,7 @@ from fewscope.pipeline.report.drawing import (
     EDGE,
     FOUND,
     RGB,
+    Canvas,
     Picture,
     _hatch,
     _stroke,
@@ -35,6 +37,7 @@ from fewscope.pipeline.report.drawing import (
     colour_map,
     outlined,
     picture,
+    with_area,
 )
 from fewscope.pipeline.report.formatting import round_up
 from fewscope.pipeline.report.seam_check import Floats, Mask
@@ -128,6 +131,7 @@ def draw(
     support: Any,
     held_out: npt.NDArray[np.uint8] | None = None,
     unlike: Sequence[Window] = (),
+    area: BaseGeometry | None = None,
 ) -> Pictures:
     """Draw every picture of the report.
 
@@ -145,18 +149,22 @@ def draw(
         class of every pixel of each patch, predicted from the others; None when there is no such estimate
     unlike : sequence of Window
         tiles that are unlike the patches
+    area : BaseGeometry, optional
+        what was asked for of the source, in its px, where it is not all
     """
     info = source.info
     image = composite(source.overview(OVERVIEW_PX)[0], info)
     tissue = area_mean(foreground, *_onto(foreground.shape, image.shape[:2])) >= 0.5
     colours = colours_of(len(support.class_names))
     if image.shape[:2] == (info.height, info.width):
-        overview = _every_object(image, result, tissue, colours)
+        canvas = _every_object(image, result, tissue, colours)
     else:
         covered = _coverage(result.semantic, image.shape[:2], len(colours))
-        overview = _overview(image, covered, tissue, info.width, colours)
+        canvas = _overview(image, covered, tissue, info.width, colours)
+    if area is not None:
+        canvas = with_area(canvas, area, (info.height, info.width))
     return Pictures(
-        overview=overview,
+        overview=picture(canvas, info.width, lines=True),
         density=_density(image, tissue, statistics, info.width, info.mpp or 1.0),
         fields=tuple(_fields(source, result, statistics, colours)),
         gallery=tuple(_portrait(source, result, row, colours) for row in statistics.samples),
@@ -194,17 +202,14 @@ def _coverage(levels: Sequence[Any], shape: tuple[int, int], n_classes: int) -> 
     return np.stack([np.asarray(of_class, np.float32) / 255 for of_class in rows])
 
 
-def _overview(
-    image: RGB, covered: Floats, tissue: Mask, span_px: float, colours: Sequence[Colour]
-) -> Picture:
+def _overview(image: RGB, covered: Floats, tissue: Mask, span_px: float, colours: Sequence[Colour]) -> Canvas:
     """The slide with what was found in the colours of the classes; the edge of the tissue as a faint line."""
     canvas = image.astype(np.float32)
     for of_class, colour in zip(covered, colours, strict=True):
         canvas = _tint(canvas, colour, 0.6 * np.sqrt(of_class))
         if span_px / image.shape[1] <= 4:  # below that an outline would be thinner than a pixel
             canvas = _stroke(canvas, find_contours(np.pad(of_class, 1), 0.5), 1, 1.0, colour, 0.9)
-    canvas = _stroke(canvas, find_contours(np.pad(tissue.astype(float), 1), 0.5), 1, 1.6, EDGE, 0.8)
-    return picture(canvas, span_px, lines=True)
+    return _stroke(canvas, find_contours(np.pad(tissue.astype(float), 1), 0.5), 1, 1.6, EDGE, 0.8)
 
 
 def _whole(level: Any) -> npt.NDArray[Any]:
@@ -217,7 +222,7 @@ def _whole(level: Any) -> npt.NDArray[Any]:
     return found
 
 
-def _every_object(image: RGB, result: Any, tissue: Mask, colours: Sequence[Colour]) -> Picture:
+def _every_object(image: RGB, result: Any, tissue: Mask, colours: Sequence[Colour]) -> Canvas:
     """A small source, each object outlined by itself: touching ones can be told apart, and counted.
 
     The edge of the tissue is a faint line, as in `_overview`.
@@ -229,8 +234,7 @@ def _every_object(image: RGB, result: Any, tissue: Mask, colours: Sequence[Colou
         tinted = _tint(tinted, colour, 0.18 * (classes == value))
     drawn = outlined(np.round(tinted).astype(np.uint8), labels, scale, 1.4, classes, colours)
     edge = find_contours(np.pad(tissue.astype(float), 1), 0.5)
-    canvas = _stroke(drawn.astype(np.float32), edge, scale, 1.6, EDGE, 0.8)
-    return picture(canvas, labels.shape[1], lines=True)
+    return _stroke(drawn.astype(np.float32), edge, scale, 1.6, EDGE, 0.8)
 
 
 def _density(

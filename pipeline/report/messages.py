@@ -34,6 +34,8 @@ WHY_ADJUSTED = (
 def assumptions(plan: Plan, remedy: str = "") -> list[str]:
     """What was assumed of the support set, of the source's look and of coordinates, and what overrides it."""
     messages, (x, y) = list(plan.support.assumptions), plan.source.info.scan_origin
+    if plan.area is not None:
+        messages += [text for text in plan.area.assumptions if text not in messages]
     if remedy:
         messages.append(ADJUSTED[remedy] + WHY_ADJUSTED)
     if (x, y) != (0, 0) and plan.config.outlines != "none":
@@ -101,7 +103,7 @@ def hardly_found(
 
 def notes(plan: Plan, operating_point: OperatingPoint) -> list[str]:
     """Warnings shown above all numbers."""
-    messages = []
+    messages = list(plan.area.notes) if plan.area else []
     what = plan.source.info.noun
     for name, point, expected in zip(
         plan.support.class_names, operating_point.classes, operating_point.expected, strict=True

@@ -14,6 +14,7 @@ from rasterio.windows import Window
 from scipy import ndimage
 
 from fewscope.model.conventions import PATCH_SIZE
+from fewscope.pipeline.tiling.area import Area
 from fewscope.pipeline.tiling.grid import clip, grow
 
 OVERVIEW_SIDE = 2048  # px; a tile of a slide of 100,000 px is 5 px here, and a single cell still visible
@@ -138,11 +139,14 @@ class Foreground:
         (height, width) of the source's working grid, px.
     margin : int
         Width of the border around the mask that is predicted too, px.
+    area : Area | None
+        Nothing outside is analysed; None: the whole source is. Tiles across its outline are predicted whole.
     """
 
     mask: np.ndarray
     shape: tuple[int, int]
     margin: int = 0
+    area: Area | None = None
 
     @property
     def covers_all(self) -> bool:
@@ -150,17 +154,23 @@ class Foreground:
         return bool(self.mask.all())
 
     def touches(self, tile: Window) -> bool:
-        """Whether a tile contains any foreground."""
-        return touches_mask(self.mask, grow(tile, self.margin, *self.shape), self.shape)
+        """Whether a tile contains any foreground, and any of the area."""
+        return touches_mask(self.mask, grow(tile, self.margin, *self.shape), self.shape) and (
+            self.area is None or self.area.touches(tile)
+        )
 
     def on_window(self, window: Window) -> np.ndarray:
-        """The mask on a window inside the source, (h, w) bool at the working resolution."""
+        """The mask in the area on a window inside the source, (h, w) bool at the working resolution."""
         rows = (np.arange(window.row_off, window.row_off + window.height) + 0.5) * self.mask.shape[0]
         cols = (np.arange(window.col_off, window.col_off + window.width) + 0.5) * self.mask.shape[1]
         on: np.ndarray = self.mask[
             np.ix_((rows // self.shape[0]).astype(int), (cols // self.shape[1]).astype(int))
         ]
-        return on
+        return on if self.area is None else on & self.area.on_window(window)
+
+    def analysed(self) -> np.ndarray:
+        """Share of each pixel of the mask that is analysed, (h, w): bool, or float32 where there is an area."""
+        return self.mask if self.area is None else self.mask * self.area.coverage(self.mask.shape)
 
     def count(self, tiles: Iterable[Window]) -> int:
         """Number of tiles that contain foreground."""
