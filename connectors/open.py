@@ -5,9 +5,10 @@ A reader's module is imported when it opens a source: opening a slide does not w
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from fewscope.connectors.raster_options import RasterOptions
 from fewscope.connectors.slide_options import (
@@ -16,9 +17,12 @@ from fewscope.connectors.slide_options import (
     PICTURE_ENDINGS,
     SlideOptions,
 )
-from fewscope.connectors.source import Source
+from fewscope.connectors.source import Source, SourceInfo
 from fewscope.connectors.storage.library_errors import library_errors
 from fewscope.errors import SourceError
+
+if TYPE_CHECKING:
+    from fewscope.connectors.results.finished_run import FinishedRun
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,3 +230,26 @@ def open_source(
     reader = next(r for r in READERS if r.kind == kind and uri.lower().endswith(r.endings))
     with library_errors(SourceError, uri):
         return reader.open(Asked(uri, mpp, slide_mpp, slide or SlideOptions(), raster))
+
+
+def reopen_slide(run: FinishedRun, slide: str | None = None) -> SourceInfo:
+    """Metadata of the slide of a finished run.
+
+    Parameters
+    ----------
+    slide
+        Where it is now; None: where it was.
+
+    Raises
+    ------
+    SourceError
+        It is not there, or is another one.
+    """
+    uri = slide or run.source
+    if "://" not in uri and not os.path.exists(uri):
+        raise SourceError(f"{uri}: the slide of {run.out} is not there; say with --slide where it is")
+    source = open_source(uri, mpp=run.manifest["mpp"])
+    source.close()
+    if source.info.fingerprint != run.manifest["source"]:
+        raise SourceError(f"{uri}: is not the slide of {run.out}; give that one as --slide")
+    return source.info

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from fewscope._version import __version__
 
 if TYPE_CHECKING:
-    from fewscope.api import Segmenter, map, open_result, segment
+    from fewscope.api import Segmenter, map, open_result, regions, segment
 
-__all__ = ["Segmenter", "__version__", "map", "open_result", "segment"]
+__all__ = ["Segmenter", "__version__", "map", "open_result", "regions", "segment"]
 
 # In a checkout the packages lie beside this folder, in an installed Fewscope inside it: one name for both.
 _checkout = _Path(__file__).resolve().parents[1]

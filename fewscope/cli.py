@@ -39,6 +39,11 @@ COMMANDS = {
         "hand a result on to ImageScope, ASAP, NDP.view, Fiji and others",
         "out/slide --to imagescope --out slide.xml",
     ),
+    "regions": Command(
+        "regions",
+        "count a result in regions, find hot spots",
+        "out/slide --in tumour.geojson --hot-spots --out tumour",
+    ),
     "mine": Command(
         "mine", "rank segmented photographs, the worst first", "out/photos --worst 5 --out more/"
     ),

@@ -229,18 +229,9 @@ class Export:
         SourceError
             It is not there, or is another one.
         """
-        from fewscope.connectors.open import open_source
+        from fewscope.connectors.open import reopen_slide
 
-        uri = self.slide or self.done.source
-        if "://" not in uri and not os.path.exists(uri):
-            raise SourceError(
-                f"{uri}: the slide of {self.done.out} is not there; say with --slide where it is"
-            )
-        source = open_source(uri, mpp=self.done.manifest["mpp"])
-        source.close()
-        if source.info.fingerprint != self.done.manifest["source"]:
-            raise SourceError(f"{uri}: is not the slide of {self.done.out}; give that one as --slide")
-        return source.info
+        return reopen_slide(self.done, self.slide)
 
     def place(self) -> Place:
         """Where the grid of the run lies."""

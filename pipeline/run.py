@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from fewscope.connectors.results.finished_run import place_record
+from fewscope.connectors.results.finished_run import foreground_record, place_record
 from fewscope.connectors.results.reader import open_result
 from fewscope.connectors.results.run_folder import WorkDir
 from fewscope.connectors.results.run_lock import RunLock
@@ -147,7 +147,12 @@ def segment_plan(
     with clock.stage("decide"):
         operating_point = choose_operating_point(plan, model, work, encodings)
         store = ResultStore(config.out)
-        attributes = {"run": work.run_hash, "manifest": determined, "source": place_record(plan.source.info)}
+        attributes = {
+            "run": work.run_hash,
+            "manifest": determined,
+            "source": place_record(plan.source.info),
+            **({} if plan.config.raster else {"foreground": foreground_record(plan.foreground.mask)}),
+        }
         store.create(store_spec(plan), attributes=attributes)
     job = make_job(plan, operating_point, store, work)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import math
 import re
 from collections.abc import Iterator, Mapping
@@ -15,6 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from affine import Affine
 from numpy.typing import NDArray
+from PIL import Image
 
 from fewscope.connectors.results.reader import Result, open_result
 from fewscope.connectors.results.run_folder import WorkDir
@@ -40,19 +43,23 @@ class Place:
         Size of the source at full resolution, px.
     scan_origin
         Level-0 (x, y) of the corner of the scanned area; (0, 0) if the file states none.
+    from_glass_nm
+        As `SourceInfo.from_glass_nm`; None also for runs of a version that did not keep it.
     """
 
     transform: Affine
     native_height: int
     native_width: int
     scan_origin: tuple[int, int]
+    from_glass_nm: Affine | None = None
 
     @classmethod
     def of(cls, record: Mapping[str, Any]) -> Place:
         """From what `place_record` has made."""
         height, width = record["native_size"]
         x, y = record["scan_origin"]
-        return cls(Affine(*record["transform"]), height, width, (x, y))
+        glass = record.get("from_glass_nm")
+        return cls(Affine(*record["transform"]), height, width, (x, y), Affine(*glass) if glass else None)
 
 
 def place_record(info: SourceInfo) -> dict[str, Any]:
@@ -61,7 +68,26 @@ def place_record(info: SourceInfo) -> dict[str, Any]:
         "transform": list(info.transform)[:6],
         "native_size": [info.native_height, info.native_width],
         "scan_origin": list(info.scan_origin),
+        **({"from_glass_nm": list(info.from_glass_nm)[:6]} if info.from_glass_nm else {}),
     }
+
+
+def foreground_record(mask: NDArray[np.bool_]) -> dict[str, str]:
+    """The foreground of a slide, (h, w) bool on a coarse grid over all of it, as JSON values: a PNG of 1 bit, base64.
+
+    >>> mask = np.arange(12).reshape(3, 4) % 3 == 0
+    >>> bool((foreground_of(foreground_record(mask)) == mask).all())
+    True
+    """
+    buffer = io.BytesIO()
+    Image.fromarray(mask).save(buffer, "PNG")
+    return {"png": base64.b64encode(buffer.getvalue()).decode("ascii")}
+
+
+def foreground_of(record: Mapping[str, str]) -> NDArray[np.bool_]:
+    """The mask that `foreground_record` has made JSON values of."""
+    with Image.open(io.BytesIO(base64.b64decode(record["png"])), formats=("PNG",)) as picture:
+        return np.asarray(picture.convert("1"), bool)
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +173,35 @@ class FinishedRun:
         """Where its grid lies; None for runs of a version that did not keep it."""
         record = self.attributes.get("source")
         return Place.of(record) if record else None
+
+    def source_info(self, place: Place) -> SourceInfo:
+        """What a file of annotations needs to know of the slide of the run, without the slide."""
+        spec, mpp = self.result.spec, self.result.mpp
+        return SourceInfo(
+            uri=self.source,
+            kind="slide",
+            height=spec.height,
+            width=spec.width,
+            transform=place.transform,
+            mpp=mpp,
+            mpp_source="the run",
+            native_mpp=mpp / place.transform.a if mpp else None,
+            native_height=place.native_height,
+            native_width=place.native_width,
+            vendor="",
+            crs=None,
+            background=(255, 255, 255),
+            fingerprint=self.manifest["source"],
+            scan_origin=place.scan_origin,
+            from_glass_nm=place.from_glass_nm,
+        )
+
+    @property
+    def foreground(self) -> NDArray[np.bool_] | None:
+        """What of a slide was analysed, (h, w) bool on a coarse grid over all of it; None for rasters, whose
+        ``mask.tif`` says so, and for runs of a version that did not keep it."""
+        record = self.attributes.get("foreground")
+        return foreground_of(record) if record else None
 
     def outlines_origin(self, place: Place) -> tuple[int, int]:
         """Where the coordinates of its GeoJSON start, in those of the table."""

@@ -102,7 +102,7 @@ def table_text(done: Sequence[Done]) -> str:
     text = io.StringIO()
     table = csv.DictWriter(text, kept, extrasaction="ignore", lineterminator="\n")
     table.writeheader()
-    table.writerows({name: _cell(value) for name, value in row.items()} for row in rows)
+    table.writerows({name: cell(value) for name, value in row.items()} for row in rows)
     return text.getvalue()
 
 
@@ -136,7 +136,7 @@ def _rows(one: Done) -> list[dict[str, Any]]:
     return rows
 
 
-def _cell(value: Any) -> Any:
+def cell(value: Any) -> Any:
     """A value as the table has it; text that a spreadsheet would take for a formula is made harmless."""
     if isinstance(value, float):
         return f"{value:.6g}"

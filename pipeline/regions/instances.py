@@ -1,0 +1,129 @@
+"""Which instances lie in a region: by their centroids, each instance once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import shapely
+from shapely.geometry.base import BaseGeometry
+
+from fewscope.connectors.results.finished_run import FinishedRun
+from fewscope.connectors.results.reader import INTENSITY
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+Mask = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Instances:
+    """The columns of the table of instances that regions need, for n instances in the order of their ids.
+
+    Attributes
+    ----------
+    x, y
+        (n,) float64: centroids as in the table, full-resolution px of a slide or units of the raster's CRS.
+    area_px
+        (n,) int64: areas in px of the working grid.
+    value
+        (n,) uint8: class 1..C.
+    intensities
+        Column of the table -> (n,) float64: mean of a channel over each instance, in stored values.
+    """
+
+    x: Floats
+    y: Floats
+    area_px: Ints
+    value: npt.NDArray[np.uint8]
+    intensities: dict[str, Floats]
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    @classmethod
+    def of(cls, run: FinishedRun) -> Instances:
+        """Read them from the table of a run, whose other columns are not read."""
+        names = run.schema().names
+        channels = [name for name in names if name.startswith(INTENSITY)]
+        wanted = ["x", "y", "area_px", *channels, *(["class"] if "class" in names else [])]
+        table = run.result.table.to_table(columns=wanted)
+        if "class" in names:
+            classes = pa.array(run.class_names, pa.string())
+            column = table["class"].cast(pa.string()).combine_chunks()
+            value = pa.compute.index_in(column, classes).to_numpy(zero_copy_only=False) + 1
+        else:
+            value = np.ones(table.num_rows, np.uint8)
+        return cls(
+            x=table["x"].to_numpy(),
+            y=table["y"].to_numpy(),
+            area_px=table["area_px"].to_numpy(),
+            value=value.astype(np.uint8),
+            intensities={name: table[name].to_numpy() for name in channels},
+        )
+
+
+class Centroids:
+    """Points, sorted so that those in a region are found without looking at all others.
+
+    Parameters
+    ----------
+    x, y
+        (n,) float64.
+    """
+
+    def __init__(self, x: Floats, y: Floats) -> None:
+        self._order = np.argsort(x, kind="stable")
+        self._x, self._y = x[self._order], y[self._order]
+
+    def inside(self, region: BaseGeometry) -> Ints:
+        """Which points lie in a region, ascending.
+
+        A point on the edge is in the region to its right, or below it, as y counts downwards: of regions that share
+        the edge, in one of them.
+
+        Parameters
+        ----------
+        region
+            A valid polygon or multipolygon.
+
+        >>> points = Centroids(np.array([1.0, 5.0, 2.0]), np.array([1.0, 1.0, 1.0]))
+        >>> points.inside(shapely.box(0, 0, 2, 2)).tolist(), points.inside(shapely.box(2, 0, 9, 2)).tolist()
+        ([0], [1, 2])
+        """
+        if region.is_empty:
+            return np.zeros(0, np.int64)
+        left, top, right, bottom = region.bounds
+        start, stop = np.searchsorted(self._x, left, "left"), np.searchsorted(self._x, right, "right")
+        rows = np.flatnonzero((self._y[start:stop] >= top) & (self._y[start:stop] <= bottom)) + start
+        x, y = self._x[rows], self._y[rows]
+        shapely.prepare(region)
+        touched = shapely.intersects_xy(region, x, y)
+        on_edge = touched.copy()
+        on_edge[touched] = ~shapely.contains_xy(region, x[touched], y[touched])
+        touched[on_edge] = _crossings_are_odd(region, x[on_edge], y[on_edge])
+        return np.sort(self._order[rows[touched]])
+
+
+def _crossings_are_odd(region: BaseGeometry, x: Floats, y: Floats) -> Mask:
+    """Whether a ray to the right of each point crosses the edges of a region an odd number of times, (n,) bool.
+
+    Edges are half open, and computed alike in whichever direction they are drawn.
+    """
+    if not len(x):
+        return np.zeros(0, bool)
+    rings = shapely.get_rings(shapely.get_parts(region))
+    points, ring = shapely.get_coordinates(rings, return_index=True)
+    same = ring[1:] == ring[:-1]
+    first, last = points[:-1][same], points[1:][same]
+    swap = first[:, 1] > last[:, 1]
+    low, high = np.where(swap[:, None], last, first), np.where(swap[:, None], first, last)
+    odd = np.zeros(len(x), bool)
+    for i in range(len(x)):  # of few: points exactly on an edge
+        crossed = (low[:, 1] <= y[i]) & (y[i] < high[:, 1])
+        a, b = low[crossed], high[crossed]
+        at = a[:, 0] + (y[i] - a[:, 1]) / (b[:, 1] - a[:, 1]) * (b[:, 0] - a[:, 0])
+        odd[i] = np.count_nonzero(at > x[i]) % 2 == 1
+    return odd

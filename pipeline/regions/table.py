@@ -1,0 +1,91 @@
+"""The table of regions: a row for each region and class."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from fewscope.pipeline.regions.numbers import ClassNumbers, RegionNumbers, Units
+from fewscope.pipeline.regions.summary import RegionSummary
+from fewscope.pipeline.report.study import cell
+
+SHARES = ("share", "share_low", "share_high")
+
+
+def region_table(summaries: Sequence[RegionSummary], several_sources: bool = False) -> pa.Table:
+    """A row for each region and class; see ``docs/results.md``.
+
+    Parameters
+    ----------
+    several_sources
+        Whether the first column names the source.
+    """
+    rows = [row for summary in summaries for row in _rows(summary)]
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    if not several_sources:
+        names.remove("source")
+    if not any(row["share"] != 1 for row in rows if row["share"] is not None):
+        names = [name for name in names if name not in SHARES]
+    types = {"count": pa.int64()} | dict.fromkeys(
+        ("source", "region", "name", "region_class", "class"), pa.string()
+    )
+    return pa.table(
+        {name: pa.array([row.get(name) for row in rows], types.get(name, pa.float64())) for name in names}
+    )
+
+
+def csv_text(table: pa.Table) -> str:
+    """A table as CSV: commas, points, numbers of six digits, UTF-8."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(map(cell, table.schema.names))
+    for row in table.to_pylist():
+        writer.writerow("" if value is None else cell(value) for value in row.values())
+    return text.getvalue()
+
+
+def _rows(summary: RegionSummary) -> list[dict[str, Any]]:
+    """All rows of a run, whose regions come in the order of their numbers."""
+    units = summary.units
+    return [
+        {
+            "source": summary.run.source,
+            "region": row.label,
+            "name": row.name,
+            "region_class": row.class_name,
+            "class": of_class.name,
+            **measures(row, of_class, units),
+        }
+        for row in summary.rows
+        for of_class in row.classes
+    ]
+
+
+def measures(row: RegionNumbers, of_class: ClassNumbers, units: Units) -> dict[str, Any]:
+    """The numbers of one class in one region by their columns; None where one is not known."""
+    low, high = of_class.share_interval or (None, None)
+    lower, median, upper = of_class.sizes or (None, None, None)
+    diameter = {}
+    if units.size == "um2":
+        diameter = {"median_diameter_um": None if median is None else 2 * (median / math.pi) ** 0.5}
+    return {
+        "count": of_class.count,
+        f"density_per_{units.density}": of_class.density,
+        "share": of_class.share,
+        "share_low": low,
+        "share_high": high,
+        f"area_{units.area}": row.area,
+        f"analysed_{units.area}": row.analysed,
+        f"covered_{units.area}": of_class.covered,
+        "covered_fraction": of_class.covered_fraction,
+        f"area_{units.size}_q25": lower,
+        f"median_area_{units.size}": median,
+        f"area_{units.size}_q75": upper,
+        **diameter,
+        **of_class.intensities,
+    }

@@ -1,0 +1,331 @@
+"""`fewscope regions`: counts and areas in regions are those of the table and the masks; their sums are the report's."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import shutil
+from pathlib import Path
+
+import geopandas
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import shapely
+from PIL import Image
+from rasterio.features import rasterize
+from shapely.geometry import Point, box, mapping, shape
+
+import fewscope
+from fewscope.connectors.results.finished_run import FinishedRun
+from fewscope.connectors.results.reader import open_result
+from fewscope.jobs import regions
+from fewscope.pipeline.config import SegmentConfig
+from tests.helpers import drawn_files, fakes
+from tests.helpers.finished_runs import segmented, segmented_raster
+from tests.helpers.scanned_slides import write_leica
+
+ORIGIN = (96, 64)
+SIZE = (260, 300)
+
+
+@pytest.fixture(scope="module")
+def classes(tmp_path_factory) -> SegmentConfig:
+    """Three classes at half the resolution of a slide, a corner of it glass; its scanned area begins elsewhere."""
+    folder = tmp_path_factory.mktemp("classes")
+    picture = fakes.class_picture(*SIZE)
+    picture[150:, 180:] = 230
+    image = np.kron(picture, np.ones((2, 2, 1), np.uint8))
+    write_leica(folder / "a.scn", image, ORIGIN)
+    support = fakes.write_class_support(folder / "support")
+    config = SegmentConfig(
+        str(folder / "a.scn"), support, str(folder / "out"), slide_mpp=0.25, mpp=0.5, threshold=0.5,
+        instances="components", min_area_um2=0, shard=128,
+    )  # fmt: skip
+    return segmented(config, fakes.ByChannel)
+
+
+@pytest.fixture(scope="module")
+def raster(tmp_path_factory) -> tuple[SegmentConfig, np.ndarray]:
+    return segmented_raster(tmp_path_factory.mktemp("raster"))
+
+
+def feature(geometry, **properties):
+    return {"type": "Feature", "geometry": mapping(geometry), "properties": properties}
+
+
+def drawn(path: Path, *features: dict) -> str:
+    path.write_text(json.dumps({"type": "FeatureCollection", "features": features}))
+    return str(path)
+
+
+def counted(config: SegmentConfig, out: Path, *argv: str) -> list[dict[str, str]]:
+    """Rows of the table that the job writes."""
+    assert regions.main([config.out, "--out", str(out), *argv]) == 0
+    with open(out / "regions.csv") as file:
+        return list(csv.DictReader(file))
+
+
+def refused(capsys, *argv: str) -> str:
+    capsys.readouterr()
+    assert regions.main(list(argv)) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ")
+    assert said.count("\n") == 1
+    return said
+
+
+def halves(config: SegmentConfig, folder: Path) -> str:
+    """Two polygons that are the slide together, and one that lies in both."""
+    result = open_result(config.out)
+    transform = FinishedRun(config.out).place.transform
+    (left, top), (right, bottom) = transform @ (0, 0), transform @ (result.spec.width, result.spec.height)
+    corner = [(left, top), (right, top), (left + 100, bottom), (left, bottom)]
+    rest = shapely.box(left, top, right, bottom).difference(shapely.Polygon(corner))
+    in_qupath = [
+        shapely.affinity.translate(one, -ORIGIN[0], -ORIGIN[1])
+        for one in (shapely.Polygon(corner), rest, Point(left + 200, top + 200).buffer(150))
+    ]
+    return drawn(
+        folder / "halves.geojson",
+        feature(in_qupath[0], name="upper", classification={"name": "Tumor"}),
+        feature(in_qupath[1], name="lower"),
+        feature(in_qupath[2], classification={"name": "Stroma"}),
+    )
+
+
+def test_counts_and_areas_are_those_of_loops_over_the_table_and_the_mask(classes, tmp_path):
+    path = halves(classes, tmp_path)
+    rows = counted(classes, tmp_path / "out", "--in", path)
+    run = FinishedRun(classes.out)
+    table, mask = (
+        pq.read_table(Path(classes.out, "instances.parquet")).to_pylist(),
+        run.result.mask[0].compute(),
+    )
+    fine, wide = run.foreground.shape
+    tissue = np.asarray(
+        Image.fromarray(run.foreground.astype(np.float32)).resize(mask.shape[::-1], Image.Resampling.BOX)
+    )
+    assert 0.6 < run.foreground.mean() < 0.95
+    assert tissue.sum() * fine * wide == pytest.approx(run.foreground.sum() * mask.size)
+    features = json.loads(Path(path).read_text())["features"]
+    for number, one in enumerate(features, start=1):
+        region = shapely.affinity.translate(shape(one["geometry"]), *ORIGIN)
+        on_grid = shapely.affinity.affine_transform(
+            region, np.array(~run.place.transform)[[0, 1, 3, 4, 2, 5]].tolist()
+        )
+        pixels = rasterize([on_grid], mask.shape) > 0
+        inside = [row for row in table if region.contains(Point(row["x"], row["y"]))]
+        assert inside
+        for value, name in enumerate(fakes.CLASSES, start=1):
+            (row,) = [r for r in rows if r["region"] == str(number) and r["class"] == name]
+            of_class = [other for other in inside if other["class"] == name]
+            assert int(row["count"]) == len(of_class)
+            assert float(row["share"]) == pytest.approx(len(of_class) / len(inside), rel=1e-5)
+            assert float(row["share_low"]) < float(row["share"]) < float(row["share_high"])
+            covered = (mask[pixels] == value).sum() * 0.25e-6
+            analysed = tissue[pixels].sum() * 0.25e-6
+            assert float(row["covered_mm2"]) == pytest.approx(covered, rel=1e-5)
+            assert float(row["analysed_mm2"]) == pytest.approx(analysed, rel=1e-4)
+            assert float(row["density_per_mm2"]) == pytest.approx(len(of_class) / analysed, rel=1e-4)
+            assert float(row["area_mm2"]) == pytest.approx(region.area * 0.0625e-6, rel=1e-4)
+            sizes = [other["area_um2"] for other in of_class]
+            quartiles = [float(row[n]) for n in ("area_um2_q25", "median_area_um2", "area_um2_q75")]
+            assert quartiles == pytest.approx(np.quantile(sizes, (0.25, 0.5, 0.75)).tolist(), rel=1e-5)
+            red = np.mean([other["intensity_red"] for other in of_class])
+            assert float(row["intensity_red"]) == pytest.approx(red, rel=1e-5)
+
+
+def test_parts_that_are_the_slide_add_up_to_its_report(classes, tmp_path):
+    rows = counted(classes, tmp_path / "out", "--in", halves(classes, tmp_path))
+    report = open_result(classes.out).report
+    for of_class in report["classes"]:
+        by = {row["region"]: row for row in rows if row["class"] == of_class["name"]}
+        for label in ("whole source", "in any region"):
+            assert int(by[label]["count"]) == of_class["count"]
+            assert float(by[label]["covered_mm2"]) == pytest.approx(of_class["covered_mm2"], rel=1e-5)
+            assert float(by[label]["analysed_mm2"]) == pytest.approx(report["area_mm2"], rel=1e-5)
+            assert float(by[label]["density_per_mm2"]) == pytest.approx(of_class["density_per_mm2"], rel=1e-5)
+        assert int(by["1"]["count"]) + int(by["2"]["count"]) == of_class["count"]
+        assert float(by["1"]["covered_mm2"]) + float(by["2"]["covered_mm2"]) == pytest.approx(
+            of_class["covered_mm2"], rel=1e-5
+        )
+        assert int(by["outside all regions"]["count"]) == 0
+
+
+def test_qupath_gets_the_regions_where_they_were_with_their_numbers(classes, tmp_path):
+    path = halves(classes, tmp_path)
+    rows = counted(classes, tmp_path / "out", "--in", path, "--hot-spots", "2")
+    given = json.loads(Path(path).read_text())["features"]
+    found = json.loads((tmp_path / "out/regions.geojson").read_text())["features"]
+    assert [one["properties"]["name"] for one in found] == [
+        "upper",
+        "lower",
+        "Stroma",
+        "Hot spot 1",
+        "Hot spot 2",
+    ]
+    for one, before in zip(found, given, strict=False):
+        assert shape(one["geometry"]).symmetric_difference(shape(before["geometry"])).area < 10
+        assert one["properties"]["objectType"] == "annotation"
+        assert one["properties"].get("classification") == before["properties"].get("classification")
+    measured = found[0]["properties"]["measurements"]
+    assert measured["red: Count"] == int(rows[0]["count"])
+    assert measured["red: Density per mm^2"] == pytest.approx(float(rows[0]["density_per_mm2"]), rel=1e-5)
+    again = counted(classes, tmp_path / "again", "--in", str(tmp_path / "out/regions.geojson"))
+    assert [row["count"] for row in again[:15]] == [row["count"] for row in rows[:15]]
+
+
+@pytest.mark.parametrize("to", ["imagescope.xml", "asap.xml", "RoiSet.zip"])
+def test_other_programs_count_from_the_corner_of_the_file(classes, tmp_path, to):
+    region = box(200, 150, 500, 400)
+    path = drawn_files.write(tmp_path, to, [("Tumor", region)])
+    rows = counted(classes, tmp_path / "out", "--in", path)
+    table = pq.read_table(Path(classes.out, "instances.parquet")).to_pylist()
+    truth = sum(region.contains(Point(row["x"], row["y"])) for row in table)
+    assert sum(int(row["count"]) for row in rows if row["region"] == "1") == truth > 0
+
+
+def test_hot_spots_are_full_of_their_class_and_lie_in_the_regions(classes, tmp_path):
+    region = drawn(tmp_path / "a.geojson", feature(box(50, 50, 450, 450)))
+    argv = ("--in", region, "--hot-spots", "--field-area", "0.001", "--hot-spots-of", "green")
+    rows = counted(classes, tmp_path / "out", *argv)
+    spots = [row for row in rows if row["region"].startswith("H") and row["class"] == "green"]
+    assert len(spots) == 3
+    counts = [int(row["count"]) for row in spots]
+    assert counts == sorted(counts, reverse=True)
+    assert counts[0] > 0
+    found = json.loads((tmp_path / "out/regions.geojson").read_text())["features"][1:]
+    fields = [shape(one["geometry"]) for one in found]
+    assert all(box(49, 49, 451, 451).covers(field) for field in fields)
+    assert all(fields[i].intersection(fields[j]).area < 1e-3 for i, j in ((0, 1), (0, 2), (1, 2)))
+    table = pq.read_table(Path(classes.out, "instances.parquet")).to_pylist()
+    points = [Point(r["x"] - ORIGIN[0], r["y"] - ORIGIN[1]) for r in table if r["class"] == "green"]
+    assert counts == [sum(field.contains(point) for point in points) for field in fields]
+
+
+def test_a_map_is_measured_on_the_ground_by_name(raster, tmp_path):
+    config, water = raster
+    result = open_result(config.out)
+    transform, (height, width) = result.transform, water.shape
+    corner, across, down = transform @ (0, 0), transform @ (150, height), transform @ (width, height)
+    west = box(corner[0], across[1], across[0], corner[1])
+    east = box(across[0], down[1], down[0] + 1000, corner[1])  # reaches beyond the raster
+    frame = geopandas.GeoDataFrame(
+        {"District": ["West", "East"]}, geometry=[west, east], crs=result.crs
+    ).to_crs(4326)
+    frame.to_file(tmp_path / "districts.gpkg")
+    argv = ("--in", str(tmp_path / "districts.gpkg"), "--name", "district")
+    rows = {row["region"]: row for row in counted(config, tmp_path / "out", *argv)}
+    assert [rows["1"]["name"], rows["2"]["name"]] == ["West", "East"]
+    pixel_km2 = abs(transform.determinant) / 1e6
+    for number, part in (("1", water[:, :150]), ("2", water[:, 150:])):
+        assert float(rows[number]["analysed_km2"]) == pytest.approx((part != 255).sum() * pixel_km2, rel=1e-5)
+        assert float(rows[number]["covered_km2"]) == pytest.approx((part == 1).sum() * pixel_km2, rel=1e-5)
+    whole = rows["whole source"]
+    assert float(whole["covered_km2"]) == pytest.approx(result.report["covered_km2"], rel=1e-5)
+    assert float(rows["in any region"]["covered_km2"]) == pytest.approx(
+        result.report["covered_km2"], rel=1e-5
+    )
+    assert float(rows["in any region"]["analysed_km2"]) == pytest.approx(result.report["area_km2"], rel=1e-5)
+    assert int(rows["1"]["count"]) + int(rows["2"]["count"]) == result.count
+    written = geopandas.read_file(tmp_path / "out/regions.gpkg")
+    assert written.crs == frame.to_crs(result.crs).crs
+    assert written["count"].tolist() == [int(rows["1"]["count"]), int(rows["2"]["count"])]
+    assert written.geometry[0].symmetric_difference(west).area < 1
+    assert "partly outside the raster: 2 (East)" in (tmp_path / "out/regions.html").read_text()
+
+
+def test_what_cannot_be_counted_in_is_said(classes, raster, tmp_path, capsys):
+    shapes = [
+        feature(shapely.Polygon([(50, 50), (250, 250), (250, 50), (50, 250)]), name="bow tie"),
+        feature(box(9000, 9000, 9100, 9100), name="<b>far</b>"),
+        feature(shapely.LineString([(0, 0), (9, 9)]), name="ruler"),
+    ]
+    path = drawn(tmp_path / "a.geojson", *shapes)
+    rows = counted(classes, tmp_path / "out", "--in", path)
+    said = capsys.readouterr().out
+    assert "outside the slide: 2 (<b>far</b>)" in said
+    assert "ruler" in said
+    assert sum(int(row["count"]) for row in rows if row["region"] == "1") > 0
+    assert float(rows[0]["area_mm2"]) == pytest.approx(2 * 200 * 100 / 2 * 0.0625e-6)
+    assert not any(int(row["count"]) for row in rows if row["region"] == "2")
+    page = (tmp_path / "out/regions.html").read_text()
+    assert "&lt;b&gt;far" in page
+    assert "<b>far" not in page
+
+    out = classes.out
+    far = drawn(tmp_path / "far.geojson", shapes[1])
+    assert "outside the slide" in refused(capsys, out, "--in", far)
+    empty = drawn(tmp_path / "empty.geojson")
+    assert "no polygon" in refused(capsys, out, "--in", empty)
+    assert "no such file" in refused(capsys, raster[0].out, "--in", str(tmp_path / "none.gpkg"))
+    assert "--in FILE" in refused(capsys, out)
+    assert "add --hot-spots" in refused(capsys, out, "--in", path, "--field-area", "1")
+    assert "more than" in refused(capsys, out, "--hot-spots", "--field-area", "5")
+    assert "red or green or blue" in refused(capsys, out, "--hot-spots", "--hot-spots-of", "x")
+    assert "--hot-spots 0" in refused(capsys, out, "--hot-spots", "0")
+    assert "on rasters" in refused(capsys, out, "--in", path, "--name", "x")
+
+
+def test_files_are_not_replaced_unless_asked_and_the_run_is_left_alone(classes, tmp_path, capsys):
+    path = halves(classes, tmp_path)
+    first = counted(classes, tmp_path / "out", "--in", path)
+    files = {one.name: one.read_bytes() for one in (tmp_path / "out").iterdir()}
+    assert "--overwrite" in refused(capsys, classes.out, "--in", path, "--out", str(tmp_path / "out"))
+    assert counted(classes, tmp_path / "out", "--in", path, "--overwrite") == first
+    assert {one.name: one.read_bytes() for one in (tmp_path / "out").iterdir()} == files
+    assert "lies in the run" in refused(capsys, classes.out, "--in", path, "--out", f"{classes.out}/regions")
+
+
+def test_a_run_of_a_version_without_foreground_says_that_it_takes_whole_areas(classes, tmp_path):
+    old = tmp_path / "old"
+    shutil.copytree(classes.out, old)
+    record = old / "result.zarr/zarr.json"
+    text = re.sub(r'"foreground":\s*\{[^}]*\},?', "", record.read_text())
+    record.write_text(re.sub(r",(\s*\})", r"\1", text))
+    finished = old / ".fewscope/finished.json"
+    from fewscope.connectors.results.manifest import canonical_json, seal
+    from fewscope.connectors.storage.digests import digest_file
+    from fewscope.connectors.storage.filesystem import open_filesystem
+
+    known = json.loads(finished.read_text())
+    known["files"]["result.zarr/zarr.json"] = digest_file(*open_filesystem(str(record)))
+    del known["seal"]
+    finished.write_text(canonical_json({**known, "seal": seal(known)}))
+    config = SegmentConfig(classes.source, classes.support, str(old))
+    rows = counted(config, tmp_path / "out", "--in", halves(classes, tmp_path))
+    assert rows[0]["analysed_mm2"] == rows[0]["area_mm2"] or float(rows[0]["analysed_mm2"]) == pytest.approx(
+        float(rows[0]["area_mm2"]), rel=0.01
+    )
+    assert "does not say where the tissue lies" in (tmp_path / "out/regions.html").read_text()
+
+
+def test_several_sources_have_files_named_after_them(classes, tmp_path, capsys):
+    study = tmp_path / "study"
+    for name in ("a", "b", "c"):
+        shutil.copytree(classes.out, study / name)
+    folder = tmp_path / "drawn"
+    folder.mkdir()
+    drawn(folder / "a.geojson", feature(box(0, 0, 300, 300)))
+    drawn(folder / "b.geojson", feature(box(0, 0, 200, 200)), feature(box(100, 100, 300, 300)))
+    drawn(folder / "x.geojson", feature(box(0, 0, 200, 200)))
+    config = SegmentConfig("", "", str(study))
+    rows = counted(config, tmp_path / "out", "--in", str(folder))
+    said = capsys.readouterr().out
+    assert "no file for c" in said
+    assert "x.geojson not named after a source" in said
+    assert len(rows) == 3 * (1 + 3 + 2 + 3)
+    assert all(row["source"] for row in rows)
+    with open(tmp_path / "out/b/regions.csv") as file:
+        of_b = list(csv.DictReader(file))
+    assert [row["count"] for row in of_b] == [row["count"] for row in rows[-len(of_b) :]]
+
+
+def test_from_python_the_table_is_the_same(classes, tmp_path):
+    path = halves(classes, tmp_path)
+    rows = counted(classes, tmp_path / "out", "--in", path, "--hot-spots", "1", "--field-area", "0.002")
+    table = fewscope.regions(classes.out, path, hot_spots=1, field_area=0.002)
+    assert table.schema.names == list(rows[0])
+    assert table["count"].to_pylist() == [int(row["count"]) for row in rows]
