@@ -59,6 +59,7 @@ def segment(
     model: str = "compact",
     weights: Path | None = None,
     encoder: str | None = None,
+    fast: bool = False,
     adapt_s: float = 30.0,
     threshold: float | None = None,
     instances: Instances = "auto",
@@ -115,6 +116,8 @@ def segment(
     encoder : str | None
         A frozen encoder, read out beside the pixel classifier: ``efficientnet-lite0``, or one of your own, the path of
         a TorchScript file or ``timm/NAME:FILE``.
+    fast : bool
+        Look at every tile once instead of twice: half of the network's time, about 0.01 IoU less.
     adapt_s : float
         Time budget for adapting to the support set, seconds on one core (approximate); above 30 the network is
         fine-tuned, too; 0: no adaptation.
@@ -185,6 +188,7 @@ def segment(
         model=model,
         weights=None if weights is None else os.fspath(weights),
         encoder=encoder,
+        fast=fast,
         adapt_s=adapt_s,
         threshold=threshold,
         instances=instances,
@@ -222,6 +226,7 @@ def map(
     model: str = "compact",
     weights: Path | None = None,
     encoder: str | None = None,
+    fast: bool = False,
     adapt_s: float = 30.0,
     threshold: float | None = None,
     instances: Instances = "components",
@@ -269,7 +274,7 @@ def map(
         Tolerance of the map's polygons, px; 0: they follow pixel edges.
     index_bands : IndexBands | None
         Bands of water indices to compare the mask with; None: no comparison.
-    class_names, model, weights, encoder, adapt_s, threshold, instances, class_probabilities, max_unreadable, overwrite,
+    class_names, model, weights, encoder, fast, adapt_s, threshold, instances, class_probabilities, max_unreadable, overwrite,
     workers, progress, cancel
         As in `segment`.
 
@@ -309,6 +314,7 @@ def map(
         model=model,
         weights=None if weights is None else os.fspath(weights),
         encoder=encoder,
+        fast=fast,
         adapt_s=adapt_s,
         threshold=threshold,
         instances=instances,

@@ -235,6 +235,12 @@ def add_model_options(parser: JobParser) -> None:
         "improves held-out patches (default 30; 120 fine-tunes, 0 leaves all as it is)",
     )
     add(
+        "--fast",
+        action="store_true",
+        help="look at every tile once instead of twice: half of the network's time, about 0.01 IoU less, and up to a "
+        "tenth fewer objects found where they touch",
+    )
+    add(
         "--precision",
         choices=PRECISIONS,
         default="auto",

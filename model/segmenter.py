@@ -31,7 +31,7 @@ from fewscope.model.projection import fit_projection
 from fewscope.model.settled import SettledSegmenter
 from fewscope.model.settled_encoder import SettledEncoder
 from fewscope.model.support_encoder import SupportEncoder, with_weights
-from fewscope.model.views import SIDES, SupportFeatures, View, as_tensor, scale_images
+from fewscope.model.views import FAST_SIDES, SIDES, SupportFeatures, View, as_tensor, scale_images
 from fewscope.model.weights import SHIPPED, checksum, load_weights
 
 
@@ -58,11 +58,13 @@ class Segmenter:
         so that a tile's result does not depend on the tiles that are predicted with it.
     encoder : FrozenEncoder or None
         A frozen encoder, whose features are read out beside the pixel classifier.
+    fast : bool
+        Look at a tile once instead of twice (`FAST_SIDES`).
 
     Raises
     ------
     ConfigError
-        An encoder is given, and the network has no pixel classifier.
+        An encoder is given, and the network has no pixel classifier; or `fast`, and it looks once anyway.
     """
 
     def __init__(
@@ -76,6 +78,7 @@ class Segmenter:
         dtype: torch.dtype | None = None,
         batch_size: int | None = None,
         encoder: FrozenEncoder | None = None,
+        fast: bool = False,
     ) -> None:
         self.device = torch.device(device) if device else default_device()
         self.precisions = native_precisions(self.device)
@@ -84,6 +87,9 @@ class Segmenter:
         self.batch_size = batch_size or (4 if self.device.type == "cpu" else 64)
         self.name = name
         self.weights_digest = weights_digest
+        self.fast = fast
+        if fast and not isinstance(network, CompactNet):
+            raise ConfigError(f"model {name!r} looks at a tile once anyway; leave --fast out")
         if encoder is not None:
             if not isinstance(network, CompactNet):
                 raise ConfigError(f"model {name!r} has no pixel classifier for --encoder; use compact")
@@ -127,7 +133,9 @@ class Segmenter:
     @property
     def sides(self) -> tuple[int, ...]:
         """Sides, px, to which 224 px are resized by default."""
-        return SIDES if self.adapts else (PATCH_SIZE,)
+        if not self.adapts:
+            return (PATCH_SIZE,)
+        return FAST_SIDES if self.fast else SIDES
 
     @property
     def adapts(self) -> bool:
@@ -366,7 +374,7 @@ def load_segmenter(
         Path of a ``.safetensors`` file; None for the shipped one.
     encoder : str | None
         A frozen encoder, as `frozen_encoder.load_encoder` takes it.
-    options : device, precision, dtype, batch_size of `Segmenter`
+    options : device, precision, dtype, batch_size, fast of `Segmenter`
 
     Raises
     ------

@@ -36,6 +36,8 @@ class SegmentConfig:
         um per px: working resolution (None: 0.5), and resolution of level 0 where the file states none.
     channels, series, scale : tuple[str, ...], int | None, tuple[float, float] | None
         What is read of a multi-channel TIFF or OME-Zarr, as in `connectors.slide_options.SlideOptions`.
+    fast : bool
+        Look at every tile once instead of twice: half of the time, at some loss.
     overlap : int
         px that neighbouring tiles share, 0 to half a tile.
     model, weights : str, str | None
@@ -108,6 +110,7 @@ class SegmentConfig:
     channels: tuple[str, ...] = ()
     series: int | None = None
     scale: tuple[float, float] | None = None
+    fast: bool = False
     overlap: int = 32
     model: str = "compact"
     weights: str | None = None

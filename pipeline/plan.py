@@ -155,7 +155,7 @@ def measured_channels(config: SegmentConfig, info: SourceInfo) -> tuple[Measured
 def model_loader(config: SegmentConfig) -> Callable[[], Segmenter]:
     """A picklable function with which workers load the model."""
     return functools.partial(
-        load_segmenter, config.model, config.weights, config.encoder, precision=config.precision
+        load_segmenter, config.model, config.weights, config.encoder, precision=config.precision, fast=config.fast
     )
 
 
@@ -387,6 +387,8 @@ def manifest(plan: Plan, model: predictor.Model) -> dict[str, Any]:
         several["min_true_area_px"] = _one_or_list([c.min_true_area_px for c in plan.classes])
     if plan.measured:
         several["measured"] = [one.name for one in plan.measured]
+    if config.fast:
+        several["fast"] = True
     if grades := config.measured.grades:
         several["positive"] = [str(one) for one in grades]
     if info.scan_origin != (0, 0):

@@ -30,6 +30,9 @@ log = logging.getLogger(__name__)
 OTHER_SIDES = ((192, 320), (128, 320))
 """Sides, px, to which 224 px are resized for the network, besides its default sides; enlarges small objects."""
 
+FAST_OTHER_SIDES = ((256,),)
+"""The same of a model that looks at a tile once."""
+
 SUFFICIENT_IOU = 0.95
 """Mean IoU of held-out patches at which the search ends: two outlines by one person do not agree better."""
 
@@ -297,7 +300,8 @@ class _Candidates:
         """Greedy search over scales, fine-tuning and the pixel classifier; each step must beat the one before."""
         if plain.iou >= SUFFICIENT_IOU:
             return plain
-        best = self.best_of(plain, [self.at(sides, plain.options) for sides in OTHER_SIDES])
+        other_sides = FAST_OTHER_SIDES if getattr(self.model, "fast", False) else OTHER_SIDES
+        best = self.best_of(plain, [self.at(sides, plain.options) for sides in other_sides])
         if best.iou >= SUFFICIENT_IOU:
             return best
         n_runs = len(folds_of(len(self.images) - self.n_sparse, self.pictures)) + 1

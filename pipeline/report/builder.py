@@ -302,6 +302,7 @@ def facts(
         "options": {
             "tile": plan.grid.tile,
             "overlap": plan.grid.overlap,
+            **({"looks at a tile": "one (--fast)"} if config.fast else {}),
             "adaptation": str(operating_point.encoding),
             **how,
             "connectivity": config.connectivity,

@@ -7,7 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from fewscope.errors import ConfigError
 from fewscope.model import prepared_features
+from fewscope.model.networks.relation import RelationNet
 from fewscope.model.prepared_features import NOTHING
 from fewscope.model.segmenter import Segmenter, load_segmenter
 from fewscope.model.views import SIDES, SupportFeatures
@@ -117,3 +119,25 @@ def test_the_rule_is_that_of_the_first_looks_largest_probability(
     monkeypatch.setattr(prepared_features, "NOTHING_LOGIT", float(np.log(bound / (1 - bound))) + 1e-4)
     expected = np.where((largest <= bound)[..., None, None], first, both)
     np.testing.assert_array_equal(segmenter.predict(images, features), expected)
+
+
+def test_fast_looks_once_and_nearly_says_the_same(segmenter: Segmenter, features: SupportFeatures) -> None:
+    fast = load_segmenter(device="cpu", precision="float32", batch_size=2, fast=True)
+    once = fast.encode(*tiles(((0, 1), (0, 1), (0,)), 0))
+    assert [view.side for view in once.views] == [160]
+    assert once.digest != features.digest
+    images, labels = tiles(SHOWN, 1)
+    twice_found, once_found = (
+        model.predict(images, encoded)[:, :2] >= 0.5
+        for model, encoded in ((segmenter, features), (fast, once))
+    )
+    assert (twice_found == once_found).mean() > 0.99
+    for c in range(2):
+        true = labels == c + 1
+        overlap = (once_found[:, c] & true).sum() / (once_found[:, c] | true).sum()
+        assert overlap > 0.85
+
+
+def test_a_network_that_looks_once_is_not_made_fast() -> None:
+    with pytest.raises(ConfigError, match="looks at a tile once anyway"):
+        Segmenter(RelationNet("released"), "vgg16-released", device="cpu", fast=True)
