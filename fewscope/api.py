@@ -274,8 +274,8 @@ def map(
         Tolerance of the map's polygons, px; 0: they follow pixel edges.
     index_bands : IndexBands | None
         Bands of water indices to compare the mask with; None: no comparison.
-    class_names, model, weights, encoder, fast, adapt_s, threshold, instances, class_probabilities, max_unreadable, overwrite,
-    workers, progress, cancel
+    class_names, model, weights, encoder, fast, adapt_s, threshold, instances, class_probabilities, max_unreadable,
+    overwrite, workers, progress, cancel
         As in `segment`.
 
     Returns

@@ -60,7 +60,9 @@ def run_photographs(files: list[Path], args: argparse.Namespace) -> int:
     encoder = args.encoder
     if encoder is None and args.model == "compact":
         encoder = efficientnet_lite.NAME
-    model = load_segmenter(args.model, args.weights, encoder, precision=args.precision, batch_size=1, fast=args.fast)
+    model = load_segmenter(
+        args.model, args.weights, encoder, precision=args.precision, batch_size=1, fast=args.fast
+    )
     began = time.perf_counter()
     learned = learn(model, support, args.adapt_s, args.threshold)
     learning = time.perf_counter() - began

@@ -155,7 +155,12 @@ def measured_channels(config: SegmentConfig, info: SourceInfo) -> tuple[Measured
 def model_loader(config: SegmentConfig) -> Callable[[], Segmenter]:
     """A picklable function with which workers load the model."""
     return functools.partial(
-        load_segmenter, config.model, config.weights, config.encoder, precision=config.precision, fast=config.fast
+        load_segmenter,
+        config.model,
+        config.weights,
+        config.encoder,
+        precision=config.precision,
+        fast=config.fast,
     )
 
 

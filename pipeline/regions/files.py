@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import shapely
 
+from fewscope.connectors.source import measured_title
 from fewscope.connectors.vectors.geojson import MEASUREMENT_DECIMALS, geometry_texts
 from fewscope.connectors.vectors.layers import Layer, encode, geometry_field, to_multi, write_geopackage
 from fewscope.pipeline.regions.numbers import RegionNumbers
@@ -19,7 +20,7 @@ from fewscope.pipeline.regions.table import measures
 HOT_SPOT_COLOUR = (194, 0, 122)
 DECIMALS = 2  # of coordinates
 IN_QUPATH = {"um2": "µm^2", "um": "µm", "mm2": "mm^2", "km2": "km^2", "m2": "m^2"}
-PER_CLASS = ("count", "density", "share", "covered", "median", "intensity")
+PER_CLASS = ("count", "density", "share", "covered", "median", "intensity", "od")
 """Beginnings of the columns that each class of several has in a GeoPackage."""
 
 
@@ -72,8 +73,8 @@ def _words(column: str) -> str:
     >>> _words("density_per_mm2"), _words("median_diameter_um"), _words("count"), _words("intensity_DAB stain")
     ('Density per mm^2', 'Median diameter µm', 'Count', 'DAB stain: Mean')
     """
-    if column.startswith("intensity_"):
-        return f"{column.removeprefix('intensity_')}: Mean"
+    if (title := measured_title(column)) is not None:
+        return title
     words = [IN_QUPATH.get(word, word) for word in column.split("_")]
     return " ".join([words[0].capitalize(), *words[1:]])
 

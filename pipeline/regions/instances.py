@@ -11,7 +11,7 @@ import shapely
 from shapely.geometry.base import BaseGeometry
 
 from fewscope.connectors.results.finished_run import FinishedRun
-from fewscope.connectors.results.reader import INTENSITY
+from fewscope.connectors.source import measured_title
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -47,7 +47,7 @@ class Instances:
     def of(cls, run: FinishedRun) -> Instances:
         """Read them from the table of a run, whose other columns are not read."""
         names = run.schema().names
-        channels = [name for name in names if name.startswith(INTENSITY)]
+        channels = [name for name in names if measured_title(name)]
         wanted = ["x", "y", "area_px", *channels, *(["class"] if "class" in names else [])]
         table = run.result.table.to_table(columns=wanted)
         if "class" in names:
