@@ -63,6 +63,9 @@ def start_run(session: Session, runs: Runs, body: Any) -> Run:
     else:
         names, out = (config.name_folders or (lambda _: [one.name for one in chosen]))(uris), folder
     extra = config.slide_arguments if kind == "slide" else config.raster_arguments
+    shown = [one.source.info.time for one in chosen]
+    if "--time" not in extra and any(shown):  # a run takes all of them
+        extra = (*extra, "--time", "1")
     sources = [
         RunSource(one.id, name, one.uri, folder / name) for one, name in zip(chosen, names, strict=True)
     ]

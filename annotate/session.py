@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,8 @@ from fewscope.annotate.labels import Changes, Labels
 from fewscope.annotate.tiles import ImageTiles, TileCache, TileGrid
 from fewscope.connectors.colours import Colour
 from fewscope.connectors.conventions import PATCH_SIZE
-from fewscope.connectors.open import open_any, open_source
-from fewscope.connectors.source import Source, ZoomableSource
+from fewscope.connectors.open import open_any, open_source, stack_size
+from fewscope.connectors.source import Source, SourceInfo, ZoomableSource
 from fewscope.connectors.support_options import SupportOptions
 from fewscope.errors import LabelError, SourceError
 from fewscope.pipeline.sources import shown_like
@@ -87,7 +87,7 @@ class OpenSource:
             "n_regions": sum(one.kind == "region" for one in labels),
             "n_objects": sum(one.kind == "object" for one in labels),
             "state": "labelled" if labels else "new",
-            "notes": [*info.notes, *info.assumptions, *self.labels.notes],
+            "notes": [*info.notes, *info.assumptions, *_time_note(info), *self.labels.notes],
         }
 
 
@@ -211,11 +211,23 @@ class Session:
 
 
 def _opened(uri: str, config: AnnotateConfig, mpp: float | None) -> Source:
-    if config.kind == "slide":
-        return open_source(uri, mpp=mpp, slide_mpp=config.slide_mpp, slide=config.slide)
     if config.kind == "raster":
         return open_source(uri, raster=config.raster)
-    return open_any(uri, mpp=mpp, slide_mpp=config.slide_mpp, slide=config.slide, raster=config.raster)
+    slide = config.slide
+    if slide.stack.time is None and stack_size(uri, slide).n_times > 1:
+        slide = replace(slide, stack=replace(slide.stack, time=1))
+    if config.kind == "slide":
+        return open_source(uri, mpp=mpp, slide_mpp=config.slide_mpp, slide=slide)
+    return open_any(uri, mpp=mpp, slide_mpp=config.slide_mpp, slide=slide, raster=config.raster)
+
+
+def _time_note(info: SourceInfo) -> list[str]:
+    """Which time point of a series is shown."""
+    if info.time is None:
+        return []
+    return [
+        f"{info.uri}: shows time point {info.time.number} of {info.time.total}; --time N opens another one."
+    ]
 
 
 def shown_classes(classes: dict[str, Colour]) -> list[dict[str, str]]:

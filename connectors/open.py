@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -23,6 +24,7 @@ from fewscope.errors import SourceError
 
 if TYPE_CHECKING:
     from fewscope.connectors.results.finished_run import FinishedRun
+    from fewscope.connectors.slides.channel_source import OpenImage
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +36,15 @@ class Asked:
     slide_mpp: float | None
     slide: SlideOptions
     raster: RasterOptions | None
+
+
+@dataclass(frozen=True, slots=True)
+class StackSize:
+    """Planes and time points of a slide, and the pixels of each at full resolution; 0 where that is not asked."""
+
+    n_planes: int
+    n_times: int
+    n_pixels: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,46 +71,74 @@ def _openslide(asked: Asked) -> Source:
 
     if not asked.slide.is_default:
         raise SourceError(
-            f"{asked.uri}: --channels, --series and --scale are for OME-TIFF, QPTIFF, ImageJ's TIFF and OME-Zarr; "
-            "leave them out"
+            f"{asked.uri}: --channels, --series, --scale, --plane, --time and --pages are for OME-TIFF, QPTIFF, "
+            "ImageJ's TIFF, OME-Zarr and pictures; leave them out"
         )
     return OpenSlideSource.open(asked.uri, mpp=asked.mpp, slide_mpp=asked.slide_mpp)
 
 
-def _channel_tiff(asked: Asked) -> Source:
-    from fewscope.connectors.slides.channel_source import ChannelSource
-    from fewscope.connectors.slides.channel_tiff import ChannelTiff
+def _tiff(asked: Asked) -> Source:
+    """With OpenSlide, unless it is a multi-channel TIFF, of which it would show one, or a plain one."""
+    return _of_channels(asked, _tiff_reader(asked.uri, asked.slide))
 
-    return ChannelSource.open(asked.uri, ChannelTiff, asked.slide, mpp=asked.mpp, slide_mpp=asked.slide_mpp)
+
+def _of_channels(asked: Asked, open_image: OpenImage | None) -> Source:
+    if open_image is None:
+        return _openslide(asked)
+    from fewscope.connectors.slides.channel_source import ChannelSource
+
+    return ChannelSource.open(asked.uri, open_image, asked.slide, mpp=asked.mpp, slide_mpp=asked.slide_mpp)
+
+
+def _tiff_reader(uri: str, slide: SlideOptions) -> OpenImage | None:
+    """What reads a TIFF; None: OpenSlide."""
+    from fewscope.connectors.slides.channel_tiff import ChannelTiff, is_channel_tiff
+    from fewscope.connectors.slides.openslide_source import knows
+    from fewscope.connectors.slides.picture_file import PictureFile, is_picture
+    from fewscope.connectors.storage.download import local_copy
+
+    path = local_copy(uri)
+    if is_channel_tiff(path):
+        return ChannelTiff
+    if not knows(path) and not uri.lower().endswith(OF_CHANNELS_BY_NAME) and is_picture(path):
+        return PictureFile
+    return None if slide.is_default else ChannelTiff
 
 
 def _picture(asked: Asked) -> Source:
-    from fewscope.connectors.slides.channel_source import ChannelSource
     from fewscope.connectors.slides.picture_file import PictureFile
 
-    return ChannelSource.open(asked.uri, PictureFile, asked.slide, mpp=asked.mpp, slide_mpp=asked.slide_mpp)
-
-
-def _tiff(asked: Asked) -> Source:
-    """With OpenSlide, unless it is a multi-channel TIFF, of which it would show one, or a plain one."""
-    from fewscope.connectors.slides.channel_tiff import is_channel_tiff
-    from fewscope.connectors.slides.openslide_source import knows
-    from fewscope.connectors.slides.picture_file import is_picture
-    from fewscope.connectors.storage.download import local_copy
-
-    path = local_copy(asked.uri)
-    if is_channel_tiff(path):
-        return _channel_tiff(asked)
-    if not knows(path) and not asked.uri.lower().endswith(OF_CHANNELS_BY_NAME) and is_picture(path):
-        return _picture(asked)
-    return _openslide(asked) if asked.slide.is_default else _channel_tiff(asked)
+    return _of_channels(asked, PictureFile)
 
 
 def _ome_zarr(asked: Asked) -> Source:
-    from fewscope.connectors.slides.channel_source import ChannelSource
     from fewscope.connectors.slides.ome_zarr import OmeZarr
 
-    return ChannelSource.open(asked.uri, OmeZarr, asked.slide, mpp=asked.mpp, slide_mpp=asked.slide_mpp)
+    return _of_channels(asked, OmeZarr)
+
+
+def stack_size(uri: str, slide: SlideOptions) -> StackSize:
+    """How many planes and time points a slide has, from its metadata; of others than stacks, one of each.
+
+    Raises
+    ------
+    SourceError
+        It cannot be opened.
+    """
+    name = uri.lower()
+    open_image: OpenImage | None = None
+    with library_errors(SourceError, uri):
+        if name.endswith(OME_ZARR_ENDINGS):
+            from fewscope.connectors.slides.ome_zarr import OmeZarr
+
+            open_image = OmeZarr
+        elif name.endswith(CHANNEL_TIFF_ENDINGS):
+            open_image = _tiff_reader(uri, slide)
+        if open_image is None:
+            return StackSize(1, 1, 0)
+        with closing(open_image(uri, slide.series, slide.stack.pages)) as reader:
+            height, width = reader.image.shapes[0]
+            return StackSize(reader.image.n_planes, reader.image.n_times, height * width)
 
 
 def _gdal(asked: Asked) -> Source:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
 
 from fewscope.errors import ConfigError
 
@@ -20,6 +21,56 @@ OME_ZARR_ENDINGS = (".zarr", ".zarr/", *OME_ZARR_ZIP_ENDINGS)
 """Names of OME-Zarrs."""
 
 
+Projection = Literal["max", "mean"]
+"""How all planes of a z-stack become one: the maximum, or the mean, of each pixel."""
+
+PlaneName = Literal["max", "mean", "middle", "sharpest"]
+"""What a plane is called by: a projection, the plane in the middle, or the one in focus."""
+
+Pages = Literal["channels", "planes", "times"]
+"""What the pages of a TIFF are that does not say it."""
+
+
+@dataclass(frozen=True, slots=True)
+class StackOptions:
+    """What is read of z-stacks and of time series.
+
+    Attributes
+    ----------
+    plane
+        Of several focal planes: a name, or a number counted from 1. None: "max" of fluorescence, else "sharpest".
+    time
+        Which of several time points, counted from 1; None: there is to be one alone.
+    pages
+        What the pages of a TIFF are, if it does not say it; None: channels.
+
+    Raises
+    ------
+    ConfigError
+        There is no such name, or a number is below 1.
+    """
+
+    plane: PlaneName | int | None = None
+    time: int | None = None
+    pages: Pages | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.plane, int) and self.plane < 1:
+            raise ConfigError(f"--plane {self.plane}: planes are counted from 1")
+        if isinstance(self.plane, str) and self.plane not in get_args(PlaneName):
+            raise ConfigError(
+                f"--plane {self.plane!r} is none of {', '.join(get_args(PlaneName))}, nor a number from 1"
+            )
+        if self.time is not None and self.time < 1:
+            raise ConfigError(f"--time {self.time}: time points are counted from 1")
+        if self.pages is not None and self.pages not in get_args(Pages):
+            raise ConfigError(f"--pages {self.pages!r} is none of {', '.join(get_args(Pages))}")
+
+
+NO_STACK = StackOptions()
+"""Nothing asked for."""
+
+
 @dataclass(frozen=True, slots=True)
 class SlideOptions:
     """How to open a multi-channel TIFF, an OME-Zarr or a picture.
@@ -32,6 +83,8 @@ class SlideOptions:
         Which image of the file, counted from 1; None: the first.
     scale
         Values mapped to 0 and 255 in every channel; None: percentiles of each channel over the whole image.
+    stack
+        Which plane and which time point.
 
     Raises
     ------
@@ -42,6 +95,7 @@ class SlideOptions:
     channels: tuple[str, ...] = ()
     series: int | None = None
     scale: tuple[float, float] | None = None
+    stack: StackOptions = NO_STACK
 
     def __post_init__(self) -> None:
         for i, channel in enumerate(self.channels):
@@ -58,5 +112,6 @@ class SlideOptions:
 
     @property
     def is_default(self) -> bool:
-        """Whether nothing is asked for."""
-        return self == SlideOptions()
+        """Whether nothing is asked for but what every file has: its first time point."""
+        time = None if self.stack.time == 1 else self.stack.time
+        return replace(self, stack=replace(self.stack, time=time)) == SlideOptions()

@@ -55,6 +55,23 @@ class MeasuredChannel:
         return f"{self.quantity}_{self.name}"
 
 
+@dataclass(frozen=True, slots=True)
+class TimePoint:
+    """One of the time points of a series.
+
+    Attributes
+    ----------
+    number, total
+        Counted from 1, and how many there are.
+    seconds
+        From the first one; None if the file does not state it.
+    """
+
+    number: int
+    total: int
+    seconds: float | None = None
+
+
 COLOURS = tuple(map(MeasuredChannel, ("red", "green", "blue")))
 """What is measured of a picture of 8 bits."""
 
@@ -125,6 +142,10 @@ class SourceInfo:
         What is measured in every object; empty for rasters.
     is_field
         Whether a slide is a picture of one field of view, all of which is analysed; it may have no ``mpp``.
+    plane
+        Which plane of a z-stack is read, in words; empty where there is one alone.
+    time
+        Which time point is read; None where there is one alone.
     colours
         RGB in which each of the ``channels`` is shown to people, black where it is not shown; see
         `connectors.pixels.composite`.
@@ -155,6 +176,8 @@ class SourceInfo:
     ranges: Ranges = ()
     measured: tuple[MeasuredChannel, ...] = ()
     is_field: bool = False
+    plane: str = ""
+    time: TimePoint | None = None
 
     def __post_init__(self) -> None:
         if min(self.height, self.width, self.native_height, self.native_width) < 1:

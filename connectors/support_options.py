@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from fewscope.connectors.slide_options import NO_STACK, StackOptions
 from fewscope.errors import ConfigError
 
 CellPart = Literal["auto", "nucleus", "cell"]
@@ -29,6 +30,8 @@ class SupportOptions:
     geojson_origin
         Where the coordinates of GeoJSON on a slide start, if the slide states a scanned area. "scan": at its corner,
         as QuPath counts; "file": at the corner of the slide, as OpenSlide counts.
+    stack
+        Which plane and time point of labelled pictures that are stacks.
 
     Raises
     ------
@@ -39,6 +42,7 @@ class SupportOptions:
     class_names: tuple[str, ...] = ()
     cell_part: CellPart = "auto"
     geojson_origin: GeoJsonOrigin = "scan"
+    stack: StackOptions = NO_STACK
 
     def __post_init__(self) -> None:
         for option, value, known in (

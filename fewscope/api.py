@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Literal
 
 from fewscope.connectors.raster_options import RasterOptions
+from fewscope.connectors.slide_options import Pages, PlaneName
 from fewscope.connectors.stain_options import Positive
 from fewscope.connectors.support_options import CellPart, GeoJsonOrigin
 from fewscope.errors import ConfigError
@@ -48,6 +49,10 @@ def segment(
     channels: Sequence[str] = (),
     series: int | None = None,
     scale: tuple[float, float] | None = None,
+    plane: PlaneName | int | None = None,
+    time: int | None = None,
+    pages: Pages | None = None,
+    support_time: int | None = None,
     support_slide: Path | None = None,
     class_names: Sequence[str] = (),
     cell_part: CellPart = "auto",
@@ -94,6 +99,15 @@ def segment(
         Image of a multi-channel TIFF or OME-Zarr that holds several, counted from 1; None: the first.
     scale : tuple[float, float] | None
         Values of its channels shown as black and white; None: 1 to 99.8 % of each one's values.
+    plane : PlaneName | int | None
+        Plane of a z-stack: "max" or "mean" (projections), "middle", "sharpest", or a number from 1; None: "max" of
+        what is dark between the objects, as fluorescence is, else "sharpest".
+    time : int | None
+        Time point of a series, from 1; None: the source has one alone.
+    pages : Pages | None
+        What the pages of a TIFF are, if it does not say it: "channels", "planes" or "times"; None: channels.
+    support_time : int | None
+        Time point that the annotations were drawn on; None: `time`.
     support_slide : Path | None
         Slide that the annotations were drawn on; None: `source`.
     class_names : Sequence[str]
@@ -185,6 +199,10 @@ def segment(
         channels=tuple(channels),
         series=series,
         scale=scale,
+        plane=plane,
+        time=time,
+        pages=pages,
+        support_time=support_time,
         model=model,
         weights=None if weights is None else os.fspath(weights),
         encoder=encoder,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from fewscope.connectors.slide_options import SlideOptions
+from fewscope.connectors.slide_options import SlideOptions, StackOptions
 from fewscope.errors import ConfigError
 from fewscope.jobs import options, raster_options
 from fewscope.jobs.common import call, expand
@@ -24,6 +24,7 @@ Examples:
     %(prog)s slide.svs
     %(prog)s scene.tif --bands 4,3,2 --support drawn.gpkg --out out/scene
     %(prog)s slide.svs --encoder efficientnet-lite0
+    %(prog)s movie.ome.tif --time 5 --plane max
 
 Whatever you draw is saved in OUT at once. labels.geojson opens in QuPath or QGIS and can be used as a support set; the
 journal beside it records every change. Run the same command again to continue. See docs/annotate.md.
@@ -36,6 +37,9 @@ SLIDE_OPTIONS = (
     "--channels",
     "--series",
     "--scale",
+    "--plane",
+    "--time",
+    "--pages",
 )
 RASTER_OPTIONS = (
     "--bands",
@@ -70,6 +74,7 @@ def parser(prog: str = PROG) -> JobParser:
     )
     options.add_slide_options(made)
     options.add_channel_options(made)
+    options.add_stack_options(made, takes_all=False)
     raster_options.add_reading_options(made)
     add = made.group["output"].add_argument
     add("--out", default="", help="folder for labels and results (default out/NAME of the first source)")
@@ -120,7 +125,9 @@ def run(args: argparse.Namespace) -> int:
             kind=args.kind,
             mpp=args.mpp,
             slide_mpp=args.slide_mpp,
-            slide=SlideOptions(args.channels, args.series, view.scale),
+            slide=SlideOptions(
+                args.channels, args.series, view.scale, StackOptions(args.plane, args.time, args.pages)
+            ),
             raster=view,
             cell_part=args.cell_part,
             geojson_origin=args.geojson_origin,

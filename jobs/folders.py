@@ -60,6 +60,29 @@ def folder_names(sources: Sequence[str]) -> list[str]:
     return names
 
 
+def series_names(names: Sequence[str], times: Sequence[Sequence[int | None]]) -> list[list[str]]:
+    """A name for each time point of each source, all different; that of the source where it has none.
+
+    Parameters
+    ----------
+    names
+        From `folder_names`.
+    times
+        Time points of each source, counted from 1; None for a source that is no series.
+
+    Examples
+    --------
+    >>> series_names(["a", "b"], [(1, 2), (None,)])
+    [['a-t001', 'a-t002'], ['b']]
+    """
+    wanted = [
+        [name if time is None else f"{name}-t{time:03d}" for time in of_source]
+        for name, of_source in zip(names, times, strict=True)
+    ]
+    found = iter(folder_names([f"{name}.x" for of_source in wanted for name in of_source]))
+    return [[next(found) for _ in of_source] for of_source in wanted]
+
+
 def _stem(source: str) -> str:
     """Name of a path or URL without folders and ending; never one that leads out of the output folder."""
     path = posixpath.basename(unquote(urlsplit(source).path).rstrip("/")) if "://" in source else source

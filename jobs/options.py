@@ -8,9 +8,10 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
 from fewscope._version import __version__
+from fewscope.connectors.slide_options import Pages, PlaneName
 from fewscope.connectors.stain_options import STAIN_SETS
 from fewscope.model.conventions import PRECISIONS
 from fewscope.model.networks.names import MODELS
@@ -163,6 +164,64 @@ def add_stain_options(parser: JobParser) -> None:
         metavar="NAME=VALUE,...",
         help="report objects whose mean of a stain or channel is at least VALUE as positive, with three values as 1+, "
         "2+, 3+ and an H-score; repeat for several (default with --stains h-dab: DAB=0.2,0.4,0.6)",
+    )
+
+
+PLANES: tuple[str, ...] = get_args(PlaneName)
+"""Names of planes."""
+
+
+def plane(text: str) -> str | int:
+    """A plane from the command line: a name, or a number from 1."""
+    if text in PLANES:
+        return text
+    if text.isdigit() and int(text) >= 1:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"{text} is no plane; give {', '.join(PLANES)}, or a number from 1")
+
+
+def time_point(text: str) -> int:
+    """A time point from the command line, counted from 1."""
+    if text.isdigit() and int(text) >= 1:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"{text} is no time point; give a number from 1")
+
+
+def time_points(text: str) -> str | int:
+    """A time point from the command line, or all."""
+    return text if text == "all" else time_point(text)
+
+
+def add_stack_options(parser: JobParser, *, takes_all: bool) -> None:
+    """Which plane of a z-stack and which time point is read; ``takes_all``: of each time point of a series."""
+    add = parser.group["input"].add_argument
+    add(
+        "--plane",
+        type=plane,
+        metavar="PLANE",
+        help="plane of a z-stack: max or mean (projections), middle, sharpest, or a number from 1 (default: max if it "
+        "is dark between the objects, as fluorescence is, else sharpest)",
+    )
+    if takes_all:
+        add(
+            "--time",
+            type=time_points,
+            metavar="N",
+            help="time point of a series, from 1, or all: each gets a folder OUT/NAME-t001... (default all for "
+            "pictures of up to 16 megapixels; larger ones need a choice)",
+        )
+        add(
+            "--support-time",
+            type=time_point,
+            metavar="N",
+            help="time point that SUPPORT was drawn on (default: that of --time, else 1)",
+        )
+    else:
+        add("--time", type=time_point, metavar="N", help="time point of a series, from 1 (default 1)")
+    add(
+        "--pages",
+        choices=get_args(Pages),
+        help="what the pages of a TIFF are, if it does not say it (default: channels, up to 8)",
     )
 
 

@@ -19,7 +19,8 @@ class ProgressFile:
     """Appends to a file what a job does; one JSON object a line.
 
     ``{"source", "stage", "done", "total", "unit"}`` while a source is worked on, and one line with ``"state"`` at its
-    end: "done" with ``count``, ``interval`` and ``warnings``, or "failed" with ``error``.
+    end: "done" with ``count``, ``interval`` and ``warnings``, or "failed" with ``error``. Of one of several time points
+    they have ``time_point``, too.
 
     Parameters
     ----------
@@ -41,29 +42,31 @@ class ProgressFile:
             except OSError as error:
                 raise OutputError(f"--progress-json {path}: cannot be written ({error.strerror})") from error
 
-    def event(self, source: str, event: ProgressEvent) -> None:
+    def event(self, source: str, event: ProgressEvent, time_point: int | None = None) -> None:
         """Write how far a source is."""
         now = time.monotonic()
         is_middle = event.stage == self._last[0] and event.done not in (0, event.total)
         if is_middle and now - self._last[1] < EVERY_S:
             return
         self._last = (event.stage, now)
-        self.write(source=source, stage=event.stage, done=event.done, total=event.total, unit=event.unit)
+        self.write(
+            **_of(source, time_point), stage=event.stage, done=event.done, total=event.total, unit=event.unit
+        )
 
-    def done(self, source: str, report: Mapping[str, Any]) -> None:
+    def done(self, source: str, report: Mapping[str, Any], time_point: int | None = None) -> None:
         """Write that a source is finished, with its count and the warnings of its report."""
         count, interval = report.get("count"), report.get("count_interval")
         self.write(
-            source=source,
+            **_of(source, time_point),
             state="done",
             count=count,
             interval=interval,
             warnings=list(report.get("notes", ())),
         )
 
-    def failed(self, source: str, error: BaseException) -> None:
+    def failed(self, source: str, error: BaseException, time_point: int | None = None) -> None:
         """Write that a source has failed."""
-        self.write(source=source, state="failed", error=str(error))
+        self.write(**_of(source, time_point), state="failed", error=str(error))
 
     def write(self, **values: Any) -> None:
         """Write a line, at once."""
@@ -77,3 +80,7 @@ class ProgressFile:
             os.fsync(self._file.fileno())
             self._file.close()
             self._file = None
+
+
+def _of(source: str, time_point: int | None) -> dict[str, Any]:
+    return {"source": source} | ({} if time_point is None else {"time_point": time_point})

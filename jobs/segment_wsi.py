@@ -26,6 +26,8 @@ Examples:
     %(prog)s slides/*.svs --support nuclei/ --out out --instances split --min-area-um2 10
     %(prog)s tissue.ome.tif --channels DAPI,CD3,CD8 --support annotations.geojson --out out/tissue
     %(prog)s 'images/*.tif' --support labelled/ --out out/study
+    %(prog)s stack.ome.tif --plane max --support labelled/ --out out/stack
+    %(prog)s movie.tif --time all --support drawn.geojson --support-time 1 --out out/movie
     %(prog)s ki67.svs --support nuclei.geojson --stains h-dab --out out/ki67
     %(prog)s photos/ --support five/ --out out/photos
 
@@ -38,6 +40,9 @@ interruption, the same command resumes.
 
 Pictures of a microscope's camera (PNG, JPEG, BMP, WebP, TIFF; 8 bits or more) are slides, too. They are analysed pixel
 by pixel as they are; without --slide-mpp, sizes are in px.
+
+Of a z-stack, one plane or a projection is analysed. Of a time series, each time point is analysed by itself, and
+index.html shows the count over time. See docs/channels.md.
 
 A folder of photographs (PNG, JPEG) with a support set of whole photographs and masks is labelled as FSS-1000's images
 are: masks, overlays, COCO's JSON and a contact sheet, the most doubtful first. Options for slides have no effect there.
@@ -65,6 +70,7 @@ def parser(prog: str = PROG, *, only_estimate: bool = False) -> JobParser:
     options.add_support_options(made, "--support-slide", "FILE", "annotations of a slide")
     options.add_slide_options(made)
     options.add_channel_options(made)
+    options.add_stack_options(made, takes_all=True)
     made.group["input"].add_argument(
         "--scale",
         type=float,
@@ -141,18 +147,21 @@ def configs(args: argparse.Namespace) -> list[SegmentConfig]:
     """One configuration for each slide."""
     from fewscope.connectors.slide_folders import areas_of, slides_of
     from fewscope.jobs.segmenting import configs_of
+    from fewscope.jobs.time_series import time_points
 
     slides = [slide for source in expand(args.slides) for slide in slides_of(source)]
     areas = [None] * len(slides) if args.aoi is None else areas_of(args.aoi, slides)
     made = configs_of(
         args,
         slides,
+        time_points(args, slides),
         support_slide=args.support_slide or drawn_on(args.support, slides),
         scale=tuple(args.scale) if args.scale else None,
         aoi_classes=tuple(args.aoi_classes),
         aoi_excluded=tuple(args.aoi_excluded),
     )
-    return [replace(config, aoi=area) for config, area in zip(made, areas, strict=True)]
+    area_of = dict(zip(slides, areas, strict=True))
+    return [replace(config, aoi=area_of[config.source]) for config in made]
 
 
 def run(args: argparse.Namespace) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
+import itertools
 import posixpath
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, closing
@@ -17,7 +18,7 @@ from fewscope.connectors.results.reader import open_result
 from fewscope.connectors.stain_options import Positive
 from fewscope.errors import ConfigError, HolesError, OutputError
 from fewscope.jobs.common import BAD_INPUT, EXPECTED, HOLES, complain, stop_if_told
-from fewscope.jobs.folders import folder_names
+from fewscope.jobs.folders import folder_names, series_names
 from fewscope.jobs.run_progress import ProgressFile
 from fewscope.pipeline.calibration.encoding_cache import EncodingCache
 from fewscope.pipeline.config import SegmentConfig, check_workers
@@ -26,23 +27,40 @@ from fewscope.pipeline.execution.pool import LocalPool, Pool
 from fewscope.pipeline.execution.progress import Monitor
 from fewscope.pipeline.plan import model_loader
 from fewscope.pipeline.predictor import precisions_of
-from fewscope.pipeline.report.study import PAGE, TABLE, Done, write_study
+from fewscope.pipeline.report.series import Done
+from fewscope.pipeline.report.study import PAGE, TABLE, write_study
 from fewscope.pipeline.run import segment
 
 
-def configs_of(args: argparse.Namespace, sources: list[str], **more: Any) -> list[SegmentConfig]:
-    """One configuration for each source, from the options of the same names; several get folders of their own."""
+def configs_of(
+    args: argparse.Namespace,
+    sources: list[str],
+    times: Sequence[tuple[int | None, ...]] = (),
+    **more: Any,
+) -> list[SegmentConfig]:
+    """One configuration for each source, from the options of the same names; several get folders of their own.
+
+    Parameters
+    ----------
+    times
+        Time points of each source, one configuration for each; empty: the sources have none.
+    """
+    times = times or [(None,)] * len(sources)
     fields = {field.name for field in dataclasses.fields(SegmentConfig)}
     given = {name: value for name, value in vars(args).items() if name in fields}
     given |= {"positive": tuple(map(Positive.parse, given.get("positive", ())))}
     given |= {"class_names": tuple(args.class_names), "scale": None, **more}
-    if len(sources) == 1:
-        return [SegmentConfig(source=sources[0], **given)]
+    if len(sources) == 1 and len(times[0]) == 1:
+        return [SegmentConfig(source=sources[0], **(given | {"time": times[0][0]}))]
     base = args.out.rstrip("/")
-    return [
-        SegmentConfig(source=source, **(given | {"out": f"{base}/{name}"}))
-        for source, name in zip(sources, folder_names(sources), strict=True)
-    ]
+    found = []
+    for source, of_source, names in zip(
+        sources, times, series_names(folder_names(sources), times), strict=True
+    ):
+        own = given if len(of_source) == 1 else given | {"support_time": given["support_time"] or 1}
+        for time, name in zip(of_source, names, strict=True):
+            found.append(SegmentConfig(source=source, **(own | {"out": f"{base}/{name}", "time": time})))
+    return found
 
 
 def run_all(
@@ -53,8 +71,11 @@ def run_all(
     load = model_loader(todo[0])
     model = load()
     if args.estimate:
-        for config in todo:
-            print(estimate(config, model))
+        for source, of_source in itertools.groupby(todo, lambda config: config.source):
+            first, *others = of_source
+            print(estimate(first, model))
+            if others:
+                print(f"  each of the {len(others) + 1} time points of {source} takes about as much")
         return 0
     if args.local and todo[0].precision not in ("auto", *precisions_of(model)):
         raise ConfigError(
@@ -72,22 +93,22 @@ def run_all(
     with workers as pool, closing(progress), _Study(todo, args.out.rstrip("/")) as study:
         for config in todo:
             try:
-                monitor = Monitor(functools.partial(progress.event, config.source))
+                monitor = Monitor(functools.partial(progress.event, config.source, time_point=config.time))
                 report = segment(config, pool, model, encodings, monitor=monitor)
                 study.add(config, report)
-                progress.done(config.source, report)
+                progress.done(config.source, report, config.time)
                 warnings = [f"  warning: {note}" for note in report["notes"]]
                 page = f"  {config.out.rstrip('/')}/report.html"
-                print(f"{config.source}: {summary(report)}", *warnings, page, sep="\n", flush=True)
+                print(f"{config.label}: {summary(report)}", *warnings, page, sep="\n", flush=True)
             except EXPECTED as error:
                 stop_if_told()
                 exit_codes.add(HOLES if isinstance(error, HolesError) else BAD_INPUT)
                 reported = None
                 if isinstance(error, HolesError):  # its report is written
                     reported = open_result(config.out).report
-                    progress.done(config.source, reported)
+                    progress.done(config.source, reported, config.time)
                 study.add(config, reported, error)
-                progress.failed(config.source, error)
+                progress.failed(config.source, error, config.time)
                 complain(error)
     return BAD_INPUT if BAD_INPUT in exit_codes else max(exit_codes)
 
@@ -104,7 +125,8 @@ class _Study(AbstractContextManager["_Study"]):
     ) -> None:
         """A source that is finished, or has failed."""
         text = " ".join(str(error).split()) if error else ""
-        self._done.append(Done(config.source, posixpath.basename(config.out), report, text))
+        folder = posixpath.basename(config.out)
+        self._done.append(Done(config.source, folder, report, text, config.time))
 
     def __exit__(self, *_: object) -> None:
         if not self._several or not any(one.report for one in self._done):

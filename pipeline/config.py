@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from fewscope.connectors.raster_options import RasterOptions
-from fewscope.connectors.slide_options import SlideOptions
+from fewscope.connectors.slide_options import Pages, PlaneName, SlideOptions, StackOptions
 from fewscope.connectors.stain_options import Positive, StainOptions
 from fewscope.connectors.support_options import CellPart, GeoJsonOrigin, SupportOptions
 from fewscope.errors import ConfigError
@@ -36,6 +36,10 @@ class SegmentConfig:
         um per px: working resolution (None: 0.5), and resolution of level 0 where the file states none.
     channels, series, scale : tuple[str, ...], int | None, tuple[float, float] | None
         What is read of a multi-channel TIFF or OME-Zarr, as in `connectors.slide_options.SlideOptions`.
+    plane, time, pages : PlaneName | int | None, int | None, Pages | None
+        What is read of z-stacks and time series, as in `connectors.slide_options.StackOptions`.
+    support_time : int | None
+        Time point that annotations were drawn on, counted from 1; None: that of the source, or the only one.
     fast : bool
         Look at every tile once instead of twice: half of the time, at some loss.
     overlap : int
@@ -110,6 +114,10 @@ class SegmentConfig:
     channels: tuple[str, ...] = ()
     series: int | None = None
     scale: tuple[float, float] | None = None
+    plane: PlaneName | int | None = None
+    time: int | None = None
+    pages: Pages | None = None
+    support_time: int | None = None
     fast: bool = False
     overlap: int = 32
     model: str = "compact"
@@ -143,6 +151,8 @@ class SegmentConfig:
         SupportOptions(self.class_names, self.cell_part, self.geojson_origin)  # checks them
         self.slide, self.measured  # noqa: B018  # checks them
         self._check_area()
+        if self.support_time is not None and self.support_time < 1:
+            raise ConfigError(f"--support-time {self.support_time}: time points are counted from 1")
         if self.threshold is not None and not 0 < self.threshold < 1:
             raise ConfigError(
                 f"--threshold {self.threshold} is not between 0 and 1; leave it out to have it chosen"
@@ -196,10 +206,21 @@ class SegmentConfig:
                 )
 
     @property
+    def label(self) -> str:
+        """The source, and its time point if one is chosen."""
+        return self.source if self.time is None else f"{self.source}, time point {self.time}"
+
+    @property
     def slide(self) -> SlideOptions:
         """What is read of a slide of channels."""
         scale = None if self.scale is None else (self.scale[0], self.scale[1])
-        return SlideOptions(tuple(self.channels), self.series, scale)
+        stack = StackOptions(self.plane, self.time, self.pages)
+        return SlideOptions(tuple(self.channels), self.series, scale, stack)
+
+    @property
+    def support_slide_options(self) -> SlideOptions:
+        """The same for the slide that the support set was drawn on."""
+        return replace(self.slide, stack=replace(self.slide.stack, time=self.support_time or self.time))
 
     @property
     def measured(self) -> StainOptions:

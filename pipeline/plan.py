@@ -390,6 +390,10 @@ def manifest(plan: Plan, model: predictor.Model) -> dict[str, Any]:
         c.min_area_given for c in plan.classes
     ):  # estimates then count the labelled objects of this size alone
         several["min_true_area_px"] = _one_or_list([c.min_true_area_px for c in plan.classes])
+    if info.plane:
+        several["plane"] = info.plane
+    if info.time is not None:
+        several["time_point"] = info.time.number
     if plan.measured:
         several["measured"] = [one.name for one in plan.measured]
     if config.fast:

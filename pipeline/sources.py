@@ -11,9 +11,10 @@ import numpy as np
 import shapely
 
 from fewscope.connectors.conventions import Ranges
-from fewscope.connectors.open import open_source
+from fewscope.connectors.open import open_source, stack_size
 from fewscope.connectors.raster_options import RasterOptions
 from fewscope.connectors.slide_folders import drawn_in
+from fewscope.connectors.slide_options import NO_STACK
 from fewscope.connectors.source import Source, SourceInfo
 from fewscope.connectors.support.area_files import AreaOptions, DrawnArea, read_area
 from fewscope.connectors.support.load import is_annotations, load_support
@@ -36,10 +37,9 @@ def open_sources(config: SegmentConfig) -> tuple[Source, Source]:
         return source, source
     elsewhere = config.support_slide not in (None, config.source)
     if config.raster is None:
-        if elsewhere:
-            drawn_on = open_source(
-                config.support_slide or config.source, mpp=source.info.mpp, slide=config.slide
-            )
+        at_another_time = config.support_time not in (None, config.time)
+        if elsewhere or at_another_time:
+            drawn_on = open_drawn_on(config, config.support_slide or config.source, source.info)
             _check_channels(config, source.info, drawn_on.info, str(config.support_slide))
             return source, drawn_on
         return source, source
@@ -55,6 +55,24 @@ def open_sources(config: SegmentConfig) -> tuple[Source, Source]:
     ) if view.aoi or view.bbox else source
 
 
+def open_drawn_on(config: SegmentConfig, uri: str, info: SourceInfo) -> Source:
+    """Open the slide that annotations were drawn on, at the resolution of the source, whose metadata are ``info``.
+
+    One of a single time point, or plane, is read whichever is asked for of the source.
+    """
+    options = config.support_slide_options
+    if options.stack != NO_STACK:
+        size = stack_size(uri, options)
+        stack = replace(
+            options.stack,
+            time=options.stack.time if size.n_times > 1 else None,
+            plane=options.stack.plane if size.n_planes > 1 else None,
+        )
+        options = replace(options, stack=stack)
+    slide_mpp = config.slide_mpp if uri == config.source else None
+    return open_source(uri, mpp=info.mpp, slide_mpp=slide_mpp, slide=options)
+
+
 def read_support(config: SegmentConfig, source: Source, drawn_on: Source) -> SupportSet:
     """The support set of a run: a file, a folder of labelled pictures, or one of slides with annotations beside them.
 
@@ -63,7 +81,12 @@ def read_support(config: SegmentConfig, source: Source, drawn_on: Source) -> Sup
     source, drawn_on
         From `open_sources`.
     """
-    options = SupportOptions(config.class_names, config.cell_part, config.geojson_origin)
+    options = SupportOptions(
+        config.class_names,
+        config.cell_part,
+        config.geojson_origin,
+        config.support_slide_options.stack,
+    )
     drawn = drawn_in(config.support) if config.raster is None else []
     if not drawn:
         return load_support(
@@ -72,11 +95,12 @@ def read_support(config: SegmentConfig, source: Source, drawn_on: Source) -> Sup
             class_names=options.class_names,
             cell_part=options.cell_part,
             geojson_origin=options.geojson_origin,
+            stack=options.stack,
         )
     with ExitStack() as stack:
         files: list[tuple[str, Source]] = []
         for path, slide in drawn:
-            one = open_source(slide, mpp=source.info.mpp, slide=config.slide)
+            one = open_drawn_on(config, slide, source.info)
             stack.callback(one.close)
             _check_channels(config, source.info, one.info, slide)
             files.append((path, shown_like(one, files[0][1].info.ranges) if files else one))

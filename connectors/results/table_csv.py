@@ -44,7 +44,7 @@ def write_joined_csv(
 ) -> None:
     """Write the wanted rows of several runs into one table, whose first column names the source of each.
 
-    A column that a run lacks is empty in its rows.
+    A column that a run lacks is empty in its rows. Of time series, the second column is the time point.
 
     Parameters
     ----------
@@ -52,13 +52,17 @@ def write_joined_csv(
         Runs, and for each id 0..N of theirs whether it is wanted.
     """
     schemas = [pa.schema([_plain(field) for field in run.schema()]) for run, _ in runs]
-    schema = pa.schema([("source", pa.string()), *pa.unify_schemas(schemas)])
+    points = [run.report.get("time_point") for run, _ in runs]
+    named_by = [("source", pa.string())] + ([("time_point", pa.int32())] if any(points) else [])
+    schema = pa.schema([*named_by, *pa.unify_schemas(schemas)])
     with output_errors(uri), atomic_file(uri) as path, pa.csv.CSVWriter(path, schema) as writer:
-        for (run, wanted), own in zip(runs, schemas, strict=True):
+        for (run, wanted), own, point in zip(runs, schemas, points, strict=True):
             for batch in run.table():
                 rows = batch.filter(pa.array(wanted[batch["id"].to_numpy()]))
                 table = pa.Table.from_batches([rows]).cast(own)
                 named = table.add_column(0, "source", pa.array([run.source] * len(table), pa.string()))
+                if any(points):
+                    named = named.append_column("time_point", pa.array([point] * len(table), pa.int32()))
                 for field in schema:
                     if field.name not in named.schema.names:
                         named = named.append_column(field, pa.nulls(len(named), field.type))

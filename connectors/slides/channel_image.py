@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -17,6 +18,13 @@ from fewscope.errors import SourceError
 MAX_CHANNELS = 256
 """More are likely another axis, or a spectrum, of which a few components are enough."""
 
+
+SECONDS_PER_UNIT = {
+    "s": 1.0, "sec": 1.0, "second": 1.0, "seconds": 1.0, "ms": 1e-3, "msec": 1e-3, "millisecond": 1e-3, "µs": 1e-6,
+    "us": 1e-6, "microsecond": 1e-6, "min": 60.0, "minute": 60.0, "minutes": 60.0, "h": 3600.0, "hour": 3600.0,
+    "hours": 3600.0, "d": 86400.0, "day": 86400.0,
+}  # fmt: skip
+"""Of the units of OME-XML, OME-Zarr and ImageJ, in lower case."""
 
 UM_PER_UNIT = {
     "m": 1e6, "cm": 1e4, "mm": 1e3, "µm": 1.0, "um": 1.0, "nm": 1e-3, "pm": 1e-6, "å": 1e-4, "in": 25400.0,
@@ -48,10 +56,13 @@ class Stated:
         One for each channel, whatever its samples per pixel; empty if nothing is said.
     mpp
         Where the resolution is stated, and um per px across and down as text; None if not in a unit of length.
+    times_s
+        When each time point was taken, in seconds from the first; empty if that is not stated.
     """
 
     channels: tuple[Channel, ...] = ()
     mpp: tuple[str, str, str] | None = None
+    times_s: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +87,11 @@ class ChannelImage:
         Whether it is a picture of one field of view: it has no glass around the tissue, need not state a resolution,
         and is analysed at its own.
     assumptions
-        What had to be chosen: series, time point, plane; one sentence each, with the cure.
+        What had to be chosen, such as the series; one sentence each, with the cure.
+    n_planes, n_times
+        Focal planes and time points.
+    times_s
+        When each time point was taken, in seconds from the first; empty if the file does not state it.
     """
 
     vendor: str
@@ -87,6 +102,9 @@ class ChannelImage:
     is_rgb: bool = False
     is_field: bool = False
     assumptions: tuple[str, ...] = ()
+    n_planes: int = 1
+    n_times: int = 1
+    times_s: tuple[float, ...] = ()
 
 
 class ImageReader(Protocol):
@@ -103,8 +121,11 @@ class ImageReader(Protocol):
     image: ChannelImage
     fingerprint: str
 
-    def read(self, level: int, channels: Sequence[int], block: Block) -> NDArray[np.generic]:
-        """Values (n_channels, h, w) of a block that lies inside a level; `DecodeError` if any fails."""
+    def read(
+        self, level: int, channels: Sequence[int], block: Block, plane: int = 0, time: int = 0
+    ) -> NDArray[np.generic]:
+        """Values (n_channels, h, w) of a block that lies inside a level, of a plane and a time point, both counted
+        from 0; `DecodeError` if any fails."""
         ...
 
     def close(self) -> None:
@@ -148,3 +169,13 @@ def picture_stretch(image: ChannelImage) -> Stretch | None:
     if image.is_rgb and image.dtype == np.uint8:
         return as_is(len(image.channels), "8 bits as they are")
     return None
+
+
+def regular_times(step: object, unit: object, n_times: int) -> tuple[float, ...]:
+    """Seconds of time points that are ``step`` units apart; empty if that is not a time above 0."""
+    seconds = SECONDS_PER_UNIT.get(str(unit or "s").strip().lower())
+    try:
+        every = float(step) * (seconds or 0.0)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return ()
+    return tuple(round(i * every, 9) for i in range(n_times)) if 0 < every < math.inf else ()

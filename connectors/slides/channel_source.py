@@ -20,9 +20,9 @@ from rasterio.windows import Window
 from fewscope.connectors.colours import Colour
 from fewscope.connectors.conventions import Ranges
 from fewscope.connectors.pixels.composite import colours_in_words, default_colours, unique_names
-from fewscope.connectors.pixels.levels import Block, Level, best_level, render, sampled_blocks, whole_blocks
+from fewscope.connectors.pixels.levels import Block, Level, best_level, render, whole_blocks
 from fewscope.connectors.pixels.stretch import Stretch, matched_ranges, stretch_channels
-from fewscope.connectors.slide_options import SlideOptions
+from fewscope.connectors.slide_options import Pages, SlideOptions, StackOptions
 from fewscope.connectors.slides.channel_image import (
     MAX_CHANNELS,
     Channel,
@@ -37,21 +37,20 @@ from fewscope.connectors.slides.pyramid_source import (
     DARK_LEVEL,
     PyramidSource,
     grid_size,
-    level_steps,
 )
 from fewscope.connectors.slides.resolution import settle_mpp, working_scale
+from fewscope.connectors.slides.sampling import chunk_side, levels_of, sample_of
+from fewscope.connectors.slides.stacks import Chosen, FlatReader, choose, plane_in_words, time_point
 from fewscope.connectors.source import MeasuredChannel, Pixels, SourceInfo, changed_since, window_bounds
 from fewscope.errors import SourceError
 
 log = logging.getLogger(__name__)
 
-OpenImage = Callable[[str, int | None], ImageReader]
-"""Opens one image of a file: its address, and the series, counted from 1."""
+OpenImage = Callable[[str, int | None, Pages | None], ImageReader]
+"""Opens one image of a file: its address, the series, counted from 1, and what its pages are if it does not say it."""
 
 MOST_CODE = 65535
 """Largest number of 16 bits."""
-
-CHUNK_BYTES = 64 * 2**20  # of stored values read at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +67,18 @@ class ChannelView:
         Indices in the file.
     stretch
         Of these channels.
+    pages
+        What the pages are, if the file does not say it.
+    chosen
+        Plane and time point.
     """
 
     open_image: OpenImage
     series: int | None
     channels: tuple[int, ...]
     stretch: Stretch
+    pages: Pages | None = None
+    chosen: Chosen = Chosen()  # noqa: RUF009  # frozen
 
 
 class ChannelSource(PyramidSource[Level]):
@@ -94,7 +99,7 @@ class ChannelSource(PyramidSource[Level]):
         slide_mpp: float | None = None,
     ) -> ChannelSource:
         """Open an image of a file; parameters and errors as in `connectors.open.open_source`."""
-        reader = open_image(uri, options.series)
+        reader = open_image(uri, options.series, options.stack.pages)
         try:
             return cls._open(uri, open_image, options, reader, mpp, slide_mpp)
         except BaseException:
@@ -107,16 +112,18 @@ class ChannelSource(PyramidSource[Level]):
         uri: str,
         open_image: OpenImage,
         options: SlideOptions,
-        reader: ImageReader,
+        stack: ImageReader,
         mpp: float | None,
         slide_mpp: float | None,
     ) -> ChannelSource:
-        image = reader.image
+        image = stack.image
         _check(uri, image)
         chosen = choose_channels(uri, image, options.channels)
+        flat, assumed = choose(uri, stack, chosen, options.stack)
+        reader, plane = FlatReader(stack, flat), plane_in_words(image, flat)
         channels = [image.channels[i] for i in chosen]
         is_picture = image.is_rgb and chosen == (0, 1, 2)
-        sample = _sample(reader, chosen)
+        sample = sample_of(reader, chosen)
         stretch = picture_stretch(image) if is_picture and options.scale is None else None
         stretch = stretch or stretch_channels(sample, options.scale)
         grid = _working_grid(uri, image, mpp, slide_mpp)
@@ -140,33 +147,44 @@ class ChannelSource(PyramidSource[Level]):
             fingerprint=reader.fingerprint,
             bands=f"{_words(channels, is_picture)}; {stretch.words}",
             appearance=_appearance(chosen, stretch),
-            assumptions=image.assumptions + grid.assumptions + _assumed(uri, stretch, options),
+            assumptions=image.assumptions + assumed + grid.assumptions + _assumed(uri, stretch, options),
             channels=tuple(channel.name for channel in channels) if several else (),
             colours=colours_of(channels) if several else (),
             measured=_measured(channels, image.dtype, sample),
             ranges=() if options.scale is not None or stretch.is_identity else stretch.ranges,
             is_field=image.is_field,
+            plane=plane,
+            time=time_point(image, flat),
         )
+        of = "".join(f"{text}, " for text in (plane, info.time and f"time point {info.time.number}") if text)
         at = f"{info.mpp:.4g} um per px ({info.mpp_source})" if info.mpp else "an unknown resolution"
         log.info(
-            "%s: %s, %d x %d px, working on %d x %d px at %s; %s",
-            uri, image.vendor, width, height, info.width, info.height, at, info.bands,
+            "%s: %s, %s%d x %d px, working on %d x %d px at %s; %s",
+            uri, image.vendor, of, width, height, info.width, info.height, at, info.bands,
         )  # fmt: skip
-        return cls(info, ChannelView(open_image, options.series, chosen, stretch), reader)
+        view = ChannelView(open_image, options.series, chosen, stretch, options.stack.pages, flat)
+        return cls(info, view, reader)
 
     @classmethod
-    def open_whole(cls, uri: str, open_image: OpenImage, *, as_is: bool = False) -> ChannelSource:
+    def open_whole(
+        cls, uri: str, open_image: OpenImage, *, as_is: bool = False, stack: StackOptions | None = None
+    ) -> ChannelSource:
         """Open an image on its own pixels, whatever resolution it states, or none.
 
         Parameters
         ----------
         as_is
             Of 8 bits, pixels keep their values, also those of channels.
+        stack
+            Which plane and time point; of an image of a single one, that one.
         """
-        reader = open_image(uri, None)
+        stack = stack or StackOptions()
+        reader = open_image(uri, None, stack.pages)
         try:
+            plane = stack.plane if reader.image.n_planes > 1 else None
+            stack = replace(stack, plane=plane, time=stack.time if reader.image.n_times > 1 else None)
             is_bytes = reader.image.dtype == np.uint8
-            options = SlideOptions(scale=(0.0, 255.0)) if as_is and is_bytes else SlideOptions()
+            options = SlideOptions(scale=(0.0, 255.0) if as_is and is_bytes else None, stack=stack)
             stated = reader.image.mpp is not None or reader.image.is_field
             source = cls._open(uri, open_image, options, reader, None if stated else 1.0, None)
             info = source.info
@@ -311,25 +329,6 @@ def _working_grid(uri: str, image: ChannelImage, mpp: float | None, slide_mpp: f
     return _Grid(scale, working, native, origin)
 
 
-def levels_of(image: ChannelImage) -> tuple[Level, ...]:
-    """Usable levels, finest first. Levels with another aspect ratio than the image's are skipped."""
-    height, width = image.shapes[0]
-    levels = []
-    for index, shape in enumerate(image.shapes):
-        steps = level_steps((height, width), shape, max(1.0, height / shape[0]))
-        if steps is not None:
-            levels.append(Level(index, *shape, *steps))
-    return tuple(levels)
-
-
-def chunk_side(image: ChannelImage, n_channels: int) -> int:
-    """Side of what is read at once, px: at most `CHUNK_BYTES` of stored values, in whole blocks."""
-    side = 8 * BLOCK
-    while side > BLOCK and side**2 * n_channels * image.dtype.itemsize > CHUNK_BYTES:
-        side //= 2
-    return side
-
-
 def colours_of(channels: Sequence[Channel]) -> tuple[Colour, ...]:
     """RGB in which channels are shown: the file's, where it has a colour of its own for each; else the default ones."""
     stated = [channel.colour for channel in channels]
@@ -346,20 +345,6 @@ def _check(uri: str, image: ChannelImage) -> None:
         raise SourceError(
             f"{uri}: states {len(image.channels)} channels, at most {MAX_CHANNELS} are read; save those to segment"
         )
-
-
-def _sample(reader: ImageReader, channels: Sequence[int]) -> NDArray[np.generic]:
-    """Finite values from all over a coarse level, (n_channels, n), without the blocks that fail to decode."""
-    side = chunk_side(reader.image, len(channels))
-    level, blocks, share = sampled_blocks(levels_of(reader.image), (BLOCK, BLOCK), (side, side))
-    parts = []
-    for block in blocks:
-        try:
-            parts.append(reader.read(level.index, channels, block).reshape(len(channels), -1)[:, ::share])
-        except DecodeError as error:
-            log.debug("level %d at %s: %s", level.index, block, error)
-    sample = np.concatenate(parts, axis=1) if parts else np.zeros((len(channels), 0), reader.image.dtype)
-    return sample[:, np.isfinite(sample).all(0)] if sample.dtype.kind == "f" else sample
 
 
 def _is_dark(sample: NDArray[np.generic], stretch: Stretch) -> bool:
@@ -419,7 +404,7 @@ def _appearance(channels: Sequence[int], stretch: Stretch) -> str:
 
 def _reopen(info: SourceInfo, view: ChannelView) -> ChannelSource:
     """Reopen the source in another process; SourceError if the file has changed."""
-    reader = view.open_image(info.uri, view.series)
+    reader = FlatReader(view.open_image(info.uri, view.series, view.pages), view.chosen)
     if changed := changed_since(info, reader.fingerprint):
         reader.close()
         raise changed

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import math
 import os
 import warnings
 from collections.abc import Sequence
@@ -22,10 +23,13 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.windows import Window
 
 from fewscope.connectors.pixels.levels import Block
-from fewscope.connectors.slide_options import CHANNEL_TIFF_ENDINGS
+from fewscope.connectors.slide_options import CHANNEL_TIFF_ENDINGS, Pages
 from fewscope.connectors.slides.channel_image import Channel, ChannelImage, DecodeError, Stated
+from fewscope.connectors.slides.ome_xml import MAX_PLANES
 from fewscope.connectors.slides.openslide_source import knows
-from fewscope.connectors.slides.tiff_kinds import kind_of
+from fewscope.connectors.slides.resolution import is_of_a_screen
+from fewscope.connectors.slides.tiff_kinds import kind_of, tags_mpp
+from fewscope.connectors.slides.tiff_pages import PAGE_AXES
 from fewscope.connectors.storage.download import local_copy, remote_version
 from fewscope.connectors.storage.fingerprint import add_files
 from fewscope.connectors.storage.gdal import gdal
@@ -37,13 +41,34 @@ MAX_BLOCK_BYTES = 512 * 2**20  # of a tile or strip as the file stores it
 RGB = ("red", "green", "blue")
 
 
-@dataclass(frozen=True, slots=True)
-class _Plane:
-    """Where a channel of a level lies: file, offset of its directory, band."""
+Place = tuple[str, int]
+"""Where a plane lies: file, offset of its directory."""
 
-    path: str
-    offset: int
-    band: int
+
+@dataclass(frozen=True, slots=True)
+class _Planes:
+    """Where the planes of an image lie.
+
+    Attributes
+    ----------
+    places
+        Of each level, in the order of ``axes``, the last of which counts fastest; None where the file lacks one.
+    axes, sizes
+        Of channels, planes and time points, and how many there are of each.
+    n_samples
+        Values of each pixel in a plane.
+    """
+
+    places: tuple[tuple[Place | None, ...], ...]
+    axes: tuple[str, ...]
+    sizes: tuple[int, ...]
+    n_samples: int
+
+    def at(self, level: int, channel: int, plane: int, time: int) -> Place | None:
+        """Of a channel, which may be one of several in a plane."""
+        of_axis = {"C": channel // self.n_samples, "Z": plane, "T": time}
+        place = tuple(of_axis[axis] for axis in self.axes)
+        return self.places[level][int(np.ravel_multi_index(place, self.sizes)) if place else 0]
 
 
 class ChannelTiff:
@@ -55,6 +80,8 @@ class ChannelTiff:
         Path or fsspec URL; a remote file is copied to the local cache.
     series
         Which image, counted from 1; None: the first.
+    pages
+        What the planes are if the file does not say it; None: channels.
 
     Raises
     ------
@@ -62,10 +89,10 @@ class ChannelTiff:
         It is of no such kind, or has no such image, or its planes cannot be found.
     """
 
-    def __init__(self, uri: str, series: int | None = None) -> None:
+    def __init__(self, uri: str, series: int | None = None, pages: Pages | None = None) -> None:
         self._uri = uri
         path = local_copy(uri)
-        self.image, self._planes, files = _inspect(uri, path, series)
+        self.image, self._planes, files = _inspect(uri, path, series, pages)
         digest = hashlib.sha256(f"{remote_version(uri)} {series or 1}".encode())
         add_files(
             digest,
@@ -80,15 +107,20 @@ class ChannelTiff:
         )
         self._check_blocks()
 
-    def read(self, level: int, channels: Sequence[int], block: Block) -> NDArray[np.generic]:
-        """See `ImageReader.read`."""
+    def read(
+        self, level: int, channels: Sequence[int], block: Block, plane: int = 0, time: int = 0
+    ) -> NDArray[np.generic]:
+        """See `ImageReader.read`; SourceError if the file lacks a plane."""
         top, bottom, left, right = block
         values = np.empty((len(channels), bottom - top, right - left), self.image.dtype)
         window = Window(left, top, right - left, bottom - top)
-        by_directory: dict[tuple[str, int], list[int]] = {}
-        planes = [self._planes[level][channel] for channel in channels]
-        for i, plane in enumerate(planes):
-            by_directory.setdefault((plane.path, plane.offset), []).append(i)
+        by_directory: dict[Place, list[int]] = {}
+        for i, channel in enumerate(channels):
+            place = self._planes.at(level, channel, plane, time)
+            if place is None:
+                raise SourceError(self._lacks(channel, plane, time))
+            by_directory.setdefault(place, []).append(i)
+        bands = [channel % self._planes.n_samples + 1 for channel in channels]
         for (path, offset), wanted in by_directory.items():
             try:
                 with (
@@ -97,7 +129,7 @@ class ChannelTiff:
                         (path, offset), functools.partial(_open, path, offset), self._uri
                     ) as one,
                 ):
-                    found = one.read([planes[i].band for i in wanted], window=window)
+                    found = one.read([bands[i] for i in wanted], window=window)
             except RasterioError as error:
                 raise DecodeError(str(error)) from error
             if found.shape[1:] != values.shape[1:]:
@@ -109,11 +141,22 @@ class ChannelTiff:
         """See `ImageReader.close`."""
         self._handles.close()
 
+    def _lacks(self, channel: int, plane: int, time: int) -> str:
+        of = [f"channel {channel // self._planes.n_samples + 1}"]
+        of += [f"plane {plane + 1}"] if self.image.n_planes > 1 else []
+        of += [f"time point {time + 1}"] if self.image.n_times > 1 else []
+        return (
+            f"{self._uri}: lacks the plane of {', '.join(of)}: it was not saved whole, or by ImageJ with more than "
+            "4 GB; save it as OME-TIFF"
+        )
+
     def _check_blocks(self) -> None:
         """Refuse an image whose stored tiles or strips do not fit into memory."""
-        plane = self._planes[0][0]
+        first = next((place for place in self._planes.places[0] if place is not None), None)
+        if first is None:
+            raise SourceError(self._lacks(0, 0, 0))
         try:
-            with gdal(), _open(plane.path, plane.offset) as dataset:
+            with gdal(), _open(*first) as dataset:
                 rows, cols = dataset.block_shapes[0]
         except RasterioError as error:
             reason = " ".join(str(error).split())
@@ -130,17 +173,25 @@ class ChannelTiff:
 
 
 def is_channel_tiff(path: str) -> bool:
-    """Whether a local file is a TIFF to be read here: not an RGB picture of 8 bits whose resolution OpenSlide knows."""
+    """Whether a local file is a TIFF to be read here: not an RGB picture of 8 bits whose resolution OpenSlide knows.
+
+    Of a z-stack or time series, OpenSlide shows the first plane.
+    """
     if not path.lower().endswith(CHANNEL_TIFF_ENDINGS):
         return False
     try:
         with tifffile.TiffFile(path) as tiff:
-            if kind_of(tiff) is None:
+            kind = kind_of(tiff)
+            if kind is None:
                 return False
             page = tiff.pages.first
             if page.samplesperpixel < 3 or page.dtype != np.uint8 or not knows(path):
                 return True
-            return "XResolution" not in page.tags or page.resolutionunit not in (2, 3)
+            mpp = tags_mpp(page)
+            if mpp is None or is_of_a_screen(mpp):
+                return True
+            first = kind.read(path, tiff)[0][0]
+            return any(size > 1 for axis, size in zip(first.axes, first.shape, strict=True) if axis in "TZ")
     except Exception:  # tifffile has no common error for files that are damaged, or no TIFFs
         return False
 
@@ -151,8 +202,10 @@ def _open(path: str, offset: int) -> rasterio.DatasetReader:
         return rasterio.open(f"GTIFF_DIR:off:{offset}:{path}")
 
 
-def _inspect(uri: str, path: str, series: int | None) -> tuple[ChannelImage, list[list[_Plane]], list[str]]:
-    """What an image states, its planes by level and channel, and the files that they lie in."""
+def _inspect(
+    uri: str, path: str, series: int | None, pages: Pages | None
+) -> tuple[ChannelImage, _Planes, list[str]]:
+    """What an image states, its planes, and the files that they lie in."""
     try:
         if os.path.getsize(path) == 0:
             raise SourceError(f"{uri}: is empty (0 bytes); copy it again from where it came")
@@ -168,8 +221,8 @@ def _inspect(uri: str, path: str, series: int | None) -> tuple[ChannelImage, lis
             )  # stops at directories that lead in a circle, where looking for series does not end
             found, stated = kind.read(uri, tiff)
             index = _choose(uri, [one.name for one in found], series)
-            image, planes = _describe(uri, kind.name, tiff, found, index, stated[index], series)
-            files = sorted({plane.path for of_level in planes for plane in of_level})
+            image, planes = _describe(uri, kind.name, tiff, found, index, stated[index], series, pages)
+            files = sorted({place[0] for of_level in planes.places for place in of_level if place})
             _check_folder(uri, path, files)
             return image, planes, files
     except SourceError:
@@ -207,16 +260,23 @@ def _describe(
     index: int,
     stated: Stated,
     series: int | None,
-) -> tuple[ChannelImage, list[list[_Plane]]]:
-    """What an image states, and its planes by level and channel."""
+    pages: Pages | None,
+) -> tuple[ChannelImage, _Planes]:
+    """What an image states, and its planes."""
     chosen = found[index]
     axes, shape = chosen.axes, chosen.shape
     assumptions = []
-    if "C" not in axes and axes.count("I") == 1:
-        axes = axes.replace("I", "C")
-        assumptions.append(
-            f"{uri}: does not say what its {shape[axes.index('C')]} planes are; they were read as channels."
-        )
+    unknown = "I" if axes.count("I") == 1 else ""
+    if pages is not None and chosen.kind == "imagej":
+        alone = axes.translate(str.maketrans("", "", "SYX"))
+        unknown = alone if len(alone) == 1 else unknown  # ImageJ calls any stack slices
+    if unknown and PAGE_AXES[pages or "channels"] not in axes.replace(unknown, ""):
+        axes = axes.replace(unknown, PAGE_AXES[pages or "channels"])
+        if pages is None:
+            assumptions.append(
+                f"{uri}: does not say what its {shape[axes.index('C')]} planes are; they were read as channels. "
+                "--pages planes or times says otherwise."
+            )
     if not {"Y", "X"} <= set(axes) or set(axes) - set("TCZSYX"):
         raise SourceError(f"{uri}: has axes {axes}, expected Y and X with C, Z, T or samples; export it anew")
     sizes = dict(zip(axes, shape, strict=True))
@@ -226,33 +286,21 @@ def _describe(
             f"{uri}: of its {len(found)} images the first was read ({listed}{', ...' if len(found) > 6 else ''}); "
             "--series takes another."
         )
-    at = {"T": 0, "Z": sizes.get("Z", 1) // 2}
-    for axis, what in (("Z", "planes"), ("T", "time points")):
-        if sizes.get(axis, 1) > 1:
-            assumptions.append(
-                f"{uri}: of its {sizes[axis]} {what} number {at[axis] + 1} was read; save another one for that."
-            )
-    leading = [axis for axis in axes if axis not in "SYX"]
+    leading = tuple(axis for axis in axes if axis not in "SYX")
+    n_of_each = tuple(sizes[axis] for axis in leading)
     n_samples = sizes.get("S", 1)
-    planes = []
+    n_planes = math.prod(n_of_each)
+    if n_planes > MAX_PLANES:
+        raise SourceError(
+            f"{uri}: states {n_planes} planes, at most {MAX_PLANES} are read; check its metadata"
+        )
+    places, shapes = [], []
     for level in chosen.levels:
-        of_level = []
-        for channel in range(sizes.get("C", 1)):
-            place = tuple(channel if axis == "C" else at[axis] for axis in leading)
-            number = int(np.ravel_multi_index(place, [sizes[a] for a in leading])) if leading else 0
-            page = _page(level, tiff, number)
-            if page is None:
-                raise SourceError(
-                    f"{uri}: lacks the plane of channel {channel + 1}: it was not saved whole, or by ImageJ with more "
-                    "than 4 GB; save it as OME-TIFF"
-                )
-            file = page.parent.filehandle.path
-            of_level += [_Plane(file, page.offset, sample + 1) for sample in range(n_samples)]
-        planes.append(of_level)
-    shapes = []
-    for level in chosen.levels:
-        of_level_axes = dict(zip(level.axes, level.shape, strict=True))
-        shapes.append((of_level_axes["Y"], of_level_axes["X"]))
+        of_level = dict(zip(level.axes, level.shape, strict=True))
+        # a level with fewer planes is one of another stack
+        if tuple(size for axis, size in of_level.items() if axis not in "SYX") == n_of_each:
+            places.append(tuple(_place(level, tiff, number) for number in range(n_planes)))
+            shapes.append((of_level["Y"], of_level["X"]))
     is_rgb = n_samples in (3, 4) and sizes.get("C", 1) == 1
     image = ChannelImage(
         vendor=vendor,
@@ -262,10 +310,16 @@ def _describe(
         mpp=stated.mpp,
         is_rgb=is_rgb,
         assumptions=tuple(assumptions),
+        n_planes=sizes.get("Z", 1),
+        n_times=sizes.get("T", 1),
+        times_s=stated.times_s,
     )
-    if is_rgb:
-        planes = [of_level[:3] for of_level in planes]
-    return image, planes
+    return image, _Planes(tuple(places), leading, n_of_each, n_samples)
+
+
+def _place(level: Any, tiff: tifffile.TiffFile, number: int) -> Place | None:
+    page = _page(level, tiff, number)
+    return None if page is None else (page.parent.filehandle.path, page.offset)
 
 
 def _page(level: Any, tiff: tifffile.TiffFile, number: int) -> Any:

@@ -5,11 +5,20 @@ https://docs.openmicroscopy.org/ome-model/6.3.1/ome-xml/; elements are found by 
 
 from __future__ import annotations
 
+import contextlib
+import itertools
+import math
 import xml.etree.ElementTree as ElementTree
 
 from fewscope.connectors.colours import Colour
 from fewscope.connectors.pixels.composite import unique_names
-from fewscope.connectors.slides.channel_image import UM_PER_UNIT, Channel, Stated
+from fewscope.connectors.slides.channel_image import (
+    SECONDS_PER_UNIT,
+    UM_PER_UNIT,
+    Channel,
+    Stated,
+    regular_times,
+)
 from fewscope.connectors.storage.safe_xml import parse_xml, tag_of
 from fewscope.errors import SourceError
 
@@ -44,7 +53,7 @@ def read_ome_xml(uri: str, text: str) -> list[Stated]:
         names = unique_names([(part.get("Name") or "").strip() for part in parts])
         colours = [_colour(part.get("Color")) for part in parts]
         channels = tuple(Channel(*pair) for pair in zip(names, colours, strict=True))
-        images.append(Stated(channels, _mpp(pixels)))
+        images.append(Stated(channels, _mpp(pixels), _times(pixels)))
     return images
 
 
@@ -70,3 +79,19 @@ def _mpp(pixels: ElementTree.Element) -> tuple[str, str, str] | None:
         except ValueError:
             found.append(size)
     return "OME-XML", found[0], found[1]
+
+
+def _times(pixels: ElementTree.Element) -> tuple[float, ...]:
+    """Seconds of the time points from the first: as the planes state, else at regular steps; empty if nothing is."""
+    n_times = int(pixels.get("SizeT", 1))
+    found: dict[int, float] = {}
+    for plane in pixels:
+        taken = plane.get("DeltaT")
+        unit = SECONDS_PER_UNIT.get(plane.get("DeltaTUnit", "s").strip().lower())
+        if tag_of(plane) == "Plane" and taken and unit:
+            with contextlib.suppress(ValueError):
+                found.setdefault(int(plane.get("TheT", 0)), float(taken) * unit)
+    seconds = [found.get(number, math.nan) for number in range(n_times)]
+    if n_times > 1 and all(one < other for one, other in itertools.pairwise(seconds)):
+        return tuple(round(one - seconds[0], 9) for one in seconds)
+    return regular_times(pixels.get("TimeIncrement"), pixels.get("TimeIncrementUnit"), n_times)

@@ -20,8 +20,14 @@ from zarr.abc.store import Store
 from fewscope.connectors.colours import Colour
 from fewscope.connectors.pixels.composite import PRIMARIES, unique_names
 from fewscope.connectors.pixels.levels import Block
-from fewscope.connectors.slide_options import OME_ZARR_ENDINGS, OME_ZARR_ZIP_ENDINGS
-from fewscope.connectors.slides.channel_image import UM_PER_UNIT, Channel, ChannelImage, DecodeError
+from fewscope.connectors.slide_options import OME_ZARR_ENDINGS, OME_ZARR_ZIP_ENDINGS, Pages
+from fewscope.connectors.slides.channel_image import (
+    UM_PER_UNIT,
+    Channel,
+    ChannelImage,
+    DecodeError,
+    regular_times,
+)
 from fewscope.connectors.storage.fingerprint import add_files, files_below
 from fewscope.errors import SourceError
 
@@ -38,6 +44,8 @@ class OmeZarr:
         Path or fsspec URL of the group, or of a ZIP of it.
     series
         Which image, counted from 1, where the group holds several; None: the first.
+    pages
+        As of other images; an OME-Zarr says what its axes are.
 
     Raises
     ------
@@ -45,15 +53,16 @@ class OmeZarr:
         It is no OME-Zarr, or has no such image.
     """
 
-    def __init__(self, uri: str, series: int | None = None) -> None:
+    def __init__(self, uri: str, series: int | None = None, pages: Pages | None = None) -> None:
         self._uri = uri
         self._store = _open_store(uri)
         try:
             root = zarr.open_group(self._store, mode="r")
             group, assumptions = _choose(uri, root, series)
             multiscale, version = _multiscale(uri, group)
-            self._arrays = [_array(uri, group, one["path"]) for one in multiscale["datasets"]]
-            self._axes, assumed = _axes(uri, multiscale, self._arrays[0])
+            arrays = [_array(uri, group, one["path"]) for one in multiscale["datasets"]]
+            self._axes = _axes(uri, multiscale, arrays[0])
+            self._arrays = _whole_stacks(self._axes, arrays)
             self.image = _describe(uri, group, multiscale, version, self._axes, self._arrays)
         except SourceError:
             raise
@@ -62,18 +71,20 @@ class OmeZarr:
             raise SourceError(
                 f"{uri}: cannot be read as OME-Zarr ({reason}); check the address, or copy it again"
             ) from error
-        self.image = replace(self.image, assumptions=(*assumptions, *assumed))
-        self._at = {"t": 0, "z": self._size("z") // 2}
+        self.image = replace(self.image, assumptions=assumptions)
         self._closed = False
         self.fingerprint = self._identify(series)
 
-    def read(self, level: int, channels: Sequence[int], block: Block) -> NDArray[np.generic]:
+    def read(
+        self, level: int, channels: Sequence[int], block: Block, plane: int = 0, time: int = 0
+    ) -> NDArray[np.generic]:
         """See `ImageReader.read`."""
         if self._closed:
             raise ValueError(f"{self._uri}: is closed")
         top, bottom, left, right = block
         of_axis: dict[str, Any] = {"y": slice(top, bottom), "x": slice(left, right), "c": list(channels)}
-        place: Any = tuple(of_axis.get(axis, self._at.get(axis)) for axis in self._axes)
+        at = {"z": plane, "t": time}
+        place: Any = tuple(of_axis.get(axis, at.get(axis)) for axis in self._axes)
         try:
             values = np.asarray(self._arrays[level].oindex[place])
         except Exception as error:  # every codec has its own
@@ -88,9 +99,6 @@ class OmeZarr:
         """See `ImageReader.close`."""
         self._closed = True
         self._store.close()
-
-    def _size(self, axis: str) -> int:
-        return self._arrays[0].shape[self._axes.index(axis)] if axis in self._axes else 1
 
     def _identify(self, series: int | None) -> str:
         """Hash of the files of a local image; of a remote one, of its metadata and nine samples of its finest level."""
@@ -108,7 +116,9 @@ class OmeZarr:
                 for col in range(0, width, -(-width // 3)):
                     block = row, min(row + SAMPLE, height), col, min(col + SAMPLE, width)
                     try:
-                        values = self.read(0, range(len(self.image.channels)), block)
+                        values = self.read(
+                            0, range(len(self.image.channels)), block, self.image.n_planes // 2
+                        )
                     except DecodeError:
                         digest.update(b"unreadable")
                     else:
@@ -206,18 +216,22 @@ def _array(uri: str, group: zarr.Group, path: str) -> zarr.Array[Any]:
     return array
 
 
-def _axes(uri: str, multiscale: Mapping[str, Any], array: zarr.Array[Any]) -> tuple[str, tuple[str, ...]]:
-    """Names of the axes, such as "tczyx", and what was assumed of those that are not read whole."""
+def _axes(uri: str, multiscale: Mapping[str, Any], array: zarr.Array[Any]) -> str:
+    """Names of the axes, such as "tczyx"."""
     stated = multiscale.get("axes") or ["t", "c", "z", "y", "x"][-array.ndim :]
     axes = "".join((one if isinstance(one, str) else str(one.get("name", "?"))).lower()[:1] for one in stated)
     if len(axes) != array.ndim or len(set(axes)) < len(axes) or not {"y", "x"} <= set(axes) <= set("tczyx"):
         raise SourceError(f"{uri}: has axes {axes!r}, expected y and x with t, c and z; convert it again")
-    assumed = []
-    for axis, what, at in (("z", "planes", array.shape[axes.find("z")] // 2), ("t", "time points", 0)):
-        if axis in axes and array.shape[axes.index(axis)] > 1:
-            n = array.shape[axes.index(axis)]
-            assumed.append(f"{uri}: of its {n} {what} number {at + 1} was read; save another one for that.")
-    return axes, tuple(assumed)
+    return axes
+
+
+def _size(axes: str, array: zarr.Array[Any], axis: str) -> int:
+    return int(array.shape[axes.index(axis)]) if axis in axes else 1
+
+
+def _whole_stacks(axes: str, arrays: Sequence[zarr.Array[Any]]) -> list[zarr.Array[Any]]:
+    """Levels that have all planes and time points of the finest: others are of another stack."""
+    return [one for one in arrays if all(_size(axes, one, a) == _size(axes, arrays[0], a) for a in "tz")]
 
 
 def _describe(
@@ -245,6 +259,9 @@ def _describe(
         dtype=dtype,
         mpp=_mpp(multiscale, axes),
         is_rgb=is_rgb,
+        n_planes=_size(axes, arrays[0], "z"),
+        n_times=_size(axes, arrays[0], "t"),
+        times_s=_times(multiscale, axes, _size(axes, arrays[0], "t")),
     )
 
 
@@ -258,7 +275,30 @@ def _colour(text: Any) -> Colour | None:
 
 def _mpp(multiscale: Mapping[str, Any], axes: str) -> tuple[str, str, str] | None:
     """um per px across and down of the finest level, from the axes' units and the scales."""
-    units = [axis.get("unit") if isinstance(axis, Mapping) else None for axis in multiscale.get("axes", [])]
+    scales, sizes = _scales(multiscale, axes), []
+    for axis in "xy":
+        unit = UM_PER_UNIT.get(_unit(multiscale, axes, axis))
+        if unit is None or scales is None:
+            return None
+        sizes.append(f"{scales[axes.index(axis)] * unit:.6g}")
+    return "OME-Zarr", sizes[0], sizes[1]
+
+
+def _times(multiscale: Mapping[str, Any], axes: str, n_times: int) -> tuple[float, ...]:
+    """Seconds of the time points; empty where no unit of time is stated."""
+    scales, unit = _scales(multiscale, axes), _unit(multiscale, axes, "t") if "t" in axes else ""
+    return regular_times(scales[axes.index("t")], unit, n_times) if scales and unit else ()
+
+
+def _unit(multiscale: Mapping[str, Any], axes: str, axis: str) -> str:
+    """The unit of an axis, in lower case; empty if none is stated."""
+    stated, at = multiscale.get("axes", []), axes.index(axis)
+    described = stated[at] if at < len(stated) else None
+    return str(described.get("unit") or "").lower() if isinstance(described, Mapping) else ""
+
+
+def _scales(multiscale: Mapping[str, Any], axes: str) -> list[float] | None:
+    """Units per step along each axis of the finest level; None if none is stated."""
     scales = [1.0] * len(axes)
     parts = [
         multiscale["datasets"][0].get("coordinateTransformations"),
@@ -270,11 +310,4 @@ def _mpp(multiscale: Mapping[str, Any], axes: str) -> tuple[str, str, str] | Non
             if one.get("type") == "scale" and len(one.get("scale", ())) == len(axes):
                 scales = [own * float(other) for own, other in zip(scales, one["scale"], strict=True)]
                 found = True
-    sizes = []
-    for axis in "xy":
-        at = axes.index(axis)
-        unit = UM_PER_UNIT.get(str(units[at]).lower()) if at < len(units) else None
-        if unit is None or not found:
-            return None
-        sizes.append(f"{scales[at] * unit:.6g}")
-    return "OME-Zarr", sizes[0], sizes[1]
+    return scales if found else None

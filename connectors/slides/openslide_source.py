@@ -34,6 +34,7 @@ from fewscope.connectors.slides.pyramid_source import (
     level_steps,
 )
 from fewscope.connectors.slides.resolution import resolve_mpp, working_scale
+from fewscope.connectors.slides.tiff_pages import has_pages
 from fewscope.connectors.source import COLOURS, Pixels, SourceInfo, changed_since
 from fewscope.connectors.storage.download import local_copy, remote_version
 from fewscope.connectors.storage.fingerprint import add_files
@@ -192,12 +193,15 @@ class OpenSlideSource(PyramidSource[_Level]):
 
 
 def knows(path: str) -> bool:
-    """Whether OpenSlide reads a local file, and it is not a georeferenced TIFF."""
+    """Whether OpenSlide reads a local file as it should be: no georeferenced TIFF, and none of several pages, of which
+    it shows the first."""
     try:
         vendor = openslide.OpenSlide.detect_format(path)
     except (openslide.OpenSlideError, OSError, ValueError):
         return False
-    return vendor is not None and not (vendor == "generic-tiff" and _raster_crs(path))
+    if vendor != "generic-tiff":
+        return vendor is not None
+    return not _raster_crs(path) and not has_pages(path)
 
 
 def _levels(slide: openslide.OpenSlide) -> tuple[_Level, ...]:

@@ -22,8 +22,10 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.windows import Window
 
 from fewscope.connectors.pixels.levels import Block
+from fewscope.connectors.slide_options import Pages
 from fewscope.connectors.slides.channel_image import Channel, ChannelImage, DecodeError
 from fewscope.connectors.slides.members import check_file
+from fewscope.connectors.slides.tiff_pages import PageOrder, page_order
 from fewscope.connectors.source import PLAUSIBLE_MPP
 from fewscope.connectors.storage.download import local_copy, remote_version
 from fewscope.connectors.storage.fingerprint import add_files
@@ -31,14 +33,11 @@ from fewscope.connectors.storage.gdal import gdal
 from fewscope.connectors.storage.handles import IdleHandles
 from fewscope.errors import SourceError
 
-MAX_IDLE = 8
-"""Handles kept open: of a few threads."""
+MAX_IDLE = 64
+"""Handles kept open: of a few threads, or of the pages of a stack."""
 
 MAX_PIXELS = 2**28
 """Of a picture that no pyramid makes quick to look at: 16,384 px a side. A slide is written in levels."""
-
-MAX_PAGES = 8
-"""More pages than this are planes or time points rather than channels."""
 
 RGB = ("red", "green", "blue")
 MM_PER_UNIT = {"2": 25.4, "3": 10.0}  # of TIFFTAG_RESOLUTIONUNIT: inch, cm
@@ -58,15 +57,12 @@ class _Layout:
         RGB of each value of the only band, uint8 (n, 3), over white; None without one.
     white
         The value that is shown as white, where it is less than the type's largest: of 1 to 7 bits.
-    n_pages
-        Of a TIFF each of whose pages is a channel; 1 for all else.
     """
 
     bands: tuple[int, ...]
     alpha: int | None = None
     palette: NDArray[np.uint8] | None = None
     white: int | None = None
-    n_pages: int = 1
 
 
 class PictureFile:
@@ -78,6 +74,8 @@ class PictureFile:
         Path or fsspec URL; a remote file is copied to the local cache.
     series
         As of other images; a picture has one.
+    pages
+        What the pages of a TIFF are if it does not say it; None: channels.
 
     Raises
     ------
@@ -86,7 +84,7 @@ class PictureFile:
         whose colours are not certain.
     """
 
-    def __init__(self, uri: str, series: int | None = None) -> None:
+    def __init__(self, uri: str, series: int | None = None, pages: Pages | None = None) -> None:
         self._uri, self._path = uri, local_copy(uri)
         if series not in (None, 1):
             raise SourceError(f"{uri}: is one picture and has no image {series}; leave out --series")
@@ -94,9 +92,11 @@ class PictureFile:
         try:
             with gdal(), open_quietly(self._path) as opened:
                 _check(uri, opened)
-                n_pages = _n_pages(uri, self._path, opened)
-                self._layout = _layout(opened) if n_pages == 1 else _Layout((1,) * n_pages, n_pages=n_pages)
-                self.image = _image(uri, opened, self._layout)
+                is_paged = len(opened.subdatasets) > 1
+                self._pages = page_order(uri, self._path, pages) if is_paged else None
+                n_channels = self._pages.size("C") if self._pages else 1
+                self._layout = _layout(opened) if n_channels == 1 else _Layout((1,) * n_channels)
+                self.image = _image(uri, opened, self._layout, self._pages)
         except RasterioError as error:
             reason = " ".join(str(error).replace(self._path, "the file").split())
             raise SourceError(
@@ -110,15 +110,25 @@ class PictureFile:
             rasterio.DatasetReader.close, MAX_IDLE
         )
 
-    def read(self, level: int, channels: Sequence[int], block: Block) -> NDArray[np.generic]:
+    def read(
+        self, level: int, channels: Sequence[int], block: Block, plane: int = 0, time: int = 0
+    ) -> NDArray[np.generic]:
         """See `ImageReader.read`."""
         top, bottom, left, right = block
-        layout, window = self._layout, Window(left, top, right - left, bottom - top)
-        if layout.n_pages > 1:
-            return np.concatenate([self._decode(_page(self._path, c), [1], window) for c in channels])
+        window, pages = Window(left, top, right - left, bottom - top), self._pages
+        if pages is None:
+            return self._values(self._path, channels, window)
+        if "C" not in pages.axes:
+            return self._values(_page(self._path, pages.offset(0, plane, time)), channels, window)
+        each = [self._decode(_page(self._path, pages.offset(c, plane, time)), [1], window) for c in channels]
+        return np.concatenate(each)
+
+    def _values(self, path: str, channels: Sequence[int], window: Window) -> NDArray[np.generic]:
+        """Channels of a picture, which may lie in its bands, in a palette, or under an opacity."""
+        layout = self._layout
         bands = sorted({layout.bands[channel] for channel in channels})
         wanted = bands if layout.alpha is None else [*bands, layout.alpha]
-        found = self._decode(self._path, wanted, window)
+        found = self._decode(path, wanted, window)
         if layout.palette is not None:
             return np.moveaxis(layout.palette[found[0]], 2, 0)[list(channels)]
         if layout.white is not None:
@@ -184,32 +194,9 @@ def _check(uri: str, opened: rasterio.DatasetReader) -> None:
         )
 
 
-def _page(path: str, number: int) -> str:
-    """GDAL's name of a page of a TIFF, counted from 0."""
-    return f"GTIFF_DIR:{number + 1}:{path}"
-
-
-def _n_pages(uri: str, path: str, opened: rasterio.DatasetReader) -> int:
-    """1, or the number of a TIFF's pages if they are the channels of one picture.
-
-    Raises
-    ------
-    SourceError
-        They are too many, or differ.
-    """
-    n_pages = len(opened.subdatasets)
-    if n_pages < 2:
-        return 1
-    kinds = set()
-    for number in range(n_pages if n_pages <= MAX_PAGES else 0):
-        with open_quietly(_page(path, number)) as page:
-            kinds.add((page.shape, page.count, page.dtypes))
-    if len(kinds) != 1 or next(iter(kinds))[1] != 1:
-        raise SourceError(
-            f"{uri}: is a file of {n_pages} pictures that does not say what they are; save the one to segment by "
-            "itself, or its channels as OME-TIFF"
-        )
-    return n_pages
+def _page(path: str, offset: int) -> str:
+    """GDAL's name of a page of a TIFF."""
+    return f"GTIFF_DIR:off:{offset}:{path}"
 
 
 def _layout(opened: rasterio.DatasetReader) -> _Layout:
@@ -229,16 +216,19 @@ def _layout(opened: rasterio.DatasetReader) -> _Layout:
     return _Layout(tuple(range(1, n_colours + 1)), alpha)
 
 
-def _image(uri: str, opened: rasterio.DatasetReader, layout: _Layout) -> ChannelImage:
+def _image(
+    uri: str, opened: rasterio.DatasetReader, layout: _Layout, pages: PageOrder | None
+) -> ChannelImage:
     dtype = np.result_type(*opened.dtypes)
     driver = "plain TIFF" if opened.driver == "GTiff" else opened.driver
-    is_rgb = len(layout.bands) == 3 and layout.n_pages == 1
+    is_rgb = len(layout.bands) == 3 and (pages is None or "C" not in pages.axes)
     names = RGB if is_rgb else ("grey",) if len(layout.bands) == 1 else ()
     mpp = _resolution(opened)
     assumptions: tuple[str, ...] = ()
-    if layout.n_pages > 1:
+    if pages is not None and pages.is_assumed:
         assumptions = (
-            f"{uri}: does not say what its {layout.n_pages} pages are; they were read as channels. OME-TIFF says it.",
+            f"{uri}: does not say what its {len(pages.offsets)} pages are; they were read as channels. --pages planes "
+            "or times says otherwise.",
         )
     return ChannelImage(
         vendor=f"{driver} picture",
@@ -249,6 +239,8 @@ def _image(uri: str, opened: rasterio.DatasetReader, layout: _Layout) -> Channel
         is_rgb=is_rgb,
         is_field=True,
         assumptions=assumptions,
+        n_planes=pages.size("Z") if pages else 1,
+        n_times=pages.size("T") if pages else 1,
     )
 
 

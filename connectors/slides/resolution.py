@@ -6,6 +6,8 @@ magnification of the objective is only a hint in an error message.
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import Mapping, Sequence
 
 import openslide
@@ -13,6 +15,8 @@ import openslide
 from fewscope.connectors.pixels.levels import SAME_RESOLUTION
 from fewscope.connectors.source import DEFAULT_MPP, PLAUSIBLE_MPP
 from fewscope.errors import SourceError
+
+log = logging.getLogger(__name__)
 
 NEAR_DEFAULT = 0.02  # relative tolerance for an integer multiple of the slide's mpp to replace DEFAULT_MPP
 ANISOTROPY = 0.01  # largest relative difference of the resolutions across and down
@@ -138,10 +142,16 @@ def settle_mpp(
     if slide_mpp is not None:
         return slide_mpp, "--slide-mpp"
     cure = f"give the um per px of its level 0 with --slide-mpp{hint}"
-    if stated is None:
+    of_screen = stated is not None and is_of_a_screen(stated)
+    if stated is None or of_screen:
+        lacks = "does not state its resolution"
+        if stated is not None and of_screen:
+            lacks = f"{lacks} ({in_dpi(stated)}, that of a screen or a printer)"
         if mpp is not None:
+            if of_screen:
+                log.warning("%s: %s; --mpp %g was taken for it", uri, lacks, mpp)
             return mpp, "--mpp"
-        raise SourceError(f"{uri}: does not state its resolution; {cure}")
+        raise SourceError(f"{uri}: {lacks}; {cure}")
 
     origin, text_x, text_y = stated
     x, y = _number(text_x), _number(text_y)
@@ -156,6 +166,19 @@ def settle_mpp(
             f"{uri}: states {x:g} um per px across and {y:g} down ({origin}), expected the same; {cure}"
         )
     return (x + y) / 2, origin
+
+
+def is_of_a_screen(stated: tuple[str, str, str]) -> bool:
+    """Whether what a file states, as for `settle_mpp`, is too coarse for any microscope: most programs write 72 or 96
+    dpi where they know of none."""
+    sizes = [_number(text) for text in stated[1:]]
+    return all(um is not None and um > PLAUSIBLE_MPP[1] for um in sizes)
+
+
+def in_dpi(stated: tuple[str, str, str]) -> str:
+    """What a file states as its reader shows it: "72 dpi, 352.778 um per px"."""
+    um = _number(stated[1]) or math.nan
+    return f"{25400 / um:.3g} dpi, {um:g} um per px"
 
 
 def _number(text: str) -> float | None:

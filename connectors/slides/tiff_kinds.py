@@ -15,7 +15,7 @@ import tifffile
 
 from fewscope.connectors.colours import Colour
 from fewscope.connectors.pixels.composite import unique_names
-from fewscope.connectors.slides.channel_image import UM_PER_UNIT, Channel, Stated
+from fewscope.connectors.slides.channel_image import UM_PER_UNIT, Channel, Stated, regular_times
 from fewscope.connectors.slides.ome_xml import read_ome_xml
 from fewscope.connectors.storage.safe_xml import parse_xml
 from fewscope.errors import SourceError
@@ -68,7 +68,7 @@ def _qptiff(uri: str, tiff: tifffile.TiffFile) -> Images:
     names = [_text(one, "Biomarker") or _text(one, "Name") for one in described]
     colours = [_colour_of_text(_text(one, "Color")) for one in described]
     channels = map(Channel, unique_names(names), colours)
-    return [image], [Stated(tuple(channels), _tags_mpp(tiff.pages.first))]
+    return [image], [Stated(tuple(channels), tags_mpp(tiff.pages.first))]
 
 
 def _description(uri: str, page: Any) -> ElementTree.Element | None:
@@ -89,7 +89,7 @@ def _colour_of_text(text: str) -> Colour | None:
     return (red, green, blue) if (red, green, blue) != GREY and max(red, green, blue) <= 255 else None
 
 
-def _tags_mpp(page: Any) -> tuple[str, str, str] | None:
+def tags_mpp(page: Any) -> tuple[str, str, str] | None:
     """From the resolution tags, per inch or cm."""
     unit = {2: 25400.0, 3: 1e4}.get(int(page.resolutionunit))
     if unit is None or "XResolution" not in page.tags or not all(page.resolution):
@@ -117,7 +117,9 @@ def _imagej(uri: str, tiff: tifffile.TiffFile) -> Images:
     mpp = None
     if unit is not None and "XResolution" in page.tags and all(page.resolution):
         mpp = "ImageJ", *(f"{unit / float(value):.6g}" for value in page.resolution)
-    return [image], [Stated(tuple(channels), mpp)]  # type: ignore[arg-type]
+    every = metadata.get("finterval"), metadata.get("tunit")
+    times_s = regular_times(*every, sizes.get("T") or sizes.get("I") or sizes.get("Z", 1))
+    return [image], [Stated(tuple(channels), mpp, times_s)]  # type: ignore[arg-type]
 
 
 def _colour_of_table(table: Any) -> Colour | None:

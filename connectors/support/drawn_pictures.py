@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from shapely.geometry.base import BaseGeometry
 
 from fewscope.connectors.conventions import IGNORE_LABEL
+from fewscope.connectors.slide_options import NO_STACK, StackOptions
 from fewscope.connectors.support.image_files import size_text
 from fewscope.connectors.support.measured_pictures import PictureReader
 from fewscope.connectors.support.pictures import Labelled, Picture, PictureFolder
@@ -98,7 +99,12 @@ class DrawnPictures:
 
 
 def folder_of_drawn(
-    filesystem: Any, uri: str, drawn: DrawnPictures, stated: dict[str, Any], class_names: Sequence[str]
+    filesystem: Any,
+    uri: str,
+    drawn: DrawnPictures,
+    stated: dict[str, Any],
+    class_names: Sequence[str],
+    stack: StackOptions = NO_STACK,
 ) -> PictureFolder:
     """Labelled pictures of the classes that are asked for, all by default, in the order of their names.
 
@@ -142,7 +148,7 @@ def folder_of_drawn(
             f"{uri}: {n_empty} of {len(drawn.pictures)} pictures have no object, and were taken for background. Remove "
             "those that were not labelled from the file, or from the folder."
         )
-    images = PictureReader(filesystem, (picture.path for picture in drawn.pictures), stated)
+    images = PictureReader(filesystem, (picture.path for picture in drawn.pictures), stated, stack)
     return PictureFolder(
         uri=uri,
         pictures=[
@@ -153,7 +159,7 @@ def folder_of_drawn(
         mpp=images.mpp,
         ranges=images.ranges,
         notes=notes,
-        assumptions=assumptions,
+        assumptions=[*assumptions, *images.assumptions],
     )
 
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import Any
 
+from fewscope.connectors.slide_options import NO_STACK, StackOptions
 from fewscope.connectors.storage.filesystem import find_filesystem
 from fewscope.connectors.support.label_files import (
     find_label_files,
@@ -31,13 +32,13 @@ from fewscope.errors import SupportError
 PAIRS = "image/NAME.png with label/NAME.png, NAME.png with NAME_mask.png, or 1.jpg with 1.png"
 
 
-def load_folder(uri: str, class_names: Sequence[str]) -> SupportSet:
+def load_folder(uri: str, class_names: Sequence[str], stack: StackOptions = NO_STACK) -> SupportSet:
     """Load a support set from a folder; see `connectors.support.load.load_support`."""
     filesystem, root = _open(uri)
     if is_label_file(uri):
-        return cut_patches(pictures_of_file(filesystem, root, uri, class_names))
+        return cut_patches(pictures_of_file(filesystem, root, uri, class_names, stack))
     stated = read_statement(filesystem, root, uri)
-    pictures, broken = _pictures(filesystem, root, uri, stated, class_names)
+    pictures, broken = _pictures(filesystem, root, uri, stated, class_names, stack)
     if pictures is not None:
         return cut_patches(pictures)
     of_classes = _class_folders(filesystem, root, uri)
@@ -56,7 +57,8 @@ def load_folder(uri: str, class_names: Sequence[str]) -> SupportSet:
         if "classes" in of_class:
             raise SupportError(f"{shown}/support.json: names several classes, but the folder is one of them")
         of_class |= {"class": name}
-        sets.append(cut_patches(pictures_of_pairs(filesystem, folder, shown, of_classes[name], of_class, ())))
+        pairs = of_classes[name]
+        sets.append(cut_patches(pictures_of_pairs(filesystem, folder, shown, pairs, of_class, (), stack)))
     try:
         joined = join_classes(sets) if len(sets) > 1 else sets[0]
     except SupportError as error:
@@ -100,7 +102,12 @@ def _open(uri: str) -> tuple[Any, str]:
 
 
 def _pictures(
-    filesystem: Any, root: str, uri: str, stated: dict[str, Any], class_names: Sequence[str]
+    filesystem: Any,
+    root: str,
+    uri: str,
+    stated: dict[str, Any],
+    class_names: Sequence[str],
+    stack: StackOptions = NO_STACK,
 ) -> tuple[PictureFolder | None, SupportError | None]:
     """The labelled pictures in a folder, or None, and why a file that may hold labels cannot be read.
 
@@ -113,10 +120,10 @@ def _pictures(
     except SupportError as error:
         doubt = error
     if pairs:
-        return pictures_of_pairs(filesystem, root, uri, pairs, stated, class_names), None
+        return pictures_of_pairs(filesystem, root, uri, pairs, stated, class_names, stack), None
     files = find_label_files(filesystem, root)
     if files.coco or files.labelme:
-        return pictures_of_files(filesystem, root, uri, files, stated, class_names), None
+        return pictures_of_files(filesystem, root, uri, files, stated, class_names, stack), None
     if doubt is not None:
         raise SupportError(f"{doubt}; {files.broken[0]}") if files.broken else doubt
     return None, files.broken[0] if files.broken else None

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
 
+from fewscope.connectors.slide_options import NO_STACK, StackOptions
 from fewscope.connectors.storage.filesystem import find_filesystem
 from fewscope.connectors.support.coco_file import is_coco, read_coco_file
 from fewscope.connectors.support.drawn_pictures import folder_of_drawn
@@ -90,6 +91,7 @@ def pictures_of_files(
     files: LabelFiles,
     stated: dict[str, Any],
     class_names: Sequence[str],
+    stack: StackOptions = NO_STACK,
 ) -> PictureFolder:
     """The labelled pictures of files found in a folder.
 
@@ -114,10 +116,12 @@ def pictures_of_files(
             filesystem, [*sorted(folders), root, *_folders(filesystem, root, IMAGE_FOLDERS)]
         )
         drawn = read_labelme_files(uri, files.labelme.items(), places)
-    return folder_of_drawn(filesystem, uri, drawn, stated, class_names)
+    return folder_of_drawn(filesystem, uri, drawn, stated, class_names, stack)
 
 
-def pictures_of_file(filesystem: Any, path: str, uri: str, class_names: Sequence[str]) -> PictureFolder:
+def pictures_of_file(
+    filesystem: Any, path: str, uri: str, class_names: Sequence[str], stack: StackOptions = NO_STACK
+) -> PictureFolder:
     """The labelled pictures of one file, which lies beside them, or in a folder of annotations beside theirs.
 
     Raises
@@ -135,7 +139,7 @@ def pictures_of_file(filesystem: Any, path: str, uri: str, class_names: Sequence
     if PurePosixPath(root).name.lower() in LABEL_FOLDERS:
         root = _parent(root)
     return pictures_of_files(
-        filesystem, root, uri, files, read_statement(filesystem, root, root), class_names
+        filesystem, root, uri, files, read_statement(filesystem, root, root), class_names, stack
     )
 
 

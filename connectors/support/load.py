@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from fewscope.connectors.slide_options import NO_STACK, StackOptions
 from fewscope.connectors.source import Source
 from fewscope.connectors.storage.library_errors import library_errors
 from fewscope.connectors.support.support_set import SupportSet
@@ -40,7 +41,7 @@ def _annotations(uri: str, source: Source | None, options: SupportOptions) -> Su
 def _folder(uri: str, _source: Source | None, options: SupportOptions) -> SupportSet:
     from fewscope.connectors.support.folder import load_folder
 
-    return load_folder(uri, options.class_names)
+    return load_folder(uri, options.class_names, options.stack)
 
 
 ANNOTATIONS = (
@@ -87,6 +88,7 @@ def load_support(
     class_names: Sequence[str] = (),
     cell_part: CellPart = "auto",
     geojson_origin: GeoJsonOrigin = "scan",
+    stack: StackOptions = NO_STACK,
 ) -> SupportSet:
     """Read a support set.
 
@@ -105,7 +107,7 @@ def load_support(
     class_names
         Which classes to look for, in this order, where there are several; all by default. A name that differs in case
         alone will do where only one class has it. A single name for a folder of one class only names it.
-    cell_part, geojson_origin
+    cell_part, geojson_origin, stack
         See `connectors.support_options.SupportOptions`.
 
     Raises
@@ -113,6 +115,6 @@ def load_support(
     SupportError
         One line: the file, what is wrong, and what to do.
     """
-    options = SupportOptions(tuple(class_names), cell_part, geojson_origin)
+    options = SupportOptions(tuple(class_names), cell_part, geojson_origin, stack)
     with library_errors(SupportError, uri):
         return _format_of(uri).load(uri, source, options)

@@ -13,10 +13,11 @@ from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
 from fewscope.connectors.conventions import Ranges
-from fewscope.connectors.slide_options import CHANNEL_TIFF_ENDINGS
+from fewscope.connectors.slide_options import CHANNEL_TIFF_ENDINGS, NO_STACK, StackOptions
 from fewscope.connectors.slides.channel_source import ChannelSource
 from fewscope.connectors.slides.channel_tiff import ChannelTiff, is_channel_tiff
 from fewscope.connectors.slides.picture_file import PictureFile, open_quietly
+from fewscope.connectors.slides.tiff_pages import has_pages
 from fewscope.connectors.source import SourceInfo
 from fewscope.connectors.storage.gdal import gdal
 from fewscope.connectors.support.image_files import MAX_SIDE, decode_image
@@ -39,6 +40,8 @@ class PictureReader:
         Of the pictures, in it.
     stated
         What support.json says; its "ranges" say that pictures of 8 bits were made from these values.
+    stack
+        Which plane and time point of pictures that are stacks.
 
     Attributes
     ----------
@@ -47,14 +50,29 @@ class PictureReader:
     ranges : Ranges
         Values of each channel shown as black and white: those stated, else of the pictures together; empty where they
         are ordinary pictures, whose values stay as they are.
+    assumptions : tuple[str, ...]
+        Which planes of stacks are read.
     """
 
-    def __init__(self, filesystem: Any, paths: Iterable[str], stated: Mapping[str, Any]) -> None:
-        self._filesystem = filesystem
+    def __init__(
+        self,
+        filesystem: Any,
+        paths: Iterable[str],
+        stated: Mapping[str, Any],
+        stack: StackOptions = NO_STACK,
+    ) -> None:
+        self._filesystem, self._stack = filesystem, stack
         self._are_stated = "ranges" in stated
         self.ranges: Ranges = tuple((low, high) for low, high in stated.get("ranges", ()))
         found: list[ChannelSource | None] = [self._open(path) for path in paths]
         infos = [source.info for source in found if source is not None]
+        planes = sorted({info.plane for info in infos if info.plane})
+        self.assumptions: tuple[str, ...] = ()
+        if planes and stack.plane is None:
+            one = next(info.uri for info in infos if info.plane)
+            self.assumptions = (
+                f"{one}: of the labelled pictures that are z-stacks was read: {', '.join(planes)}; --plane decides.",
+            )
         for source in found:
             if source is not None:
                 source.close()
@@ -96,11 +114,14 @@ class PictureReader:
         if not _is_local(self._filesystem):
             return None
         of_channels = path.lower().endswith(CHANNEL_TIFF_ENDINGS) and is_channel_tiff(path)
-        if not of_channels and not _is_deep(path):
+        if not of_channels and not _is_deep(path) and not has_pages(path):
             return None
         try:
             return ChannelSource.open_whole(
-                path, ChannelTiff if of_channels else PictureFile, as_is=self._are_stated
+                path,
+                ChannelTiff if of_channels else PictureFile,
+                as_is=self._are_stated,
+                stack=self._stack,
             )
         except SourceError as error:
             raise SupportError(str(error)) from error

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fewscope.connectors.conventions import IGNORE_LABEL
+from fewscope.connectors.slide_options import NO_STACK, StackOptions
 from fewscope.connectors.support import label_images
 from fewscope.connectors.support.image_files import (
     decode_classes,
@@ -37,6 +38,7 @@ def pictures_of_pairs(
     pairs: Sequence[Pair],
     stated: dict[str, Any],
     class_names: Sequence[str],
+    stack: StackOptions = NO_STACK,
 ) -> PictureFolder:
     """The pictures of the pairs in one folder: of one class, or those in its support.json.
 
@@ -46,6 +48,8 @@ def pictures_of_pairs(
         What support.json says, see `support_json.read_statement`.
     class_names : sequence of str
         Which classes to use, all if empty; the name, if there is one class.
+    stack : StackOptions
+        Which plane and time point of pictures that are stacks.
 
     Raises
     ------
@@ -74,7 +78,7 @@ def pictures_of_pairs(
         else _decoder(filesystem, uri, pairs, stated, assumptions)
     )
 
-    images = PictureReader(filesystem, (pair.image for pair in pairs), stated)
+    images = PictureReader(filesystem, (pair.image for pair in pairs), stated, stack)
 
     def read(pair: Pair) -> Labelled:
         image = images.read(pair.image)
@@ -99,7 +103,7 @@ def pictures_of_pairs(
         ranges=images.ranges,
         n_sparse=stated.get("sparse", 0),
         corrected=(stated.get("corrected", [0])[0], stated.get("corrected", [0])[-1]),
-        assumptions=assumptions,
+        assumptions=[*assumptions, *images.assumptions],
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from fewscope.pipeline.report.distributions import Histogram
@@ -87,4 +88,61 @@ def seam_chart(seams: SeamCheck, mpp: float | None, width: int = 520, height: in
         "x_ticks": [(x(v), short(v)) for v in _ticks(end)],
         "y_ticks": [(y(v), short(v)) for v in _ticks(highest, 3)],
         "unit": "µm" if mpp else "px",
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class TimedCount:
+    """Objects at a time: how many were found, the estimated true number, and its interval, if there are."""
+
+    time: float
+    count: int
+    estimate: int | None
+    interval: Sequence[int] | None
+
+
+def time_chart(
+    counts: Sequence[TimedCount], label: str, width: int = 720, height: int = 260
+) -> dict[str, Any]:
+    """Counts over time, in SVG units: a line of the estimates, a band of their intervals, points of what was found.
+
+    Parameters
+    ----------
+    counts
+        In the order of time; without an estimate, the line is of what was found.
+    label
+        Of the axis of time.
+    """
+    left, right, top, bottom = 62, 18, 16, 42
+    start, end = counts[0].time, counts[-1].time
+    most = max(max(one.count, one.estimate or 0, *(one.interval or (0,))) for one in counts)
+    highest = round_up(float(max(1, most)))
+
+    def x(value: float) -> float:
+        return round(left + (value - start) / (end - start) * (width - left - right), 2)
+
+    def y(value: float) -> float:
+        return round(height - bottom - value / highest * (height - top - bottom), 2)
+
+    line = [(x(one.time), y(one.count if one.estimate is None else one.estimate)) for one in counts]
+    with_interval = [one for one in counts if one.interval is not None]
+    upper = [(x(one.time), y((one.interval or (0, 0))[1])) for one in with_interval]
+    lower = [(x(one.time), y((one.interval or (0, 0))[0])) for one in reversed(with_interval)]
+    ticks = [start + one for one in _ticks(end - start, 8)]
+    if label == "time point":
+        ticks = [one for one in ticks if one == int(one)]
+    return {
+        "width": width,
+        "height": height,
+        "left": left,
+        "right": width - right,
+        "base": y(0),
+        "top": top,
+        "points": [(x(one.time), y(one.count), short(one.time), one.count) for one in counts],
+        "line": " ".join(f"{a},{b}" for a, b in line),
+        "band": " ".join(f"{a},{b}" for a, b in [*upper, *lower]),
+        "has_estimate": any(one.estimate is not None for one in counts),
+        "x_ticks": [(x(one), short(one)) for one in ticks],
+        "y_ticks": [(y(one), f"{one:,.0f}") for one in _ticks(highest, 4) if one == int(one)],
+        "label": label,
     }

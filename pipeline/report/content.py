@@ -15,7 +15,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 from fewscope.connectors.colours import class_colour
 from fewscope.pipeline.maps.files import GroundAreas
@@ -25,6 +24,7 @@ from fewscope.pipeline.report.formatting import percent
 from fewscope.pipeline.report.intensities import ChannelReport
 from fewscope.pipeline.report.map_section import MapSection
 from fewscope.pipeline.report.seam_check import SeamCheck
+from fewscope.pipeline.report.source_facts import source_facts, title_of
 from fewscope.pipeline.report.statistics import InstanceStatistics
 
 JSON_KEYS = {"unreadable_px": "unread_px", "unreadable_fraction": "unread_fraction"}
@@ -190,15 +190,21 @@ class Report:
     channels: tuple[ChannelReport, ...] = ()  # what objects measure
     aoi: AreaSection | None = None  # of slides, where not all was asked for
     holes: tuple[Hole, ...] = ()  # empty in every result; of a run that has not finished
+    plane: str | None = None  # of z-stacks: which one was read, in words
+    time_point: int | None = None  # of time series, from 1
+    time_s: float | None = None  # since the first time point, where the file states it
 
     def to_json(self) -> str:
         """``report.json``: the fields by their names, in order.
 
         ``classes`` is there only where there are several, ``map`` only for rasters, ``aoi``, ``holes`` and ``channels``
-        only if there are any.
+        only if there are any, ``plane`` only for z-stacks, ``time_point`` and ``time_s`` only for time series.
         """
         numbers = {JSON_KEYS.get(key, key): value for key, value in dataclasses.asdict(self).items()}
         numbers["channels"] = [channel.to_json() for channel in self.channels]
+        for name in ("plane", "time_point", "time_s"):
+            if numbers[name] is None:
+                del numbers[name]
         for name in ("classes", "map", "aoi", "holes", "channels"):
             if not getattr(self, name):
                 del numbers[name]
@@ -306,7 +312,7 @@ def make_report(
     if statistics.seams is not None and statistics.seams.suspicious:
         messages.append("More objects than expected end exactly on a seam between work units; see Checks.")
     return Report(
-        title=_name(info.uri),
+        title=title_of(info),
         class_name=class_name,
         count_estimate=count_estimate,
         count_interval=count_interval,
@@ -359,12 +365,15 @@ def make_report(
         seams=statistics.seams,
         notes=tuple(messages),
         assumptions=(*info.assumptions, *assumptions),
-        run={"source": _source_facts(info), **run},
+        run={"source": source_facts(info), **run},
         timings=timings,
         map=map_section,
         channels=tuple(channels),
         aoi=aoi,
         holes=tuple(holes),
+        plane=info.plane or None,
+        time_point=info.time.number if info.time else None,
+        time_s=info.time.seconds if info.time else None,
     )
 
 
@@ -383,41 +392,3 @@ def _measures(
         "covered_fraction": statistics.covered_px / area_px if area_px else None,
         "sizes": sizes_of(statistics, mpp, metres_per_px),
     }
-
-
-def _name(uri: str) -> str:
-    """File name of a path or URL."""
-    path = unquote(urlsplit(uri).path) if "://" in uri else uri
-    return path.replace("\\", "/").rstrip("/").rsplit("/", 1)[-1] or uri
-
-
-def _source_facts(info: Any) -> dict[str, Any]:
-    facts = {
-        "file": info.uri,
-        "format": info.vendor,
-        "channels" if info.kind == "slide" else "bands": info.bands,
-        "size at full resolution": f"{info.native_width:,} × {info.native_height:,} px",
-        "resolution of the file": _resolution(info),
-        "resolution from": info.mpp_source,
-        "analysed at": f"{info.mpp:.4g} µm per px" if info.mpp else _pixel_size(info) or "full resolution",
-        "size as analysed": f"{info.width:,} × {info.height:,} px",
-        "coordinate system": info.crs,
-        "fingerprint": info.fingerprint,
-    }
-    return {name: value for name, value in facts.items() if value}
-
-
-def _resolution(info: Any) -> str | None:
-    """Resolution stated by the file; None for rasters, whose CRS defines it."""
-    if info.kind == "raster":
-        return None
-    return f"{info.native_mpp:.4g} µm per px" if info.native_mpp else "not stated"
-
-
-def _pixel_size(info: Any) -> str | None:
-    """Size of a raster's working pixels."""
-    if info.kind == "slide":
-        return None
-    t = info.transform
-    across, down = math.hypot(t.a, t.d), math.hypot(t.b, t.e)
-    return f"pixels of {across:.6g} × {down:.6g} units of the CRS"

@@ -6,7 +6,6 @@ import base64
 import csv
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from PIL import Image
@@ -15,6 +14,7 @@ from fewscope.connectors.storage.filesystem import find_filesystem
 from fewscope.pipeline.report.drawing import Picture
 from fewscope.pipeline.report.formatting import percent, short
 from fewscope.pipeline.report.html import fill, write_files
+from fewscope.pipeline.report.series import Done, series_of
 
 TABLE, PAGE = "summary.csv", "index.html"
 
@@ -26,6 +26,8 @@ MAX_THUMBNAILS = 500
 
 COLUMNS = {
     "source": True,
+    "time_point": False,
+    "time_s": False,
     "class": True,
     "count": True,
     "count_estimate": True,
@@ -51,28 +53,6 @@ COLUMNS = {
     "error": True,
 }
 """Of the table, and whether they are there also if no row has a value."""
-
-
-@dataclass(frozen=True, slots=True)
-class Done:
-    """A source of the run.
-
-    Attributes
-    ----------
-    source
-        Its path or address, as given.
-    folder
-        Name of its folder in the output folder.
-    report
-        Content of its ``report.json``; None where it failed.
-    error
-        Why it failed, in one line; empty where it did not.
-    """
-
-    source: str
-    folder: str
-    report: Mapping[str, Any] | None
-    error: str = ""
 
 
 def write_study(out: str, done: Sequence[Done]) -> None:
@@ -109,7 +89,7 @@ def table_text(done: Sequence[Done]) -> str:
 def _rows(one: Done) -> list[dict[str, Any]]:
     whole = one.report
     if whole is None:
-        return [{"source": one.source, "error": one.error}]
+        return [{"source": one.source, "time_point": one.time_point, "error": one.error}]
     rows = []
     channels: Sequence[Mapping[str, Any]] = whole.get("channels", ())
     graded: Sequence[Mapping[str, Any]] = next((one["grades"] for one in channels if "grades" in one), ())
@@ -169,6 +149,7 @@ def _page(done: Sequence[Done], thumbnails: Sequence[Picture | None]) -> str:
     return fill(
         "study.html.j2",
         {"short": short, "percent": percent},
+        series=series_of(done),
         sources=[(one, thumbnails[i] if i < len(thumbnails) else None) for i, one in enumerate(found)],
         failed=[one for one in done if not one.report],
         total=sum(report["count"] for report in reports),

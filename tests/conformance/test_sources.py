@@ -19,7 +19,7 @@ from rasterio.control import GroundControlPoint
 
 from fewscope.connectors.open import open_source
 from fewscope.connectors.raster_options import RasterOptions
-from fewscope.connectors.slide_options import SlideOptions
+from fewscope.connectors.slide_options import SlideOptions, StackOptions
 from fewscope.connectors.slides.pyramid_tiff import write_pyramid
 from tests.helpers.channel_slides import write_imagej, write_ome_tiff, write_ome_zarr, write_qptiff
 from tests.helpers.rasters import ORIGIN, break_tile, north_up, waves, write_raster
@@ -223,6 +223,24 @@ def two_channels_with_gaps(folder) -> str:
     return write_ome_tiff(path, planes, factors=(), axes="TCYX", tile=None, rowsperstrip=7)
 
 
+def planes_of_ome(folder) -> str:
+    """16 bit, two channels, three planes, two time points, with levels."""
+    values = waves(300, 340, 12, 9000).astype(np.uint16).reshape(2, 3, 2, 300, 340)
+    return write_ome_tiff(folder / "slide.ome.tif", values, axes="TZCYX")
+
+
+def planes_with_a_broken_tile(folder) -> str:
+    values = waves(300, 340, 6, 900).astype(np.uint16).reshape(2, 3, 300, 340)
+    path = write_ome_tiff(folder / "slide.ome.tif", values, factors=(), axes="CZYX")
+    with tifffile.TiffFile(path) as tiff:
+        page = tiff.pages[1]
+        offset, size = page.dataoffsets[4], page.databytecounts[4]
+    with open(path, "r+b") as file:
+        file.seek(offset)
+        file.write(bytes(size))
+    return path
+
+
 def rgb_of_ome(folder) -> str:
     """A picture that OpenSlide does not open: in strips."""
     image = slide_picture(300, 340)
@@ -286,7 +304,19 @@ CHANNELS = {
     "OME-TIFF, two channels": (five_channels, 0.5, SlideOptions(("CD3", "DAPI"))),
     "OME-TIFF, a broken tile": (five_channels_with_a_broken_tile, 0.5, SlideOptions()),
     "OME-TIFF, a broken tile, shrunk": (five_channels_with_a_broken_tile, 0.7, SlideOptions()),
-    "OME-TIFF, floats with gaps": (two_channels_with_gaps, 0.5, SlideOptions()),
+    "OME-TIFF, floats with gaps": (two_channels_with_gaps, 0.5, SlideOptions(stack=StackOptions(time=1))),
+    "OME-TIFF, maximum of planes": (planes_of_ome, 0.5, SlideOptions(stack=StackOptions("max", time=2))),
+    "OME-TIFF, mean of planes, shrunk": (
+        planes_of_ome,
+        0.8,
+        SlideOptions(stack=StackOptions("mean", time=1)),
+    ),
+    "OME-TIFF, the sharpest plane, level 1": (planes_of_ome, 1.0, SlideOptions(stack=StackOptions(time=2))),
+    "OME-TIFF, maximum of planes with a broken tile": (
+        planes_with_a_broken_tile,
+        0.5,
+        SlideOptions(stack=StackOptions("max")),
+    ),
     "OME-TIFF, RGB in strips": (rgb_of_ome, 0.6, SlideOptions()),
     "QPTIFF, shrunk 1.37 times": (qptiff, 0.685, SlideOptions()),
     "QPTIFF, level 1": (qptiff, 1.0, SlideOptions()),
@@ -295,9 +325,15 @@ CHANNELS = {
     "PNG of 16 bits, shrunk": (png_of_16_bits, 1.37, SlideOptions(scale=(0, 9000))),
     "JPEG": (jpeg, None, SlideOptions()),
     "plain TIFF of five pages": (pages_of_a_plain_tiff, None, SlideOptions()),
+    "plain TIFF, pages are planes": (
+        pages_of_a_plain_tiff,
+        None,
+        SlideOptions(stack=StackOptions("max", pages="planes")),
+    ),
     "OME-Zarr 0.5": (zarr_of_five("0.5"), 0.5, SlideOptions()),
     "OME-Zarr 0.4, shrunk 1.2 times": (zarr_of_five("0.4"), 0.6, SlideOptions()),
     "OME-Zarr, five axes": (zarr_with_planes, 1.0, SlideOptions()),
+    "OME-Zarr, mean of planes": (zarr_with_planes, 0.5, SlideOptions(stack=StackOptions("mean"))),
     "OME-Zarr, a broken chunk": (zarr_with_a_broken_chunk, 0.5, SlideOptions()),
 }
 

@@ -115,8 +115,9 @@ def write_ome_zarr(
     chunk: int = 128,
     axes: str = "cyx",
     group: zarr.Group | None = None,
+    seconds: float | None = None,
 ) -> str:
-    """Write ``planes``, of ``axes``, as a multiscale image of OME-Zarr 0.4 or 0.5."""
+    """Write ``planes``, of ``axes``, as a multiscale image of OME-Zarr 0.4 or 0.5; ``seconds`` between time points."""
     zarr_format: Any = 3 if version == "0.5" else 2
     group = group if group is not None else zarr.open_group(str(path), mode="w", zarr_format=zarr_format)
     kinds = {"c": "channel", "t": "time"}
@@ -124,6 +125,8 @@ def write_ome_zarr(
     for axis in described:
         if axis["type"] == "space" and mpp is not None:
             axis["unit"] = "micrometer"
+        if axis["type"] == "time" and seconds is not None:
+            axis["unit"] = "second"
     datasets = []
     for number, factor in enumerate(factors):
         reduced = shrunk(planes, factor)
@@ -135,7 +138,8 @@ def write_ome_zarr(
             str(number), shape=reduced.shape, chunks=chunks, dtype=planes.dtype, **options
         )
         array[...] = reduced
-        scale = [(mpp or 1.0) * factor if axis in "yx" else 1.0 for axis in axes]
+        steps = {"y": (mpp or 1.0) * factor, "x": (mpp or 1.0) * factor, "t": seconds or 1.0}
+        scale = [steps.get(axis, 1.0) for axis in axes]
         datasets.append(
             {"path": str(number), "coordinateTransformations": [{"type": "scale", "scale": scale}]}
         )

@@ -44,6 +44,8 @@ class FakeSource:
             notes=(),
             assumptions=(),
             channels=(),
+            plane="",
+            time=None,
         )
 
     def overview(self, max_side):

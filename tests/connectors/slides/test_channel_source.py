@@ -133,10 +133,6 @@ def test_what_a_stack_of_imagej_leaves_open_is_said_or_asked_for(tmp_path):
     data = planes(4)
     with pytest.raises(SourceError, match=r"does not state its resolution; give .*--slide-mpp"):
         open_any(write_imagej(tmp_path / "a.tif", data, mpp=None))
-    stack = open_any(write_imagej(tmp_path / "b.tif", data, axes="ZYX"), slide=FULL)
-    assert np.array_equal(whole(stack)[..., 0], data[2])
-    assert any("of its 4 planes number 3 was read" in line for line in stack.info.assumptions)
-    stack.close()
     said = "ImageJ=1.54f\nimages=4\nunit=micron\n"
     options = {"photometric": "minisblack", "metadata": None, "resolution": (2.0, 2.0)}
     tifffile.imwrite(tmp_path / "c.tif", data, description=said, **options)
@@ -239,14 +235,6 @@ def test_one_of_several_images_is_read_and_the_others_are_named(tmp_path):
         source.close()
 
 
-def test_of_planes_the_middle_one_is_read_and_said(tmp_path):
-    stack = planes(12).reshape(4, 3, 120, 150)
-    source = open_source(write_ome_tiff(tmp_path / "a.ome.tif", stack, axes="CZYX", factors=()), slide=FULL)
-    assert np.array_equal(whole(source), np.moveaxis(stack[:, 1], 0, 2))
-    assert "of its 3 planes number 2 was read" in source.info.assumptions[0]
-    source.close()
-
-
 @pytest.mark.slow
 def test_an_ome_zarr_in_a_bucket_is_read_in_place_and_known_again(tmp_path, bucket):
     data = planes(3, 300, 400, np.uint16)
@@ -302,7 +290,7 @@ def test_an_rgb_slide_that_openslide_reads_stays_with_it(tmp_path):
     assert source.info.vendor == "generic-tiff"
     assert np.array_equal(whole(source), image)
     source.close()
-    with pytest.raises(SourceError, match="--channels, --series and --scale are for OME-TIFF"):
+    with pytest.raises(SourceError, match=r"--channels, --series, --scale.* are for OME-TIFF"):
         open_source(str(tmp_path / "a.svs"), slide=SlideOptions(("DAPI",)))
 
 

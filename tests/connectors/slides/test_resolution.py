@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import tifffile
 
 from fewscope.connectors.open import open_source
 from fewscope.connectors.slides.pyramid_tiff import write_pyramid
@@ -34,7 +35,8 @@ def test_the_flag_wins_over_the_file(slide_path):
 @pytest.mark.parametrize(
     ("properties", "words"),
     [
-        ({"openslide.mpp-x": "352.8", "openslide.mpp-y": "352.8"}, ["352.8", "0.05..50", "--slide-mpp"]),
+        ({"openslide.mpp-x": "0.01", "openslide.mpp-y": "0.01"}, ["0.01", "0.05..50", "--slide-mpp"]),
+        ({"openslide.mpp-x": "352.8", "openslide.mpp-y": "352.8"}, ["352.8", "72 dpi", "--slide-mpp"]),
         ({"openslide.mpp-x": "250", "openslide.mpp-y": "0.25"}, ["250", "0.25", "--slide-mpp"]),
         ({"openslide.mpp-x": "0.25", "openslide.mpp-y": "0.26"}, ["0.25", "0.26", "across", "--slide-mpp"]),
         ({"openslide.mpp-x": "zero", "openslide.mpp-y": "nan"}, ["zero", "nan", "--slide-mpp"]),
@@ -64,6 +66,23 @@ def test_resolutions_that_cannot_be_believed_are_refused_with_their_values(prope
 def test_where_a_resolution_comes_from(properties, expected):
     found = resolve_mpp("a.svs", properties, 0.5, None)
     assert found == (pytest.approx(expected[0]), expected[1])
+
+
+@pytest.mark.parametrize("dpi", [72, 96])
+def test_the_resolution_of_a_screen_is_none(tmp_path, caplog, dpi):
+    """What vips and Photoshop write where they know of none; such a slide is as one that states nothing."""
+    path = str(tmp_path / "screen.tif")
+    options = {"tile": (64, 64), "photometric": "rgb", "metadata": None, "resolutionunit": "INCH"}
+    tifffile.imwrite(path, picture(64, 64), resolution=(dpi, dpi), **options)
+    with pytest.raises(SourceError, match=f"does not state its resolution .{dpi} dpi.*--slide-mpp"):
+        open_source(path)
+    assert not caplog.records
+    asked = open_source(path, mpp=0.4).info
+    assert (asked.mpp, asked.native_mpp, asked.mpp_source) == (0.4, 0.4, "--mpp")
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len(warnings) == 1
+    assert f"{dpi} dpi" in warnings[0]
+    assert open_source(path, slide_mpp=0.25).info.native_mpp == 0.25
 
 
 @pytest.mark.parametrize("flag", ["mpp", "slide_mpp"])

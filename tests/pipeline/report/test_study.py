@@ -6,10 +6,12 @@ import csv
 import io
 from pathlib import Path
 
+import pytest
 from PIL import Image
 
 from fewscope.pipeline.calibration.intervals import CountRatio, count_interval, share_left
-from fewscope.pipeline.report.study import Done, table_text, write_study
+from fewscope.pipeline.report.series import Done, series_of
+from fewscope.pipeline.report.study import table_text, write_study
 
 
 def report(count: int, **more: object) -> dict[str, object]:
@@ -41,6 +43,57 @@ def test_a_row_has_what_its_report_has_and_a_source_that_failed_says_why():
     }
     assert found[1]["error"] == "in/b.tif: is empty"
     assert found[1]["count"] == ""
+
+
+def series(times_s: list[float | None], counts: list[int]) -> list[Done]:
+    """Time points of one movie."""
+    return [
+        Done(
+            "in/movie.tif", f"movie-t{t:03d}", report(n, time_point=t, **({} if s is None else {"time_s": s}))
+        )
+        for t, (s, n) in enumerate(zip(times_s, counts, strict=True), start=1)
+    ]
+
+
+def test_time_points_have_their_times_in_the_table():
+    done = [*series([0.0, 90.0], [10, 20]), Done("in/movie.tif", "movie-t003", None, "is empty", 3)]
+    found = rows(done)
+    assert [(row["time_point"], row["time_s"]) for row in found] == [("1", "0"), ("2", "90"), ("3", "")]
+    assert "time_point" not in rows([Done("a.tif", "a", report(1))])[0]
+
+
+@pytest.mark.parametrize(
+    ("times_s", "label", "ends"),
+    [
+        ([0.0, 60.0, 120.0], "time, s", ("0", "120")),
+        ([0.0, 3600.0, 7200.0], "time, min", ("0", "120")),
+        ([0.0, 1800.0, 36000.0], "time, h", ("0", "10")),
+        ([None, None, None], "time point", ("1", "3")),
+    ],
+)
+def test_counts_over_time_are_drawn_where_they_are(times_s, label, ends):
+    counts = [40, 10, 30]
+    ((chart),) = [one["chart"] for one in series_of(series(times_s, counts))]
+    assert chart["label"] == label
+    assert (chart["x_ticks"][0][1], chart["x_ticks"][-1][1]) == ends
+    xs, ys = [point[0] for point in chart["points"]], [point[1] for point in chart["points"]]
+    assert (xs[0], xs[-1]) == (chart["left"], chart["right"])
+    expected = 0.5 if times_s[1] is None else times_s[1] / times_s[2]
+    assert (xs[1] - xs[0]) / (xs[2] - xs[0]) == pytest.approx(expected, abs=0.001)
+    heights = [chart["base"] - y for y in ys]
+    assert heights[1] / heights[0] == pytest.approx(10 / 40, abs=0.01)
+    assert heights[2] / heights[0] == pytest.approx(30 / 40, abs=0.01)
+    band = [float(pair.split(",")[1]) for pair in chart["band"].split()]
+    assert all(band[i] < ys[i] < band[5 - i] for i in range(3))  # the interval of `report` lies on both sides
+
+
+def test_the_page_shows_a_chart_of_each_series_alone(tmp_path: Path):
+    write_study(str(tmp_path), [*series([0.0, 60.0], [3, 5]), Done("a.tif", "a", report(1))])
+    page = (tmp_path / "index.html").read_text()
+    assert page.count("<polyline") == 1
+    assert "3 found at the first of 2 time points, 5 at the last" in page
+    write_study(str(tmp_path), [Done("a.tif", "a", report(1)), Done("b.tif", "b", report(2))])
+    assert "<polyline" not in (tmp_path / "index.html").read_text()
 
 
 def test_each_class_has_a_row():

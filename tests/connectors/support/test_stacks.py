@@ -1,0 +1,60 @@
+"""Labelled pictures that are z-stacks or time series, with their label images."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from fewscope.connectors.slide_options import StackOptions
+from fewscope.connectors.support.load import load_support
+from fewscope.errors import SupportError
+from tests.helpers.channel_slides import write_imagej
+from tests.helpers.support_folders import disc
+
+
+@pytest.fixture
+def stack(tmp_path):
+    """(3, 224, 224) uint8 with a label image, in the folder ``cells``."""
+    planes = np.random.default_rng(0).integers(0, 25, (3, 224, 224)).astype(np.uint8)
+    planes[1][disc() > 0] += 100
+    (tmp_path / "cells").mkdir()
+    Image.fromarray((disc() > 0).astype(np.uint8) * 255).save(tmp_path / "cells/1_mask.png")
+    return planes
+
+
+def grey(support) -> np.ndarray:
+    return support.images[0][..., 0].astype(float)
+
+
+@pytest.mark.parametrize("is_plain", [False, True])
+def test_a_plane_or_a_projection_is_learned_from(tmp_path, stack, is_plain):
+    path, pages = tmp_path / "cells/1.tif", "planes" if is_plain else None
+    if is_plain:
+        tifffile.imwrite(path, stack, photometric="minisblack", metadata=None)
+    else:
+        write_imagej(path, stack, axes="ZYX")
+    for plane, expected in (("max", stack.max(0)), (2, stack[1]), (None, stack.max(0))):
+        support = load_support(str(tmp_path / "cells"), stack=StackOptions(plane, pages=pages))
+        assert np.corrcoef(grey(support).ravel(), expected.ravel().astype(float))[0, 1] > 0.99
+        said = [text for text in support.assumptions if "maximum of 3 planes" in text]
+        assert len(said) == (plane is None)
+    with pytest.raises(SupportError, match="no plane 4"):
+        load_support(str(tmp_path / "cells"), stack=StackOptions(4, pages=pages))
+
+
+def test_of_a_series_the_time_point_is_asked_for(tmp_path, stack):
+    write_imagej(tmp_path / "cells/1.tif", stack, axes="TYX")
+    with pytest.raises(SupportError, match=r"series of 3 time points.*--support-time"):
+        load_support(str(tmp_path / "cells"))
+    support = load_support(str(tmp_path / "cells"), stack=StackOptions(time=2))
+    assert np.corrcoef(grey(support).ravel(), stack[1].ravel().astype(float))[0, 1] > 0.99
+
+
+def test_a_single_picture_is_what_it_is_whatever_is_asked_of_stacks(tmp_path, stack):
+    Image.fromarray(stack[1]).save(tmp_path / "cells/1.png")
+    Image.fromarray((disc() > 0).astype(np.uint8) * 255).save(tmp_path / "cells/2_mask.png")
+    tifffile.imwrite(tmp_path / "cells/2.tif", stack[1].astype(np.uint16))
+    support = load_support(str(tmp_path / "cells"), stack=StackOptions(3, time=2))
+    assert len(support.images) == 2
