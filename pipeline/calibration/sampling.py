@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +15,10 @@ N_TILES = 64
 
 MOST_CANDIDATES = 5000
 """Tiles that are looked at for these: enough where half a percent of the source is foreground."""
+
+
+MOSTLY = 0.5
+"""Part of a tile that lies in the area asked for, from which it is preferred to others."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -39,17 +44,15 @@ class Sample:
 
 
 def sample_tiles(plan: Plan, n_tiles: int = N_TILES) -> Sample:
-    """At most `n_tiles` tiles of the foreground, the same for any units; without those that cannot be read whole."""
+    """At most `n_tiles` tiles of the foreground, the same for any units; without those that cannot be read whole.
+
+    Where an area was asked for, they are of it, and first those half of which it is.
+    """
     grid = plan.grid
-    rows, cols = grid.rows.tolist(), grid.cols.tolist()
     windows: list[Window] = []
     images: list[np.ndarray] = []
     foreground: list[np.ndarray] = []
-    for k in np.random.default_rng(0).permutation(grid.n_tiles)[:MOST_CANDIDATES].tolist():
-        row, col = divmod(k, len(cols))
-        tile = Window(cols[col], rows[row], grid.tile, grid.tile)
-        if not plan.foreground.touches(tile):
-            continue
+    for tile in _candidates(plan):
         image, valid = plan.source.read(tile)
         if valid.all():
             windows.append(tile)
@@ -61,3 +64,27 @@ def sample_tiles(plan: Plan, n_tiles: int = N_TILES) -> Sample:
         none = np.zeros((0, grid.tile, grid.tile), bool)
         return Sample((), np.zeros((*none.shape, plan.source.info.n_channels), np.uint8), none)
     return Sample(tuple(windows), np.stack(images), np.stack(foreground))
+
+
+def _candidates(plan: Plan) -> Iterator[Window]:
+    """Tiles of the foreground in random order."""
+    grid, area = plan.grid, plan.foreground.area
+    rows, cols = grid.rows, grid.cols
+    order = np.random.default_rng(0).permutation(grid.n_tiles)
+    if area is not None:  # which may be a small part of a large slide
+        left, top, right, bottom = area.geometry.bounds
+        near_rows = (rows < bottom) & (rows + grid.tile > top)
+        near_cols = (cols < right) & (cols + grid.tile > left)
+        order = order[near_rows[order // len(cols)] & near_cols[order % len(cols)]]
+    at_the_edge = list[Window]()
+    for k in order[:MOST_CANDIDATES].tolist():
+        row, col = divmod(k, len(cols))
+        tile = Window(int(cols[col]), int(rows[row]), grid.tile, grid.tile)
+        if not plan.foreground.touches(tile):
+            continue
+        share = 1.0 if area is None else float(area.on_window(tile).mean())
+        if share >= MOSTLY:
+            yield tile
+        elif share:
+            at_the_edge.append(tile)
+    yield from at_the_edge

@@ -15,6 +15,8 @@ from shapely.geometry import Polygon, box, mapping
 from fewscope.connectors.results.reader import open_result
 from fewscope.errors import ConfigError, RunMismatch, SourceError
 from fewscope.jobs.segment_wsi import configs, parse
+from fewscope.pipeline.calibration import sampling
+from fewscope.pipeline.calibration.sampling import sample_tiles
 from fewscope.pipeline.estimate import estimate
 from fewscope.pipeline.execution.pool import LocalPool
 from fewscope.pipeline.plan import make_plan
@@ -113,15 +115,22 @@ def test_units_and_tiles_outside_cost_nothing(config, tmp_path):
     assert cut.disk_gb == pytest.approx(whole.disk_gb * 1600 / (fakes.HEIGHT * fakes.WIDTH), rel=0.02)
 
 
-def test_the_sample_that_a_run_looks_at_first_lies_in_the_area(config, aoi):
-    from fewscope.pipeline.calibration.sampling import sample_tiles
-
-    sample = sample_tiles(make_plan(dataclasses.replace(config, aoi=aoi)))
+@pytest.mark.parametrize(("n_tiles", "least"), [(2, 0.5), (64, 0.0)])
+def test_the_sample_that_a_run_looks_at_first_lies_in_the_area(config, aoi, n_tiles, least):
+    plan = make_plan(dataclasses.replace(config, aoi=aoi))
+    sample = sample_tiles(plan, n_tiles)
+    assert len(sample) == min(n_tiles, plan.n_tiles)
     for window, known in zip(sample.windows, sample.foreground, strict=True):
         rows, cols = np.indices(known.shape) + 0.5
         expected = shapely.contains_xy(INSIDE, cols + window.col_off, rows + window.row_off)
-        assert known.any()
+        assert known.mean() > least
         assert np.array_equal(known, expected)
+
+
+def test_a_small_area_of_a_large_slide_is_sampled(config, tmp_path, monkeypatch):
+    monkeypatch.setattr(sampling, "MOST_CANDIDATES", 1)
+    corner = drawn(tmp_path / "corner.geojson", (box(20, 20, 60, 60), "Tumor"))
+    assert len(sample_tiles(make_plan(dataclasses.replace(config, aoi=corner)))) == 1
 
 
 def test_another_area_is_another_run(config, tmp_path, aoi):
