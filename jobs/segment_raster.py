@@ -63,7 +63,8 @@ def configs(args: argparse.Namespace) -> list[SegmentConfig]:
     )
     raster = RasterConfig(view, index_bands(args), args.min_area_m2, args.simplify)
     sources = [first] if args.mosaic else rasters
-    return configs_of(args, sources, support_slide=args.support_raster or first, raster=raster)
+    # the area of a raster belongs to its view
+    return configs_of(args, sources, support_slide=args.support_raster or first, raster=raster, aoi=None)
 
 
 def run(args: argparse.Namespace) -> int:

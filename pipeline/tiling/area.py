@@ -12,7 +12,7 @@ from affine import Affine
 from rasterio.windows import Window
 from shapely.geometry.base import BaseGeometry
 
-from fewscope.connectors.vectors.polygon_files import burn
+from fewscope.connectors.vectors.polygon_files import burn, polygons_of
 
 BLOCK = 512
 """Side of the blocks of the grid that are rasterised one by one, px: the same pixels in every window."""
@@ -75,7 +75,7 @@ class Area:
             to_grid = (
                 Affine.scale(across, down) @ Affine.translation(first, start) @ Affine.scale(1 / SAMPLES)
             )
-            inside = burn([(self.geometry, 1)], fine, to_grid)
+            inside = burn([(self._cut(start * down, 0, stop * down, self.shape[1]), 1)], fine, to_grid)
             cells = inside.reshape(stop - start, SAMPLES, last - first, SAMPLES)
             found[start:stop, first:last] = cells.mean(axis=(1, 3))
         return found
@@ -97,7 +97,13 @@ class Area:
             return np.ones((BLOCK, BLOCK), bool)
         if not shapely.intersects(self.geometry, outline):
             return np.zeros((BLOCK, BLOCK), bool)
-        return burn([(self.geometry, 1)], (BLOCK, BLOCK), Affine.translation(col, row)) > 0
+        near = self._cut(row, col, row + BLOCK, col + BLOCK)
+        return burn([(near, 1)], (BLOCK, BLOCK), Affine.translation(col, row)) > 0
+
+    def _cut(self, top: float, left: float, bottom: float, right: float) -> BaseGeometry:
+        """The part of the area between these lines and a pixel around: an outline has many points, a block few."""
+        cut = shapely.intersection(self.geometry, shapely.box(left - 1, top - 1, right + 1, bottom + 1))
+        return polygons_of(cut) or shapely.Polygon()
 
 
 def _box(window: Window) -> BaseGeometry:

@@ -15,6 +15,7 @@ from shapely.geometry import Polygon, box, mapping
 from fewscope.connectors.results.reader import open_result
 from fewscope.errors import ConfigError, RunMismatch, SourceError
 from fewscope.jobs.segment_wsi import configs, parse
+from fewscope.jobs.segment_wsi import run as run_job
 from fewscope.pipeline.calibration import sampling
 from fewscope.pipeline.calibration.sampling import sample_tiles
 from fewscope.pipeline.estimate import estimate
@@ -169,6 +170,17 @@ def test_what_only_an_area_has_needs_one(config):
         dataclasses.replace(config, aoi_classes=("Tumor",))
     with pytest.raises(ConfigError, match="no name"):
         dataclasses.replace(config, aoi="a.geojson", aoi_excluded=(" ",))
+
+
+def test_photographs_that_are_resized_whole_have_no_area(tmp_path):
+    from PIL import Image
+
+    Image.fromarray(fakes.picture()).save(tmp_path / "a.png")
+    words = [str(tmp_path), "--support", "five", "--out", str(tmp_path / "out"), "--pictures", "whole"]
+    with pytest.raises(
+        ConfigError, match=r"--aoi a\.geojson: is for slides; photographs are segmented whole"
+    ):
+        run_job(parse([*words, "--aoi", "a.geojson"]))
 
 
 def arguments(*more: str):
