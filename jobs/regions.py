@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from fewscope.errors import ConfigError
-from fewscope.jobs.common import call
+from fewscope.errors import ConfigError, FewscopeError
+from fewscope.jobs.common import BAD_INPUT, call, complain
 from fewscope.jobs.export import default_out, progress
 from fewscope.jobs.options import JobParser, typed
 
@@ -131,14 +131,22 @@ def run(args: argparse.Namespace) -> int:
             check_out(one, f"{out}/{name}", args.overwrite)
     if names:
         check_out(runs[0], f"{folder}/{CSV}", args.overwrite)
-    summaries = []
+    summaries, failed = [], False
     for one, out in zip(runs, folders, strict=True):
-        summaries.append(_write(one, out, files.get(one.out), options, wanted))
+        try:
+            summaries.append(_write(one, out, files.get(one.out), options, wanted))
+        except FewscopeError as error:
+            if not names:
+                raise
+            complain(error)
+            failed = True
+            continue
         print(in_words(summaries[-1], out), flush=True)
-    if names:
+    if names and summaries:
         write_files(folder, {CSV: csv_text(region_table(summaries, several_sources=True)).encode()})
-        print(f"  {folder}/{CSV}: all {len(runs)} sources", flush=True)
-    return 0
+        n = len(summaries)
+        print(f"  {folder}/{CSV}: {n} source{'s' * (n > 1)}", flush=True)
+    return BAD_INPUT if failed else 0
 
 
 def _hot_spots(args: argparse.Namespace) -> HotSpotOptions | None:

@@ -113,6 +113,10 @@ class RegionNumbers:
     all: ClassNumbers
     classes: tuple[ClassNumbers, ...]
 
+    def of(self, class_name: str | None) -> ClassNumbers:
+        """The numbers of one class; None: of all."""
+        return next((one for one in self.classes if one.name == class_name), self.all)
+
 
 def wilson(count: int, n: int) -> tuple[float, float] | None:
     """Wilson's 95 % interval of a proportion; None of nothing.

@@ -23,7 +23,7 @@ from fewscope.pipeline.instances.measurements import final_tables, instance_sche
 from fewscope.pipeline.run import segment
 from fewscope.pipeline.tiling.grid import plan_units
 from tests.helpers import fakes
-from tests.helpers.rasters import north_up, write_raster
+from tests.helpers.rasters import UTM18, north_up, write_raster
 
 SIDE = 64
 PROBABILITY = 204
@@ -73,7 +73,9 @@ def segmented_slide(folder: Path) -> tuple[SegmentConfig, np.ndarray]:
     return segmented(config), fakes.colour_probability(image) >= 0.5
 
 
-def segmented_raster(folder: Path) -> tuple[SegmentConfig, np.ndarray]:
+def segmented_raster(
+    folder: Path, transform: Affine | None = None, crs: str = UTM18
+) -> tuple[SegmentConfig, np.ndarray]:
     """Lakes and a river mapped in this process, beside pixels that are missing; (H, W) uint8 as in ``mask.tif``."""
     water = np.zeros((300, 400), np.uint8)
     water[100:120] = 1  # from edge to edge
@@ -85,7 +87,9 @@ def segmented_raster(folder: Path) -> tuple[SegmentConfig, np.ndarray]:
     )
     known = np.ones(water.shape, bool)
     known[:90, :120] = False
-    source = write_raster(folder / "scene.tif", values.astype(np.uint8), north_up(), mask=known)
+    source = write_raster(
+        folder / "scene.tif", values.astype(np.uint8), transform or north_up(), crs, mask=known
+    )
     support = Path(fakes.write_support(folder / "patches"))
     (support / "support.json").write_text('{"class": "water"}')
     config = SegmentConfig(

@@ -13,18 +13,24 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import shapely
+from affine import Affine
 from PIL import Image
+from pyproj import Geod
 from rasterio.features import rasterize
 from shapely.geometry import Point, box, mapping, shape
 
 import fewscope
+from fewscope.connectors.open import open_source
 from fewscope.connectors.results.finished_run import FinishedRun
+from fewscope.connectors.results.manifest import canonical_json, seal
 from fewscope.connectors.results.reader import open_result
+from fewscope.connectors.storage.digests import digest_file
+from fewscope.connectors.storage.filesystem import open_filesystem
 from fewscope.jobs import regions
 from fewscope.pipeline.config import SegmentConfig
 from tests.helpers import drawn_files, fakes
 from tests.helpers.finished_runs import segmented, segmented_raster
-from tests.helpers.scanned_slides import write_leica
+from tests.helpers.scanned_slides import write_hamamatsu, write_leica
 
 ORIGIN = (96, 64)
 SIZE = (260, 300)
@@ -44,6 +50,24 @@ def classes(tmp_path_factory) -> SegmentConfig:
         instances="components", min_area_um2=0, shard=128,
     )  # fmt: skip
     return segmented(config, fakes.ByChannel)
+
+
+@pytest.fixture(scope="module")
+def hamamatsu(tmp_path_factory) -> tuple[SegmentConfig, Affine]:
+    """A slide that is not there any more; to nanometres from the centre of its glass."""
+    folder = tmp_path_factory.mktemp("hamamatsu")
+    write_hamamatsu(folder / "a.ndpi", fakes.picture(240, 320), (2_345_678, -7_654_321))
+    source = open_source(str(folder / "a.ndpi"))
+    to_nm = ~source.info.from_glass_nm
+    source.close()
+    support = fakes.write_support(folder / "support")
+    config = SegmentConfig(
+        str(folder / "a.ndpi"), support, str(folder / "out"), foreground="all", threshold=0.5,
+        instances="components", min_area_um2=0, shard=512,
+    )  # fmt: skip
+    segmented(config)
+    (folder / "a.ndpi").unlink()
+    return config, to_nm
 
 
 @pytest.fixture(scope="module")
@@ -187,6 +211,15 @@ def test_other_programs_count_from_the_corner_of_the_file(classes, tmp_path, to)
     assert sum(int(row["count"]) for row in rows if row["region"] == "1") == truth > 0
 
 
+def test_ndp_view_is_placed_without_the_slide(hamamatsu, tmp_path):
+    config, to_nm = hamamatsu
+    region = box(40, 60, 200, 180)
+    path = drawn_files.file(tmp_path, "a.ndpa", drawn_files.ndpview([("Tumor", region)], to_nm))
+    rows = counted(config, tmp_path / "out", "--in", path)
+    table = pq.read_table(Path(config.out, "instances.parquet")).to_pylist()
+    assert int(rows[0]["count"]) == sum(region.contains(Point(row["x"], row["y"])) for row in table) > 0
+
+
 def test_hot_spots_are_full_of_their_class_and_lie_in_the_regions(classes, tmp_path):
     region = drawn(tmp_path / "a.geojson", feature(box(50, 50, 450, 450)))
     argv = ("--in", region, "--hot-spots", "--field-area", "0.001", "--hot-spots-of", "green")
@@ -235,6 +268,34 @@ def test_a_map_is_measured_on_the_ground_by_name(raster, tmp_path):
     assert written["count"].tolist() == [int(rows["1"]["count"]), int(rows["2"]["count"])]
     assert written.geometry[0].symmetric_difference(west).area < 1
     assert "partly outside the raster: 2 (East)" in (tmp_path / "out/regions.html").read_text()
+
+
+def test_degrees_are_measured_on_the_ellipsoid(tmp_path):
+    """Rows of pixels differ in area, and two parts of the raster add up to its report."""
+    config, water = segmented_raster(tmp_path, Affine(0.01, 0, 20, 0, -0.01, 64), "EPSG:4326")
+    result = open_result(config.out)
+    north, south = box(20, 62, 24, 64), box(20, 61, 24, 62)
+    path = tmp_path / "parts.geojson"
+    geopandas.GeoDataFrame({"name": ["north", "south"]}, geometry=[north, south], crs=4326).to_file(path)
+    rows = {row["region"]: row for row in counted(config, tmp_path / "regions", "--in", str(path))}
+    earth = Geod(ellps="WGS84")
+    edges = 64 - 0.01 * np.arange(301)
+    pixel = [
+        abs(earth.geometry_area_perimeter(box(20, south, 20.01, north).segmentize(0.001))[0])
+        for south, north in zip(edges[1:], edges[:-1], strict=True)
+    ]
+    areas = np.repeat(np.array(pixel)[:, None], 400, axis=1) / 1e6
+    for number, rows_of in (("1", slice(0, 200)), ("2", slice(200, 300))):
+        covered, analysed = (
+            areas[rows_of][water[rows_of] == 1].sum(),
+            areas[rows_of][water[rows_of] != 255].sum(),
+        )
+        assert float(rows[number]["covered_km2"]) == pytest.approx(covered, rel=1e-5)
+        assert float(rows[number]["analysed_km2"]) == pytest.approx(analysed, rel=1e-5)
+    assert float(rows["in any region"]["covered_km2"]) == pytest.approx(
+        result.report["covered_km2"], rel=1e-5
+    )
+    assert float(rows["in any region"]["analysed_km2"]) == pytest.approx(result.report["area_km2"], rel=1e-5)
 
 
 def test_what_cannot_be_counted_in_is_said(classes, raster, tmp_path, capsys):
@@ -286,9 +347,6 @@ def test_a_run_of_a_version_without_foreground_says_that_it_takes_whole_areas(cl
     text = re.sub(r'"foreground":\s*\{[^}]*\},?', "", record.read_text())
     record.write_text(re.sub(r",(\s*\})", r"\1", text))
     finished = old / ".fewscope/finished.json"
-    from fewscope.connectors.results.manifest import canonical_json, seal
-    from fewscope.connectors.storage.digests import digest_file
-    from fewscope.connectors.storage.filesystem import open_filesystem
 
     known = json.loads(finished.read_text())
     known["files"]["result.zarr/zarr.json"] = digest_file(*open_filesystem(str(record)))
@@ -296,9 +354,7 @@ def test_a_run_of_a_version_without_foreground_says_that_it_takes_whole_areas(cl
     finished.write_text(canonical_json({**known, "seal": seal(known)}))
     config = SegmentConfig(classes.source, classes.support, str(old))
     rows = counted(config, tmp_path / "out", "--in", halves(classes, tmp_path))
-    assert rows[0]["analysed_mm2"] == rows[0]["area_mm2"] or float(rows[0]["analysed_mm2"]) == pytest.approx(
-        float(rows[0]["area_mm2"]), rel=0.01
-    )
+    assert float(rows[0]["analysed_mm2"]) == pytest.approx(float(rows[0]["area_mm2"]), rel=0.01)
     assert "does not say where the tissue lies" in (tmp_path / "out/regions.html").read_text()
 
 
@@ -311,8 +367,14 @@ def test_several_sources_have_files_named_after_them(classes, tmp_path, capsys):
     drawn(folder / "a.geojson", feature(box(0, 0, 300, 300)))
     drawn(folder / "b.geojson", feature(box(0, 0, 200, 200)), feature(box(100, 100, 300, 300)))
     drawn(folder / "x.geojson", feature(box(0, 0, 200, 200)))
+    shutil.copytree(classes.out, study / "far")
+    drawn(folder / "far.geojson", feature(box(9000, 9000, 9100, 9100)))
+    assert regions.main([str(study), "--in", str(folder), "--out", str(tmp_path / "out")]) == 2
+    assert "outside the slide" in capsys.readouterr().err
+    shutil.rmtree(study / "far")
+    (folder / "far.geojson").unlink()
     config = SegmentConfig("", "", str(study))
-    rows = counted(config, tmp_path / "out", "--in", str(folder))
+    rows = counted(config, tmp_path / "out", "--in", str(folder), "--overwrite")
     said = capsys.readouterr().out
     assert "no file for c" in said
     assert "x.geojson not named after a source" in said
