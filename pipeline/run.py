@@ -24,6 +24,7 @@ from contextlib import closing
 from typing import Any
 
 import numpy as np
+from shapely.geometry.base import BaseGeometry
 
 from fewscope.connectors.results.finished_run import foreground_record, place_record
 from fewscope.connectors.results.reader import open_result
@@ -151,7 +152,7 @@ def segment_plan(
             "run": work.run_hash,
             "manifest": determined,
             "source": place_record(plan.source.info),
-            **({} if plan.config.raster else {"foreground": foreground_record(plan.foreground.mask)}),
+            **({} if plan.config.raster else {"foreground": foreground_record(*foreground_of(plan))}),
         }
         store.create(store_spec(plan), attributes=attributes)
     job = make_job(plan, operating_point, store, work)
@@ -181,6 +182,12 @@ def segment_plan(
         raise HolesError(holes_line(config, missing, len(plan.planned)))
     work.finish()
     return finished_report(config)
+
+
+def foreground_of(plan: Plan) -> tuple[np.ndarray, BaseGeometry | None]:
+    """The foreground of a slide on its coarse grid, and in px of the working grid the area that was asked for."""
+    area = plan.foreground.area
+    return plan.foreground.mask, None if area is None else area.geometry
 
 
 def holes_line(config: SegmentConfig, missing: Sequence[Hole], n_units: int) -> str:

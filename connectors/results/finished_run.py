@@ -15,9 +15,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+import shapely
 from affine import Affine
 from numpy.typing import NDArray
 from PIL import Image
+from shapely.geometry.base import BaseGeometry
 
 from fewscope.connectors.results.reader import Result, open_result
 from fewscope.connectors.results.run_folder import WorkDir
@@ -72,22 +74,41 @@ def place_record(info: SourceInfo) -> dict[str, Any]:
     }
 
 
-def foreground_record(mask: NDArray[np.bool_]) -> dict[str, str]:
-    """The foreground of a slide, (h, w) bool on a coarse grid over all of it, as JSON values: a PNG of 1 bit, base64.
+@dataclass(frozen=True, slots=True, eq=False)
+class AnalysedPart:
+    """What of a slide was analysed.
+
+    Attributes
+    ----------
+    foreground
+        (h, w) bool on a coarse grid over all of the slide.
+    area
+        In px of the working grid, the polygons outside of which nothing was analysed; None: all of it was.
+    """
+
+    foreground: NDArray[np.bool_]
+    area: BaseGeometry | None = None
+
+
+def foreground_record(foreground: NDArray[np.bool_], area: BaseGeometry | None = None) -> dict[str, str]:
+    """An `AnalysedPart` as JSON values: the foreground as a PNG of 1 bit, the area as WKB, both in base64.
 
     >>> mask = np.arange(12).reshape(3, 4) % 3 == 0
-    >>> bool((foreground_of(foreground_record(mask)) == mask).all())
-    True
+    >>> read = analysed_part(foreground_record(mask, shapely.box(0, 0, 3, 2)))
+    >>> bool((read.foreground == mask).all()), read.area.bounds
+    (True, (0.0, 0.0, 3.0, 2.0))
     """
     buffer = io.BytesIO()
-    Image.fromarray(mask).save(buffer, "PNG")
-    return {"png": base64.b64encode(buffer.getvalue()).decode("ascii")}
+    Image.fromarray(foreground).save(buffer, "PNG")
+    record = {"png": buffer.getvalue()} | ({} if area is None else {"area": shapely.to_wkb(area)})
+    return {name: base64.b64encode(value).decode("ascii") for name, value in record.items()}
 
 
-def foreground_of(record: Mapping[str, str]) -> NDArray[np.bool_]:
-    """The mask that `foreground_record` has made JSON values of."""
+def analysed_part(record: Mapping[str, str]) -> AnalysedPart:
+    """What `foreground_record` has made JSON values of."""
+    area = shapely.from_wkb(base64.b64decode(record["area"])) if "area" in record else None
     with Image.open(io.BytesIO(base64.b64decode(record["png"])), formats=("PNG",)) as picture:
-        return np.asarray(picture.convert("1"), bool)
+        return AnalysedPart(np.asarray(picture.convert("1"), bool), area)
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,11 +218,11 @@ class FinishedRun:
         )
 
     @property
-    def foreground(self) -> NDArray[np.bool_] | None:
-        """What of a slide was analysed, (h, w) bool on a coarse grid over all of it; None for rasters, whose
-        ``mask.tif`` says so, and for runs of a version that did not keep it."""
+    def analysed(self) -> AnalysedPart | None:
+        """What of a slide was analysed; None for rasters, whose ``mask.tif`` says so, and for runs of a version that
+        did not keep it."""
         record = self.attributes.get("foreground")
-        return foreground_of(record) if record else None
+        return analysed_part(record) if record else None
 
     def outlines_origin(self, place: Place) -> tuple[int, int]:
         """Where the coordinates of its GeoJSON start, in those of the table."""

@@ -24,6 +24,7 @@ from fewscope.connectors.results.store import ResultStore
 from fewscope.connectors.vectors.polygon_files import burn
 from fewscope.pipeline.geometry.geodesy import GroundMeasure
 from fewscope.pipeline.report.statistics import area_mean
+from fewscope.pipeline.tiling.area import Area
 
 BLOCK = 2048
 """Side of what is read at once, px: whole chunks of the store."""
@@ -218,7 +219,11 @@ class SlidePixels:
 
     def __init__(self, run: FinishedRun) -> None:
         self._semantic = ResultStore(run.out).array("semantic")
-        self._foreground = run.foreground
+        self._shape = run.result.spec.height, run.result.spec.width
+        part = run.analysed
+        self._foreground = None if part is None else part.foreground
+        area = None if part is None else part.area
+        self._area = None if area is None else Area(area, self._shape)
 
     def classes(self, window: Window) -> npt.NDArray[np.uint8]:
         """See `Pixels`."""
@@ -228,15 +233,18 @@ class SlidePixels:
         """See `Pixels`; all of them where the run did not keep its foreground."""
         if self._foreground is None:
             return np.ones((1, 1))
-        height, width = self._semantic.shape
+        tissue = self._tissue(self._foreground, window)
+        return tissue if self._area is None else tissue * self._area.on_window(window)
+
+    def _tissue(self, foreground: Mask, window: Window) -> Floats:
+        """What part of each pixel is foreground, (h, w), or (1, 1) where all are alike."""
+        height, width = self._shape
         rows, cols = window.toslices()
-        fine, wide = self._foreground.shape
+        fine, wide = foreground.shape
         row_edges = np.arange(rows.start, rows.stop + 1) * (fine / height)
         col_edges = np.arange(cols.start, cols.stop + 1) * (wide / width)
         first = int(row_edges[0]), int(col_edges[0])
-        near = self._foreground[
-            first[0] : int(np.ceil(row_edges[-1])), first[1] : int(np.ceil(col_edges[-1]))
-        ]
+        near = foreground[first[0] : int(np.ceil(row_edges[-1])), first[1] : int(np.ceil(col_edges[-1]))]
         if near.all() or not near.any():
             return np.full((1, 1), float(near.flat[0]))
         return area_mean(near, row_edges - first[0], col_edges - first[1])

@@ -227,7 +227,7 @@ class _Grid:
         run, n_classes = self.run, len(self.run.class_names)
         to_pixels = ~self.transform
         on_grid = [shapely.transform(one, lambda points: place_points(points, to_pixels)) for one in regions]
-        is_exact = run.is_raster or run.foreground is not None or not regions
+        is_exact = run.is_raster or run.analysed is not None or not regions
         with pixels_of(run) as (pixels, ground):
             by_pixels = ground is not None and ground.method == "ellipsoid" and n_classes > 1
             if by_pixels:  # the report has no area of each class

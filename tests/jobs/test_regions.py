@@ -127,12 +127,14 @@ def test_counts_and_areas_are_those_of_loops_over_the_table_and_the_mask(classes
         pq.read_table(Path(classes.out, "instances.parquet")).to_pylist(),
         run.result.mask[0].compute(),
     )
-    fine, wide = run.foreground.shape
+    fine, wide = run.analysed.foreground.shape
     tissue = np.asarray(
-        Image.fromarray(run.foreground.astype(np.float32)).resize(mask.shape[::-1], Image.Resampling.BOX)
+        Image.fromarray(run.analysed.foreground.astype(np.float32)).resize(
+            mask.shape[::-1], Image.Resampling.BOX
+        )
     )
-    assert 0.6 < run.foreground.mean() < 0.95
-    assert tissue.sum() * fine * wide == pytest.approx(run.foreground.sum() * mask.size)
+    assert 0.6 < run.analysed.foreground.mean() < 0.95
+    assert tissue.sum() * fine * wide == pytest.approx(run.analysed.foreground.sum() * mask.size)
     features = json.loads(Path(path).read_text())["features"]
     for number, one in enumerate(features, start=1):
         region = shapely.affinity.translate(shape(one["geometry"]), *ORIGIN)
@@ -338,6 +340,28 @@ def test_files_are_not_replaced_unless_asked_and_the_run_is_left_alone(classes, 
     assert counted(classes, tmp_path / "out", "--in", path, "--overwrite") == first
     assert {one.name: one.read_bytes() for one in (tmp_path / "out").iterdir()} == files
     assert "lies in the run" in refused(capsys, classes.out, "--in", path, "--out", f"{classes.out}/regions")
+
+
+def test_of_a_run_in_an_area_only_that_is_analysed(tmp_path):
+    area = drawn(
+        tmp_path / "area.geojson", feature(Point(200, 150).buffer(120), classification={"name": "Tumor"})
+    )
+    config = SegmentConfig(
+        fakes.write_slide(tmp_path / "a.tif", fakes.picture(300, 400)), fakes.write_support(tmp_path / "support"),
+        str(tmp_path / "run"), aoi=area, foreground="all", threshold=0.5, instances="components", min_area_um2=0,
+        shard=128,
+    )  # fmt: skip
+    segmented(config)
+    path = drawn(tmp_path / "a.geojson", feature(box(0, 0, 200, 300)), feature(box(200, 0, 400, 300)))
+    rows = counted(config, tmp_path / "out", "--in", path)
+    inside = rasterize([Point(200, 150).buffer(120)], (300, 400)) > 0
+    assert float(rows[0]["analysed_mm2"]) == pytest.approx(inside[:, :200].sum() * 0.25e-6, rel=1e-5)
+    assert float(rows[0]["area_mm2"]) == pytest.approx(0.015)
+    report = open_result(config.out).report
+    in_any, outside = rows[2], rows[3]
+    assert float(in_any["analysed_mm2"]) == pytest.approx(report["area_mm2"], rel=0.001)
+    assert int(in_any["count"]) == report["count"]
+    assert float(outside["analysed_mm2"]) == pytest.approx(0, abs=1e-4)
 
 
 def test_a_run_of_a_version_without_foreground_says_that_it_takes_whole_areas(classes, tmp_path):
