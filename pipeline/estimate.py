@@ -37,14 +37,17 @@ class Estimate:
     seconds_per_tile: float
     worker_memory_gb: float
     disk_gb: float
+    aoi: str | None = None
 
     def __str__(self) -> str:
         hours = self.n_tiles_with_tissue * self.seconds_per_tile / 3600
         took = f"{hours:.1f} h" if hours >= 1 else f"{hours * 60:.1f} min"
+        within = f" in the area of {self.aoi}" if self.aoi else ""
         at = f" at {self.mpp:.4g} um per px" if self.mpp else ""
         return (
             f"{self.source}: {self.width:,} x {self.height:,} px{at}\n"
-            f"  {self.n_tiles_with_tissue:,} of {self.n_tiles:,} tiles have foreground, in {self.n_units} units\n"
+            f"  {self.n_tiles_with_tissue:,} of {self.n_tiles:,} tiles have foreground{within}, "
+            f"in {self.n_units} units\n"
             f"  {self.seconds_per_tile * 1000:.0f} ms per tile here: about {took} with one such worker, "
             "proportionally less with more\n"
             f"  memory: up to {self.worker_memory_gb:.1f} GB per worker, at any slide size\n"
@@ -65,7 +68,7 @@ def estimate(config: SegmentConfig, model: Model) -> Estimate:
     may_need_depth = any(isinstance(rule, DepthRule) for c in plan.classes for rule in c.rules)
     n_maps = len(plan.classes) * (2 if may_need_depth else 1)
     per_px = BYTES_PER_UNIT_PX + (n_maps - 1) * BYTES_PER_MORE_MAPS_PX
-    foreground_px = plan.foreground.analysed().mean() * plan.grid.height * plan.grid.width
+    foreground_px = float(plan.foreground.analysed().mean(dtype=float)) * plan.grid.height * plan.grid.width
     return Estimate(
         source=config.source,
         width=plan.grid.width,
@@ -77,4 +80,5 @@ def estimate(config: SegmentConfig, model: Model) -> Estimate:
         seconds_per_tile=seconds,
         worker_memory_gb=(MODEL_BYTES + 2 * unit_px * per_px) / 1e9,
         disk_gb=foreground_px * BYTES_PER_FOREGROUND_PX / 1e9,
+        aoi=config.aoi,
     )

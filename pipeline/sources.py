@@ -21,7 +21,7 @@ from fewscope.connectors.support.load import is_annotations, load_support
 from fewscope.connectors.support.several import load_several
 from fewscope.connectors.support.support_set import SupportSet
 from fewscope.connectors.support_options import SupportOptions
-from fewscope.errors import SourceError
+from fewscope.errors import ConfigError, SourceError
 from fewscope.pipeline.config import SegmentConfig
 from fewscope.pipeline.geometry.geodesy import GroundMeasure
 from fewscope.pipeline.tiling.area import Area
@@ -114,12 +114,28 @@ def read_area_of(config: SegmentConfig, info: SourceInfo, class_names: Sequence[
     ----------
     class_names
         Classes of the support set.
+
+    Raises
+    ------
+    SourceError, ConfigError
+        See `read_area`; or what outlines the area is, in the same file, a class of objects that nobody asked for.
     """
     if config.aoi is None:
         return None
     asked = AreaOptions(config.aoi, config.aoi_classes, config.aoi_excluded, config.geojson_origin)
     area = read_area(asked, info, class_names)
-    log.info("%s: the area of %s is segmented: %s", config.source, area.uri, area.described())
+    both = [one.class_name for one in area.used if one.class_name in class_names]
+    if both and config.aoi == config.support and not config.class_names:
+        objects = [name for name in class_names if name not in both]
+        raise ConfigError(
+            f"{config.aoi}: {', '.join(both)} outlines the area, and would be looked for as well; say what to look "
+            f"for, such as --class '{objects[0] if objects else both[0]}'"
+        )
+
+    def in_words(area_px: float) -> str:
+        return f"{area_px * info.mpp**2 / 1e6:.3g} mm2" if info.mpp else f"{area_px:,.0f} px"
+
+    log.info("%s: the area of %s is segmented: %s", config.source, area.uri, area.described(in_words))
     return area
 
 

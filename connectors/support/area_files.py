@@ -75,7 +75,7 @@ class DrawnArea:
     notes: tuple[str, ...] = ()
     assumptions: tuple[str, ...] = ()
 
-    def described(self, area: Callable[[float], str] = "{:,.0f} px".format) -> str:
+    def described(self, area: Callable[[float], str]) -> str:
         """What it is made of, in words; ``area`` writes an area, given in px of the working grid."""
         made_of = _listed(self.used, area) or "all of it"
         without = f", without {_listed(self.excluded, area)}" if self.excluded else ""
@@ -108,7 +108,7 @@ def read_area(options: AreaOptions, info: SourceInfo, of_support: Sequence[str] 
         for name in names:
             if not any(_is(region, (name,)) for region in regions):
                 raise SourceError(
-                    f"{uri}: no polygon is of class {name} ({option}); it holds {_words(_classes(regions))}"
+                    f"{uri}: no polygon has the class or name {name} ({option}); it holds {_words(_classes(regions))}"
                 )
     excluded = [one for one in regions if _is_excluded(one, options)]
     rest = [one for one in regions if not _is_excluded(one, options)]
@@ -181,7 +181,7 @@ def _check_certain(uri: str, used: Sequence[Region], of_support: Sequence[str]) 
     if not of_set or (len(classes) == 1 and not objects):
         return
     others = [name for name in classes if name not in of_set]
-    suggested = others[0] if others else of_set[0]
+    suggested = max(others or of_set, key=lambda name: max(one.geometry.area for one in classes[name]))
     raise SourceError(
         f"{uri}: holds {_words(classes)}: which outline the area? {', '.join(of_set)} "
         f"{'belongs' if len(of_set) == 1 else 'belong'} to the support set; give --aoi-class, such as --aoi-class "

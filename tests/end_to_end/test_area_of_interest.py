@@ -113,6 +113,7 @@ def test_units_and_tiles_outside_cost_nothing(config, tmp_path):
     assert report["run"]["work"]["units"] == 1
     whole, cut = (estimate(one, fakes.ByColour()) for one in (config, small))
     assert (cut.n_units, cut.n_tiles_with_tissue) == (1, 1)
+    assert f"1 of 9 tiles have foreground in the area of {corner}" in str(cut)
     assert cut.disk_gb == pytest.approx(whole.disk_gb * 1600 / (fakes.HEIGHT * fakes.WIDTH), rel=0.02)
 
 
@@ -163,6 +164,25 @@ def test_an_area_without_tissue_says_what_to_do(config, tmp_path, glassy):
     with pytest.raises(SourceError, match=r"no tissue was found in the area of .*--foreground all"):
         run(config)
     assert run(config, foreground="all")["area_px"] == pytest.approx(30 * 40, rel=0.01)
+
+
+def test_one_file_of_regions_objects_and_the_outline(config, tmp_path):
+    blob = fakes.colour_probability(fakes.picture()) >= 0.5
+    inside = ndimage.binary_erosion(blob, np.ones((9, 9)))
+    top, left = np.argwhere(inside & (np.indices(blob.shape) > 100).all(axis=0))[0].tolist()
+    nucleus = box(left - 4, top - 4, left + 4, top + 4)
+    around = box(left - 40, top - 40, left + 40, top + 40)
+    both = drawn(tmp_path / "both.geojson", (around, "Region*"), (nucleus, "Nucleus"), (TUMOUR, "Tumor"))
+    config = dataclasses.replace(config, support=both, aoi=both)
+    with pytest.raises(SourceError, match=r"which outline the area.*--aoi-class 'Tumor'"):
+        run(config)
+    with pytest.raises(
+        ConfigError, match=r"Tumor outlines the area, and would be looked for.*--class 'Nucleus'"
+    ):
+        run(config, aoi_classes=("Tumor",))
+    report = run(config, aoi_classes=("Tumor",), class_names=("Nucleus",))
+    assert report["class_name"] == "Nucleus"
+    assert report["aoi"]["area_px"] == pytest.approx(TUMOUR.area)
 
 
 def test_what_only_an_area_has_needs_one(config):

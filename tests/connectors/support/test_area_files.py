@@ -50,7 +50,7 @@ def test_classes_are_chosen_and_left_out_in_any_case(tmp_path, info):
     found = area(info, tmp_path, ALL, classes=("tumor",), excluded=("FOLD",), of_support=("Nucleus",))
     assert found.geometry.equals(box(10, 10, 50, 60).difference(box(15, 15, 20, 20)))
     assert [one.class_name for one in found.unused] == ["Nucleus", "Region*"]
-    words = found.described()
+    words = found.described("{:,.0f} px".format)
     assert words.startswith("1 polygon of class Tumor (2,500 px), without 1 polygon of class Fold (500 px)")
 
 
@@ -63,7 +63,8 @@ def test_a_file_of_what_is_left_out_leaves_the_rest_of_the_slide(tmp_path, info)
 @pytest.mark.parametrize(
     ("drawing", "of_support", "suggested"),
     [
-        (ALL, ["Nucleus"], "Fold"),
+        (ALL, ["Nucleus"], "Tumor"),
+        (ALL, ["Fold", "Nucleus", "Tumor"], "Tumor"),
         ([ALL[0], ALL[4]], [], "Tumor"),
         ([ALL[3]], ["nucleus"], "Nucleus"),
     ],
@@ -80,8 +81,8 @@ def test_boxes_alone_are_an_area(tmp_path, info):
 @pytest.mark.parametrize(
     ("drawing", "options", "message"),
     [
-        (ALL, {"classes": ("Stroma",)}, "no polygon is of class Stroma .*1 polygon of class Tumor"),
-        (ALL, {"excluded": ("Pen",)}, "no polygon is of class Pen"),
+        (ALL, {"classes": ("Stroma",)}, "no polygon has the class or name Stroma .*1 polygon of class Tumor"),
+        (ALL, {"excluded": ("Pen",)}, "no polygon has the class or name Pen"),
         (ALL, {"classes": ("Fold",), "excluded": ("Fold",)}, "name the same polygons"),
         ([("Tumor", IGNORED), ("Fold", TUMOUR)], {"excluded": ("Fold",)}, "nothing is left"),
         (
