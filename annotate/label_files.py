@@ -205,6 +205,8 @@ class LabelFile:
         if mark:
             properties["name"] = mark
         geometry = shapely.geometry.mapping(self._outward(label.geometry))
+        if self.info.image_plane is not None:
+            geometry["plane"] = self.info.image_plane
         feature = {"type": "Feature", "id": label.id, "geometry": geometry, "properties": properties}
         return json.dumps(feature, ensure_ascii=False, separators=(",", ":"))
 

@@ -268,6 +268,10 @@ class Labels:
                 f"the journal was damaged: undo begins anew, the old one is {self._journal.damaged.name}"
             )
         digest = _digest_of(self.path)
+        if digest is not None and self._file.info.time is not None:
+            self._file.read(
+                str(self.path)
+            )  # refuses labels of another time point, which the journal does not know
         if state.revision and digest in state.digests:
             self._stamp = _stamp(self.path)
             if digest != state.digests[0]:  # a crash came between the journal and the file

@@ -146,6 +146,8 @@ class SourceInfo:
         Which plane of a z-stack is read, in words; empty where there is one alone.
     time
         Which time point is read; None where there is one alone.
+    z
+        Index of the plane that is read; None of a projection, or where there is one alone.
     colours
         RGB in which each of the ``channels`` is shown to people, black where it is not shown; see
         `connectors.pixels.composite`.
@@ -178,6 +180,7 @@ class SourceInfo:
     is_field: bool = False
     plane: str = ""
     time: TimePoint | None = None
+    z: int | None = None
 
     def __post_init__(self) -> None:
         if min(self.height, self.width, self.native_height, self.native_width) < 1:
@@ -198,6 +201,13 @@ class SourceInfo:
     def noun(self) -> str:
         """What people call it: "slide", "raster" or "picture"."""
         return "picture" if self.is_field else self.kind
+
+    @property
+    def image_plane(self) -> dict[str, int] | None:
+        """Which plane of the file's stack this is, as QuPath's GeoJSON states it; None where there is one alone."""
+        if self.z is None and self.time is None:
+            return None
+        return {"c": -1, "z": self.z or 0, "t": self.time.number - 1 if self.time else 0}
 
     @property
     def n_channels(self) -> int:

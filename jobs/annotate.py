@@ -77,7 +77,11 @@ def parser(prog: str = PROG) -> JobParser:
     options.add_stack_options(made, takes_all=False)
     raster_options.add_reading_options(made)
     add = made.group["output"].add_argument
-    add("--out", default="", help="folder for labels and results (default out/NAME of the first source)")
+    add(
+        "--out",
+        default="",
+        help="folder for labels and results (default out/NAME of the first source, NAME-t005 with --time 5)",
+    )
     options.add_network_options(made)
     options.add_encoder_option(made)
     add = made.group["model"].add_argument
@@ -115,12 +119,13 @@ def run(args: argparse.Namespace) -> int:
             token = Path(args.token_file).read_text(encoding="utf-8").strip()
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"--token-file {args.token_file}: cannot be read ({error})") from error
+    of_time = "" if args.time is None else f"-t{args.time:03d}"
     view = raster_options.reading_of(args)
     return serve(
         AnnotateConfig(
             sources=tuple(sources),
             names=tuple(names),
-            out=args.out.rstrip("/") or os.path.join("out", names[0]),
+            out=args.out.rstrip("/") or os.path.join("out", names[0] + of_time),
             support=args.support,
             kind=args.kind,
             mpp=args.mpp,

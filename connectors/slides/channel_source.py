@@ -155,6 +155,7 @@ class ChannelSource(PyramidSource[Level]):
             is_field=image.is_field,
             plane=plane,
             time=time_point(image, flat),
+            z=flat.plane if plane and isinstance(flat.plane, int) else None,
         )
         of = "".join(f"{text}, " for text in (plane, info.time and f"time point {info.time.number}") if text)
         at = f"{info.mpp:.4g} um per px ({info.mpp_source})" if info.mpp else "an unknown resolution"
@@ -190,6 +191,8 @@ class ChannelSource(PyramidSource[Level]):
             info = source.info
             if (info.height, info.width) == (info.native_height, info.native_width):
                 return source
+            if info.z is not None:  # found once
+                options = replace(options, stack=replace(stack, plane=info.z + 1))
             return cls._open(uri, open_image, options, reader, info.native_mpp, None)
         except BaseException:
             reader.close()

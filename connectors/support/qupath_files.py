@@ -73,10 +73,13 @@ def json_text(uri: str, content: bytes) -> str:
         raise _not_geojson(uri, error) from error
 
 
-def read_qupath(uri: str, text: str, options: SupportOptions, cores: bool = False) -> AnnotationFile:
+def read_qupath(
+    uri: str, text: str, options: SupportOptions, cores: bool = False, time: int | None = None
+) -> AnnotationFile:
     """Annotations of GeoJSON exported by QuPath, in level-0 pixels from the corner that QuPath counts from.
 
     ``cores``: those of a tissue microarray that are not missing are of the class `TMA_CORE`, if of no other.
+    ``time``: of a series, counted from 1; what was drawn on other time points is left out.
     """
     annotations = AnnotationFile()
     drawn = [
@@ -84,6 +87,8 @@ def read_qupath(uri: str, text: str, options: SupportOptions, cores: bool = Fals
     ]
     if cores:
         drawn = [replace(one, name=TMA_CORE, stated=True) if one.is_unstated_core else one for one in drawn]
+    if time is not None:
+        drawn = _drawn_at(uri, drawn, time, annotations)
     has_nuclei = any(_is_there(one.nucleus) for one in drawn)
     taken, named_by = Counter[tuple[str, str]](), Counter[str]()
     for one in drawn:
@@ -117,6 +122,26 @@ def read_qupath(uri: str, text: str, options: SupportOptions, cores: bool = Fals
     if named_by["their names"] > named_by["the classification"]:
         annotations.class_source = "the names of the objects, which have no classification"
     return annotations
+
+
+def _drawn_at(uri: str, drawn: list[_Drawn], time: int, annotations: AnnotationFile) -> list[_Drawn]:
+    """What was drawn on a time point: all, if the file does not say on which."""
+    times = [_time_of(one.geometry) for one in drawn]
+    if not any(times):
+        return drawn
+    known = [of_one or 1 for of_one in times]  # QuPath leaves out the first
+    if time not in known:
+        found = ", ".join(map(str, sorted(set(known))[:6]))
+        raise SupportError(
+            f"{uri}: was drawn on time point {found}, but time point {time} is read; give --support-time, or to "
+            "`fewscope annotate` --time or another --out"
+        )
+    annotations.left_out += [
+        f"{one.title} is on time point {of_one}"
+        for one, of_one in zip(drawn, known, strict=True)
+        if of_one != time
+    ]
+    return [one for one, of_one in zip(drawn, known, strict=True) if of_one == time]
 
 
 def _means_nucleus(one: _Drawn, options: SupportOptions) -> bool:
@@ -191,28 +216,38 @@ def _not_geojson(uri: str, error: Exception) -> SupportError:
 
 @dataclass(frozen=True, slots=True)
 class _Outline:
-    """A geometry with an area, as it was read: its shape, or why it is none."""
+    """A geometry with an area, as it was read: its shape, or why it is none; and its time point, from 1, if stated."""
 
     kind: str
     shape: BaseGeometry | None
     error: str = ""
+    time: int | None = None
 
 
 def _condensed(read: dict[str, Any]) -> Any:
     """A JSON object in little memory: lists of coordinates as shapes, features without their measurements."""
     kind = read.get("type")
     if kind in ("Polygon", "MultiPolygon") and "coordinates" in read:
-        return _outline(str(kind), read)
+        return replace(_outline(str(kind), read), time=_time_of(read))
     if kind == "GeometryCollection":
         parts = read.get("geometries")
         if not isinstance(parts, list):
             return _Outline(kind, None, "no list of geometries")
         broken = next((part.error for part in parts if isinstance(part, _Outline) and part.error), "")
         shapes = [part.shape for part in parts if isinstance(part, _Outline) and part.shape is not None]
-        return _Outline(kind, shapely.GeometryCollection(shapes), broken)
+        return _Outline(kind, shapely.GeometryCollection(shapes), broken, _time_of(read))
     if kind == "Feature" and isinstance(read.get("properties"), dict):
         read["properties"].pop("measurements", None)
     return read
+
+
+def _time_of(geometry: Any) -> int | None:
+    """The time point, counted from 1, that a geometry states in its plane; None where it states none."""
+    if isinstance(geometry, _Outline):
+        return geometry.time
+    plane = geometry.get("plane") if isinstance(geometry, dict) else None
+    t = plane.get("t") if isinstance(plane, dict) else None
+    return t + 1 if isinstance(t, int) and t >= 0 else None
 
 
 def _outline(kind: str, geometry: dict[str, Any]) -> _Outline:

@@ -46,7 +46,8 @@ def read_slide_file(
     else:
         text = json_text(uri, content)
         del content  # what is parsed takes more
-        return read_qupath(uri, text, options, cores)
+        time = info.time.number if info.time is not None else None
+        return read_qupath(uri, text, options, cores, time)
     tell_origin(uri, found, info)
     return found
 

@@ -48,6 +48,8 @@ class FeatureStyle:
         QuPath displays millions of detections, but not of annotations.
     decimals : int
         Decimals of coordinates.
+    plane : Mapping[str, int] | None
+        Where in a stack the features lie, as `connectors.source.SourceInfo.image_plane`.
     """
 
     run_hash: str
@@ -55,6 +57,7 @@ class FeatureStyle:
     colour: Colour = OBJECT_COLOUR
     object_type: Literal["detection", "annotation"] = "detection"
     decimals: int = 2
+    plane: Mapping[str, int] | None = None
 
 
 def feature_uuid(run_hash: str, instance: int) -> str:
@@ -91,6 +94,9 @@ def feature_texts(
         are omitted.
     """
     texts = geometry_texts(geometries, style.decimals)
+    if style.plane is not None:
+        place = json.dumps(dict(style.plane), separators=(",", ":"))
+        texts = [f'{text[:-1]},"plane":{place}}}' for text in texts]
     constant = json.dumps(
         {
             "objectType": style.object_type,

@@ -67,7 +67,7 @@ def write_geojson(segmentation: Segmentation) -> None:
     if choice == "auto":
         choice = "points" if segmentation.merge.n_instances > POINTS_ABOVE else "polygons"
     styles = [
-        FeatureStyle(job.work.run_hash or "", name, class_colour(value))
+        FeatureStyle(job.work.run_hash or "", name, class_colour(value), plane=plan.source.info.image_plane)
         for value, name in enumerate(plan.support.class_names, start=1)
     ]
     write_outlines(

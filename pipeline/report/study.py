@@ -146,14 +146,16 @@ def _page(done: Sequence[Done], thumbnails: Sequence[Picture | None]) -> str:
     reports = [one.report for one in found if one.report]
     several = "classes" in reports[0] if reports else False
     estimates = [report["count_estimate"] for report in reports]
+    is_series = len({one.source for one in done}) == 1 and all(one.time_point is not None for one in done)
     return fill(
         "study.html.j2",
         {"short": short, "percent": percent},
         series=series_of(done),
         sources=[(one, thumbnails[i] if i < len(thumbnails) else None) for i, one in enumerate(found)],
         failed=[one for one in done if not one.report],
+        series_name=reports[0]["title"].partition(", time point")[0] if is_series else "",
         total=sum(report["count"] for report in reports),
-        estimate=None if several or None in estimates else sum(estimates),
+        estimate=None if several or is_series or None in estimates else sum(estimates),
         unit="" if several or not reports else reports[0]["class_name"],
         table=TABLE,
     )

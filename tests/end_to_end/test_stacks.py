@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import json
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from skimage.measure import label
 from fewscope import segment
 from fewscope.connectors.results.reader import open_result
 from fewscope.errors import RunMismatch, SourceError
-from fewscope.jobs import annotate, segment_wsi
+from fewscope.jobs import annotate, export, segment_wsi
 from fewscope.jobs.time_series import FIELD_PIXELS
 from tests.helpers.channel_slides import write_ome_tiff
 
@@ -74,6 +75,7 @@ def test_each_time_point_is_counted_and_the_page_shows_them_over_time(study, tmp
     assert [(row["time_point"], row["time_s"]) for row in rows] == [("1", "0"), ("2", "30"), ("3", "60")]
     page = (out / "index.html").read_text()
     assert page.count("<polyline") == 1
+    assert "at 3 time points of <bdi>movie.ome.tif</bdi>" in page
     assert "time, s" in page
     folder = out / "movie.ome-t002"
     report = json.loads((folder / "report.json").read_text())
@@ -107,7 +109,7 @@ def test_another_plane_or_time_point_does_not_resume(study, tmp_path):
 
 
 @pytest.mark.slow
-def test_outlines_drawn_at_one_time_point_are_learned_from_at_all(study, tmp_path):
+def test_outlines_drawn_at_one_time_point_are_learned_from_at_all(study, tmp_path, capfd):
     movie, _ = study
     square = [[0, 0], [SIDE, 0], [SIDE, SIDE], [0, SIDE], [0, 0]]
     features = [("Region", square)]
@@ -116,23 +118,41 @@ def test_outlines_drawn_at_one_time_point_are_learned_from_at_all(study, tmp_pat
         row, col = (i // 3 + 0.5) * step + 0.5, (i % 3 + 0.5) * step + 0.5
         angles = np.linspace(0, 2 * np.pi, 25)
         features.append(("disc", [[col + 8 * np.cos(a), row + 8 * np.sin(a)] for a in angles]))
+    drawn, out = tmp_path / "drawn.geojson", tmp_path / "out"
+    write_drawn(drawn, features)
+    assert segment_wsi.main(command(movie, str(drawn), out, "--plane", "max")) == 0
+    with open(out / "summary.csv", newline="") as file:
+        assert [int(row["count"]) for row in csv.DictReader(file)] == list(COUNTS)
+    for t in range(3):  # where QuPath shows them
+        with gzip.open(out / f"movie.ome-t00{t + 1}/instances.geojson.gz", "rt") as file:
+            planes_of = [one["geometry"]["plane"] for one in json.load(file)["features"]]
+        assert planes_of == [{"c": -1, "z": 0, "t": t}] * COUNTS[t]
+    assert export.main([str(out), "--to", "csv", "--out", str(tmp_path / "all.csv")]) == 0
+    with open(tmp_path / "all.csv", newline="") as file:
+        points = [row["time_point"] for row in csv.DictReader(file)]
+    assert [points.count(str(t)) for t in (1, 2, 3)] == list(COUNTS)
+    write_drawn(drawn, features, time=2)  # as QuPath states it
+    assert segment_wsi.main(command(movie, str(drawn), tmp_path / "other", "--time", "1")) == 2
+    assert (
+        "was drawn on time point 2, but time point 1 is read; give --support-time" in capfd.readouterr().err
+    )
+
+
+def write_drawn(path: Path, features: list[tuple[str, list[list[float]]]], time: int | None = None) -> None:
+    """Write outlines as QuPath does, on a time point counted from 1 if one is given."""
+    plane = {} if time is None else {"plane": {"c": -1, "z": 0, "t": time - 1}}
     collection = {
         "type": "FeatureCollection",
         "features": [
             {
                 "type": "Feature",
-                "geometry": {"type": "Polygon", "coordinates": [ring]},
+                "geometry": {"type": "Polygon", "coordinates": [ring], **plane},
                 "properties": {"classification": {"name": name}},
             }
             for name, ring in features
         ],
     }
-    drawn = tmp_path / "drawn.geojson"
-    drawn.write_text(json.dumps(collection))
-    out = tmp_path / "out"
-    assert segment_wsi.main(command(movie, str(drawn), out, "--plane", "max")) == 0
-    with open(out / "summary.csv", newline="") as file:
-        assert [int(row["count"]) for row in csv.DictReader(file)] == list(COUNTS)
+    path.write_text(json.dumps(collection))
 
 
 def test_what_is_asked_for_of_a_large_series_or_one_time_point(study, tmp_path, monkeypatch, capfd):
