@@ -393,7 +393,7 @@ def regions(
         Area of a hot spot: mm2 on slides, km2 on rasters; None: 1 mm2, but at most a tenth of the tissue; a hundredth
         of a raster.
     hot_spots_of : str | None
-        Class whose objects make hot spots; None: all.
+        Class whose objects make hot spots, or stain or channel whose positive objects do; None: all.
 
     Returns
     -------

@@ -28,14 +28,14 @@ Count what a finished run has found in each region of a file, and find hot spots
 Examples:
     %(prog)s out/slide --in tumour-and-stroma.geojson
     %(prog)s out/slide --hot-spots 3 --field-area 2
-    %(prog)s out/slide --in tumour.geojson --hot-spots --hot-spots-of mitosis --field-area 2
+    %(prog)s out/slide --in tumour.geojson --hot-spots --hot-spots-of DAB --field-area 0.2
     %(prog)s out/scene --in districts.gpkg --name district
     %(prog)s out/study --in regions/
 
 RESULT is the output folder of a run, or one of several sources: then FILE is a folder with a file named after each of
 them, such as regions/a.geojson for a.svs. Written is a folder with
-    regions.csv      a row for each region and class: count, density, share, areas, sizes, intensities; then what lies
-                     in any region, outside all of them, and in the whole source
+    regions.csv      a row for each region and class: count, density, share, areas, sizes, intensities, positives; then
+                     what lies in any region, outside all of them, and in the whole source
     regions.geojson  slides: the regions as annotations with measurements, for QuPath
     regions.gpkg     rasters: the regions with these columns, in the CRS of the raster
     regions.html     a page with the regions in the overview, and the table, the densest (rasters: most covered) first
@@ -96,7 +96,11 @@ def parser(prog: str = PROG) -> JobParser:
         help="area of a hot spot: mm2 on slides (default 1, but at most a tenth of the tissue), km2 on rasters "
         "(default a hundredth of the area)",
     )
-    add("--hot-spots-of", metavar="CLASS", help="class whose objects make hot spots (default: all classes)")
+    add(
+        "--hot-spots-of",
+        metavar="NAME",
+        help="class whose objects make hot spots, or stain or channel whose positive objects do (default: all objects)",
+    )
     return made.finish()
 
 

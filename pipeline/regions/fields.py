@@ -37,8 +37,8 @@ class HotSpotOptions:
         How many.
     area
         Of each: mm2 on slides, km2 on rasters; None: `FIELD_MM2`, or the parts above.
-    class_name
-        Objects that count; None: all.
+    of
+        Objects that count: those of a class, or those positive for a channel; None: all.
 
     Raises
     ------
@@ -48,7 +48,7 @@ class HotSpotOptions:
 
     n: int = 3
     area: float | None = None
-    class_name: str | None = None
+    of: str | None = None
 
     def __post_init__(self) -> None:
         if self.n < 1:
@@ -79,17 +79,12 @@ def find_fields(
     Raises
     ------
     ConfigError
-        There is no such class, no unit of area, or no room for a field.
+        There is no such class or channel, no unit of area, or no room for a field.
     """
     spec = run.result.spec
     per_mm = _per_unit(run, transform, spec.height, spec.width)
-    class_name = wanted.class_name
-    if class_name is not None:
-        if class_name not in run.class_names:
-            raise ConfigError(
-                f"--hot-spots-of {class_name}: {run.out} has no such class; give {' or '.join(run.class_names)}"
-            )
-        counted = counted & (instances.value == run.class_names.index(class_name) + 1)
+    if wanted.of is not None:
+        counted = counted & _objects_of(run, instances, wanted.of)
     corners = [(0, 0), (spec.width, 0), (spec.width, spec.height), (0, spec.height)]
     outline = shapely.Polygon([transform @ corner for corner in corners])
     ground = shapely.union_all(list(within)) if within else None
@@ -108,6 +103,18 @@ def find_fields(
     found = hot_spots(points, radius, wanted.n, outline.bounds, ground)
     circles = [shapely.Point(one.x, one.y).buffer(one.radius, QUARTER_PARTS) for one in found]
     return [one if ground is None else shapely.intersection(one, ground) for one in circles], area
+
+
+def _objects_of(run: FinishedRun, instances: Instances, name: str) -> Mask:
+    """Which objects are of a class, or positive for a channel, (n,) bool."""
+    if name in run.class_names:
+        return np.asarray(instances.value == run.class_names.index(name) + 1)
+    if name in instances.grades:
+        return np.asarray(instances.grades[name] > 0)
+    known = " or ".join([*run.class_names, *instances.grades])
+    raise ConfigError(
+        f"--hot-spots-of {name}: {run.out} has no such class, nor a channel with a --positive; give {known}"
+    )
 
 
 def _default_area(searched: float, is_raster: bool) -> float:

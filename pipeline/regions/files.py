@@ -20,7 +20,7 @@ from fewscope.pipeline.regions.table import measures
 HOT_SPOT_COLOUR = (194, 0, 122)
 DECIMALS = 2  # of coordinates
 IN_QUPATH = {"um2": "µm^2", "um": "µm", "mm2": "mm^2", "km2": "km^2", "m2": "m^2"}
-PER_CLASS = ("count", "density", "share", "covered", "median", "intensity", "od")
+PER_CLASS = ("count", "density", "share", "covered", "median", "intensity", "od", "positive", "h")
 """Beginnings of the columns that each class of several has in a GeoPackage."""
 
 

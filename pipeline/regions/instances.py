@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -31,7 +31,10 @@ class Instances:
     value
         (n,) uint8: class 1..C.
     intensities
-        Column of the table -> (n,) float64: mean of a channel over each instance, in stored values.
+        Column of the table -> (n,) float64: mean of a channel or stain over each instance.
+    grades
+        Name of a channel -> (n,) int8: 0 negative, 1 to 3 positive, -1 not measured. Of those that the run has
+        thresholds of.
     """
 
     x: Floats
@@ -39,6 +42,7 @@ class Instances:
     area_px: Ints
     value: npt.NDArray[np.uint8]
     intensities: dict[str, Floats]
+    grades: dict[str, npt.NDArray[np.int8]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.x)
@@ -56,13 +60,31 @@ class Instances:
             value = pa.compute.index_in(column, classes).to_numpy(zero_copy_only=False) + 1
         else:
             value = np.ones(table.num_rows, np.uint8)
+        intensities = {name: table[name].to_numpy() for name in channels}
         return cls(
             x=table["x"].to_numpy(),
             y=table["y"].to_numpy(),
             area_px=table["area_px"].to_numpy(),
             value=value.astype(np.uint8),
-            intensities={name: table[name].to_numpy() for name in channels},
+            intensities=intensities,
+            grades={
+                name: np.where(
+                    np.isfinite(intensities[column]),
+                    np.searchsorted(limits, intensities[column], side="right"),
+                    -1,
+                ).astype(np.int8)
+                for name, (column, limits) in thresholds_of(run).items()
+            },
         )
+
+
+def thresholds_of(run: FinishedRun) -> dict[str, tuple[str, list[float]]]:
+    """Name of a channel -> its column, and from which means objects are 1+, 2+, 3+: as the run was asked for."""
+    return {
+        one["name"]: (one["column"], one["thresholds"])
+        for one in run.report.get("channels", ())
+        if one.get("thresholds")
+    }
 
 
 class Centroids:

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 from scipy import stats
 from shapely.geometry.base import BaseGeometry
 
 from fewscope.connectors.results.finished_run import FinishedRun
 from fewscope.pipeline.regions.instances import Floats, Instances, Ints
+from fewscope.pipeline.report.intensities import Grades
 
 Kind = Literal["region", "hot spot", "total"]
 
@@ -55,6 +57,24 @@ class Units:
 
 
 @dataclass(frozen=True, slots=True)
+class Positives:
+    """How many objects are positive for a channel, of those that are measured.
+
+    Attributes
+    ----------
+    fraction, interval
+        Part that is positive, and Wilson's 95 % interval; None without an object.
+    h_score
+        See `pipeline.report.intensities.Grades`; None without three grades.
+    """
+
+    count: int
+    fraction: float | None
+    interval: tuple[float, float] | None
+    h_score: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class ClassNumbers:
     """The objects of one class, or of all, in one region.
 
@@ -70,6 +90,8 @@ class ClassNumbers:
         Quartiles of their areas: 25 %, median, 75 %; None without an object.
     intensities
         Column of the table -> mean over the objects; None without one.
+    positives
+        Name of a channel -> how many are positive.
     """
 
     name: str
@@ -81,6 +103,7 @@ class ClassNumbers:
     covered_fraction: float | None
     sizes: tuple[float, float, float] | None
     intensities: Mapping[str, float | None]
+    positives: Mapping[str, Positives]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -140,6 +163,7 @@ def numbers_of(
     units: Units,
     analysed: float | None,
     covered: Sequence[float] | Floats,
+    n_grades: Mapping[str, int],
 ) -> tuple[ClassNumbers, tuple[ClassNumbers, ...]]:
     """The numbers of all objects of a region, and of each class.
 
@@ -151,6 +175,8 @@ def numbers_of(
         Analysed area of the region, in `Units.area`; None: not known.
     covered
         (C,) area that each class covers, likewise.
+    n_grades
+        Name of a channel -> number of its thresholds.
     """
     value = instances.value[ids]
 
@@ -173,6 +199,9 @@ def numbers_of(
                 name: float(column[rows].mean()) if n else None
                 for name, column in instances.intensities.items()
             },
+            positives={
+                name: _positives(grades[rows], n_grades[name]) for name, grades in instances.grades.items()
+            },
         )
 
     classes = [
@@ -180,3 +209,10 @@ def numbers_of(
         for i, (name, area) in enumerate(zip(class_names, covered, strict=True), start=1)
     ]
     return of("", ids, float(sum(covered))), tuple(classes)
+
+
+def _positives(grades: npt.NDArray[np.int8], n_grades: int) -> Positives:
+    counts = np.bincount(grades[grades >= 0], minlength=n_grades + 1)
+    graded = Grades("", int(counts[0]), tuple(counts[1:].tolist()))
+    n = int(counts[1:].sum())
+    return Positives(n, graded.fraction, wilson(n, int(counts.sum())), graded.h_score)

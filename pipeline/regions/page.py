@@ -77,6 +77,7 @@ def page_text(summary: RegionSummary, transform: Affine) -> str:
         top=max(map(of_rank, (*summary.regions, *summary.hot_spots)), default=0.0),
         by_cover=by_cover,
         several=len(run.class_names) > 1,
+        stains=list(summary.rows[0].all.positives),
         diameter=_diameter,
         noun=report.get("noun") or report["kind"],
     )

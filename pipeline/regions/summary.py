@@ -17,7 +17,7 @@ from fewscope.connectors.vectors.polygon_files import listed, polygons_of
 from fewscope.errors import SourceError
 from fewscope.pipeline.geometry.geodesy import GroundMeasure
 from fewscope.pipeline.regions.fields import HotSpotOptions, find_fields
-from fewscope.pipeline.regions.instances import Centroids, Instances, Ints
+from fewscope.pipeline.regions.instances import Centroids, Instances, Ints, thresholds_of
 from fewscope.pipeline.regions.numbers import Kind, RegionNumbers, Units, numbers_of
 from fewscope.pipeline.regions.pixels import RegionPixels, measure_pixels, n_blocks, pixels_of
 
@@ -52,7 +52,7 @@ class RegionSummary:
     notes
         What a reader must know, one sentence each.
     hot_spots_of
-        Class whose objects make hot spots; None: all.
+        Class, or channel whose positive objects make hot spots; None: all objects do.
     """
 
     run: FinishedRun
@@ -124,10 +124,14 @@ def summarise(
     if run.report["unread_fraction"]:
         told.append(UNREADABLE)
 
+    n_grades = {name: len(limits) for name, (_, limits) in thresholds_of(run).items()}
+
     def numbers(
         kind: Kind, label: str, name: tuple[str, str], geometry: BaseGeometry | None, area: _Area, ids: Ints
     ) -> RegionNumbers:
-        every, classes = numbers_of(instances, ids, run.class_names, grid.units, area.analysed, area.covered)
+        every, classes = numbers_of(
+            instances, ids, run.class_names, grid.units, area.analysed, area.covered, n_grades
+        )
         return RegionNumbers(kind, label, *name, geometry, area.area, area.analysed, every, classes)
 
     n = len(regions)
@@ -153,7 +157,7 @@ def summarise(
         totals=tuple(totals),
         field_area=field_area,
         notes=(*notes, *told),
-        hot_spots_of=wanted.class_name if wanted else None,
+        hot_spots_of=wanted.of if wanted else None,
     )
 
 

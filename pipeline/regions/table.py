@@ -88,4 +88,20 @@ def measures(row: RegionNumbers, of_class: ClassNumbers, units: Units) -> dict[s
         f"area_{units.size}_q75": upper,
         **diameter,
         **of_class.intensities,
+        **_positives(of_class),
     }
+
+
+def _positives(of_class: ClassNumbers) -> dict[str, Any]:
+    columns: dict[str, Any] = {}
+    for name, one in of_class.positives.items():
+        low, high = one.interval or (None, None)
+        columns |= {
+            f"positive_{name}": one.count,
+            f"positive_fraction_{name}": one.fraction,
+            f"positive_fraction_{name}_low": low,
+            f"positive_fraction_{name}_high": high,
+        }
+        if one.h_score is not None:
+            columns[f"h_score_{name}"] = one.h_score
+    return columns

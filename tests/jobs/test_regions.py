@@ -24,6 +24,7 @@ from fewscope.connectors.open import open_source
 from fewscope.connectors.results.finished_run import FinishedRun
 from fewscope.connectors.results.manifest import canonical_json, seal
 from fewscope.connectors.results.reader import open_result
+from fewscope.connectors.stain_options import Positive
 from fewscope.connectors.storage.digests import digest_file
 from fewscope.connectors.storage.filesystem import open_filesystem
 from fewscope.jobs import regions
@@ -340,6 +341,32 @@ def test_files_are_not_replaced_unless_asked_and_the_run_is_left_alone(classes, 
     assert counted(classes, tmp_path / "out", "--in", path, "--overwrite") == first
     assert {one.name: one.read_bytes() for one in (tmp_path / "out").iterdir()} == files
     assert "lies in the run" in refused(capsys, classes.out, "--in", path, "--out", f"{classes.out}/regions")
+
+
+def test_positive_objects_are_those_of_the_table_and_make_hot_spots(tmp_path):
+    config = SegmentConfig(
+        fakes.write_slide(tmp_path / "a.tif", fakes.picture(300, 400)), fakes.write_support(tmp_path / "support"),
+        str(tmp_path / "run"), stains="h-dab", positive=(Positive("DAB", (0.36, 0.4, 0.5)),), foreground="all",
+        threshold=0.5, instances="components", min_area_um2=0, shard=128,
+    )  # fmt: skip
+    segmented(config)
+    region = box(50, 40, 330, 260)
+    path = drawn(tmp_path / "a.geojson", feature(region))
+    argv = ("--in", path, "--hot-spots", "--field-area", "0.001", "--hot-spots-of", "DAB")
+    rows = counted(config, tmp_path / "out", *argv)
+    table = pq.read_table(Path(config.out, "instances.parquet")).to_pylist()
+    inside = [row for row in table if region.contains(Point(row["x"], row["y"]))]
+    grades = np.digitize([row["od_DAB"] for row in inside], (0.36, 0.4, 0.5))
+    assert 0 < (grades > 0).sum() < len(grades)
+    assert int(rows[0]["positive_DAB"]) == (grades > 0).sum()
+    assert float(rows[0]["positive_fraction_DAB"]) == pytest.approx((grades > 0).mean(), rel=1e-5)
+    assert float(rows[0]["h_score_DAB"]) == pytest.approx(100 * grades.mean(), rel=1e-5)
+    report = open_result(config.out).report["channels"][0]["grades"][0]
+    assert float(rows[-1]["positive_fraction_DAB"]) == pytest.approx(report["positive_fraction"], rel=1e-5)
+    spots = [int(row["positive_DAB"]) for row in rows if row["region"].startswith("H")]
+    assert spots == sorted(spots, reverse=True)
+    assert spots[0] > 0
+    assert "DAB positive in the hottest field" in (tmp_path / "out/regions.html").read_text()
 
 
 def test_of_a_run_in_an_area_only_that_is_analysed(tmp_path):
