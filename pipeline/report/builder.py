@@ -150,7 +150,7 @@ def collect_report_data(
         plan.support,
         operating_point.held_out,
         operating_point.unlike.windows if operating_point.unlike else (),
-        plan.area.geometry if plan.area else None,
+        plan.foreground.area,
     )
     if map_result is not None:
         pictures = dataclasses.replace(pictures, map=draw_map(plan.source, store, map_result.summary))

@@ -27,6 +27,7 @@ FOUND: Colour = (255, 214, 0)  # where there is one class; several have their ow
 CASING: Colour = (20, 20, 40)
 EDGE: Colour = (110, 120, 135)  # of the tissue: seen on white and on black
 AREA: Colour = (0, 84, 209)  # outline of what was asked for
+GREY: Colour = (150, 150, 150)  # over what was not looked at
 AGREES, MISSED, EXTRA = (0, 114, 178), (213, 94, 0), (240, 228, 66)  # of Okabe and Ito's palette
 
 
@@ -134,7 +135,7 @@ def with_area(canvas: Canvas, area: BaseGeometry, shape: tuple[int, int]) -> Can
     scale = np.array([canvas.shape[0] / shape[0], canvas.shape[1] / shape[1]])
     rings = [ring for polygon in shapely.get_parts(area) for ring in (polygon.exterior, *polygon.interiors)]
     lines = [shapely.get_coordinates(ring)[:, ::-1] * scale + 0.5 for ring in rings]
-    return _stroke(_stroke(canvas, lines, 1, 5.0, (255, 255, 255), 0.7), lines, 1, 2.4, AREA, 1.0)
+    return _stroke(_stroke(canvas, lines, 1, 6.0, (255, 255, 255), 0.7), lines, 1, 3.0, AREA, 1.0)
 
 
 def _tint(canvas: Canvas, colour: Colour, alpha: npt.NDArray[Any]) -> Canvas:

@@ -17,7 +17,6 @@ import numpy.typing as npt
 from PIL import Image
 from rasterio.windows import Window
 from scipy.ndimage import gaussian_filter
-from shapely.geometry.base import BaseGeometry
 from skimage.measure import find_contours
 
 from fewscope.connectors.colours import Colour, class_colour
@@ -27,9 +26,11 @@ from fewscope.connectors.source import SourceInfo
 from fewscope.pipeline.report.drawing import (
     EDGE,
     FOUND,
+    GREY,
     RGB,
     Canvas,
     Picture,
+    _bytes,
     _hatch,
     _stroke,
     _tint,
@@ -42,6 +43,7 @@ from fewscope.pipeline.report.drawing import (
 from fewscope.pipeline.report.formatting import round_up
 from fewscope.pipeline.report.seam_check import Floats, Mask
 from fewscope.pipeline.report.statistics import FIELD_PX, InstanceStatistics, area_mean
+from fewscope.pipeline.tiling.area import Area
 
 OVERVIEW_PX = 1400  # 180 mm of paper at 200 dots per inch
 SMALL_PX = 700  # smaller sources are enlarged to this in the overview, thrice at most
@@ -131,7 +133,7 @@ def draw(
     support: Any,
     held_out: npt.NDArray[np.uint8] | None = None,
     unlike: Sequence[Window] = (),
-    area: BaseGeometry | None = None,
+    area: Area | None = None,
 ) -> Pictures:
     """Draw every picture of the report.
 
@@ -149,8 +151,8 @@ def draw(
         class of every pixel of each patch, predicted from the others; None when there is no such estimate
     unlike : sequence of Window
         tiles that are unlike the patches
-    area : BaseGeometry, optional
-        what was asked for of the source, in its px, where it is not all
+    area : Area, optional
+        what was asked for of the source, where it is not all
     """
     info = source.info
     image = composite(source.overview(OVERVIEW_PX)[0], info)
@@ -162,15 +164,15 @@ def draw(
         covered = _coverage(result.semantic, image.shape[:2], len(colours))
         canvas = _overview(image, covered, tissue, info.width, colours)
     if area is not None:
-        canvas = with_area(canvas, area, (info.height, info.width))
+        canvas = with_area(canvas, area.geometry, area.shape)
     return Pictures(
         overview=picture(canvas, info.width, lines=True),
         density=_density(image, tissue, statistics, info.width, info.mpp or 1.0),
-        fields=tuple(_fields(source, result, statistics, colours)),
+        fields=tuple(_fields(source, result, statistics, colours, area)),
         gallery=tuple(_portrait(source, result, row, colours) for row in statistics.samples),
         patches=tuple(_patches(support, info, held_out, colours)),
         n_patches=_n_shown(support),
-        unlike=tuple(_view(source, result, window, colours) for window in unlike),
+        unlike=tuple(_view(source, result, window, colours, area) for window in unlike),
     )
 
 
@@ -276,7 +278,7 @@ def _density(
 
 
 def _fields(
-    source: Any, result: Any, statistics: InstanceStatistics, colours: Sequence[Colour]
+    source: Any, result: Any, statistics: InstanceStatistics, colours: Sequence[Colour], area: Area | None
 ) -> list[Field]:
     """The densest, the median and a sparse field of tissue, and the one with the least certain objects."""
     counts, probability = statistics.field_counts, statistics.field_probability
@@ -313,15 +315,25 @@ def _fields(
             count=int(counts.flat[i]),
             mean_probability=float(mean.flat[i]) if probability.flat[i] else None,
             plain=picture(image, window.width),
-            outlined=picture(outlined(image, labels, 1.5, 2, classes, colours), window.width, lines=True),
+            outlined=picture(
+                outlined(_faded(image, window, area), labels, 1.5, 2, classes, colours),
+                window.width,
+                lines=True,
+            ),
         )
     return list(fields.values())
 
 
-def _view(source: Any, result: Any, window: Window, colours: Sequence[Colour]) -> Picture:
+def _view(source: Any, result: Any, window: Window, colours: Sequence[Colour], area: Area | None) -> Picture:
     """A window with the outlines of what was found."""
     image, labels, classes = crop(source, result, window)
+    image = _faded(image, window, area)
     return picture(outlined(image, labels, 1.5, 2, classes, colours), window.width, lines=True)
+
+
+def _faded(image: RGB, window: Window, area: Area | None) -> RGB:
+    """The image of a window, grey where it is outside the area that was asked for: nothing was looked for there."""
+    return image if area is None else _bytes(_tint(image, GREY, 0.65 * ~area.on_window(window)))
 
 
 def _portrait(source: Any, result: Any, sample: dict[str, Any], colours: Sequence[Colour]) -> Portrait:

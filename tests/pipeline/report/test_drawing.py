@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import shapely
 from PIL import Image
 from skimage.color import rgb2lab
 
@@ -16,6 +17,7 @@ from fewscope.pipeline.report.figures import draw
 from fewscope.pipeline.report.formatting import short
 from fewscope.pipeline.report.render import Measures, render
 from fewscope.pipeline.report.statistics import instance_statistics
+from fewscope.pipeline.tiling.area import Area
 from tests.helpers.reports import (
     FakeSource,
     Links,
@@ -63,6 +65,27 @@ def test_the_overview_is_tinted_where_objects_are():
     _, pictures = run_report(labels)
     overview = decoded(pictures.overview)
     assert overview[100, 175, 2] < 80 < overview[225, 325, 2]  # yellow has no blue
+
+
+def test_the_area_asked_for_is_outlined_and_fields_are_grey_outside():
+    labels = np.zeros((600, 1100), np.uint32)
+    labels[100:140, 100:140] = 1
+    area = Area(shapely.box(60, 50, 260, 450), labels.shape)
+    source = FakeSource(labels)
+    result = SimpleNamespace(semantic=pyramid((labels > 0).astype(np.uint8)), instances=pyramid(labels))
+    foreground = np.ones((60, 110), bool)
+    found = instance_statistics(table_of(labels), *labels.shape, foreground)
+    drawn, whole = (draw(source, result, found, foreground, support_of(1), area=a) for a in (area, None))
+    overview = decoded(drawn.overview)
+    blue = overview[..., 2] > overview[..., 0] + 80
+    rows, cols = np.nonzero(blue)
+    assert (rows.min(), rows.max() + 1, cols.min(), cols.max() + 1) == pytest.approx(
+        (50, 450, 60, 260), abs=3
+    )
+    there, before = decoded(drawn.fields[0].outlined), decoded(whole.fields[0].outlined)
+    assert np.abs(there - before)[90:600, 100:380].mean() < 3  # 1.5 px for each
+    assert np.abs(there - 150).mean() < np.abs(before - 150).mean()
+    assert np.abs(there - 150)[:60, 500:].max() < 60
 
 
 def test_agreement_colours():
