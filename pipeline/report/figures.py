@@ -333,7 +333,11 @@ def _view(source: Any, result: Any, window: Window, colours: Sequence[Colour], a
 
 def _faded(image: RGB, window: Window, area: Area | None) -> RGB:
     """The image of a window, grey where it is outside the area that was asked for: nothing was looked for there."""
-    return image if area is None else _bytes(_tint(image, GREY, 0.65 * ~area.on_window(window)))
+    return (
+        image
+        if area is None
+        else _bytes(_tint(image.astype(np.float32), GREY, 0.65 * ~area.on_window(window)))
+    )
 
 
 def _portrait(source: Any, result: Any, sample: dict[str, Any], colours: Sequence[Colour]) -> Portrait:
