@@ -164,13 +164,19 @@ def model_loader(config: SegmentConfig) -> Callable[[], Segmenter]:
     )
 
 
-def make_plan(config: SegmentConfig, has_depth: bool = False) -> Plan:
+def make_plan(
+    config: SegmentConfig,
+    has_depth: bool = False,
+    outline: Callable[[SupportSet], SupportSet] = lambda support: support,
+) -> Plan:
     """Open the source, read the support set and an overview, lay out the units. Writes nothing.
 
     Parameters
     ----------
     has_depth : bool
         Whether the model predicts depth, so that objects can be separated by it.
+    outline : Callable[[SupportSet], SupportSet]
+        Gives objects outlines of which only a point or a box is known; without it they are discs and boxes.
 
     Raises
     ------
@@ -194,6 +200,7 @@ def make_plan(config: SegmentConfig, has_depth: bool = False) -> Plan:
             f"{'--channels' if info.kind == 'slide' else '--bands'}"
         )
     check_measured(config, info)
+    support = outline(support)
     views = [support.of_class(value) for value in range(1, len(support.class_names) + 1)]
     pixel = pixel_m2(info)
     given = config.min_area_um2 if config.raster is None else config.raster.min_area_m2

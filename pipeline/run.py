@@ -120,7 +120,8 @@ def segment(
 
     with clock.stage("prepare"):
         model = model or model_loader(config)()
-        plan = make_plan(config, predictor.has_depth(model))
+        encodings = encodings or EncodingCache(model)
+        plan = make_plan(config, predictor.has_depth(model), encodings.outlined)
     work = WorkDir(config.out)
     with work.hold() as lock:
         return segment_plan(plan, pool, model, work, lock, clock, monitor, encodings)

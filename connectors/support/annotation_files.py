@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+import shapely
 from shapely.geometry.base import BaseGeometry
 
 from fewscope.connectors.source import SourceInfo
+from fewscope.connectors.support.support_set import POINT
 from fewscope.connectors.support_options import SLIDES_ONLY, SupportOptions
 from fewscope.connectors.vectors.placement import Target
 from fewscope.connectors.vectors.polygon_files import Feature, listed, polygons_of, read_features
@@ -65,6 +67,8 @@ class Annotation:
         One of `MARKS`, or nothing. What is marked may also be a point or a line, as may be what is background.
     own
         Its own name in the file, beside its class; nothing where it has none.
+    rough
+        `support_set.POINT` or `BOX`, if only a point of the object is known, or a box around it; 0 for an outline.
     """
 
     geometry: BaseGeometry
@@ -73,6 +77,7 @@ class Annotation:
     stated: bool = True
     mark: str = ""
     own: str = ""
+    rough: int = 0
 
 
 @dataclass(slots=True)
@@ -115,6 +120,19 @@ class AnnotationFile:
             "background": self.negatives,
         }
         kinds[kind].append(annotation)
+
+    def add_points(self, geometry: BaseGeometry, annotation: Annotation) -> bool:
+        """Append an object for each point of a geometry, if it is points; whether it is."""
+        if geometry.geom_type not in ("Point", "MultiPoint") or geometry.is_empty:
+            return False
+        for point in shapely.get_parts(geometry):
+            self.objects.append(replace(annotation, geometry=point, rough=POINT))
+        return True
+
+    @property
+    def has_points(self) -> bool:
+        """Whether some objects are only marked by a point."""
+        return any(one.rough == POINT for one in self.objects)
 
     @property
     def has_marks(self) -> bool:
@@ -186,11 +204,15 @@ def read_vector_file(uri: str, target: Target, class_names: Sequence[str]) -> An
         if geometry is None and feature.geometry is not None and (mark or kind == "background"):
             geometry = feature.geometry
         if geometry is None:
-            annotations.left_out.append(f"{title} {_lacking(feature)}")
-            continue
+            point = Annotation(shapely.Point(), name, title, bool(stated) or in_layers)
+            is_object = kind == "object" and feature.geometry is not None
+            if not (is_object and annotations.add_points(feature.geometry, point)):
+                annotations.left_out.append(f"{title} {_lacking(feature)}")
+                continue
         if kind == "object":
             read_from[column or ("layer" if in_layers else "")] += 1
-        annotations.add(kind, Annotation(geometry, name, title, bool(stated) or in_layers, mark))
+        if geometry is not None:
+            annotations.add(kind, Annotation(geometry, name, title, bool(stated) or in_layers, mark))
     if overruled:
         listed_layers = listed([f"{what} ({n} polygons)" for what, n in overruled.items()])
         annotations.assumptions.append(

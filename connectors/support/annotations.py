@@ -41,6 +41,7 @@ from fewscope.connectors.support.sparse import (
     Patch,
     burn_all,
     remove,
+    rough_of,
     sparse_patches,
     starts,
 )
@@ -92,6 +93,11 @@ def load_annotations(uri: str, source: Source | None, options: SupportOptions) -
         if not annotations.objects:
             raise SupportError(f"{uri}: has no region; {how_to}{left_out}")
         stand_in_for_regions(uri, annotations)
+        if annotations.surroundings and annotations.has_points:
+            raise SupportError(
+                f"{uri}: has objects that are marked by points, and no region: what is around them is not known; "
+                f"{how_to}{left_out}"
+            )
     if not annotations.objects and not annotations.regions:
         raise SupportError(f"{uri}: has no object; {how_to}{left_out}")
     if not annotations.objects:
@@ -125,10 +131,12 @@ def load_annotations(uri: str, source: Source | None, options: SupportOptions) -
     try:
         some = slice(n_dense or None)
         notes += doubts(uri, labels[some], chosen_names, names[some])
+        rough = rough_of(patches)
+        are_whole = found.are_whole or rough is not None
         return SupportSet(
             images=np.stack([patch.image for patch in patches]),
             labels=labels,
-            instances=np.stack([patch.instances for patch in patches]) if found.are_whole else None,
+            instances=np.stack([patch.instances for patch in patches]) if are_whole else None,
             names=tuple(names),
             mpp=info.mpp,
             class_names=chosen_names,
@@ -137,6 +145,7 @@ def load_annotations(uri: str, source: Source | None, options: SupportOptions) -
             n_sparse=len(patches) - n_dense,
             corrected=corrections(annotations),
             ranges=info.ranges,
+            rough=rough,
         )
     except SupportError as error:
         raise SupportError(f"{uri}: {error}") from error
@@ -312,9 +321,10 @@ def _are_whole(regions: list[Annotation], objects: list[Annotation]) -> bool:
     if not regions:
         boxes = np.array([one.geometry.bounds for one in objects]).reshape(-1, 4)
         return bool((boxes[:, 2:] - boxes[:, :2] <= PATCH_SIZE).all())
-    tree = shapely.STRtree([one.geometry for one in objects])
+    outlined = [one for one in objects if not one.rough]
+    tree = shapely.STRtree([one.geometry for one in outlined])
     return all(
-        region.geometry.covers(objects[index].geometry)
+        region.geometry.covers(outlined[index].geometry)
         for region in regions
         for index in tree.query(region.geometry, predicate="intersects")
     )

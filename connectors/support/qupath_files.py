@@ -108,11 +108,18 @@ def read_qupath(
         if geometry is None and (one.mark or one.kind == "background"):
             geometry = _points_or_line(outline)
         if geometry is None:
-            annotations.left_out.append(f"{one.title} {lacking}")
-            continue
+            points = _points_or_line(outline) if one.kind == "object" else None
+            if points is None or not annotations.add_points(
+                points, Annotation(points, one.name, one.title, one.stated, own=one.own)
+            ):
+                annotations.left_out.append(f"{one.title} {lacking}")
+                continue
         if one.kind == "object":
             named_by["the classification" if one.stated else "their names"] += 1
-        annotations.add(one.kind, Annotation(geometry, one.name, one.title, one.stated, one.mark, one.own))
+        if geometry is not None:
+            annotations.add(
+                one.kind, Annotation(geometry, one.name, one.title, one.stated, one.mark, one.own)
+            )
     for (name, part), n in sorted(taken.items()):
         other = "cell" if part == "nucleus" else "nucleus"
         annotations.assumptions.append(

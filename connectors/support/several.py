@@ -24,6 +24,7 @@ from fewscope.connectors.support.annotations import (
     patches_on,
     read_annotations,
 )
+from fewscope.connectors.support.sparse import rough_of
 from fewscope.connectors.support.support_set import SupportSet, choose_classes, doubts
 from fewscope.connectors.support_options import SupportOptions
 from fewscope.errors import SupportError
@@ -76,12 +77,12 @@ def load_several(files: Sequence[tuple[str, Source]], options: SupportOptions) -
     shown = [titles[k][i] for k, i in order]
     some = slice(n_dense or None)
     counts = [corrections(read) for _, _, read in every]
+    rough = rough_of(patches)
+    are_whole = rough is not None or all(of_file.are_whole for of_file in found)
     return SupportSet(
         images=np.stack([patch.image for patch in patches]),
         labels=labels,
-        instances=np.stack([patch.instances for patch in patches])
-        if all(of_file.are_whole for of_file in found)
-        else None,
+        instances=np.stack([patch.instances for patch in patches]) if are_whole else None,
         names=tuple(shown),
         mpp=files[0][1].info.mpp,
         class_names=tuple(names),
@@ -93,6 +94,7 @@ def load_several(files: Sequence[tuple[str, Source]], options: SupportOptions) -
         n_sparse=len(patches) - n_dense,
         corrected=(sum(accepted for accepted, _ in counts), sum(rejected for _, rejected in counts)),
         ranges=files[0][1].info.ranges,
+        rough=rough,
     )
 
 

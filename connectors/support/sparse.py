@@ -45,12 +45,13 @@ Labelled = tuple[Window, NDArray[np.bool_]]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Patch:
-    """One labelled patch, as in `SupportSet`: image, labels, instances, and where it is from."""
+    """One labelled patch, as in `SupportSet`: image, labels, instances, what is rough, and where it is from."""
 
     title: str
     image: NDArray[np.uint8]
     labels: NDArray[np.uint8]
     instances: NDArray[np.int32]
+    rough: NDArray[np.uint8]
 
 
 class Drawn:
@@ -96,7 +97,14 @@ class Drawn:
         of_class = np.concatenate([[0], self._values]).astype(np.uint8)[ids]
         _, compact = np.unique(ids, return_inverse=True)  # 1..n in the order of the file
         numbers = (compact.reshape(ids.shape) + (ids.min() > 0)).astype(np.int32)
-        return Patch(title, image, np.where(known, of_class, np.uint8(IGNORE_LABEL)), numbers)
+        rough = np.array([0, *(one.rough for one in self.objects)], np.uint8)[ids]
+        return Patch(title, image, np.where(known, of_class, np.uint8(IGNORE_LABEL)), numbers, rough)
+
+
+def rough_of(patches: Sequence[Patch]) -> NDArray[np.uint8] | None:
+    """`SupportSet.rough` of patches."""
+    rough = np.stack([patch.rough for patch in patches])
+    return rough if rough.any() else None
 
 
 def sparse_patches(drawn: Drawn, source: Source, labelled: Sequence[Labelled]) -> tuple[list[Patch], int]:

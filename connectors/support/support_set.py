@@ -25,6 +25,9 @@ NEARLY_ALL = 0.95
 ISLANDS = 4
 """Pieces of background, each within the object, from which on a mask is suspected to be inverted."""
 
+POINT, BOX = 1, 2
+"""What is known of an object that has no outline: a point in it, or a box around it."""
+
 MAX_CLASSES = 32
 """Each class costs a decoder pass per tile; more classes suggest a folder that is not a support set."""
 
@@ -65,6 +68,11 @@ class SupportSet:
     pictures : tuple of int
         Number of the picture that each patch is cut from, (K,): what is held out, is held out of a whole picture. Empty
         if each patch stands for itself.
+    rough : NDArray[np.uint8] or None
+        (K, 224, 224), `POINT` or `BOX` at the pixels of objects of which only this is known: those of a small disc, or
+        of the box; 0 elsewhere. None: all objects have outlines.
+    labelled : str
+        Digest of what was labelled, where the outlines of rough objects were inferred from it.
     ranges : Ranges
         Values of each channel of the labelled pictures that are shown as black and white, if these were chosen by what
         the pictures hold: a source of the same exposure is shown in them, too.
@@ -88,6 +96,8 @@ class SupportSet:
     corrected: tuple[int, int] = (0, 0)
     pictures: tuple[int, ...] = ()
     ranges: Ranges = ()
+    rough: NDArray[np.uint8] | None = None
+    labelled: str = ""
 
     def __post_init__(self) -> None:
         n, n_classes = len(self.names), len(self.class_names)
@@ -96,6 +106,7 @@ class SupportSet:
             ("labels", self.labels, np.uint8, (n, PATCH_SIZE, PATCH_SIZE)),
             ("instances", self.instances, np.int32, (n, PATCH_SIZE, PATCH_SIZE)),
             ("complete", self.complete, np.bool_, (n, n_classes)),
+            ("rough", self.rough, np.uint8, (n, PATCH_SIZE, PATCH_SIZE)),
         ):
             if array is not None and (array.dtype != dtype or array.shape != shape):
                 raise SupportError(
@@ -129,6 +140,8 @@ class SupportSet:
         is_object = (self.labels > 0) & (self.labels != IGNORE_LABEL)
         if self.instances is not None and not np.array_equal(self.instances > 0, is_object):
             raise SupportError("instances and labels have different object pixels; make them agree")
+        if self.rough is not None and (self.instances is None or (self.rough[~is_object] > 0).any()):
+            raise SupportError("points and boxes need instances, of which they are; state them together")
         if self.mpp is not None and not self.mpp > 0:
             raise SupportError(f"mpp {self.mpp} is not positive")
 
@@ -172,8 +185,10 @@ class SupportSet:
 
     def digest(self) -> str:
         """Hash of everything that can change a result: pixels, labels, instances, mpp and classes."""
+        if self.labelled:
+            return self.labelled
         digest = hashlib.sha256(repr((self.mpp, self.class_names, self.instances is not None)).encode())
-        for array in (self.images, self.labels, self.instances, self.complete):
+        for array in (self.images, self.labels, self.instances, self.complete, self.rough):
             if array is not None:
                 digest.update(np.ascontiguousarray(array).tobytes())
         if self.n_sparse:

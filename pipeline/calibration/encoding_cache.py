@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from fewscope.connectors.support.support_set import SupportSet
 from fewscope.pipeline.calibration.model_selection import SelectedEncoding, select_encoding
+from fewscope.pipeline.calibration.rough_labels import outline_rough_objects
 from fewscope.pipeline.predictor import Model, precision_of
 
 log = logging.getLogger(__name__)
@@ -22,6 +23,16 @@ class EncodingCache:
         self._model = model
         self._last: tuple[tuple[str, float, bool, str], SelectedEncoding] | None = None
         self._found: dict[str, Any] = {}
+        self._outlined: tuple[str, SupportSet] | None = None
+
+    def outlined(self, support: SupportSet) -> SupportSet:
+        """`outline_rough_objects` of a support set, or the last result if it is the same."""
+        digest = support.digest()
+        if self._outlined is None or self._outlined[0] != digest:
+            self._outlined = digest, outline_rough_objects(support, self._model)
+        elif support.rough is None:
+            return support
+        return self._outlined[1]
 
     def of(self, support: SupportSet, seconds: float, depth: bool) -> SelectedEncoding:
         """`select_encoding` of a support set, or the last result if the arguments are the same."""

@@ -1,0 +1,250 @@
+"""Outlines of objects of which only a point or a box is known: a click on each cell is enough to teach.
+
+The typical radius of points is the scale at which they stand out most, as blobs do [1]_. Near a point, in half of that
+radius, is object; beyond one and a half of it from all points is background; what lies between is not known at first.
+The model learns from that, says what of it is object where it is sure, and learns again. A box holds an ellipse, whose
+inner part is object; what lies outside all boxes is background.
+
+References
+----------
+.. [1] Lindeberg, Feature detection with automatic scale selection, IJCV 30 (1998) 79-116.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from fewscope.connectors.conventions import IGNORE_LABEL, PATCH_SIZE
+from fewscope.connectors.support.support_set import BOX, POINT, SupportSet
+from fewscope.model.finetune import one_thread
+from fewscope.pipeline.predictor import Model, squeeze_single_class
+
+log = logging.getLogger(__name__)
+
+SIGMAS = 2.0 ** np.arange(0.5, 5.01, 0.25)
+"""Scales, px, at which points are looked at: of radii from 2 to 45 px."""
+
+POINT_INNER, POINT_OUTER = 0.5, 1.5
+"""Radii within which a point's pixels are object, and beyond which they are background."""
+
+BOX_INNER = 0.6
+"""Part of the inscribed ellipse that is object."""
+
+BOX_MARGIN = 1
+"""px around a box that may belong to its object: boxes are rounded."""
+
+SURE = 0.6
+"""Probability from which a pixel near a point counts as object; below one minus this, it is background."""
+
+ROUNDS = 3
+"""How often the model learns and says again what is object."""
+
+
+def typical_point_radius(images: NDArray[np.uint8], centres: list[NDArray[np.float64]]) -> float | None:
+    """Radius, px, of the blobs that points mark; None without a point.
+
+    The scale-normalised Laplacian of Gaussian of a disc is largest at sigma = radius / sqrt(2). Its mean over the
+    points is taken, in the channel where it is largest, so that what single points lie beside averages out.
+
+    Parameters
+    ----------
+    images : NDArray[np.uint8]
+        (K, H, W, channels)
+    centres : list[NDArray[np.float64]]
+        For each image (n, 2) rows and columns.
+    """
+    n = sum(map(len, centres))
+    if not n:
+        return None
+    total = np.zeros((len(SIGMAS), images.shape[-1]))
+    for image, points in zip(images, centres, strict=True):
+        if not len(points):
+            continue
+        row, col = np.rint(points).astype(int).T
+        for i, sigma in enumerate(SIGMAS):
+            for channel in range(image.shape[-1]):
+                response = ndimage.gaussian_laplace(image[..., channel].astype(np.float32), sigma)
+                total[i, channel] += sigma**2 * float(response[row, col].sum())
+    strength = np.abs(total / n)
+    return float(SIGMAS[strength.max(axis=1).argmax()] * np.sqrt(2))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Near:
+    """What lies near the rough objects of a patch.
+
+    Attributes
+    ----------
+    seed : NDArray[np.int64]
+        (H, W) number of the nearest rough object, from 1; 0 where there is none.
+    value : NDArray[np.uint8]
+        (H, W) its class.
+    inner, open : NDArray[np.bool_]
+        (H, W) what is certainly of it, and what may be.
+    """
+
+    seed: NDArray[np.int64]
+    value: NDArray[np.uint8]
+    inner: NDArray[np.bool_]
+    open: NDArray[np.bool_]
+
+
+def outline_rough_objects(support: SupportSet, model: Model) -> SupportSet:
+    """The support set with outlines of all its objects; as it is if all have one.
+
+    Its digest stays that of what was labelled, from which the outlines follow.
+
+    Parameters
+    ----------
+    model : Model
+        Learns from what is known, and says what of the rest is object.
+    """
+    if support.rough is None:
+        return support
+    radii = _radii(support)
+    near = [_near(support, k, radii) for k in range(len(support.images))]
+    labels = np.stack([_first_labels(support, k, one) for k, one in enumerate(near)])
+    with one_thread():
+        for _ in range(ROUNDS):
+            features = model.encode(support.images, squeeze_single_class(_by_class(support, labels)))
+            found = model.predict(support.images, features)
+            labels = np.stack([_settled(labels[k], near[k], found[k]) for k in range(len(near))])
+    instances = np.zeros(labels.shape, np.int32)
+    for k, one in enumerate(near):
+        labels[k], instances[k] = _whole_objects(support, k, one, labels[k])
+    return replace(
+        support,
+        labels=labels,
+        instances=None if support.instances is None else instances,
+        rough=None,
+        labelled=support.digest(),
+        assumptions=(*support.assumptions, *_told(support, radii)),
+    )
+
+
+def _by_class(support: SupportSet, labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """`SupportSet.labels_by_class` of other labels."""
+    return replace(support, labels=labels, instances=None, rough=None).labels_by_class
+
+
+def _radii(support: SupportSet) -> dict[int, float]:
+    """Typical radius of the objects of each class that has points, px."""
+    assert support.rough is not None
+    assert support.instances is not None
+    radii = {}
+    for value in range(1, len(support.class_names) + 1):
+        centres = []
+        for labels, numbers, rough in zip(support.labels, support.instances, support.rough, strict=True):
+            marked = np.where((labels == value) & (rough == POINT), numbers, 0)
+            ids = np.unique(marked[marked > 0])
+            centres.append(np.array(ndimage.center_of_mass(marked > 0, marked, ids)).reshape(-1, 2))
+        radius = typical_point_radius(support.images, centres)
+        if radius is not None:
+            radii[value] = radius
+    return radii
+
+
+def _near(support: SupportSet, k: int, radii: dict[int, float]) -> _Near:
+    assert support.rough is not None
+    assert support.instances is not None
+    labels, numbers, rough = support.labels[k], support.instances[k], support.rough[k]
+    row, col = np.indices((PATCH_SIZE, PATCH_SIZE), np.float32)
+    distance = np.full(labels.shape, np.inf, np.float32)
+    seed, in_reach = np.zeros(labels.shape, np.int64), np.zeros(labels.shape, bool)
+    inner = np.zeros(labels.shape, bool)
+    values = [0]
+    boxes = ndimage.find_objects(np.where(rough > 0, numbers, 0))
+    for number, box in enumerate(boxes, start=1):
+        values.append(0)
+        if box is None:
+            continue
+        pixels = numbers[box] == number
+        values[-1] = int(labels[box][pixels][0])
+        top, bottom, left, right = box[0].start, box[0].stop, box[1].start, box[1].stop
+        middle, centre = (top + bottom - 1) / 2, (left + right - 1) / 2
+        if rough[box][pixels][0] == POINT:
+            half = np.array([radii[values[-1]]] * 2)
+            core, reach = POINT_INNER, None
+        else:
+            half = np.array([(bottom - top) / 2, (right - left) / 2])
+            core, reach = BOX_INNER, half + BOX_MARGIN
+        apart = np.sqrt(((row - middle) / half[0]) ** 2 + ((col - centre) / half[1]) ** 2)
+        if reach is None:
+            reached = apart < POINT_OUTER
+        else:
+            reached = (np.abs(row - middle) <= reach[0]) & (np.abs(col - centre) <= reach[1])
+        closer = apart < distance
+        distance[closer], seed[closer] = apart[closer], number
+        inner[closer] = apart[closer] <= core
+        in_reach |= reached
+    free = (labels == 0) | (rough > 0)  # not labelled as something else, nor unlabelled
+    return _Near(seed, np.array(values, np.uint8)[seed], inner & free, in_reach & free & ~inner)
+
+
+def _first_labels(support: SupportSet, k: int, near: _Near) -> NDArray[np.uint8]:
+    assert support.rough is not None
+    labels = support.labels[k].copy()
+    labels[support.rough[k] > 0] = 0
+    labels[near.open] = IGNORE_LABEL
+    labels[near.inner] = near.value[near.inner]
+    return labels
+
+
+def _settled(labels: NDArray[np.uint8], near: _Near, found: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Labels where what is open is what the model, (C, H, W), is sure of."""
+    index = np.maximum(near.value.astype(np.int64) - 1, 0)
+    own = np.take_along_axis(found[: len(found)], index[None], axis=0)[0]
+    settled = labels.copy()
+    settled[near.open] = np.where(
+        own >= SURE, near.value, np.where(own < 1 - SURE, np.uint8(0), np.uint8(IGNORE_LABEL))
+    )[near.open]
+    return settled
+
+
+def _whole_objects(
+    support: SupportSet, k: int, near: _Near, labels: NDArray[np.uint8]
+) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
+    """Labels and objects: each rough object is what is connected with its inner part; the rest is not labelled."""
+    assert support.rough is not None
+    assert support.instances is not None
+    labels, objects = labels.copy(), np.where(support.rough[k] > 0, 0, support.instances[k])
+    objects = objects.astype(np.int32)
+    is_rough = (near.inner | near.open) & (labels == near.value) & (labels > 0)
+    first = int(support.instances[k].max())
+    for number, box in enumerate(ndimage.find_objects(np.where(is_rough, near.seed, 0)), start=1):
+        if box is None:
+            continue
+        own = is_rough[box] & (near.seed[box] == number)
+        pieces, _ = ndimage.label(own)
+        kept = np.unique(pieces[own & near.inner[box]])
+        whole = own & np.isin(pieces, kept[kept > 0])
+        objects[box][whole] = first + number
+        labels[box][own & ~whole] = IGNORE_LABEL
+    return labels, objects
+
+
+def _told(support: SupportSet, radii: dict[int, float]) -> list[str]:
+    """What the report says of it."""
+    assert support.rough is not None
+    told = []
+    for value, name in enumerate(support.class_names, start=1):
+        kinds = {kind for kind in (POINT, BOX) if ((support.labels == value) & (support.rough == kind)).any()}
+        if POINT in kinds:
+            length = f"{radii[value]:.3g} px"
+            if support.mpp:
+                length += f", {radii[value] * support.mpp:.3g} um"
+            told.append(
+                f"Class {name}: objects were marked by points. Their outlines were inferred, with a typical radius of "
+                f"{length}, and estimates of quality compare with these."
+            )
+        if BOX in kinds:
+            told.append(
+                f"Class {name}: objects were marked by boxes. Their outlines were inferred, and estimates of quality "
+                "compare with these."
+            )
+    return told
