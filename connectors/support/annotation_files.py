@@ -96,6 +96,8 @@ class AnnotationFile:
         Name of the program that wrote it, where that is another one than QuPath or a GIS.
     from_corner
         Whether its coordinates start at the corner of the slide's file, also where QuPath's start elsewhere.
+    points
+        Points of objects, and the entry of `left_out` of each, which `take_points` may take.
     surroundings
         Working px around every object that are background, in a file without regions; 0 where it has some.
     """
@@ -110,6 +112,7 @@ class AnnotationFile:
     program: str = ""
     from_corner: bool = False
     surroundings: float = 0.0
+    points: list[tuple[str, Annotation]] = field(default_factory=list)
 
     def add(self, kind: Kind, annotation: Annotation) -> None:
         """Append an annotation to those of its kind."""
@@ -121,13 +124,31 @@ class AnnotationFile:
         }
         kinds[kind].append(annotation)
 
-    def add_points(self, geometry: BaseGeometry, annotation: Annotation) -> bool:
-        """Append an object for each point of a geometry, if it is points; whether it is."""
-        if geometry.geom_type not in ("Point", "MultiPoint") or geometry.is_empty:
-            return False
-        for point in shapely.get_parts(geometry):
-            self.objects.append(replace(annotation, geometry=point, rough=POINT))
-        return True
+    def leave_out(self, annotation: Annotation, why: str) -> None:
+        """Leave out an object without an area; if it is points, `take_points` may take them nevertheless."""
+        left_out = f"{annotation.title} {why}"
+        self.left_out.append(left_out)
+        if annotation.geometry.geom_type in ("Point", "MultiPoint"):
+            parts = [point for point in shapely.get_parts(annotation.geometry) if not point.is_empty]
+            self.points += [(left_out, replace(annotation, geometry=point, rough=POINT)) for point in parts]
+
+    def take_points(self, class_names: Sequence[str]) -> None:
+        """Take points for objects: those of the classes that are asked for by name, or all of a file that has no
+        outline of an object. Beside outlines, a point is more often a slip of the hand; beside outlines without a
+        class, which may be regions, points with one are taken."""
+        wanted = {name.casefold() for name in class_names}
+        outlined = {one.name for one in self.objects}
+        are_stated = any(one.stated for one in self.objects)
+        taken = [
+            (left_out, point)
+            for left_out, point in self.points
+            if not outlined
+            or (point.name.casefold() in wanted and point.name not in outlined)
+            or (point.stated and not are_stated)
+        ]
+        self.objects += [point for _, point in taken]
+        gone = {left_out for left_out, _ in taken}
+        self.left_out = [text for text in self.left_out if text not in gone]
 
     @property
     def has_points(self) -> bool:
@@ -204,15 +225,15 @@ def read_vector_file(uri: str, target: Target, class_names: Sequence[str]) -> An
         if geometry is None and feature.geometry is not None and (mark or kind == "background"):
             geometry = feature.geometry
         if geometry is None:
-            point = Annotation(shapely.Point(), name, title, bool(stated) or in_layers)
-            is_object = kind == "object" and feature.geometry is not None
-            if not (is_object and annotations.add_points(feature.geometry, point)):
+            if kind == "object" and feature.geometry is not None:
+                point = Annotation(feature.geometry, name, title, bool(stated) or in_layers)
+                annotations.leave_out(point, _lacking(feature))
+            else:
                 annotations.left_out.append(f"{title} {_lacking(feature)}")
-                continue
+            continue
         if kind == "object":
             read_from[column or ("layer" if in_layers else "")] += 1
-        if geometry is not None:
-            annotations.add(kind, Annotation(geometry, name, title, bool(stated) or in_layers, mark))
+        annotations.add(kind, Annotation(geometry, name, title, bool(stated) or in_layers, mark))
     if overruled:
         listed_layers = listed([f"{what} ({n} polygons)" for what, n in overruled.items()])
         annotations.assumptions.append(

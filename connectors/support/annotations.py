@@ -173,8 +173,11 @@ def read_annotations(uri: str, source: Source, options: SupportOptions) -> Annot
     if info.kind == "raster":
         crs = CRS.from_user_input(info.crs) if info.crs else None
         target = Target.of(crs, info.transform, info.height, info.width)
-        return read_vector_file(uri, target, options.class_names)
-    return read_slide_file(uri, info, options)
+        annotations = read_vector_file(uri, target, options.class_names)
+    else:
+        annotations = read_slide_file(uri, info, options)
+    annotations.take_points(options.class_names)
+    return annotations
 
 
 def corrections(annotations: AnnotationFile) -> tuple[int, int]:

@@ -81,12 +81,13 @@ def annotations_of(program: str, class_source: str, shapes: Sequence[Shape]) -> 
         geometry = None if shape.geometry is None else polygons_of(shape.geometry)
         if geometry is None and (mark or kind == "background"):
             geometry = shape.geometry
-        point = Annotation(shapely.Point(), name, title, bool(stated), own=shape.own)
-        may_be_points = geometry is None and kind == "object" and shape.geometry is not None
-        if may_be_points and annotations.add_points(shape.geometry, point):
-            continue
         if geometry is None:
-            annotations.left_out.append(f"{title} {shape.what or _lacking(shape.geometry)}")
+            lacking = shape.what or _lacking(shape.geometry)
+            if kind == "object" and shape.geometry is not None:
+                points = Annotation(shape.geometry, name, title, bool(stated), own=shape.own)
+                annotations.leave_out(points, lacking)
+            else:
+                annotations.left_out.append(f"{title} {lacking}")
             continue
         annotations.add(kind, Annotation(geometry, name, title, bool(stated), mark, shape.own))
     return annotations

@@ -109,17 +109,16 @@ def read_qupath(
             geometry = _points_or_line(outline)
         if geometry is None:
             points = _points_or_line(outline) if one.kind == "object" else None
-            if points is None or not annotations.add_points(
-                points, Annotation(points, one.name, one.title, one.stated, own=one.own)
-            ):
+            if points is None:
                 annotations.left_out.append(f"{one.title} {lacking}")
-                continue
+            else:
+                annotations.leave_out(
+                    Annotation(points, one.name, one.title, one.stated, own=one.own), lacking
+                )
+            continue
         if one.kind == "object":
             named_by["the classification" if one.stated else "their names"] += 1
-        if geometry is not None:
-            annotations.add(
-                one.kind, Annotation(geometry, one.name, one.title, one.stated, one.mark, one.own)
-            )
+        annotations.add(one.kind, Annotation(geometry, one.name, one.title, one.stated, one.mark, one.own))
     for (name, part), n in sorted(taken.items()):
         other = "cell" if part == "nucleus" else "nucleus"
         annotations.assumptions.append(

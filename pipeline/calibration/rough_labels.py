@@ -1,9 +1,9 @@
 """Outlines of objects of which only a point or a box is known: a click on each cell is enough to teach.
 
-The typical radius of points is the scale at which they stand out most, as blobs do [1]_. Near a point, in half of that
-radius, is object; beyond one and a half of it from all points is background; what lies between is not known at first.
-The model learns from that, says what of it is object where it is sure, and learns again. A box holds an ellipse, whose
-inner part is object; what lies outside all boxes is background.
+The typical radius of points is the scale at which they stand out most, as blobs do [1]_. At first, discs of that radius
+are the objects, without their rims. The model learns from them, says what near a point is object where it is sure, and
+learns again; what is nearest to a point stays object, what is far from all of them background. Of a box, it is the
+ellipse in it, and what lies outside all boxes is background.
 
 References
 ----------
@@ -29,11 +29,12 @@ log = logging.getLogger(__name__)
 SIGMAS = 2.0 ** np.arange(0.5, 5.01, 0.25)
 """Scales, px, at which points are looked at: of radii from 2 to 45 px."""
 
-POINT_INNER, POINT_OUTER = 0.5, 1.5
-"""Radii within which a point's pixels are object, and beyond which they are background."""
+POINT_INNER, POINT_OUTER, BOX_INNER = 0.4, 1.6, 0.6
+"""Radii within which pixels are object whatever the model says, and beyond which they are background; of boxes, half of
+their sides."""
 
-BOX_INNER = 0.6
-"""Part of the inscribed ellipse that is object."""
+FIRST_INNER, FIRST_OUTER = 0.8, 1.2
+"""The same before the model has said anything."""
 
 BOX_MARGIN = 1
 """px around a box that may belong to its object: boxes are rounded."""
@@ -84,12 +85,15 @@ class _Near:
         (H, W) number of the nearest rough object, from 1; 0 where there is none.
     value : NDArray[np.uint8]
         (H, W) its class.
+    distance : NDArray[np.float32]
+        (H, W) from its middle, in radii.
     inner, open : NDArray[np.bool_]
         (H, W) what is certainly of it, and what may be.
     """
 
     seed: NDArray[np.int64]
     value: NDArray[np.uint8]
+    distance: NDArray[np.float32]
     inner: NDArray[np.bool_]
     open: NDArray[np.bool_]
 
@@ -183,14 +187,17 @@ def _near(support: SupportSet, k: int, radii: dict[int, float]) -> _Near:
         inner[closer] = apart[closer] <= core
         in_reach |= reached
     free = (labels == 0) | (rough > 0)  # not labelled as something else, nor unlabelled
-    return _Near(seed, np.array(values, np.uint8)[seed], inner & free, in_reach & free & ~inner)
+    value = np.array(values, np.uint8)[seed]
+    return _Near(seed, value, distance, inner & free, in_reach & free & ~inner)
 
 
 def _first_labels(support: SupportSet, k: int, near: _Near) -> NDArray[np.uint8]:
     assert support.rough is not None
     labels = support.labels[k].copy()
     labels[support.rough[k] > 0] = 0
-    labels[near.open] = IGNORE_LABEL
+    labels[near.open & (near.distance < FIRST_OUTER)] = IGNORE_LABEL
+    first = near.open & (near.distance <= FIRST_INNER)
+    labels[first] = near.value[first]
     labels[near.inner] = near.value[near.inner]
     return labels
 

@@ -185,7 +185,7 @@ REGION, OBJECT = box(0, 0, 200, 200, name="Region"), box(10, 10, 30, 30, name="a
             [box(1100, 0, 1300, 100, name="Region", title="mine"), OBJECT],
             "'mine'.*out of the slide of 600 x 500",
         ),
-        ([REGION, feature(shapely.Point(1, 1), "a")], "feature 2.*Point"),
+        ([REGION, feature(shapely.LineString([(1, 1), (9, 9)]), "a")], "feature 2.*LineString"),
         ([REGION, feature(shapely.Polygon([(0, 0), (5, 5), (9, 9)]), "a")], "feature 2.*no area"),
         ([REGION, {"type": "Feature", "geometry": None, "properties": {}}], "feature 2.*geometry"),
         ([REGION, {**OBJECT, "geometry": {"type": "Polygon", "coordinates": [[[0, "x"]]]}}], "feature 2"),

@@ -13,6 +13,7 @@ from fewscope.connectors.open import open_source
 from fewscope.connectors.slides.pyramid_tiff import write_pyramid
 from fewscope.connectors.support.annotation_files import kind_of
 from fewscope.connectors.support.load import load_support
+from fewscope.connectors.support.support_set import POINT
 from fewscope.errors import SupportError
 from tests.helpers.support_folders import photo
 
@@ -167,9 +168,38 @@ def test_what_has_no_area_is_left_out_and_counted(load):
     assert "(feature 6) has no geometry" in note
 
 
-def test_points_alone_are_refused_by_name(load):
-    with pytest.raises(SupportError, match=r"no object.*feature 2\) is a MultiPoint"):
-        load(feature(box(*REGION), "Region*"), feature(shapely.MultiPoint([(40, 40), (50, 50)]), "A"))
+def test_points_mark_objects_where_none_has_an_outline(load):
+    region, points = feature(box(*REGION), "Region*"), shapely.MultiPoint([(40, 40), (90, 50)])
+    support = load(region, feature(points, "A"), feature(shapely.Point(150, 150), "B"))
+    assert support.class_names == ("A", "B")
+    assert support.instances.max() == 3
+    assert set(np.unique(support.rough)) == {0, POINT}
+    assert np.array_equal(support.rough > 0, support.instances > 0)
+    for (x, y), value in (((40, 40), 1), ((90, 50), 1), ((150, 150), 2)):
+        number = support.instances[0][y + 224 // 2 - 120, x + 224 // 2 - 120]
+        rows, cols = np.nonzero(support.instances[0] == number)
+        assert np.hypot(rows.mean() + 8.5 - y, cols.mean() + 8.5 - x) < 0.6
+        assert (support.labels[0][rows, cols] == value).all()
+    assert support.notes == ()
+    assert support.digest() != load(region, feature(points.buffer(3), "A")).digest()
+
+
+def test_points_beside_outlines_count_only_if_their_class_is_asked_for(load):
+    drawn = [feature(box(*REGION), "Region*"), feature(box(40, 40, 60, 60), "A")]
+    clicks = feature(shapely.MultiPoint([(150, 150), (180, 90)]), "B")
+    assert load(*drawn, clicks).class_names == ("A",)
+    assert "is a MultiPoint" in load(*drawn, clicks).notes[0]
+    both = load(*drawn, clicks, class_names=("A", "B"))
+    assert both.class_names == ("A", "B")
+    assert ((both.rough > 0) == (both.labels == 2)).all()
+
+
+def test_points_need_a_region(load):
+    points = shapely.MultiPoint([(40, 40), (50, 50)])
+    with pytest.raises(SupportError, match=r"marked by points, and no region.*draw a rectangle"):
+        load(feature(points, "A"))
+    around = load(feature(box(*REGION)), feature(points, "A"))  # without a class: it holds them
+    assert (around.labels != 255).sum() == 200 * 200
 
 
 def test_the_image_itself_and_tissue_cores_are_no_objects(load):

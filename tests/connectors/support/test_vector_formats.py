@@ -218,9 +218,9 @@ def test_one_feature_without_an_area_is_left_out_and_counted(tmp_path, scene, so
     )
 
 
-def test_points_alone_are_refused(tmp_path, scene, source):
+def test_points_without_a_region_are_refused(tmp_path, scene, source):
     path = write(tmp_path / "a.gpkg", [(shapely.Point(X + 500, Y - 500), "water")], driver="GPKG")
-    with pytest.raises(SupportError, match="is a Point without an area"):
+    with pytest.raises(SupportError, match="marked by points, and no region"):
         load_support(path, source=source)
     with pytest.raises(SourceError, match="holds no polygon"):
         open_source(scene, raster=RasterOptions(aoi=path))

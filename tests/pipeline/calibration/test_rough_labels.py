@@ -1,0 +1,138 @@
+"""Points and boxes become outlines that a model agrees with."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fewscope.connectors.support.support_set import BOX, POINT, SupportSet
+from fewscope.model.segmenter import load_segmenter
+from fewscope.pipeline.calibration.encoding_cache import EncodingCache
+from fewscope.pipeline.calibration.rough_labels import outline_rough_objects, typical_point_radius
+
+ROWS, COLS = np.indices((224, 224))
+
+
+def ellipses(seed: int, radius: float, n: int = 14) -> tuple[np.ndarray, np.ndarray]:
+    """Dark ellipses on a light ground with noise, (224, 224, 3) uint8, and their numbers; some of them touch."""
+    rng = np.random.default_rng(seed)
+    numbers = np.zeros((224, 224), np.int32)
+    for number in range(1, n + 1):
+        row, col = rng.uniform(radius, 224 - radius, 2)
+        along = rng.uniform(0.85, 1.2) * radius
+        inside = ((ROWS - row) / along) ** 2 + ((COLS - col) * along / radius**2) ** 2 <= 1
+        if (numbers[inside] > 0).mean() < 0.05:
+            numbers[inside & (numbers == 0)] = number
+    image = np.where((numbers > 0)[..., None], (95, 60, 140), (226, 200, 214))
+    image = image + rng.normal(0, 10, image.shape)
+    return image.clip(0, 255).astype(np.uint8), numbers
+
+
+def points_of(numbers: np.ndarray, size: int = 3) -> np.ndarray:
+    """A disc in the middle of each object, with its number."""
+    marked = np.zeros_like(numbers)
+    for number in np.unique(numbers[numbers > 0]):
+        row, col = (axis[numbers == number].mean() for axis in (ROWS, COLS))
+        marked[(ROWS - row) ** 2 + (COLS - col) ** 2 <= size**2] = number
+    return marked
+
+
+def boxes_of(numbers: np.ndarray) -> np.ndarray:
+    """The box of each object, with its number."""
+    marked = np.zeros_like(numbers)
+    for number in np.unique(numbers[numbers > 0]):
+        rows, cols = np.nonzero(numbers == number)
+        marked[rows.min() : rows.max() + 1, cols.min() : cols.max() + 1] = number
+    return marked
+
+
+def support_of(images: np.ndarray, marked: np.ndarray, kind: int) -> SupportSet:
+    labels = (marked > 0).astype(np.uint8)
+    labels[:, :, :20] = 255
+    marked = np.where(labels == 1, marked, 0).astype(np.int32)
+    return SupportSet(
+        images=images,
+        labels=labels,
+        instances=marked,
+        names=tuple(map(str, range(len(images)))),
+        mpp=0.5,
+        class_names=("nucleus",),
+        rough=np.where(marked > 0, kind, 0).astype(np.uint8),
+    )
+
+
+@settings(max_examples=12, deadline=None)
+@given(st.floats(4, 28), st.booleans(), st.integers(0, 9))
+def test_the_radius_is_that_of_the_blobs(radius, bright, seed):
+    n = 4 if radius > 15 else 10
+    images, centres = [], []
+    for k in range(3):
+        image, numbers = ellipses(seed + k, radius, n)
+        images.append(255 - image if bright else image)
+        ids = np.unique(numbers[numbers > 0])
+        centres.append(np.array([[axis[numbers == i].mean() for axis in (ROWS, COLS)] for i in ids]))
+    assert typical_point_radius(np.stack(images), centres) == pytest.approx(radius, rel=0.3)
+    assert typical_point_radius(np.stack(images), [np.zeros((0, 2))] * 3) is None
+
+
+@pytest.fixture(scope="module")
+def segmenter():
+    return load_segmenter(device="cpu", precision="float32", fast=True)
+
+
+@pytest.mark.parametrize(("mark", "kind", "least"), [(points_of, POINT, 0.85), (boxes_of, BOX, 0.88)])
+def test_outlines_are_those_of_the_objects(segmenter, mark, kind, least):
+    drawn = [ellipses(seed, 11) for seed in range(3)]
+    images, truth = (np.stack(parts) for parts in zip(*drawn, strict=True))
+    support = support_of(images, np.stack([mark(one) for one in truth]), kind)
+    found = outline_rough_objects(support, segmenter)
+    assert found.rough is None
+    assert found.digest() == support.digest()
+    assert (found.labels[:, :, :20] == 255).all()
+    known = found.labels != 255
+    assert known[:, :, 20:].mean() > 0.9
+    overlap = ((found.labels == 1) & (truth > 0) & known).sum() / (
+        ((found.labels == 1) | (truth > 0)) & known
+    ).sum()
+    assert overlap > least
+    for k in range(3):
+        numbers = np.unique(support.instances[k][support.instances[k] > 0])
+        assert len(np.unique(found.instances[k])) - 1 == len(numbers)
+        for number in np.unique(found.instances[k])[1:]:  # each is within one true object, nearly
+            inside = truth[k][found.instances[k] == number]
+            assert np.bincount(inside[inside > 0]).max() > 0.7 * len(inside)
+    (told,) = found.assumptions
+    assert ("typical radius of" in told) == (kind == POINT)
+    assert "estimates of quality compare with these" in told
+
+
+def test_outlined_objects_and_other_classes_stay(segmenter):
+    drawn = [ellipses(seed, 11) for seed in range(2)]
+    images, truth = (np.stack(parts) for parts in zip(*drawn, strict=True))
+    marked = np.stack([points_of(one) for one in truth])
+    support = support_of(images, marked, POINT)
+    labels, numbers, rough = support.labels.copy(), support.instances.copy(), support.rough.copy()
+    other = np.zeros(labels.shape, bool)
+    other[:, 200:220, 100:160] = True
+    labels[other], numbers[other], rough[other] = 2, 99, 0
+    mixed = replace(support, labels=labels, instances=numbers, rough=rough, class_names=("a", "b"))
+    found = outline_rough_objects(mixed, segmenter)
+    assert ((found.labels == 2) == other).all()
+    assert ((found.instances == 99) == other).all()
+    assert (found.labels == 1).sum() > 2 * (rough == POINT).sum()
+    plain = replace(mixed, rough=None)
+    assert outline_rough_objects(plain, segmenter) is plain
+
+
+def test_several_sources_share_the_outlines(segmenter):
+    image, truth = ellipses(0, 11)
+    support = support_of(image[None], points_of(truth)[None], POINT)
+    cache = EncodingCache(segmenter)
+    first = cache.outlined(support)
+    again = cache.outlined(replace(support, names=("again",)))
+    assert again is first
+    assert cache.outlined(first) is first
