@@ -72,7 +72,7 @@ class OpenSource:
         crs = pyproj.CRS.from_user_input(info.crs) if info.crs else None
         return {
             "id": self.id,
-            "name": self.name,
+            "name": self.name + (f", time point {info.time.number}" if info.time else ""),
             "kind": info.kind,
             "width": self.grid.width,
             "height": self.grid.height,

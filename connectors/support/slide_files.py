@@ -31,7 +31,8 @@ def read_slide_file(
 ) -> AnnotationFile:
     """Annotations in a file that was drawn on the slide of ``info``, in level-0 pixels.
 
-    ``cores``: with the cores of a tissue microarray, see `read_qupath`.
+    ``cores``: as places rather than labels: with the cores of a tissue microarray, see `read_qupath`, and of all time
+    points.
 
     Raises
     ------
@@ -46,7 +47,7 @@ def read_slide_file(
     else:
         text = json_text(uri, content)
         del content  # what is parsed takes more
-        time = info.time.number if info.time is not None else None
+        time = info.time.number if info.time is not None and not cores else None
         return read_qupath(uri, text, options, cores, time)
     tell_origin(uri, found, info)
     return found

@@ -55,6 +55,7 @@ def test_one_time_point_is_shown_labelled_and_run(movie, tmp_path, time):
 
     async def journey(page: Page) -> None:
         (one,) = (await page.get("/api/info"))["sources"]
+        assert one["name"] == f"movie.ome, time point {shown + 1}"
         assert any(f"shows time point {shown + 1} of 2; --time" in note for note in one["notes"])
         tile = np.asarray(Image.open(io.BytesIO(await page.get("/tile/image/0/0/0/0.jpg"))))
         assert np.abs(tile[..., 0].astype(int) - values[shown].max(0)).mean() < 4  # JPEG

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
+from contextlib import closing
+
 import numpy as np
 import pytest
 import tifffile
 from PIL import Image
 
-from fewscope.connectors.slide_options import StackOptions
+from fewscope.connectors.open import open_source
+from fewscope.connectors.slide_options import SlideOptions, StackOptions
 from fewscope.connectors.support.load import load_support
+from fewscope.connectors.support.region_files import read_regions
 from fewscope.errors import SupportError
-from tests.helpers.channel_slides import write_imagej
+from tests.helpers.channel_slides import write_imagej, write_ome_tiff
 from tests.helpers.support_folders import disc
 
 
@@ -58,3 +63,38 @@ def test_a_single_picture_is_what_it_is_whatever_is_asked_of_stacks(tmp_path, st
     tifffile.imwrite(tmp_path / "cells/2.tif", stack[1].astype(np.uint16))
     support = load_support(str(tmp_path / "cells"), stack=StackOptions(3, time=2))
     assert len(support.images) == 2
+
+
+def test_labels_of_another_time_point_are_left_out_and_regions_are_of_all(tmp_path):
+    """As QuPath writes them: the plane is left out where it is the first."""
+    features = []
+    for name, t, left in (
+        ("Region", 0, 0),
+        ("cell", 0, 10),
+        ("cell", 0, 60),
+        ("Region", 1, 0),
+        ("cell", 1, 30),
+    ):
+        side = 100 if name == "Region" else 20
+        ring = [[left, 10], [left + side, 10], [left + side, 10 + side], [left, 10 + side], [left, 10]]
+        plane = {"plane": {"c": -1, "z": 0, "t": t}} if t else {}
+        geometry = {"type": "Polygon", "coordinates": [ring], **plane}
+        properties = {"classification": {"name": name}}
+        features.append({"type": "Feature", "geometry": geometry, "properties": properties})
+    drawn = tmp_path / "drawn.geojson"
+    drawn.write_text(json.dumps({"type": "FeatureCollection", "features": features}))
+    noise = np.random.default_rng(0).integers(0, 255, (3, 240, 240)).astype(np.uint8)
+    movie = write_ome_tiff(tmp_path / "movie.ome.tif", noise, axes="TYX", factors=())
+    n_objects = []
+    for time in (1, 2):
+        with closing(open_source(movie, slide=SlideOptions(stack=StackOptions(time=time)))) as source:
+            support = load_support(str(drawn), source=source)
+            n_objects.append(int(support.instances.max()))
+            assert any("left out" in note and "is on time point" in note for note in support.notes)
+            assert len(read_regions(str(drawn), info=source.info).regions) == 5
+    assert n_objects == [2, 1]
+    with (
+        closing(open_source(movie, slide=SlideOptions(stack=StackOptions(time=3)))) as source,
+        pytest.raises(SupportError, match="drawn on time point 1, 2, but time point 3 is read"),
+    ):
+        load_support(str(drawn), source=source)
