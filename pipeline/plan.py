@@ -20,7 +20,7 @@ from rasterio.windows import Window
 from fewscope._version import __version__
 from fewscope.connectors.conventions import IGNORE_LABEL
 from fewscope.connectors.pixels.stains import Stains, looks_like_dab
-from fewscope.connectors.source import MeasuredChannel, Source, SourceInfo
+from fewscope.connectors.source import MeasuredChannel, Source
 from fewscope.connectors.support.area_files import DrawnArea
 from fewscope.connectors.support.support_set import SupportSet
 from fewscope.errors import ConfigError, SourceError
@@ -29,6 +29,7 @@ from fewscope.model.segmenter import Segmenter, load_segmenter
 from fewscope.pipeline import predictor
 from fewscope.pipeline.config import SegmentConfig
 from fewscope.pipeline.instances.split_rules import DepthRule, Rule, SplitRule
+from fewscope.pipeline.measured import check_measured, measured_channels, stains_of
 from fewscope.pipeline.sources import (
     check_index_bands,
     foreground_in,
@@ -141,17 +142,6 @@ class Plan:
         return self.foreground.count(self.grid.tiles_touching(whole))
 
 
-def stains_of(config: SegmentConfig) -> Stains | None:
-    """Stains that are measured in every object."""
-    return Stains(config.stains) if config.stains else None
-
-
-def measured_channels(config: SegmentConfig, info: SourceInfo) -> tuple[MeasuredChannel, ...]:
-    """What is measured in every object: what the source measures, then the stains."""
-    stains = stains_of(config)
-    return info.measured + (stains.measured if stains else ())
-
-
 def model_loader(config: SegmentConfig) -> Callable[[], Segmenter]:
     """A picklable function with which workers load the model."""
     return functools.partial(
@@ -245,29 +235,6 @@ def make_plan(
         classes=tuple(classes),
         area=drawn,
     )
-
-
-def check_measured(config: SegmentConfig, info: SourceInfo) -> None:
-    """Check that stains and positive channels can be measured in a source.
-
-    Raises
-    ------
-    ConfigError
-        Stains of something else than an RGB slide, or a channel that is not measured.
-    """
-    if config.stains and (info.kind != "slide" or info.channels):
-        raise ConfigError(
-            f"--stains {config.stains}: stains are measured in the RGB pixels of slides, and {config.source} has "
-            f"{f'{info.n_channels} channels' if info.channels else 'bands'}; leave --stains out, intensities are "
-            "measured anyway"
-        )
-    names = [one.name for one in measured_channels(config, info)]
-    for one in config.measured.grades:
-        if one.channel not in names:
-            raise ConfigError(
-                f"--positive {one}: {config.source} has no such channel, but {', '.join(names) or 'none at all'}"
-                + ("; --stains h-dab measures DAB" if one.channel == "DAB" else "; give one of them")
-            )
 
 
 def explain_no_pixels(source: Source) -> str:
