@@ -32,6 +32,7 @@ from fewscope.connectors.results.run_folder import WorkDir
 from fewscope.connectors.results.run_lock import RunLock
 from fewscope.connectors.results.store import ResultStore
 from fewscope.connectors.results.store_layout import StoreSpec
+from fewscope.connectors.support.support_set import SupportSet
 from fewscope.errors import HolesError, UnreadableError
 from fewscope.pipeline import predictor
 from fewscope.pipeline.calibration.encoding_cache import EncodingCache
@@ -40,6 +41,7 @@ from fewscope.pipeline.calibration.operating_point import (
     choose_operating_point,
     threshold_level,
 )
+from fewscope.pipeline.calibration.rough_labels import keep_outlines, kept_outlines
 from fewscope.pipeline.config import SegmentConfig
 from fewscope.pipeline.execution.attempts import MAX_DEATHS
 from fewscope.pipeline.execution.job import Job
@@ -120,11 +122,14 @@ def segment(
 
     with clock.stage("prepare"):
         model = model or model_loader(config)()
-        encodings = encodings or EncodingCache(model)
-        plan = make_plan(config, predictor.has_depth(model), encodings.outlined)
-    work = WorkDir(config.out)
+        work, cache = WorkDir(config.out), encodings or EncodingCache(model)
+
+        def outline(support: SupportSet) -> SupportSet:
+            return (None if config.overwrite else kept_outlines(work, support)) or cache.outlined(support)
+
+        plan = make_plan(config, predictor.has_depth(model), outline)
     with work.hold() as lock:
-        return segment_plan(plan, pool, model, work, lock, clock, monitor, encodings)
+        return segment_plan(plan, pool, model, work, lock, clock, monitor, cache)
 
 
 def segment_plan(
@@ -144,6 +149,7 @@ def segment_plan(
     if work.claim(determined, overwrite=config.overwrite) == "finished":
         log.info("%s: already finished; --overwrite runs it again", config.out)
         return finished_report(config)
+    keep_outlines(work, plan.support)
     pool.start()  # workers load the model while the support set is encoded
 
     with clock.stage("decide"):

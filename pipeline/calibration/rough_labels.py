@@ -13,6 +13,7 @@ References
 from __future__ import annotations
 
 import logging
+import zipfile
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from fewscope.connectors.conventions import IGNORE_LABEL, PATCH_SIZE
+from fewscope.connectors.results.run_folder import WorkDir
 from fewscope.connectors.support.support_set import BOX, POINT, SupportSet
 from fewscope.model.finetune import one_thread
 from fewscope.pipeline.predictor import Model, squeeze_single_class
@@ -41,6 +43,8 @@ BOX_MARGIN = 1
 
 SURE = 0.6
 """Probability from which a pixel near a point counts as object; below one minus this, it is background."""
+
+SAVED_AS = "outlines"
 
 ROUNDS = 3
 """How often the model learns and says again what is object."""
@@ -121,13 +125,36 @@ def outline_rough_objects(support: SupportSet, model: Model) -> SupportSet:
     instances = np.zeros(labels.shape, np.int32)
     for k, one in enumerate(near):
         labels[k], instances[k] = _whole_objects(support, k, one, labels[k])
+    return _outlined(support, labels, instances)
+
+
+def keep_outlines(work: WorkDir, support: SupportSet) -> None:
+    """Keep inferred outlines with a run, so that it goes on with the same, on another kind of processor too."""
+    if support.labelled and support.instances is not None:
+        digest = np.frombuffer(support.labelled.encode(), np.uint8)
+        work.save_arrays(SAVED_AS, labels=support.labels, instances=support.instances, digest=digest)
+
+
+def kept_outlines(work: WorkDir, support: SupportSet) -> SupportSet | None:
+    """A support set with the outlines that were kept for it; None where there are none."""
+    try:
+        arrays = work.load_arrays(SAVED_AS)
+        digest = arrays["digest"].tobytes().decode()
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile):  # none, or damaged
+        return None
+    if support.rough is None or digest != support.digest():
+        return None
+    return _outlined(support, arrays["labels"], arrays["instances"])
+
+
+def _outlined(support: SupportSet, labels: NDArray[np.uint8], instances: NDArray[np.int32]) -> SupportSet:
     return replace(
         support,
         labels=labels,
-        instances=None if support.instances is None else instances,
+        instances=instances,
         rough=None,
         labelled=support.digest(),
-        assumptions=(*support.assumptions, *_told(support, radii)),
+        assumptions=(*support.assumptions, *_told(support)),
     )
 
 
@@ -235,10 +262,10 @@ def _whole_objects(
     return labels, objects
 
 
-def _told(support: SupportSet, radii: dict[int, float]) -> list[str]:
+def _told(support: SupportSet) -> list[str]:
     """What the report says of it."""
     assert support.rough is not None
-    told = []
+    told, radii = [], _radii(support)
     for value, name in enumerate(support.class_names, start=1):
         kinds = {kind for kind in (POINT, BOX) if ((support.labels == value) & (support.rough == kind)).any()}
         if POINT in kinds:

@@ -9,10 +9,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fewscope.connectors.results.run_folder import WorkDir
 from fewscope.connectors.support.support_set import BOX, POINT, SupportSet
 from fewscope.model.segmenter import load_segmenter
 from fewscope.pipeline.calibration.encoding_cache import EncodingCache
-from fewscope.pipeline.calibration.rough_labels import outline_rough_objects, typical_point_radius
+from fewscope.pipeline.calibration.rough_labels import (
+    keep_outlines,
+    kept_outlines,
+    outline_rough_objects,
+    typical_point_radius,
+)
 
 ROWS, COLS = np.indices((224, 224))
 
@@ -136,3 +142,21 @@ def test_several_sources_share_the_outlines(segmenter):
     again = cache.outlined(replace(support, names=("again",)))
     assert again is first
     assert cache.outlined(first) is first
+
+
+def test_a_run_keeps_its_outlines(segmenter, tmp_path):
+    image, truth = ellipses(0, 11)
+    support = support_of(image[None], points_of(truth)[None], POINT)
+    work, found = WorkDir(str(tmp_path)), outline_rough_objects(support, segmenter)
+    assert kept_outlines(work, support) is None
+    keep_outlines(work, support)  # as they were drawn: nothing was inferred
+    assert kept_outlines(work, support) is None
+    keep_outlines(work, found)
+    again = kept_outlines(work, support)
+    assert np.array_equal(again.labels, found.labels)
+    assert np.array_equal(again.instances, found.instances)
+    assert (again.digest(), again.assumptions) == (found.digest(), found.assumptions)
+    assert kept_outlines(work, replace(support, mpp=0.25)) is None
+    (file,) = tmp_path.rglob("outlines.npz")
+    file.write_bytes(file.read_bytes()[:-200])
+    assert kept_outlines(work, support) is None

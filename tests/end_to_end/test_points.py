@@ -1,0 +1,71 @@
+"""One click on each object in a region is a support set."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import shapely
+from shapely.geometry import box, mapping
+
+from fewscope.connectors.results.reader import open_result
+from fewscope.connectors.slides.pyramid_tiff import write_pyramid
+from fewscope.jobs import segment_wsi
+
+SIDE, STEP, RADIUS = 640, 40, 9
+REGIONS = [(20, 20, 220, 220), (300, 60, 500, 260), (100, 380, 300, 580)]
+
+
+def slide_of_discs(path: Path) -> np.ndarray:
+    """Dark discs on a light ground with noise, written as a slide; their centres (n, 2), x and y."""
+    rng = np.random.default_rng(0)
+    rows, cols = np.indices((SIDE, SIDE))
+    image = np.full((SIDE, SIDE, 3), (226, 200, 214), float)
+    centres = []
+    for row in range(STEP // 2, SIDE, STEP):
+        for col in range(STEP // 2, SIDE, STEP):
+            x, y = col + rng.uniform(-6, 6), row + rng.uniform(-6, 6)
+            image[(rows - y) ** 2 + (cols - x) ** 2 <= RADIUS**2] = (95, 60, 140)
+            centres.append((x, y))
+    noisy = image + rng.normal(0, 8, image.shape)
+    write_pyramid(path, noisy.clip(0, 255).astype(np.uint8), 0.5)
+    return np.array(centres)
+
+
+@pytest.mark.slow
+def test_discs_are_counted_from_clicks(tmp_path, capfd):
+    centres = slide_of_discs(tmp_path / "slide.tif")
+    rng = np.random.default_rng(1)
+    clicked = [
+        xy + rng.uniform(-3, 3, 2)
+        for xy in centres
+        if any(
+            x0 - RADIUS < xy[0] < x1 + RADIUS and y0 - RADIUS < xy[1] < y1 + RADIUS
+            for x0, y0, x1, y1 in REGIONS
+        )
+    ]
+    drawn = [("Region*", box(*bounds)) for bounds in REGIONS]
+    drawn.append(("Cell", shapely.MultiPoint(clicked)))
+    features = [
+        {"type": "Feature", "geometry": mapping(shape), "properties": {"classification": {"name": name}}}
+        for name, shape in drawn
+    ]
+    support = tmp_path / "clicks.geojson"
+    support.write_text(json.dumps({"type": "FeatureCollection", "features": features}))
+    out = tmp_path / "out"
+    command = [str(tmp_path / "slide.tif"), "--support", str(support), "--out", str(out), "--local", "--fast"]
+    assert segment_wsi.main([*command, "--foreground", "all", "--adapt", "0"]) == 0
+    report = json.loads((out / "report.json").read_text())
+    assert abs(report["count"] - len(centres)) <= 0.02 * len(centres)
+    (told,) = [text for text in report["assumptions"] if "marked by points" in text]
+    radius = float(told.partition("typical radius of ")[2].partition(" px")[0])
+    assert radius == pytest.approx(RADIUS, rel=0.2)
+    table = open_result(str(out)).to_pandas(["x", "y", "area_px"])
+    near = shapely.STRtree(shapely.points(centres)).query_nearest(
+        shapely.points(table[["x", "y"]].to_numpy()), return_distance=True
+    )[1]
+    assert np.median(near) < 1
+    assert table["area_px"].median() == pytest.approx(np.pi * RADIUS**2, rel=0.25)
+    capfd.readouterr()
