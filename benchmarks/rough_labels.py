@@ -29,7 +29,7 @@ from fewscope.connectors.datasets.class_folders import ClassFolders, ClassImages
 from fewscope.connectors.support.support_set import BOX, POINT, SupportSet
 from fewscope.model.episodes.protocol import sampled_episodes
 from fewscope.model.segmenter import Segmenter, load_segmenter
-from fewscope.pipeline.calibration.rough_labels import outline_rough_objects, typical_point_radius
+from fewscope.pipeline.calibration.rough_labels import find_blobs, outline_rough_objects
 
 N_QUERIES, POINT_PX, OFF_CENTRE = 10, 3, 1 / 3
 
@@ -100,7 +100,8 @@ def measure_class(segmenter: Segmenter, images: ClassImages, episodes: int) -> d
             for one in numbers
         ]
         found.setdefault("radius", []).append(radius)
-        found.setdefault("estimated radius", []).append(typical_point_radius(patches, centres) or 0.0)
+        blobs = find_blobs(patches, centres)
+        found.setdefault("estimated radius", []).append(blobs.radius if blobs else 0.0)
     return {name: float(np.mean(values)) for name, values in found.items()}
 
 

@@ -50,8 +50,48 @@ ROUNDS = 3
 """How often the model learns and says again what is object."""
 
 
-def typical_point_radius(images: NDArray[np.uint8], centres: list[NDArray[np.float64]]) -> float | None:
-    """Radius, px, of the blobs that points mark; None without a point.
+@dataclass(frozen=True, slots=True)
+class Blobs:
+    """What points mark: blobs that are brighter or darker than what is around them, in one channel.
+
+    Attributes
+    ----------
+    radius : float
+        px
+    channel : int
+        In which they stand out most.
+    sign : float
+        -1 where they are brighter there, 1 where darker.
+    """
+
+    radius: float
+    channel: int
+    sign: float
+
+    def response(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """How much each place of an image (H, W, channels) looks like the middle of such a blob: (H, W)."""
+        response: NDArray[np.float32] = self.sign * _response(image, self.channel, self.radius / np.sqrt(2))
+        return response
+
+    def middle(self, response: NDArray[np.float32], row: float, col: float) -> tuple[float, float]:
+        """The middle of the blob on which a point lies, as people do not click exactly: where the response is largest
+        within half a radius."""
+        rows, cols = np.indices(response.shape, np.float32)
+        near = (rows - row) ** 2 + (cols - col) ** 2 <= (self.radius / 2) ** 2
+        if not near.any():
+            return row, col
+        best = np.unravel_index(np.where(near, response, -np.inf).argmax(), response.shape)
+        return float(best[0]), float(best[1])
+
+
+def _response(image: NDArray[np.uint8], channel: int, sigma: float) -> NDArray[np.float32]:
+    """Scale-normalised Laplacian of Gaussian of a channel, (H, W)."""
+    laplacian: NDArray[np.float32] = ndimage.gaussian_laplace(image[..., channel].astype(np.float32), sigma)
+    return sigma**2 * laplacian
+
+
+def find_blobs(images: NDArray[np.uint8], centres: list[NDArray[np.float64]]) -> Blobs | None:
+    """The blobs that points mark; None without a point.
 
     The scale-normalised Laplacian of Gaussian of a disc is largest at sigma = radius / sqrt(2). Its mean over the
     points is taken, in the channel where it is largest, so that what single points lie beside averages out.
@@ -73,10 +113,9 @@ def typical_point_radius(images: NDArray[np.uint8], centres: list[NDArray[np.flo
         row, col = np.rint(points).astype(int).T
         for i, sigma in enumerate(SIGMAS):
             for channel in range(image.shape[-1]):
-                response = ndimage.gaussian_laplace(image[..., channel].astype(np.float32), sigma)
-                total[i, channel] += sigma**2 * float(response[row, col].sum())
-    strength = np.abs(total / n)
-    return float(SIGMAS[strength.max(axis=1).argmax()] * np.sqrt(2))
+                total[i, channel] += float(_response(image, channel, float(sigma))[row, col].sum())
+    best = np.unravel_index(np.abs(total).argmax(), total.shape)
+    return Blobs(float(SIGMAS[best[0]] * np.sqrt(2)), int(best[1]), float(np.sign(total[best])))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -114,8 +153,8 @@ def outline_rough_objects(support: SupportSet, model: Model) -> SupportSet:
     """
     if support.rough is None:
         return support
-    radii = _radii(support)
-    near = [_near(support, k, radii) for k in range(len(support.images))]
+    blobs = _blobs(support)
+    near = [_near(support, k, blobs) for k in range(len(support.images))]
     labels = np.stack([_first_labels(support, k, one) for k, one in enumerate(near)])
     with one_thread():
         for _ in range(ROUNDS):
@@ -163,24 +202,24 @@ def _by_class(support: SupportSet, labels: NDArray[np.uint8]) -> NDArray[np.uint
     return replace(support, labels=labels, instances=None, rough=None).labels_by_class
 
 
-def _radii(support: SupportSet) -> dict[int, float]:
-    """Typical radius of the objects of each class that has points, px."""
+def _blobs(support: SupportSet) -> dict[int, Blobs]:
+    """What the points of each class mark that has some."""
     assert support.rough is not None
     assert support.instances is not None
-    radii = {}
+    found = {}
     for value in range(1, len(support.class_names) + 1):
         centres = []
         for labels, numbers, rough in zip(support.labels, support.instances, support.rough, strict=True):
             marked = np.where((labels == value) & (rough == POINT), numbers, 0)
             ids = np.unique(marked[marked > 0])
             centres.append(np.array(ndimage.center_of_mass(marked > 0, marked, ids)).reshape(-1, 2))
-        radius = typical_point_radius(support.images, centres)
-        if radius is not None:
-            radii[value] = radius
-    return radii
+        blobs = find_blobs(support.images, centres)
+        if blobs is not None:
+            found[value] = blobs
+    return found
 
 
-def _near(support: SupportSet, k: int, radii: dict[int, float]) -> _Near:
+def _near(support: SupportSet, k: int, blobs: dict[int, Blobs]) -> _Near:
     assert support.rough is not None
     assert support.instances is not None
     labels, numbers, rough = support.labels[k], support.instances[k], support.rough[k]
@@ -189,6 +228,7 @@ def _near(support: SupportSet, k: int, radii: dict[int, float]) -> _Near:
     seed, in_reach = np.zeros(labels.shape, np.int64), np.zeros(labels.shape, bool)
     inner = np.zeros(labels.shape, bool)
     values = [0]
+    responses = {value: blob.response(support.images[k]) for value, blob in blobs.items()}
     boxes = ndimage.find_objects(np.where(rough > 0, numbers, 0))
     for number, box in enumerate(boxes, start=1):
         values.append(0)
@@ -199,7 +239,9 @@ def _near(support: SupportSet, k: int, radii: dict[int, float]) -> _Near:
         top, bottom, left, right = box[0].start, box[0].stop, box[1].start, box[1].stop
         middle, centre = (top + bottom - 1) / 2, (left + right - 1) / 2
         if rough[box][pixels][0] == POINT:
-            half = np.array([radii[values[-1]]] * 2)
+            blob = blobs[values[-1]]
+            middle, centre = blob.middle(responses[values[-1]], middle, centre)
+            half = np.array([blob.radius] * 2)
             core, reach = POINT_INNER, None
         else:
             half = np.array([(bottom - top) / 2, (right - left) / 2])
@@ -265,13 +307,14 @@ def _whole_objects(
 def _told(support: SupportSet) -> list[str]:
     """What the report says of it."""
     assert support.rough is not None
-    told, radii = [], _radii(support)
+    told, blobs = [], _blobs(support)
     for value, name in enumerate(support.class_names, start=1):
         kinds = {kind for kind in (POINT, BOX) if ((support.labels == value) & (support.rough == kind)).any()}
         if POINT in kinds:
-            length = f"{radii[value]:.3g} px"
+            radius = blobs[value].radius
+            length = f"{radius:.3g} px"
             if support.mpp:
-                length += f", {radii[value] * support.mpp:.3g} um"
+                length += f", {radius * support.mpp:.3g} um"
             told.append(
                 f"Class {name}: objects were marked by points. Their outlines were inferred, with a typical radius of "
                 f"{length}, and estimates of quality compare with these."
