@@ -25,6 +25,7 @@ from fewscope.annotate.cells import (
     nearest_first,
     ring_around,
 )
+from fewscope.annotate.inferred import InferredOutlines
 from fewscope.annotate.settling import SETTLED_SOURCES, find_foreground_of, unlabelled_tiles
 from fewscope.connectors.source import Source
 from fewscope.connectors.support.support_set import SupportSet
@@ -59,11 +60,12 @@ class Request:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Learned:
-    """What the support set of a request was compiled to."""
+    """What the support set of a request was compiled to, and the set, with outlines of all its objects."""
 
     serial: int
     revision: int
     pack: SettledPack
+    support: SupportSet
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -143,6 +145,7 @@ class Computing:
         self.paused = False
         self.closed = False
         self.maps: Kept[CellKey, Encoded] = Kept(cache_bytes(), lambda one: one.maps.nbytes)
+        self.outlines = InferredOutlines()
         self.answers: Kept[CellKey, Answer] = Kept(ANSWER_BYTES, lambda one: one.probability.nbytes)
         self._segmenter, self._side, self._tell = segmenter, side, tell
         self._wanted: set[int] = set(range(min(len(self.sources), SETTLED_SOURCES)))
@@ -283,11 +286,11 @@ class Computing:
         assert self.settled is not None
         if request.support is None:
             return
-        images, labels = request.support.images, request.support.labels_by_class
-        pack = self.settled.pack(images, labels)
+        support = self.outlines.of(request.support, self.settled)
+        pack = self.settled.pack(support.images, support.labels_by_class)
         with self.now:
             if request.serial > self.cleared:
-                self.learned = Learned(request.serial, request.revision, pack)
+                self.learned = Learned(request.serial, request.revision, pack, support)
 
     def _encode(self, cell: CellKey) -> None:
         self.encoded(cell)

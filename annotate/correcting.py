@@ -41,7 +41,7 @@ def rule_of(learning: Learning, index: int, kind: str) -> ObjectRule:
     """How objects of a class are separated."""
     from fewscope.annotate.objects import ObjectRule, object_rules
 
-    support = learning.support
+    support = learning.outlined
     rules = () if support is None else object_rules(support, kind)
     return rules[index] if index < len(rules) else ObjectRule(None, 0)
 
@@ -119,7 +119,7 @@ def propose(learning: Learning, preview: Preview, one: OpenSource, box: Sequence
     window = Window(int(left), int(top), int(np.ceil(right)) - int(left), int(np.ceil(bottom)) - int(top))
     wait_for_answers(preview, int(one.id), window)
     features = [_feature(region, "region", None, "preview")]
-    labels = [label.geometry for label in one.labels.all() if label.kind in ("object", "not", "ignore")]
+    labels = [label.geometry for label in one.labels.all() if label.kind != "region"]
     tree = shapely.STRtree(labels)
     for index, name in enumerate(learning.class_names):
         rule = rule_of(learning, index, one.source.info.kind)
@@ -129,7 +129,8 @@ def propose(learning: Learning, preview: Preview, one: OpenSource, box: Sequence
             except LabelError:
                 continue
             near = [labels[i] for i in tree.query(shape, predicate="intersects")]
-            is_labelled = bool(near) and covers_much(shapely.union_all(near), shape)
+            is_marked = any(not label.area for label in near)
+            is_labelled = is_marked or (bool(near) and covers_much(shapely.union_all(near), shape))
             if not is_labelled and region.intersection(shape).area > 0:
                 features.append(_feature(shape, "object", name, "preview"))
     return features

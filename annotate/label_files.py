@@ -25,6 +25,7 @@ from fewscope.connectors.colours import Colour, class_colour
 from fewscope.connectors.source import SourceInfo
 from fewscope.connectors.support.annotation_files import (
     ACCEPTED,
+    MARKED_POINT,
     NEGATIVE_CLASS,
     OUTLINED,
     REJECTED,
@@ -107,6 +108,7 @@ class LabelFile:
             found = read_vector_file(uri, target, self.options.class_names)
         else:
             found = read_slide_file(uri, info, self.options)
+        found.take_points(self.options.class_names)
         notes = [f"left out: {what}" for what in found.left_out[:4]]
         notes += found.assumptions if found.program else []
         if not found.regions and not found.has_marks and 0 < len(found.objects) <= MAX_IGNORED:
@@ -153,6 +155,7 @@ class LabelFile:
             REJECTED: "rejected",
             OUTLINED: "drawn",
             SPARSE: "brush",
+            MARKED_POINT: "drawn",
         }
         origin = origins.get(one.mark, "file" if kind == "object" else "drawn")
         name = one.name if kind == "object" else None
@@ -183,7 +186,7 @@ class LabelFile:
         if label.source == "accepted":
             return ACCEPTED
         if label.kind == "point":
-            return SPARSE
+            return SPARSE if label.source == "brush" else MARKED_POINT
         if label.source == "file" or regions.covers(label.geometry):
             return ""
         return SPARSE if label.source == "brush" else OUTLINED

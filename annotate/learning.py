@@ -20,7 +20,7 @@ from fewscope.connectors.source import Pixels, Source, SourceInfo
 from fewscope.connectors.support.several import load_several
 from fewscope.connectors.support.support_set import SupportSet
 from fewscope.connectors.support_options import SupportOptions
-from fewscope.errors import FewscopeError, SupportError
+from fewscope.errors import FewscopeError, PageRunError, SupportError
 
 if TYPE_CHECKING:
     from fewscope.annotate.preview import Preview, PreviewEvent, PreviewStatus
@@ -31,6 +31,7 @@ MAX_WINDOWS = 160
 """Patches whose pixels are kept, 200 kB each: at a correction all but one are the same as before."""
 
 NOTHING_YET = "draw round an object; or paint part of one, and some background"
+NEEDS_REGION = "points teach in a region, where every object is marked: draw one around them with R"
 LOADING = "the network is being loaded"
 
 MakePreview = Callable[[Sequence[Source], Callable[["PreviewEvent"], None]], "Preview"]
@@ -161,6 +162,29 @@ class Learning:
         return names.index(name) if name in names else None
 
     @property
+    def outlined(self) -> SupportSet | None:
+        """The support set of the newest answers, with outlines of all objects; None before the first."""
+        learned = self.preview.learned() if self.preview is not None else None
+        return None if learned is None else learned.support
+
+    def with_outlines(self, support: SupportSet) -> SupportSet:
+        """A support set with outlines of all its objects, those of points as the preview infers them.
+
+        Raises
+        ------
+        PageRunError
+            The network is not loaded yet.
+        """
+        if support.rough is None:
+            return support
+        found = None if self.preview is None else self.preview.outlined(support)
+        if found is None or found.rough is not None:
+            raise PageRunError(
+                "outlines of the points are inferred by the preview, which is not ready; start the run again when it is"
+            )
+        return found
+
+    @property
     def class_names(self) -> tuple[str, ...]:
         """Classes of the newest answers."""
         learned = self.preview.learned() if self.preview is not None else None
@@ -248,13 +272,19 @@ class Learning:
             is_early = any(
                 word in text for word in (" is labelled as ", "but no object", "has no object", "no region")
             )
-            self.message = NOTHING_YET if is_early else text
+            self.message = self._too_early() if is_early else text
             return None
         except FewscopeError as error:
             self.message = str(error)
             return None
         self.message = ""
         return support
+
+    def _too_early(self) -> str:
+        """What to draw first."""
+        labels = [label for one in self._sources for label in one.labels.all()]
+        has_points = any(label.kind == "point" and not label.negative for label in labels)
+        return NEEDS_REGION if has_points and all(one.kind != "region" for one in labels) else NOTHING_YET
 
     def _tell(self, event: PreviewEvent) -> None:
         one = self._sources[event.source]

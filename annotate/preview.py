@@ -256,6 +256,12 @@ class Preview:
         """What the newest support set that was compiled was compiled to; None before the first."""
         return self._computing.learned
 
+    def outlined(self, support: SupportSet) -> SupportSet:
+        """A support set with outlines of all its objects, as it is learned from; it must be settled, and may take a
+        second."""
+        settled = self._computing.settled
+        return support if settled is None else self._computing.outlines.of(support, settled)
+
     def encode(
         self, source: int, window: Window, to_answer: bool = True
     ) -> tuple[TileMaps, NDArray[np.bool_]] | None:

@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fewscope.annotate.inferred import SettledModel, patches_of
 from fewscope.annotate.objects import object_rules
 from fewscope.annotate.preview import Preview
 from fewscope.connectors.conventions import IGNORE_LABEL
 from fewscope.connectors.support.support_set import SupportSet
 from fewscope.model.devices import use_one_thread
-from fewscope.model.settled import SettledPack, SettledSegmenter
+from fewscope.model.settled import SettledPack
 from fewscope.pipeline.calibration.leave_one_out import masked_iou, predict_held_out
 from fewscope.pipeline.calibration.operating_point import choose_rule, count_objects, threshold_level
 from fewscope.pipeline.config import SegmentConfig
@@ -58,23 +59,6 @@ class RoundScore:
     n_patches: int
 
 
-class _Fast:
-    """A settled network as `predict_held_out` asks a model."""
-
-    name = "settled"
-
-    def __init__(self, network: SettledSegmenter) -> None:
-        self._network = network
-
-    def encode(self, images: np.ndarray, labels: np.ndarray) -> SettledPack:
-        """Compile."""
-        return self._network.pack(images, labels)
-
-    def predict(self, tiles: np.ndarray, features: SettledPack) -> np.ndarray:
-        """Answer, (N, C, H, W) float32."""
-        return self._network.answer(self._network.maps(tiles), features)
-
-
 def score_round(preview: Preview, support: SupportSet, threshold: float = 0.5) -> RoundScore:
     """Score a support set by leaving patches out. Takes seconds, in the caller's thread.
 
@@ -96,7 +80,8 @@ def score_round(preview: Preview, support: SupportSet, threshold: float = 0.5) -
     if network is None or len(scored) < 2:
         return nothing
     use_one_thread()
-    fast, labels = _Fast(network), support.labels_by_class
+    support = preview.outlined(support)
+    fast, labels = SettledModel(network), support.labels_by_class
 
     def encode(used: np.ndarray, classes: Sequence[int]) -> SettledPack:
         of = np.concatenate([scored[used], sparse])
@@ -116,23 +101,10 @@ def score_round(preview: Preview, support: SupportSet, threshold: float = 0.5) -
         if np.isfinite(of_class).any():
             ious[c] = float(np.nanmean(of_class))
             own = np.where((winner == value) | (winner == 0), np.asarray(held_out[c]), np.float32(0))
-            counts[c] = _count(_only(support, scored), c, own.astype(np.float32), threshold, kind)
+            counts[c] = _count(patches_of(support, scored), c, own.astype(np.float32), threshold, kind)
     known_ious = [iou for iou in ious if iou is not None]
     mean = float(np.mean(known_ious)) if known_ious else None
     return RoundScore(mean, tuple(ious), tuple(counts), len(scored))
-
-
-def _only(support: SupportSet, patches: NDArray[np.int64]) -> SupportSet:
-    """The support set of some patches; they have objects and background of every class that is asked for."""
-    return SupportSet(
-        images=support.images[patches],
-        labels=support.labels[patches],
-        instances=None if support.instances is None else support.instances[patches],
-        names=tuple(support.names[k] for k in patches),
-        mpp=support.mpp,
-        class_names=support.class_names,
-        complete=None if support.complete is None else support.complete[patches],
-    )
 
 
 def _count(

@@ -12,13 +12,14 @@ from typing import Any
 from aiohttp import web
 
 from fewscope.annotate.label_routes import body_of, number_of
+from fewscope.annotate.learning import Learning
 from fewscope.annotate.results import MAX_ROWS, Filters, ResultTable
 from fewscope.annotate.runs import Request, Run, Runs, RunSource, copy_labels
 from fewscope.annotate.security import REPORT_POLICY, add_headers
 from fewscope.annotate.session import OpenSource, Session
 from fewscope.annotate.tile_routes import ADDRESS, address_of, in_readers
 from fewscope.annotate.tiles import png
-from fewscope.annotate.web_keys import RUNS, SESSION, TABLES
+from fewscope.annotate.web_keys import LEARNING, RUNS, SESSION, TABLES
 from fewscope.connectors.support.several import load_several, write_folder
 from fewscope.connectors.support_options import SupportOptions
 from fewscope.errors import PageRunError
@@ -27,7 +28,7 @@ routes = web.RouteTableDef()
 REPORT_FILES = (".html", ".json", ".png", ".jpg", ".svg", ".css")
 
 
-def start_run(session: Session, runs: Runs, body: Any) -> Run:
+def start_run(session: Session, runs: Runs, learning: Learning, body: Any) -> Run:
     """Start a run that the page asks for: labels are copied, then the command is started.
 
     Raises
@@ -47,15 +48,17 @@ def start_run(session: Session, runs: Runs, body: Any) -> Run:
     support = load_several(
         [(str(one.labels.path), one.source) for one in labelled], options
     )  # refused here, if at all
-    folder = runs.new_folder()
     kind = chosen[0].source.info.kind
     is_first = labelled[0] is session.sources[0]  # in whose range of values all are shown
-    if len(labelled) == 1 and (is_first or not labelled[0].source.info.ranges):
+    is_file = len(labelled) == 1 and (is_first or not labelled[0].source.info.ranges)
+    outlined = support if is_file else learning.with_outlines(support)
+    folder = runs.new_folder()
+    if is_file:
         arguments = ["--support", str(copy_labels(labelled[0].labels.path, folder))]
         if labelled[0].uri != chosen[0].uri:
             arguments += ["--support-slide" if kind == "slide" else "--support-raster", labelled[0].uri]
     else:
-        write_folder(str(folder / "support"), support)
+        write_folder(str(folder / "support"), outlined)
         arguments = ["--support", str(folder / "support")]
     uris = [one.uri for one in chosen]
     if len(chosen) == 1:
@@ -78,8 +81,8 @@ async def start(request: web.Request) -> web.Response:
     """Start a run."""
     body = await body_of(request)
     loop = asyncio.get_running_loop()
-    session, runs = request.app[SESSION], request.app[RUNS]
-    run = await loop.run_in_executor(session.writer, start_run, session, runs, body)
+    session, runs, learning = request.app[SESSION], request.app[RUNS], request.app[LEARNING]
+    run = await loop.run_in_executor(session.writer, start_run, session, runs, learning, body)
     session.hub.publish({"type": "run", "source": None, **run.described()})
     return web.json_response({"id": run.id, "commands": [run.command]})
 

@@ -85,7 +85,7 @@ class OpenSource:
             "crs": info.crs,
             "crs_name": None if crs is None else crs.name,
             "n_regions": sum(one.kind == "region" for one in labels),
-            "n_objects": sum(one.kind == "object" for one in labels),
+            "n_objects": sum(one.kind in ("object", "point") and not one.negative for one in labels),
             "state": "labelled" if labels else "new",
             "notes": [*info.notes, *info.assumptions, *_time_note(info), *self.labels.notes],
         }

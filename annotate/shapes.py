@@ -45,7 +45,7 @@ class Label:
         Valid polygon or polygons in image px; a point for the kind "point".
     kind : str
         "region": everything in it is drawn. "object": of a class. "ignore": not labelled. "not": background. "point":
-        an object of a class is here, or none if `negative`.
+        an object of a class is here, of whose outline nothing is known; or none if `negative`.
     class_name : str or None
         Class of an object or point.
     negative : bool

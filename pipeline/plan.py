@@ -328,13 +328,17 @@ def cut_objects(objects: np.ndarray, known: np.ndarray) -> np.ndarray:
 
 
 def typical_radius(support: SupportSet) -> float | None:
-    """Median radius of the outlined objects that are not cut by a patch's edge, px; None without any."""
+    """Median radius of the outlined objects that are not cut by a patch's edge, px; None without any.
+
+    Around inferred outlines lies what is not labelled because it is not sure: of these, all objects count.
+    """
     if support.instances is None:
         return None
     areas: list[int] = []
     dense = slice(support.n_dense)  # a stroke has the size of a brush
     for objects, labels in zip(support.instances[dense], support.labels[dense], strict=True):
-        cut = set(cut_objects(objects, labels != IGNORE_LABEL).tolist())
+        is_inferred = bool(support.labelled)
+        cut = set() if is_inferred else set(cut_objects(objects, labels != IGNORE_LABEL).tolist())
         ids, counts = np.unique(objects[labels == 1], return_counts=True)
         areas += [int(n) for i, n in zip(ids, counts, strict=True) if i > 0 and i not in cut]
     return float(np.sqrt(np.median(areas) / np.pi)) if areas else None

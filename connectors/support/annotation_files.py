@@ -32,7 +32,11 @@ NEGATIVE_CLASS = "Not*"
 """Class of what is background, also outside regions. Only with the star: "Not" is a class like any other."""
 
 SPARSE, OUTLINED, ACCEPTED, REJECTED = "sparse*", "outlined*", "accepted*", "rejected*"
-MARKS = (SPARSE, OUTLINED, ACCEPTED, REJECTED)
+MARKED_POINT = "point*"
+"""Of a point: there is an object, whose outline is to be inferred if the point lies in a region, whatever else the file
+holds. Elsewhere it is as if `SPARSE`: what is around it is not known."""
+
+MARKS = (SPARSE, OUTLINED, ACCEPTED, REJECTED, MARKED_POINT)
 """What the property ``name`` of a feature with a class says: it counts outside regions too."""
 
 LAYER_ROLES = {"regions": "region", "rois": "region"}
@@ -137,8 +141,8 @@ class AnnotationFile:
         outline of an object. Beside outlines, a point is more often a slip of the hand; beside outlines without a
         class, which may be regions, points with one are taken."""
         wanted = {name.casefold() for name in class_names}
-        outlined = {one.name for one in self.objects}
-        are_stated = any(one.stated for one in self.objects)
+        outlined = {one.name for one in self.objects if one.mark != MARKED_POINT}
+        are_stated = any(one.stated for one in self.objects if one.mark != MARKED_POINT)
         taken = [
             (left_out, point)
             for left_out, point in self.points
@@ -150,10 +154,34 @@ class AnnotationFile:
         gone = {left_out for left_out, _ in taken}
         self.left_out = [text for text in self.left_out if text not in gone]
 
+    def take_marked_points(self) -> None:
+        """Make rough objects of marked points in regions, but for those on an outlined object of their class."""
+        if not any(one.mark == MARKED_POINT for one in self.objects):
+            return
+        regions = shapely.union_all([one.geometry for one in self.regions])
+        shapely.prepare(regions)
+        outlined = [one for one in self.objects if "Polygon" in one.geometry.geom_type]
+        tree = shapely.STRtree([one.geometry for one in outlined])
+        objects = []
+        for one in self.objects:
+            if one.mark != MARKED_POINT or one.geometry.geom_type not in ("Point", "MultiPoint"):
+                objects.append(one)
+                continue
+            for point in shapely.get_parts(one.geometry):
+                on = {outlined[index].name for index in tree.query(point, predicate="intersects")}
+                if not point.is_empty and one.name not in on:
+                    in_region = regions.covers(point)
+                    objects.append(replace(one, geometry=point, rough=POINT if in_region else 0))
+        self.objects = objects
+
     @property
-    def has_points(self) -> bool:
-        """Whether some objects are only marked by a point."""
-        return any(one.rough == POINT for one in self.objects)
+    def has_only_points(self) -> bool:
+        """Whether nothing says what is background: no region nor stroke, only points of objects, some with the
+        surroundings of outlines."""
+        points = [one.rough == POINT or one.mark == MARKED_POINT for one in self.objects]
+        if self.regions or self.negatives or not any(points):
+            return False
+        return all(points) or self.surroundings > 0
 
     @property
     def has_marks(self) -> bool:

@@ -93,11 +93,11 @@ def load_annotations(uri: str, source: Source | None, options: SupportOptions) -
         if not annotations.objects:
             raise SupportError(f"{uri}: has no region; {how_to}{left_out}")
         stand_in_for_regions(uri, annotations)
-        if annotations.surroundings and annotations.has_points:
-            raise SupportError(
-                f"{uri}: has objects that are marked by points, and no region: what is around them is not known; "
-                f"{how_to}{left_out}"
-            )
+    if annotations.has_only_points:
+        raise SupportError(
+            f"{uri}: has objects that are marked by points, and no region: what is around them is not known; "
+            f"{how_to}{left_out}"
+        )
     if not annotations.objects and not annotations.regions:
         raise SupportError(f"{uri}: has no object; {how_to}{left_out}")
     if not annotations.objects:
@@ -177,6 +177,7 @@ def read_annotations(uri: str, source: Source, options: SupportOptions) -> Annot
     else:
         annotations = read_slide_file(uri, info, options)
     annotations.take_points(options.class_names)
+    annotations.take_marked_points()
     return annotations
 
 

@@ -122,7 +122,7 @@ def sparse_patches(drawn: Drawn, source: Source, labelled: Sequence[Labelled]) -
     taken, patches = list(labelled), []
     windows, n_left_out = sparse_windows(drawn, (source.info.height, source.info.width))
     with_rim = [one.geometry.buffer(drawn.rim) for one in drawn.objects if one.mark in WHOLE]
-    marked = [one for one in drawn.objects if one.mark]
+    marked = [one for one in drawn.objects if one.mark and not one.rough]
     for window in windows:
         image, valid = source.read(window)
         known = burn_all(marked, window) > 0
@@ -149,7 +149,7 @@ def sparse_windows(drawn: Drawn, size: tuple[int, int]) -> tuple[list[Window], i
     regions = shapely.union_all([one.geometry for one in drawn.regions])
     shapely.prepare(regions)
     shapes = []
-    for one in (*(one for one in drawn.objects if one.mark), *drawn.negatives):
+    for one in (*(one for one in drawn.objects if one.mark and not one.rough), *drawn.negatives):
         if not regions.covers(one.geometry):
             outside = shapely.intersection(one.geometry.difference(regions), image)
             if outside.area > 0:

@@ -181,6 +181,7 @@ class SupportSet:
             class_names=(self.class_names[value - 1],),
             n_sparse=self.n_sparse,
             pictures=self.pictures,
+            labelled=f"{self.labelled} of {value}" if self.labelled else "",
         )
 
     def digest(self) -> str:

@@ -31,6 +31,9 @@ log = logging.getLogger(__name__)
 SIGMAS = 2.0 ** np.arange(0.5, 5.01, 0.25)
 """Scales, px, at which points are looked at: of radii from 2 to 45 px."""
 
+REACH = 4
+"""Sigmas around a point that are looked at."""
+
 POINT_INNER, POINT_OUTER, BOX_INNER = 0.4, 1.6, 0.6
 """Radii within which pixels are object whatever the model says, and beyond which they are background; of boxes, half of
 their sides."""
@@ -47,7 +50,7 @@ SURE = 0.6
 SAVED_AS = "outlines"
 
 ROUNDS = 3
-"""How often the model learns and says again what is object."""
+"""How often the model learns and says again what is object, where time allows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,14 +109,21 @@ def find_blobs(images: NDArray[np.uint8], centres: list[NDArray[np.float64]]) ->
     n = sum(map(len, centres))
     if not n:
         return None
-    total = np.zeros((len(SIGMAS), images.shape[-1]))
+    reach = int(REACH * SIGMAS[-1])
+    around = np.zeros(
+        (2 * reach + 1, 2 * reach + 1, images.shape[-1])
+    )  # the sum of the places around all points
     for image, points in zip(images, centres, strict=True):
-        if not len(points):
-            continue
-        row, col = np.rint(points).astype(int).T
-        for i, sigma in enumerate(SIGMAS):
-            for channel in range(image.shape[-1]):
-                total[i, channel] += float(_response(image, channel, float(sigma))[row, col].sum())
+        padded = np.pad(image, ((reach, reach), (reach, reach), (0, 0)), "symmetric")
+        for row, col in np.rint(points).astype(int):
+            around += padded[row : row + 2 * reach + 1, col : col + 2 * reach + 1]
+    middle = np.zeros(2 * reach + 1)
+    middle[reach] = 1
+    total = np.zeros((len(SIGMAS), images.shape[-1]))
+    for i, sigma in enumerate(SIGMAS):
+        plain, curved = (ndimage.gaussian_filter1d(middle, sigma, order=order) for order in (0, 2))
+        laplacian = np.outer(plain, curved) + np.outer(curved, plain)
+        total[i] = sigma**2 * np.einsum("hw,hwc->c", laplacian, around)
     best = np.unravel_index(np.abs(total).argmax(), total.shape)
     return Blobs(float(SIGMAS[best[0]] * np.sqrt(2)), int(best[1]), float(np.sign(total[best])))
 
@@ -141,7 +151,7 @@ class _Near:
     open: NDArray[np.bool_]
 
 
-def outline_rough_objects(support: SupportSet, model: Model) -> SupportSet:
+def outline_rough_objects(support: SupportSet, model: Model, rounds: int = ROUNDS) -> SupportSet:
     """The support set with outlines of all its objects; as it is if all have one.
 
     Its digest stays that of what was labelled, from which the outlines follow.
@@ -150,6 +160,8 @@ def outline_rough_objects(support: SupportSet, model: Model) -> SupportSet:
     ----------
     model : Model
         Learns from what is known, and says what of the rest is object.
+    rounds : int
+        How often.
     """
     if support.rough is None:
         return support
@@ -157,7 +169,7 @@ def outline_rough_objects(support: SupportSet, model: Model) -> SupportSet:
     near = [_near(support, k, blobs) for k in range(len(support.images))]
     labels = np.stack([_first_labels(support, k, one) for k, one in enumerate(near)])
     with one_thread():
-        for _ in range(ROUNDS):
+        for _ in range(rounds):
             features = model.encode(support.images, squeeze_single_class(_by_class(support, labels)))
             found = model.predict(support.images, features)
             labels = np.stack([_settled(labels[k], near[k], found[k]) for k in range(len(near))])

@@ -63,7 +63,7 @@ def test_one_time_point_is_shown_labelled_and_run(movie, tmp_path, time):
         features = json.loads((tmp_path / "out/labels.geojson").read_text())["features"]
         assert [one["geometry"]["plane"] for one in features] == [{"c": -1, "z": 0, "t": shown}] * 2
         runs = Started(tmp_path / "runs")
-        start_run(page.session, runs, {"sources": ["0"]})  # type: ignore[arg-type]
+        start_run(page.session, runs, None, {"sources": ["0"]})  # type: ignore[arg-type]
         assert [runs.words[i + 1] for i, word in enumerate(runs.words) if word == "--time"] == [
             str(shown + 1)
         ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 import shapely
 from shapely.geometry import mapping, shape
@@ -213,6 +214,44 @@ def test_found_objects_are_accepted_rejected_and_split(person, server):
     person.drag([(left - 4, across), ((left + right_end) / 2, across), (right_end + 4, across)])
     wait_for_labels(person, server, before | {"Nucleus": before["Nucleus"] + 3, "Not*": 1})
     person.picture("corrected")
+
+
+def test_objects_are_marked_by_one_click_each(person, new_server):
+    """Points in regions: the page asks for a region, the preview infers outlines, a run counts from them."""
+    person.open(new_server.url, labels=[])
+    page = person.page
+    person.name_class("Nucleus")
+    person.saved()
+    for number, (region, nuclei) in enumerate(drawn()[:2]):
+        x0, y0, x1, y1 = region.bounds
+        person.show(x0 - 20, y0 - 20, x1 + 20, y1 + 20)
+        person.key("t")
+        person.click(middle(nuclei[0]))
+        page.wait_for_selector("#region-here")
+        if not number:
+            assert "Points teach in a region" in person.text("#guide-text")
+            person.picture("no-region")
+        person.region(x0, y0, x1, y1)
+        page.wait_for_selector("#finish-bar", state="hidden")
+        assert page.get_attribute("#tool-point", "aria-pressed") == "true"
+        for one in nuclei[1:]:
+            person.click(middle(one))
+        person.saved()
+    marked = {"Region*": 2, "Nucleus": sum(len(nuclei) for _, nuclei in drawn()[:2])}
+    wait_for_labels(person, new_server, marked)
+    person.click(middle(nuclei[1]))  # on its point: it goes
+    wait_for_labels(person, new_server, marked | {"Nucleus": marked["Nucleus"] - 1})
+    person.key("Control+z")
+    wait_for_labels(person, new_server, marked)
+    person.previewed()
+    person.counted()
+    person.picture("preview")
+    found = person.found("Nucleus", region.bounds)
+    areas = [shape(one["geometry"]).area for one in found]
+    assert len(nuclei) / 2 < len(found) < 2 * len(nuclei)
+    drawn_areas = [one.area for one in nuclei]
+    assert 0.4 < np.median(areas) / np.median(drawn_areas) < 2.5, "outlines, not the discs of the points"
+    assert run_and_look(person) > 20
 
 
 def test_a_run_on_ray(person, server):

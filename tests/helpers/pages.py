@@ -50,7 +50,7 @@ class InstantPreview:
 
     def learned(self) -> Any:
         support, revision = self.supports[-1] if self.supports else (None, 0)
-        return None if support is None else SimpleNamespace(revision=revision)
+        return None if support is None else SimpleNamespace(revision=revision, support=support)
 
     def probability(self, source: int, window: Window, class_index: int) -> tuple[np.ndarray, np.ndarray]:
         return self._answer(source, window)

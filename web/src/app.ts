@@ -111,6 +111,8 @@ export class App {
   counting = false;
   /** The place of the last stroke, for "finish this region". */
   lastStroke: XY | null = null;
+  /** Whether it was a point on an object: of which nothing is learned without a region around it. */
+  lastIsPoint = false;
   readonly webgl: boolean;
   private previews = new Map<string, PreviewStatus>();
   private listeners = new Map<Topic, (() => void)[]>();
@@ -417,11 +419,12 @@ export class App {
   }
 
   /** Notes a stroke outside all regions: there, a finished region would teach more. */
-  noteStroke(at: XY): void {
+  noteStroke(at: XY, isPoint = false): void {
     const inside = [...this.store.shown().values()].some(
       ({ properties, geometry }) => properties.kind === "region" && contains(geometry, at),
     );
     this.lastStroke = inside ? null : at;
+    this.lastIsPoint = isPoint;
     this.emit("labels");
   }
 

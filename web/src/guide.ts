@@ -7,6 +7,8 @@ export interface Situation {
   objects: number;
   /** Objects of which the whole outline is known: those that were painted may be parts. */
   outlined: number;
+  /** Objects that are marked by a point. */
+  points: number;
   strokes: number;
   map: boolean;
   /** Whether single objects are too small on the screen to be drawn. */
@@ -25,7 +27,7 @@ export interface Step {
   number: 1 | 2 | 3 | 4 | 5;
   text: string;
   /** What the button beside the text does. */
-  action: "class" | "zoom" | "lasso" | "not" | "finish" | "improve" | "run" | "results" | "accept" | null;
+  action: "class" | "zoom" | "lasso" | "not" | "region" | "finish" | "improve" | "run" | "results" | "accept" | null;
 }
 
 export const STEPS = ["Outline", "Look", "Region", "Improve", "Run"] as const;
@@ -87,6 +89,12 @@ export function nextStep(now: Situation): Step {
         );
   }
   if (now.regions === 0) {
+    if (now.points > 0 && now.outlined === 0 && now.strokes === 0)
+      return text(
+        3,
+        "Points teach in a region: press R and click, then mark every object in it by one click each (T).",
+        "region",
+      );
     if (now.outlined === 0 && now.strokes === 0)
       return text(1, "Show what is not one, too: press N and stroke over background.", "not");
     if (now.objects < SOME_OBJECTS)
@@ -104,14 +112,21 @@ export function nextStep(now: Situation): Step {
     );
   }
   if (now.objects === 0)
-    return text(3, "Outline every object in the region: what is not outlined in it counts as background.", "lasso");
+    return text(
+      3,
+      "Outline every object in the region, or mark each by a click (T): what is not marked in it counts as background.",
+      "lasso",
+    );
   if (now.objects < SOME_OBJECTS)
-    return text(3, "Go on until every object in the region is outlined: the rest of it counts as background.");
+    return text(
+      3,
+      "Go on until every object in the region is outlined or marked: the rest of it counts as background.",
+    );
   if (now.worse) return text(4, "The last round made it worse. Look at “Improve”: one click takes it back.", "improve");
   if (now.regions === 1)
     return text(
       3,
-      "Is all in the region outlined, also what is small? Then press G and look where the preview fails elsewhere.",
+      "Is all in the region outlined or marked, also what is small? Then press G and look where the preview fails elsewhere.",
       "improve",
     );
   if (now.regions < ENOUGH_REGIONS)

@@ -62,7 +62,12 @@ export const BINDINGS: Binding[] = [
   },
   { command: "tool:eraser", keys: ["e"], group: "Draw", text: "Eraser: take away from objects" },
   { command: "tool:not", keys: ["n"], group: "Draw", text: "“Not this”: a stroke over background" },
-  { command: "tool:point", keys: ["t"], group: "Draw", text: "Point: click on an object; Shift-click on background" },
+  {
+    command: "tool:point",
+    keys: ["t"],
+    group: "Draw",
+    text: "Point: one click on each object in a region; on a point removes it; Shift-click on background",
+  },
   { command: "tool:wand", keys: ["w"], group: "Draw", text: "Magic wand: click, then Enter accepts the outline" },
   { command: "smaller", keys: ["["], group: "Draw", text: "Smaller brush" },
   { command: "larger", keys: ["]"], group: "Draw", text: "Larger brush" },

@@ -160,18 +160,21 @@ export interface Tally {
   objects: number;
   /** Objects whose whole outline was drawn or accepted, not painted by the brush. */
   outlined: number;
+  /** Objects of which a point is known, no outline. */
+  points: number;
   strokes: number;
   byClass: Map<string, number>;
 }
 
 export function tally(features: Iterable<Feature>): Tally {
-  const sum: Tally = { regions: 0, objects: 0, outlined: 0, strokes: 0, byClass: new Map() };
+  const sum: Tally = { regions: 0, objects: 0, outlined: 0, points: 0, strokes: 0, byClass: new Map() };
   for (const { properties } of features) {
     if (properties.erase) continue;
     if (properties.kind === "region") sum.regions++;
-    else if (properties.kind === "object") {
+    else if (properties.kind === "object" || (properties.kind === "point" && !properties.negative)) {
       sum.objects++;
-      if (properties.source !== "brush" && properties.radius === undefined) sum.outlined++;
+      if (properties.kind === "point") sum.points++;
+      else if (properties.source !== "brush" && properties.radius === undefined) sum.outlined++;
       if (properties.class !== null) sum.byClass.set(properties.class, (sum.byClass.get(properties.class) ?? 0) + 1);
     } else sum.strokes++;
   }

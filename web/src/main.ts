@@ -63,7 +63,7 @@ async function start(): Promise<void> {
     if (action === "class") {
       app.setTab("label");
       document.getElementById("new-class")?.focus();
-    } else if (action === "lasso" || action === "not") app.setTool(action);
+    } else if (action === "lasso" || action === "not" || action === "region") app.setTool(action);
     else if (action === "zoom") viewer.toScale((app.source.kind === "slide" ? 0.5 : 1) * app.source.work_scale);
     else if (action === "finish") void tools.finish(app.lastStroke ?? viewer.centre());
     else if (action === "accept") app.acceptProposal();

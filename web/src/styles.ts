@@ -31,6 +31,9 @@ export function rgba(colour: string, alpha: number): string {
   return `rgba(${rgb(colour).join(",")},${alpha})`;
 }
 
+/** Radius of the marker of a point, screen px. */
+export const POINT_SIZE = 5;
+
 const NOT = "#e5484d";
 const CASING = "rgba(10,14,20,.55)";
 
@@ -72,16 +75,13 @@ export function labelStyle(feature: Feature, resolution: number, selected: Reado
     return cached(`point|${colour}|${negative}|${chosen}`, () => [
       new Style({
         image: new Circle({
-          radius: chosen ? 9 : 7,
+          radius: chosen ? POINT_SIZE + 2 : POINT_SIZE,
           fill: new Fill({ color: colour }),
           stroke: new Stroke({ color: chosen ? "#fff" : "rgba(255,255,255,.9)", width: chosen ? 3 : 1.5 }),
         }),
-        text: new Text({
-          text: negative ? "–" : "+",
-          font: "bold 12px system-ui",
-          fill: new Fill({ color: "#fff" }),
-          offsetY: 1,
-        }),
+        ...(negative
+          ? { text: new Text({ text: "–", font: "bold 10px system-ui", fill: new Fill({ color: "#fff" }) }) }
+          : {}),
       }),
     ]);
   }

@@ -12,7 +12,7 @@ import type { Answers } from "./answers.ts";
 import { words, type App } from "./app.ts";
 import { toast } from "./dom.ts";
 import { boundsOf, boxPolygon, clipBox, contains, flip, innerPoint, insideImage, ringArea, simplify } from "./frame.ts";
-import { colourOf } from "./styles.ts";
+import { colourOf, POINT_SIZE } from "./styles.ts";
 import type { Box, Feature, Geometry, Kind, XY } from "./types.ts";
 import { dataOf, geometryOf, toOl } from "./viewer.ts";
 
@@ -328,11 +328,14 @@ export class Tools {
         "This region is too small to hold an object. Drag further, or click for a window of the usual size.",
       );
     app.apply([{ op: "add", feature: this.feature(boxPolygon(rounded), "region", null) }]);
+    if (app.lastStroke && contains(boxPolygon(rounded), app.lastStroke)) app.noteStroke(app.lastStroke);
     const [x0, y0, x1, y1] = rounded;
     const view = app.viewer.box();
     const small = Math.max(x1 - x0, y1 - y0) / app.viewer.resolution < 260;
     if (view && small) app.viewer.fit([x0, y0, x1, y1], 60);
-    if (app.tally.objects === 0 || small) app.setTool("polygon");
+    const { objects, points } = app.tally;
+    if (points > 0 && points === objects) app.setTool("point");
+    else if (objects === 0 || small) app.setTool("polygon");
   }
 
   /** Adds an object of the current class; without any class, one is made for it. */
@@ -340,7 +343,7 @@ export class Tools {
     const { app } = this;
     const ops = app.withClass();
     app.apply([...ops, { op: "add", feature: this.feature(geometry, kind, app.activeClass) }]);
-    app.noteStroke(innerPoint(geometry));
+    app.noteStroke(innerPoint(geometry), kind === "point");
   }
 
   private lasso(line: XY[]): void {
@@ -368,12 +371,26 @@ export class Tools {
   }
 
   private point(at: XY, negative: boolean): void {
-    if (negative)
+    const taken = this.pointAt(at);
+    if (taken) this.app.apply([{ op: "delete", ids: [taken.id] }]);
+    else if (negative)
       this.app.apply([
         { op: "add", feature: this.feature({ type: "Point", coordinates: at }, "point", null, { negative }) },
       ]);
     else this.addObject({ type: "Point", coordinates: at }, "point");
-    if (negative) this.app.noteStroke(at);
+    if (negative && !taken) this.app.noteStroke(at);
+  }
+
+  /** The point whose marker is at a place: the nearest one. */
+  private pointAt([x, y]: XY): Feature | null {
+    let [best, least] = [null as Feature | null, POINT_SIZE * this.app.viewer.resolution];
+    for (const feature of this.app.store.shown().values()) {
+      if (feature.geometry.type !== "Point") continue;
+      const [px, py] = feature.geometry.coordinates;
+      const apart = Math.hypot(px - x, py - y);
+      if (apart <= least) [best, least] = [feature, apart];
+    }
+    return best;
   }
 
   private async wand(at: XY): Promise<void> {

@@ -129,11 +129,11 @@ test("what is drawn is counted by kind and class", () => {
     feature("n", "not", null),
     feature("p", "point"),
   ]);
-  assert.deepEqual([sum.regions, sum.objects, sum.strokes], [1, 2, 2]);
+  assert.deepEqual([sum.regions, sum.objects, sum.outlined, sum.points, sum.strokes], [1, 3, 2, 1, 1]);
   assert.deepEqual(
     [...sum.byClass],
     [
-      ["Nucleus", 1],
+      ["Nucleus", 2],
       ["Mitosis", 1],
     ],
   );

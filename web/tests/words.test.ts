@@ -41,6 +41,7 @@ const NOW: Situation = {
   regions: 0,
   objects: 0,
   outlined: 0,
+  points: 0,
   strokes: 0,
   map: false,
   zoomedOut: false,
@@ -84,6 +85,7 @@ test("a proposal and a worse round come first", () => {
   assert.equal(nextStep({ ...NOW, classes: 0 }).action, "class");
   assert.equal(nextStep({ ...NOW, objects: 2 }).action, "not", "painted parts alone: there is no background yet");
   assert.match(nextStep({ ...NOW, regions: 1 }).text, /every object in the region/);
+  assert.equal(nextStep({ ...NOW, objects: 2, points: 2 }).action, "region", "points alone: nothing is learned yet");
 });
 
 test("a brush over a histogram takes whole bins, in either direction, and at least one", () => {

@@ -16,7 +16,9 @@ from fewscope.connectors.raster_options import RasterOptions
 from fewscope.connectors.support import sparse
 from fewscope.connectors.support.load import load_support
 from fewscope.connectors.support.several import load_several, write_folder
+from fewscope.connectors.support.support_set import POINT
 from fewscope.connectors.support_options import SupportOptions
+from fewscope.errors import SupportError
 from tests.helpers.rasters import north_up, waves, write_raster
 from tests.helpers.support_folders import opened_photo
 
@@ -120,6 +122,42 @@ def test_points_count_as_discs(load):
     label = support.labels[1]
     assert (label == 1).sum() == pytest.approx(np.pi * 9, abs=4)
     assert (label == 0).sum() == 2 * (label == 1).sum()
+
+
+def test_a_marked_point_is_a_rough_object_in_a_region_and_a_stroke_elsewhere(load):
+    """Also beside outlines, of the same class or another; on an outline of its class it adds nothing."""
+
+    def point(x: float, y: float, name: str = "cell"):
+        return feature(shapely.Point(x, y), name, "point*")
+
+    dense = load(*DENSE)
+    inside = load(*DENSE, point(150.5, 150.5), point(180.5, 150.5), point(60.5, 60.5))
+    assert inside.n_sparse == 0
+    assert sorted(np.unique(inside.instances)) == [0, 1, 2, 3, 4]
+    assert len(np.unique(inside.instances[inside.rough == POINT])) == 2
+    assert (inside.labels[inside.rough == 0] == dense.labels[inside.rough == 0]).all()
+    assert inside.digest() != dense.digest()
+
+    edge, far = point(219.5, 150.5), point(500.5, 500.5)
+    both = load(*DENSE, edge, far)
+    assert both.n_sparse == 1, "what of a point's disc lies outside the region is no label"
+    assert both.rough[0].any()
+    assert not both.rough[1].any()
+    assert (both.labels[1] == 1).sum() == pytest.approx(np.pi * 9, abs=4)
+
+    glands = load(*DENSE, point(60.5, 60.5, "nucleus"), point(150.5, 150.5, "nucleus"))
+    assert glands.class_names == ("cell", "nucleus")
+    assert len(np.unique(glands.instances[(glands.labels == 2) & (glands.rough == POINT)])) == 2
+
+    several = load(DENSE[0], feature(shapely.MultiPoint([(50.5, 50.5), (90.5, 90.5)]), "cell", "point*"))
+    assert len(np.unique(several.instances[several.rough == POINT])) == 2
+
+
+def test_marked_points_alone_need_a_region(load):
+    here = feature(shapely.Point(500.5, 500.5), "cell", "point*")
+    with pytest.raises(SupportError, match="marked by points, and no region"):
+        load(here)
+    assert load(here, feature(box(540, 500, 560, 510), "Not*")).rough is None
 
 
 def test_labels_alone_are_a_support_set_without_regions(load):

@@ -116,26 +116,40 @@ export function bars(app: App, tools: Tools): HTMLElement {
     );
   });
   app.on(["labels", "tool", "proposal", "preview", "source"], () => {
-    const { regions, objects, strokes } = app.tally;
-    const early = regions === 0 && objects + strokes < 3;
-    finish.hidden =
-      early ||
-      !app.lastStroke ||
-      app.proposal !== null ||
-      app.preview.state === "empty" ||
-      app.viewer.selected.size > 0;
+    const { regions, objects, points, strokes } = app.tally;
+    const early = (regions === 0 && objects + strokes < 3) || app.preview.state === "empty";
+    const point = app.lastIsPoint && points > 0;
+    finish.hidden = (early && !point) || !app.lastStroke || app.proposal !== null || app.viewer.selected.size > 0;
     if (finish.hidden) return;
     replace(
       finish,
-      h("span", {}, "This corrects only this place. To improve the result everywhere:"),
-      button({
-        label: "A square around the last label, filled in by the preview, for you to complete",
-        text: "Finish a region here",
-        icon: "finish",
-        key: keyOf("finish"),
-        class: "primary small",
-        onclick: () => void tools.finish(app.lastStroke ?? app.viewer.centre()),
-      }),
+      h(
+        "span",
+        {},
+        point
+          ? "Points teach in a region, in which every object is marked:"
+          : "This corrects only this place. To improve the result everywhere:",
+      ),
+      point
+        ? button({
+            label: "A region around the last point; mark every object in it",
+            text: "Region here",
+            icon: "region",
+            class: "primary small",
+            id: "region-here",
+            onclick: () => tools.region(null, app.lastStroke ?? app.viewer.centre()),
+          })
+        : null,
+      point
+        ? null
+        : button({
+            label: "A square around the last label, filled in by the preview, for you to complete",
+            text: "Finish a region here",
+            icon: "finish",
+            key: keyOf("finish"),
+            class: "primary small",
+            onclick: () => void tools.finish(app.lastStroke ?? app.viewer.centre()),
+          }),
       button({
         label: "Not now",
         icon: "cross",

@@ -26,7 +26,7 @@ const HINTS: Record<ToolName, string> = {
   brush: "Paint an object, or a part of a large one · start inside one to extend it",
   eraser: "Drag over what to remove",
   not: "Stroke over background",
-  point: "Click on an object · Shift-click on background",
+  point: "In a region, click once on every object · on a point removes it · Shift-click on background",
   wand: "Click an object · Enter or a second click accepts",
   split: "Draw a line across the selected object",
 };

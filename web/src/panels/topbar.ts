@@ -92,6 +92,7 @@ export function guide(app: App, go: (action: NonNullable<ReturnType<typeof nextS
     zoom: "Zoom in",
     lasso: "Lasso",
     not: "Not this",
+    region: "Region",
     finish: "Finish a region",
     improve: "Open Improve",
     run: "Open Run",
@@ -101,7 +102,7 @@ export function guide(app: App, go: (action: NonNullable<ReturnType<typeof nextS
   let action: ReturnType<typeof nextStep>["action"] = null;
   act.addEventListener("click", () => action && go(action));
   const draw = (): void => {
-    const { regions, objects, outlined, strokes } = app.tally;
+    const { regions, objects, outlined, points, strokes } = app.tally;
     if (app.result) app.seen.add(app.result);
     const last = app.runs.at(-1);
     const now: Situation = {
@@ -109,6 +110,7 @@ export function guide(app: App, go: (action: NonNullable<ReturnType<typeof nextS
       regions,
       objects,
       outlined,
+      points,
       strokes,
       map: app.source.kind === "raster",
       zoomedOut: app.zoomedOut,
@@ -144,8 +146,8 @@ export function guide(app: App, go: (action: NonNullable<ReturnType<typeof nextS
     text.textContent = step.text;
     act.hidden =
       !action ||
-      (action === "lasso" && ["polygon", "lasso", "brush", "wand"].includes(app.tool)) ||
-      (action === "not" && app.tool === "not") ||
+      (action === "lasso" && ["polygon", "lasso", "brush", "wand", "point"].includes(app.tool)) ||
+      action === app.tool ||
       action === app.tab;
     act.textContent = action ? words[action]! : "";
     act.dataset["tip"] = act.textContent;
