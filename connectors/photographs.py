@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +15,7 @@ from scipy import ndimage
 from fewscope.connectors.conventions import IGNORE_LABEL, PATCH_SIZE
 from fewscope.connectors.support.folder import PAIRS, open_pictures
 from fewscope.connectors.support.label_files import is_label_file
-from fewscope.connectors.support.support_set import SupportSet
+from fewscope.connectors.support.support_set import BOX, POINT, SupportSet, joined_rough
 from fewscope.errors import SourceError, SupportError
 
 PHOTOGRAPHS = (".png", ".jpg", ".jpeg")
@@ -68,6 +69,9 @@ def has_small_objects(support: str, class_names: Sequence[str] = ()) -> bool:
             is_object = (labelled.labels > 0) & (labelled.labels != IGNORE_LABEL)
             objects, _ = ndimage.label(is_object)
         areas = np.bincount(objects.ravel())[1:]
+        if labelled.rough is not None:
+            boxes = np.unique(objects[labelled.rough == BOX])
+            areas[boxes - 1] = areas[boxes - 1] * np.pi / 4  # as of the ellipse in it
         shares.append(np.repeat(areas / objects.size, areas))
         numbers.append(np.count_nonzero(areas > SPECK * objects.size))
     of_pixels = np.concatenate(shares)
@@ -114,6 +118,12 @@ def resize_image(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.array(small)
 
 
+def _resize_labels(labels: NDArray[Any]) -> NDArray[Any]:
+    """Labels or numbers (H, W) at 224x224, as `resize_image` of their picture."""
+    small = Image.fromarray(labels).resize((PATCH_SIZE, PATCH_SIZE), Image.Resampling.NEAREST)
+    return np.asarray(small)
+
+
 def load_photograph_support(folder: Path, class_names: Sequence[str] = ()) -> SupportSet:
     """A support set of whole photographs with labels of one class.
 
@@ -127,7 +137,8 @@ def load_photograph_support(folder: Path, class_names: Sequence[str] = ()) -> Su
     Raises
     ------
     SupportError
-        No picture is labelled, a mask is not of its image's size or is ambiguous, or there are several classes.
+        No picture is labelled, a mask is not of its image's size or is ambiguous, objects are marked by points, or
+        there are several classes.
     """
     uri = str(folder)
     if len(class_names) > 1:
@@ -143,17 +154,26 @@ def load_photograph_support(folder: Path, class_names: Sequence[str] = ()) -> Su
         raise SupportError(
             f"{uri}: has the classes {', '.join(pictures.class_names)}; choose one of them with --class"
         )
-    images, labels = [], []
+    images, labels, objects, rough = [], [], [], []
     for picture in pictures.pictures:
         whole = picture.read()
         images.append(resize_image(whole.image))
-        small = Image.fromarray(whole.labels).resize((PATCH_SIZE, PATCH_SIZE), Image.Resampling.NEAREST)
-        labels.append(np.asarray(small))
+        labels.append(_resize_labels(whole.labels))
+        rough.append(None if whole.rough is None else _resize_labels(whole.rough))
+        if whole.rough is not None and (whole.rough == POINT).any():
+            raise SupportError(
+                f"{picture.labelled_by}: marks objects by points, from which those of photographs are not inferred; "
+                "draw boxes or outlines, or give --pictures tiles"
+            )
+        if whole.instances is not None:
+            objects.append(_resize_labels(whole.instances))
+    joined = joined_rough(rough)
     try:
         return SupportSet(
             images=np.stack(images),
             labels=np.stack(labels),
-            instances=None,
+            instances=None if joined is None else np.stack(objects),
+            rough=joined,
             names=tuple(picture.name for picture in pictures.pictures),
             mpp=None,
             class_names=pictures.class_names,

@@ -29,6 +29,7 @@ from fewscope.pipeline.calibration.expected_iou import compare_with_source
 from fewscope.pipeline.calibration.intervals import moved_estimate
 from fewscope.pipeline.calibration.leave_one_out import LeaveOneOut, score_held_out
 from fewscope.pipeline.calibration.model_selection import select_encoding
+from fewscope.pipeline.calibration.rough_labels import outline_rough_objects
 from fewscope.pipeline.predictor import Model
 from fewscope.pipeline.report.drawing import FOUND, outlined
 
@@ -128,7 +129,7 @@ class PhotographModel:
 def learn(
     model: Model, support: SupportSet, seconds: float, threshold: float | None = None
 ) -> PhotographModel:
-    """Encode a support set as a job does.
+    """Encode a support set as a job does; of objects that are only in boxes, the outlines are inferred first.
 
     Parameters
     ----------
@@ -137,6 +138,7 @@ def learn(
     threshold : float | None
         Smallest probability of an object pixel; None to choose it by leave-one-out.
     """
+    support = outline_rough_objects(support, model)
     labels = support.labels[None]
     encoding = select_encoding(model, support.images, labels, None, seconds, encoder_share=ENCODER_SHARE)
     (held_out,) = encoding.held_out

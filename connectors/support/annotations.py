@@ -41,7 +41,6 @@ from fewscope.connectors.support.sparse import (
     Patch,
     burn_all,
     remove,
-    rough_of,
     sparse_patches,
     starts,
 )
@@ -52,6 +51,7 @@ from fewscope.connectors.support.support_set import (
     alike,
     choose_classes,
     doubts,
+    joined_rough,
 )
 from fewscope.connectors.support.without_regions import note_on_surroundings, stand_in_for_regions
 from fewscope.connectors.support_options import SupportOptions
@@ -131,7 +131,7 @@ def load_annotations(uri: str, source: Source | None, options: SupportOptions) -
     try:
         some = slice(n_dense or None)
         notes += doubts(uri, labels[some], chosen_names, names[some])
-        rough = rough_of(patches)
+        rough = joined_rough([patch.rough for patch in patches])
         are_whole = found.are_whole or rough is not None
         return SupportSet(
             images=np.stack([patch.image for patch in patches]),

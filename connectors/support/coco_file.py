@@ -21,12 +21,14 @@ from fewscope.connectors.support.drawn_pictures import (
     DrawnPictures,
     PictureObject,
     Shape,
+    box_of,
     note_not_listed,
     polygon_of,
     stated_size,
 )
 from fewscope.connectors.support.pair_names import by_number
 from fewscope.connectors.support.picture_places import PicturePlaces
+from fewscope.connectors.support.support_set import BOX
 from fewscope.connectors.vectors.polygon_files import listed
 from fewscope.errors import SupportError
 
@@ -136,8 +138,8 @@ def _object(uri: str, title: str, name: str, annotation: dict[str, Any]) -> Pict
             return _with_area(name, polygon_of([segmentation] if is_one_part else segmentation), is_ignored)
         if annotation.get("bbox"):
             left, top, width, height = map(float, annotation["bbox"])
-            corners = [left, top, left + width, top, left + width, top + height, left, top + height]
-            return _with_area(name, polygon_of([corners]), True)
+            box = box_of(left, top, left + max(width, 0), top + max(height, 0))
+            return _with_area(name, box, is_ignored, BOX)
     except (ValueError, TypeError, OverflowError, shapely.errors.ShapelyError) as error:
         reason = " ".join(str(error).split())[:120]
         raise SupportError(
@@ -146,8 +148,10 @@ def _object(uri: str, title: str, name: str, annotation: dict[str, Any]) -> Pict
     return None
 
 
-def _with_area(name: str, polygon: BaseGeometry | None, is_ignored: bool) -> PictureObject | None:
-    return None if polygon is None else PictureObject(name, lambda height, width: polygon, is_ignored)
+def _with_area(
+    name: str, polygon: BaseGeometry | None, is_ignored: bool, rough: int = 0
+) -> PictureObject | None:
+    return None if polygon is None else PictureObject(name, lambda height, width: polygon, is_ignored, rough)
 
 
 def _runs(uri: str, title: str, segmentation: dict[str, Any]) -> Callable[[int, int], Shape]:

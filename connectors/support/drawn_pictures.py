@@ -1,7 +1,8 @@
 """Pictures whose objects are drawn in a file beside them: COCO's JSON, LabelMe's.
 
 Every picture is one region: what is not drawn is background. A pixel belongs to an object if its centre does; where
-objects overlap, the smaller one counts. What is of class Ignore is not labelled.
+objects overlap, the smaller one counts. What is of class Ignore is not labelled. Of some objects only a box or a point
+is known.
 """
 
 from __future__ import annotations
@@ -57,11 +58,14 @@ class PictureObject:
         raises SupportError if it cannot be read.
     is_ignored : bool
         Nothing is known of its pixels.
+    rough : int
+        `support_set.POINT` or `BOX` if its shape is only this; 0 if it is an outline.
     """
 
     name: str
     shape: Callable[[int, int], Shape]
     is_ignored: bool = False
+    rough: int = 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -96,6 +100,7 @@ class DrawnPictures:
     pictures: list[DrawnPicture] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    assumptions: list[str] = field(default_factory=list)
 
 
 def folder_of_drawn(
@@ -125,7 +130,7 @@ def folder_of_drawn(
     found = sorted({one.name for picture in drawn.pictures for one in picture.objects if not is_ignored(one)})
     if not found:
         raise SupportError(
-            f"{uri}: none of its {len(drawn.pictures)} pictures has an object with an outline; draw some{_but(drawn)}"
+            f"{uri}: none of its {len(drawn.pictures)} pictures has an object that is drawn; draw some{_but(drawn)}"
         )
     names = [found[i] for i in choose_classes(uri, found, class_names or stated.get("classes", ()))]
     if len(names) > MAX_CLASSES:
@@ -142,7 +147,7 @@ def folder_of_drawn(
         notes.append(f"{uri}: {n} object{'s' if n > 1 else ''} left out: {listed(drawn.left_out)}.")
     notes += [f"{uri}: classes {pair} differ in case only; they were taken as two." for pair in alike(found)]
     n_empty = sum(not picture.objects for picture in drawn.pictures)
-    assumptions = []
+    assumptions = list(drawn.assumptions)
     if n_empty:
         assumptions.append(
             f"{uri}: {n_empty} of {len(drawn.pictures)} pictures have no object, and were taken for background. Remove "
@@ -187,8 +192,8 @@ def is_ignored(one: PictureObject) -> bool:
 
 def draw(
     objects: Sequence[PictureObject], size: tuple[int, ...], values: dict[str, int]
-) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
-    """Labels and object numbers of a picture.
+) -> tuple[NDArray[np.uint8], NDArray[np.int32], NDArray[np.uint8] | None]:
+    """Labels, object numbers and what is rough of a picture, as in `Labelled`.
 
     Parameters
     ----------
@@ -200,7 +205,7 @@ def draw(
     Returns
     -------
     (H, W) uint8 0 background, the values, 255 not labelled; (H, W) int32 0 background, 1..n one object each, in the
-    order of the file.
+    order of the file; (H, W) uint8 `POINT` or `BOX` where an object is only this, None if none is.
     """
     height, width = size[:2]
     numbers = np.zeros((height, width), np.int32)
@@ -215,7 +220,10 @@ def draw(
             paint(unknown, one.shape(height, width), 1)
     numbers[unknown > 0] = 0
     of_objects = np.array([0, *(values[one.name] for one in chosen)], np.uint8)
-    return np.where(unknown > 0, np.uint8(IGNORE_LABEL), of_objects[numbers]), numbers
+    labels = np.where(unknown > 0, np.uint8(IGNORE_LABEL), of_objects[numbers])
+    if not any(one.rough for one in chosen):
+        return labels, numbers, None
+    return labels, numbers, np.array([0, *(one.rough for one in chosen)], np.uint8)[numbers]
 
 
 def _area(shape: Shape) -> float:
@@ -240,6 +248,11 @@ def paint(numbers: NDArray[np.int32], shape: Shape, number: int) -> None:
     if left < right and top < bottom:
         burnt = burn([(shape, 1)], (bottom - top, right - left), Affine.translation(left, top))
         numbers[top:bottom, left:right][burnt > 0] = number
+
+
+def box_of(left: float, top: float, right: float, bottom: float) -> BaseGeometry | None:
+    """A box, whichever of its corners come first; None if it has no area."""
+    return polygon_of([[left, top, right, top, right, bottom, left, bottom]])
 
 
 def polygon_of(parts: Any) -> BaseGeometry | None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from fewscope.connectors.slide_options import NO_STACK, StackOptions
 from fewscope.connectors.storage.filesystem import find_filesystem
+from fewscope.connectors.support.joined_classes import join_classes
 from fewscope.connectors.support.label_files import (
     find_label_files,
     is_label_file,
@@ -25,7 +26,6 @@ from fewscope.connectors.support.support_set import (
     SupportSet,
     alike,
     choose_classes,
-    join_classes,
 )
 from fewscope.errors import SupportError
 

@@ -13,6 +13,7 @@ from rasterio.errors import NotGeoreferencedWarning
 from rasterio.io import MemoryFile
 
 from fewscope.connectors.conventions import IGNORE_LABEL
+from fewscope.connectors.support.support_set import BOX, POINT
 from fewscope.errors import SupportError
 
 MAX_SIDE = (
@@ -263,6 +264,25 @@ def decode_instances(filesystem: Any, path: str, label: NDArray[np.uint8]) -> ND
             f"{path}: differs from its mask in {differ} px; it must have objects exactly where the mask has"
         )
     return values.astype(np.int32)
+
+
+def decode_rough(filesystem: Any, path: str, label: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Decode a map of points and boxes: uint8 (H, W), as in `SupportSet.rough`.
+
+    SupportError if it is not of the size of the mask ``label`` (H, W), or marks anything else than its objects.
+    """
+    values = _whole_numbers(_open_picture(filesystem, path), path)
+    if values.shape != label.shape:
+        raise SupportError(
+            f"{path}: is {size_text(values)}, its mask is {size_text(label)}; they must be the same"
+        )
+    is_object = (label > 0) & (label != IGNORE_LABEL)
+    if not np.isin(values, (0, POINT, BOX)).all() or (values[~is_object] > 0).any():
+        raise SupportError(
+            f"{path}: holds {np.unique(values)[:6].tolist()}, expected {POINT} at objects of the mask that are points, "
+            f"{BOX} at those that are boxes, and 0 elsewhere"
+        )
+    return values.astype(np.uint8)
 
 
 def size_text(array: NDArray[Any]) -> str:

@@ -19,6 +19,7 @@ from fewscope.connectors.support.drawn_pictures import (
     DrawnPictures,
     PictureObject,
     Shape,
+    box_of,
     note_not_listed,
     paint,
     polygon_of,
@@ -27,6 +28,8 @@ from fewscope.connectors.support.drawn_pictures import (
 from fewscope.connectors.support.image_files import decode_png_mask
 from fewscope.connectors.support.pair_names import by_number
 from fewscope.connectors.support.picture_places import PicturePlaces
+from fewscope.connectors.support.sparse import POINT_RADIUS
+from fewscope.connectors.support.support_set import BOX, POINT
 from fewscope.errors import SupportError
 
 BACKGROUND = "_background_"
@@ -72,6 +75,12 @@ def read_labelme_files(
         drawn_in[picture] = path
         size = stated_size(content.get("imageHeight"), content.get("imageWidth"))
         drawn.pictures.append(DrawnPicture(picture, path, size, _objects(path, content["shapes"], drawn)))
+    _leave_out_points(drawn)
+    if any(one.rough == BOX for picture in drawn.pictures for one in picture.objects):
+        drawn.assumptions.append(
+            f"{uri}: rectangles were taken for boxes around objects, whose outlines are inferred; draw polygons around "
+            "what is a rectangle itself."
+        )
     note_not_listed(uri, drawn, places.pictures())
     return drawn
 
@@ -91,9 +100,19 @@ def _picture_of(path: str, stated: str, places: PicturePlaces) -> str:
     )
 
 
+def _leave_out_points(drawn: DrawnPictures) -> None:
+    """Leave out points of classes that have outlines or boxes: beside these, they are more often a slip of the hand."""
+    every = [one for picture in drawn.pictures for one in picture.objects]
+    others = {one.name for one in every if one.rough != POINT}
+    for picture in drawn.pictures:
+        slips = [one for one in picture.objects if one.rough == POINT and one.name in others]
+        picture.objects[:] = [one for one in picture.objects if one not in slips]
+        drawn.left_out.extend(f"a point of {one.name} in {picture.name}, beside outlines" for one in slips)
+
+
 def _objects(path: str, shapes: list[Any], drawn: DrawnPictures) -> list[PictureObject]:
     """Objects of one file; shapes of the same label and group are one."""
-    groups: dict[tuple[Any, ...], list[Shape]] = {}
+    groups: dict[tuple[Any, ...], list[tuple[Shape, int]]] = {}
     for number, shape in enumerate(shapes, start=1):
         title = f"shape {number} of {PurePosixPath(path).name}"
         label = shape.get("label") if isinstance(shape, dict) else None
@@ -118,8 +137,16 @@ def _objects(path: str, shapes: list[Any], drawn: DrawnPictures) -> list[Picture
             continue
         group = shape.get("group_id")
         key = (name, str(group)) if group is not None else (name, None, number)
-        groups.setdefault(key, []).append(outline)
-    return [PictureObject(key[0], _together(parts)) for key, parts in groups.items()]
+        groups.setdefault(key, []).append((outline, ROUGH.get(kind, 0)))
+    return [_object(key[0], parts) for key, parts in groups.items()]
+
+
+def _object(name: str, parts: list[tuple[Shape, int]]) -> PictureObject:
+    """An object of shapes, each with `BOX`, `POINT` or 0; an outline among them says more than the others."""
+    kinds = [kind for _, kind in parts]
+    rough = 0 if 0 in kinds else max(kinds)
+    kept = [shape for shape, kind in parts if kind == rough]
+    return PictureObject(name, _together(kept), rough=rough)
 
 
 def _together(parts: list[Shape]) -> Callable[[int, int], Shape]:
@@ -154,7 +181,12 @@ def _polygon(shape: dict[str, Any]) -> BaseGeometry | None:
 
 def _rectangle(shape: dict[str, Any]) -> BaseGeometry | None:
     (left, top), (right, bottom) = _points(shape, 2)
-    return polygon_of([[left, top, right, top, right, bottom, left, bottom]])
+    return box_of(left, top, right, bottom)
+
+
+def _point(shape: dict[str, Any]) -> BaseGeometry:
+    (middle,) = _points(shape, 1)
+    return shapely.Point(middle).buffer(POINT_RADIUS)
 
 
 def _circle(shape: dict[str, Any]) -> BaseGeometry | None:
@@ -182,7 +214,11 @@ SHAPES: dict[str, Callable[[dict[str, Any]], Shape | None]] = {
     "polygon": _polygon,
     "oriented_rectangle": _polygon,
     "rectangle": _rectangle,
+    "point": _point,
     "circle": _circle,
     "mask": _mask,
 }
-"""Those that have an area; points and lines have none."""
+"""Lines have no area."""
+
+ROUGH = {"rectangle": BOX, "point": POINT}
+"""Shapes that are no outlines."""

@@ -20,7 +20,7 @@ LABEL_FOLDERS = (
 """In any case. The first two of each are looked for first: they may lie beside others."""
 
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
-INSTANCES = ".inst.png"
+INSTANCES, ROUGH = ".inst.png", ".rough.png"
 
 MASK_NAME = re.compile(
     r"(.+?)[-_ ](?:cp_)?(?:masks?|labels?|labell?ed|seg|segmentation|gt)", re.IGNORECASE | re.DOTALL
@@ -40,6 +40,11 @@ class Pair:
     def name(self) -> str:
         """Name of the image's file."""
         return PurePosixPath(self.image).name
+
+    @property
+    def rough(self) -> str | None:
+        """Path, where a file may lie, of a map of the points and boxes among its objects; None without objects."""
+        return None if self.instances is None else self.instances[: -len(INSTANCES)] + ROUGH
 
 
 def find_pairs(filesystem: Any, root: str, uri: str) -> Iterator[Pair]:
@@ -72,7 +77,7 @@ def mask_names(names: Sequence[str]) -> set[str]:
     stems: dict[str, list[str]] = {}
     for name in names:
         stems.setdefault(PurePosixPath(name).stem, []).append(name)
-    masks = {name for name in names if name.lower().endswith(INSTANCES)}
+    masks = {name for name in names if name.lower().endswith((INSTANCES, ROUGH))}
     for stem, of_stem in stems.items():
         if _named_after(stem, stems) is not None:
             masks.update(of_stem)
@@ -188,7 +193,7 @@ def _pictures(filesystem: Any, folder: str) -> tuple[dict[str, list[str]], dict[
     instances: dict[str, str] = {}
     for path in sorted(filesystem.ls(folder, detail=False)):
         name = PurePosixPath(path).name
-        if name.startswith(".") or not name.lower().endswith(PICTURES):
+        if name.startswith(".") or not name.lower().endswith(PICTURES) or name.lower().endswith(ROUGH):
             continue
         if name.lower().endswith(INSTANCES):
             instances[name[: -len(INSTANCES)]] = path

@@ -17,6 +17,7 @@ from fewscope.connectors.support.image_files import (
     decode_instances,
     decode_mask,
     decode_numbers,
+    decode_rough,
     size_text,
 )
 from fewscope.connectors.support.measured_pictures import PictureReader
@@ -90,10 +91,15 @@ def pictures_of_pairs(
             )
         if pair.instances is not None:
             objects = decode_instances(filesystem, pair.instances, label)
+        rough = None
+        if pair.rough is not None and filesystem.exists(pair.rough):
+            rough = decode_rough(filesystem, pair.rough, label)
         label = values[label]
+        if rough is not None:
+            rough[(label == 0) | (label == IGNORE_LABEL)] = 0
         if objects is not None and in_masks:
             objects = _by_class(objects, label, len(chosen))
-        return Labelled(image, label, objects)
+        return Labelled(image, label, objects, rough)
 
     return PictureFolder(
         uri=uri,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,15 @@ from numpy.typing import NDArray
 
 from fewscope.connectors.conventions import IGNORE_LABEL, PATCH_SIZE
 from fewscope.connectors.support.pictures import Labelled, Picture, PictureFolder
-from fewscope.connectors.support.support_set import MAX_PATCHES, SupportSet, doubts
+from fewscope.connectors.support.support_set import (
+    MAX_PATCHES,
+    POINT,
+    RoughMark,
+    SupportSet,
+    doubts,
+    joined_rough,
+    rough_marks,
+)
 from fewscope.errors import SupportError
 
 log = logging.getLogger(__name__)
@@ -21,15 +29,23 @@ log = logging.getLogger(__name__)
 SPARE = 32
 """Pixels of a side that are worth no further patches: of a picture of 256 px the middle is taken."""
 
+NEAR = 72
+"""Pixels beside a patch within which the object of a point may reach into it: 1.6 times the largest radius that is
+looked for."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Tile:
-    """A part of a picture that may become a patch: its corner, and its pixels as in `Labelled`, (224, 224)."""
+    """A part of a picture that may become a patch: its corner, and its pixels as in `Labelled`, (224, 224).
+
+    `marks` are the points and boxes of the picture in px of the part, of patch 0.
+    """
 
     name: str
     row: int
     col: int
     part: Labelled
+    marks: tuple[RoughMark, ...] = ()
 
     @property
     def n_object_pixels(self) -> int:
@@ -79,6 +95,8 @@ def _joined(
         log.info("%s: %d of %d patches have instances; none are used", folder.uri, len(every), len(tiles))
     names = [tile.name for tile in tiles]
     labels = np.stack([tile.part.labels for tile in tiles])
+    rough = joined_rough([tile.part.rough for tile in tiles])
+    outlined = labels if rough is None else np.where(rough > 0, np.uint8(IGNORE_LABEL), labels)
     some = slice(max(0, len(names) - n_sparse) or None)  # the last ones are labelled in places only
     try:
         return SupportSet(
@@ -88,12 +106,14 @@ def _joined(
             names=tuple(names),
             mpp=folder.mpp,
             class_names=folder.class_names,
-            notes=(*notes, *doubts(folder.uri, labels[some], folder.class_names, names[some])),
+            notes=(*notes, *doubts(folder.uri, outlined[some], folder.class_names, names[some])),
             assumptions=tuple(folder.assumptions),
             n_sparse=n_sparse,
             corrected=folder.corrected,
             ranges=folder.ranges,
             pictures=pictures,
+            rough=rough,
+            marks=tuple(replace(mark, patch=k) for k, tile in enumerate(tiles) for mark in tile.marks),
         )
     except SupportError as error:
         raise SupportError(f"{folder.uri}: {error}") from error
@@ -126,19 +146,33 @@ def _tiles_of(picture: Picture) -> list[_Tile]:
     else:
         names = [f"{picture.name} at ({row}, {col})" for row in rows for col in cols]
     corners = [(row, col) for row in rows for col in cols]
+    objects, rough = labelled.instances, labelled.rough
+    marks = []
+    if objects is not None and rough is not None and max(height, width) > PATCH_SIZE:
+        marks = rough_marks(labelled.labels, objects, rough)
     return [
-        _Tile(name, row, col, _part(labelled, row, col))
+        _Tile(name, row, col, _part(labelled, row, col), tuple(_marks_near(marks, row, col)))
         for name, (row, col) in zip(names, corners, strict=True)
     ]
 
 
 def _part(labelled: Labelled, row: int, col: int) -> Labelled:
-    objects = labelled.instances
+    objects, rough = labelled.instances, labelled.rough
     return Labelled(
         _window(labelled.image, row, col, None),
         _window(labelled.labels, row, col, IGNORE_LABEL),
         None if objects is None else _window(objects, row, col, 0),
+        None if rough is None else _window(rough, row, col, 0),
     )
+
+
+def _marks_near(marks: Sequence[RoughMark], row: int, col: int) -> Iterator[RoughMark]:
+    """Those in a patch at a corner, or so near that their objects may reach into it, in its px."""
+    for mark in marks:
+        near = NEAR if mark.kind == POINT else 0
+        top, left, bottom, right = mark.top - row, mark.left - col, mark.bottom - row, mark.right - col
+        if min(bottom, right) > -near and max(top, left) < PATCH_SIZE + near:
+            yield replace(mark, top=top, left=left, bottom=bottom, right=right)
 
 
 def _window(array: NDArray[Any], row: int, col: int, fill: int | None) -> NDArray[Any]:
@@ -203,10 +237,12 @@ def _labelled_once(tiles: Sequence[_Tile]) -> Iterator[_Tile]:
             if other is not tile and max(abs(down), abs(right)) < PATCH_SIZE:
                 taken |= _nearer(down, right)
         labels = np.where(taken, np.uint8(IGNORE_LABEL), tile.part.labels)
-        objects = tile.part.instances
+        objects, rough = tile.part.instances, tile.part.rough
         if objects is not None:
             objects = np.where(taken, np.int32(0), objects)
-        yield _Tile(tile.name, tile.row, tile.col, Labelled(tile.part.image, labels, objects))
+        if rough is not None:
+            rough = np.where(taken, np.uint8(0), rough)
+        yield replace(tile, part=Labelled(tile.part.image, labels, objects, rough))
 
 
 def _nearer(down: int, right: int) -> NDArray[np.bool_]:

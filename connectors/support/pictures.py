@@ -23,11 +23,14 @@ class Labelled:
         0 background, 1..C the classes, 255 not labelled.
     instances : NDArray[np.int32] | None
         (H, W) int32, above 0 where labels are an object's, a number for each; None if objects are not separated.
+    rough : NDArray[np.uint8] | None
+        (H, W) `support_set.POINT` or `BOX` at the pixels of objects of which only this is known; None without any.
     """
 
     image: NDArray[np.uint8]
     labels: NDArray[np.uint8]
     instances: NDArray[np.int32] | None
+    rough: NDArray[np.uint8] | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -24,8 +24,7 @@ from fewscope.connectors.support.annotations import (
     patches_on,
     read_annotations,
 )
-from fewscope.connectors.support.sparse import rough_of
-from fewscope.connectors.support.support_set import SupportSet, choose_classes, doubts
+from fewscope.connectors.support.support_set import SupportSet, choose_classes, doubts, joined_rough
 from fewscope.connectors.support_options import SupportOptions
 from fewscope.errors import SupportError
 
@@ -77,7 +76,7 @@ def load_several(files: Sequence[tuple[str, Source]], options: SupportOptions) -
     shown = [titles[k][i] for k, i in order]
     some = slice(n_dense or None)
     counts = [corrections(read) for _, _, read in every]
-    rough = rough_of(patches)
+    rough = joined_rough([patch.rough for patch in patches])
     are_whole = rough is not None or all(of_file.are_whole for of_file in found)
     return SupportSet(
         images=np.stack([patch.image for patch in patches]),
@@ -118,7 +117,7 @@ def write_folder(folder: str, support: SupportSet) -> None:
     folder : str
         A local path; files in it of the same names are replaced.
     support : SupportSet
-        With all classes complete.
+        With all classes complete; of points and boxes, only what the patches show is kept.
 
     Raises
     ------
@@ -141,6 +140,8 @@ def write_folder(folder: str, support: SupportSet) -> None:
         put(f"label/{number}.png", label)
         if support.instances is not None:
             put(f"label/{number}.inst.png", support.instances[number - 1].astype(np.uint16))
+        if support.rough is not None and support.rough[number - 1].any():
+            put(f"label/{number}.rough.png", support.rough[number - 1])
     stated: dict[str, Any] = {"mpp": support.mpp, "classes": list(support.class_names)}
     if support.n_sparse:
         stated["sparse"] = support.n_sparse

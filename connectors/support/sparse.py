@@ -101,12 +101,6 @@ class Drawn:
         return Patch(title, image, np.where(known, of_class, np.uint8(IGNORE_LABEL)), numbers, rough)
 
 
-def rough_of(patches: Sequence[Patch]) -> NDArray[np.uint8] | None:
-    """`SupportSet.rough` of patches."""
-    rough = np.stack([patch.rough for patch in patches])
-    return rough if rough.any() else None
-
-
 def sparse_patches(drawn: Drawn, source: Source, labelled: Sequence[Labelled]) -> tuple[list[Patch], int]:
     """Patches of what is labelled outside regions, and how many labels found no place.
 

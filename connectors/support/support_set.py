@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +33,34 @@ MAX_CLASSES = 32
 
 MAX_PATCHES = 32
 """Of regions, or of pictures that are split: a support set is a few; more suggests a region around everything."""
+
+
+@dataclass(frozen=True, slots=True)
+class RoughMark:
+    """A whole point or box, of which a patch may hold a part, or which lies beside the patch.
+
+    Attributes
+    ----------
+    patch : int
+        Index of the patch.
+    number : int
+        Of the object in `SupportSet.instances`; it may have no pixel there.
+    value : int
+        Its class, 1..C.
+    kind : int
+        `POINT` or `BOX`.
+    top, left, bottom, right : float
+        Edges of its pixels, px from the corner of the patch; those of a point are of its disc.
+    """
+
+    patch: int
+    number: int
+    value: int
+    kind: int
+    top: float
+    left: float
+    bottom: float
+    right: float
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -71,6 +99,8 @@ class SupportSet:
     rough : NDArray[np.uint8] or None
         (K, 224, 224), `POINT` or `BOX` at the pixels of objects of which only this is known: those of a small disc, or
         of the box; 0 elsewhere. None: all objects have outlines.
+    marks : tuple[RoughMark, ...]
+        The points and boxes as a whole, where patches are parts of larger pictures.
     labelled : str
         Digest of what was labelled, where the outlines of rough objects were inferred from it.
     ranges : Ranges
@@ -97,6 +127,7 @@ class SupportSet:
     pictures: tuple[int, ...] = ()
     ranges: Ranges = ()
     rough: NDArray[np.uint8] | None = None
+    marks: tuple[RoughMark, ...] = ()
     labelled: str = ""
 
     def __post_init__(self) -> None:
@@ -135,7 +166,8 @@ class SupportSet:
                     "background",
                 ),
             ):
-                if not (of_class == value).any():
+                is_found_later = value == 0 and self.rough is not None  # boxes hold background
+                if not is_found_later and not (of_class == value).any():
                     raise SupportError(f"no pixel of the {n} patches is labelled as {what}{of}; {cure}")
         is_object = (self.labels > 0) & (self.labels != IGNORE_LABEL)
         if self.instances is not None and not np.array_equal(self.instances > 0, is_object):
@@ -181,6 +213,8 @@ class SupportSet:
             class_names=(self.class_names[value - 1],),
             n_sparse=self.n_sparse,
             pictures=self.pictures,
+            rough=None if self.rough is None else np.where(labels == 1, self.rough, np.uint8(0)),
+            marks=tuple(replace(mark, value=1) for mark in self.marks if mark.value == value),
             labelled=f"{self.labelled} of {value}" if self.labelled else "",
         )
 
@@ -196,7 +230,33 @@ class SupportSet:
             digest.update(f"sparse {self.n_sparse}".encode())
         if self.pictures:
             digest.update(f"pictures {self.pictures}".encode())
+        if self.marks:
+            digest.update(repr(self.marks).encode())
         return digest.hexdigest()
+
+
+def rough_marks(
+    labels: NDArray[np.uint8], instances: NDArray[np.int32], rough: NDArray[np.uint8], patch: int = 0
+) -> list[RoughMark]:
+    """The points and boxes of a picture or patch, all (H, W), as far as it shows them."""
+    from scipy import ndimage  # of few support sets
+
+    marks = []
+    for number, box in enumerate(ndimage.find_objects(np.where(rough > 0, instances, 0)), start=1):
+        if box is not None:
+            first = np.argmax(instances[box] == number)
+            value, kind = int(labels[box].flat[first]), int(rough[box].flat[first])
+            edges = box[0].start, box[1].start, box[0].stop, box[1].stop
+            marks.append(RoughMark(patch, number, value, kind, *map(float, edges)))
+    return marks
+
+
+def joined_rough(parts: Sequence[NDArray[np.uint8] | None]) -> NDArray[np.uint8] | None:
+    """`SupportSet.rough` of patches, each (224, 224) or None; None if there is no point or box."""
+    if not any(part is not None and part.any() for part in parts):
+        return None
+    none = np.zeros((PATCH_SIZE, PATCH_SIZE), np.uint8)
+    return np.stack([none if part is None else part for part in parts])
 
 
 def choose_classes(uri: str, found: Sequence[str], wanted: Sequence[str]) -> list[int]:
@@ -288,63 +348,3 @@ def _looks_inverted(of_class: NDArray[np.bool_], known: NDArray[np.bool_]) -> bo
     n_islands = n_background - len(set(np.unique(background[at_edge]).tolist()) - {0})
     _, n_objects = ndimage.label(of_class)
     return bool(n_islands >= ISLANDS and n_islands >= 2 * n_objects)
-
-
-def join_classes(sets: Sequence[SupportSet]) -> SupportSet:
-    """Join support sets of one class each into one, in their order.
-
-    An object of one class is background for the others; the background of a patch is not known for classes that it was
-    not labelled for. Patches with the same image become one, labelled for all their classes, so that they are held out
-    together. A pixel that two classes claim is not labelled.
-
-    Raises
-    ------
-    SupportError
-        The sets differ in resolution, or a set has the same image twice.
-    """
-    mpps = {one.mpp for one in sets}
-    if len(mpps) > 1:
-        stated = ", ".join(f"{one.class_name} {one.mpp}" for one in sets)
-        raise SupportError(f"the classes are at different um per px ({stated}); make them the same")
-    has_instances = all(one.instances is not None for one in sets)
-    places: dict[bytes, int] = {}
-    images: list[NDArray[np.uint8]] = []
-    labels, instances, names = [], [], []
-    complete: list[NDArray[np.bool_]] = []
-    for c, one in enumerate(sets):
-        for k, image in enumerate(one.images):
-            place = places.setdefault(image.tobytes(), len(images))
-            if place == len(images):
-                images.append(image)
-                labels.append(np.zeros((PATCH_SIZE, PATCH_SIZE), np.uint8))
-                instances.append(np.zeros((PATCH_SIZE, PATCH_SIZE), np.int32))
-                names.append(f"{one.class_name}/{one.names[k]}")
-                complete.append(np.zeros(len(sets), bool))
-            elif complete[place][c]:
-                raise SupportError(f"{one.names[k]} of {one.class_name} has the same image as another one")
-            else:
-                names[place] += f", {one.class_name}"
-            complete[place][c] = True
-            is_object = one.labels[k] == 1
-            unknown = (labels[place] == IGNORE_LABEL) | (one.labels[k] == IGNORE_LABEL)
-            claimed = is_object & (labels[place] > 0) & ~unknown
-            if claimed.any():
-                log.info("%s: %d px are of two classes: ignored", names[place], claimed.sum())
-            if one.instances is not None:
-                ids = one.instances[k] + instances[place].max()
-                instances[place] = np.where(is_object, ids, instances[place]).astype(np.int32)
-            labels[place][is_object] = c + 1
-            labels[place][claimed | unknown] = IGNORE_LABEL
-            instances[place][claimed | unknown] = 0
-    return SupportSet(
-        images=np.stack(images),
-        labels=np.stack(labels),
-        instances=np.stack(instances) if has_instances else None,
-        names=tuple(names),
-        mpp=sets[0].mpp,
-        class_names=tuple(one.class_name for one in sets),
-        complete=np.stack(complete),
-        notes=tuple(note for one in sets for note in one.notes),
-        assumptions=tuple(assumption for one in sets for assumption in one.assumptions),
-        ranges=sets[0].ranges if len({one.ranges for one in sets}) == 1 else (),
-    )

@@ -3,7 +3,8 @@
 The typical radius of points is the scale at which they stand out most, as blobs do [1]_. At first, discs of that radius
 are the objects, without their rims. The model learns from them, says what near a point is object where it is sure, and
 learns again; what is nearest to a point stays object, what is far from all of them background. Of a box, it is the
-ellipse in it, and what lies outside all boxes is background.
+ellipse in it, and what lies outside all boxes is background. Points and boxes of a picture that was cut into patches
+are known as a whole, also beside the patches that they reach into.
 
 References
 ----------
@@ -22,7 +23,7 @@ from scipy import ndimage
 
 from fewscope.connectors.conventions import IGNORE_LABEL, PATCH_SIZE
 from fewscope.connectors.results.run_folder import WorkDir
-from fewscope.connectors.support.support_set import BOX, POINT, SupportSet
+from fewscope.connectors.support.support_set import BOX, POINT, RoughMark, SupportSet, rough_marks
 from fewscope.model.finetune import one_thread
 from fewscope.pipeline.predictor import Model, squeeze_single_class
 
@@ -142,6 +143,8 @@ class _Near:
         (H, W) from its middle, in radii.
     inner, open : NDArray[np.bool_]
         (H, W) what is certainly of it, and what may be.
+    cut : frozenset of int
+        Numbers of those whose middle is not labelled in the patch.
     """
 
     seed: NDArray[np.int64]
@@ -149,6 +152,7 @@ class _Near:
     distance: NDArray[np.float32]
     inner: NDArray[np.bool_]
     open: NDArray[np.bool_]
+    cut: frozenset[int]
 
 
 def outline_rough_objects(support: SupportSet, model: Model, rounds: int = ROUNDS) -> SupportSet:
@@ -204,6 +208,7 @@ def _outlined(support: SupportSet, labels: NDArray[np.uint8], instances: NDArray
         labels=labels,
         instances=instances,
         rough=None,
+        marks=(),
         labelled=support.digest(),
         assumptions=(*support.assumptions, *_told(support)),
     )
@@ -211,7 +216,7 @@ def _outlined(support: SupportSet, labels: NDArray[np.uint8], instances: NDArray
 
 def _by_class(support: SupportSet, labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """`SupportSet.labels_by_class` of other labels."""
-    return replace(support, labels=labels, instances=None, rough=None).labels_by_class
+    return replace(support, labels=labels, instances=None, rough=None, marks=()).labels_by_class
 
 
 def _blobs(support: SupportSet) -> dict[int, Blobs]:
@@ -231,33 +236,42 @@ def _blobs(support: SupportSet) -> dict[int, Blobs]:
     return found
 
 
-def _near(support: SupportSet, k: int, blobs: dict[int, Blobs]) -> _Near:
+def _marks_of(support: SupportSet, k: int) -> dict[int, RoughMark]:
+    """Points and boxes of a patch by their numbers: as a whole where that is known, else what the patch holds."""
     assert support.rough is not None
     assert support.instances is not None
-    labels, numbers, rough = support.labels[k], support.instances[k], support.rough[k]
+    shown = rough_marks(support.labels[k], support.instances[k], support.rough[k], k)
+    whole = [mark for mark in support.marks if mark.patch == k]
+    return {mark.number: mark for mark in (*shown, *whole)}
+
+
+def _near(support: SupportSet, k: int, blobs: dict[int, Blobs]) -> _Near:
+    assert support.rough is not None
+    labels, rough = support.labels[k], support.rough[k]
     row, col = np.indices((PATCH_SIZE, PATCH_SIZE), np.float32)
     distance = np.full(labels.shape, np.inf, np.float32)
     seed, in_reach = np.zeros(labels.shape, np.int64), np.zeros(labels.shape, bool)
     inner = np.zeros(labels.shape, bool)
-    values = [0]
+    free = (labels == 0) | (rough > 0)  # not labelled as something else, nor unlabelled
+    marks, cut = _marks_of(support, k), set()
+    values = np.zeros(max(marks, default=0) + 1, np.uint8)
     responses = {value: blob.response(support.images[k]) for value, blob in blobs.items()}
-    boxes = ndimage.find_objects(np.where(rough > 0, numbers, 0))
-    for number, box in enumerate(boxes, start=1):
-        values.append(0)
-        if box is None:
-            continue
-        pixels = numbers[box] == number
-        values[-1] = int(labels[box][pixels][0])
-        top, bottom, left, right = box[0].start, box[0].stop, box[1].start, box[1].stop
-        middle, centre = (top + bottom - 1) / 2, (left + right - 1) / 2
-        if rough[box][pixels][0] == POINT:
-            blob = blobs[values[-1]]
-            middle, centre = blob.middle(responses[values[-1]], middle, centre)
+    for number, mark in marks.items():
+        middle, centre = (mark.top + mark.bottom - 1) / 2, (mark.left + mark.right - 1) / 2
+        if mark.kind == POINT:
+            if mark.value not in blobs:
+                continue
+            blob = blobs[mark.value]
+            if 0 <= middle < PATCH_SIZE and 0 <= centre < PATCH_SIZE:  # what lies elsewhere is not seen here
+                middle, centre = blob.middle(responses[mark.value], middle, centre)
             half = np.array([blob.radius] * 2)
             core, reach = POINT_INNER, None
         else:
-            half = np.array([(bottom - top) / 2, (right - left) / 2])
+            half = np.array([(mark.bottom - mark.top) / 2, (mark.right - mark.left) / 2])
             core, reach = BOX_INNER, half + BOX_MARGIN
+        values[number] = mark.value
+        if not (0 <= middle < PATCH_SIZE and 0 <= centre < PATCH_SIZE and free[int(middle), int(centre)]):
+            cut.add(number)
         apart = np.sqrt(((row - middle) / half[0]) ** 2 + ((col - centre) / half[1]) ** 2)
         if reach is None:
             reached = apart < POINT_OUTER
@@ -267,9 +281,7 @@ def _near(support: SupportSet, k: int, blobs: dict[int, Blobs]) -> _Near:
         distance[closer], seed[closer] = apart[closer], number
         inner[closer] = apart[closer] <= core
         in_reach |= reached
-    free = (labels == 0) | (rough > 0)  # not labelled as something else, nor unlabelled
-    value = np.array(values, np.uint8)[seed]
-    return _Near(seed, value, distance, inner & free, in_reach & free & ~inner)
+    return _Near(seed, values[seed], distance, inner & free, in_reach & free & ~inner, frozenset(cut))
 
 
 def _first_labels(support: SupportSet, k: int, near: _Near) -> NDArray[np.uint8]:
@@ -297,7 +309,10 @@ def _settled(labels: NDArray[np.uint8], near: _Near, found: NDArray[np.float32])
 def _whole_objects(
     support: SupportSet, k: int, near: _Near, labels: NDArray[np.uint8]
 ) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
-    """Labels and objects: each rough object is what is connected with its inner part; the rest is not labelled."""
+    """Labels and objects: each rough object is what is connected with its inner part; the rest is not labelled.
+
+    Of one that is cut so that its inner part is elsewhere, it is the largest piece.
+    """
     assert support.rough is not None
     assert support.instances is not None
     labels, objects = labels.copy(), np.where(support.rough[k] > 0, 0, support.instances[k])
@@ -310,6 +325,8 @@ def _whole_objects(
         own = is_rough[box] & (near.seed[box] == number)
         pieces, _ = ndimage.label(own)
         kept = np.unique(pieces[own & near.inner[box]])
+        if not kept.size and number in near.cut and own.any():
+            kept = np.bincount(pieces[own]).argmax(keepdims=True)
         whole = own & np.isin(pieces, kept[kept > 0])
         objects[box][whole] = first + number
         labels[box][own & ~whole] = IGNORE_LABEL

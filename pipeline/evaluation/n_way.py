@@ -15,7 +15,8 @@ import numpy as np
 
 from fewscope.connectors.conventions import IGNORE_LABEL
 from fewscope.connectors.datasets.class_folders import ClassImages
-from fewscope.connectors.support.support_set import SupportSet, join_classes
+from fewscope.connectors.support.joined_classes import join_classes
+from fewscope.connectors.support.support_set import SupportSet
 from fewscope.model.episodes.protocol import other_classes, sampled_episodes
 from fewscope.model.segmenter import Segmenter
 from fewscope.pipeline.calibration.operating_point import threshold_level

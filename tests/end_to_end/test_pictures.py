@@ -11,6 +11,7 @@ import pytest
 import shapely
 import tifffile
 from PIL import Image
+from scipy.ndimage import find_objects
 from skimage.measure import label
 
 from fewscope.connectors.photographs import has_small_objects
@@ -20,6 +21,7 @@ from fewscope.jobs import segment_wsi
 from fewscope.jobs.photographs import photographs_of
 from fewscope.pipeline.config import SegmentConfig
 from fewscope.pipeline.plan import make_plan
+from tests.helpers.boxes import Box, write_coco
 
 SIZE = (300, 340)
 
@@ -90,6 +92,28 @@ def test_a_folder_of_pictures_is_counted_each_as_it_is(study, tmp_path, capfd):
     before = (out / "summary.csv").read_bytes()
     assert segment_wsi.main(command) == 2  # all the others are finished
     assert (out / "summary.csv").read_bytes() == before
+
+
+@pytest.mark.slow
+def test_boxes_are_enough_to_count(study, tmp_path):
+    images, _, expected = study
+    labelled = {}
+    for name, step in (("a", 50), ("b", 70)):
+        values, numbers = discs(grid(step))
+        boxes = [
+            Box("disc", cols.start, rows.start, cols.stop, rows.stop) for rows, cols in find_objects(numbers)
+        ]
+        labelled[name] = (values, boxes)
+    write_coco(tmp_path / "boxes", labelled)
+    out = tmp_path / "out"
+    command = [str(images / "many.tif"), "--support", str(tmp_path / "boxes"), "--out", str(out)]
+    assert segment_wsi.main([*command, "--local", "--adapt", "0"]) == 0
+    report = json.loads((out / "report.json").read_text())
+    assert report["count"] == expected["many"]
+    labels = open_result(str(out)).labels[0].compute() > 0
+    truth = discs(grid(40))[1] > 0
+    assert (labels & truth).sum() > 0.85 * (labels | truth).sum()
+    assert any("marked by boxes. Their outlines were inferred" in text for text in report["assumptions"])
 
 
 @pytest.mark.slow

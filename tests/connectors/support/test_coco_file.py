@@ -14,6 +14,7 @@ from fewscope.connectors.conventions import IGNORE_LABEL
 from fewscope.connectors.photographs import load_photograph_support
 from fewscope.connectors.pixels.run_lengths import decode_run_lengths
 from fewscope.connectors.support.load import is_annotations, load_support
+from fewscope.connectors.support.support_set import BOX
 from fewscope.errors import MissingPackageError, SupportError
 from tests.helpers.support_folders import disc, photo, refusal
 
@@ -177,24 +178,53 @@ def test_classes_are_the_categories_that_occur(folder):
     assert (load_support(str(root)).mpp, load_support(str(root)).class_names) == (0.25, ("vessel",))
 
 
-def test_crowds_boxes_and_what_is_ignored_are_not_labelled(folder):
+def test_crowds_and_what_is_ignored_are_not_labelled(folder):
     root = folder(
         content(
             {"segmentation": [square(10, 10, 20)]},
             {"segmentation": [square(60, 10, 20)], "iscrowd": 1},
             {"segmentation": [square(100, 10, 20)], "category_id": 11},
-            {"segmentation": [], "bbox": [140, 10, 20, 20]},
-            {"bbox": [170, 10, 20, 20]},
+            {"segmentation": [], "bbox": [140, 10, 20, 20], "iscrowd": 1},
             {"segmentation": [square(10, 100, 20)], "iscrowd": 1, "category_id": 12},
             categories=("cell", "Ignore", "other"),
         )
     )
     label = load_support(str(root), class_names=["cell"]).labels[0]
     unknown = np.zeros((224, 224), bool)
-    for left in (60, 100, 140, 170):
+    for left in (60, 100, 140):
         unknown[10:30, left : left + 20] = True
     assert np.array_equal(label == IGNORE_LABEL, unknown)
     assert (label == 1).sum() == 400
+    assert load_support(str(root), class_names=["cell"]).rough is None
+
+
+def test_objects_with_a_box_and_no_outline_are_boxes(folder):
+    root = folder(
+        content(
+            {"segmentation": [square(10, 10, 20)]},
+            {"segmentation": [], "bbox": [140, 10, 20, 30]},
+            {"bbox": [169.6, 10.2, 20, 20]},
+            {"segmentation": None, "bbox": [150, 30, 8, 8]},
+            {"bbox": [-10, 200, 30, 90]},
+            {"bbox": [10, 100, 20, 20], "category_id": 11},
+            {"bbox": [60, 60, 0, 20]},
+            {"bbox": [60, 60, 20, -20]},
+            categories=("cell", "other"),
+        )
+    )
+    support = load_support(str(root), class_names=["cell"])
+    expected = np.zeros((224, 224), int)
+    expected[10:30, 10:30] = 1
+    expected[10:40, 140:160] = 2
+    expected[10:30, 170:190] = 3
+    expected[30:38, 150:158] = 4  # the smaller one counts
+    expected[200:, :20] = 5
+    assert np.array_equal(support.instances[0], expected)
+    assert np.array_equal(support.labels[0], expected > 0)
+    assert np.array_equal(support.rough[0], np.where(expected > 1, BOX, 0))
+    assert "2 objects left out: annotation 7 has no area, annotation 8" in support.notes[0]
+    other = load_support(str(root), class_names=["other"])
+    assert np.array_equal(other.rough, np.where(other.labels == 1, BOX, 0))
 
 
 def test_pictures_without_an_object_are_background_and_others_are_left_out(folder):
@@ -265,7 +295,7 @@ BAD = {
         {"annotations": [{"image_id": 0, "category_id": 10, "bbox": [1, 2, 3, 1e400]}]},
         "annotation 1",
     ),
-    "boxes alone": ({"annotations": [{"image_id": 0, "category_id": 10, "bbox": [1, 2, 3, 4]}]}, "outline"),
+    "no box": ({"annotations": [{"image_id": 0, "category_id": 10, "bbox": [1, 2, 3]}]}, "annotation 1"),
     "of another size": ({"images": [{"id": 0, "file_name": "a.png", "height": 9, "width": 9}]}, "9 x 9 px"),
 }
 

@@ -13,6 +13,7 @@ from PIL import Image
 from fewscope.connectors.conventions import IGNORE_LABEL
 from fewscope.connectors.photographs import load_photograph_support
 from fewscope.connectors.support.load import load_support
+from fewscope.connectors.support.support_set import BOX, POINT
 from tests.helpers.support_folders import disc, photo, refusal
 
 
@@ -70,9 +71,32 @@ def test_shapes_with_an_area_are_objects(tmp_path):
     assert np.array_equal(np.where(circle, 0, numbers), np.where(circle, 0, expected))
     assert (numbers[circle] == 3).mean() > 0.995
     assert len(np.unique(numbers)) == 6
+    support = load_support(str(tmp_path))
+    assert np.array_equal(support.rough[0], np.where(numbers == 2, BOX, 0))
+    (assumed,) = support.assumptions
+    assert "rectangles were taken for boxes around objects" in assumed
 
 
-def test_points_and_lines_are_left_out_with_a_note(tmp_path):
+def test_points_mark_objects_and_outlines_say_more_than_boxes_and_points(tmp_path):
+    save(
+        tmp_path,
+        "a.png",
+        shape("nucleus", [[50.3, 60.6]], "point"),
+        shape("cell", [[100.5, 60.5]], "point", group_id=1),
+        shape("cell", [[90, 50], [110, 70]], "rectangle", group_id=1),
+        shape("cell", [[150.5, 60.5]], "point", group_id=2),
+        shape("cell", square(140, 50, 20), group_id=2),
+    )
+    support = load_support(str(tmp_path))
+    row, col = np.mgrid[:224, :224]
+    expected = np.where((row + 0.5 - 60.6) ** 2 + (col + 0.5 - 50.3) ** 2 < 9, 1, 0)
+    expected[50:70, 90:110] = 2
+    expected[50:70, 140:160] = 3
+    assert np.array_equal(support.instances[0], expected)
+    assert np.array_equal(support.rough[0], np.array([0, POINT, BOX, 0])[expected])
+
+
+def test_lines_and_points_beside_outlines_are_left_out_with_a_note(tmp_path):
     save(
         tmp_path,
         "a.png",
@@ -85,7 +109,7 @@ def test_points_and_lines_are_left_out_with_a_note(tmp_path):
     (note,) = load_support(str(tmp_path)).notes
     for word in (
         "4 objects left out",
-        "shape 2 of a.json is a point",
+        "a point of cell in a.png, beside outlines",
         "is a line",
         "shape 4 of a.json has no area",
     ):
@@ -152,6 +176,7 @@ def test_a_name_does_not_lead_out_of_the_folder(tmp_path):
         ([3], {}, "shape 1 has no label"),
         ([shape("cell", [[1, "a"], [2, 2], [3, 3]])], {}, "shape 1 is no polygon"),
         ([shape("cell", [[1, 1]], "circle")], {}, "shape 1 is no circle"),
+        ([shape("cell", [[1, 1], [2, 2]], "point")], {}, "shape 1 is no point"),
         ([shape("cell", [[1, 1], [float("inf"), 1]], "rectangle")], {}, "shape 1 is no rectangle"),
         ([shape("cell", [[1, 1], [9, 9]], "mask")], {}, "shape 1 is no mask"),
         ([shape("cell", [[1, 1], [9, 9]], "mask", mask="%")], {}, "shape 1 is no mask"),

@@ -10,6 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fewscope.connectors.results.run_folder import WorkDir
+from fewscope.connectors.support.picture_patches import cut_patches
+from fewscope.connectors.support.pictures import Labelled, Picture, PictureFolder
 from fewscope.connectors.support.support_set import BOX, POINT, SupportSet
 from fewscope.model.segmenter import load_segmenter
 from fewscope.pipeline.calibration.encoding_cache import EncodingCache
@@ -171,3 +173,38 @@ def test_a_run_keeps_its_outlines(segmenter, tmp_path):
     (file,) = tmp_path.rglob("outlines.npz")
     file.write_bytes(file.read_bytes()[:-200])
     assert kept_outlines(work, support) is None
+
+
+@pytest.mark.parametrize("kind", [POINT, BOX])
+def test_objects_that_patches_of_a_picture_cut_are_known_as_a_whole(segmenter, kind):
+    """Two patches cut through a row of ellipses, a point of each of which is in one patch only."""
+    rows, cols = np.indices((224, 448))
+    truth = np.zeros((224, 448), np.int32)
+    for number, row in enumerate(range(24, 224, 44), start=1):
+        for beside, col in ((0, 217 + 3 * number), (20, 60), (40, 380)):
+            truth[((rows - row) / 13) ** 2 + ((cols - col) / 16) ** 2 <= 1] = number + beside
+    image = np.where((truth > 0)[..., None], (95, 60, 140), (226, 200, 214))
+    image = (image + np.random.default_rng(0).normal(0, 10, image.shape)).clip(0, 255).astype(np.uint8)
+    marked = np.zeros_like(truth)
+    for number in np.unique(truth[truth > 0]):
+        inside_rows, inside_cols = np.nonzero(truth == number)
+        if kind == BOX:
+            box = np.s_[inside_rows.min() : inside_rows.max() + 1, inside_cols.min() : inside_cols.max() + 1]
+            marked[box] = number
+        else:
+            marked[np.hypot(rows - inside_rows.mean(), cols - inside_cols.mean()) <= 3] = number
+    whole = Labelled(
+        image, (marked > 0).astype(np.uint8), marked, np.where(marked > 0, kind, 0).astype(np.uint8)
+    )
+    support = cut_patches(PictureFolder("two", [Picture("a", "a", lambda: whole)], ("nucleus",), None))
+    assert len(support.names) == 2
+    found = outline_rough_objects(support, segmenter)
+    halves = np.stack([truth[:, :224], truth[:, 224:]])
+
+    def iou(labels: np.ndarray) -> float:
+        known = labels != 255
+        agree = (labels == 1) & (halves > 0) & known
+        return agree.sum() / (((labels == 1) | (halves > 0)) & known).sum()
+
+    assert iou(found.labels) > 0.97
+    assert iou(found.labels) > iou(outline_rough_objects(replace(support, marks=()), segmenter).labels)
