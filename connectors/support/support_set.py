@@ -166,8 +166,10 @@ class SupportSet:
                     "background",
                 ),
             ):
-                is_found_later = value == 0 and self.rough is not None  # boxes hold background
-                if not is_found_later and not (of_class == value).any():
+                holds_it = (
+                    value == 0 and self.rough is not None and self.rough[of_class == 1].any()
+                )  # boxes do
+                if not holds_it and not (of_class == value).any():
                     raise SupportError(f"no pixel of the {n} patches is labelled as {what}{of}; {cure}")
         is_object = (self.labels > 0) & (self.labels != IGNORE_LABEL)
         if self.instances is not None and not np.array_equal(self.instances > 0, is_object):

@@ -326,7 +326,7 @@ def _whole_objects(
         pieces, _ = ndimage.label(own)
         kept = np.unique(pieces[own & near.inner[box]])
         if not kept.size and number in near.cut and own.any():
-            kept = np.bincount(pieces[own]).argmax(keepdims=True)
+            kept = np.array([np.bincount(pieces[own]).argmax()])
         whole = own & np.isin(pieces, kept[kept > 0])
         objects[box][whole] = first + number
         labels[box][own & ~whole] = IGNORE_LABEL
