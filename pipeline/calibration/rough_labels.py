@@ -180,7 +180,7 @@ def outline_rough_objects(support: SupportSet, model: Model, rounds: int = ROUND
     instances = np.zeros(labels.shape, np.int32)
     for k, one in enumerate(near):
         labels[k], instances[k] = _whole_objects(support, k, one, labels[k])
-    return _outlined(support, labels, instances)
+    return _outlined(support, labels, instances, blobs)
 
 
 def keep_outlines(work: WorkDir, support: SupportSet) -> None:
@@ -199,10 +199,12 @@ def kept_outlines(work: WorkDir, support: SupportSet) -> SupportSet | None:
         return None
     if support.rough is None or digest != support.digest():
         return None
-    return _outlined(support, arrays["labels"], arrays["instances"])
+    return _outlined(support, arrays["labels"], arrays["instances"], _blobs(support))
 
 
-def _outlined(support: SupportSet, labels: NDArray[np.uint8], instances: NDArray[np.int32]) -> SupportSet:
+def _outlined(
+    support: SupportSet, labels: NDArray[np.uint8], instances: NDArray[np.int32], blobs: dict[int, Blobs]
+) -> SupportSet:
     return replace(
         support,
         labels=labels,
@@ -210,7 +212,7 @@ def _outlined(support: SupportSet, labels: NDArray[np.uint8], instances: NDArray
         rough=None,
         marks=(),
         labelled=support.digest(),
-        assumptions=(*support.assumptions, *_told(support)),
+        assumptions=(*support.assumptions, *_told(support, blobs)),
     )
 
 
@@ -333,10 +335,10 @@ def _whole_objects(
     return labels, objects
 
 
-def _told(support: SupportSet) -> list[str]:
+def _told(support: SupportSet, blobs: dict[int, Blobs]) -> list[str]:
     """What the report says of it."""
     assert support.rough is not None
-    told, blobs = [], _blobs(support)
+    told = []
     for value, name in enumerate(support.class_names, start=1):
         kinds = {kind for kind in (POINT, BOX) if ((support.labels == value) & (support.rough == kind)).any()}
         if POINT in kinds:

@@ -31,8 +31,10 @@ export function rgba(colour: string, alpha: number): string {
   return `rgba(${rgb(colour).join(",")},${alpha})`;
 }
 
-/** Radius of the marker of a point, screen px. */
+/** Radius of the marker of a point, screen px; and where more than so many image px are one on the screen. */
 export const POINT_SIZE = 5;
+const FAR_SIZE = 3;
+const FAR = 3;
 
 const NOT = "#e5484d";
 const CASING = "rgba(10,14,20,.55)";
@@ -72,14 +74,15 @@ export function labelStyle(feature: Feature, resolution: number, selected: Reado
     ];
   }
   if (kind === "point") {
-    return cached(`point|${colour}|${negative}|${chosen}`, () => [
+    const size = resolution > FAR ? FAR_SIZE : POINT_SIZE;
+    return cached(`point|${colour}|${negative}|${chosen}|${size}`, () => [
       new Style({
         image: new Circle({
-          radius: chosen ? POINT_SIZE + 2 : POINT_SIZE,
+          radius: chosen ? size + 2 : size,
           fill: new Fill({ color: colour }),
           stroke: new Stroke({ color: chosen ? "#fff" : "rgba(255,255,255,.9)", width: chosen ? 3 : 1.5 }),
         }),
-        ...(negative
+        ...(negative && size === POINT_SIZE
           ? { text: new Text({ text: "–", font: "bold 10px system-ui", fill: new Fill({ color: "#fff" }) }) }
           : {}),
       }),

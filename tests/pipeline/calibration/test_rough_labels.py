@@ -21,6 +21,7 @@ from fewscope.pipeline.calibration.rough_labels import (
     kept_outlines,
     outline_rough_objects,
 )
+from fewscope.pipeline.plan import typical_radius
 
 ROWS, COLS = np.indices((224, 224))
 
@@ -124,6 +125,9 @@ def test_outlines_are_those_of_the_objects(segmenter, mark, kind, least):
         for number in np.unique(found.instances[k])[1:]:  # each is within one true object, nearly
             inside = truth[k][found.instances[k] == number]
             assert np.bincount(inside[inside > 0]).max() > 0.7 * len(inside)
+    assert typical_radius(found) == pytest.approx(11, rel=0.15), (
+        "what is not sure around an object does not cut it"
+    )
     (told,) = found.assumptions
     assert ("typical radius of" in told) == (kind == POINT)
     assert "estimates of quality compare with these" in told
