@@ -149,7 +149,9 @@ def load_photograph_support(folder: Path, class_names: Sequence[str] = ()) -> Su
         raise SupportError(f"{uri}: no such folder; give a folder of photographs with masks")
     pictures = open_pictures(uri, class_names)
     if pictures is None:
-        raise SupportError(f"{uri}: has no labelled pair; expected {PAIRS}, or COCO's or LabelMe's JSON")
+        raise SupportError(
+            f"{uri}: has no labelled pair; expected {PAIRS}, or labels of COCO, LabelMe, YOLO or VOC"
+        )
     if len(pictures.class_names) > 1:
         raise SupportError(
             f"{uri}: has the classes {', '.join(pictures.class_names)}; choose one of them with --class"

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from fewscope.connectors.slide_options import CHANNEL_TIFF_ENDINGS, OME_ZARR_ENDINGS, PICTURE_ENDINGS
 from fewscope.connectors.support.pair_names import mask_names
+from fewscope.connectors.support.voc_boxes import HEAD_BYTES, is_voc
 from fewscope.errors import SourceError, SupportError
 
 ONE_FILE = (".svs", ".ndpi", ".mrxs", ".scn", ".bif", ".svslide", ".czi")
@@ -46,6 +47,8 @@ def named_after(folder: str, paths: Iterable[str]) -> dict[str, str]:
         ending = next((ending for ending in DRAWN if name.lower().endswith(ending)), None)
         of_name = slides.get(name[: -len(ending)], []) if ending and not name.startswith(".") else []
         path = os.path.join(folder, name)
+        if of_name and ending == ".xml" and _is_of_picture(path):
+            continue
         if len(of_name) > 1:
             raise SupportError(
                 f"{path}: may be of {of_name[0]} or {of_name[1]}; name it {of_name[0]}.geojson"
@@ -53,6 +56,12 @@ def named_after(folder: str, paths: Iterable[str]) -> dict[str, str]:
         if of_name and (other := found.setdefault(of_name[0], path)) != path:
             raise SupportError(f"{of_name[0]}: its annotations may be {other} or {path}; keep one of them")
     return found
+
+
+def _is_of_picture(path: str) -> bool:
+    """Whether XML is the labels of a picture, which `connectors.support.folder` reads."""
+    with open(path, "rb") as file:
+        return is_voc(file.read(HEAD_BYTES))
 
 
 def areas_of(aoi: str, slides: Sequence[str]) -> list[str]:

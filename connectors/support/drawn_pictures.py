@@ -287,6 +287,17 @@ def stated_size(height: Any, width: Any) -> tuple[int, int] | None:
     return None
 
 
+def check_once(drawn: DrawnPictures) -> None:
+    """Raise SupportError if two files hold the objects of one picture."""
+    drawn_in: dict[str, str] = {}
+    for picture in drawn.pictures:
+        other = drawn_in.setdefault(picture.path, picture.drawn_in)
+        if other != picture.drawn_in:
+            raise SupportError(
+                f"{picture.path}: has labels in {other} and in {picture.drawn_in}; keep one of them"
+            )
+
+
 def note_not_listed(uri: str, drawn: DrawnPictures, there: Sequence[str]) -> None:
     """Add a note of the pictures that are ``there`` and that no file of labels knows."""
     used = {picture.path for picture in drawn.pictures}

@@ -44,8 +44,8 @@ def load_folder(uri: str, class_names: Sequence[str], stack: StackOptions = NO_S
     of_classes = _class_folders(filesystem, root, uri)
     if not of_classes:
         raise broken or SupportError(
-            f"{uri}: has no labelled pair; expected {PAIRS}, a folder of these for each class, or pictures with "
-            "COCO's or LabelMe's JSON"
+            f"{uri}: has no labelled pair; expected {PAIRS}, a folder of these for each class, or pictures with the "
+            "labels of COCO, LabelMe, YOLO or Pascal VOC"
         )
     if "class" in stated:
         raise SupportError(f"{uri}/support.json: names one class, the folder has {', '.join(of_classes)}")
@@ -122,7 +122,7 @@ def _pictures(
     if pairs:
         return pictures_of_pairs(filesystem, root, uri, pairs, stated, class_names, stack), None
     files = find_label_files(filesystem, root)
-    if files.coco or files.labelme:
+    if files:
         return pictures_of_files(filesystem, root, uri, files, stated, class_names, stack), None
     if doubt is not None:
         raise SupportError(f"{doubt}; {files.broken[0]}") if files.broken else doubt

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -18,8 +18,11 @@ from fewscope.connectors.support.pair_names import IMAGE_FOLDERS, LABEL_FOLDERS
 from fewscope.connectors.support.picture_places import PicturePlaces
 from fewscope.connectors.support.pictures import PictureFolder
 from fewscope.connectors.support.support_json import FILE, read_statement
+from fewscope.connectors.support.voc_boxes import PICTURE_FOLDERS, is_voc, read_voc_files
+from fewscope.connectors.support.yolo_files import YoloFiles, find_yolo_files, read_yolo_files
 from fewscope.errors import SupportError
 
+ENDINGS = (".json", ".xml")
 MARKS_OF_COCO = (b'"images"', b'"annotations"', b'"categories"')
 MARKS_OF_LABELME = (b'"shapes"', b'"imagePath"')
 GEOJSON = b'"FeatureCollection"'
@@ -27,15 +30,25 @@ GEOJSON = b'"FeatureCollection"'
 
 @dataclass(frozen=True, slots=True)
 class LabelFiles:
-    """JSON files of labels, with their content, by path; and why others could not be read."""
+    """Files of labels, with their content, by path; and why others could not be read."""
 
     coco: dict[str, dict[str, Any]] = field(default_factory=dict)
     labelme: dict[str, dict[str, Any]] = field(default_factory=dict)
+    voc: dict[str, bytes] = field(default_factory=dict)
+    yolo: YoloFiles = field(default_factory=YoloFiles)
     broken: list[SupportError] = field(default_factory=list)
 
+    def __bool__(self) -> bool:
+        return bool(self.coco or self.labelme or self.voc or self.yolo.labels)
+
     def add(self, filesystem: Any, path: str) -> None:
-        """Read a file, if it is one of labels."""
+        """Read a file, if it is one of labels: JSON or XML."""
         try:
+            if path.lower().endswith(".xml"):
+                xml = read_bytes(filesystem, path, path)
+                if is_voc(xml):
+                    self.voc[path] = xml
+                return
             content = read_json(filesystem, path)
         except SupportError as error:
             self.broken.append(error)
@@ -47,14 +60,17 @@ class LabelFiles:
 
 
 def is_label_file(uri: str) -> bool:
-    """Whether a file is COCO's or LabelMe's JSON, rather than GeoJSON; False if it cannot be read."""
-    if not uri.lower().endswith(".json"):
+    """Whether a file is COCO's or LabelMe's JSON, or Pascal VOC's XML, rather than annotations of a slide or raster;
+    False if it cannot be read."""
+    if not uri.lower().endswith(ENDINGS):
         return False
     try:
         filesystem, path = find_filesystem(uri)
         content = read_bytes(filesystem, path, uri)
     except Exception:  # whatever is wrong is said by whoever reads it
         return False
+    if uri.lower().endswith(".xml"):
+        return is_voc(content)
     if GEOJSON in content:
         return False
     return any(all(mark in content for mark in marks) for marks in (MARKS_OF_COCO, MARKS_OF_LABELME))
@@ -74,14 +90,14 @@ def read_json(filesystem: Any, path: str) -> Any:
 
 
 def find_label_files(filesystem: Any, root: str) -> LabelFiles:
-    """COCO's and LabelMe's files in a folder, and in its folder of labels or annotations."""
+    """Files of labels in a folder, and in its folder of labels or annotations."""
     found = LabelFiles()
     for folder in [root, *_folders(filesystem, root, LABEL_FOLDERS)]:
         for path in sorted(filesystem.ls(folder, detail=False)):
             name = PurePosixPath(path).name
-            if name.lower().endswith(".json") and name != FILE and not name.startswith("."):
+            if name.lower().endswith(ENDINGS) and name != FILE and not name.startswith("."):
                 found.add(filesystem, path)
-    return found
+    return replace(found, yolo=find_yolo_files(filesystem, root))
 
 
 def pictures_of_files(
@@ -100,22 +116,29 @@ def pictures_of_files(
     SupportError
         There are several files that may be meant, or they are damaged.
     """
-    named = [*files.coco, *list(files.labelme)[:1]]
+    of_pictures = (files.labelme, files.voc, files.yolo.labels)
+    named = [*files.coco, *(path for labels in of_pictures for path in list(labels)[:1])]
     if len(named) > 1:
-        raise SupportError(
-            f"{uri}: may be labelled by {named[0]} or {named[1]}; give one of them as the support set, or keep one"
+        cure = (
+            "give one of them as the support set, or keep one" if files.coco else "keep the files of one kind"
         )
+        raise SupportError(f"{uri}: may be labelled by {named[0]} or {named[1]}; {cure}")
     if files.broken:
         raise files.broken[0]
     if files.coco:
         ((path, content),) = files.coco.items()
         drawn = read_coco_file(path, path, content, _places(filesystem, root, path))
+    elif files.yolo.labels:
+        drawn = read_yolo_files(filesystem, root, uri, files.yolo)
     else:
-        folders = {str(PurePosixPath(path).parent) for path in files.labelme}
-        places = PicturePlaces(
-            filesystem, [*sorted(folders), root, *_folders(filesystem, root, IMAGE_FOLDERS)]
+        folders = {str(PurePosixPath(path).parent) for path in (files.labelme or files.voc)}
+        beside = _folders(filesystem, root, (*IMAGE_FOLDERS, *PICTURE_FOLDERS))
+        places = PicturePlaces(filesystem, [*sorted(folders), root, *beside])
+        drawn = (
+            read_voc_files(uri, files.voc, places)
+            if files.voc
+            else read_labelme_files(uri, files.labelme.items(), places)
         )
-        drawn = read_labelme_files(uri, files.labelme.items(), places)
     return folder_of_drawn(filesystem, uri, drawn, stated, class_names, stack)
 
 
@@ -133,8 +156,8 @@ def pictures_of_file(
     files.add(filesystem, path)
     if files.broken:
         raise files.broken[0]
-    if not files.coco and not files.labelme:
-        raise SupportError(f"{uri}: is neither COCO's JSON nor LabelMe's; export it again")
+    if not files:
+        raise SupportError(f"{uri}: is neither COCO's JSON, LabelMe's nor Pascal VOC's XML; export it again")
     root = _parent(path)
     if PurePosixPath(root).name.lower() in LABEL_FOLDERS:
         root = _parent(root)

@@ -20,6 +20,7 @@ from fewscope.connectors.support.drawn_pictures import (
     PictureObject,
     Shape,
     box_of,
+    check_once,
     note_not_listed,
     paint,
     polygon_of,
@@ -65,16 +66,11 @@ def read_labelme_files(
         A file is damaged, its picture is missing, or it may be one of several.
     """
     drawn = DrawnPictures()
-    drawn_in: dict[str, str] = {}
     for path, content in sorted(contents, key=lambda item: by_number(PurePosixPath(item[0]).stem)):
-        picture = _picture_of(path, content["imagePath"], places)
-        if picture in drawn_in:
-            raise SupportError(
-                f"{picture}: has labels in {drawn_in[picture]} and in {path}; keep one of them"
-            )
-        drawn_in[picture] = path
+        picture = places.picture_of(path, content["imagePath"])
         size = stated_size(content.get("imageHeight"), content.get("imageWidth"))
         drawn.pictures.append(DrawnPicture(picture, path, size, _objects(path, content["shapes"], drawn)))
+    check_once(drawn)
     _leave_out_points(drawn)
     if any(one.rough == BOX for picture in drawn.pictures for one in picture.objects):
         drawn.assumptions.append(
@@ -83,21 +79,6 @@ def read_labelme_files(
         )
     note_not_listed(uri, drawn, places.pictures())
     return drawn
-
-
-def _picture_of(path: str, stated: str, places: PicturePlaces) -> str:
-    stem = PurePosixPath(path).stem
-    beside = [picture for picture in places.pictures() if PurePosixPath(picture).stem == stem]
-    named = places.find(stated)
-    if named in beside or (named is not None and not beside):
-        return str(named)
-    if len(beside) == 1:
-        return beside[0]
-    if beside:
-        raise SupportError(f"{path}: may be drawn on {beside[0]} or {beside[1]}; keep one of them")
-    raise SupportError(
-        f"{path}: its picture {stated!r} is not in {' or '.join(places.folders)}; put it there"
-    )
 
 
 def _leave_out_points(drawn: DrawnPictures) -> None:

@@ -66,7 +66,7 @@ def _format_of(uri: str) -> SupportFormat:
         name = name.partition("?")[0]  # signed addresses
     name = name.removesuffix(".gz")
     found = next(one for one in FORMATS if name.endswith(one.endings))
-    if name.endswith(".json"):
+    if name.endswith((".json", ".xml")):
         from fewscope.connectors.support.label_files import is_label_file
 
         return OF_PICTURES if is_label_file(uri) else found
@@ -76,7 +76,8 @@ def _format_of(uri: str) -> SupportFormat:
 def is_annotations(uri: str) -> bool:
     """Whether a support set is annotations drawn on a slide or raster; else it is labelled pictures.
 
-    Its name decides; of ``.json`` the content, which may be COCO's or LabelMe's labels of pictures.
+    Its name decides; of ``.json`` and ``.xml`` the content, which may be COCO's, LabelMe's or Pascal VOC's labels
+    of pictures.
     """
     return _format_of(uri).on_source
 
@@ -98,10 +99,10 @@ def load_support(
         A folder (path or fsspec URL) of pairs: ``image/`` and ``label/`` with the same names, ``1.jpg 1.png`` or
         ``NAME.png NAME_mask.png`` side by side, with optional ``1.inst.png`` and ``support.json`` (``{"mpp": 0.5,
         "class": "nucleus"}``, or ``"classes": ["nucleus", "vessel"]`` for masks with the values 1, 2...). Or a folder
-        of such folders, one for each class. Or a folder of pictures with COCO's or LabelMe's JSON, or this file itself.
-        Or annotations, regions and the objects in them, drawn on ``source``: GeoJSON of QuPath (``.geojson``,
-        ``.json``, either with ``.gz``) or a file of ImageScope, ASAP (``.xml``), NDP.view (``.ndpa``) or ImageJ
-        (``.roi``, ``.zip``) on a slide, any vector file on a raster.
+        of such folders, one for each class. Or a folder of pictures with COCO's or LabelMe's JSON, Pascal VOC's XML or
+        YOLO's text, or a file of the former three itself. Or annotations, regions and the objects in them, drawn on
+        ``source``: GeoJSON of QuPath (``.geojson``, ``.json``, either with ``.gz``) or a file of ImageScope, ASAP
+        (``.xml``), NDP.view (``.ndpa``) or ImageJ (``.roi``, ``.zip``) on a slide, any vector file on a raster.
     source
         The slide or raster of the annotations.
     class_names

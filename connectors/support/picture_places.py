@@ -8,6 +8,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from fewscope.connectors.support.pair_names import PICTURES
+from fewscope.errors import SupportError
 
 ELSEWHERE = re.compile(r"/|[A-Za-z]:|[A-Za-z][A-Za-z0-9+.-]*://")
 """Beginnings of names that lead out of any folder: of a path from the root, of a drive, of a URL."""
@@ -37,6 +38,27 @@ class PicturePlaces:
                 if self._listed(parent).get(parts[-1]):
                     return f"{parent}/{parts[-1]}"
         return None
+
+    def picture_of(self, path: str, stated: str) -> str:
+        """The picture that a file of labels is drawn on: of the file's name, else of the name that it states.
+
+        Raises
+        ------
+        SupportError
+            It is missing, or may be one of several.
+        """
+        stem = PurePosixPath(path).stem
+        beside = [picture for picture in self.pictures() if PurePosixPath(picture).stem == stem]
+        named = self.find(stated)
+        if named in beside or (named is not None and not beside):
+            return str(named)
+        if len(beside) == 1:
+            return beside[0]
+        if beside:
+            raise SupportError(f"{path}: may be drawn on {beside[0]} or {beside[1]}; keep one of them")
+        raise SupportError(
+            f"{path}: its picture {stated!r} is not in {' or '.join(self.folders)}; put it there"
+        )
 
     def pictures(self) -> list[str]:
         """Paths of all pictures in the folders."""

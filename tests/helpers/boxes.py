@@ -78,4 +78,45 @@ def write_labelme(folder: Path, labelled: Labelled) -> None:
         (folder / f"{stem}.json").write_text(json.dumps({"shapes": shapes, "imagePath": f"{stem}.png"}))
 
 
-FORMATS: dict[str, Callable[[Path, Labelled], None]] = {"coco": write_coco, "labelme": write_labelme}
+def yolo_line(index: int, box: Box, image: np.ndarray) -> str:
+    """``class cx cy w h``."""
+    height, width = image.shape[:2]
+    middle = (box.left + box.right) / 2 / width, (box.top + box.bottom) / 2 / height
+    sides = (box.right - box.left) / width, (box.bottom - box.top) / height
+    return f"{index} " + " ".join(f"{value:.6f}" for value in (*middle, *sides))
+
+
+def write_yolo(folder: Path, labelled: Labelled) -> None:
+    """As Ultralytics wants it: images/, labels/ and data.yaml."""
+    save_pictures(folder / "images", labelled)
+    (folder / "labels").mkdir()
+    names = sorted({box.name for _, boxes in labelled.values() for box in boxes})
+    for stem, (image, boxes) in labelled.items():
+        lines = [yolo_line(names.index(box.name), box, image) for box in boxes]
+        (folder / "labels" / f"{stem}.txt").write_text("\n".join(lines))
+    (folder / "data.yaml").write_text(
+        f"path: .\ntrain: images\nnc: {len(names)}\nnames: {json.dumps(names)}\n"
+    )
+
+
+def write_voc(folder: Path, labelled: Labelled) -> None:
+    """As LabelImg writes it: an XML file beside each picture."""
+    save_pictures(folder, labelled)
+    for stem, (image, boxes) in labelled.items():
+        objects = "".join(
+            f"<object><name>{box.name}</name><pose>Unspecified</pose><difficult>{k % 2}</difficult><bndbox>"
+            f"<xmin>{box.left}</xmin><ymin>{box.top}</ymin><xmax>{box.right}</xmax><ymax>{box.bottom}</ymax></bndbox></object>"
+            for k, box in enumerate(boxes)
+        )
+        (folder / f"{stem}.xml").write_text(
+            f'<annotation verified="yes"><folder>x</folder><filename>{stem}.png</filename><size><width>{image.shape[1]}'
+            f"</width><height>{image.shape[0]}</height><depth>3</depth></size>{objects}</annotation>"
+        )
+
+
+FORMATS: dict[str, Callable[[Path, Labelled], None]] = {
+    "coco": write_coco,
+    "labelme": write_labelme,
+    "yolo": write_yolo,
+    "voc": write_voc,
+}
