@@ -132,7 +132,7 @@ def load_photograph_support(folder: Path, class_names: Sequence[str] = ()) -> Su
     folder : Path
         As for `connectors.support.load.load_support`, with pictures of any size; or a file of labels beside them.
     class_names : Sequence[str]
-        Name of the class; empty for that of the folder, or for the only one of COCO's or LabelMe's labels.
+        Name of the class; empty for that of the folder, or for the only one of labels that name theirs.
 
     Raises
     ------

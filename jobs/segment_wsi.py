@@ -32,9 +32,10 @@ Examples:
     %(prog)s photos/ --support five/ --out out/photos
 
 SUPPORT is a folder of pictures and masks (image/ and label/, 1.jpg 1.png, a.png a_mask.png ...; also label images, as
-Cellpose and StarDist write them) or of pictures with COCO's or LabelMe's JSON, or polygons drawn on the slide: GeoJSON
-of QuPath, XML of ImageScope or ASAP, .ndpa of NDP.view, ROIs of ImageJ. They are regions of class "Region", and the
-objects inside, outlined; or a folder of slides or pictures with such files beside them. See docs/support-set.md.
+Cellpose and StarDist write them) or of pictures with labels of COCO, LabelMe, YOLO or VOC, or polygons drawn on the
+slide: GeoJSON of QuPath, XML of ImageScope or ASAP, .ndpa of NDP.view, ROIs of ImageJ. They are regions of class
+"Region", and the objects inside, outlined; or a folder of slides or pictures with such files beside them. Boxes or
+points will do, outlines are inferred from them. See docs/support-set.md.
 With several slides, each gets a folder of its own in OUT, and summary.csv and index.html show all of them. After an
 interruption, the same command resumes.
 

@@ -1,4 +1,4 @@
-"""Pictures whose objects are drawn in a file beside them: COCO's JSON, LabelMe's.
+"""Pictures whose objects are drawn in files beside them: of COCO, LabelMe, YOLO, Pascal VOC.
 
 Every picture is one region: what is not drawn is background. A pixel belongs to an object if its centre does; where
 objects overlap, the smaller one counts. What is of class Ignore is not labelled. Of some objects only a box or a point
