@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
+import numpy as np
 import shapely
 from shapely.geometry.base import BaseGeometry
 
@@ -31,6 +32,9 @@ from fewscope.connectors.support.picture_places import PicturePlaces
 from fewscope.connectors.support.support_set import BOX
 from fewscope.connectors.vectors.polygon_files import listed
 from fewscope.errors import SupportError
+
+SUSPECT = 8
+"""Outlines from which on it is no accident that all are upright rectangles: some programs write boxes so."""
 
 KEYS = ("images", "annotations", "categories")
 
@@ -86,6 +90,12 @@ def read_coco_file(uri: str, path: str, content: dict[str, Any], places: Picture
             drawn.left_out.append(f"{title} has no area")
         else:
             objects[image].append(one)
+    outlined = [one for one in content["annotations"] if isinstance(one.get("segmentation"), list)]
+    if len(outlined) >= SUSPECT and all(map(_is_upright, outlined)):
+        drawn.notes.append(
+            f"{uri}: all of its {len(outlined)} outlines are upright rectangles. If these are boxes around objects, "
+            'leave out "segmentation": outlines are inferred from a "bbox" alone.'
+        )
     found = {key: places.find(picture.file_name) for key, picture in pictures.items()}
     there = [key for key, place in found.items() if place is not None]
     _check_there(uri, pictures, found, places)
@@ -99,6 +109,19 @@ def read_coco_file(uri: str, path: str, content: dict[str, Any], places: Picture
 
 def _is_key(value: Any) -> bool:
     return isinstance(value, int | str)
+
+
+def _is_upright(annotation: dict[str, Any]) -> bool:
+    """Whether an outline has the corners of a box, and no others."""
+    for part in annotation["segmentation"]:
+        points = (
+            np.unique(np.asarray(part, float).reshape(-1, 2), axis=0)
+            if isinstance(part, list)
+            else np.zeros(0)
+        )
+        if len(points) != 4 or {len(np.unique(axis)) for axis in points.T} != {2}:
+            return False
+    return bool(annotation["segmentation"])
 
 
 def _listed_pictures(uri: str, images: list[Any]) -> dict[Any, _Listed]:

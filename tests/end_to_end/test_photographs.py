@@ -166,6 +166,26 @@ def test_a_folder_of_photographs_is_labelled_by_coco(
     assert "warning" not in capfd.readouterr().out
 
 
+@pytest.mark.slow
+def test_a_folder_of_photographs_is_labelled_by_boxes(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    photos, five = folders
+    outs = {"masks": tmp_path / "masks", "boxes": tmp_path / "boxes"}
+    command = [str(photos), *FAST]
+    assert segment_wsi.main([*command, "--support", str(five), "--out", str(outs["masks"])]) == 0
+    for k in (1, 2):
+        with Image.open(five / f"{k}.png") as picture:
+            rows, cols = np.nonzero(np.asarray(picture))
+        (five / f"{k}.png").unlink()
+        corners = [[int(cols.min()), int(rows.min())], [int(cols.max()) + 1, int(rows.max()) + 1]]
+        shapes = [{"label": "disc", "points": corners, "shape_type": "rectangle"}]
+        (five / f"{k}.json").write_text(json.dumps({"shapes": shapes, "imagePath": f"{k}.jpg"}))
+    assert segment_wsi.main([*command, "--support", str(five), "--out", str(outs["boxes"])]) == 0
+    for file in (outs["masks"] / "masks").iterdir():
+        with Image.open(file) as first, Image.open(outs["boxes"] / "masks" / file.name) as second:
+            by_mask, by_box = np.asarray(first) > 0, np.asarray(second) > 0
+        assert (by_mask & by_box).sum() > 0.9 * (by_mask | by_box).sum()
+
+
 def test_bad_photographs_and_support_sets_are_one_line(tmp_path: Path, folders: tuple[Path, Path]) -> None:
     Image.fromarray(np.zeros((9, 9), np.uint16)).save(tmp_path / "deep.png")
     with pytest.raises(SourceError, match="expected 8-bit colour or grey"):

@@ -198,6 +198,15 @@ def test_crowds_and_what_is_ignored_are_not_labelled(folder):
     assert load_support(str(root), class_names=["cell"]).rough is None
 
 
+def test_boxes_that_are_written_as_outlines_are_told(folder):
+    squares = [{"segmentation": [square(10 + 25 * k, 10, 20)]} for k in range(8)]
+    (note,) = load_support(str(folder(content(*squares)))).notes
+    assert "all of its 8 outlines are upright rectangles" in note
+    triangle = {"segmentation": [[10, 100, 40, 100, 40, 140]]}
+    assert load_support(str(folder(content(*squares, triangle)))).notes == ()
+    assert load_support(str(folder(content(*squares[:7])))).notes == ()
+
+
 def test_objects_with_a_box_and_no_outline_are_boxes(folder):
     root = folder(
         content(
