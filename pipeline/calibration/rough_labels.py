@@ -23,7 +23,9 @@ from scipy import ndimage
 
 from fewscope.connectors.conventions import IGNORE_LABEL, PATCH_SIZE
 from fewscope.connectors.results.run_folder import WorkDir
+from fewscope.connectors.storage.filesystem import output_errors
 from fewscope.connectors.support.support_set import BOX, POINT, RoughMark, SupportSet, rough_marks
+from fewscope.errors import OutputError
 from fewscope.model.finetune import one_thread
 from fewscope.pipeline.predictor import Model, squeeze_single_class
 
@@ -191,13 +193,26 @@ def keep_outlines(work: WorkDir, support: SupportSet) -> None:
 
 
 def kept_outlines(work: WorkDir, support: SupportSet) -> SupportSet | None:
-    """A support set with the outlines that were kept for it; None where there are none."""
-    try:
-        arrays = work.load_arrays(SAVED_AS)
-        digest = arrays["digest"].tobytes().decode()
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile):  # none, or damaged
+    """A support set with the outlines that were kept for it; None where there are none.
+
+    Raises
+    ------
+    OutputError
+        The output folder does not answer.
+    """
+    if support.rough is None:
         return None
-    if support.rough is None or digest != support.digest():
+    try:
+        with output_errors(work.out):
+            arrays = work.load_arrays(SAVED_AS)
+        digest = arrays["digest"].tobytes().decode()
+    except OutputError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            return None
+        raise
+    except (ValueError, KeyError, EOFError, zipfile.BadZipFile):  # damaged
+        return None
+    if digest != support.digest():
         return None
     return _outlined(support, arrays["labels"], arrays["instances"], _blobs(support))
 
