@@ -159,11 +159,12 @@ def labelme_beside_pictures(folder: Path) -> Form:
     folder.mkdir(parents=True)
     for k, (image, patch) in enumerate(zip(crops(picture()), CORNERS, strict=True)):
         Image.fromarray(image).save(folder / f"{k}.png")
-        shapes = [
-            {"label": name, "points": corners_in(patch, outline), "shape_type": "rectangle"}
-            for name, objects in CLASSES.items()
-            for outline in objects
-        ]
+        shapes = []
+        for name, objects in CLASSES.items():
+            for outline in objects:
+                (left, top), (right, bottom) = corners_in(patch, outline)
+                points = [[left, top], [right, top], [right, bottom], [left, bottom]]
+                shapes.append({"label": name, "points": points, "shape_type": "polygon"})
         text = {"shapes": shapes, "imagePath": f"{k}.png", "imageData": None}
         (folder / f"{k}.json").write_text(json.dumps(text))
     return Form(str(folder))
