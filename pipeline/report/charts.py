@@ -18,7 +18,20 @@ def _ticks(top: float, n: int = 5, low: float = 0.0) -> list[float]:
     power = 10.0 ** math.floor(math.log10(raw))
     step = next(s * power for s in (1, 2, 5, 10) if s * power >= raw * (1 - 1e-9))
     first = math.ceil(low / step - 1e-9)
-    return [round(i * step, 9) for i in range(first, math.floor(top / step + 1e-9) + 1)]
+    digits = 12 - math.floor(math.log10(step))  # of tiny steps, too
+    return [round(i * step, digits) for i in range(first, math.floor(top / step + 1e-9) + 1)]
+
+
+def _frame(width: int, height: int, left: int, right: int, top: int, base: float) -> dict[str, Any]:
+    """Where a chart lies in its picture, as the macro of the axes takes it."""
+    return {
+        "width": width,
+        "height": height,
+        "left": left,
+        "right": width - right,
+        "base": base,
+        "top": top,
+    }
 
 
 def chart(
@@ -46,12 +59,7 @@ def chart(
         for a, b, n in zip(histogram.edges[:-1], histogram.edges[1:], histogram.counts, strict=True)
     ]
     return {
-        "width": width,
-        "height": height,
-        "left": left,
-        "right": width - right,
-        "base": y(0),
-        "top": top,
+        **_frame(width, height, left, right, top, y(0)),
         "bars": bars,
         "x_ticks": [(x(v), short(v)) for v in _ticks(end, low=begin)],
         "y_ticks": [(y(v), f"{v:,.0f}") for v in _ticks(highest, 4) if v == int(v)],
@@ -77,12 +85,7 @@ def seam_chart(seams: SeamCheck, mpp: float | None, width: int = 520, height: in
 
     points = [(x((i + 0.5) * step), y(v)) for i, v in enumerate(values) if v is not None]
     return {
-        "width": width,
-        "height": height,
-        "left": left,
-        "right": width - right,
-        "base": y(0),
-        "top": top,
+        **_frame(width, height, left, right, top, y(0)),
         "points": points,
         "line": " ".join(f"{a},{b}" for a, b in points),
         "x_ticks": [(x(v), short(v)) for v in _ticks(end)],
@@ -132,12 +135,7 @@ def time_chart(
     if label == "time point":
         ticks = [one for one in ticks if one == int(one)]
     return {
-        "width": width,
-        "height": height,
-        "left": left,
-        "right": width - right,
-        "base": y(0),
-        "top": top,
+        **_frame(width, height, left, right, top, y(0)),
         "points": [(x(one.time), y(one.count), short(one.time), one.count) for one in counts],
         "line": " ".join(f"{a},{b}" for a, b in line),
         "band": " ".join(f"{a},{b}" for a, b in [*upper, *lower]),

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.dataset as ds
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from fewscope.connectors.source import COLOURS, MeasuredChannel
@@ -50,6 +50,7 @@ def test_colours_are_left_out_and_asked_for_comes_first():
     st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=40),
     st.lists(st.floats(-1e6, 1e6), max_size=3, unique=True),
 )
+@example([0.0, -8.9e-73], [])
 def test_every_object_is_in_one_bar_and_every_mark_in_the_chart(values, limits):
     positive = [Positive("CD3", tuple(sorted(limits)))] if limits else []
     (channel,) = channel_reports(pa.table({"intensity_CD3": values}), [CD3], positive)
