@@ -138,7 +138,7 @@ class _Near:
     Attributes
     ----------
     seed : NDArray[np.int64]
-        (H, W) number of the nearest rough object, from 1; 0 where there is none.
+        (H, W) number of the nearest rough object that reaches there, from 1; 0 where none does.
     value : NDArray[np.uint8]
         (H, W) its class.
     distance : NDArray[np.float32]
@@ -267,7 +267,7 @@ def _near(support: SupportSet, k: int, blobs: dict[int, Blobs]) -> _Near:
     labels, rough = support.labels[k], support.rough[k]
     row, col = np.indices((PATCH_SIZE, PATCH_SIZE), np.float32)
     distance = np.full(labels.shape, np.inf, np.float32)
-    seed, in_reach = np.zeros(labels.shape, np.int64), np.zeros(labels.shape, bool)
+    seed = np.zeros(labels.shape, np.int64)
     inner = np.zeros(labels.shape, bool)
     free = (labels == 0) | (rough > 0)  # not labelled as something else, nor unlabelled
     marks, cut = _marks_of(support, k), set()
@@ -294,11 +294,10 @@ def _near(support: SupportSet, k: int, blobs: dict[int, Blobs]) -> _Near:
             reached = apart < POINT_OUTER
         else:
             reached = (np.abs(row - middle) <= reach[0]) & (np.abs(col - centre) <= reach[1])
-        closer = apart < distance
+        closer = reached & (apart < distance)
         distance[closer], seed[closer] = apart[closer], number
         inner[closer] = apart[closer] <= core
-        in_reach |= reached
-    return _Near(seed, values[seed], distance, inner & free, in_reach & free & ~inner, frozenset(cut))
+    return _Near(seed, values[seed], distance, inner & free, (seed > 0) & free & ~inner, frozenset(cut))
 
 
 def _first_labels(support: SupportSet, k: int, near: _Near) -> NDArray[np.uint8]:
@@ -315,7 +314,7 @@ def _first_labels(support: SupportSet, k: int, near: _Near) -> NDArray[np.uint8]
 def _settled(labels: NDArray[np.uint8], near: _Near, found: NDArray[np.float32]) -> NDArray[np.uint8]:
     """Labels where what is open is what the model, (C, H, W), is sure of."""
     index = np.maximum(near.value.astype(np.int64) - 1, 0)
-    own = np.take_along_axis(found[: len(found)], index[None], axis=0)[0]
+    own = np.take_along_axis(found, index[None], axis=0)[0]
     settled = labels.copy()
     settled[near.open] = np.where(
         own >= SURE, near.value, np.where(own < 1 - SURE, np.uint8(0), np.uint8(IGNORE_LABEL))

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.ndimage import find_objects
 
 from fewscope.connectors.results.run_folder import WorkDir
 from fewscope.connectors.support.picture_patches import cut_patches
@@ -16,6 +17,7 @@ from fewscope.connectors.support.support_set import BOX, POINT, SupportSet
 from fewscope.model.segmenter import load_segmenter
 from fewscope.pipeline.calibration.encoding_cache import EncodingCache
 from fewscope.pipeline.calibration.rough_labels import (
+    BOX_MARGIN,
     find_blobs,
     keep_outlines,
     kept_outlines,
@@ -212,3 +214,31 @@ def test_objects_that_patches_of_a_picture_cut_are_known_as_a_whole(segmenter, k
 
     assert iou(found.labels) > 0.97
     assert iou(found.labels) > iou(outline_rough_objects(replace(support, marks=()), segmenter).labels)
+
+
+class EverythingIsObject:
+    name = "everything"
+
+    def encode(self, images: np.ndarray, labels: np.ndarray) -> int:
+        return len(labels)
+
+    def predict(self, tiles: np.ndarray, n_classes: int) -> np.ndarray:
+        return np.ones((len(tiles), n_classes, 224, 224), np.float32)
+
+
+def test_an_object_stays_in_its_box_also_beside_the_corners_of_smaller_ones():
+    """In radii, the corners of a small box are nearer to the middle of a large box beside it."""
+    boxes = np.zeros((1, 224, 224), np.int32)
+    boxes[0, 20:140, 20:60] = 1
+    boxes[0, 60:90, 62:92] = 2
+    boxes[0, 40:58, 62:92] = 3
+    support = replace(
+        support_of(np.full((1, 224, 224, 3), 128, np.uint8), boxes, BOX),
+        labels=(boxes > 0).astype(np.uint8), instances=boxes, rough=np.where(boxes > 0, BOX, 0).astype(np.uint8),
+    )  # fmt: skip
+    (found,) = outline_rough_objects(support, EverythingIsObject()).instances
+    outlines = np.unique(found[found > 0])
+    assert len(outlines) == 3
+    for box, number in zip(find_objects(boxes[0]), outlines, strict=True):
+        rows, cols = (slice(one.start - BOX_MARGIN, one.stop + BOX_MARGIN) for one in box)
+        assert (found[rows, cols] == number).sum() == (found == number).sum()
