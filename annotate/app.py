@@ -95,7 +95,13 @@ def network_preview(config: AnnotateConfig) -> MakePreview:
     def make(sources: Sequence[Source], on_event: Callable[[Any], None]) -> Any:
         from fewscope.annotate.preview import Preview
 
-        return Preview(loaded or load(), sources, on_event=on_event, fine=config.fine)
+        return Preview(
+            loaded or load(),
+            sources,
+            on_event=on_event,
+            fine=config.fine,
+            object_radius_um=config.object_radius_um,
+        )
 
     return make
 

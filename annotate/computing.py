@@ -119,6 +119,8 @@ class Computing:
     n_threads : int
     tell : Callable[[int, CellKey | None], None]
         Called after something of a source has changed: a cell, or None for its state alone.
+    outlines : InferredOutlines
+        Of objects that are marked by points.
     """
 
     def __init__(
@@ -128,6 +130,7 @@ class Computing:
         side: int,
         n_threads: int,
         tell: Callable[[int, CellKey | None], None],
+        outlines: InferredOutlines,
     ) -> None:
         self.sources = tuple(sources)
         self.now = threading.Condition()
@@ -145,7 +148,7 @@ class Computing:
         self.paused = False
         self.closed = False
         self.maps: Kept[CellKey, Encoded] = Kept(cache_bytes(), lambda one: one.maps.nbytes)
-        self.outlines = InferredOutlines()
+        self.outlines = outlines
         self.answers: Kept[CellKey, Answer] = Kept(ANSWER_BYTES, lambda one: one.probability.nbytes)
         self._segmenter, self._side, self._tell = segmenter, side, tell
         self._wanted: set[int] = set(range(min(len(self.sources), SETTLED_SOURCES)))

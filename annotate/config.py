@@ -10,6 +10,7 @@ from fewscope.connectors.raster_options import RasterOptions
 from fewscope.connectors.slide_options import SlideOptions
 from fewscope.connectors.support_options import CellPart, GeoJsonOrigin
 from fewscope.errors import ConfigError
+from fewscope.pipeline.config import check_radius
 
 SourceKind = Literal["auto", "slide", "raster"]
 
@@ -46,6 +47,8 @@ class AnnotateConfig:
         The network, and other weights than the shipped ones.
     encoder : str or None
         A frozen encoder, as in `pipeline.config.SegmentConfig`; None or "": none.
+    object_radius_um : float or None
+        Typical radius of objects that are marked by points, as in `pipeline.config.SegmentConfig`; slides alone.
     fine : bool
         The preview sees twice as fine, and takes twice as long.
     slide_arguments, raster_arguments : tuple of str
@@ -79,6 +82,7 @@ class AnnotateConfig:
     model: str = "compact"
     weights: str | None = None
     encoder: str | None = None
+    object_radius_um: float | None = None
     fine: bool = False
     slide_arguments: tuple[str, ...] = ()
     raster_arguments: tuple[str, ...] = ()
@@ -91,6 +95,7 @@ class AnnotateConfig:
     def __post_init__(self) -> None:
         if not self.sources:
             raise ConfigError("no slide or raster to annotate; give one")
+        check_radius(self.object_radius_um)
         if not 0 <= self.port <= 65535:
             raise ConfigError(f"--port {self.port} is not in 0..65535; 0 takes any that is free")
         if "://" in self.out:

@@ -42,7 +42,8 @@ def rule_of(learning: Learning, index: int, kind: str) -> ObjectRule:
     from fewscope.annotate.objects import ObjectRule, object_rules
 
     support = learning.outlined
-    rules = () if support is None else object_rules(support, kind)
+    radius_um = None if learning.preview is None else learning.preview.object_radius_um
+    rules = () if support is None else object_rules(support, kind, radius_um)
     return rules[index] if index < len(rules) else ObjectRule(None, 0)
 
 

@@ -12,6 +12,7 @@ from fewscope.connectors.support.support_set import SupportSet
 from fewscope.errors import SupportError
 from fewscope.model.settled import SettledPack, SettledSegmenter
 from fewscope.pipeline.calibration.rough_labels import outline_rough_objects
+from fewscope.pipeline.plan import given_radius
 
 QUICK_ROUNDS = 1
 """How often the network learns and says again what is object; on the demonstration slide more gain nothing."""
@@ -39,9 +40,15 @@ class InferredOutlines:
 
     They are inferred from the patches with points alone, where these hold all classes, so that they depend on nothing
     else.
+
+    Parameters
+    ----------
+    object_radius_um : float or None
+        Typical radius, px where no um per px is known; None to estimate it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, object_radius_um: float | None = None) -> None:
+        self._radius_um = object_radius_um
         self._lock = threading.Lock()
         self._last: tuple[str, SupportSet] | None = None
 
@@ -57,7 +64,12 @@ class InferredOutlines:
         digest = part.digest()
         with self._lock:
             if self._last is None or self._last[0] != digest:
-                self._last = digest, outline_rough_objects(part, SettledModel(network), QUICK_ROUNDS)
+                self._last = (
+                    digest,
+                    outline_rough_objects(
+                        part, SettledModel(network), QUICK_ROUNDS, given_radius(self._radius_um, part.mpp)
+                    ),
+                )
             found = self._last[1]
         labels, instances = support.labels.copy(), support.instances
         labels[used] = found.labels

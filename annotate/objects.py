@@ -61,7 +61,9 @@ class ObjectRule:
     min_area_px: int
 
 
-def object_rules(support: SupportSet, kind: str = "slide") -> tuple[ObjectRule, ...]:
+def object_rules(
+    support: SupportSet, kind: str = "slide", object_radius_um: float | None = None
+) -> tuple[ObjectRule, ...]:
     """For each class, how a run by default separates its objects: by shape where single objects are outlined.
 
     Parameters
@@ -69,8 +71,10 @@ def object_rules(support: SupportSet, kind: str = "slide") -> tuple[ObjectRule, 
     support : SupportSet
     kind : str
         ``SourceInfo.kind``: of rasters, objects of all sizes from `MIN_RASTER_OBJECT_PX` px on count.
+    object_radius_um : float or None
+        Typical radius; None to measure it.
     """
-    config, found = SegmentConfig("", "", ""), []
+    config, found = SegmentConfig("", "", "", object_radius_um=object_radius_um), []
     for value in range(1, len(support.class_names) + 1):
         of_class = support.of_class(value)
         least = (

@@ -24,6 +24,7 @@ from rasterio.windows import Window
 
 from fewscope.annotate.cells import CELL, CellKey, cells_of, overlap
 from fewscope.annotate.computing import Computing, Learned, Look, Request, View
+from fewscope.annotate.inferred import InferredOutlines
 from fewscope.connectors.source import Source
 from fewscope.connectors.support.support_set import SupportSet
 from fewscope.model.devices import use_one_thread
@@ -104,6 +105,8 @@ class Preview:
         Called in a thread of its own, one call at a time.
     fine : bool
         Compute at `FINE_SIDE` instead of `SIDE`.
+    object_radius_um : float or None
+        Typical radius of objects; None to measure it.
     threads : int or None
         Computing threads; None for `N_THREADS`.
     """
@@ -115,13 +118,19 @@ class Preview:
         *,
         on_event: Callable[[PreviewEvent], None],
         fine: bool = False,
+        object_radius_um: float | None = None,
         threads: int | None = None,
     ) -> None:
-        self.sources = tuple(sources)
+        self.sources, self.object_radius_um = tuple(sources), object_radius_um
         self._on_event = on_event
         self._news: queue.SimpleQueue[tuple[int, CellKey | None] | None] = queue.SimpleQueue()
         self._computing = Computing(
-            segmenter, sources, FINE_SIDE if fine else SIDE, threads or N_THREADS, self._tell
+            segmenter,
+            sources,
+            FINE_SIDE if fine else SIDE,
+            threads or N_THREADS,
+            self._tell,
+            InferredOutlines(object_radius_um),
         )
         self._teller = threading.Thread(target=self._tell_all, name="preview-news", daemon=True)
         self._teller.start()

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fewscope.annotate.inferred import SettledModel, patches_of
-from fewscope.annotate.objects import object_rules
+from fewscope.annotate.objects import ObjectRule, object_rules
 from fewscope.annotate.preview import Preview
 from fewscope.connectors.conventions import IGNORE_LABEL
 from fewscope.connectors.support.support_set import SupportSet
@@ -101,18 +101,23 @@ def score_round(preview: Preview, support: SupportSet, threshold: float = 0.5) -
         if np.isfinite(of_class).any():
             ious[c] = float(np.nanmean(of_class))
             own = np.where((winner == value) | (winner == 0), np.asarray(held_out[c]), np.float32(0))
-            counts[c] = _count(patches_of(support, scored), c, own.astype(np.float32), threshold, kind)
+            part = patches_of(support, scored)
+            by_shape = object_rules(part, kind, preview.object_radius_um)[c]
+            counts[c] = _count(part, c, own.astype(np.float32), threshold, by_shape)
     known_ious = [iou for iou in ious if iou is not None]
     mean = float(np.mean(known_ious)) if known_ious else None
     return RoundScore(mean, tuple(ious), tuple(counts), len(scored))
 
 
 def _count(
-    support: SupportSet, class_index: int, probability: NDArray[np.float32], threshold: float, kind: str
+    support: SupportSet,
+    class_index: int,
+    probability: NDArray[np.float32],
+    threshold: float,
+    by_shape: ObjectRule,
 ) -> RoundCount:
     """Objects drawn and found of a class on patches (K, H, W), separated by the rule that counts best."""
     of_class = support.of_class(class_index + 1)
-    by_shape = object_rules(support, kind)[class_index]
     connectivity = SegmentConfig("", "", "").connectivity
     how: dict[str, Any] = {"connectivity": connectivity, "min_area": by_shape.min_area_px}
     rule = None

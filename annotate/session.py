@@ -24,7 +24,7 @@ from fewscope.connectors.conventions import PATCH_SIZE
 from fewscope.connectors.open import open_any, open_source, stack_size
 from fewscope.connectors.source import Source, SourceInfo, ZoomableSource
 from fewscope.connectors.support_options import SupportOptions
-from fewscope.errors import LabelError, SourceError
+from fewscope.errors import ConfigError, LabelError, SourceError
 from fewscope.pipeline.sources import shown_like
 
 log = logging.getLogger(__name__)
@@ -172,6 +172,12 @@ class Session:
         first = self.sources[0].source.info if self.sources else None
         source = _opened(uri, config, first.mpp if first is not None else config.mpp)
         info = source.info
+        if config.object_radius_um is not None and info.kind == "raster":
+            source.close()
+            raise ConfigError(
+                f"--object-radius-um {config.object_radius_um:g}: {uri} is a raster, of which runs take no radius; "
+                "leave the option out"
+            )
         if first is not None and info.kind != first.kind:
             source.close()
             raise SourceError(

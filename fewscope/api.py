@@ -140,7 +140,8 @@ def segment(
     instances : Instances
         How touching objects are separated.
     object_radius_um : float | None
-        Typical radius for "split" and "learned"; None: measured on the support set.
+        Typical radius, for "split", "learned" and objects that are marked by points, px where no um per px is known;
+        None: measured on the support set.
     min_area_um2 : float | None
         Smaller objects are dropped; None: a tenth of the typical area.
     class_probabilities : bool

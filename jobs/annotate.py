@@ -34,6 +34,7 @@ SLIDE_OPTIONS = (
     "--slide-mpp",
     "--cell-part",
     "--geojson-origin",
+    "--object-radius-um",
     "--channels",
     "--series",
     "--scale",
@@ -90,6 +91,7 @@ def parser(prog: str = PROG) -> JobParser:
         action="store_true",
         help="a preview twice as fine, for small objects; it takes twice as long",
     )
+    options.add_radius_option(made)
     add = made.group["execution"].add_argument
     add("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1: this machine alone)")
     add("--port", type=int, default=0, help="port to listen on (default 0: one that is free)")
@@ -139,6 +141,7 @@ def run(args: argparse.Namespace) -> int:
             model=args.model,
             weights=args.weights,
             encoder=args.encoder,
+            object_radius_um=args.object_radius_um,
             fine=args.fine,
             slide_arguments=given(args, SLIDE_OPTIONS + BOTH_OPTIONS),
             raster_arguments=given(args, RASTER_OPTIONS + BOTH_OPTIONS),

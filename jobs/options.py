@@ -335,6 +335,17 @@ def add_instance_options(parser: JobParser, default: str) -> None:
     )
 
 
+def add_radius_option(parser: JobParser) -> None:
+    """How large objects are."""
+    parser.group["instances"].add_argument(
+        "--object-radius-um",
+        type=float,
+        metavar="UM",
+        help="typical object radius, px where no um per px is known: for split and learned (default: measured on the "
+        "support set), and for the outlines of objects that are marked by points (default: estimated from them)",
+    )
+
+
 def seconds_above_0(text: str) -> float:
     """A time from the command line."""
     value = float(text)

@@ -113,13 +113,8 @@ def parser(prog: str = PROG, *, only_estimate: bool = False) -> JobParser:
     options.add_stain_options(made)
     options.add_model_options(made)
     options.add_instance_options(made, "auto")
+    options.add_radius_option(made)
     add = made.group["instances"].add_argument
-    add(
-        "--object-radius-um",
-        type=float,
-        metavar="UM",
-        help="typical object radius, for split and learned (default: measured on the support set)",
-    )
     add(
         "--min-area-um2",
         type=float,

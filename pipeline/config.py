@@ -61,7 +61,8 @@ class SegmentConfig:
         How touching objects are separated: "components" (not at all), "split" (by shape), "learned" (by
         predicted depth), or "auto": whichever counts the outlined objects of the held-out patches best.
     object_radius_um : float | None
-        Typical radius for "split" and "learned"; None: measured on the support set.
+        Typical radius, for "split", "learned" and objects that are marked by points, px where no um per px is known;
+        None: measured on the support set.
     min_area_um2 : float | None
         Smaller objects are dropped; None: a tenth of the typical area.
     foreground : Literal['auto', 'all']
@@ -180,10 +181,7 @@ class SegmentConfig:
             raise ConfigError(
                 f"--overlap {self.overlap} is not in 0..{PATCH_SIZE // 2} (half a tile); use 32"
             )
-        if self.object_radius_um is not None and not 0 < self.object_radius_um < math.inf:
-            raise ConfigError(
-                f"--object-radius-um {self.object_radius_um} is not above 0, or no number; give a typical radius"
-            )
+        check_radius(self.object_radius_um)
         if not 0 <= self.simplify_px < math.inf:
             raise ConfigError(
                 f"simplify_px {self.simplify_px:g} is negative or no number; give pixels, or 0 to follow every pixel"
@@ -326,3 +324,17 @@ class IndexBands:
         """Each available index by name, with the channel of `view` that it compares with green."""
         channels = {"NDWI": (self.nir, 1), "MNDWI": (self.swir, 2)}
         return {name: channel for name, (band, channel) in channels.items() if band is not None}
+
+
+def check_radius(object_radius_um: float | None) -> None:
+    """Check a typical radius.
+
+    Raises
+    ------
+    ConfigError
+        It is none.
+    """
+    if object_radius_um is not None and not 0 < object_radius_um < math.inf:
+        raise ConfigError(
+            f"--object-radius-um {object_radius_um} is not above 0, or no number; give a typical radius"
+        )

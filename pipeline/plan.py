@@ -157,7 +157,7 @@ def model_loader(config: SegmentConfig) -> Callable[[], Segmenter]:
 def make_plan(
     config: SegmentConfig,
     has_depth: bool = False,
-    outline: Callable[[SupportSet], SupportSet] = lambda support: support,
+    outline: Callable[[SupportSet, float | None], SupportSet] = lambda support, radius: support,
 ) -> Plan:
     """Open the source, read the support set and an overview, lay out the units. Writes nothing.
 
@@ -165,8 +165,9 @@ def make_plan(
     ----------
     has_depth : bool
         Whether the model predicts depth, so that objects can be separated by it.
-    outline : Callable[[SupportSet], SupportSet]
-        Gives objects outlines of which only a point or a box is known; without it they are discs and boxes.
+    outline : Callable[[SupportSet, float | None], SupportSet]
+        Gives objects outlines of which only a point or a box is known, with their radius, px, if it is given; without
+        it they are discs and boxes.
 
     Raises
     ------
@@ -190,7 +191,7 @@ def make_plan(
             f"{'--channels' if info.kind == 'slide' else '--bands'}"
         )
     check_measured(config, info)
-    support = outline(support)
+    support = outline(support, given_radius(config.object_radius_um, info.mpp))
     views = [support.of_class(value) for value in range(1, len(support.class_names) + 1)]
     pixel = pixel_m2(info)
     given = config.min_area_um2 if config.raster is None else config.raster.min_area_m2
@@ -294,7 +295,7 @@ def candidate_rules(
             f"--instances learned needs weights that know the depth of pixels in objects; those of {config.model!r} do "
             "not: give other --weights, or --instances split"
         )
-    radius = config.object_radius_um / (mpp or 1.0) if config.object_radius_um else typical_radius(support)
+    radius = given_radius(config.object_radius_um, mpp) or typical_radius(support)
     if config.instances == "components" or (config.instances == "auto" and radius is None):
         return (None,)
     if radius is None:
@@ -310,6 +311,11 @@ def candidate_rules(
     if config.instances == "learned":
         return by_depth
     return (None, by_shape, *by_depth) if has_depth else (None, by_shape)
+
+
+def given_radius(radius_um: float | None, mpp: float | None) -> float | None:
+    """A stated radius in px; without um per px it is stated in px."""
+    return radius_um / (mpp or 1.0) if radius_um else None
 
 
 def cut_objects(objects: np.ndarray, known: np.ndarray) -> np.ndarray:

@@ -124,8 +124,9 @@ def segment(
         model = model or model_loader(config)()
         work, cache = WorkDir(config.out), encodings or EncodingCache(model)
 
-        def outline(support: SupportSet) -> SupportSet:
-            return (None if config.overwrite else kept_outlines(work, support)) or cache.outlined(support)
+        def outline(support: SupportSet, radius: float | None) -> SupportSet:
+            kept = None if config.overwrite else kept_outlines(work, support, radius)
+            return kept or cache.outlined(support, radius)
 
         plan = make_plan(config, predictor.has_depth(model), outline)
     with work.hold() as lock:

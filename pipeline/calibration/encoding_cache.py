@@ -23,15 +23,15 @@ class EncodingCache:
         self._model = model
         self._last: tuple[tuple[str, float, bool, str], SelectedEncoding] | None = None
         self._found: dict[str, Any] = {}
-        self._outlined: tuple[str, SupportSet] | None = None
+        self._outlined: tuple[tuple[str, float | None], SupportSet] | None = None
 
-    def outlined(self, support: SupportSet) -> SupportSet:
-        """`outline_rough_objects` of a support set, or the last result if it is the same."""
-        digest = support.digest()
-        if self._outlined is None or self._outlined[0] != digest:
-            self._outlined = digest, outline_rough_objects(support, self._model)
-        elif support.rough is None:
+    def outlined(self, support: SupportSet, radius: float | None = None) -> SupportSet:
+        """`outline_rough_objects` of a support set, or the last result if the arguments are the same."""
+        if support.rough is None:
             return support
+        asked = support.digest(), radius
+        if self._outlined is None or self._outlined[0] != asked:
+            self._outlined = asked, outline_rough_objects(support, self._model, radius=radius)
         return self._outlined[1]
 
     def of(self, support: SupportSet, seconds: float, depth: bool) -> SelectedEncoding:

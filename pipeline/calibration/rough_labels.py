@@ -68,11 +68,14 @@ class Blobs:
         In which they stand out most.
     sign : float
         -1 where they are brighter there, 1 where darker.
+    is_given : bool
+        Whether the radius was stated, and not estimated.
     """
 
     radius: float
     channel: int
     sign: float
+    is_given: bool = False
 
     def response(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
         """How much each place of an image (H, W, channels) looks like the middle of such a blob: (H, W)."""
@@ -96,7 +99,9 @@ def _response(image: NDArray[np.uint8], channel: int, sigma: float) -> NDArray[n
     return sigma**2 * laplacian
 
 
-def find_blobs(images: NDArray[np.uint8], centres: list[NDArray[np.float64]]) -> Blobs | None:
+def find_blobs(
+    images: NDArray[np.uint8], centres: list[NDArray[np.float64]], radius: float | None = None
+) -> Blobs | None:
     """The blobs that points mark; None without a point.
 
     The scale-normalised Laplacian of Gaussian of a disc is largest at sigma = radius / sqrt(2). Its mean over the
@@ -108,11 +113,14 @@ def find_blobs(images: NDArray[np.uint8], centres: list[NDArray[np.float64]]) ->
         (K, H, W, channels)
     centres : list[NDArray[np.float64]]
         For each image (n, 2) rows and columns.
+    radius : float | None
+        Their typical radius, px; None to estimate it.
     """
     n = sum(map(len, centres))
     if not n:
         return None
-    reach = int(REACH * SIGMAS[-1])
+    sigmas = SIGMAS if radius is None else np.array([radius / np.sqrt(2)])
+    reach = int(np.ceil(REACH * sigmas[-1]))
     around = np.zeros(
         (2 * reach + 1, 2 * reach + 1, images.shape[-1])
     )  # the sum of the places around all points
@@ -122,13 +130,14 @@ def find_blobs(images: NDArray[np.uint8], centres: list[NDArray[np.float64]]) ->
             around += padded[row : row + 2 * reach + 1, col : col + 2 * reach + 1]
     middle = np.zeros(2 * reach + 1)
     middle[reach] = 1
-    total = np.zeros((len(SIGMAS), images.shape[-1]))
-    for i, sigma in enumerate(SIGMAS):
+    total = np.zeros((len(sigmas), images.shape[-1]))
+    for i, sigma in enumerate(sigmas):
         plain, curved = (ndimage.gaussian_filter1d(middle, sigma, order=order) for order in (0, 2))
         laplacian = np.outer(plain, curved) + np.outer(curved, plain)
         total[i] = sigma**2 * np.einsum("hw,hwc->c", laplacian, around)
     best = np.unravel_index(np.abs(total).argmax(), total.shape)
-    return Blobs(float(SIGMAS[best[0]] * np.sqrt(2)), int(best[1]), float(np.sign(total[best])))
+    found = float(sigmas[best[0]] * np.sqrt(2)) if radius is None else radius
+    return Blobs(found, int(best[1]), float(np.sign(total[best])), radius is not None)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -157,10 +166,12 @@ class _Near:
     cut: frozenset[int]
 
 
-def outline_rough_objects(support: SupportSet, model: Model, rounds: int = ROUNDS) -> SupportSet:
+def outline_rough_objects(
+    support: SupportSet, model: Model, rounds: int = ROUNDS, radius: float | None = None
+) -> SupportSet:
     """The support set with outlines of all its objects; as it is if all have one.
 
-    Its digest stays that of what was labelled, from which the outlines follow.
+    Its digest stays that of what was labelled, from which the outlines follow, and of a given radius.
 
     Parameters
     ----------
@@ -168,10 +179,12 @@ def outline_rough_objects(support: SupportSet, model: Model, rounds: int = ROUND
         Learns from what is known, and says what of the rest is object.
     rounds : int
         How often.
+    radius : float | None
+        Typical radius of the objects that are marked by points, px; None to estimate it for each class.
     """
     if support.rough is None:
         return support
-    blobs = _blobs(support)
+    blobs = _blobs(support, radius)
     near = [_near(support, k, blobs) for k in range(len(support.images))]
     labels = np.stack([_first_labels(support, k, one) for k, one in enumerate(near)])
     with one_thread():
@@ -182,7 +195,7 @@ def outline_rough_objects(support: SupportSet, model: Model, rounds: int = ROUND
     instances = np.zeros(labels.shape, np.int32)
     for k, one in enumerate(near):
         labels[k], instances[k] = _whole_objects(support, k, one, labels[k])
-    return _outlined(support, labels, instances, blobs)
+    return _outlined(support, labels, instances, blobs, radius)
 
 
 def keep_outlines(work: WorkDir, support: SupportSet) -> None:
@@ -192,8 +205,8 @@ def keep_outlines(work: WorkDir, support: SupportSet) -> None:
         work.save_arrays(SAVED_AS, labels=support.labels, instances=support.instances, digest=digest)
 
 
-def kept_outlines(work: WorkDir, support: SupportSet) -> SupportSet | None:
-    """A support set with the outlines that were kept for it; None where there are none.
+def kept_outlines(work: WorkDir, support: SupportSet, radius: float | None = None) -> SupportSet | None:
+    """A support set with the outlines that were kept for it, and for a given radius; None where there are none.
 
     Raises
     ------
@@ -212,13 +225,24 @@ def kept_outlines(work: WorkDir, support: SupportSet) -> SupportSet | None:
         raise
     except (ValueError, KeyError, EOFError, zipfile.BadZipFile):  # damaged
         return None
-    if digest != support.digest():
+    if digest != _digest(support, radius):
         return None
-    return _outlined(support, arrays["labels"], arrays["instances"], _blobs(support))
+    return _outlined(support, arrays["labels"], arrays["instances"], _blobs(support, radius), radius)
+
+
+def _digest(support: SupportSet, radius: float | None) -> str:
+    """Of all from which outlines follow."""
+    assert support.rough is not None
+    is_used = radius is not None and (support.rough == POINT).any()
+    return f"{support.digest()} of radius {radius:.6g}" if is_used else support.digest()
 
 
 def _outlined(
-    support: SupportSet, labels: NDArray[np.uint8], instances: NDArray[np.int32], blobs: dict[int, Blobs]
+    support: SupportSet,
+    labels: NDArray[np.uint8],
+    instances: NDArray[np.int32],
+    blobs: dict[int, Blobs],
+    radius: float | None,
 ) -> SupportSet:
     return replace(
         support,
@@ -226,7 +250,7 @@ def _outlined(
         instances=instances,
         rough=None,
         marks=(),
-        labelled=support.digest(),
+        labelled=_digest(support, radius),
         assumptions=(*support.assumptions, *_told(support, blobs)),
     )
 
@@ -236,8 +260,8 @@ def _by_class(support: SupportSet, labels: NDArray[np.uint8]) -> NDArray[np.uint
     return replace(support, labels=labels, instances=None, rough=None, marks=()).labels_by_class
 
 
-def _blobs(support: SupportSet) -> dict[int, Blobs]:
-    """What the points of each class mark that has some."""
+def _blobs(support: SupportSet, radius: float | None) -> dict[int, Blobs]:
+    """What the points of each class mark that has some; `radius`: theirs, if it is given."""
     assert support.rough is not None
     assert support.instances is not None
     found = {}
@@ -247,7 +271,7 @@ def _blobs(support: SupportSet) -> dict[int, Blobs]:
             marked = np.where((labels == value) & (rough == POINT), numbers, 0)
             ids = np.unique(marked[marked > 0])
             centres.append(np.array(ndimage.center_of_mass(marked > 0, marked, ids)).reshape(-1, 2))
-        blobs = find_blobs(support.images, centres)
+        blobs = find_blobs(support.images, centres, radius)
         if blobs is not None:
             found[value] = blobs
     return found
@@ -360,9 +384,14 @@ def _told(support: SupportSet, blobs: dict[int, Blobs]) -> list[str]:
             length = f"{radius:.3g} px"
             if support.mpp:
                 length += f", {radius * support.mpp:.3g} um"
+            how = (
+                f"the given typical radius of {length}"
+                if blobs[value].is_given
+                else f"a typical radius of {length}, estimated from the points (--object-radius-um states another)"
+            )
             told.append(
-                f"Class {name}: objects were marked by points. Their outlines were inferred, with a typical radius of "
-                f"{length}, and estimates of quality compare with these."
+                f"Class {name}: objects were marked by points. Their outlines were inferred, with {how}, and estimates "
+                "of quality compare with these."
             )
         if BOX in kinds:
             told.append(

@@ -15,8 +15,11 @@ from fewscope.annotate.config import AnnotateConfig
 from fewscope.annotate.inferred import InferredOutlines
 from fewscope.annotate.labels import FILE
 from fewscope.annotate.runs import Runs
+from fewscope.annotate.session import Session
 from fewscope.connectors.support.load import load_support
 from fewscope.connectors.support.support_set import POINT, SupportSet
+from fewscope.errors import ConfigError
+from fewscope.jobs import annotate as jobs_annotate
 from fewscope.model.segmenter import load_segmenter
 from tests.annotate.test_labels import NEWEST, opened
 from tests.helpers.pages import DiscPreview, InstantPreview, Page, config_of, rectangle, visit
@@ -231,6 +234,46 @@ def test_outlines_are_inferred_once_and_again_where_points_change():
     assert not np.array_equal(inferred.of(moved, network).labels[1], found.labels[1])  # type: ignore[arg-type]
     assert len(network.packed) > n_packs
     assert inferred.of(both, network) is both  # type: ignore[arg-type]
+
+
+def test_a_given_radius_is_that_of_the_outlines():
+    support, truth = marked([0, 1])
+    network = Dark()
+    network.open.set()
+    found = InferredOutlines(object_radius_um=0.5 * RADIUS / 2).of(support, network)  # type: ignore[arg-type]
+    assert (found.labels[~truth] != 1).all()
+    assert (found.labels == 1)[truth].mean() < 0.75  # nothing beyond 1.6 of these radii is object
+
+
+def test_the_page_takes_a_radius_of_slides_and_gives_it_to_runs(slide, tmp_path, monkeypatch):
+    started: list[Any] = []
+
+    class Done:
+        id, command = "001", ""
+
+        def described(self) -> dict[str, Any]:
+            return {"id": self.id}
+
+    monkeypatch.setattr(Runs, "start", lambda self, *args: started.append(args) or Done())
+    monkeypatch.setattr("fewscope.annotate.app.serve", lambda config: configs.append(config) or 0)
+    configs: list[AnnotateConfig] = []
+    out = str(tmp_path / "out")
+    assert jobs_annotate.main([str(slide), "--out", out, "--object-radius-um", "4.5"]) == 0
+    (config,) = configs
+    assert config.object_radius_um == 4.5
+
+    async def journey(page: Page) -> None:
+        await page.ops(rectangle(10, 10, 234, 234, "region"), rectangle(60, 60, 90, 90))
+        await page.until("/api/preview?source=0", lambda now: now["state"] == "ready")
+        await page.post("/api/runs", {"sources": ["0"]})
+
+    visit(config, journey)
+    words = started[0][3]
+    assert words[words.index("--object-radius-um") + 1] == "4.5"
+    with pytest.raises(ConfigError, match="is a raster"):
+        Session(replace(config, kind="raster", out=str(tmp_path / "raster")))
+    with pytest.raises(ConfigError, match="not above 0"):
+        replace(config, object_radius_um=0.0)
 
 
 @pytest.mark.slow

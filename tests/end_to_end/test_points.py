@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -12,7 +13,10 @@ from shapely.geometry import box, mapping
 
 from fewscope.connectors.results.reader import open_result
 from fewscope.connectors.slides.pyramid_tiff import write_pyramid
+from fewscope.connectors.support.support_set import SupportSet
 from fewscope.jobs import segment_wsi
+from fewscope.pipeline.config import SegmentConfig
+from fewscope.pipeline.plan import make_plan
 
 SIDE, STEP, RADIUS = 640, 40, 9
 REGIONS = [(20, 20, 220, 220), (300, 60, 500, 260), (100, 380, 300, 580)]
@@ -34,9 +38,8 @@ def slide_of_discs(path: Path) -> np.ndarray:
     return np.array(centres)
 
 
-@pytest.mark.slow
-def test_discs_are_counted_from_clicks(tmp_path, capfd):
-    centres = slide_of_discs(tmp_path / "slide.tif")
+def clicks_of(centres: np.ndarray, path: Path) -> Path:
+    """Regions, and a point near the middle of each disc in them, as QuPath writes them."""
     rng = np.random.default_rng(1)
     clicked = [
         xy + rng.uniform(-3, 3, 2)
@@ -52,8 +55,30 @@ def test_discs_are_counted_from_clicks(tmp_path, capfd):
         {"type": "Feature", "geometry": mapping(shape), "properties": {"classification": {"name": name}}}
         for name, shape in drawn
     ]
-    support = tmp_path / "clicks.geojson"
-    support.write_text(json.dumps({"type": "FeatureCollection", "features": features}))
+    path.write_text(json.dumps({"type": "FeatureCollection", "features": features}))
+    return path
+
+
+def test_a_given_radius_reaches_the_points(tmp_path):
+    slide = tmp_path / "slide.tif"
+    support = clicks_of(slide_of_discs(slide), tmp_path / "clicks.geojson")
+    config = SegmentConfig(str(slide), str(support), str(tmp_path / "out"), object_radius_um=RADIUS / 4)
+    asked: list[float | None] = []
+
+    def outline(support: SupportSet, radius: float | None) -> SupportSet:
+        assert support.rough is not None
+        asked.append(radius)
+        return support
+
+    make_plan(config, outline=outline)
+    make_plan(dataclasses.replace(config, object_radius_um=None), outline=outline)
+    assert asked == [pytest.approx(RADIUS / 2), None]
+
+
+@pytest.mark.slow
+def test_discs_are_counted_from_clicks(tmp_path, capfd):
+    centres = slide_of_discs(tmp_path / "slide.tif")
+    support = clicks_of(centres, tmp_path / "clicks.geojson")
     out = tmp_path / "out"
     command = [str(tmp_path / "slide.tif"), "--support", str(support), "--out", str(out), "--local", "--fast"]
     assert segment_wsi.main([*command, "--foreground", "all", "--adapt", "0"]) == 0

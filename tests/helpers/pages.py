@@ -31,6 +31,8 @@ def picture(height: int = HEIGHT, width: int = WIDTH) -> np.ndarray:
 class InstantPreview:
     """Knows at once: probability is the column modulo 256, everywhere in the source."""
 
+    object_radius_um: float | None = None
+
     def __init__(self, sources: Sequence[Any], on_event: Callable[[PreviewEvent], None]) -> None:
         self.sources, self.on_event = sources, on_event
         self.supports: list[tuple[Any, int]] = []

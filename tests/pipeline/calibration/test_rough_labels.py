@@ -163,6 +163,22 @@ def test_several_sources_share_the_outlines(segmenter):
     assert cache.outlined(first) is first
 
 
+def test_a_given_radius_overrules_what_the_points_seem_to_mark(segmenter):
+    """A nucleus in a cell: the points stand out as the larger one does."""
+    drawn = [ellipses(seed, 14) for seed in range(2)]
+    images, truth = (np.stack(parts) for parts in zip(*drawn, strict=True))
+    support = support_of(images, np.stack([points_of(one) for one in truth]), POINT)
+    cache = EncodingCache(segmenter)
+    estimated, given = cache.outlined(support), cache.outlined(support, 5.0)
+    of_points = typical_radius(estimated)
+    assert of_points == pytest.approx(14, rel=0.15)
+    assert typical_radius(given) <= 1.6 * 5.0 < of_points
+    assert "a typical radius of" in estimated.assumptions[-1]
+    assert "--object-radius-um" in estimated.assumptions[-1]
+    assert "the given typical radius of 5 px, 2.5 um" in given.assumptions[-1]
+    assert given.digest() != estimated.digest() == support.digest()
+
+
 def test_a_run_keeps_its_outlines(segmenter, tmp_path):
     image, truth = ellipses(0, 11)
     support = support_of(image[None], points_of(truth)[None], POINT)
@@ -176,6 +192,7 @@ def test_a_run_keeps_its_outlines(segmenter, tmp_path):
     assert np.array_equal(again.instances, found.instances)
     assert (again.digest(), again.assumptions) == (found.digest(), found.assumptions)
     assert kept_outlines(work, replace(support, mpp=0.25)) is None
+    assert kept_outlines(work, support, 9.0) is None
     (file,) = tmp_path.rglob("outlines.npz")
     file.write_bytes(file.read_bytes()[:-200])
     assert kept_outlines(work, support) is None
