@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import xml.etree.ElementTree as ElementTree
+from xml.parsers import expat
 
 import defusedxml.ElementTree
 from defusedxml import DefusedXmlException
@@ -37,6 +39,16 @@ def parse_xml(uri: str, content: bytes | str, kind: type[FewscopeError]) -> Elem
         reason = " ".join(str(error).split())[:200]
         raise kind(f"{uri}: is not XML that can be read ({reason}); save it again") from error
     return root
+
+
+def root_tag(head: bytes) -> str | None:
+    """Name of the root of a document, without its prefix, by its beginning; None if that is no XML."""
+    names: list[str] = []
+    parser = expat.ParserCreate()
+    parser.StartElementHandler = lambda name, _: names.append(name)
+    with contextlib.suppress(expat.ExpatError, ValueError, LookupError):
+        parser.Parse(head, False)
+    return names[0].rpartition(":")[2] if names else None
 
 
 def tag_of(element: ElementTree.Element) -> str:

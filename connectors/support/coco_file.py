@@ -1,14 +1,13 @@
 """COCO's JSON as the labels of a folder of pictures (CVAT, Roboflow, Label Studio, Make Sense...).
 
-All objects of a listed picture are in the file; a listed picture without any is background. A crowd (``iscrowd``), and
-an object that has a box but no outline, is not labelled.
+All objects of a listed picture are in the file; a listed picture without any is background. A crowd (``iscrowd``) is
+not labelled. Of an object that has a box and no outline, the box is known.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -27,7 +26,7 @@ from fewscope.connectors.support.drawn_pictures import (
     polygon_of,
     stated_size,
 )
-from fewscope.connectors.support.pair_names import by_number
+from fewscope.connectors.support.pair_names import name_order
 from fewscope.connectors.support.picture_places import PicturePlaces
 from fewscope.connectors.support.support_set import BOX
 from fewscope.connectors.vectors.polygon_files import listed
@@ -75,6 +74,7 @@ def read_coco_file(uri: str, path: str, content: dict[str, Any], places: Picture
     names = _categories(uri, content["categories"])
     drawn = DrawnPictures()
     objects: dict[Any, list[PictureObject]] = {key: [] for key in pictures}
+    are_upright: list[bool] = []
     for number, annotation in enumerate(content["annotations"], start=1):
         title = f"annotation {number}"
         if not isinstance(annotation, dict):
@@ -90,17 +90,18 @@ def read_coco_file(uri: str, path: str, content: dict[str, Any], places: Picture
             drawn.left_out.append(f"{title} has no area")
         else:
             objects[image].append(one)
-    outlined = [one for one in content["annotations"] if isinstance(one.get("segmentation"), list)]
-    if len(outlined) >= SUSPECT and all(map(_is_upright, outlined)):
+            if not one.rough:
+                are_upright.append(_is_upright(annotation["segmentation"]))
+    if len(are_upright) >= SUSPECT and all(are_upright):
         drawn.notes.append(
-            f"{uri}: all of its {len(outlined)} outlines are upright rectangles. If these are boxes around objects, "
+            f"{uri}: all of its {len(are_upright)} outlines are upright rectangles. If these are boxes around objects, "
             'leave out "segmentation": outlines are inferred from a "bbox" alone.'
         )
     found = {key: places.find(picture.file_name) for key, picture in pictures.items()}
     there = [key for key, place in found.items() if place is not None]
     _check_there(uri, pictures, found, places)
-    for key in sorted(there, key=lambda key: by_number(PurePosixPath(str(found[key])).stem)):
-        drawn.pictures.append(DrawnPicture(str(found[key]), path, pictures[key].size, objects[key]))
+    for key in sorted(there, key=lambda key: name_order(str(found[key]))):
+        drawn.add(DrawnPicture(str(found[key]), path, pictures[key].size, objects[key]))
     _note_missing(
         uri, drawn, [pictures[key].file_name for key, place in found.items() if place is None], places
     )
@@ -111,17 +112,20 @@ def _is_key(value: Any) -> bool:
     return isinstance(value, int | str)
 
 
-def _is_upright(annotation: dict[str, Any]) -> bool:
-    """Whether an outline has the corners of a box, and no others."""
-    for part in annotation["segmentation"]:
-        points = (
-            np.unique(np.asarray(part, float).reshape(-1, 2), axis=0)
-            if isinstance(part, list)
-            else np.zeros(0)
-        )
+def _is_upright(segmentation: Any) -> bool:
+    """Whether the outlines of an object, which can be read, each have the corners of a box, and no others."""
+    if not isinstance(segmentation, list):
+        return False
+    for part in _parts(segmentation):
+        points = np.unique(np.asarray(part, float).reshape(-1, 2), axis=0)
         if len(points) != 4 or {len(np.unique(axis)) for axis in points.T} != {2}:
             return False
-    return bool(annotation["segmentation"])
+    return True
+
+
+def _parts(segmentation: list[Any]) -> list[Any]:
+    """The outlines of an object, of which some programs write a single one as it is."""
+    return segmentation if isinstance(segmentation[0], list) else [segmentation]
 
 
 def _listed_pictures(uri: str, images: list[Any]) -> dict[Any, _Listed]:
@@ -157,8 +161,7 @@ def _object(uri: str, title: str, name: str, annotation: dict[str, Any]) -> Pict
         if isinstance(segmentation, dict):
             return PictureObject(name, _runs(uri, title, segmentation), is_ignored)
         if isinstance(segmentation, list) and segmentation:
-            is_one_part = not isinstance(segmentation[0], list)
-            return _with_area(name, polygon_of([segmentation] if is_one_part else segmentation), is_ignored)
+            return _with_area(name, polygon_of(_parts(segmentation)), is_ignored)
         if annotation.get("bbox"):
             left, top, width, height = map(float, annotation["bbox"])
             box = box_of(left, top, left + max(width, 0), top + max(height, 0))

@@ -95,12 +95,22 @@ class DrawnPicture:
 
 @dataclass(frozen=True, slots=True)
 class DrawnPictures:
-    """What files of drawn objects hold, and what of it is not used."""
+    """What files of drawn objects hold, and what of it is not used. Pictures are added by `add`."""
 
     pictures: list[DrawnPicture] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     assumptions: list[str] = field(default_factory=list)
+    _drawn_in: dict[str, str] = field(default_factory=dict)
+
+    def add(self, picture: DrawnPicture) -> None:
+        """Append a picture; SupportError if another file holds objects of it."""
+        other = self._drawn_in.setdefault(picture.path, picture.drawn_in)
+        if other != picture.drawn_in:
+            raise SupportError(
+                f"{picture.path}: has labels in {other} and in {picture.drawn_in}; keep one of them"
+            )
+        self.pictures.append(picture)
 
 
 def folder_of_drawn(
@@ -285,17 +295,6 @@ def stated_size(height: Any, width: Any) -> tuple[int, int] | None:
     if isinstance(height, int) and isinstance(width, int) and min(height, width) > 0:
         return int(height), int(width)
     return None
-
-
-def check_once(drawn: DrawnPictures) -> None:
-    """Raise SupportError if two files hold the objects of one picture."""
-    drawn_in: dict[str, str] = {}
-    for picture in drawn.pictures:
-        other = drawn_in.setdefault(picture.path, picture.drawn_in)
-        if other != picture.drawn_in:
-            raise SupportError(
-                f"{picture.path}: has labels in {other} and in {picture.drawn_in}; keep one of them"
-            )
 
 
 def note_not_listed(uri: str, drawn: DrawnPictures, there: Sequence[str]) -> None:

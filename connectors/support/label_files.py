@@ -137,7 +137,7 @@ def pictures_of_files(
         drawn = (
             read_voc_files(uri, files.voc, places)
             if files.voc
-            else read_labelme_files(uri, files.labelme.items(), places)
+            else read_labelme_files(uri, files.labelme, places)
         )
     return folder_of_drawn(filesystem, uri, drawn, stated, class_names, stack)
 

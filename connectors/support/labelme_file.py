@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -20,14 +20,13 @@ from fewscope.connectors.support.drawn_pictures import (
     PictureObject,
     Shape,
     box_of,
-    check_once,
     note_not_listed,
     paint,
     polygon_of,
     stated_size,
 )
 from fewscope.connectors.support.image_files import decode_png_mask
-from fewscope.connectors.support.pair_names import by_number
+from fewscope.connectors.support.pair_names import name_order
 from fewscope.connectors.support.picture_places import PicturePlaces
 from fewscope.connectors.support.sparse import POINT_RADIUS
 from fewscope.connectors.support.support_set import BOX, POINT
@@ -47,7 +46,7 @@ def is_labelme(content: Any) -> bool:
 
 
 def read_labelme_files(
-    uri: str, contents: Iterable[tuple[str, dict[str, Any]]], places: PicturePlaces
+    uri: str, contents: Mapping[str, dict[str, Any]], places: PicturePlaces
 ) -> DrawnPictures:
     """The pictures of LabelMe's files, in the order of their names, and their objects.
 
@@ -55,8 +54,8 @@ def read_labelme_files(
     ----------
     uri : str
         The folder or file, for messages.
-    contents : iterable of tuple
-        Path and content of each file; see `is_labelme`.
+    contents : Mapping[str, dict]
+        Content of each file by its path; see `is_labelme`.
     places : PicturePlaces
         Where the pictures are looked for: of the name of the file, else of the name that it states.
 
@@ -66,11 +65,11 @@ def read_labelme_files(
         A file is damaged, its picture is missing, or it may be one of several.
     """
     drawn = DrawnPictures()
-    for path, content in sorted(contents, key=lambda item: by_number(PurePosixPath(item[0]).stem)):
+    for path in sorted(contents, key=name_order):
+        content = contents[path]
         picture = places.picture_of(path, content["imagePath"])
         size = stated_size(content.get("imageHeight"), content.get("imageWidth"))
-        drawn.pictures.append(DrawnPicture(picture, path, size, _objects(path, content["shapes"], drawn)))
-    check_once(drawn)
+        drawn.add(DrawnPicture(picture, path, size, _objects(path, content["shapes"], drawn)))
     _leave_out_points(drawn)
     if any(one.rough == BOX for picture in drawn.pictures for one in picture.objects):
         drawn.assumptions.append(
@@ -147,10 +146,11 @@ def _together(parts: list[Shape]) -> Callable[[int, int], Shape]:
     return draw
 
 
-def _points(shape: dict[str, Any], n: int | None = None) -> np.ndarray:
+def _points(shape: dict[str, Any], *expected: int) -> np.ndarray:
+    """The points (n, 2) of a shape; ValueError if they are as many as none of ``expected``."""
     points = np.asarray(shape["points"], float).reshape(-1, 2)
-    if n is not None and len(points) != n:
-        raise ValueError(f"it has {len(points)} points, expected {n}")
+    if len(points) not in expected:
+        raise ValueError(f"it has {len(points)} points, expected {' or '.join(map(str, expected))}")
     if not np.isfinite(points).all():
         raise ValueError("its coordinates are not finite")
     return points
@@ -161,8 +161,8 @@ def _polygon(shape: dict[str, Any]) -> BaseGeometry | None:
 
 
 def _rectangle(shape: dict[str, Any]) -> BaseGeometry | None:
-    (left, top), (right, bottom) = _points(shape, 2)
-    return box_of(left, top, right, bottom)
+    points = _points(shape, 2, 4)  # X-AnyLabeling writes all four corners
+    return box_of(*points.min(axis=0), *points.max(axis=0))
 
 
 def _point(shape: dict[str, Any]) -> BaseGeometry:

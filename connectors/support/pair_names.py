@@ -202,6 +202,11 @@ def _pictures(filesystem: Any, folder: str) -> tuple[dict[str, list[str]], dict[
     return pictures, instances
 
 
+def name_order(path: str) -> tuple[int, int, str]:
+    """Key to sort files by: `by_number` of their names without the ending."""
+    return by_number(PurePosixPath(path).stem)
+
+
 def by_number(stem: str) -> tuple[int, int, str]:
     """Key to sort names by: numbers by their value, before all others."""
     return (0, int(stem), stem) if stem.isascii() and stem.isdigit() else (1, 0, stem)

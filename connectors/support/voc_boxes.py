@@ -1,8 +1,11 @@
-"""Pascal VOC's XML as the labels of pictures: boxes, one file for each picture, beside it or in Annotations/."""
+"""Pascal VOC's XML as the labels of pictures: boxes, one file for each picture, beside it or in Annotations/.
+
+Coordinates are taken for the edges of a box, counted from 0, as LabelImg, CVAT and Label Studio write them. VOC's own
+data count pixels from 1: their boxes lack a column and a row of pixels at the left and top.
+"""
 
 from __future__ import annotations
 
-import re
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Mapping
 from functools import partial
@@ -10,23 +13,22 @@ from pathlib import PurePosixPath
 
 from shapely.geometry.base import BaseGeometry
 
-from fewscope.connectors.storage.safe_xml import child, children, parse_xml, tag_of, text_in
+from fewscope.connectors.storage.safe_xml import child, children, parse_xml, root_tag, text_in
 from fewscope.connectors.support.drawn_pictures import (
     DrawnPicture,
     DrawnPictures,
     PictureObject,
     box_of,
-    check_once,
     note_not_listed,
     stated_size,
 )
-from fewscope.connectors.support.pair_names import by_number
+from fewscope.connectors.support.pair_names import name_order
 from fewscope.connectors.support.picture_places import PicturePlaces
 from fewscope.connectors.support.support_set import BOX
 from fewscope.errors import SupportError
 
-ROOT = re.compile(rb"<annotation[\s>]")
-"""Others write <Annotations>, or <ASAP_Annotations>."""
+ROOT = "annotation"
+"""NDP.view writes <annotations>, and <annotation> in it; ImageScope <Annotations>, ASAP <ASAP_Annotations>."""
 
 HEAD_BYTES = 4096
 """In which the root lies, after a declaration and comments."""
@@ -39,7 +41,7 @@ PICTURE_FOLDERS = ("jpegimages",)
 
 def is_voc(content: bytes) -> bool:
     """Whether XML, or its beginning, is Pascal VOC's."""
-    return ROOT.search(content[:HEAD_BYTES]) is not None
+    return root_tag(content[:HEAD_BYTES]) == ROOT
 
 
 def read_voc_files(uri: str, contents: Mapping[str, bytes], places: PicturePlaces) -> DrawnPictures:
@@ -60,18 +62,13 @@ def read_voc_files(uri: str, contents: Mapping[str, bytes], places: PicturePlace
         A file is damaged, its picture is missing, or it may be one of several.
     """
     drawn = DrawnPictures()
-    for path in sorted(contents, key=lambda path: by_number(PurePosixPath(path).stem)):
+    for path in sorted(contents, key=name_order):
         root = parse_xml(path, contents[path], SupportError)
-        if tag_of(root) != "annotation":
-            raise SupportError(
-                f"{path}: holds {tag_of(root)[:40]!r}, expected an annotation; export it again"
-            )
         stated = (text_in(root, "filename") or "").strip()
         size = child(root, "size")
         sides = stated_size(*(_whole(text_in(size, name)) for name in ("height", "width")))
         picture = places.picture_of(path, stated or f"{PurePosixPath(path).stem}.jpg")
-        drawn.pictures.append(DrawnPicture(picture, path, sides, _objects(path, root, drawn)))
-    check_once(drawn)
+        drawn.add(DrawnPicture(picture, path, sides, _objects(path, root, drawn)))
     note_not_listed(uri, drawn, places.pictures())
     return drawn
 

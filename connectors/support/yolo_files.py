@@ -27,7 +27,7 @@ from fewscope.connectors.support.drawn_pictures import (
     polygon_of,
 )
 from fewscope.connectors.support.image_files import read_bytes
-from fewscope.connectors.support.pair_names import IMAGE_FOLDERS, LABEL_FOLDERS, by_number
+from fewscope.connectors.support.pair_names import IMAGE_FOLDERS, LABEL_FOLDERS, name_order
 from fewscope.connectors.support.picture_places import PicturePlaces
 from fewscope.connectors.support.support_set import BOX
 from fewscope.errors import SupportError
@@ -153,7 +153,7 @@ def read_yolo_files(filesystem: Any, root: str, uri: str, files: YoloFiles) -> D
     Raises
     ------
     SupportError
-        A line cannot be read, or its class has no name although others have.
+        A line cannot be read, its class has no name although others have, or two files are of one picture.
     """
     drawn = DrawnPictures()
     names = _class_names(filesystem, root, uri, files)
@@ -162,9 +162,9 @@ def read_yolo_files(filesystem: Any, root: str, uri: str, files: YoloFiles) -> D
             f"{uri}: no file says what its classes are called ({', '.join(LISTS)}, data.yaml); they were given their "
             "numbers as names."
         )
-    for path in sorted(files.labels, key=lambda path: by_number(PurePosixPath(path).stem)):
+    for path in sorted(files.labels, key=name_order):
         objects = _objects(path, files.texts[path], names, drawn)
-        drawn.pictures.append(DrawnPicture(files.labels[path], path, None, objects))
+        drawn.add(DrawnPicture(files.labels[path], path, None, objects))
     note_not_listed(uri, drawn, PicturePlaces(filesystem, files.places).pictures())
     return drawn
 
@@ -176,11 +176,11 @@ def _objects(path: str, text: str, names: dict[int, str], drawn: DrawnPictures) 
             continue
         values = np.array(_numbers(line))
         n = len(values) - 1
-        is_whole = n >= 4 and n % 2 == 0 and np.isfinite(values).all() and values[0].is_integer()
-        if not is_whole or (values[1:] < -OUTSIDE).any() or (values[1:] > 1 + OUTSIDE).any():
+        is_label = n >= 4 and n % 2 == 0 and np.isfinite(values).all() and values[0].is_integer()
+        if not is_label or values[0] < 0 or (values[1:] < -OUTSIDE).any() or (values[1:] > 1 + OUTSIDE).any():
             raise SupportError(
-                f"{path}: line {number} is {line.strip()[:60]!r}, expected a class and four numbers for a box, or "
-                "three points or more for an outline, all from 0 to 1; export it again"
+                f"{path}: line {number} is {line.strip()[:60]!r}, expected a class from 0 on, and four numbers for "
+                "a box, or three points or more for an outline, from 0 to 1; export it again"
             )
         index = int(values[0])
         if names and index not in names:

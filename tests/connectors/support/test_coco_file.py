@@ -207,6 +207,15 @@ def test_boxes_that_are_written_as_outlines_are_told(folder):
     assert load_support(str(folder(content(*squares[:7])))).notes == ()
 
 
+def test_what_is_of_no_listed_picture_is_not_read(folder):
+    squares = [{"segmentation": [square(10 + 25 * k, 10, 20)]} for k in range(8)]
+    for broken in (["x", 1, 2], [1, 2, 3]):
+        root = folder(content(*squares, {"segmentation": [broken], "image_id": 9}))
+        upright, left_out = load_support(str(root)).notes
+        assert "all of its 8 outlines are upright rectangles" in upright
+        assert "annotation 9 is of a picture that is not listed" in left_out
+
+
 def test_objects_with_a_box_and_no_outline_are_boxes(folder):
     root = folder(
         content(

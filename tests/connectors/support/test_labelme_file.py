@@ -59,20 +59,22 @@ def test_shapes_with_an_area_are_objects(tmp_path):
         shape("cell", [[112, 112], [112, 152]], "circle"),
         shape("cell", [[10, 150], [59, 199]], "mask", mask=png(np.eye(50, dtype=bool))),
         shape("cell", square(150, 10, 20), "oriented_rectangle"),
+        shape("cell", square(190, 10, 20), "rectangle"),  # of X-AnyLabeling
     )
     numbers = load_support(str(tmp_path)).instances[0]
     expected = np.zeros((224, 224), int)
     expected[10:30, 10:30] = 1
     expected[10:30, 80:100] = 2
     expected[10:30, 150:170] = 5
+    expected[10:30, 190:210] = 6
     expected[150:200, 10:60][np.eye(50, dtype=bool)] = 4
     row, col = np.mgrid[:224, :224] + 0.5
     circle = (row - 112) ** 2 + (col - 112) ** 2 < 40**2
     assert np.array_equal(np.where(circle, 0, numbers), np.where(circle, 0, expected))
     assert (numbers[circle] == 3).mean() > 0.995
-    assert len(np.unique(numbers)) == 6
+    assert len(np.unique(numbers)) == 7
     support = load_support(str(tmp_path))
-    assert np.array_equal(support.rough[0], np.where(numbers == 2, BOX, 0))
+    assert np.array_equal(support.rough[0], np.where(np.isin(numbers, (2, 6)), BOX, 0))
     (assumed,) = support.assumptions
     assert "rectangles were taken for boxes around objects" in assumed
 
@@ -178,6 +180,7 @@ def test_a_name_does_not_lead_out_of_the_folder(tmp_path):
         ([shape("cell", [[1, 1]], "circle")], {}, "shape 1 is no circle"),
         ([shape("cell", [[1, 1], [2, 2]], "point")], {}, "shape 1 is no point"),
         ([shape("cell", [[1, 1], [float("inf"), 1]], "rectangle")], {}, "shape 1 is no rectangle"),
+        ([shape("cell", [[1, 1], [2, 2], [3, 3]], "rectangle")], {}, "expected 2 or 4"),
         ([shape("cell", [[1, 1], [9, 9]], "mask")], {}, "shape 1 is no mask"),
         ([shape("cell", [[1, 1], [9, 9]], "mask", mask="%")], {}, "shape 1 is no mask"),
         ([shape("cell", [[1, 1], [9, 9]], "mask", mask="QUJD")], {}, "shape 1 is no mask"),

@@ -89,8 +89,21 @@ def test_two_kinds_of_labels_and_a_missing_picture_are_refused(tmp_path):
     assert "its picture 'a.png' is not in" in refusal(tmp_path / "one")
 
 
-def test_other_xml_beside_a_picture_is_drawn_on_it(tmp_path):
+def test_the_encoding_does_not_matter(tmp_path):
+    text = '<?xml version="1.0" encoding="utf-16"?><!-- <annotations> -->' + written(tmp_path)
+    (tmp_path / "a.xml").write_bytes(text.encode("utf-16"))
+    assert load_support(str(tmp_path)).class_names == ("cell", "vessel")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<Annotations/>",
+        '<annotations><ndpviewstate id="1"><annotation type="freehand"/></ndpviewstate></annotations>',
+    ],
+)
+def test_other_xml_beside_a_picture_is_drawn_on_it(tmp_path, text):
     Image.fromarray(photo()).save(tmp_path / "a.png")
-    (tmp_path / "a.xml").write_text("<Annotations/>")
+    (tmp_path / "a.xml").write_text(text)
     assert [path for path, _ in drawn_in(str(tmp_path))] == [str(tmp_path / "a.xml")]
     assert is_annotations(str(tmp_path / "a.xml"))

@@ -80,6 +80,7 @@ def test_without_a_file_of_names_classes_have_their_numbers(tmp_path):
         ("0 0.5 0.5 0.1 0.1 0.9", "line 2"),  # a prediction with its confidence
         ("0 120 130 20 20", "from 0 to 1"),
         ("0 0.5 0.5 -0.1 0.1", "line 2"),
+        ("-1 0.5 0.5 0.1 0.1", "a class from 0 on"),
         ("0 nan 0.5 0.1 0.1", "line 2"),
         ("0.5 0.5 0.5 0.1 0.1", "line 2"),
         ("cell 0.5 0.5 0.1 0.1", "'cell 0.5"),
@@ -123,6 +124,14 @@ def test_labels_of_two_pictures_or_of_two_kinds_are_refused(tmp_path):
     said = refusal(tmp_path)
     assert "a.json or " in said
     assert "a.txt; keep the files of one kind" in said
+
+
+def test_two_texts_of_one_picture_are_refused(tmp_path):
+    put(tmp_path, "a.png", BOX_LINE)
+    put(tmp_path, "a.png", OUTLINE, "labels/a.txt")
+    said = refusal(tmp_path)
+    assert "labels/a.txt; keep one of them" in said
+    assert "a.png: has labels in" in said
 
 
 def test_other_text_is_no_label_and_masks_come_first(tmp_path):
