@@ -41,7 +41,7 @@ __all__ = ["Segmenter", "map", "open_result", "regions", "segment"]
 
 def segment(
     source: Path,
-    support: Path,
+    support: Path | Sequence[Path],
     out: Path,
     *,
     mpp: float | None = None,
@@ -85,8 +85,9 @@ def segment(
     ----------
     source : Path
         slide: path or fsspec URL.
-    support : Path
-        Support set: folder of labelled patches, or annotations drawn on the slide.
+    support : Path | Sequence[Path]
+        Support set: folder of labelled patches, or annotations drawn on the slide; several become one, their classes
+        joined by name.
     out : Path
         Output folder: path or fsspec URL.
     mpp : float | None
@@ -187,9 +188,11 @@ def segment(
     >>> result.count, result.count_interval  # doctest: +SKIP
     (10183, (9544, 10869))
     """
+    supports = _supports(support)
     config = SegmentConfig(
         source=os.fspath(source),
-        support=os.fspath(support),
+        support=supports[0],
+        more_support=tuple(supports[1:]),
         out=os.fspath(out),
         support_slide=os.fspath(support_slide or source),
         class_names=tuple(class_names),
@@ -226,9 +229,17 @@ def segment(
     return _run(config, workers, progress, cancel)
 
 
+def _supports(support: Path | Sequence[Path]) -> list[str]:
+    """One support set or several, as text."""
+    several = [support] if isinstance(support, (str, os.PathLike)) else list(support)
+    if not several:
+        raise ConfigError("no support set is given; give one path, or several")
+    return [os.fspath(one) for one in several]
+
+
 def map(
     source: Path | Sequence[Path],
-    support: Path,
+    support: Path | Sequence[Path],
     out: Path,
     *,
     bands: Sequence[int] | Literal["all"] = (),
@@ -265,8 +276,9 @@ def map(
     ----------
     source : Path | Sequence[Path]
         raster: path, URL or STAC item collection; several become one mosaic.
-    support : Path
-        Support set: folder of labelled patches, or polygons drawn on the raster, in any vector format and CRS.
+    support : Path | Sequence[Path]
+        Support set: folder of labelled patches, or polygons drawn on the raster, in any vector format and CRS; several
+        become one, their classes joined by name.
     out : Path
         Output folder: path or fsspec URL.
     bands : Sequence[int] | Literal['all']
@@ -324,9 +336,11 @@ def map(
         allow_remote_references=allow_remote_references,
         data_bands=() if index_bands is None else index_bands.numbers,
     )
+    supports = _supports(support)
     config = SegmentConfig(
         source=os.fspath(first),
-        support=os.fspath(support),
+        support=supports[0],
+        more_support=tuple(supports[1:]),
         out=os.fspath(out),
         support_slide=os.fspath(support_raster or first),
         class_names=tuple(class_names),

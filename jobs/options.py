@@ -90,7 +90,9 @@ def add_support_options(parser: JobParser, drawn_on: str, metavar: str, what: st
     add(
         "--support",
         required=True,
-        help=f"support set: folder of labelled pictures (masks, COCO, LabelMe), or {what}",
+        action="append",
+        help=f"support set: folder of labelled pictures (masks, COCO, LabelMe), or {what}; repeat for several, whose "
+        "classes are joined by name",
     )
     named = "the one it is named after, else " if metavar == "FILE" else ""
     add(drawn_on, help=f"{metavar.lower()} that SUPPORT was drawn on (default: {named}the first {metavar})")

@@ -25,9 +25,11 @@ def photographs_of(args: argparse.Namespace) -> list[Path]:
     files = photograph_files(Path(args.slides[0]))
     if not files or args.pictures == "whole":
         return files
-    if is_annotations(args.support) or drawn_in(args.support):
+    if any(is_annotations(one) or drawn_in(one) for one in args.support):
         return []
-    if has_small_objects(args.support, args.class_names):
+    if any(
+        has_small_objects(one, args.class_names if len(args.support) == 1 else ()) for one in args.support
+    ):
         log.info(
             "%s: the labelled objects are small, so every picture is segmented as it is and its objects are counted; "
             "--pictures whole resizes each to 224 px, as photographs of one thing",
@@ -48,6 +50,10 @@ def run_photographs(files: list[Path], args: argparse.Namespace) -> int:
         raise ConfigError(
             f"--aoi {args.aoi}: is for slides; photographs are segmented whole (--pictures tiles: as slides)"
         )
+    if len(args.support) > 1:
+        raise ConfigError(
+            f"--support {args.support[1]}: photographs are learned from one folder; put all of them into it"
+        )
     if args.estimate:
         raise ConfigError(f"{args.slides[0]}: --estimate is for slides; photographs take about 0.1 s each")
     out = Path(args.out)
@@ -56,7 +62,7 @@ def run_photographs(files: list[Path], args: argparse.Namespace) -> int:
             raise RunMismatch(f"{out} is not empty; give another --out, or --overwrite")
         for name in ("masks", "overlays"):
             shutil.rmtree(out / name, ignore_errors=True)
-    support = load_photograph_support(Path(args.support), args.class_names)
+    support = load_photograph_support(Path(args.support[0]), args.class_names)
     encoder = args.encoder
     if encoder is None and args.model == "compact":
         encoder = efficientnet_lite.NAME

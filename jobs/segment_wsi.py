@@ -23,6 +23,7 @@ Segment whole slides with a few labelled patches, and count what is in them.
 Examples:
     %(prog)s slide.svs --support annotations.geojson --out out/slide
     %(prog)s slide.svs --support nuclei/ --aoi slide.geojson --aoi-class Tumor --out out/tumour
+    %(prog)s slide.svs --support nuclei/ --support more.geojson --out out/slide
     %(prog)s slides/*.svs --support nuclei/ --out out --instances split --min-area-um2 10
     %(prog)s tissue.ome.tif --channels DAPI,CD3,CD8 --support annotations.geojson --out out/tissue
     %(prog)s 'images/*.tif' --support labelled/ --out out/study
@@ -131,12 +132,14 @@ def parse(argv: list[str] | None, prog: str = PROG, *, only_estimate: bool = Fal
     return made.parse_intermixed_args(argv)  # options may stand between slides
 
 
-def drawn_on(support: str, slides: Sequence[str]) -> str:
+def drawn_on(supports: Sequence[str], slides: Sequence[str]) -> str:
     """The slide that annotations were drawn on: the one they are named after, else the first."""
-    named = PurePath(support).name
-    return next(
-        (slide for slide in slides if named.split(".")[0] == PurePath(slide).name.split(".")[0]), slides[0]
-    )
+    for support in supports:
+        named = PurePath(support).name.split(".")[0]
+        for slide in slides:
+            if named == PurePath(slide).name.split(".")[0]:
+                return slide
+    return slides[0]
 
 
 def configs(args: argparse.Namespace) -> list[SegmentConfig]:

@@ -50,6 +50,7 @@ def configs_of(
     given = {name: value for name, value in vars(args).items() if name in fields}
     given |= {"positive": tuple(map(Positive.parse, given.get("positive", ())))}
     given |= {"class_names": tuple(args.class_names), "scale": None, **more}
+    given |= {"support": args.support[0], "more_support": tuple(args.support[1:])}
     if len(sources) == 1 and len(times[0]) == 1:
         return [SegmentConfig(source=sources[0], **(given | {"time": times[0][0]}))]
     base = args.out.rstrip("/")

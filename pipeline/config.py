@@ -28,6 +28,8 @@ class SegmentConfig:
     ----------
     source, support, out : str
         Paths or fsspec URLs.
+    more_support : tuple[str, ...]
+        Further support sets, learned from together with the first; their classes are joined by name.
     support_slide : str | None
         The slide that the annotations were drawn on; None: the source itself.
     class_names : tuple[str, ...]
@@ -108,6 +110,7 @@ class SegmentConfig:
     source: str
     support: str
     out: str
+    more_support: tuple[str, ...] = ()
     support_slide: str | None = None
     class_names: tuple[str, ...] = ()
     mpp: float | None = None
@@ -152,6 +155,8 @@ class SegmentConfig:
         SupportOptions(self.class_names, self.cell_part, self.geojson_origin)  # checks them
         self.slide, self.measured  # noqa: B018  # checks them
         self._check_area()
+        if twice := next((one for one in self.more_support if self.supports.count(one) > 1), None):
+            raise ConfigError(f"--support {twice} is given twice; give it once")
         if self.support_time is not None and self.support_time < 1:
             raise ConfigError(f"--support-time {self.support_time}: time points are counted from 1")
         if self.threshold is not None and not 0 < self.threshold < 1:
@@ -202,6 +207,11 @@ class SegmentConfig:
                 raise ConfigError(
                     "--aoi-class or --aoi-exclude has no name; give the class of polygons, or leave it out"
                 )
+
+    @property
+    def supports(self) -> tuple[str, ...]:
+        """All support sets, in their order."""
+        return (self.support, *self.more_support)
 
     @property
     def label(self) -> str:

@@ -178,16 +178,16 @@ def make_plan(
     check_index_bands(config)
     support = read_support(config, source, drawn_on)
     source = shown_like(source, support.ranges)
-    info = source.info
+    info, support_from = source.info, ", ".join(config.supports)
     if support.mpp and info.mpp and not 0.9 < support.mpp / info.mpp < 1.1:
         raise SourceError(
-            f"{config.source}: would be segmented at {info.mpp:.4g} um per px, but the support set {config.support} is "
+            f"{config.source}: would be segmented at {info.mpp:.4g} um per px, but the support set {support_from} is "
             f"at {support.mpp:.4g}; give --mpp {support.mpp:.4g}"
         )
     if (n_channels := support.images.shape[-1]) != info.n_channels:
         raise SourceError(
             f"{config.source}: has {info.n_channels} channels ({', '.join(info.channels) or 'red, green, blue'}), the "
-            f"patches of {config.support} have {n_channels}; draw the support set on the source, or choose three with "
+            f"patches of {support_from} have {n_channels}; draw the support set on the source, or choose three with "
             f"{'--channels' if info.kind == 'slide' else '--bands'}"
         )
     check_measured(config, info)

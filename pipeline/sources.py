@@ -17,6 +17,7 @@ from fewscope.connectors.slide_folders import drawn_in
 from fewscope.connectors.slide_options import NO_STACK
 from fewscope.connectors.source import Source, SourceInfo
 from fewscope.connectors.support.area_files import AreaOptions, DrawnArea, read_area
+from fewscope.connectors.support.joined_sets import check_alike
 from fewscope.connectors.support.load import is_annotations, load_support
 from fewscope.connectors.support.several import load_several
 from fewscope.connectors.support.support_set import SupportSet
@@ -33,7 +34,7 @@ log = logging.getLogger(__name__)
 def open_sources(config: SegmentConfig) -> tuple[Source, Source]:
     """Open the source, and the image that the support set was drawn on, which may be the same."""
     source = _open(config, config.source)
-    if not is_annotations(config.support):
+    if not any(map(is_annotations, config.supports)):
         return source, source
     elsewhere = config.support_slide not in (None, config.source)
     if config.raster is None:
@@ -76,6 +77,8 @@ def open_drawn_on(config: SegmentConfig, uri: str, info: SourceInfo) -> Source:
 def read_support(config: SegmentConfig, source: Source, drawn_on: Source) -> SupportSet:
     """The support set of a run: a file, a folder of labelled pictures, or one of slides with annotations beside them.
 
+    Several of these are read as one, see `load_several`.
+
     Parameters
     ----------
     source, drawn_on
@@ -87,10 +90,27 @@ def read_support(config: SegmentConfig, source: Source, drawn_on: Source) -> Sup
         config.geojson_origin,
         config.support_slide_options.stack,
     )
-    drawn = drawn_in(config.support) if config.raster is None else []
+    if not config.more_support:
+        return _read_one(config, config.support, source, drawn_on, options)
+    drawn = [uri for uri in config.supports if is_annotations(uri)]
+    every = replace(options, class_names=())
+    sets = [
+        (uri, _read_one(config, uri, source, drawn_on, every)) for uri in config.supports if uri not in drawn
+    ]
+    if ranges := next((one.ranges for _, one in sets if one.ranges), ()):
+        drawn_on = shown_like(drawn_on, ranges)
+    check_alike(sets, source.info.mpp, None, config.source)
+    return load_several([(uri, drawn_on) for uri in drawn], options, sets)
+
+
+def _read_one(
+    config: SegmentConfig, uri: str, source: Source, drawn_on: Source, options: SupportOptions
+) -> SupportSet:
+    """One of the support sets of a run."""
+    drawn = drawn_in(uri) if config.raster is None else []
     if not drawn:
         return load_support(
-            config.support,
+            uri,
             source=drawn_on,
             class_names=options.class_names,
             cell_part=options.cell_part,
@@ -125,7 +145,7 @@ def read_area_of(config: SegmentConfig, info: SourceInfo, class_names: Sequence[
     asked = AreaOptions(config.aoi, config.aoi_classes, config.aoi_excluded, config.geojson_origin)
     area = read_area(asked, info, class_names)
     both = [one.class_name for one in area.used if one.class_name in class_names]
-    if both and config.aoi == config.support and not config.class_names:
+    if both and config.aoi in config.supports and not config.class_names:
         objects = [name for name in class_names if name not in both]
         raise ConfigError(
             f"{config.aoi}: {', '.join(both)} outlines the area, and would be looked for as well; say what to look "

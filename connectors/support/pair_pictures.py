@@ -23,6 +23,7 @@ from fewscope.connectors.support.image_files import (
 from fewscope.connectors.support.measured_pictures import PictureReader
 from fewscope.connectors.support.pair_names import Pair
 from fewscope.connectors.support.pictures import Labelled, Picture, PictureFolder
+from fewscope.connectors.support.support_json import of_each
 from fewscope.connectors.support.support_set import choose_classes
 from fewscope.errors import SupportError
 
@@ -79,6 +80,7 @@ def pictures_of_pairs(
         else _decoder(filesystem, uri, pairs, stated, assumptions)
     )
 
+    labelled_for = of_each(stated, "labelled_for", len(pairs), uri)
     images = PictureReader(filesystem, (pair.image for pair in pairs), stated, stack)
 
     def read(pair: Pair) -> Labelled:
@@ -110,6 +112,10 @@ def pictures_of_pairs(
         n_sparse=stated.get("sparse", 0),
         corrected=(stated.get("corrected", [0])[0], stated.get("corrected", [0])[-1]),
         assumptions=[*assumptions, *images.assumptions],
+        complete=np.array([[found[i] in one for i in chosen] for one in labelled_for])
+        if labelled_for
+        else None,
+        groups=tuple(of_each(stated, "pictures", len(pairs), uri)),
     )
 
 

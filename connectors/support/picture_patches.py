@@ -84,12 +84,14 @@ def cut_patches(folder: PictureFolder) -> SupportSet:
         )
     n_sparse = sum(len(of_picture) for of_picture in kept[max(0, n - folder.n_sparse) :])
     numbers = [number for number, of_picture in enumerate(kept) for _ in of_picture]
-    return _joined(folder, tiles, notes, n_sparse, tuple(numbers) if len(numbers) > n else ())
+    return _joined(folder, tiles, notes, n_sparse, numbers)
 
 
 def _joined(
-    folder: PictureFolder, tiles: Sequence[_Tile], notes: list[str], n_sparse: int, pictures: tuple[int, ...]
+    folder: PictureFolder, tiles: Sequence[_Tile], notes: list[str], n_sparse: int, numbers: Sequence[int]
 ) -> SupportSet:
+    """The support set of patches, each with the number of its picture."""
+    groups = folder.groups or (range(len(numbers)) if len(numbers) > len(folder.pictures) else ())
     every = [tile.part.instances for tile in tiles if tile.part.instances is not None]
     if every and len(every) < len(tiles):
         log.info("%s: %d of %d patches have instances; none are used", folder.uri, len(every), len(tiles))
@@ -111,7 +113,8 @@ def _joined(
             n_sparse=n_sparse,
             corrected=folder.corrected,
             ranges=folder.ranges,
-            pictures=pictures,
+            pictures=tuple(groups[number] for number in numbers) if groups else (),
+            complete=None if folder.complete is None else folder.complete[numbers],
             rough=rough,
             marks=tuple(replace(mark, patch=k) for k, tile in enumerate(tiles) for mark in tile.marks),
         )

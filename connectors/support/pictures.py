@@ -58,6 +58,10 @@ class PictureFolder:
     ----------
     n_sparse : int
         How many of the last pictures are labelled in places only.
+    complete
+        bool (n pictures, C), as `support_set.SupportSet.complete`; None: all are.
+    groups
+        Number of the larger picture that each is cut from; empty if each stands for itself.
     ranges, corrected, notes, assumptions
         As in `support_set.SupportSet`.
     """
@@ -71,3 +75,5 @@ class PictureFolder:
     corrected: tuple[int, int] = (0, 0)
     notes: list[str] = field(default_factory=list)
     assumptions: list[str] = field(default_factory=list)
+    complete: NDArray[np.bool_] | None = None
+    groups: tuple[int, ...] = ()

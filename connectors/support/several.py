@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,16 +25,28 @@ from fewscope.connectors.support.annotations import (
     patches_on,
     read_annotations,
 )
-from fewscope.connectors.support.support_set import SupportSet, choose_classes, doubts, joined_rough
+from fewscope.connectors.support.joined_sets import (
+    NamedSet,
+    Part,
+    check_alike,
+    join_parts,
+    joined_names,
+    part_of,
+)
+from fewscope.connectors.support.support_set import MAX_CLASSES, SupportSet, choose_classes, doubts
+from fewscope.connectors.support.without_regions import stand_in_for_regions
 from fewscope.connectors.support_options import SupportOptions
 from fewscope.errors import SupportError
 
 
-def load_several(files: Sequence[tuple[str, Source]], options: SupportOptions) -> SupportSet:
-    """Support set of all annotations together, as of one file.
+def load_several(
+    files: Sequence[tuple[str, Source]], options: SupportOptions, sets: Sequence[NamedSet] = ()
+) -> SupportSet:
+    """Support set of all annotations together, as of one file, and of other support sets, such as labelled pictures.
 
-    Classes are those of all files, in the order of their names; a file may lack any of them, or hold regions without
-    an object.
+    Classes are those of all, in the order of their names; a name that differs in case alone from one of a set means the
+    same. A file may lack any of them, or hold regions without an object: in its regions, everything is labelled. The
+    patches of a set say nothing of classes that it does not have.
 
     Parameters
     ----------
@@ -41,72 +54,132 @@ def load_several(files: Sequence[tuple[str, Source]], options: SupportOptions) -
         Each file, and the slide or raster that it was drawn on, all at the same resolution.
     options : SupportOptions
         How they are read; ``class_names``: objects of other classes are background.
+    sets : Sequence[NamedSet]
+        Read with all of their classes.
 
     Raises
     ------
     SupportError
-        A file cannot be used, or all of them together hold no object or no background.
+        A file cannot be used, sets and files do not fit together, or all of them together hold no object or no
+        background.
     """
-    if len(files) == 1:
+    if len(files) == 1 and not sets:
         return load_annotations(*files[0], options)
-    every = [(uri, source, read_annotations(uri, source, options)) for uri, source in files]
-    names = sorted({one.name for _, _, read in every for one in read.objects})
+    every = [(uri, source, _read(uri, source, options, beside_sets=bool(sets))) for uri, source in files]
+    uri = files[0][0] if files else sets[0][0]
+    info = files[0][1].info if files else None
+    if info is None:
+        check_alike(sets, None, None, "")
+    else:
+        check_alike(sets, info.mpp, info.n_channels, info.uri)
+    of_sets = joined_names([support.class_names for _, support in sets])
+    in_sets = [name for names in of_sets for name in names.values()]
+    of_files = [
+        joined_names([in_sets, sorted({one.name for one in read.objects})])[1] for _, _, read in every
+    ]
+    names = sorted({name for joint in (*of_sets, *of_files) for name in joint.values()})
     if not names:
-        raise SupportError(f"{files[0][0]}: neither it nor the other files hold an object; draw one")
-    names = [names[i] for i in choose_classes(files[0][0], names, options.class_names)]
-    found = [_patches(uri, source, read, names, options) for uri, source, read in every]
-    in_one_folder = len({Path(uri).parent for uri, _ in files}) == 1
+        raise SupportError(f"{uri}: neither it nor the other files hold an object; draw one")
+    names = [names[i] for i in choose_classes(uri, names, options.class_names)]
+    if len(names) > MAX_CLASSES:
+        raise SupportError(
+            f"{uri}: it and the others have {len(names)} classes, at most {MAX_CLASSES}; use --class"
+        )
+    found = [
+        _patches(uri, source, read, joint, names, options)
+        for (uri, source, read), joint in zip(every, of_files, strict=True)
+    ]
+    used = [one for one, joint in zip(sets, of_sets, strict=True) if {*joint.values()} & {*names}]
+    of_used = [part_of(one, joint, names) for one, joint in zip(sets, of_sets, strict=True)]
+    in_one_folder = sets or len({Path(uri).parent for uri, _ in files}) == 1
     shown = [Path(uri).name if in_one_folder else Path(uri).parent.name for uri, _ in files]
-    titles = [
-        [f"{name}: {patch.title}" for patch in of_file.patches]
+    drawn = [
+        _part(name, of_file, len(names))
         for name, of_file in zip(shown, found, strict=True)
+        if of_file.patches
     ]
-    order = [
-        (k, i)
-        for dense in (True, False)
-        for k, of_file in enumerate(found)
-        for i in range(len(of_file.patches))
-        if (i < of_file.n_dense) == dense
-    ]
-    if not order:
-        raise SupportError(f"{files[0][0]}: neither it nor the other files hold a label; draw some")
-    patches = [found[k].patches[i] for k, i in order]
-    labels = np.stack([patch.labels for patch in patches])
-    n_dense = sum(of_file.n_dense for of_file in found)
-    shown = [titles[k][i] for k, i in order]
-    some = slice(n_dense or None)
-    counts = [corrections(read) for _, _, read in every]
-    rough = joined_rough([patch.rough for patch in patches])
-    are_whole = rough is not None or all(of_file.are_whole for of_file in found)
-    return SupportSet(
-        images=np.stack([patch.image for patch in patches]),
-        labels=labels,
-        instances=np.stack([patch.instances for patch in patches]) if are_whole else None,
-        names=tuple(shown),
-        mpp=files[0][1].info.mpp,
-        class_names=tuple(names),
+    parts = [*(part for part in of_used if part is not None), *drawn]
+    if not parts:
+        raise SupportError(f"{uri}: neither it nor the other files hold a label; draw some")
+    mpp = info.mpp if info is not None else next((one.mpp for _, one in sets if one.mpp), None)
+    support = join_parts(parts, names, mpp)
+    counts = [*(corrections(read) for _, _, read in every), *(one.corrected for _, one in used)]
+    ranges = [one.ranges for _, one in used if one.ranges] + ([info.ranges] if info is not None else [])
+    return replace(
+        support,
         notes=(
+            *(note for _, one in used for note in one.notes),
             *(note for one in found for note in one.notes),
-            *doubts(files[0][0], labels[some], names, shown[some]),
+            *_doubts(uri, drawn, names),
         ),
-        assumptions=tuple(text for _, _, read in every for text in read.assumptions),
-        n_sparse=len(patches) - n_dense,
+        assumptions=(
+            *(text for _, one in used for text in one.assumptions),
+            *(text for _, _, read in every for text in read.assumptions),
+            *_apart([uri for uri, *_ in (*sets, *files)], [*of_sets, *of_files]),
+        ),
         corrected=(sum(accepted for accepted, _ in counts), sum(rejected for _, rejected in counts)),
-        ranges=files[0][1].info.ranges,
-        rough=rough,
+        ranges=ranges[0] if ranges else (),
     )
 
 
+def _read(uri: str, source: Source, options: SupportOptions, beside_sets: bool) -> AnnotationFile:
+    read = read_annotations(uri, source, options)
+    if beside_sets and read.objects and not read.regions and not read.has_marks:
+        stand_in_for_regions(uri, read)
+    return read
+
+
 def _patches(
-    uri: str, source: Source, read: AnnotationFile, names: list[str], options: SupportOptions
+    uri: str,
+    source: Source,
+    read: AnnotationFile,
+    joint: Mapping[str, str],
+    names: list[str],
+    options: SupportOptions,
 ) -> FilePatches:
-    if not read.regions and not read.has_marks:
+    if not read.regions and not read.has_marks and not read.surroundings:
         return FilePatches([], 0, True, [])
-    chosen = [one for one in read.objects if one.name in names]
+    chosen = [replace(one, name=joint[one.name]) for one in read.objects if joint[one.name] in names]
     if len(names) > 1:  # where two overlap the smaller one counts, as in `load_annotations`
         chosen.sort(key=lambda drawn: -drawn.geometry.area)
     values = np.array([names.index(drawn.name) + 1 for drawn in chosen], np.int64)
     return patches_on(uri, source, read, chosen, values, options)
+
+
+def _part(shown: str, of_file: FilePatches, n_classes: int) -> Part:
+    """The part that is a file of annotations."""
+    patches = of_file.patches
+    return Part(
+        images=np.stack([patch.image for patch in patches]),
+        labels=np.stack([patch.labels for patch in patches]),
+        instances=np.stack([patch.instances for patch in patches]),
+        names=tuple(f"{shown}: {patch.title}" for patch in patches),
+        n_sparse=len(patches) - of_file.n_dense,
+        complete=np.ones((len(patches), n_classes), bool),
+        rough=np.stack([patch.rough for patch in patches]),
+        are_whole=of_file.are_whole,
+    )
+
+
+def _doubts(uri: str, parts: Sequence[Part], names: Sequence[str]) -> list[str]:
+    """What looks wrong in what is drawn; in regions, if there are any."""
+    if not parts:
+        return []
+    n_dense = [len(part.names) - part.n_sparse for part in parts]
+    some = [slice(n if any(n_dense) else None) for n in n_dense]
+    labels = np.concatenate([part.labels[of_part] for part, of_part in zip(parts, some, strict=True)])
+    shown = [name for part, of_part in zip(parts, some, strict=True) for name in part.names[of_part]]
+    return doubts(uri, labels, names, shown)
+
+
+def _apart(uris: Sequence[str], of_parts: Sequence[Mapping[str, str]]) -> list[str]:
+    """That support sets have no class in common, though each has a single one: it may be the same."""
+    with_class = [(uri, *joint.values()) for uri, joint in zip(uris, of_parts, strict=True) if joint]
+    names = {name for _, *names in with_class for name in names}
+    if len(with_class) < 2 or len(names) < len(with_class) or any(len(one) > 2 for one in with_class):
+        return []
+    stated = ", ".join(f"{name} in {uri}" for uri, name in with_class)
+    return [f"The support sets have no class in common: {stated}. If they mean the same, give it one name."]
 
 
 def write_folder(folder: str, support: SupportSet) -> None:
@@ -117,7 +190,7 @@ def write_folder(folder: str, support: SupportSet) -> None:
     folder : str
         A local path; files in it of the same names are replaced.
     support : SupportSet
-        With all classes complete; of points and boxes, only what the patches show is kept.
+        Of points and boxes, only what the patches show is kept.
 
     Raises
     ------
@@ -148,6 +221,11 @@ def write_folder(folder: str, support: SupportSet) -> None:
     ranges = support.ranges or (((0.0, 255.0),) * n_channels if n_channels > 3 else ())
     if ranges:
         stated["ranges"] = [list(one) for one in ranges]
+    if support.complete is not None:
+        names = np.array(support.class_names)
+        stated["labelled_for"] = [names[of_patch].tolist() for of_patch in support.complete]
+    if support.pictures:
+        stated["pictures"] = list(support.pictures)
     if any(support.corrected):
         stated["corrected"] = list(support.corrected)
     text = json.dumps({name: value for name, value in stated.items() if value is not None}, indent=1)

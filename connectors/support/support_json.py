@@ -13,7 +13,7 @@ from fewscope.connectors.support.support_set import MAX_CLASSES
 from fewscope.errors import SupportError
 
 FILE = "support.json"
-KEYS = {"mpp", "class", "classes", "instances", "sparse", "corrected", "ranges"}
+KEYS = {"mpp", "class", "classes", "instances", "sparse", "corrected", "ranges", "labelled_for", "pictures"}
 EXAMPLE = '{"mpp": 0.5, "class": "nucleus"}'
 
 
@@ -24,7 +24,9 @@ def read_statement(filesystem: Any, root: str, uri: str) -> dict[str, Any]:
     -------
     "mpp", um per px; "class", a name; or "classes", the names of a mask's values 1, 2...; "instances", whether masks of
     many values hold object numbers; "sparse", how many of the last pictures are labelled in places only; "corrected",
-    two numbers; "ranges", the values of each channel from which pictures of 8 bits were made.
+    two numbers; "ranges", the values of each channel from which pictures of 8 bits were made; "labelled_for", for each
+    picture the names of the classes that are labelled in it, if not all; "pictures", for each picture the number of the
+    larger one that it is cut from.
 
     Raises
     ------
@@ -55,6 +57,7 @@ def read_statement(filesystem: Any, root: str, uri: str) -> dict[str, Any]:
     _check_names(stated, shown)
     _check_numbers(stated, shown)
     _check_ranges(stated, shown)
+    _check_pictures(stated, shown)
     return stated
 
 
@@ -98,6 +101,37 @@ def _check_ranges(stated: dict[str, Any], shown: str) -> None:
             f"{shown}: ranges are {reprlib.repr(ranges)}, expected two numbers for each channel, the first below the "
             "second"
         )
+
+
+def _check_pictures(stated: dict[str, Any], shown: str) -> None:
+    names, numbers = stated.get("labelled_for", []), stated.get("pictures", [])
+    known = stated.get("classes", [])
+    if not isinstance(names, list) or not all(
+        isinstance(one, list) and all(n in known for n in one) for one in names
+    ):
+        raise SupportError(
+            f"{shown}: labelled_for is {reprlib.repr(names)}, expected names of its classes for each picture"
+        )
+    if not isinstance(numbers, list) or not all(map(_is_count, numbers)):
+        raise SupportError(
+            f"{shown}: pictures are {reprlib.repr(numbers)}, expected a number from 0 on for each picture"
+        )
+
+
+def of_each(stated: dict[str, Any], key: str, n: int, uri: str) -> list[Any]:
+    """What support.json states under a key of each of n pictures; empty if it does not.
+
+    Raises
+    ------
+    SupportError
+        It is of another number of pictures.
+    """
+    values: list[Any] = stated.get(key, [])
+    if values and len(values) != n:
+        raise SupportError(
+            f"{uri.rstrip('/')}/{FILE}: {key} is of {len(values)} pictures, the folder holds {n}; leave it out"
+        )
+    return values
 
 
 def _is_range(value: Any) -> bool:

@@ -286,7 +286,7 @@ def facts(
     how = points[0] if len(names) == 1 else {}
     return {
         "support set": {
-            "from": config.support,
+            "from": ", ".join(config.supports),
             "patches": plan.support.n_dense,
             **outside_regions(plan.support),
             "class" if len(names) == 1 else "classes": plan.support.class_name,
