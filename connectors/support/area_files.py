@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-import numpy as np
 import shapely
 from shapely.geometry.base import BaseGeometry
 
@@ -103,53 +102,81 @@ def read_area(options: AreaOptions, info: SourceInfo, of_support: Sequence[str] 
         or outside the slide.
     """
     found = read_regions(options.uri, info=info, origin=options.origin)
-    uri, regions = options.uri, found.regions
-    for option, names in (("--aoi-class", options.classes), ("--aoi-exclude", options.excluded)):
-        for name in names:
-            if not any(_is(region, (name,)) for region in regions):
-                raise SourceError(
-                    f"{uri}: no polygon has the class or name {name} ({option}); it holds {_words(_classes(regions))}"
-                )
-    excluded = [one for one in regions if _is_excluded(one, options)]
-    rest = [one for one in regions if not _is_excluded(one, options)]
+    uri = options.uri
+    _check_names(options, found.regions)
+    excluded, rest = _split(found.regions, lambda one: _is_excluded(one, options))
     if options.classes:
-        used = [one for one in rest if _is(one, options.classes)]
+        used, unused = _split(rest, lambda one: _is(one, options.classes))
         if not used:
             raise SourceError(f"{uri}: --aoi-class and --aoi-exclude name the same polygons; leave one out")
     else:
-        used = _without_cores(rest)
+        used, unused = _without_cores(rest)
         _check_certain(uri, used, of_support)
-    to_grid = ~info.transform
-    matrix = [to_grid.a, to_grid.b, to_grid.d, to_grid.e, to_grid.c, to_grid.f]
+    used, excluded, unused = (_on_grid(some, info) for some in (used, excluded, unused))
     slide = shapely.box(0, 0, info.width, info.height)
-
-    def placed(some: Sequence[Region]) -> BaseGeometry:
-        whole = shapely.union_all([shapely.affinity.affine_transform(one.geometry, matrix) for one in some])
-        return polygons_of(shapely.intersection(whole, slide)) or shapely.Polygon()
-
-    def by_class(some: Sequence[Region]) -> tuple[OfClass, ...]:
-        return tuple(
-            OfClass(name, len(of_name), float(placed(of_name).area))
-            for name, of_name in _classes(some).items()
-        )
-
-    outline = placed(used) if used else slide
+    outline = _covered(used, slide) if used else slide
     if outline.is_empty:
-        raise SourceError(_outside(uri, used, info, matrix))
-    area = polygons_of(shapely.difference(outline, placed(excluded))) or shapely.Polygon()
-    if area.is_empty:
+        raise SourceError(_outside(uri, used, info))
+    area = polygons_of(shapely.difference(outline, _covered(excluded, slide)))
+    if area is None:
         raise SourceError(
             f"{uri}: nothing is left of the area, all of it is excluded ({_words(_classes(excluded))})"
         )
     notes = (
         [f"{uri}: left out of the area asked for: {listed(list(found.left_out))}."] if found.left_out else []
     )
-    lost = [one for one in used if placed([one]).is_empty]
-    if lost:
-        notes.append(f"{uri}: outside the slide, and left out: {listed([one.name for one in lost])}.")
-    unused = [one for one in rest if one not in used]
+    if lost := [one.name for one in used if not slide.intersects(one.geometry)]:
+        notes.append(f"{uri}: outside the slide, and left out: {listed(lost)}.")
     return DrawnArea(
-        uri, area, by_class(used), by_class(excluded), by_class(unused), tuple(notes), found.assumptions
+        uri,
+        area,
+        used=_by_class(used, slide),
+        excluded=_by_class(excluded, slide),
+        unused=_by_class(unused, slide),
+        notes=tuple(notes),
+        assumptions=found.assumptions,
+    )
+
+
+def _check_names(options: AreaOptions, regions: Sequence[Region]) -> None:
+    """Raise SourceError if no polygon has a class that is asked for."""
+    for option, names in (("--aoi-class", options.classes), ("--aoi-exclude", options.excluded)):
+        for name in names:
+            if not any(_is(region, (name,)) for region in regions):
+                raise SourceError(
+                    f"{options.uri}: no polygon has the class or name {name} ({option}); it holds "
+                    f"{_words(_classes(regions))}"
+                )
+
+
+def _split(
+    regions: Sequence[Region], is_first: Callable[[Region], bool]
+) -> tuple[list[Region], list[Region]]:
+    """Those for which it is true, and the others."""
+    answers = [is_first(one) for one in regions]
+    return (
+        [one for one, yes in zip(regions, answers, strict=True) if yes],
+        [one for one, yes in zip(regions, answers, strict=True) if not yes],
+    )
+
+
+def _on_grid(regions: Sequence[Region], info: SourceInfo) -> list[Region]:
+    """Regions in px of the working grid."""
+    to_grid = ~info.transform
+    matrix = [to_grid.a, to_grid.b, to_grid.d, to_grid.e, to_grid.c, to_grid.f]
+    return [replace(one, geometry=shapely.affinity.affine_transform(one.geometry, matrix)) for one in regions]
+
+
+def _covered(regions: Sequence[Region], slide: BaseGeometry) -> BaseGeometry:
+    """What regions cover together of the slide."""
+    whole = shapely.union_all([one.geometry for one in regions])
+    return polygons_of(shapely.intersection(whole, slide)) or shapely.Polygon()
+
+
+def _by_class(regions: Sequence[Region], slide: BaseGeometry) -> tuple[OfClass, ...]:
+    return tuple(
+        OfClass(name, len(of_name), float(_covered(of_name, slide).area))
+        for name, of_name in _classes(regions).items()
     )
 
 
@@ -164,10 +191,10 @@ def _is_excluded(region: Region, options: AreaOptions) -> bool:
     return kind_of(region.class_name) == "ignored area" and not _is(region, options.classes)
 
 
-def _without_cores(regions: list[Region]) -> list[Region]:
-    """Cores of a microarray outline an area only where nothing else does."""
-    others = [one for one in regions if one.class_name != TMA_CORE]
-    return others or regions
+def _without_cores(regions: list[Region]) -> tuple[list[Region], list[Region]]:
+    """What outlines an area, and cores of a microarray beside it, which do so only where nothing else does."""
+    cores, others = _split(regions, lambda one: one.class_name == TMA_CORE)
+    return (others, cores) if others else (cores, [])
 
 
 def _check_certain(uri: str, used: Sequence[Region], of_support: Sequence[str]) -> None:
@@ -210,10 +237,9 @@ def _words(classes: dict[str, list[Region]]) -> str:
     return listed([_counted(len(some), name) for name, some in classes.items()], 6)
 
 
-def _outside(uri: str, used: Sequence[Region], info: SourceInfo, matrix: Sequence[float]) -> str:
-    """The message for polygons that all lie outside the slide."""
-    bounds = np.array([shapely.affinity.affine_transform(one.geometry, matrix).bounds for one in used])
-    (left, top), (right, bottom) = bounds[:, :2].min(axis=0), bounds[:, 2:].max(axis=0)
+def _outside(uri: str, used: Sequence[Region], info: SourceInfo) -> str:
+    """The message for polygons, in px of the working grid, that all lie outside the slide."""
+    left, top, right, bottom = shapely.total_bounds([one.geometry for one in used])
     origin = (
         f" Its coordinates were taken to start at the scanned area, {info.scan_origin[0]}, {info.scan_origin[1]}: if "
         "they start at the corner of the slide, give --geojson-origin file"

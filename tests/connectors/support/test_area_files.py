@@ -11,6 +11,7 @@ from shapely.geometry import box
 from fewscope.connectors.open import open_source
 from fewscope.connectors.slides.pyramid_tiff import write_pyramid
 from fewscope.connectors.support.area_files import AreaOptions, read_area
+from fewscope.connectors.support.region_files import Region
 from fewscope.errors import SourceError
 from tests.helpers.drawn_files import WRITERS, write
 
@@ -44,6 +45,18 @@ def test_all_polygons_but_ignored_ones_outline_the_area(tmp_path, info, name):
     assert found.geometry.area == (10_000 - 100 + 400) / 4
     assert [(one.class_name, one.n_polygons, one.area_px) for one in found.used] == [("Tumor", 2, 2600)]
     assert [(one.class_name, one.area_px) for one in found.excluded] == [("Ignore*", 25)]
+
+
+def test_polygons_are_not_compared_with_one_another(tmp_path, info, monkeypatch):
+    """It would take hours for all the objects of a slide."""
+
+    def compare(one, other):
+        raise AssertionError("polygons were compared")
+
+    monkeypatch.setattr(Region, "__eq__", compare)
+    found = area(info, tmp_path, ALL, excluded=("Fold",), classes=("Tumor",))
+    assert [one.class_name for one in found.unused] == ["Nucleus", "Region*"]
+    assert area(info, tmp_path, [ALL[0]] * 3).geometry.area == 2500
 
 
 def test_classes_are_chosen_and_left_out_in_any_case(tmp_path, info):
