@@ -14,7 +14,7 @@ from shapely.geometry.base import BaseGeometry
 from fewscope.connectors.results.finished_run import FinishedRun
 from fewscope.errors import ConfigError
 from fewscope.pipeline.geometry.geodesy import GroundMeasure
-from fewscope.pipeline.regions.hot_spots import hot_spots
+from fewscope.pipeline.regions.hot_spots import Grid, hot_spots
 from fewscope.pipeline.regions.instances import Instances, Mask
 
 FIELD_MM2 = 1.0
@@ -22,6 +22,9 @@ FIELD_MM2 = 1.0
 
 SLIDE_PART, MAP_PART = 0.1, 0.01
 """Largest part of the searched area that a field is by default, on slides and on rasters."""
+
+MOST_CENTRES = 30_000_000
+"""Fields that are compared: with more, it would take minutes, and gigabytes."""
 
 QUARTER_PARTS = 64
 """Segments that a quarter of a circle is divided into: its area is off by 0.01 %."""
@@ -79,7 +82,7 @@ def find_fields(
     Raises
     ------
     ConfigError
-        There is no such class or channel, no unit of area, or no room for a field.
+        There is no such class or channel, no unit of area, no room for a field, or it is too small.
     """
     spec = run.result.spec
     per_mm = _per_unit(run, transform, spec.height, spec.width)
@@ -99,6 +102,12 @@ def find_fields(
             f"--field-area {area:g}: is more than the {searched * per_mm**2:.3g} {unit} that are searched; give less"
         )
     radius = math.sqrt(area / math.pi) / per_mm
+    grid = Grid.within(outline.bounds, radius)
+    if grid.n_x * grid.n_y > MOST_CENTRES:
+        least = 1.05 * area * grid.n_x * grid.n_y / MOST_CENTRES
+        raise ConfigError(
+            f"--field-area {area:g}: so small fields are too many to compare; give at least {least:.2g}"
+        )
     points = np.column_stack([instances.x[counted], instances.y[counted]])
     found = hot_spots(points, radius, wanted.n, outline.bounds, ground)
     circles = [shapely.Point(one.x, one.y).buffer(one.radius, QUARTER_PARTS) for one in found]

@@ -270,6 +270,7 @@ class RasterPixels:
     def __init__(self, run: FinishedRun, mask: MapSeries, ground: GroundMeasure) -> None:
         self._semantic = ResultStore(run.out).array("semantic")
         self._mask, self._ground, self._transform = mask, ground, run.result.transform
+        self._last: tuple[Window, npt.NDArray[np.bool_]] | None = None
 
     def classes(self, window: Window) -> npt.NDArray[np.uint8]:
         """See `Pixels`; background where the raster has none."""
@@ -277,7 +278,9 @@ class RasterPixels:
 
     def analysed(self, window: Window) -> npt.NDArray[Any]:
         """See `Pixels`: those that are valid."""
-        return self._mask.read(0, window)[1]
+        if self._last is None or self._last[0] != window:
+            self._last = window, self._mask.read(0, window)[1]
+        return self._last[1]
 
     def areas(self, window: Window) -> Floats:
         """See `Pixels`."""
