@@ -15,7 +15,7 @@ from fewscope.connectors.vectors.geojson import MEASUREMENT_DECIMALS, geometry_t
 from fewscope.connectors.vectors.layers import Layer, encode, geometry_field, to_multi, write_geopackage
 from fewscope.pipeline.regions.numbers import RegionNumbers
 from fewscope.pipeline.regions.summary import RegionSummary
-from fewscope.pipeline.regions.table import measures
+from fewscope.pipeline.regions.table import measures, typed
 
 HOT_SPOT_COLOUR = (194, 0, 122)
 DECIMALS = 2  # of coordinates
@@ -107,14 +107,10 @@ def write_region_package(uri: str, summary: RegionSummary) -> None:
                     if name.startswith(PER_CLASS)
                 }
         records.append(record)
-    types = dict.fromkeys(("region", "name", "region_class"), pa.string())
-    names = list(records[0]) if records else ["region"]
-    fields = [
-        pa.field(name, types.get(name, pa.int64() if name.startswith("count") else pa.float64()))
-        for name in names
-    ]
+    names = list(records[0]) if records else []
+    columns = [typed([record[name] for record in records]) for name in names]
+    fields = [pa.field(name, column.type) for name, column in zip(names, columns, strict=True)]
     schema = pa.schema([*fields, geometry_field()])
     shapes = to_multi(np.array([row.geometry for row in rows], object))
-    columns = [pa.array([record[one.name] for record in records], one.type) for one in fields]
     table = pa.table([*columns, encode(shapes)], schema=schema)
     write_geopackage(uri, [Layer("regions", schema, "MultiPolygon", [table])], summary.run.result.crs)

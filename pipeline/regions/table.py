@@ -31,12 +31,14 @@ def region_table(summaries: Sequence[RegionSummary], several_sources: bool = Fal
         names.remove("source")
     if not any(row["share"] != 1 for row in rows if row["share"] is not None):
         names = [name for name in names if name not in SHARES]
-    types = {"count": pa.int64()} | dict.fromkeys(
-        ("source", "region", "name", "region_class", "class"), pa.string()
-    )
-    return pa.table(
-        {name: pa.array([row.get(name) for row in rows], types.get(name, pa.float64())) for name in names}
-    )
+    return pa.table({name: typed([row.get(name) for row in rows]) for name in names})
+
+
+def typed(values: Sequence[Any]) -> pa.Array:
+    """A column of text, of counts (int64), or of measures (float64), any of which may be None."""
+    types = {str: pa.string(), int: pa.int64()}
+    kinds = {type(value) for value in values if value is not None}
+    return pa.array(values, types.get(kinds.pop(), pa.float64()) if len(kinds) == 1 else pa.float64())
 
 
 def csv_text(table: pa.Table) -> str:
