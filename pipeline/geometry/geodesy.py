@@ -177,13 +177,18 @@ class GroundMeasure:
         else:
             rows, cols = _spaced(h)[:, None], _spaced(w)[None]
         rows, cols = np.broadcast_arrays(rows + window.row_off, cols + window.col_off)
-        pixels = shapely.box(cols - 0.5, rows - 0.5, cols + 0.5, rows + 0.5)
-        world = shapely.transform(pixels.ravel(), lambda points: place_points(points, transform))
-        areas = self.area_m2(world).reshape(rows.shape)
+        areas = self.pixel_areas_at_m2(transform, rows.ravel(), cols.ravel()).reshape(rows.shape)
         if areas.shape == (h, 1):
             return areas
         measured = RegularGridInterpolator((_spaced(h), _spaced(w)), areas)
         return np.asarray(measured(tuple(np.ogrid[0.5:h, 0.5:w])))
+
+    def pixel_areas_at_m2(self, transform: Affine, rows: Floats, cols: Floats) -> Floats:
+        """Area of a pixel around each place (n,) of the grid, m2; 1 without a CRS."""
+        if self.method == "pixels":
+            return np.ones(len(rows))
+        pixels = shapely.box(cols - 0.5, rows - 0.5, cols + 0.5, rows + 0.5)
+        return self.area_m2(shapely.transform(pixels, lambda points: place_points(points, transform)))
 
     def north(self, transform: Affine, row: float, col: float) -> tuple[float, float] | None:
         """Direction of north at (row, col): unit vector (down, right) in pixels; None without a location on Earth."""

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import shapely
 from shapely.geometry.base import BaseGeometry
 
+from fewscope.connectors.pixels.transform import place_points
 from fewscope.connectors.results.finished_run import FinishedRun
 from fewscope.connectors.source import measured_title
+from fewscope.pipeline.geometry.geodesy import GroundMeasure
+
+PLACES = 100_000
+"""Instances around which pixels are measured on the ellipsoid at once."""
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -26,8 +33,8 @@ class Instances:
     ----------
     x, y
         (n,) float64: centroids as in the table, full-resolution px of a slide or units of the raster's CRS.
-    area_px
-        (n,) int64: areas in px of the working grid.
+    area
+        (n,) float64: areas in `Units.size`.
     value
         (n,) uint8: class 1..C.
     intensities
@@ -39,7 +46,7 @@ class Instances:
 
     x: Floats
     y: Floats
-    area_px: Ints
+    area: Floats
     value: npt.NDArray[np.uint8]
     intensities: dict[str, Floats]
     grades: dict[str, npt.NDArray[np.int8]] = field(default_factory=dict)
@@ -51,21 +58,19 @@ class Instances:
     def of(cls, run: FinishedRun) -> Instances:
         """Read them from the table of a run, whose other columns are not read."""
         names = run.schema().names
-        channels = [name for name in names if measured_title(name)]
-        wanted = ["x", "y", "area_px", *channels, *(["class"] if "class" in names else [])]
-        table = run.result.table.to_table(columns=wanted)
-        if "class" in names:
-            classes = pa.array(run.class_names, pa.string())
-            column = table["class"].cast(pa.string()).combine_chunks()
-            value = pa.compute.index_in(column, classes).to_numpy(zero_copy_only=False) + 1
-        else:
-            value = np.ones(table.num_rows, np.uint8)
-        intensities = {name: table[name].to_numpy() for name in channels}
+
+        def column(name: str) -> pa.ChunkedArray:  # one at a time: there may be millions of rows
+            return run.result.table.to_table(columns=[name])[name]
+
+        x, y = column("x").to_numpy(), column("y").to_numpy()
+        intensities = {name: column(name).to_numpy() for name in names if measured_title(name)}
         return cls(
-            x=table["x"].to_numpy(),
-            y=table["y"].to_numpy(),
-            area_px=table["area_px"].to_numpy(),
-            value=value.astype(np.uint8),
+            x=x,
+            y=y,
+            area=column("area_px").to_numpy() * _size_of_px(run, x, y),
+            value=_values(column("class"), run.class_names)
+            if "class" in names
+            else np.ones(len(x), np.uint8),
             intensities=intensities,
             grades={
                 name: np.where(
@@ -85,6 +90,27 @@ def thresholds_of(run: FinishedRun) -> dict[str, tuple[str, list[float]]]:
         for one in run.report.get("channels", ())
         if one.get("thresholds")
     }
+
+
+def _values(names: pa.ChunkedArray, class_names: Sequence[str]) -> npt.NDArray[np.uint8]:
+    """Classes 1..C of rows from their names."""
+    classes = pa.array(class_names, pa.string())
+    found = [pc.index_in(chunk.cast(pa.string()), classes).to_numpy() for chunk in names.iterchunks()]
+    return np.concatenate([np.zeros(0, np.uint8), *(1 + one.astype(np.uint8) for one in found)])
+
+
+def _size_of_px(run: FinishedRun, x: Floats, y: Floats) -> float | Floats:
+    """Area of a working pixel in `Units.size`, where the CRS distorts it at each (x, y)."""
+    if not run.is_raster:
+        return run.result.mpp**2 if run.result.mpp else 1.0
+    result = run.result
+    ground = GroundMeasure.of(result.crs, result.transform, result.spec.height, result.spec.width)
+    if ground.method != "ellipsoid":
+        return float(ground.pixel_areas_at_m2(result.transform, np.zeros(1), np.zeros(1))[0])
+    cols, rows = place_points(np.column_stack([x, y]), ~result.transform).T
+    parts = [slice(i, i + PLACES) for i in range(0, len(x), PLACES)]
+    areas = [ground.pixel_areas_at_m2(result.transform, rows[part], cols[part]) for part in parts]
+    return np.concatenate([np.zeros(0), *areas])
 
 
 class Centroids:

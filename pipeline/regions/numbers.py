@@ -34,8 +34,6 @@ class Units:
         How many of it an area of 1 is.
     size
         Of sizes of objects: "um2", "m2" or "px".
-    size_of_px
-        Of a working pixel, in it.
     """
 
     area: str
@@ -43,17 +41,16 @@ class Units:
     density: str
     densities: float
     size: str
-    size_of_px: float
 
     @classmethod
     def of(cls, run: FinishedRun) -> Units:
         """Those of a run: where no resolution or CRS is known, pixels."""
-        mpp, metres = run.result.mpp, run.report.get("metres_per_px")
+        mpp = run.result.mpp
         if mpp:
-            return cls("mm2", mpp**2 / 1e6, "mm2", 1.0, "um2", mpp**2)
-        if metres:
-            return cls("km2", 1e-6, "km2", 1.0, "m2", metres**2)
-        return cls("px", 1.0, "mpx", 1e-6, "px", 1.0)
+            return cls("mm2", mpp**2 / 1e6, "mm2", 1.0, "um2")
+        if run.report.get("metres_per_px"):
+            return cls("km2", 1e-6, "km2", 1.0, "m2")
+        return cls("px", 1.0, "mpx", 1e-6, "px")
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,8 +181,8 @@ def numbers_of(
         n = len(rows)
         sizes = None
         if n:
-            low, median, high = np.quantile(instances.area_px[rows], (0.25, 0.5, 0.75)) * units.size_of_px
-            sizes = float(low), float(median), float(high)
+            low, median, high = np.quantile(instances.area[rows], (0.25, 0.5, 0.75)).tolist()
+            sizes = low, median, high
         return ClassNumbers(
             name=name,
             count=n,

@@ -16,12 +16,12 @@ from shapely.geometry.base import BaseGeometry
 
 from fewscope.connectors.pixels.transform import place_points
 from fewscope.connectors.storage.filesystem import find_filesystem
-from fewscope.pipeline.regions.numbers import RegionNumbers, Units
+from fewscope.pipeline.regions.numbers import RegionNumbers
 from fewscope.pipeline.regions.summary import RegionSummary
 from fewscope.pipeline.report.drawing import Picture
 from fewscope.pipeline.report.formatting import percent, short
 from fewscope.pipeline.report.html import fill
-from fewscope.pipeline.report.render import Measures, whole
+from fewscope.pipeline.report.render import whole
 
 MAX_ROWS = 500
 """Regions in the table of the page; the others are in ``regions.csv``."""
@@ -62,14 +62,12 @@ def page_text(summary: RegionSummary, transform: Affine) -> str:
 
     regions = sorted(summary.regions, key=lambda row: -of_rank(row))
     shown = regions[:MAX_ROWS]
-    metres = report.get("metres_per_px")
     return fill(
         "regions.html.j2",
-        {"short": short, "percent": percent, "whole": whole, "words": unit_words},
+        {"short": short, "percent": percent, "whole": whole, "words": unit_words, "diameter": _diameter},
         s=summary,
         r=report,
         u=summary.units,
-        show=Measures(metres * 1e6 if metres else report.get("mpp"), report["kind"]),
         overview=overview,
         outlines=_outlines(summary, transform, overview) if overview else (),
         regions=shown,
@@ -78,7 +76,6 @@ def page_text(summary: RegionSummary, transform: Affine) -> str:
         by_cover=by_cover,
         several=len(run.class_names) > 1,
         stains=list(summary.rows[0].all.positives),
-        diameter=_diameter,
         noun=report.get("noun") or report["kind"],
     )
 
@@ -92,8 +89,8 @@ def unit_words(unit: str) -> str:
     return {"mpx": "megapixel"}.get(unit, unit.replace("um", "µm").replace("2", "²"))
 
 
-def _diameter(area: float, units: Units) -> float:
-    """Diameter of the circle of an area, in um, m or px."""
+def _diameter(area: float) -> float:
+    """Diameter of the circle of an area."""
     return 2 * math.sqrt(area / math.pi)
 
 

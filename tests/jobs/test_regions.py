@@ -10,6 +10,7 @@ from pathlib import Path
 
 import geopandas
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import shapely
@@ -29,6 +30,7 @@ from fewscope.connectors.storage.digests import digest_file
 from fewscope.connectors.storage.filesystem import open_filesystem
 from fewscope.jobs import regions
 from fewscope.pipeline.config import SegmentConfig
+from fewscope.pipeline.regions.table import csv_text, typed
 from tests.helpers import drawn_files, fakes
 from tests.helpers.finished_runs import segmented, segmented_raster
 from tests.helpers.scanned_slides import write_hamamatsu, write_leica
@@ -299,6 +301,10 @@ def test_degrees_are_measured_on_the_ellipsoid(tmp_path):
         result.report["covered_km2"], rel=1e-5
     )
     assert float(rows["in any region"]["analysed_km2"]) == pytest.approx(result.report["area_km2"], rel=1e-5)
+    lake = drawn(tmp_path / "lake.geojson", feature(box(22.9, 63.3, 23.5, 63.8)))
+    (row, *_) = counted(config, tmp_path / "lake", "--in", lake)
+    assert int(row["count"]) == 1
+    assert float(row["median_area_m2"]) == pytest.approx(1e6 * areas[30:60, 300:340].sum(), rel=1e-3)
 
 
 def test_what_cannot_be_counted_in_is_said(classes, raster, tmp_path, capsys):
@@ -328,6 +334,7 @@ def test_what_cannot_be_counted_in_is_said(classes, raster, tmp_path, capsys):
     assert "--in FILE" in refused(capsys, out)
     assert "add --hot-spots" in refused(capsys, out, "--in", path, "--field-area", "1")
     assert "more than" in refused(capsys, out, "--hot-spots", "--field-area", "5")
+    assert "give at least" in refused(capsys, out, "--hot-spots", "--field-area", "1e-12")
     assert "red or green or blue" in refused(capsys, out, "--hot-spots", "--hot-spots-of", "x")
     assert "--hot-spots 0" in refused(capsys, out, "--hot-spots", "0")
     assert "on rasters" in refused(capsys, out, "--in", path, "--name", "x")
@@ -358,7 +365,7 @@ def test_positive_objects_are_those_of_the_table_and_make_hot_spots(tmp_path):
     inside = [row for row in table if region.contains(Point(row["x"], row["y"]))]
     grades = np.digitize([row["od_DAB"] for row in inside], (0.36, 0.4, 0.5))
     assert 0 < (grades > 0).sum() < len(grades)
-    assert int(rows[0]["positive_DAB"]) == (grades > 0).sum()
+    assert rows[0]["positive_DAB"] == str((grades > 0).sum())
     assert float(rows[0]["positive_fraction_DAB"]) == pytest.approx((grades > 0).mean(), rel=1e-5)
     assert float(rows[0]["h_score_DAB"]) == pytest.approx(100 * grades.mean(), rel=1e-5)
     report = open_result(config.out).report["channels"][0]["grades"][0]
@@ -442,3 +449,8 @@ def test_from_python_the_table_is_the_same(classes, tmp_path):
     table = fewscope.regions(classes.out, path, hot_spots=1, field_area=0.002)
     assert table.schema.names == list(rows[0])
     assert table["count"].to_pylist() == [int(row["count"]) for row in rows]
+
+
+def test_millions_of_positive_objects_are_counted_to_the_last():
+    table = pa.table({"positive_DAB": typed([1_234_567, 0]), "h_score_DAB": typed([12.5, None])})
+    assert csv_text(table) == "positive_DAB,h_score_DAB\n1234567,12.5\n0,\n"
