@@ -123,7 +123,12 @@ def add_slide_options(parser: JobParser) -> None:
         help="where the coordinates of GeoJSON start, read and written, on slides that state a scanned area: at its "
         "corner, as in QuPath, or at the corner of the file, as in OpenSlide (default scan)",
     )
-    add("--mpp", type=float, help="working resolution, um per px (default 0.5, or the slide's if coarser)")
+    add(
+        "--mpp",
+        type=float,
+        help="working resolution, um per px (default: that of patches that state one; else 0.5, or the slide's if "
+        "coarser, or what labelled objects of more than 50 um across need)",
+    )
     add(
         "--slide-mpp",
         type=float,

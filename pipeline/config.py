@@ -35,7 +35,8 @@ class SegmentConfig:
     class_names : tuple[str, ...]
         Classes of the support set to segment, in this order; empty: all.
     mpp, slide_mpp : float | None
-        um per px: working resolution (None: 0.5), and resolution of level 0 where the file states none.
+        um per px: working resolution (None: see `pipeline.working_resolution`), and resolution of level 0 where the
+        file states none.
     channels, series, scale : tuple[str, ...], int | None, tuple[float, float] | None
         What is read of a multi-channel TIFF or OME-Zarr, as in `connectors.slide_options.SlideOptions`.
     plane, time, pages : PlaneName | int | None, int | None, Pages | None

@@ -22,7 +22,7 @@ from fewscope.connectors.conventions import IGNORE_LABEL
 from fewscope.connectors.pixels.stains import Stains, looks_like_dab
 from fewscope.connectors.source import MeasuredChannel, Source
 from fewscope.connectors.support.area_files import DrawnArea
-from fewscope.connectors.support.support_set import SupportSet
+from fewscope.connectors.support.support_set import SupportSet, is_same_scale
 from fewscope.errors import ConfigError, SourceError
 from fewscope.model.conventions import PATCH_SIZE
 from fewscope.model.segmenter import Segmenter, load_segmenter
@@ -33,14 +33,13 @@ from fewscope.pipeline.measured import check_measured, measured_channels, stains
 from fewscope.pipeline.sources import (
     check_index_bands,
     foreground_in,
-    open_sources,
     pixel_m2,
     read_area_of,
-    read_support,
     shown_like,
 )
 from fewscope.pipeline.tiling.foreground import Foreground, find_foreground
 from fewscope.pipeline.tiling.grid import TileGrid, Unit, default_shard, plan_units
+from fewscope.pipeline.working_resolution import open_at_working_resolution
 
 log = logging.getLogger(__name__)
 
@@ -174,12 +173,11 @@ def make_plan(
     ConfigError, SourceError, SupportError
         An option, the source or the support set cannot be used, or they contradict each other.
     """
-    source, drawn_on = open_sources(config)
+    config, source, support = open_at_working_resolution(config)
     check_index_bands(config)
-    support = read_support(config, source, drawn_on)
     source = shown_like(source, support.ranges)
     info, support_from = source.info, ", ".join(config.supports)
-    if support.mpp and info.mpp and not 0.9 < support.mpp / info.mpp < 1.1:
+    if support.mpp and info.mpp and not is_same_scale(support.mpp, info.mpp):
         raise SourceError(
             f"{config.source}: would be segmented at {info.mpp:.4g} um per px, but the support set {support_from} is "
             f"at {support.mpp:.4g}; give --mpp {support.mpp:.4g}"

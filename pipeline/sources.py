@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -16,13 +16,15 @@ from fewscope.connectors.raster_options import RasterOptions
 from fewscope.connectors.slide_folders import drawn_in
 from fewscope.connectors.slide_options import NO_STACK
 from fewscope.connectors.source import Source, SourceInfo
+from fewscope.connectors.storage.library_errors import library_errors
+from fewscope.connectors.support.annotations import AnnotationReader, load_annotations, read_annotations
 from fewscope.connectors.support.area_files import AreaOptions, DrawnArea, read_area
 from fewscope.connectors.support.joined_sets import check_alike
 from fewscope.connectors.support.load import is_annotations, load_support
 from fewscope.connectors.support.several import load_several
 from fewscope.connectors.support.support_set import SupportSet
 from fewscope.connectors.support_options import SupportOptions
-from fewscope.errors import ConfigError, SourceError
+from fewscope.errors import ConfigError, SourceError, SupportError
 from fewscope.pipeline.config import SegmentConfig
 from fewscope.pipeline.geometry.geodesy import GroundMeasure
 from fewscope.pipeline.tiling.area import Area
@@ -74,7 +76,9 @@ def open_drawn_on(config: SegmentConfig, uri: str, info: SourceInfo) -> Source:
     return open_source(uri, mpp=info.mpp, slide_mpp=slide_mpp, slide=options)
 
 
-def read_support(config: SegmentConfig, source: Source, drawn_on: Source) -> SupportSet:
+def read_support(
+    config: SegmentConfig, source: Source, drawn_on: Source, read: AnnotationReader = read_annotations
+) -> SupportSet:
     """The support set of a run: a file, a folder of labelled pictures, or one of slides with annotations beside them.
 
     Several of these are read as one, see `load_several`.
@@ -83,48 +87,93 @@ def read_support(config: SegmentConfig, source: Source, drawn_on: Source) -> Sup
     ----------
     source, drawn_on
         From `open_sources`.
+    read
+        Reads files of annotations.
     """
-    options = SupportOptions(
+    options = support_options(config)
+    if not config.more_support:
+        return _read_one(config, config.support, source, drawn_on, options, read)
+    drawn = [uri for uri in config.supports if is_annotations(uri)]
+    every = replace(options, class_names=())
+    sets = [
+        (uri, _read_one(config, uri, source, drawn_on, every, read))
+        for uri in config.supports
+        if uri not in drawn
+    ]
+    if ranges := next((one.ranges for _, one in sets if one.ranges), ()):
+        drawn_on = shown_like(drawn_on, ranges)
+    check_alike(sets, source.info.mpp, None, config.source)
+    return load_several([(uri, drawn_on) for uri in drawn], options, sets, read)
+
+
+def support_options(config: SegmentConfig) -> SupportOptions:
+    """How the support set of a run is read."""
+    return SupportOptions(
         config.class_names,
         config.cell_part,
         config.geojson_origin,
         config.support_slide_options.stack,
     )
-    if not config.more_support:
-        return _read_one(config, config.support, source, drawn_on, options)
-    drawn = [uri for uri in config.supports if is_annotations(uri)]
-    every = replace(options, class_names=())
-    sets = [
-        (uri, _read_one(config, uri, source, drawn_on, every)) for uri in config.supports if uri not in drawn
-    ]
-    if ranges := next((one.ranges for _, one in sets if one.ranges), ()):
-        drawn_on = shown_like(drawn_on, ranges)
-    check_alike(sets, source.info.mpp, None, config.source)
-    return load_several([(uri, drawn_on) for uri in drawn], options, sets)
 
 
-def _read_one(
-    config: SegmentConfig, uri: str, source: Source, drawn_on: Source, options: SupportOptions
-) -> SupportSet:
-    """One of the support sets of a run."""
-    drawn = drawn_in(uri) if config.raster is None else []
-    if not drawn:
-        return load_support(
-            uri,
-            source=drawn_on,
-            class_names=options.class_names,
-            cell_part=options.cell_part,
-            geojson_origin=options.geojson_origin,
-            stack=options.stack,
-        )
+@contextmanager
+def annotated_slides(
+    config: SegmentConfig, source: Source, drawn_on: Source
+) -> Iterator[list[tuple[str, Source]]]:
+    """Each file of annotations among a run's support sets, and the slide or raster that it was drawn on.
+
+    Parameters
+    ----------
+    source, drawn_on
+        From `open_sources`.
+    """
     with ExitStack() as stack:
         files: list[tuple[str, Source]] = []
-        for path, slide in drawn:
+        for uri in config.supports:
+            if is_annotations(uri):
+                files.append((uri, drawn_on))
+            elif config.raster is None:
+                files += stack.enter_context(_drawn_in_folder(config, uri, source))
+        yield files
+
+
+@contextmanager
+def _drawn_in_folder(config: SegmentConfig, uri: str, source: Source) -> Iterator[list[tuple[str, Source]]]:
+    """Annotations that lie beside slides in a folder, with these slides."""
+    with ExitStack() as stack:
+        files: list[tuple[str, Source]] = []
+        for path, slide in drawn_in(uri):
             one = open_drawn_on(config, slide, source.info)
             stack.callback(one.close)
             _check_channels(config, source.info, one.info, slide)
             files.append((path, shown_like(one, files[0][1].info.ranges) if files else one))
-        return load_several(files, options)
+        yield files
+
+
+def _read_one(
+    config: SegmentConfig,
+    uri: str,
+    source: Source,
+    drawn_on: Source,
+    options: SupportOptions,
+    read: AnnotationReader,
+) -> SupportSet:
+    """One of the support sets of a run."""
+    if is_annotations(uri):
+        with library_errors(SupportError, uri):
+            return load_annotations(uri, drawn_on, options, read)
+    if config.raster is None:
+        with _drawn_in_folder(config, uri, source) as files:
+            if files:
+                return load_several(files, options, read=read)
+    return load_support(
+        uri,
+        source=drawn_on,
+        class_names=options.class_names,
+        cell_part=options.cell_part,
+        geojson_origin=options.geojson_origin,
+        stack=options.stack,
+    )
 
 
 def read_area_of(config: SegmentConfig, info: SourceInfo, class_names: Sequence[str]) -> DrawnArea | None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -78,15 +78,26 @@ HOW_TO = {
 }
 """What to do where there is no region, by the kind of the source or by the program that wrote the file."""
 
+AnnotationReader = Callable[[str, Source, SupportOptions], AnnotationFile]
+"""Gives the annotations in a file, as `read_annotations` does."""
 
-def load_annotations(uri: str, source: Source | None, options: SupportOptions) -> SupportSet:
-    """Support set from annotations on ``source``; see `connectors.support.load.load_support`."""
+
+def load_annotations(
+    uri: str, source: Source | None, options: SupportOptions, read: AnnotationReader | None = None
+) -> SupportSet:
+    """Support set from annotations on ``source``; see `connectors.support.load.load_support`.
+
+    Parameters
+    ----------
+    read
+        Instead of `read_annotations`.
+    """
     if source is None:
         raise SupportError(
             f"{uri}: annotations need the slide or raster they were drawn on; give it as the source"
         )
     info = source.info
-    annotations = read_annotations(uri, source, options)
+    annotations = (read or read_annotations)(uri, source, options)
     how_to = HOW_TO[annotations.program or info.kind]
     left_out = f"; left out: {listed(annotations.left_out)}" if annotations.left_out else ""
     if not annotations.regions and not annotations.has_marks:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fewscope.connectors.conventions import IGNORE_LABEL, PATCH_SIZE
-from fewscope.connectors.support.support_set import RoughMark, SupportSet, joined_rough
+from fewscope.connectors.support.support_set import RoughMark, SupportSet, is_same_scale, joined_rough
 from fewscope.errors import SupportError
 
 NamedSet = tuple[str, SupportSet]
@@ -133,7 +133,7 @@ def check_alike(sets: Sequence[NamedSet], mpp: float | None, n_channels: int | N
         They are at different resolutions, or have different channels.
     """
     for uri, one in sets:
-        if mpp and one.mpp and not 0.9 < one.mpp / mpp < 1.1:
+        if mpp and one.mpp and not is_same_scale(one.mpp, mpp):
             raise SupportError(
                 f"{uri}: is at {one.mpp:.4g} um per px, {of} at {mpp:.4g}; give --mpp {one.mpp:.4g}, or label pictures "
                 f"at {mpp:.4g}"

@@ -19,6 +19,7 @@ from fewscope.connectors.storage.atomic import write_atomic
 from fewscope.connectors.storage.filesystem import open_filesystem
 from fewscope.connectors.support.annotation_files import AnnotationFile
 from fewscope.connectors.support.annotations import (
+    AnnotationReader,
     FilePatches,
     corrections,
     load_annotations,
@@ -40,7 +41,10 @@ from fewscope.errors import SupportError
 
 
 def load_several(
-    files: Sequence[tuple[str, Source]], options: SupportOptions, sets: Sequence[NamedSet] = ()
+    files: Sequence[tuple[str, Source]],
+    options: SupportOptions,
+    sets: Sequence[NamedSet] = (),
+    read: AnnotationReader = read_annotations,
 ) -> SupportSet:
     """Support set of all annotations together, as of one file, and of other support sets, such as labelled pictures.
 
@@ -56,6 +60,8 @@ def load_several(
         How they are read; ``class_names``: objects of other classes are background.
     sets : Sequence[NamedSet]
         Read with all of their classes.
+    read : AnnotationReader
+        Reads a file.
 
     Raises
     ------
@@ -64,8 +70,12 @@ def load_several(
         background.
     """
     if len(files) == 1 and not sets:
-        return load_annotations(*files[0], options)
-    every = [(uri, source, _read(uri, source, options, beside_sets=bool(sets))) for uri, source in files]
+        return load_annotations(*files[0], options, read)
+    every = [(uri, source, read(uri, source, options)) for uri, source in files]
+    if sets:
+        for one, _, annotations in every:
+            if annotations.objects and not annotations.regions and not annotations.has_marks:
+                stand_in_for_regions(one, annotations)
     uri = files[0][0] if files else sets[0][0]
     info = files[0][1].info if files else None
     if info is None:
@@ -75,7 +85,7 @@ def load_several(
     of_sets = joined_names([support.class_names for _, support in sets])
     in_sets = [name for names in of_sets for name in names.values()]
     of_files = [
-        joined_names([in_sets, sorted({one.name for one in read.objects})])[1] for _, _, read in every
+        joined_names([in_sets, sorted({one.name for one in of_file.objects})])[1] for _, _, of_file in every
     ]
     names = sorted({name for joint in (*of_sets, *of_files) for name in joint.values()})
     if not names:
@@ -86,8 +96,8 @@ def load_several(
             f"{uri}: it and the others have {len(names)} classes, at most {MAX_CLASSES}; use --class"
         )
     found = [
-        _patches(uri, source, read, joint, names, options)
-        for (uri, source, read), joint in zip(every, of_files, strict=True)
+        _patches(uri, source, of_file, joint, names, options)
+        for (uri, source, of_file), joint in zip(every, of_files, strict=True)
     ]
     used = [one for one, joint in zip(sets, of_sets, strict=True) if {*joint.values()} & {*names}]
     of_used = [part_of(one, joint, names) for one, joint in zip(sets, of_sets, strict=True)]
@@ -103,7 +113,7 @@ def load_several(
         raise SupportError(f"{uri}: neither it nor the other files hold a label; draw some")
     mpp = info.mpp if info is not None else next((one.mpp for _, one in sets if one.mpp), None)
     support = join_parts(parts, names, mpp)
-    counts = [*(corrections(read) for _, _, read in every), *(one.corrected for _, one in used)]
+    counts = [*(corrections(of_file) for _, _, of_file in every), *(one.corrected for _, one in used)]
     ranges = [one.ranges for _, one in used if one.ranges] + ([info.ranges] if info is not None else [])
     return replace(
         support,
@@ -114,19 +124,12 @@ def load_several(
         ),
         assumptions=(
             *(text for _, one in used for text in one.assumptions),
-            *(text for _, _, read in every for text in read.assumptions),
+            *(text for _, _, of_file in every for text in of_file.assumptions),
             *_apart([uri for uri, *_ in (*sets, *files)], [*of_sets, *of_files]),
         ),
         corrected=(sum(accepted for accepted, _ in counts), sum(rejected for _, rejected in counts)),
         ranges=ranges[0] if ranges else (),
     )
-
-
-def _read(uri: str, source: Source, options: SupportOptions, beside_sets: bool) -> AnnotationFile:
-    read = read_annotations(uri, source, options)
-    if beside_sets and read.objects and not read.regions and not read.has_marks:
-        stand_in_for_regions(uri, read)
-    return read
 
 
 def _patches(

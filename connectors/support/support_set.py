@@ -237,6 +237,11 @@ class SupportSet:
         return digest.hexdigest()
 
 
+def is_same_scale(mpp: float, other: float) -> bool:
+    """Whether two resolutions, um per px, are close enough for the same patches."""
+    return 0.9 < mpp / other < 1.1
+
+
 def rough_marks(
     labels: NDArray[np.uint8], instances: NDArray[np.int32], rough: NDArray[np.uint8], patch: int = 0
 ) -> list[RoughMark]:

@@ -215,7 +215,8 @@ def test_several_images_run_with_one_support_set(slide, tmp_path, monkeypatch):
         "--support-slide",
         str(slide),
     ]
-    assert both == [str(slide), str(other), "--support", str(folder / "support"), "--out", str(folder)]
+    assert both[:6] == [str(slide), str(other), "--support", str(folder / "support"), "--out", str(folder)]
+    assert both[6:] == one[7:] == ["--mpp", "0.5"]
     assert [source.out for source in sources] == [folder / "slide", folder / "other"]
 
 

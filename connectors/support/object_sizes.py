@@ -1,0 +1,68 @@
+"""How large the objects of a support set are on the ground, before any pixel of it is read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import shapely
+from numpy.typing import NDArray
+
+from fewscope.connectors.source import Source, SourceInfo
+from fewscope.connectors.storage.library_errors import library_errors
+from fewscope.connectors.support.annotation_files import AnnotationFile
+from fewscope.connectors.support.annotations import read_annotations
+from fewscope.connectors.support_options import SupportOptions
+from fewscope.errors import SupportError
+
+
+class ReadAhead:
+    """An `AnnotationReader` that has read some files before it is asked for them: a million objects take minutes."""
+
+    def __init__(self) -> None:
+        self._read: dict[tuple[str, SupportOptions], AnnotationFile] = {}
+
+    def ahead(self, uri: str, source: Source, options: SupportOptions) -> AnnotationFile:
+        """The annotations in a file, which are kept until they are asked for; not to be changed."""
+        with library_errors(SupportError, uri):
+            found = self._read[uri, options] = read_annotations(uri, source, options)
+        return found
+
+    def __call__(self, uri: str, source: Source, options: SupportOptions) -> AnnotationFile:
+        """The annotations in a file."""
+        return self._read.pop((uri, options), None) or read_annotations(uri, source, options)
+
+
+def typical_diameters_um(
+    drawn: Sequence[tuple[AnnotationFile, SourceInfo]], options: SupportOptions
+) -> dict[str, float]:
+    """Typical diameter of the objects of each class that were drawn on slides of a known resolution.
+
+    The diameter is the hydraulic one, 4 times the area by the perimeter: that of a circle is its diameter, that of a
+    long strip, such as an epithelium, twice its width.
+
+    Parameters
+    ----------
+    drawn
+        Annotations, and the slide that they were drawn on.
+    options
+        Objects of other classes than ``class_names`` do not count, if there are any of these.
+
+    Returns
+    -------
+    um by class, the median of its outlines and boxes; without classes that have neither
+    """
+    wanted = {name.casefold() for name in options.class_names}
+    of_classes: dict[str, list[NDArray[np.float64]]] = {}
+    for of_file, info in drawn:
+        objects = [one for one in of_file.objects if not one.mark]
+        names = np.array([one.name for one in objects], object)
+        outlines = np.array([one.geometry for one in objects], object)
+        area, perimeter = shapely.area(outlines), shapely.length(outlines)
+        for name in sorted(set(names[perimeter > 0])):
+            of_class = (names == name) & (perimeter > 0)
+            diameters = 4 * area[of_class] / perimeter[of_class] * (info.native_mpp or np.nan)
+            of_classes.setdefault(name, []).append(diameters)
+    asked = [name for name in of_classes if name.casefold() in wanted] or list(of_classes)
+    found = {name: float(np.median(np.concatenate(of_classes[name]))) for name in sorted(asked)}
+    return {name: diameter for name, diameter in found.items() if diameter > 0}

@@ -1,0 +1,85 @@
+"""The working resolution of a slide follows from the support set, unless it is given."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import shapely
+
+from fewscope.connectors.slides.pyramid_tiff import write_pyramid
+from fewscope.errors import SourceError
+from fewscope.pipeline.config import SegmentConfig
+from fewscope.pipeline.plan import Plan, make_plan
+from tests.helpers import drawn_files
+from tests.helpers.fakes import write_support
+
+NATIVE_MPP = 0.25
+
+
+def slide_of_noise(folder: Path) -> str:
+    image = np.random.default_rng(0).integers(90, 160, (1600, 1600, 3), np.uint8)
+    path = folder / "slide.tif"
+    write_pyramid(path, image, NATIVE_MPP)
+    return str(path)
+
+
+def drawn(folder: Path, **diameters_um: float) -> str:
+    """A region with a circle of each class and diameter, as QuPath writes them."""
+    features = [("Region*", shapely.box(0, 0, 1600, 1600))]
+    for i, (name, diameter) in enumerate(diameters_um.items()):
+        circle = shapely.Point(400 + 800 * i, 800).buffer(diameter / 2 / NATIVE_MPP, quad_segs=64)
+        features.append((name, circle))
+    return drawn_files.file(folder, "drawn.geojson", drawn_files.qupath(features))
+
+
+def planned(folder: Path, support: str, **options: float) -> Plan:
+    return make_plan(SegmentConfig(slide_of_noise(folder), support, str(folder / "out"), **options))
+
+
+@pytest.mark.parametrize(
+    ("diameters_um", "mpp"),
+    [
+        ({"nucleus": 8.0}, 0.5),
+        ({"gland": 180.0}, 2.0),
+        ({"gland": 180.0, "nucleus": 9.0}, 1.0),  # nuclei would be 4 px at 2
+        ({"gland": 180.0, "granule": 3.0}, 0.5),
+    ],
+)
+def test_labelled_objects_fit_the_network(tmp_path, diameters_um, mpp):
+    plan = planned(tmp_path, drawn(tmp_path, **diameters_um))
+    assert plan.source.info.mpp == plan.support.mpp == mpp
+    told = [text for text in plan.support.assumptions if "--mpp" in text]
+    assert (told == []) == (mpp == 0.5)
+    assert all(f"at {mpp:g} um per px" in text for text in told)
+
+
+def test_a_given_resolution_is_kept(tmp_path):
+    plan = planned(tmp_path, drawn(tmp_path, gland=180.0), mpp=0.5)
+    assert plan.source.info.mpp == 0.5
+    assert len(plan.support.images) > 9  # the region is cut into patches of 224 px
+
+
+def test_only_classes_that_are_looked_for_count(tmp_path):
+    plan = planned(tmp_path, drawn(tmp_path, gland=180.0, nucleus=9.0), class_names=("nucleus",))
+    assert plan.source.info.mpp == 0.5
+
+
+def test_a_long_strip_is_as_large_as_it_is_wide(tmp_path):
+    strip = shapely.box(0, 700, 1600, 1000)  # 75 um wide
+    features = [("Region*", shapely.box(0, 0, 1600, 1600)), ("epithelium", strip)]
+    support = drawn_files.file(tmp_path, "strip.geojson", drawn_files.qupath(features))
+    assert planned(tmp_path, support).source.info.mpp == 2.0
+
+
+def test_the_resolution_of_patches_is_that_of_the_slide(tmp_path):
+    support = write_support(tmp_path / "support")
+    stated = json.loads((Path(support) / "support.json").read_text())
+    (Path(support) / "support.json").write_text(json.dumps(stated | {"mpp": 0.25}))
+    plan = planned(tmp_path, support)
+    assert plan.source.info.mpp == 0.25
+    assert any("resolution of the patches" in text for text in plan.support.assumptions)
+    with pytest.raises(SourceError, match=r"segmented at 0\.5 um per px, .*at 0\.25; give --mpp 0\.25"):
+        planned(tmp_path, support, mpp=0.5)
