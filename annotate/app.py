@@ -14,7 +14,14 @@ from typing import Any
 
 from aiohttp import web
 
-from fewscope.annotate import correct_routes, label_routes, preview_routes, run_routes, tile_routes
+from fewscope.annotate import (
+    correct_routes,
+    folder_routes,
+    label_routes,
+    preview_routes,
+    run_routes,
+    tile_routes,
+)
 from fewscope.annotate.config import LOOPBACK, AnnotateConfig, ssh_line
 from fewscope.annotate.learning import Learning, MakePreview
 from fewscope.annotate.results import Tables
@@ -54,7 +61,11 @@ def make_app(session: Session, gate: Gate, make_preview: MakePreview | None = No
     app[SESSION] = session
     options = SupportOptions((), session.config.cell_part, session.config.geojson_origin)
     app[LEARNING] = Learning(
-        session.sources, options, make_preview or network_preview(session.config), session.hub.publish
+        session.sources,
+        options,
+        make_preview or network_preview(session.config),
+        session.hub.publish,
+        session.folders.used,
     )
     session.on_labels.append(app[LEARNING].labels_changed)
     app[ROUNDS] = RoundLog(session, app[LEARNING], _score_round)
@@ -66,6 +77,7 @@ def make_app(session: Session, gate: Gate, make_preview: MakePreview | None = No
     app.router.add_get("/api/events", _events)
     app.router.add_routes(tile_routes.routes)
     app.router.add_routes(label_routes.routes)
+    app.router.add_routes(folder_routes.routes)
     app.router.add_routes(preview_routes.routes)
     app.router.add_routes(run_routes.routes)
     app.router.add_routes(correct_routes.routes)

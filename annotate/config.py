@@ -33,6 +33,8 @@ class AnnotateConfig:
         Local folder for labels, rounds and runs.
     support : str or None
         Annotations of the first source to start from.
+    folders : tuple of str
+        Labelled pictures to learn from beside what is drawn; empty: those of the last start in `out`.
     kind : {"auto", "slide", "raster"}
         What the sources are; "auto": what each file is.
     mpp, slide_mpp : float or None
@@ -72,6 +74,7 @@ class AnnotateConfig:
     names: tuple[str, ...]
     out: str
     support: str | None = None
+    folders: tuple[str, ...] = ()
     kind: SourceKind = "auto"
     mpp: float | None = None
     slide_mpp: float | None = None

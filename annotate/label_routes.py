@@ -88,6 +88,7 @@ async def operations(request: web.Request) -> web.Response:
     if isinstance(revision, bool) or not isinstance(revision, int):
         raise LabelError("revision is missing, or no whole number")
     asked = body.get("ops")
+    session.folders.check_names(asked)
     loop = asyncio.get_running_loop()
     try:
         changes = await loop.run_in_executor(session.writer, one.labels.apply, asked, revision)

@@ -17,6 +17,7 @@ from rasterio.windows import Window
 
 from fewscope.annotate.session import OpenSource
 from fewscope.connectors.source import Pixels, Source, SourceInfo
+from fewscope.connectors.support.joined_sets import NamedSet
 from fewscope.connectors.support.several import load_several
 from fewscope.connectors.support.support_set import SupportSet
 from fewscope.connectors.support_options import SupportOptions
@@ -86,6 +87,8 @@ class Learning:
         Loads the network and makes the preview; called once, in a thread.
     publish : Callable[[dict], None]
         Tells the pages.
+    sets : Callable[[], Sequence[NamedSet]]
+        Labelled pictures that are learned from as well.
     """
 
     def __init__(
@@ -94,9 +97,10 @@ class Learning:
         options: SupportOptions,
         make_preview: MakePreview,
         publish: Callable[[dict[str, Any]], None],
+        sets: Callable[[], Sequence[NamedSet]] = tuple,
     ) -> None:
         self._sources, self._options, self._publish = sources, options, publish
-        self._make_preview = make_preview
+        self._make_preview, self._sets = make_preview, sets
         self._kept = [KeptWindows(one.source) for one in sources]
         self._changed = threading.Condition()
         self._revision, self._learned_revision = 1, 0
@@ -262,11 +266,12 @@ class Learning:
             for one, kept in zip(self._sources, self._kept, strict=True)
             if one.labels.has_any
         ]
-        if not files:
+        sets = self._sets()
+        if not files and not sets:
             self.message = NOTHING_YET
             return None
         try:
-            support = load_several(files, self._options)
+            support = load_several(files, self._options, sets)
         except SupportError as error:
             text = str(error)
             is_early = any(

@@ -87,7 +87,8 @@ def score_round(preview: Preview, support: SupportSet, threshold: float = 0.5) -
         of = np.concatenate([scored[used], sparse])
         return fast.encode(support.images[of], labels[list(classes)][:, of])
 
-    held_out = predict_held_out(fast, support.images[scored], labels[:, scored], encode)
+    pictures = tuple(support.pictures[k] for k in scored) if support.pictures else ()
+    held_out = predict_held_out(fast, support.images[scored], labels[:, scored], encode, pictures=pictures)
     usable = [c for c in range(n_classes) if held_out[c] is not None]
     if not usable:
         return nothing

@@ -42,21 +42,24 @@ def start_run(session: Session, runs: Runs, learning: Learning, body: Any) -> Ru
     chosen = [session.source(own) for own in ids]
     request, config = Request.of(body), session.config
     labelled = [one for one in session.sources if one.labels.has_any]
-    if not labelled:
+    sets = session.folders.used()
+    if not labelled and not sets:
         raise PageRunError("there are no labels yet; draw a region and the objects in it")
     options = SupportOptions((), config.cell_part, config.geojson_origin)
-    support = load_several(
-        [(str(one.labels.path), one.source) for one in labelled], options
-    )  # refused here, if at all
+    files = [(str(one.labels.path), one.source) for one in labelled]
+    support = load_several(files, options, sets)  # refused here, if at all
     kind = chosen[0].source.info.kind
-    is_first = labelled[0] is session.sources[0]  # in whose range of values all are shown
-    is_file = len(labelled) == 1 and (is_first or not labelled[0].source.info.ranges)
+    is_file = len(labelled) <= 1
+    if is_file and labelled:  # in the range of values of the first one all are shown
+        is_file = labelled[0] is session.sources[0] or not labelled[0].source.info.ranges
     outlined = support if is_file else learning.with_outlines(support)
     folder = runs.new_folder()
     if is_file:
-        arguments = ["--support", str(copy_labels(labelled[0].labels.path, folder))]
-        if labelled[0].uri != chosen[0].uri:
-            arguments += ["--support-slide" if kind == "slide" else "--support-raster", labelled[0].uri]
+        arguments = [word for uri, _ in sets for word in ("--support", uri)]
+        for one in labelled:
+            arguments += ["--support", str(copy_labels(one.labels.path, folder))]
+            if one.uri != chosen[0].uri:
+                arguments += ["--support-slide" if kind == "slide" else "--support-raster", one.uri]
     else:
         write_folder(str(folder / "support"), outlined)
         arguments = ["--support", str(folder / "support")]

@@ -16,6 +16,7 @@ from shapely.geometry.base import BaseGeometry
 from fewscope._version import __version__
 from fewscope.annotate.config import AnnotateConfig
 from fewscope.annotate.events import EventHub
+from fewscope.annotate.folders import LabelledFolders, read_folder
 from fewscope.annotate.label_files import LabelFile, image_size, work_scale
 from fewscope.annotate.labels import Changes, Labels
 from fewscope.annotate.tiles import ImageTiles, TileCache, TileGrid
@@ -114,6 +115,7 @@ class Session:
         self.writer = ThreadPoolExecutor(1, "labels")
         self.sources: list[OpenSource] = []
         self.on_labels: list[Callable[[int], None]] = []
+        self.folders: LabelledFolders
         try:
             for number, uri in enumerate(config.sources):
                 self.sources.append(self._open(number, uri))
@@ -144,11 +146,11 @@ class Session:
 
     @property
     def classes(self) -> dict[str, Colour]:
-        """Colours of the classes of all sources."""
+        """Colours of the classes of all sources, and of labelled pictures."""
         found: dict[str, Colour] = {}
         for one in self.sources:
             found = {**one.labels.classes, **found}
-        return found
+        return found | self.folders.colours(found)
 
     def described(self) -> dict[str, Any]:
         """What the page must know first."""
@@ -158,13 +160,19 @@ class Session:
             "out": str(self.out),
             "classes": shown_classes(self.classes),
             "sources": [one.described() for one in self.sources],
+            "folders": self.folders.described(),
+            "notes": self.folders.notes,
         }
 
     def tell(self, one: OpenSource, changes: Changes) -> None:
         """Tell all pages that labels have changed."""
         self.hub.publish({"type": "labels", "source": one.id, "revision": changes.revision})
+        self.learn_again(int(one.id))
+
+    def learn_again(self, source: int) -> None:
+        """Call all listeners: what is learned from has changed."""
         for listener in self.on_labels:
-            listener(int(one.id))
+            listener(source)
 
     def _open(self, number: int, uri: str) -> OpenSource:
         config = self.config
@@ -188,9 +196,17 @@ class Session:
             raise SourceError(
                 f"{uri}: has other channels than {config.sources[0]}; give --channels that both have"
             )
-        if first is not None:
-            source = shown_like(source, first.ranges)
-            info = source.info
+        if first is None:
+            shown = source
+            try:
+                self.folders = LabelledFolders(
+                    self.out, config.folders, lambda uri: read_folder(uri, shown, config)
+                )
+            except BaseException:
+                source.close()
+                raise
+        source = shown_like(source, self.folders.ranges if first is None else first.ranges)
+        info = source.info
         assert isinstance(source, ZoomableSource)
         folder = self.out / config.names[number] if several else self.out
         options = SupportOptions((), config.cell_part, config.geojson_origin)
@@ -200,6 +216,8 @@ class Session:
         except BaseException:
             source.close()
             raise
+        if first is None:
+            self.folders.keep()
         grid = TileGrid(*image_size(info))
         tiles = ImageTiles(source, grid, self.cache)
         return OpenSource(

@@ -22,6 +22,7 @@ Label slides and rasters in the browser, see the prediction at once, correct it,
 
 Examples:
     %(prog)s slide.svs
+    %(prog)s slide.svs --support labelled/
     %(prog)s scene.tif --bands 4,3,2 --support drawn.gpkg --out out/scene
     %(prog)s slide.svs --encoder efficientnet-lite0
     %(prog)s movie.ome.tif --time 5 --plane max
@@ -66,7 +67,13 @@ def parser(prog: str = PROG) -> JobParser:
         metavar="SLIDE_OR_RASTER",
         help="slide, picture or raster: path, glob, or fsspec URL (s3://...); or a folder of slides and pictures",
     )
-    add("--support", help="annotations of the first source to start from, as for `fewscope segment` or `map`")
+    add(
+        "--support",
+        action="append",
+        default=[],
+        help="annotations of the first source to start from; or labelled pictures to learn from as well, as for "
+        "`fewscope segment` or `map`; repeat for several",
+    )
     add(
         "--kind",
         choices=("auto", "slide", "raster"),
@@ -112,9 +119,15 @@ def run(args: argparse.Namespace) -> int:
     from fewscope.annotate.app import serve
     from fewscope.annotate.config import AnnotateConfig
     from fewscope.connectors.slide_folders import slides_of
+    from fewscope.connectors.support.load import is_annotations
 
     sources = [one for source in expand(args.sources) for one in slides_of(source)]
     names = [name if name.casefold() != "runs" else f"{name}-1" for name in folder_names(sources)]
+    drawn = [one for one in args.support if is_annotations(one)]
+    if len(drawn) > 1:
+        raise ConfigError(
+            f"--support {drawn[1]}: the page starts from one file of annotations; give one of them"
+        )
     token = None
     if args.token_file:
         try:
@@ -128,7 +141,8 @@ def run(args: argparse.Namespace) -> int:
             sources=tuple(sources),
             names=tuple(names),
             out=args.out.rstrip("/") or os.path.join("out", names[0] + of_time),
-            support=args.support,
+            support=drawn[0] if drawn else None,
+            folders=tuple(one for one in args.support if one not in drawn),
             kind=args.kind,
             mpp=args.mpp,
             slide_mpp=args.slide_mpp,

@@ -134,7 +134,9 @@ def parse(argv: list[str] | None, prog: str = PROG, *, only_estimate: bool = Fal
 
 def drawn_on(supports: Sequence[str], slides: Sequence[str]) -> str:
     """The slide that annotations were drawn on: the one they are named after, else the first."""
-    for support in supports:
+    from fewscope.connectors.support.load import is_annotations
+
+    for support in filter(is_annotations, supports if len(slides) > 1 else ()):
         named = PurePath(support).name.split(".")[0]
         for slide in slides:
             if named == PurePath(slide).name.split(".")[0]:

@@ -3,6 +3,7 @@ import type {
   Box,
   ClassInfo,
   Feature,
+  Folder,
   Histogram,
   Info,
   Labels,
@@ -100,6 +101,8 @@ export const api = {
   rounds: () => get<Round[]>("/api/rounds"),
   restore: (number: number) => send<OpsAnswer>("POST", `/api/rounds/${number}/restore`, {}),
   suggest: (source: string) => get<Suggestion[]>("/api/suggest", { source }),
+  folders: () => get<Folder[]>("/api/folders"),
+  switchFolder: (number: number, used: boolean) => send<Folder[]>("POST", "/api/folders", { number, used }),
   lonlat: (source: string, x: number, y: number) =>
     get<{ lon: number; lat: number } | null>("/api/lonlat", { source, x, y }),
   runs: () => get<Run[]>("/api/runs"),

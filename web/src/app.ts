@@ -9,6 +9,7 @@ import type {
   Box,
   ClassInfo,
   Feature,
+  Folder,
   Info,
   Labels,
   Op,
@@ -25,6 +26,7 @@ export type Topic =
   | "source"
   | "sources"
   | "labels"
+  | "folders"
   | "classes"
   | "tool"
   | "preview"
@@ -92,6 +94,8 @@ export class App {
   readonly viewer: Viewer;
   store = new LabelStore();
   classes: ClassInfo[] = [];
+  /** Labelled pictures that are learned from as well, or may be. */
+  folders: Folder[] = [];
   activeClass: string | null = null;
   hidden = new Set<string>();
   tool: ToolName = "select";
@@ -280,6 +284,17 @@ export class App {
 
   get tally(): Tally {
     return tally(this.store.shown().values());
+  }
+
+  /** Patches of labelled pictures that are learned from. */
+  get patches(): number {
+    return this.folders.reduce((sum, { used, patches }) => sum + (used ? patches.length : 0), 0);
+  }
+
+  setFolders(folders: Folder[]): void {
+    this.folders = folders;
+    this.emit("folders");
+    this.emit("labels");
   }
 
   private redraw(): void {

@@ -10,6 +10,8 @@ export interface Situation {
   /** Objects that are marked by a point. */
   points: number;
   strokes: number;
+  /** Patches of labelled pictures that are learned from. */
+  patches: number;
   map: boolean;
   /** Whether single objects are too small on the screen to be drawn. */
   zoomedOut: boolean;
@@ -67,6 +69,14 @@ export function nextStep(now: Situation): Step {
       "Click an object or a row, filter the table, and open the report. More regions and another run improve it.",
       "results",
     );
+  if (now.regions === 0 && now.patches > 0)
+    return now.zoomedOut
+      ? text(2, "Zoom in with the wheel: thin outlines are what the labelled pictures find here.", "zoom")
+      : text(
+          2,
+          "Thin outlines: found by the labelled pictures. Where they are wrong, press F: a region opens, filled in, to be corrected.",
+          "finish",
+        );
   if (now.regions === 0 && now.objects === 0) {
     if (now.classes === 0)
       return text(
@@ -111,13 +121,13 @@ export function nextStep(now: Situation): Step {
       "finish",
     );
   }
-  if (now.objects === 0)
+  if (now.objects === 0 && !now.patches)
     return text(
       3,
       "Outline every object in the region, or mark each by a click (T): what is not marked in it counts as background.",
       "lasso",
     );
-  if (now.objects < SOME_OBJECTS)
+  if (now.objects < SOME_OBJECTS && !now.patches)
     return text(
       3,
       "Go on until every object in the region is outlined or marked: the rest of it counts as background.",
@@ -129,7 +139,7 @@ export function nextStep(now: Situation): Step {
       "Is all in the region outlined or marked, also what is small? Then press G and look where the preview fails elsewhere.",
       "improve",
     );
-  if (now.regions < ENOUGH_REGIONS)
+  if (now.regions + now.patches < ENOUGH_REGIONS)
     return text(
       4,
       `${now.regions} of about ${ENOUGH_REGIONS} regions. Complete this one; then press G and click another window: it opens filled in.`,

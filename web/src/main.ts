@@ -47,6 +47,7 @@ async function start(): Promise<void> {
   const app = new App(viewer, hasWebGL());
   app.info = info;
   app.source = info.sources[0]!;
+  app.folders = info.folders;
   applyTheme(app);
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => applyTheme(app));
 
@@ -163,7 +164,8 @@ async function start(): Promise<void> {
   app.emit("classes");
   await app.open(app.source);
   app.emit("settings");
-  app.setTool(app.tally.regions || app.tally.objects ? "select" : "lasso");
+  app.setTool(app.tally.regions || app.tally.objects || app.patches ? "select" : "lasso");
+  info.notes.forEach((note) => toast(note, "error"));
   app.setTab("label");
   void api.rounds().then(
     (rounds) => {
@@ -211,6 +213,12 @@ async function start(): Promise<void> {
     switch (event.type) {
       case "preview":
         if (event.source) app.setPreview(event.source, event as unknown as PreviewStatus);
+        break;
+      case "folders":
+        void api.folders().then(
+          (folders) => app.setFolders(folders),
+          () => undefined,
+        );
         break;
       case "labels":
       case "classes":

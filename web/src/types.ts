@@ -67,12 +67,27 @@ export interface SourceInfo {
   state: string;
 }
 
+/** Labelled pictures that are learned from as well. */
+export interface Folder {
+  number: number;
+  name: string;
+  uri: string;
+  used: boolean;
+  /** Patches that show each class. */
+  classes: Record<string, number>;
+  /** Names of the patches. */
+  patches: string[];
+  notes: string[];
+}
+
 export interface Info {
   version: string;
   patch: number;
   out: string;
   classes: ClassInfo[];
   sources: SourceInfo[];
+  folders: Folder[];
+  notes: string[];
 }
 
 export interface Labels {
@@ -186,7 +201,7 @@ export interface Histogram {
 }
 
 export interface ServerEvent {
-  type: "labels" | "preview" | "round" | "run" | "classes";
+  type: "labels" | "preview" | "round" | "run" | "classes" | "folders";
   source?: string;
   [key: string]: unknown;
 }

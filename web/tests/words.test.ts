@@ -43,6 +43,7 @@ const NOW: Situation = {
   outlined: 0,
   points: 0,
   strokes: 0,
+  patches: 0,
   map: false,
   zoomedOut: false,
   preview: "empty",
@@ -86,6 +87,15 @@ test("a proposal and a worse round come first", () => {
   assert.equal(nextStep({ ...NOW, objects: 2 }).action, "not", "painted parts alone: there is no background yet");
   assert.match(nextStep({ ...NOW, regions: 1 }).text, /every object in the region/);
   assert.equal(nextStep({ ...NOW, objects: 2, points: 2 }).action, "region", "points alone: nothing is learned yet");
+});
+
+test("labelled pictures are looked at first, and count as regions", () => {
+  const beside = { ...NOW, patches: 5, preview: "ready" } as const;
+  assert.equal(nextStep({ ...beside, zoomedOut: true }).action, "zoom");
+  assert.equal(nextStep(beside).action, "finish");
+  assert.equal(nextStep({ ...beside, strokes: 1 }).action, "finish");
+  assert.match(nextStep({ ...beside, regions: 1 }).text, /press G/, "a region without objects is one of background");
+  assert.equal(nextStep({ ...beside, regions: 2, objects: 20 }).action, "run");
 });
 
 test("a brush over a histogram takes whole bins, in either direction, and at least one", () => {

@@ -117,7 +117,7 @@ export function bars(app: App, tools: Tools): HTMLElement {
   });
   app.on(["labels", "tool", "proposal", "preview", "source"], () => {
     const { regions, objects, points, strokes } = app.tally;
-    const early = (regions === 0 && objects + strokes < 3) || app.preview.state === "empty";
+    const early = (regions === 0 && objects + strokes < 3 && !app.patches) || app.preview.state === "empty";
     const point = app.lastIsPoint && points > 0;
     finish.hidden = (early && !point) || !app.lastStroke || app.proposal !== null || app.viewer.selected.size > 0;
     if (finish.hidden) return;

@@ -2,7 +2,7 @@
 import { api } from "../api.ts";
 import { words, type App } from "../app.ts";
 import { roundsChart } from "../charts.ts";
-import { button, h, icon, replace, toast } from "../dom.ts";
+import { button, h, icon, plural, replace, toast } from "../dom.ts";
 import { keyOf } from "../keys.ts";
 import type { Tools } from "../tools.ts";
 import type { Round, Suggestion } from "../types.ts";
@@ -63,7 +63,7 @@ export function improvePanel(app: App, tools: Tools): HTMLElement {
             ? `scoring round ${all.at(-1)!.number}…`
             : last.iou === null
               ? "two regions with objects are needed"
-              : `round ${last.number}, ${last.n_regions} region${last.n_regions === 1 ? "" : "s"}`,
+              : `round ${last.number}, ${app.folders.length ? plural(last.n_regions, "patch", "patches") : plural(last.n_regions, "region")}`,
         ),
       ),
       change === null
@@ -144,7 +144,7 @@ export function improvePanel(app: App, tools: Tools): HTMLElement {
         ? h(
             "p",
             { class: "quiet" },
-            `${filled} of ${last.n_regions} regions were filled in by the preview. Outlines that you left as they were agree with it by construction, so this figure is too high.`,
+            `${filled} of ${last.n_regions} ${app.folders.length ? "patches" : "regions"} were filled in by the preview. Outlines that you left as they were agree with it by construction, so this figure is too high.`,
           )
         : null;
     replace(rounds, head, worse, flattered);

@@ -4,6 +4,7 @@ import { button, h, icon, plural, replace } from "../dom.ts";
 import { keyOf } from "../keys.ts";
 import type { SourceInfo } from "../types.ts";
 import { section, slider, toggle } from "./fields.ts";
+import { foldersSection } from "./folders.ts";
 
 const STATES: Record<string, string> = {
   new: "nothing drawn yet",
@@ -266,6 +267,7 @@ export function labelPanel(app: App): HTMLElement {
     { class: "panel", id: "panel-label", role: "tabpanel", "aria-labelledby": "tab-label" },
     section(many ? `Images (${app.info.sources.length})` : "Image", sources),
     section("Classes", classes, add),
+    foldersSection(app),
     section(
       "What is shown",
       opacity.element,

@@ -217,11 +217,16 @@ export function runPanel(app: App): HTMLElement {
   const list = h("div", { class: "runs" });
   const draw = (): void => {
     const { regions, objects } = app.tally;
+    const { patches } = app;
+    const learned = [
+      patches ? plural(patches, "labelled patch", "labelled patches") : "",
+      regions || objects ? `${plural(regions, "region")} and ${plural(objects, "object")} of this image` : "",
+    ].filter(Boolean);
     ready.textContent =
-      regions === 0
+      regions === 0 && !patches
         ? "Draw at least one region with its objects first."
-        : `With ${plural(regions, "region")} and ${plural(objects, "object")} of this image. The run uses the full method, the preview a faster one: their outlines differ a little.`;
-    start.disabled = regions === 0 && !many;
+        : `With ${learned.join(", ")}. The run uses the full method, the preview a faster one: their outlines differ a little.`;
+    start.disabled = regions === 0 && !patches && !many;
     replace(
       list,
       ...[...app.runs].reverse().map((run) => card(app, run)),

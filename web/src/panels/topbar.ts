@@ -112,6 +112,7 @@ export function guide(app: App, go: (action: NonNullable<ReturnType<typeof nextS
       outlined,
       points,
       strokes,
+      patches: app.patches,
       map: app.source.kind === "raster",
       zoomedOut: app.zoomedOut,
       preview: app.preview.state,
