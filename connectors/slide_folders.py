@@ -35,13 +35,21 @@ def drawn_in(folder: str) -> list[tuple[str, str]]:
     return [(path, slide) for slide, path in named_after(folder, slides_in(folder)).items()]
 
 
+def names_of(slide: str) -> set[str]:
+    """What annotations of a slide are called before their ending: its name with all, some or none of its own.
+
+    >>> sorted(names_of("a.ome.tif"))
+    ['a', 'a.ome', 'a.ome.tif']
+    """
+    return {slide, os.path.splitext(slide)[0], slide.split(".")[0]}
+
+
 def named_after(folder: str, paths: Iterable[str]) -> dict[str, str]:
     """Annotations in a local folder by the slide or picture that they are named after; see `drawn_in`."""
     slides: dict[str, list[str]] = {}
     for path in paths:
-        name = os.path.basename(path.rstrip("/"))
-        for key in {name, name.split(".")[0]}:
-            slides.setdefault(key, []).append(path)
+        for name in names_of(os.path.basename(path.rstrip("/"))):
+            slides.setdefault(name, []).append(path)
     found: dict[str, str] = {}
     for name in sorted(os.listdir(folder)):
         ending = next((ending for ending in DRAWN if name.lower().endswith(ending)), None)

@@ -190,6 +190,12 @@ class FinishedRun:
         return str(self.report["run"]["source"]["file"])
 
     @property
+    def time_point(self) -> int | None:
+        """Which time point of its source it is of, from 1; None where that is no series."""
+        number: int | None = self.report.get("time_point")
+        return number
+
+    @property
     def place(self) -> Place | None:
         """Where its grid lies; None for runs of a version that did not keep it."""
         record = self.attributes.get("source")

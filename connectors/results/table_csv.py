@@ -52,7 +52,7 @@ def write_joined_csv(
         Runs, and for each id 0..N of theirs whether it is wanted.
     """
     schemas = [pa.schema([_plain(field) for field in run.schema()]) for run, _ in runs]
-    points = [run.report.get("time_point") for run, _ in runs]
+    points = [run.time_point for run, _ in runs]
     named_by = [("source", pa.string())] + ([("time_point", pa.int32())] if any(points) else [])
     schema = pa.schema([*named_by, *pa.unify_schemas(schemas)])
     with output_errors(uri), atomic_file(uri) as path, pa.csv.CSVWriter(path, schema) as writer:

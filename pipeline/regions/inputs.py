@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from dataclasses import dataclass
 
@@ -11,6 +10,7 @@ from rasterio.crs import CRS
 
 from fewscope.connectors.open import reopen_slide
 from fewscope.connectors.results.finished_run import FinishedRun, Place, place_record
+from fewscope.connectors.slide_folders import names_of
 from fewscope.connectors.storage.filesystem import find_filesystem, list_names
 from fewscope.connectors.support.map_region_files import read_map_regions
 from fewscope.connectors.support.region_files import RegionFile, read_regions
@@ -121,7 +121,8 @@ def summary_of(
 def match_files(folder: str, runs: list[FinishedRun]) -> tuple[dict[str, str], list[str]]:
     """For each run the file in a folder that is named after its folder or its source; and notes on what is left.
 
-    A name is followed by an ending: that of source ``a.svs`` is ``a.geojson``, ``a.svs.geojson`` or ``a.svs.ndpa``.
+    A name is followed by an ending: that of source ``a.ome.tif`` is ``a.geojson``, ``a.ome.geojson`` or
+    ``a.ome.tif.geojson``. The time points of a series share a file, which may be given itself if all runs are of one.
 
     Raises
     ------
@@ -129,20 +130,24 @@ def match_files(folder: str, runs: list[FinishedRun]) -> tuple[dict[str, str], l
         There is no such folder, no file fits, or two fit one run.
     """
     filesystem, root = find_filesystem(folder)
+    sources = {run.source if run.time_point is not None else run.out: _file_name(run.source) for run in runs}
+    if len(sources) == 1 and not filesystem.isdir(root):
+        return {run.out: folder for run in runs}, []
     if not filesystem.isdir(root):
         raise SourceError(
             f"{folder}: is no folder; for several sources give one with a file named after each of them"
         )
     names = [name for name in list_names(filesystem, root) if not name.startswith(".")]
     files = dict[str, str]()
-    sources = {run.out: _file_name(run.source) for run in runs}
-    stems = Counter(os.path.splitext(source)[0] for source in sources.values())
+    n_called = Counter(called for source in sources.values() for called in names_of(source))
     for run in runs:
-        source, stem = sources[run.out], os.path.splitext(sources[run.out])[0]
-        called = {_file_name(run.out), *((source, stem) if stems[stem] == 1 else ())}
+        called = {called for called in names_of(_file_name(run.source)) if n_called[called] == 1}
+        called.add(_file_name(run.out))
         fits = [name for name in names if any(_is_named_after(name, one) for one in called)]
         if len(fits) > 1:
-            raise SourceError(f"{folder}: {listed(fits)} are all named after {source}; keep one of them")
+            raise SourceError(
+                f"{folder}: {listed(fits)} are all named after {_file_name(run.source)}; keep one of them"
+            )
         if fits:
             files[run.out] = f"{folder.rstrip('/')}/{fits[0]}"
     if not files:

@@ -23,12 +23,14 @@ def region_table(summaries: Sequence[RegionSummary], several_sources: bool = Fal
     Parameters
     ----------
     several_sources
-        Whether the first column names the source.
+        Whether the first column names the source; of time series, the second is the time point.
     """
     rows = [row for summary in summaries for row in _rows(summary)]
     names = list(dict.fromkeys(name for row in rows for name in row))
     if not several_sources:
         names.remove("source")
+    if not several_sources or not any(row["time_point"] for row in rows):
+        names.remove("time_point")
     if not any(row["share"] != 1 for row in rows if row["share"] is not None):
         names = [name for name in names if name not in SHARES]
     return pa.table({name: typed([row.get(name) for row in rows]) for name in names})
@@ -57,6 +59,7 @@ def _rows(summary: RegionSummary) -> list[dict[str, Any]]:
     return [
         {
             "source": summary.run.source,
+            "time_point": summary.run.time_point,
             "region": row.label,
             "name": row.name,
             "region_class": row.class_name,

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import shapely
+import tifffile
 from affine import Affine
 from PIL import Image
 from pyproj import Geod
@@ -76,6 +77,23 @@ def hamamatsu(tmp_path_factory) -> tuple[SegmentConfig, Affine]:
 @pytest.fixture(scope="module")
 def raster(tmp_path_factory) -> tuple[SegmentConfig, np.ndarray]:
     return segmented_raster(tmp_path_factory.mktemp("raster"))
+
+
+@pytest.fixture(scope="module")
+def movie(tmp_path_factory) -> str:
+    """The folder of the runs of two time points."""
+    folder = tmp_path_factory.mktemp("movie")
+    known = {"axes": "TYXS", "PhysicalSizeX": fakes.MPP, "PhysicalSizeY": fakes.MPP}
+    values = np.stack([fakes.picture(240, 260, seed) for seed in (0, 1)])
+    tifffile.imwrite(folder / "movie.ome.tif", values, photometric="rgb", metadata=known)
+    support = fakes.write_support(folder / "support")
+    for time in (1, 2):
+        config = SegmentConfig(
+            str(folder / "movie.ome.tif"), support, str(folder / f"out/movie.ome-t00{time}"), time=time,
+            foreground="all", threshold=0.5, instances="components", min_area_um2=0, shard=128,
+        )  # fmt: skip
+        segmented(config)
+    return str(folder / "out")
 
 
 def feature(geometry, **properties):
@@ -441,6 +459,25 @@ def test_several_sources_have_files_named_after_them(classes, tmp_path, capsys):
     with open(tmp_path / "out/b/regions.csv") as file:
         of_b = list(csv.DictReader(file))
     assert [row["count"] for row in of_b] == [row["count"] for row in rows[-len(of_b) :]]
+
+
+def test_the_time_points_of_a_series_share_a_file(movie, tmp_path, capsys):
+    """Regions are of all time points; the file is named after the series, or given itself."""
+    file = drawn(tmp_path / "whole.geojson", feature(box(0, 0, 300, 300)))
+    config = SegmentConfig("", "", movie)
+    rows = counted(config, tmp_path / "of-file", "--in", file)
+    of_region = [row for row in rows if row["region"] == "1"]
+    assert [row["time_point"] for row in of_region] == ["1", "2"]
+    assert [row["count"] for row in of_region] == [
+        str(open_result(f"{movie}/movie.ome-t00{time}").count) for time in (1, 2)
+    ]
+    for name in ("movie", "movie.ome", "movie.ome.tif"):
+        folder = tmp_path / name
+        folder.mkdir()
+        shutil.copy(file, folder / f"{name}.geojson")
+        assert counted(config, tmp_path / f"of-{name}", "--in", str(folder)) == rows
+    shutil.copy(file, folder / "movie.ome-t002.geojson")
+    assert "are all named after movie.ome.tif" in refused(capsys, movie, "--in", str(folder))
 
 
 def test_from_python_the_table_is_the_same(classes, tmp_path):
