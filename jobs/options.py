@@ -91,8 +91,8 @@ def add_support_options(parser: JobParser, drawn_on: str, metavar: str, what: st
         "--support",
         required=True,
         action="append",
-        help=f"support set: folder of labelled pictures (masks, COCO, LabelMe), or {what}; repeat for several, whose "
-        "classes are joined by name",
+        help="support set: folder of labelled pictures (masks, or labels of COCO, LabelMe, YOLO or VOC), or "
+        f"{what}; repeat for several, whose classes are joined by name",
     )
     named = "the one it is named after, else " if metavar == "FILE" else ""
     add(drawn_on, help=f"{metavar.lower()} that SUPPORT was drawn on (default: {named}the first {metavar})")
