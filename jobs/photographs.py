@@ -90,7 +90,7 @@ def run_photographs(files: list[Path], args: argparse.Namespace) -> int:
     covered = sum(photograph.share * photograph.width * photograph.height for photograph in done) / n_pixels
     notes = [*support.notes, *hardly_found(support, [covered], what="folder")]
     warnings = "".join(f"  warning: {note}\n" for note in notes)
-    warnings += "".join(f"  assumed: {assumption}\n" for assumption in support.assumptions)
+    warnings += "".join(f"  assumed: {assumption}\n" for assumption in learned.assumptions)
     print(
         f"{args.slides[0]}: {len(done)} photographs in {seconds:.1f} s, {1000 * seconds / len(done):.0f} ms each, "
         f"after {learning:.0f} s for the support set{iou}\n{warnings}"

@@ -98,6 +98,8 @@ class PhotographModel:
         (K, 224, 224) uint8, of the supports.
     adaptation : str
         What was adapted, in words.
+    assumptions : tuple[str, ...]
+        Of the support set, one sentence each: also of which objects the outlines were inferred.
     """
 
     model: Model
@@ -106,6 +108,7 @@ class PhotographModel:
     held_out: LeaveOneOut | None
     labels: np.ndarray
     adaptation: str
+    assumptions: tuple[str, ...] = ()
 
     def predict(self, image: np.ndarray) -> np.ndarray:
         """Probability, float32 (224, 224), of a whole photograph (H, W, 3) uint8."""
@@ -144,7 +147,9 @@ def learn(
     (held_out,) = encoding.held_out
     scores = None if held_out is None else score_held_out(held_out, support.labels, threshold)
     chosen = threshold if threshold is not None else scores.threshold if scores else 0.5
-    return PhotographModel(model, encoding.features, chosen, scores, support.labels, str(encoding))
+    return PhotographModel(
+        model, encoding.features, chosen, scores, support.labels, str(encoding), support.assumptions
+    )
 
 
 def quality_of(probability: np.ndarray, mask: np.ndarray) -> float:
@@ -236,6 +241,7 @@ def segment_photographs(
         "estimated_iou": estimate,
         "iou_held_out": learned.held_out and learned.held_out.mean_iou,
         "adaptation": learned.adaptation,
+        "assumptions": learned.assumptions,
         "photographs": [asdict(photograph) for photograph in done],
     }
     _write(out / LIST, json.dumps(facts, indent=1))

@@ -167,7 +167,9 @@ def test_a_folder_of_photographs_is_labelled_by_coco(
 
 
 @pytest.mark.slow
-def test_a_folder_of_photographs_is_labelled_by_boxes(folders: tuple[Path, Path], tmp_path: Path) -> None:
+def test_a_folder_of_photographs_is_labelled_by_boxes(
+    folders: tuple[Path, Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     photos, five = folders
     outs = {"masks": tmp_path / "masks", "boxes": tmp_path / "boxes"}
     command = [str(photos), *FAST]
@@ -179,7 +181,11 @@ def test_a_folder_of_photographs_is_labelled_by_boxes(folders: tuple[Path, Path]
         corners = [[int(cols.min()), int(rows.min())], [int(cols.max()) + 1, int(rows.max()) + 1]]
         shapes = [{"label": "disc", "points": corners, "shape_type": "rectangle"}]
         (five / f"{k}.json").write_text(json.dumps({"shapes": shapes, "imagePath": f"{k}.jpg"}))
+    capfd.readouterr()
     assert segment_wsi.main([*command, "--support", str(five), "--out", str(outs["boxes"])]) == 0
+    assert "assumed: Class disc: objects were marked by boxes" in capfd.readouterr().out
+    told = json.loads((outs["boxes"] / "photographs.json").read_text())["assumptions"]
+    assert any("outlines were inferred" in one for one in told)
     for file in (outs["masks"] / "masks").iterdir():
         with Image.open(file) as first, Image.open(outs["boxes"] / "masks" / file.name) as second:
             by_mask, by_box = np.asarray(first) > 0, np.asarray(second) > 0
