@@ -156,7 +156,7 @@ def collect_report_data(
         pictures = dataclasses.replace(pictures, map=draw_map(plan.source, store, map_result.summary))
     channels = channel_reports(table, plan.measured, plan.config.measured.grades, several)
     if graded := next((channel for channel in channels if channel.grades), None):
-        fields = graded_fields(plan.source, levels, found, table, graded)
+        fields = graded_fields(plan.source, levels, found, table, graded, plan.foreground.area)
         pictures = dataclasses.replace(pictures, graded=fields)
     return ReportData(found, of_classes, map_result, pictures, channels)
 

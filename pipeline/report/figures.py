@@ -316,7 +316,7 @@ def _fields(
             mean_probability=float(mean.flat[i]) if probability.flat[i] else None,
             plain=picture(image, window.width),
             outlined=picture(
-                outlined(_faded(image, window, area), labels, 1.5, 2, classes, colours),
+                outlined(faded(image, window, area), labels, 1.5, 2, classes, colours),
                 window.width,
                 lines=True,
             ),
@@ -327,11 +327,11 @@ def _fields(
 def _view(source: Any, result: Any, window: Window, colours: Sequence[Colour], area: Area | None) -> Picture:
     """A window with the outlines of what was found."""
     image, labels, classes = crop(source, result, window)
-    image = _faded(image, window, area)
+    image = faded(image, window, area)
     return picture(outlined(image, labels, 1.5, 2, classes, colours), window.width, lines=True)
 
 
-def _faded(image: RGB, window: Window, area: Area | None) -> RGB:
+def faded(image: RGB, window: Window, area: Area | None) -> RGB:
     """The image of a window, grey where it is outside the area that was asked for: nothing was looked for there."""
     return (
         image

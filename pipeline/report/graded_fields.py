@@ -12,37 +12,41 @@ from rasterio.windows import Window
 
 from fewscope.connectors.colours import Colour
 from fewscope.pipeline.report.drawing import outlined, picture
-from fewscope.pipeline.report.figures import GradedField, crop
+from fewscope.pipeline.report.figures import GradedField, crop, faded
 from fewscope.pipeline.report.intensities import ChannelReport
-from fewscope.pipeline.report.statistics import FIELD_PX, InstanceStatistics, batches
+from fewscope.pipeline.report.statistics import FIELD_PX, InstanceStatistics, batches, in_whole_fields
+from fewscope.pipeline.tiling.area import Area
 
 GRADE_COLOURS: tuple[Colour, ...] = ((64, 156, 255), (255, 224, 60), (255, 140, 0), (214, 20, 40))
 """Of negative, 1+, 2+ and 3+ objects."""
 
 
 def graded_fields(
-    source: Any, result: Any, statistics: InstanceStatistics, table: Any, channel: ChannelReport
+    source: Any,
+    result: Any,
+    statistics: InstanceStatistics,
+    table: Any,
+    channel: ChannelReport,
+    area: Area | None = None,
 ) -> tuple[GradedField, ...]:
     """The field with the most positive objects, and a median one by their share.
 
     Parameters
     ----------
-    source, result, statistics
+    source, result, statistics, area
         As `figures.draw` takes them.
     table : pyarrow.dataset.Dataset or pyarrow.Table
         Of the instances.
     channel : ChannelReport
         With thresholds.
     """
-    shape = statistics.field_counts.shape
-    counts, positive = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
+    counts, shape = statistics.field_counts, statistics.field_counts.shape
+    positive = np.zeros(shape, np.int64)
     for batch in batches(table, ("centroid_row", "centroid_col", channel.column)):
-        row, col = (
-            np.floor(batch[f"centroid_{side}"] / FIELD_PX).astype(np.int64) for side in ("row", "col")
-        )
-        row, col = (np.clip(row, 0, shape[0] - 1), np.clip(col, 0, shape[1] - 1))
-        np.add.at(counts, (row, col), 1)
-        np.add.at(positive, (row, col), batch[channel.column] >= channel.thresholds[0])
+        row, col = batch["centroid_row"], batch["centroid_col"]
+        counted = in_whole_fields(row, col, shape) & (batch[channel.column] >= channel.thresholds[0])
+        field = (row[counted] // FIELD_PX).astype(np.int64), (col[counted] // FIELD_PX).astype(np.int64)
+        np.add.at(positive, field, 1)
     if not positive.any():
         return ()
     share = np.divide(positive, counts, out=np.full(shape, np.nan), where=counts > 0)
@@ -69,7 +73,11 @@ def graded_fields(
             int(counts.flat[place]),
             int(positive.flat[place]),
             picture(image, window.width),
-            picture(outlined(image, labels, 1.5, 2, grades, GRADE_COLOURS), window.width, lines=True),
+            picture(
+                outlined(faded(image, window, area), labels, 1.5, 2, grades, GRADE_COLOURS),
+                window.width,
+                lines=True,
+            ),
         )
     return tuple(fields.values())
 

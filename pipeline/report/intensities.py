@@ -108,7 +108,8 @@ def channel_reports(
 ) -> tuple[ChannelReport, ...]:
     """Histograms and grades from the table of instances; holds one channel at a time.
 
-    Red, green and blue of ordinary pictures tell nobody anything: they are left out unless asked for.
+    Those with thresholds come first, in their order. Red, green and blue of ordinary pictures tell nobody anything:
+    they are left out unless asked for.
 
     Parameters
     ----------
@@ -122,7 +123,8 @@ def channel_reports(
         Names of the classes, where there are several.
     """
     thresholds = {one.channel: one.thresholds for one in positive}
-    shown = [one for one in measured if one.name in thresholds]
+    by_name = {one.name: one for one in measured}
+    shown = [by_name[name] for name in thresholds if name in by_name]
     shown += [one for one in measured if one.name not in thresholds and one not in COLOURS]
     found = []
     for one in shown[:MOST_SHOWN]:

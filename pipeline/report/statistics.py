@@ -119,7 +119,7 @@ def instance_statistics(
         row, col = batch["centroid_row"], batch["centroid_col"]
         _add_at(grid, row // cell_px, col // cell_px, np.ones(len(row), np.int64))
         probability = batch.get("mean_probability", np.zeros(len(row)))
-        whole = (row < max(FIELD_PX, n_fields[0] * FIELD_PX)) & (col < max(FIELD_PX, n_fields[1] * FIELD_PX))
+        whole = in_whole_fields(row, col, n_fields)
         field = row[whole] // FIELD_PX, col[whole] // FIELD_PX
         _add_at(fields[0], *field, np.ones(len(field[0])))
         _add_at(fields[1], *field, probability[whole])
@@ -153,6 +153,11 @@ def instance_statistics(
         samples=_spread(table, areas, n_of_area, n_samples),
         seams=_seam_check(rows, cols, foreground),
     )
+
+
+def in_whole_fields(row: Floats, col: Floats, n_fields: tuple[int, ...]) -> npt.NDArray[np.bool_]:
+    """Which centroids (n,) lie in a whole field of view, not in what is left over at the lower and right edges."""
+    return (row < n_fields[0] * FIELD_PX) & (col < n_fields[1] * FIELD_PX)
 
 
 def batches(table: Any, columns: Sequence[str]) -> Iterator[dict[str, npt.NDArray[Any]]]:

@@ -43,6 +43,8 @@ def test_colours_are_left_out_and_asked_for_comes_first():
     asked = channel_reports(table, measured, [Positive("red", (2.0,)), Positive("CD3", (1.0,))])
     assert [one.name for one in asked] == ["red", "CD3", "DAB"]
     assert asked[0].grades[0].positive == (2,)
+    other = channel_reports(table, measured, [Positive("CD3", (1.0,)), Positive("DAB", (2.0,))])
+    assert [one.name for one in other] == ["CD3", "DAB"]
     assert channel_reports(table.slice(0, 0), measured, [DAB_GRADES]) == ()
 
 
