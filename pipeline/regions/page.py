@@ -76,6 +76,7 @@ def page_text(summary: RegionSummary, transform: Affine) -> str:
         by_cover=by_cover,
         several=len(run.class_names) > 1,
         stains=list(summary.rows[0].all.positives),
+        graded=[name for name, one in summary.totals[-1].all.positives.items() if one.h_score is not None],
         noun=report.get("noun") or report["kind"],
     )
 
