@@ -34,6 +34,9 @@ from fewscope.model.support_encoder import SupportEncoder, with_weights
 from fewscope.model.views import FAST_SIDES, SIDES, SupportFeatures, View, as_tensor, scale_images
 from fewscope.model.weights import SHIPPED, checksum, load_weights
 
+ONE_LOOK = "compact-fast"
+"""Weights that were taught to predict from one look what `compact` predicts from two."""
+
 
 class Segmenter:
     """A network ready to predict.
@@ -371,7 +374,7 @@ def load_segmenter(
     model : str
         One of `MODELS`.
     weights : str | None
-        Path of a ``.safetensors`` file; None for the shipped one.
+        Path of a ``.safetensors`` file; None for the shipped one, which with ``fast`` is another.
     encoder : str | None
         A frozen encoder, as `frozen_encoder.load_encoder` takes it.
     options : device, precision, dtype, batch_size, fast of `Segmenter`
@@ -386,6 +389,8 @@ def load_segmenter(
     if model not in MODELS:
         raise WeightsError(f"model {model!r} is not one of {', '.join(MODELS)}")
     shipped = NETWORKS[model].shipped if model in NETWORKS else ""
+    if model == "compact" and options.get("fast"):
+        shipped = ONE_LOOK
     path = Path(weights) if weights is not None else SHIPPED / f"{shipped or model}.safetensors"
     if weights is None and not path.exists():
         raise WeightsError(

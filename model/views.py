@@ -24,8 +24,9 @@ SIDES = (128, 192)
 unseen classes this gains 0.012 IoU over 224 px on cells and land, and 0.04 on photographs, in the same time."""
 
 FAST_SIDES = (160,)
-"""Sides of one look instead of two, in half of the time. On ten unseen classes this loses 0.005 IoU, on 18 sets whose
-queries differ from the patches 0.009."""
+"""Sides of one look instead of two, in half of the time. On ten unseen classes, weights that were taught to do so
+(`benchmarks/teach_one_look.py`) lose 0.002 IoU, and nothing on 18 sets whose queries differ from the patches; those of
+two looks lose 0.006 on either."""
 
 TEXTURE_ZOOMS = tuple(side / PATCH_SIZE for side in (96, 128, 192, 256))
 """Scales of 224 px at which the pixel classifier is fitted, once for all views: those of `SIDES`, and about 0.7 and 1.4

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -13,6 +14,7 @@ from fewscope.model.networks.relation import RelationNet
 from fewscope.model.prepared_features import NOTHING
 from fewscope.model.segmenter import Segmenter, load_segmenter
 from fewscope.model.views import SIDES, SupportFeatures
+from fewscope.model.weights import SHIPPED, checksum
 
 COLOURS = ([90, 60, 140], [60, 130, 70])
 SHOWN = ((0, 1), (0,), (), (1,), (), (0,), ())
@@ -44,6 +46,16 @@ def segmenter() -> Segmenter:
 @pytest.fixture(scope="module")
 def features(segmenter: Segmenter) -> SupportFeatures:
     return segmenter.encode(*tiles(((0, 1), (0, 1), (0,)), 0))
+
+
+def test_one_look_has_weights_of_its_own(segmenter):
+    fast = load_segmenter(fast=True, device="cpu")
+    assert fast.weights_digest == checksum(SHIPPED / "compact-fast.safetensors") != segmenter.weights_digest
+
+
+def test_all_shipped_weights_have_a_checksum():
+    known = json.loads((SHIPPED / "SHA256.json").read_text())
+    assert known == {path.name: checksum(path) for path in SHIPPED.glob("*.safetensors")}
 
 
 def logits(probabilities: np.ndarray) -> np.ndarray:

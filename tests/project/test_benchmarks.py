@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from scipy import ndimage
 
 from benchmarks import (
@@ -21,13 +22,17 @@ from benchmarks import (
     distil_backbone,
     new_layers,
     synthetic,
+    teach_one_look,
 )
 from benchmarks.records import MemoryWatch, Process
 from fewscope.connectors.open import open_source
 from fewscope.model.networks.canet import CANet
 from fewscope.model.networks.guided import GuidedNet
 from fewscope.model.networks.oslsm import OSLSM
+from fewscope.model.segmenter import load_segmenter
 from fewscope.model.training.recipes import recipe
+from fewscope.model.weights import SHIPPED, checksum
+from tests.helpers.discs import patches
 from tests.helpers.episodes import one_class
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -251,3 +256,48 @@ def test_kept_features_are_read_from_their_file(tmp_path, small_nets):
     assert len(again["squares"][1]) == 4
     fresh = new_layers.keep_all(cut, one_class(), 64, 4, None)
     assert not torch.equal(fresh["squares"][0][0], first["squares"][0][0])
+
+
+def test_one_look_is_taught_with_the_norms_of_a_job():
+    """Maps of an episode equal those of the network whose statistics are adapted to the support set, as in a job."""
+    net = teach_one_look.shipped_network()
+    images = torch.rand(7, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        taught = net.encoder.forward_episodes(images, 1, 5)
+        of_job = net.adapt_statistics(images[:5]).encoder(images)
+    for stride, maps in of_job.items():
+        torch.testing.assert_close(taught[stride], maps, rtol=1e-4, atol=1e-4)
+
+
+def test_a_teacher_is_not_far_from_itself():
+    logits = torch.linspace(-6, 6, 50)
+    assert teach_one_look.divergence(logits, torch.sigmoid(logits)).abs().max() < 1e-6
+    assert (teach_one_look.divergence(logits + 1, torch.sigmoid(logits)) > 0).all()
+
+
+def write_classes(folder: Path) -> None:
+    """Two training classes of fifteen pairs, in the layout of FSS-1000 with licences."""
+    rows = ["class,k,licence"]
+    for name, colour in (("dark", (90, 60, 140)), ("green", (60, 130, 70))):
+        (folder / name).mkdir(parents=True)
+        for k, (image, mask) in enumerate(zip(*patches(15, 0, colour), strict=True), start=1):
+            Image.fromarray(image).save(folder / name / f"{k}.jpg")
+            Image.fromarray(mask * 255).save(folder / name / f"{k}.png")
+            rows.append(f"{name},{k},CC0")
+    (folder / "pairs.csv").write_text("\n".join(rows))
+    (folder / "splits").mkdir()
+    (folder / "splits" / "train.txt").write_text("dark\ngreen\n")
+
+
+@pytest.mark.slow
+def test_one_look_is_taught_and_goes_on_where_it_was_stopped(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(teach_one_look, "KEPT_EVERY", 1)
+    write_classes(tmp_path / "data")
+    arguments = ["--data", str(tmp_path / "data"), "--out", str(tmp_path / "run")]
+    assert teach_one_look.main([*arguments, "--minutes", "0.4"]) == 0
+    before = lines(capsys.readouterr().out.splitlines()[-1])[0]["steps"]
+    assert teach_one_look.main([*arguments, "--minutes", "0.8"]) == 0
+    assert lines(capsys.readouterr().out.splitlines()[-1])[0]["steps"] > before > 0
+    weights = tmp_path / "run" / "weights.safetensors"
+    assert load_segmenter(weights=str(weights), fast=True).has_depth
+    assert checksum(weights) != checksum(SHIPPED / "compact.safetensors")
