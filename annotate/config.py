@@ -35,6 +35,10 @@ class AnnotateConfig:
         Annotations of the first source to start from.
     folders : tuple of str
         Labelled pictures to learn from beside what is drawn; empty: those of the last start in `out`.
+    areas : tuple of str
+        For each source the file of the area to start from; empty: none.
+    area_classes, area_excluded : tuple of str
+        Which polygons of it outline the area of a slide, as in `connectors.support.area_files.AreaOptions`.
     kind : {"auto", "slide", "raster"}
         What the sources are; "auto": what each file is.
     mpp, slide_mpp : float or None
@@ -75,6 +79,9 @@ class AnnotateConfig:
     out: str
     support: str | None = None
     folders: tuple[str, ...] = ()
+    areas: tuple[str, ...] = ()
+    area_classes: tuple[str, ...] = ()
+    area_excluded: tuple[str, ...] = ()
     kind: SourceKind = "auto"
     mpp: float | None = None
     slide_mpp: float | None = None

@@ -71,10 +71,13 @@ def outlines(
         return answer | {"truncated": True}
     number, rule = int(one.id), rule_of(learning, index, one.source.info.kind)
     found = objects_in(preview, number, window, index, threshold, rule.rule, rule.min_area_px)
+    area = one.area
+    if area is not None:  # in which alone a run looks
+        found = [item for item in found if area.geometry.intersects(item.polygon)]
     features = [] if len(found) > MAX_OUTLINES else found
     return answer | {
         "count": len(found),
-        "area_fraction": area_fraction(preview, number, window, index, threshold),
+        "area_fraction": area_fraction(preview, number, window, index, threshold, area),
         "truncated": len(found) > MAX_OUTLINES,
         "features": [
             _feature(

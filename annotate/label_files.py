@@ -22,6 +22,7 @@ from shapely.geometry.base import BaseGeometry
 
 from fewscope.annotate.shapes import DECIMALS, Kind, Label, Origin, clipped, new_id, tidied
 from fewscope.connectors.colours import Colour, class_colour
+from fewscope.connectors.raster_options import RasterOptions
 from fewscope.connectors.source import SourceInfo
 from fewscope.connectors.support.annotation_files import (
     ACCEPTED,
@@ -33,16 +34,19 @@ from fewscope.connectors.support.annotation_files import (
     Annotation,
     read_vector_file,
 )
+from fewscope.connectors.support.area_files import AreaOptions, read_area
 from fewscope.connectors.support.slide_files import read_slide_file
 from fewscope.connectors.support.without_regions import stand_in_for_regions
 from fewscope.connectors.support_options import SupportOptions
 from fewscope.connectors.vectors.placement import LONGITUDE_LATITUDE, Target
-from fewscope.errors import LabelError, SupportError
+from fewscope.connectors.vectors.polygon_files import load_area, polygons_of
+from fewscope.errors import LabelError, SourceError, SupportError
 
 AREAS: dict[Kind, tuple[str, Colour]] = {
     "region": ("Region*", (90, 90, 90)),
     "ignore": ("Ignore*", (180, 180, 180)),
     "not": (NEGATIVE_CLASS, (200, 0, 0)),
+    "area": ("Area*", (255, 210, 74)),
 }
 """Class and colour in files of what has no class of its own."""
 
@@ -50,6 +54,7 @@ MAX_IGNORED = 5000
 """Objects of a file outside all regions, without a mark, that are kept though nothing is learned from them."""
 
 MAX_LABELS = 50_000
+AREA_COLOUR: Colour = AREAS["area"][1]
 
 
 @dataclass(slots=True)
@@ -84,6 +89,7 @@ class LabelFile:
     def text(self, labels: Sequence[Label], colours: Mapping[str, Colour]) -> bytes:
         """The file's content; the same labels give the same bytes."""
         lines, kept = [], {}
+        labels = [one for one in labels if one.kind != "area"]
         for label, mark in zip(labels, self.marks(labels), strict=True):
             colour = colours.get(label.class_name or "", (128, 128, 128))
             known = self._texts.get(label.id)
@@ -93,6 +99,56 @@ class LabelFile:
             lines.append(known[3])
         self._texts = kept
         return (self._head() + ",\n".join(lines) + "\n]}\n").encode()
+
+    def area_text(self, area: BaseGeometry | None) -> bytes:
+        """The content of a file with the area that runs segment; None: no polygon."""
+        parts = [] if area is None else list(shapely.get_parts(area))
+        lines = [
+            self._feature(Label(f"area-{k}", part, "area"), "", AREA_COLOUR)
+            for k, part in enumerate(parts, 1)
+        ]
+        return (self._head() + ",\n".join(lines) + "\n]}\n").encode()
+
+    def read_area(self, uri: str, classes: Sequence[str] = (), excluded: Sequence[str] = ()) -> list[Label]:
+        """The area that a file outlines, as a run reads it from ``--aoi``.
+
+        Parameters
+        ----------
+        classes, excluded
+            Of slides, as in `AreaOptions`.
+
+        Raises
+        ------
+        SourceError
+            It cannot be read, or lies outside the source.
+        """
+        if self.info.kind == "raster":
+            view, crs = RasterOptions(aoi=uri), _crs(self.info)
+            area, _ = load_area(
+                self.info.uri, view, crs, self.info.transform, (self.info.height, self.info.width)
+            )
+        else:
+            asked = AreaOptions(uri, tuple(classes), tuple(excluded), self.options.geojson_origin)
+            area = read_area(asked, self.info).geometry
+        scale = work_scale(self.info)
+        try:
+            whole = clipped(tidied(shapely.affinity.scale(area, scale, scale, origin=(0, 0))), self.image)
+        except LabelError:
+            raise SourceError(f"{uri}: does not overlap {self.info.uri}") from None
+        return [Label(new_id(), part, "area") for part in shapely.get_parts(whole)]
+
+    def area_of(self, labels: Sequence[Label]) -> BaseGeometry | None:
+        """What a run segments, in image px: polygons of the kind "area" without those left out; None: everything.
+
+        An empty one says that nothing is left.
+        """
+        areas = [one for one in labels if one.kind == "area"]
+        if not areas:
+            return None
+        drawn = [one.geometry for one in areas if not one.negative]
+        left_out = shapely.union_all([one.geometry for one in areas if one.negative])
+        whole = shapely.difference(shapely.union_all(drawn) if drawn else self.image, left_out)
+        return polygons_of(whole) or shapely.MultiPolygon()
 
     def read(self, uri: str) -> tuple[list[Label], list[str]]:
         """Labels of a file that another program may have written, and what was left out, one sentence each.

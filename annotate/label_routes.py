@@ -10,7 +10,7 @@ from typing import Any
 import pyproj
 from aiohttp import web
 
-from fewscope.annotate.session import OpenSource, shown_changes, shown_classes
+from fewscope.annotate.session import OpenSource, shown_area, shown_changes, shown_classes
 from fewscope.annotate.web_keys import SESSION
 from fewscope.errors import LabelConflict, LabelError
 
@@ -76,6 +76,7 @@ def _all(request: web.Request, one: OpenSource) -> dict[str, Any]:
         "undo": found.undo,
         "redo": found.redo,
         "classes": shown_classes(request.app[SESSION].classes),
+        "area": shown_area(found.area),
     }
 
 

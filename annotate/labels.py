@@ -6,12 +6,13 @@ import hashlib
 import logging
 import os
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import shapely
+from shapely.geometry.base import BaseGeometry
 
 from fewscope.annotate.journal import Journal
 from fewscope.annotate.label_files import LabelFile, colours_of
@@ -25,7 +26,7 @@ from fewscope.errors import FewscopeError, LabelConflict, LabelError
 
 log = logging.getLogger(__name__)
 
-FILE, JOURNAL = "labels.geojson", "labels.journal.jsonl"
+FILE, JOURNAL, AREA = "labels.geojson", "labels.journal.jsonl", "area.geojson"
 MAX_OPERATIONS = 2000
 """Of one request."""
 
@@ -48,6 +49,8 @@ class Changes:
         Whether there is anything to undo, or to redo.
     classes : dict
         Colours by name.
+    area : BaseGeometry or None
+        What a run segments, image px; None: everything.
     """
 
     revision: int
@@ -56,6 +59,7 @@ class Changes:
     undo: bool
     redo: bool
     classes: dict[str, Colour]
+    area: BaseGeometry | None = None
 
 
 class Labels:
@@ -69,6 +73,8 @@ class Labels:
         How they are written.
     support : str or None
         Annotations to start from, where the folder has no labels yet.
+    area : Callable or None
+        Gives the area to start from, where the folder never had one.
 
     Raises
     ------
@@ -78,8 +84,14 @@ class Labels:
         `support`, or ``labels.geojson``, cannot be read.
     """
 
-    def __init__(self, folder: Path, file: LabelFile, support: str | None = None) -> None:
-        self.path = folder / FILE
+    def __init__(
+        self,
+        folder: Path,
+        file: LabelFile,
+        support: str | None = None,
+        area: Callable[[], list[Label]] | None = None,
+    ) -> None:
+        self.path, self.area_path = folder / FILE, folder / AREA
         self.notes: list[str] = []
         self._file = file
         self._lock = threading.RLock()
@@ -89,6 +101,7 @@ class Labels:
         self._journal = Journal(folder / JOURNAL)
         try:
             self._restore(support)
+            self._restore_area(area)
         except BaseException:
             self._journal.close()
             raise
@@ -104,14 +117,24 @@ class Labels:
         return self._state.revision
 
     def all(self) -> list[Label]:
-        """The labels, in the order of the file."""
+        """The labels, in the order of the file; those of the area are none."""
         with self._lock:
-            return self._state.in_order()
+            return [one for one in self._state.in_order() if one.kind != "area"]
 
     @property
     def has_any(self) -> bool:
         """Whether there is any label."""
-        return bool(self._state.labels)
+        return bool(self.all())
+
+    @property
+    def area(self) -> BaseGeometry | None:
+        """What a run segments, image px; None: everything."""
+        with self._lock:
+            return self._file.area_of(self._state.in_order())
+
+    def area_text(self, area: BaseGeometry | None) -> bytes:
+        """The content of a file with an area, image px, as a run reads it from ``--aoi``."""
+        return self._file.area_text(area)
 
     def snapshot(self) -> Changes:
         """Everything, as after a change of all labels."""
@@ -171,7 +194,8 @@ class Labels:
         with self._lock:
             edit = self._state.edit()
             new = list(labels)
-            for own in [one for one in self._state.labels if one not in {label.id for label in new}]:
+            kept = {label.id for label in new}
+            for own in [one.id for one in self.all() if one.id not in kept]:
                 edit.remove(own)
             for label in new:
                 edit.put(label)
@@ -233,10 +257,10 @@ class Labels:
             if (then.revision, then.digests[0]) != (revision, digest if revision else ""):
                 raise LabelError(f"the labels of change {revision} are not in {self._journal.path} any more")
             edit = self._state.edit()
-            for own in [one for one in edit.labels if one not in then.labels]:
+            for own in [one.id for one in self.all() if one.id not in then.labels]:
                 edit.remove(own)
-            for _, label in sorted(then.labels.values(), key=lambda ranked: ranked[0]):
-                if edit.labels.get(label.id) != label:
+            for label in then.in_order():  # the area stays as it is
+                if label.kind != "area" and edit.labels.get(label.id) != label:
                     edit.put(label)
             edit.classes = {**then.classes, **edit.classes}
             delta = self._state.delta(edit)
@@ -292,6 +316,22 @@ class Labels:
             self.notes += notes
             self.replace(labels, "start")
 
+    def _restore_area(self, start: Callable[[], list[Label]] | None) -> None:
+        """The area as it was: of the journal, else of the file beside it, else the one to start from."""
+        if self._file.area_of(self._state.in_order()) is None:
+            labels: list[Label] = []
+            if not self.area_path.is_file():
+                labels = start() if start is not None else []
+            elif self._journal.damaged is not None and b'"type":"Polygon"' in self.area_path.read_bytes():
+                labels = self._file.read_area(str(self.area_path))
+            if labels:
+                self._commit(
+                    "start",
+                    Delta({}, {one.id: (self._state.next_rank + k, one) for k, one in enumerate(labels)}),
+                )
+        else:
+            self._write_area()
+
     def _step(self, kind: str) -> Changes:
         delta = self._state.next_delta(kind)
         if delta is None:
@@ -308,6 +348,8 @@ class Labels:
         self._journal.append(for_journal(kind, delta, digest))
         state.take(kind, delta, digest)
         self._write_file(text)
+        if any(label.kind == "area" for _, label in (*delta.added.values(), *delta.removed.values())):
+            self._write_area()
         gone = tuple(own for own in delta.removed if own not in delta.added)
         return self._changes([label for _, label in delta.added.values()], gone)
 
@@ -321,10 +363,24 @@ class Labels:
             self._is_behind = True
         self._stamp = _stamp(self.path)
 
+    def _write_area(self) -> None:
+        try:
+            text = self._file.area_text(self.area)
+            write_atomic(open_filesystem(str(self.area_path))[0], os.path.abspath(self.area_path), text)
+        except FewscopeError as error:  # the journal has it: the next start writes it again
+            log.warning("%s", error)
+            self.notes.append(str(error))
+
     def _changes(self, changed: Iterable[Label], removed: tuple[str, ...]) -> Changes:
         state = self._state
         return Changes(
-            state.revision, tuple(changed), removed, bool(state.undo), bool(state.redo), dict(state.classes)
+            state.revision,
+            tuple(changed),
+            removed,
+            bool(state.undo),
+            bool(state.redo),
+            dict(state.classes),
+            self._file.area_of(state.in_order()),
         )
 
 

@@ -22,6 +22,7 @@ from fewscope.pipeline.instances.labelling import label_core
 from fewscope.pipeline.instances.split_rules import Rule
 from fewscope.pipeline.instances.splitting import split_core
 from fewscope.pipeline.plan import MIN_RASTER_OBJECT_PX, candidate_rules, min_object_area_px
+from fewscope.pipeline.tiling.area import Area
 from fewscope.pipeline.tiling.grid import clip, grow
 
 MARGIN = 96
@@ -153,11 +154,20 @@ def object_at(
     return None
 
 
-def area_fraction(preview: Preview, source: int, window: Window, class_index: int, threshold: float) -> float:
-    """Part of the known pixels of a window that are of a class; 0 where nothing is known."""
+def area_fraction(
+    preview: Preview,
+    source: int,
+    window: Window,
+    class_index: int,
+    threshold: float,
+    area: Area | None = None,
+) -> float:
+    """Part of the known pixels of a window, and of an area, that are of a class; 0 where nothing is known."""
     classes, _, known = _classes(preview, source, window, threshold)
+    if area is not None:
+        known = known & area.on_window(window)
     n = int(known.sum())
-    return float((classes == class_index + 1).sum()) / n if n else 0.0
+    return float((known & (classes == class_index + 1)).sum()) / n if n else 0.0
 
 
 def _classes(

@@ -147,7 +147,9 @@ def _erase(edit: Edit, operation: Mapping[str, Any], image: BaseGeometry) -> Non
         touched = [edit.pick(own) for own in _ids(operation)]
     else:
         touched = [
-            one for one in edit.labels.values() if one.kind != "region" and area.intersects(one.geometry)
+            one
+            for one in edit.labels.values()
+            if one.kind not in ("region", "area") and area.intersects(one.geometry)
         ]
     for label in touched:
         _exchange(edit, label, shapes.erased(label, area))

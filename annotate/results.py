@@ -28,6 +28,7 @@ from fewscope.connectors.colours import Colour, class_colour
 from fewscope.connectors.results.manifest import hash_manifest
 from fewscope.connectors.results.reader import Result, open_result
 from fewscope.connectors.results.store import ResultStore
+from fewscope.connectors.source import SourceInfo
 from fewscope.connectors.vectors.geojson import FeatureStyle, feature_texts
 from fewscope.errors import PageRunError
 from fewscope.pipeline.outputs.outlines import trace, trace_coarsely
@@ -92,6 +93,8 @@ class ResultTable:
         Folder of a finished result.
     scale : float
         Image px per working px.
+    info : SourceInfo or None
+        The raster of the page, of which the result may be a part; None: it is of the whole.
 
     Raises
     ------
@@ -99,11 +102,12 @@ class ResultTable:
         There is no result.
     """
 
-    def __init__(self, out: Path, scale: float) -> None:
+    def __init__(self, out: Path, scale: float, info: SourceInfo | None = None) -> None:
         self.out, self.scale = out, scale
         self.result: Result = open_result(str(out))
         self.store = ResultStore(str(out))
         self.table: pa.Table = self.result.table.to_table().combine_chunks()
+        self.origin = _origin(self.store, info)
         self.class_names = self.result.spec.class_names
         known = self.table["area_um2"].null_count < self.table.num_rows
         self.area = "area_um2" if known else "area_px"
@@ -180,8 +184,9 @@ class ResultTable:
         """Values of rows, in the order of `columns`."""
         taken = self.table.take(pa.array(rows))
         values = [taken[name].to_pylist() for name in self.columns[:-2]]
-        x = ((taken["centroid_col"].to_numpy() + 0.5) * self.scale).round(2).tolist()
-        y = ((taken["centroid_row"].to_numpy() + 0.5) * self.scale).round(2).tolist()
+        row, col = self.origin
+        x = ((taken["centroid_col"].to_numpy() + col + 0.5) * self.scale).round(2).tolist()
+        y = ((taken["centroid_row"].to_numpy() + row + 0.5) * self.scale).round(2).tolist()
         return [list(row) for row in zip(*values, x, y, strict=True)]
 
     def histogram(self, column: str, bins: int, filters: Filters) -> dict[str, Any]:
@@ -209,7 +214,7 @@ class ResultTable:
 
     def at(self, x: float, y: float) -> dict[str, Any] | None:
         """The row of the instance at a place, image px; None where there is none."""
-        row, col = math.floor(y / self.scale), math.floor(x / self.scale)
+        row, col = math.floor(y / self.scale) - self.origin[0], math.floor(x / self.scale) - self.origin[1]
         spec = self.result.spec
         if not (0 <= row < spec.height and 0 <= col < spec.width):
             return None
@@ -237,7 +242,7 @@ class ResultTable:
         step = grid.step(address.zoom) / self.scale  # working px per tile px
         level = min(max(0, math.floor(math.log2(step) + 1e-9)), self.result.spec.levels - 1)
         rows, cols = places(grid, address, self.scale)
-        rows, cols = rows >> level, cols >> level
+        rows, cols = rows - self.origin[0] >> level, cols - self.origin[1] >> level
         height, width = self.result.spec.shape(level)
         ids = self._read("instances", level, rows, cols, (height, width)).astype(np.uint32)
         shown = ids > 0
@@ -272,11 +277,11 @@ class ResultTable:
     ) -> NDArray[Any]:
         """Values of a level at rows x cols, 0 beyond it."""
         out = np.zeros((len(rows), len(cols)), np.uint32 if name == "instances" else np.uint8)
-        inside_rows, inside_cols = rows < size[0], cols < size[1]
+        inside_rows, inside_cols = (rows >= 0) & (rows < size[0]), (cols >= 0) & (cols < size[1])
         if inside_rows.any() and inside_cols.any():
             r, c = rows[inside_rows], cols[inside_cols]
             block = np.asarray(self.store.array(name, level)[r[0] : r[-1] + 1, c[0] : c[-1] + 1])
-            out[: len(r), : len(c)] = block[np.ix_(r - r[0], c - c[0])]
+            out[np.ix_(inside_rows, inside_cols)] = block[np.ix_(r - r[0], c - c[0])]
         return out
 
     def csv(self, filters: Filters) -> Iterator[bytes]:
@@ -293,7 +298,7 @@ class ResultTable:
 
         ``to_file`` maps image px to the file's coordinates, as those of labels.
         """
-        transform = to_file @ Affine.scale(self.scale)
+        transform = to_file @ Affine.scale(self.scale) @ Affine.translation(*self.origin[::-1])
         run = hash_manifest(self.store.attributes.get("manifest", {}))
         colours = [class_colour(value) for value in range(1, len(self.class_names) + 1)]
         styles = [
@@ -334,16 +339,25 @@ class Tables:
         self._tables: OrderedDict[Path, ResultTable] = OrderedDict()
         self._lock = threading.Lock()
 
-    def of(self, out: Path, scale: float) -> ResultTable:
-        """The table of a result, read on the first call."""
+    def of(self, out: Path, scale: float, info: SourceInfo | None = None) -> ResultTable:
+        """The table of a result, read on the first call; parameters as in `ResultTable`."""
         with self._lock:
             table = self._tables.get(out)
             if table is None:
-                table = self._tables[out] = ResultTable(out, scale)
+                table = self._tables[out] = ResultTable(out, scale, info)
                 while len(self._tables) > N_TABLES:
                     self._tables.popitem(last=False)
             self._tables.move_to_end(out)
             return table
+
+
+def _origin(store: ResultStore, info: SourceInfo | None) -> tuple[int, int]:
+    """Row and column of a result's first pixel on the page's working grid: a raster's area has a grid of its own."""
+    stated = store.attributes.get("source", {}).get("transform")
+    if info is None or info.kind != "raster" or stated is None:
+        return 0, 0
+    place = ~info.transform @ Affine(*stated)
+    return round(place.f), round(place.c)
 
 
 def _is_numeric(kind: pa.DataType) -> bool:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import functools
 import mimetypes
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePath
 from typing import Any
 
 from aiohttp import web
+from shapely.geometry.base import BaseGeometry
 
 from fewscope.annotate.label_routes import body_of, number_of
+from fewscope.annotate.labels import AREA
 from fewscope.annotate.learning import Learning
 from fewscope.annotate.results import MAX_ROWS, Filters, ResultTable
 from fewscope.annotate.runs import Request, Run, Runs, RunSource, copy_labels
@@ -49,6 +51,8 @@ def start_run(session: Session, runs: Runs, learning: Learning, body: Any) -> Ru
     files = [(str(one.labels.path), one.source) for one in labelled]
     support = load_several(files, options, sets)  # refused here, if at all
     kind = chosen[0].source.info.kind
+    areas = [one.labels.area for one in chosen]
+    _check_areas(chosen, areas)
     is_file = len(labelled) <= 1
     if is_file and labelled:  # in the range of values of the first one all are shown
         is_file = labelled[0] is session.sources[0] or not labelled[0].source.info.ranges
@@ -63,6 +67,7 @@ def start_run(session: Session, runs: Runs, learning: Learning, body: Any) -> Ru
     else:
         write_folder(str(folder / "support"), outlined)
         arguments = ["--support", str(folder / "support")]
+    arguments += area_arguments(chosen, areas, folder)
     uris = [one.uri for one in chosen]
     if len(chosen) == 1:
         names, out = [chosen[0].name], folder / chosen[0].name
@@ -81,6 +86,32 @@ def start_run(session: Session, runs: Runs, learning: Learning, body: Any) -> Ru
     ]
     job = "segment" if kind == "slide" else "map"
     return runs.start(folder, job, sources, [*uris, *arguments, "--out", str(out), *extra], request)
+
+
+def _check_areas(chosen: Sequence[OpenSource], areas: Sequence[BaseGeometry | None]) -> None:
+    """Raise PageRunError where areas leave nothing to segment, or cannot be given to one command."""
+    for one, area in zip(chosen, areas, strict=True):
+        if area is not None and area.is_empty:
+            raise PageRunError(f"nothing is left of the area of {one.name}; delete what takes it away")
+    if len(chosen) > 1 and any(areas) and chosen[0].source.info.kind == "raster":
+        raise PageRunError("each of several rasters has an area of its own; run one at a time")
+
+
+def area_arguments(
+    chosen: Sequence[OpenSource], areas: Sequence[BaseGeometry | None], folder: Path
+) -> list[str]:
+    """Options of the command that limit a run to the areas, of which copies are written into its folder."""
+    if not any(area is not None for area in areas):
+        return []
+    if len(chosen) == 1:
+        path = folder / AREA
+        path.write_bytes(chosen[0].labels.area_text(areas[0]))
+        return ["--aoi", str(path)]
+    (folder / "areas").mkdir()
+    for one, area in zip(chosen, areas, strict=True):  # a folder has one for each
+        name = PurePath(one.uri.rstrip("/")).name
+        (folder / "areas" / f"{name}.geojson").write_bytes(one.labels.area_text(area or one.frame))
+    return ["--aoi", str(folder / "areas")]
 
 
 @routes.post("/api/runs")
@@ -147,7 +178,7 @@ def _chosen(request: web.Request) -> tuple[OpenSource, Path]:
 
 async def _table(request: web.Request) -> tuple[OpenSource, ResultTable]:
     one, out = _chosen(request)
-    return one, await asyncio.to_thread(request.app[TABLES].of, out, one.scale)
+    return one, await asyncio.to_thread(request.app[TABLES].of, out, one.scale, one.source.info)
 
 
 def _count(request: web.Request, name: str, default: int, most: int) -> int:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pyproj
+import shapely
 from affine import Affine
 from shapely.geometry.base import BaseGeometry
 
@@ -19,6 +20,7 @@ from fewscope.annotate.events import EventHub
 from fewscope.annotate.folders import LabelledFolders, read_folder
 from fewscope.annotate.label_files import LabelFile, image_size, work_scale
 from fewscope.annotate.labels import Changes, Labels
+from fewscope.annotate.shapes import Label
 from fewscope.annotate.tiles import ImageTiles, TileCache, TileGrid
 from fewscope.connectors.colours import Colour
 from fewscope.connectors.conventions import PATCH_SIZE
@@ -27,6 +29,7 @@ from fewscope.connectors.source import Source, SourceInfo, ZoomableSource
 from fewscope.connectors.support_options import SupportOptions
 from fewscope.errors import ConfigError, LabelError, SourceError
 from fewscope.pipeline.sources import shown_like
+from fewscope.pipeline.tiling.area import Area
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +68,15 @@ class OpenSource:
     def grid(self) -> TileGrid:
         """Its tiles."""
         return self.tiles.grid
+
+    @property
+    def area(self) -> Area | None:
+        """What a run segments, on the working grid; None: everything."""
+        drawn, info = self.labels.area, self.source.info
+        if drawn is None:
+            return None
+        on_grid = shapely.affinity.scale(drawn, 1 / self.scale, 1 / self.scale, origin=(0, 0))
+        return Area(on_grid, (info.height, info.width))
 
     def described(self) -> dict[str, Any]:
         """What the page must know of it."""
@@ -115,6 +127,7 @@ class Session:
         self.writer = ThreadPoolExecutor(1, "labels")
         self.sources: list[OpenSource] = []
         self.on_labels: list[Callable[[int], None]] = []
+        self._told: dict[str, str] = {}
         self.folders: LabelledFolders
         try:
             for number, uri in enumerate(config.sources):
@@ -167,12 +180,22 @@ class Session:
     def tell(self, one: OpenSource, changes: Changes) -> None:
         """Tell all pages that labels have changed."""
         self.hub.publish({"type": "labels", "source": one.id, "revision": changes.revision})
-        self.learn_again(int(one.id))
+        _, digest = one.labels.state_now()
+        if self._told.get(one.id) != digest:  # else it is the area alone, from which nothing is learned
+            self._told[one.id] = digest
+            self.learn_again(int(one.id))
 
     def learn_again(self, source: int) -> None:
         """Call all listeners: what is learned from has changed."""
         for listener in self.on_labels:
             listener(source)
+
+    def _area_of(self, number: int, file: LabelFile) -> Callable[[], list[Label]] | None:
+        """Gives the area that a source starts with."""
+        config = self.config
+        if not config.areas:
+            return None
+        return lambda: file.read_area(config.areas[number], config.area_classes, config.area_excluded)
 
     def _open(self, number: int, uri: str) -> OpenSource:
         config = self.config
@@ -212,7 +235,9 @@ class Session:
         options = SupportOptions((), config.cell_part, config.geojson_origin)
         file = LabelFile(info, options)
         try:
-            labels = Labels(folder, file, config.support if number == 0 else None)
+            labels = Labels(
+                folder, file, config.support if number == 0 else None, self._area_of(number, file)
+            )
         except BaseException:
             source.close()
             raise
@@ -268,7 +293,13 @@ def shown_changes(changes: Changes, classes: dict[str, Colour]) -> dict[str, Any
         "undo": changes.undo,
         "redo": changes.redo,
         "classes": shown_classes(classes),
+        "area": shown_area(changes.area),
     }
+
+
+def shown_area(area: BaseGeometry | None) -> dict[str, Any] | None:
+    """The area that a run segments, for the page: GeoJSON in image px; None: everything."""
+    return None if area is None else shapely.geometry.mapping(area)
 
 
 def _unit(crs: pyproj.CRS | None) -> str | None:

@@ -50,7 +50,7 @@ def random_windows(foreground: Foreground, n: int, seed: int, size: int = PATCH_
     """
     height, width = foreground.shape
     rng = np.random.default_rng(seed)
-    rows, cols = np.nonzero(foreground.mask)
+    rows, cols = np.nonzero(foreground.analysed())
     if not len(rows):
         return []
     chosen = rng.integers(0, len(rows), N_CANDIDATES * 2)

@@ -15,7 +15,7 @@ from shapely.ops import split as split_by
 from fewscope.connectors.vectors.polygon_files import polygons_of
 from fewscope.errors import LabelError
 
-Kind = Literal["region", "object", "ignore", "not", "point"]
+Kind = Literal["region", "object", "ignore", "not", "point", "area"]
 Origin = Literal["drawn", "brush", "accepted", "rejected", "wand", "preview", "file"]
 
 KINDS, ORIGINS = get_args(Kind), get_args(Origin)
@@ -45,11 +45,12 @@ class Label:
         Valid polygon or polygons in image px; a point for the kind "point".
     kind : str
         "region": everything in it is drawn. "object": of a class. "ignore": not labelled. "not": background. "point":
-        an object of a class is here, of whose outline nothing is known; or none if `negative`.
+        an object of a class is here, of whose outline nothing is known; or none if `negative`. "area": what a run
+        segments; if `negative`, what it leaves out of that.
     class_name : str or None
         Class of an object or point.
     negative : bool
-        Of a point: nothing is here.
+        Of a point: nothing is here. Of an area: it is left out.
     source : str
         How it came to be: "drawn" (its whole outline), "brush" (some of it, perhaps), "accepted" or "rejected" by a
         click, "wand", "preview" (of a proposed region), or "file" (it was in a file that the page did not write).

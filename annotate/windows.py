@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
@@ -40,6 +41,11 @@ def suggest(learning: Learning, preview: Preview, one: OpenSource) -> list[dict[
     foreground = preview.foreground(number, FOREGROUND_S)
     if foreground is None:
         raise LabelError(preview.status(number).message or "the image is still being looked at; try again")
+    if (area := one.area) is not None:
+        limited = replace(foreground, area=area)
+        if area.geometry.is_empty or not limited.analysed().any():
+            raise LabelError("no tissue was found in the area; draw it larger")
+        foreground = limited
     boxes = [tuple(value / one.scale for value in label.geometry.bounds) for label in one.labels.all()]
     found = suggest_windows(
         preview, number, foreground, [(b[0], b[1], b[2], b[3]) for b in boxes], N_WINDOWS, learning.revision

@@ -23,6 +23,7 @@ Label slides and rasters in the browser, see the prediction at once, correct it,
 Examples:
     %(prog)s slide.svs
     %(prog)s slide.svs --support labelled/
+    %(prog)s slide.svs --aoi tumour.geojson
     %(prog)s scene.tif --bands 4,3,2 --support drawn.gpkg --out out/scene
     %(prog)s slide.svs --encoder efficientnet-lite0
     %(prog)s movie.ome.tif --time 5 --plane max
@@ -75,6 +76,20 @@ def parser(prog: str = PROG) -> JobParser:
         "`fewscope segment` or `map`; repeat for several",
     )
     add(
+        "--aoi",
+        metavar="FILE",
+        help="polygons of the area to segment, to start from; of several slides a folder of files named after them",
+    )
+    for option, of in (("--aoi-class", "take"), ("--aoi-exclude", "leave out")):
+        add(
+            option,
+            dest=f"aoi_{'classes' if option == '--aoi-class' else 'excluded'}",
+            action="append",
+            default=[],
+            metavar="NAME",
+            help=f"of a slide's FILE, {of} polygons of this class or name; repeat for several",
+        )
+    add(
         "--kind",
         choices=("auto", "slide", "raster"),
         default="auto",
@@ -118,7 +133,7 @@ def run(args: argparse.Namespace) -> int:
     """Serve until stopped."""
     from fewscope.annotate.app import serve
     from fewscope.annotate.config import AnnotateConfig
-    from fewscope.connectors.slide_folders import slides_of
+    from fewscope.connectors.slide_folders import areas_of, slides_of
     from fewscope.connectors.support.load import is_annotations
 
     sources = [one for source in expand(args.sources) for one in slides_of(source)]
@@ -142,6 +157,9 @@ def run(args: argparse.Namespace) -> int:
             names=tuple(names),
             out=args.out.rstrip("/") or os.path.join("out", names[0] + of_time),
             support=drawn[0] if drawn else None,
+            areas=() if args.aoi is None else tuple(areas_of(args.aoi, sources)),
+            area_classes=tuple(args.aoi_classes),
+            area_excluded=tuple(args.aoi_excluded),
             folders=tuple(one for one in args.support if one not in drawn),
             kind=args.kind,
             mpp=args.mpp,

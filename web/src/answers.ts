@@ -23,6 +23,7 @@ export class Answers {
       this.look();
     });
     app.on("preview", () => this.refresh());
+    app.on("area", () => this.outlines());
     app.on("classes", () => {
       this.match();
       this.style();
@@ -92,13 +93,12 @@ export class Answers {
     app.emit("counts");
     const stamp = `${cells_done}-${this.stamp}`;
     const source = encodeURIComponent(app.source.id);
-    const { byClass } = app.tally;
     app.classes.forEach(({ name }) => {
-      if (app.info.sources.length === 1 && !byClass.has(name)) return this.classes.get(name)?.clear();
+      if (app.info.sources.length === 1 && !app.isLearned(name)) return this.classes.get(name)?.clear();
       this.classes.get(name)?.show(`/tile/probability/${source}/${revision}/${encodeURIComponent(name)}`, stamp);
     });
     const active = app.activeClass;
-    if (active !== null && (byClass.has(active) || app.info.sources.length > 1))
+    if (active !== null && (app.isLearned(active) || app.info.sources.length > 1))
       this.unsure.show(`/tile/probability/${source}/${revision}/${encodeURIComponent(active)}`, stamp);
     else this.unsure.clear();
     this.style();

@@ -27,6 +27,7 @@ export type Topic =
   | "sources"
   | "labels"
   | "folders"
+  | "area"
   | "classes"
   | "tool"
   | "preview"
@@ -173,6 +174,7 @@ export class App {
     this.store.load(labels);
     this.setClasses(labels.classes.length ? labels.classes : this.info.classes);
     this.viewer.show(this.store.shown());
+    this.showArea();
     this.lookAtRegions(labels.features);
     this.lastStroke = null;
     this.emit("source");
@@ -291,14 +293,25 @@ export class App {
     return this.folders.reduce((sum, { used, patches }) => sum + (used ? patches.length : 0), 0);
   }
 
+  /** Whether a class is drawn in this image, or shown by labelled pictures that are learned from. */
+  isLearned(name: string): boolean {
+    return this.tally.byClass.has(name) || this.folders.some(({ used, classes }) => used && name in classes);
+  }
+
   setFolders(folders: Folder[]): void {
     this.folders = folders;
     this.emit("folders");
     this.emit("labels");
   }
 
+  /** Dims what is outside the area. */
+  private showArea(): void {
+    if (this.viewer.dim(this.store.area)) this.emit("area");
+  }
+
   private redraw(): void {
     this.viewer.show(this.store.shown());
+    this.showArea();
     this.emit("labels");
   }
 

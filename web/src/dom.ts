@@ -44,6 +44,7 @@ export function replace(parent: Element, ...children: Child[]): void {
 const ICONS: Record<string, string> = {
   select: "M5 3l14 8-6 2-3 6z",
   region: "M4 4h4M16 4h4M4 20h4M16 20h4M4 4v4M20 4v4M4 16v4M20 16v4M12 9v6M9 12h6",
+  area: "M4 7l7-3 9 5-2 9-9 2-5-6zM4 21h.01M8 21h.01M21 16v.01M21 20v.01",
   polygon: "M12 3l8 6-3 10H7L4 9zM12 3v.01M20 9v.01M17 19v.01M7 19v.01M4 9v.01",
   lasso:
     "M7 16c-3-1-4-3-4-5 0-4 4-7 9-7s9 3 9 7-4 6.5-9 6.500c-1.500 0-2.500-.2-3.500-.5M7 16a2 2 0 1 0 1.500 2.500c0 1.500-.5 2.500-2 3",

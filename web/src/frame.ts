@@ -136,6 +136,14 @@ export function boxPolygon([x0, y0, x1, y1]: Box): Geometry {
   };
 }
 
+/** Polygons, each a list of rings, of what lies outside an area of an image: around its parts, and in their holes. */
+export function outside(area: Geometry, width: number, height: number): XY[][][] {
+  const parts = area.type === "Polygon" ? [area.coordinates] : area.type === "MultiPolygon" ? area.coordinates : [];
+  const frame = boxPolygon([0, 0, width, height]).coordinates as XY[][];
+  const around = [...frame, ...parts.flatMap(([outer]) => (outer ? [outer] : []))];
+  return [around, ...parts.flatMap((rings) => rings.slice(1).map((hole) => [hole]))];
+}
+
 export function boundsOf(geometry: Geometry): Box {
   const box: Box = [Infinity, Infinity, -Infinity, -Infinity];
   const visit = (value: unknown): void => {

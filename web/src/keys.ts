@@ -1,7 +1,7 @@
 /** All keys of the page, once: the tooltips, the help and the handler read this table. */
 
 export type ToolName =
-  "select" | "region" | "polygon" | "lasso" | "brush" | "eraser" | "not" | "point" | "wand" | "split";
+  "select" | "region" | "area" | "polygon" | "lasso" | "brush" | "eraser" | "not" | "point" | "wand" | "split";
 
 export type Command =
   | `tool:${ToolName}`
@@ -51,6 +51,12 @@ export const BINDINGS: Binding[] = [
     keys: ["r"],
     group: "Draw",
     text: "Region: click for one window, drag for any size, Enter for the middle of the view",
+  },
+  {
+    command: "tool:area",
+    keys: ["i"],
+    group: "Draw",
+    text: "Area that is segmented: click corners, or drag round it; inside an area it is a hole",
   },
   { command: "tool:polygon", keys: ["p"], group: "Draw", text: "Polygon: click corners, double-click or Enter closes" },
   { command: "tool:lasso", keys: ["l"], group: "Draw", text: "Lasso: draw round one whole object" },

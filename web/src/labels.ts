@@ -4,7 +4,7 @@
  * Every edit is seen at once and sent in order. Undo and redo are the server's, so they know no limit and survive a
  * reload. An edit that the server refuses disappears again, with a message.
  */
-import type { Feature, Labels, Op, OpsAnswer } from "./types.ts";
+import type { Feature, Geometry, Labels, Op, OpsAnswer } from "./types.ts";
 
 interface Pending {
   ops: Op[];
@@ -69,6 +69,8 @@ export class LabelStore {
   revision = 0;
   undo = false;
   redo = false;
+  /** What a run segments, as the server has confirmed it; null: everything. */
+  area: Geometry | null = null;
   private confirmed = new Map<string, Feature>();
   private pending: Pending[] = [];
   /** Ids that the page gave -> ids that the server gave. */
@@ -83,6 +85,7 @@ export class LabelStore {
     this.revision = labels.revision;
     this.undo = labels.undo;
     this.redo = labels.redo;
+    this.area = labels.area;
   }
 
   /** Whether edits wait for an answer. */
@@ -144,6 +147,7 @@ export class LabelStore {
     this.revision = answer.revision;
     this.undo = answer.undo;
     this.redo = answer.redo;
+    this.area = answer.area;
   }
 
   refused(edit: Pending, labels: Labels | null): void {
@@ -169,7 +173,7 @@ export interface Tally {
 export function tally(features: Iterable<Feature>): Tally {
   const sum: Tally = { regions: 0, objects: 0, outlined: 0, points: 0, strokes: 0, byClass: new Map() };
   for (const { properties } of features) {
-    if (properties.erase) continue;
+    if (properties.erase || properties.kind === "area") continue;
     if (properties.kind === "region") sum.regions++;
     else if (properties.kind === "object" || (properties.kind === "point" && !properties.negative)) {
       sum.objects++;

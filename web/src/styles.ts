@@ -37,6 +37,9 @@ const FAR_SIZE = 3;
 const FAR = 3;
 
 const NOT = "#e5484d";
+export const AREA = "#ffd24a";
+/** Over what is outside the area. */
+export const DIMMED = new Style({ fill: new Fill({ color: "rgba(16,20,26,.6)" }) });
 const CASING = "rgba(10,14,20,.55)";
 
 /** One style each for what looks alike: they are shared by thousands of features. */
@@ -98,6 +101,11 @@ export function labelStyle(feature: Feature, resolution: number, selected: Reado
         stroke: new Stroke({ color: chosen ? "#ffd24a" : "#fff", width: chosen ? 3 : 2, lineDash: [8, 5] }),
       }),
     ]);
+  }
+  if (kind === "area") {
+    return cached(`area|${negative}|${chosen}`, () =>
+      cased(chosen ? "#ffffff" : AREA, chosen ? 3 : 2, "rgba(255,255,255,.001)", negative ? [3, 5] : null),
+    );
   }
   const negativeArea = kind === "not";
   return cached(`${kind}|${colour}|${chosen}`, () =>

@@ -12,12 +12,18 @@ import type { Answers } from "./answers.ts";
 import { words, type App } from "./app.ts";
 import { toast } from "./dom.ts";
 import { boundsOf, boxPolygon, clipBox, contains, flip, innerPoint, insideImage, ringArea, simplify } from "./frame.ts";
-import { colourOf, POINT_SIZE } from "./styles.ts";
+import { AREA, colourOf, POINT_SIZE } from "./styles.ts";
 import type { Box, Feature, Geometry, Kind, XY } from "./types.ts";
 import { dataOf, geometryOf, toOl } from "./viewer.ts";
 
 const NOT = "#e5484d";
 const SLOP = 4; // screen px that a click may wander
+
+/** Whether a stroke leaves the place where it began, to which it may return. */
+function strays(line: readonly XY[], by: number): boolean {
+  const [x, y] = line[0]!;
+  return line.some((at) => Math.hypot(at[0] - x, at[1] - y) > by);
+}
 
 export class Tools {
   private readonly app: App;
@@ -99,8 +105,14 @@ export class Tools {
     return this.corners.length > 0 || this.line.length > 0;
   }
 
+  /** Whether clicks are corners: those of an area may also be drawn in one stroke. */
+  private get clicksCorners(): boolean {
+    return this.app.tool === "polygon" || (this.app.tool === "area" && this.corners.length > 0);
+  }
+
   private colour(): string {
     const { tool, activeClass } = this.app;
+    if (tool === "area") return AREA;
     return tool === "not"
       ? NOT
       : tool === "region" || tool === "split"
@@ -132,7 +144,7 @@ export class Tools {
     const pixel = this.app.viewer.resolution;
     if (last && Math.hypot(at[0] - last[0], at[1] - last[1]) < 1.5 * pixel) return;
     this.line.push(at);
-    if (this.app.tool !== "polygon") this.sketch(at);
+    if (!this.clicksCorners) this.sketch(at);
     this.moveRing(at);
   }
 
@@ -143,7 +155,7 @@ export class Tools {
     const line = this.line;
     this.line = [];
     this.ghost = new OlFeature();
-    if (app.tool !== "polygon") app.viewer.sketch.clear();
+    app.viewer.sketch.clear(); // the corners of a polygon are drawn again
     this.ring = new OlFeature();
     const shift = (event.originalEvent as PointerEvent).shiftKey;
     const smooth = simplify(line, 0.4 * app.viewer.resolution);
@@ -180,6 +192,10 @@ export class Tools {
       case "split":
         this.split(smooth);
         break;
+      case "area":
+        if (!this.corners.length && smooth.length > 2 && strays(line, SLOP * app.viewer.resolution)) this.area(smooth);
+        else this.corner(at);
+        break;
       case "polygon":
         this.corner(at);
         break;
@@ -210,9 +226,10 @@ export class Tools {
       layerFilter: (layer) => layer === app.viewer.labelLayer,
       hitTolerance: 3,
     });
-    const best = hits.find(({ properties }) => properties.kind !== "region");
+    const isFrame = ({ properties }: Feature): boolean => properties.kind === "region" || properties.kind === "area";
+    const best = hits.find((feature) => !isFrame(feature));
     const found = best ? null : this.answers.objectAt(event.pixel);
-    const edge = hits.find((feature) => feature.properties.kind === "region" && this.nearEdge(feature, at));
+    const edge = hits.find((feature) => isFrame(feature) && this.nearEdge(feature, at));
     if (best) app.select([best.id], shift);
     else if (edge) app.select([edge.id], shift);
     else if (found) {
@@ -240,7 +257,7 @@ export class Tools {
   private move(event: MapBrowserEvent): void {
     const at = flip(event.coordinate);
     this.app.pointer = at;
-    if (this.app.tool === "polygon" && this.corners.length) this.sketchPolygon(at);
+    if (this.corners.length) this.sketchPolygon(at);
     this.moveRing(at);
   }
 
@@ -253,7 +270,7 @@ export class Tools {
     if (app.tool === "region") {
       const [x, y] = line[0]!;
       this.ghost.setGeometry(new OlPolygon([[[x, y], [at[0], y], at, [x, at[1]], [x, y]].map(flip)]));
-    } else if (app.tool === "lasso" && line.length > 2)
+    } else if ((app.tool === "lasso" || app.tool === "area") && line.length > 2)
       this.ghost.setGeometry(new OlPolygon([[...points, points[0]!]]));
     else this.ghost.setGeometry(new LineString(points));
     this.ghost.set("look", {
@@ -501,12 +518,23 @@ export class Tools {
     this.app.viewer.sketch.clear();
     this.ghost = new OlFeature();
     if (corners.length < 3 || ringArea(corners) === 0) return;
+    if (this.app.tool === "area") return this.area(corners);
     this.addObject({ type: "Polygon", coordinates: [[...corners, corners[0]!]] });
+  }
+
+  /** Adds to the area that is segmented, or takes away from it what lies wholly inside. */
+  private area(ring: XY[]): void {
+    const { app } = this;
+    if (ringArea(ring) < 4 * app.viewer.resolution ** 2) return;
+    const { area } = app.store;
+    const negative = area !== null && ring.every((corner) => contains(area, corner));
+    const geometry: Geometry = { type: "Polygon", coordinates: [[...ring, ring[0]!]] };
+    app.apply([{ op: "add", feature: this.feature(geometry, "area", null, { negative }) }]);
   }
 
   /** Takes back the last corner of a polygon in progress; false if there is none. */
   dropCorner(): boolean {
-    if (this.app.tool !== "polygon" || !this.corners.length) return false;
+    if (!this.corners.length) return false;
     this.corners.pop();
     if (this.corners.length) this.sketchPolygon(this.app.pointer ?? this.corners.at(-1)!);
     else this.app.viewer.sketch.clear();
@@ -516,7 +544,7 @@ export class Tools {
   /** Enter without a proposal: close the polygon, or do at the middle of the view what the tool does at a click. */
   enter(): boolean {
     const { app } = this;
-    if (app.tool === "polygon" && this.corners.length >= 3) {
+    if (this.corners.length >= 3) {
       this.closePolygon();
       return true;
     }
@@ -524,7 +552,7 @@ export class Tools {
     if (app.tool === "region") this.region(null, middle);
     else if (app.tool === "point") this.point(middle, false);
     else if (app.tool === "wand") void this.wand(middle);
-    else if (app.tool === "polygon") this.corner(middle);
+    else if (app.tool === "polygon" || app.tool === "area") this.corner(middle);
     else return false;
     return true;
   }

@@ -21,7 +21,7 @@ export interface LineString {
 }
 export type Geometry = Polygon | MultiPolygon | Point | LineString;
 
-export type Kind = "region" | "object" | "ignore" | "not" | "point";
+export type Kind = "region" | "object" | "ignore" | "not" | "point" | "area";
 
 export interface Properties {
   kind: Kind;
@@ -92,6 +92,8 @@ export interface Info {
 
 export interface Labels {
   revision: number;
+  /** What a run segments; null: everything. */
+  area: Geometry | null;
   features: Feature[];
   undo: boolean;
   redo: boolean;
@@ -100,6 +102,7 @@ export interface Labels {
 
 export interface OpsAnswer {
   revision: number;
+  area: Geometry | null;
   changed: Feature[];
   removed: string[];
   undo: boolean;

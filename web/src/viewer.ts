@@ -14,9 +14,9 @@ import Projection from "ol/proj/Projection.js";
 import ImageTile from "ol/source/ImageTile.js";
 import VectorSource from "ol/source/Vector.js";
 import TileGrid from "ol/tilegrid/TileGrid.js";
-import { clipBox, flip, flipBox, flipGeometry, resolutions } from "./frame.ts";
-import { labelStyle, outlineStyle, proposalStyle, sketchStyle } from "./styles.ts";
-import type { Box, Feature, SourceInfo, XY } from "./types.ts";
+import { clipBox, flip, flipBox, flipGeometry, outside, resolutions } from "./frame.ts";
+import { DIMMED, labelStyle, outlineStyle, proposalStyle, sketchStyle } from "./styles.ts";
+import type { Geometry as Area, Box, Feature, SourceInfo, XY } from "./types.ts";
 
 const format = new GeoJSON();
 
@@ -44,6 +44,8 @@ export class Viewer {
   readonly proposal = new VectorSource();
   readonly sketch = new VectorSource();
   readonly marks = new VectorSource();
+  private readonly dimmed = new VectorSource();
+  private area: string | null = null;
   readonly labelLayer: VectorLayer;
   readonly outlineLayer: VectorLayer;
   source: SourceInfo | null = null;
@@ -104,6 +106,7 @@ export class Viewer {
       layers: [
         this.image,
         this.outlineLayer,
+        new VectorLayer({ source: this.dimmed, zIndex: 25, style: DIMMED, updateWhileInteracting: true }),
         this.labelLayer,
         new VectorLayer({ source: this.marks, zIndex: 35, style: proposalStyle }),
         new VectorLayer({ source: this.proposal, zIndex: 40, style: proposalStyle }),
@@ -150,6 +153,7 @@ export class Viewer {
     this.visited = [];
     for (const layer of [this.labels, this.outlines, this.proposal, this.sketch, this.marks]) layer.clear(true);
     this.shown.clear();
+    this.dim(null);
     this.selected.clear();
   }
 
@@ -246,11 +250,27 @@ export class Viewer {
     this.shown = new Map(features);
   }
 
+  /** Dims what is outside an area, or nothing without one; whether that has changed. */
+  dim(area: Area | null): boolean {
+    const key = area && JSON.stringify(area);
+    if (key === this.area) return false;
+    this.area = key;
+    this.dimmed.clear();
+    if (area && this.source) {
+      const made = outside(area, this.source.width, this.source.height).map((rings) => {
+        return new OlFeature(format.readGeometry(flipGeometry({ type: "Polygon", coordinates: rings })) as Geometry);
+      });
+      this.dimmed.addFeatures(made);
+    }
+    return true;
+  }
+
   /** Ids of what is drawn inside an extent of the map library, without regions. */
   labelsIn(extent: number[]): string[] {
     const ids: string[] = [];
     this.labels.forEachFeatureIntersectingExtent(extent, (feature) => {
-      if (dataOf(feature).properties.kind !== "region") ids.push(String(feature.getId()));
+      if (dataOf(feature).properties.kind !== "region" && dataOf(feature).properties.kind !== "area")
+        ids.push(String(feature.getId()));
     });
     return ids;
   }

@@ -11,6 +11,7 @@ import {
   insideImage,
   lengthText,
   metresPerPixel,
+  outside,
   placeText,
   resolutions,
   ringArea,
@@ -207,4 +208,17 @@ test("a place inside an outline is inside, also of a crescent", () => {
   };
   assert.equal(contains(crescent, [4, 5]), false);
   assert.equal(contains(crescent, innerPoint(crescent)), true);
+});
+
+test("what is outside an area is around its parts and in their holes", () => {
+  const ring = (a: number, b: number): XY[] => [
+    [a, a],
+    [b, a],
+    [b, b],
+    [a, a],
+  ];
+  const parts = outside({ type: "MultiPolygon", coordinates: [[ring(10, 50), ring(20, 30)], [ring(60, 70)]] }, 100, 80);
+  assert.deepEqual(parts.slice(1), [[ring(20, 30)]]);
+  assert.equal(parts[0]!.length, 3);
+  assert.deepEqual(boundsOf({ type: "Polygon", coordinates: parts[0]! }), [0, 0, 100, 80]);
 });

@@ -19,13 +19,21 @@ const feature = (id: string, kind: Kind = "object", name: string | null = "Nucle
   },
   properties: { kind, class: name, source: "drawn" },
 });
-const labels = (...features: Feature[]): Labels => ({ revision: 7, features, undo: true, redo: false, classes: [] });
+const labels = (...features: Feature[]): Labels => ({
+  revision: 7,
+  features,
+  undo: true,
+  redo: false,
+  area: null,
+  classes: [],
+});
 const answer = (changed: Feature[], removed: string[] = []): OpsAnswer => ({
   revision: 8,
   changed,
   removed,
   undo: true,
   redo: false,
+  area: null,
   classes: [],
 });
 const store = (...features: Feature[]): LabelStore => {

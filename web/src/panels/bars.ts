@@ -64,9 +64,14 @@ export function bars(app: App, tools: Tools): HTMLElement {
     const names = new Set(objects.map(({ properties }) => properties.class));
     const what =
       chosen.length === 1
-        ? { region: "Region", object: "Object", ignore: "Ignored area", not: "“Not this”", point: "Point" }[
-            chosen[0]!.properties.kind
-          ]
+        ? {
+            region: "Region",
+            object: "Object",
+            ignore: "Ignored area",
+            not: "“Not this”",
+            point: "Point",
+            area: chosen[0]!.properties.negative ? "Hole of the area" : "Area",
+          }[chosen[0]!.properties.kind]
         : `${chosen.length} selected`;
     const relabel = h(
       "select",

@@ -225,7 +225,7 @@ export function runPanel(app: App): HTMLElement {
     ready.textContent =
       regions === 0 && !patches
         ? "Draw at least one region with its objects first."
-        : `With ${learned.join(", ")}. The run uses the full method, the preview a faster one: their outlines differ a little.`;
+        : `With ${learned.join(", ")}.${app.store.area ? " Only the area is segmented." : ""} The run uses the full method, the preview a faster one: their outlines differ a little.`;
     start.disabled = regions === 0 && !patches && !many;
     replace(
       list,
@@ -242,7 +242,7 @@ export function runPanel(app: App): HTMLElement {
     draw();
     list.querySelectorAll("details").forEach((details, i) => (details.open = open[i] ?? false));
   });
-  app.on(["labels", "source"], draw);
+  app.on(["labels", "source", "area"], draw);
   return h(
     "div",
     { class: "panel", id: "panel-run", role: "tabpanel", "aria-labelledby": "tab-run" },

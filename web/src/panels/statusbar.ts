@@ -59,7 +59,7 @@ export function statusbar(app: App): HTMLElement {
               h(
                 "span",
                 { class: "quiet" },
-                ` in view · ${(found.fraction * 100).toFixed(1)} % of it${found.truncated ? " · zoom in for outlines" : ""}`,
+                ` ${app.store.area ? "in the area in view" : "in view"} · ${(found.fraction * 100).toFixed(1)} % of it${found.truncated ? " · zoom in for outlines" : ""}`,
               ),
             ),
           ]

@@ -8,6 +8,7 @@ import { slider } from "./fields.ts";
 const TOOLS: { tool: ToolName; name: string; group: number }[] = [
   { tool: "select", name: "Select", group: 0 },
   { tool: "region", name: "Region", group: 1 },
+  { tool: "area", name: "Area", group: 1 },
   { tool: "polygon", name: "Polygon", group: 2 },
   { tool: "lasso", name: "Lasso", group: 2 },
   { tool: "brush", name: "Brush", group: 2 },
@@ -21,6 +22,7 @@ const TOOLS: { tool: ToolName; name: string; group: number }[] = [
 const HINTS: Record<ToolName, string> = {
   select: "Click a label or a found object · Shift adds · drag moves the view",
   region: "Click for a square, or drag · outline everything in it",
+  area: "Click corners, or drag round what a run segments · inside an area: a hole",
   polygon: "Click corners · double-click or Enter closes · ⌫ takes one back",
   lasso: "Draw round one whole object",
   brush: "Paint an object, or a part of a large one · start inside one to extend it",
