@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import ndimage
 from scipy.ndimage import find_objects
 
 from fewscope.connectors.results.run_folder import WorkDir
@@ -15,10 +16,10 @@ from fewscope.connectors.support.picture_patches import cut_patches
 from fewscope.connectors.support.pictures import Labelled, Picture, PictureFolder
 from fewscope.connectors.support.support_set import BOX, POINT, SupportSet
 from fewscope.model.segmenter import load_segmenter
+from fewscope.pipeline.calibration.blobs import find_blobs
 from fewscope.pipeline.calibration.encoding_cache import EncodingCache
 from fewscope.pipeline.calibration.rough_labels import (
     BOX_MARGIN,
-    find_blobs,
     keep_outlines,
     kept_outlines,
     outline_rough_objects,
@@ -99,6 +100,21 @@ def test_radius_and_middle_are_those_of_the_blobs(radius, bright, seed):
             clicked = point + 0.35 * radius * np.array([np.sin(angle), np.cos(angle)])
             apart.append(np.hypot(*(np.array(blobs.middle(response, *clicked)) - point)))
     assert np.median(apart) < max(1.0, 0.2 * radius)  # nearer than what was clicked
+
+
+def test_a_crowd_of_small_objects_is_not_taken_for_a_large_one():
+    """Blurred discs of radius 5, seven in each clump, of which not all points are exact."""
+    clump = 12 * np.array([[0, 0], *([np.sin(a), np.cos(a)] for a in np.arange(6) * np.pi / 3)])
+    centres = np.concatenate(
+        [clump + middle for middle in ((40, 40), (40, 170), (110, 105), (180, 50), (180, 170))]
+    )
+    inside = np.zeros((224, 224), bool)
+    for row, col in centres:
+        inside |= np.hypot(ROWS - row, COLS - col) <= 5
+    image = ndimage.gaussian_filter(np.where(inside, 200.0, 20.0), 3)
+    images = np.repeat(image[None, ..., None], 3, -1).astype(np.uint8)
+    blobs = find_blobs(images, [centres + np.random.default_rng(0).normal(0, 1.5, centres.shape)])
+    assert blobs.radius == pytest.approx(5, abs=2.5)
 
 
 @pytest.fixture(scope="module")
