@@ -28,9 +28,11 @@ from fewscope.pipeline.predictor import Model, squeeze_single_class
 
 log = logging.getLogger(__name__)
 
-POINT_INNER, POINT_OUTER, BOX_INNER = 0.4, 1.6, 0.6
-"""Radii within which pixels are object whatever the model says, and beyond which they are background; of boxes, half of
-their sides."""
+POINT_INNER, BOX_INNER = 0.4, 0.6
+"""Radii within which pixels are object whatever the model says; of boxes, half of their sides."""
+
+POINT_OUTER, GIVEN_OUTER = 3.0, 1.6
+"""Radii beyond which pixels are background: where the radius is estimated, many objects are larger."""
 
 FIRST_INNER, FIRST_OUTER = 0.8, 1.2
 """The same before the model has said anything."""
@@ -222,7 +224,7 @@ def _near(support: SupportSet, k: int, blobs: dict[int, Blobs]) -> _Near:
             cut.add(number)
         apart = np.sqrt(((row - middle) / half[0]) ** 2 + ((col - centre) / half[1]) ** 2)
         if reach is None:
-            reached = apart < POINT_OUTER
+            reached = apart < (GIVEN_OUTER if blob.is_given else POINT_OUTER)
         else:
             reached = (np.abs(row - middle) <= reach[0]) & (np.abs(col - centre) <= reach[1])
         closer = reached & (apart < distance)

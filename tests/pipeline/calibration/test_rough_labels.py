@@ -151,6 +151,40 @@ def test_outlines_are_those_of_the_objects(segmenter, mark, kind, least):
     assert "estimates of quality compare with these" in told
 
 
+class Sees:
+    """A model that sees objects: the probability by the depth in them, px, whose logit is 0 at some depth."""
+
+    name = "sees"
+
+    def __init__(self, truth: np.ndarray, depth: float) -> None:
+        inside, outside = (ndimage.distance_transform_edt(side) for side in (truth > 0, truth == 0))
+        self.found = 1 / (1 + np.exp((depth - inside + outside) / 2))[None, None].astype(np.float32)
+
+    def encode(self, images: np.ndarray, labels: np.ndarray) -> None:
+        return None
+
+    def predict(self, tiles: np.ndarray, features: None) -> np.ndarray:
+        return self.found
+
+
+def test_objects_much_larger_than_most_are_whole_unless_the_radius_is_given():
+    centres = [(row, col, 6) for row in (30, 60, 90, 120) for col in range(40, 210, 30)]
+    centres += [(180, 50, 15), (180, 110, 15), (180, 170, 15)]
+    truth = np.zeros((224, 224), np.int32)
+    for number, (row, col, radius) in enumerate(centres, start=1):
+        truth[np.hypot(ROWS - row, COLS - col) <= radius] = number
+    image = np.where(truth > 0, 90, 220)[..., None].repeat(3, -1).astype(np.uint8)
+    support = support_of(image[None], points_of(truth)[None], POINT)
+    large = truth > len(centres) - 3
+
+    def found_of_large(radius: float | None) -> float:
+        found = outline_rough_objects(support, Sees(truth, 0.5), radius=radius)
+        return float((found.labels[0] == 1)[large].mean())
+
+    assert found_of_large(None) > 0.85
+    assert found_of_large(6) < (1.6 * 6 / 15) ** 2 + 0.05
+
+
 def test_outlined_objects_and_other_classes_stay(segmenter):
     drawn = [ellipses(seed, 11) for seed in range(2)]
     images, truth = (np.stack(parts) for parts in zip(*drawn, strict=True))
