@@ -3,8 +3,13 @@
 The typical radius of points is that of `blobs`. At first, discs of that radius
 are the objects, without their rims. The model learns from them, says what near a point is object where it is sure, and
 learns again; what is nearest to a point stays object, what is far from all of them background. Of a box, it is the
-ellipse in it, and what lies outside all boxes is background. Points and boxes of a picture that was cut into patches
+ellipse in it, and what lies outside all boxes is background; each object is cut out at the probability at which it
+touches the sides of its box best [1]_. Points and boxes of a picture that was cut into patches
 are known as a whole, also beside the patches that they reach into.
+
+References
+----------
+.. [1] Lempitsky et al., Image segmentation with a bounding box prior, ICCV 2009: the sides of a box are tight.
 """
 
 from __future__ import annotations
@@ -40,6 +45,9 @@ FIRST_INNER, FIRST_OUTER = 0.8, 1.2
 BOX_MARGIN = 1
 """px around a box that may belong to its object: boxes are rounded."""
 
+LEVELS = (0.0, 0.5, -0.5, 1.0, -1.0, 1.5, -1.5, 2.0, 2.5, 3.0)
+"""Logits at which the object in a box may be cut out; of those that fit equally, the first."""
+
 SURE = 0.6
 """Probability from which a pixel near a point counts as object; below one minus this, it is background."""
 
@@ -65,6 +73,8 @@ class _Near:
         (H, W) what is certainly of it, and what may be.
     cut : frozenset of int
         Numbers of those whose middle is not labelled in the patch.
+    boxes : dict of int to RoughMark
+        Those of which a box is known, by their numbers.
     """
 
     seed: NDArray[np.int64]
@@ -73,6 +83,7 @@ class _Near:
     inner: NDArray[np.bool_]
     open: NDArray[np.bool_]
     cut: frozenset[int]
+    boxes: dict[int, RoughMark]
 
 
 def outline_rough_objects(
@@ -230,7 +241,10 @@ def _near(support: SupportSet, k: int, blobs: dict[int, Blobs]) -> _Near:
         closer = reached & (apart < distance)
         distance[closer], seed[closer] = apart[closer], number
         inner[closer] = apart[closer] <= core
-    return _Near(seed, values[seed], distance, inner & free, (seed > 0) & free & ~inner, frozenset(cut))
+    boxes = {number: mark for number, mark in marks.items() if mark.kind == BOX}
+    return _Near(
+        seed, values[seed], distance, inner & free, (seed > 0) & free & ~inner, frozenset(cut), boxes
+    )
 
 
 def _first_labels(support: SupportSet, k: int, near: _Near) -> NDArray[np.uint8]:
@@ -247,12 +261,46 @@ def _first_labels(support: SupportSet, k: int, near: _Near) -> NDArray[np.uint8]
 def _settled(labels: NDArray[np.uint8], near: _Near, found: NDArray[np.float32]) -> NDArray[np.uint8]:
     """Labels where what is open is what the model, (C, H, W), is sure of."""
     index = np.maximum(near.value.astype(np.int64) - 1, 0)
-    own = np.take_along_axis(found, index[None], axis=0)[0]
+    own = _fitted_to_boxes(np.take_along_axis(found, index[None], axis=0)[0], near)
     settled = labels.copy()
     settled[near.open] = np.where(
         own >= SURE, near.value, np.where(own < 1 - SURE, np.uint8(0), np.uint8(IGNORE_LABEL))
     )[near.open]
     return settled
+
+
+def _fitted_to_boxes(own: NDArray[np.float32], near: _Near) -> NDArray[np.float32]:
+    """Probability of the nearest object, (H, W), moved by the level at which that object touches its box best."""
+    if not near.boxes:
+        return own
+    logit = np.log(own.clip(1e-4, 1 - 1e-4)) - np.log1p(-own.clip(1e-4, 1 - 1e-4))
+    seeds = np.where(near.inner | near.open, near.seed, 0)
+    for number, window in enumerate(ndimage.find_objects(seeds), start=1):
+        if window is None or number not in near.boxes:
+            continue
+        cell, mark = seeds[window] == number, near.boxes[number]
+        inner = near.inner[window] & cell
+        top, left = (side.start for side in window)
+        box = np.array([mark.top - top, mark.left - left, mark.bottom - top, mark.right - left])
+        box = np.clip(box, np.tile([-top, -left], 2), np.tile([PATCH_SIZE - top, PATCH_SIZE - left], 2))
+        fits = [_fit(cell & (inner | (logit[window] >= level)), inner, box) for level in LEVELS]
+        logit[window][cell] -= LEVELS[int(np.argmax(fits))]
+    moved: NDArray[np.float32] = 1 / (1 + np.exp(-logit))
+    return moved
+
+
+def _fit(inside: NDArray[np.bool_], inner: NDArray[np.bool_], box: NDArray[np.float64]) -> float:
+    """IoU of a box (top, left, bottom, right) and the box around an object, (H, W): the pieces of its inner part."""
+    pieces, n = ndimage.label(inside)
+    if n > 1 and inner.any():
+        inside = np.isin(pieces, np.unique(pieces[inner]))
+    rows, cols = np.flatnonzero(inside.any(1)), np.flatnonzero(inside.any(0))
+    if not len(rows):
+        return 0.0
+    found = np.array([rows[0], cols[0], rows[-1] + 1, cols[-1] + 1])
+    shared = np.prod(np.maximum(0, np.minimum(found, box)[2:] - np.maximum(found, box)[:2]))
+    union = np.prod(found[2:] - found[:2]) + np.prod(box[2:] - box[:2]) - shared
+    return float(shared / union)
 
 
 def _whole_objects(

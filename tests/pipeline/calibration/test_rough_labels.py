@@ -167,6 +167,23 @@ class Sees:
         return self.found
 
 
+def test_objects_touch_the_sides_of_their_boxes():
+    """Also where the model finds them too small."""
+    image, truth = ellipses(0, 13)
+    found = outline_rough_objects(support_of(image[None], boxes_of(truth)[None], BOX), Sees(truth, 3))
+    known = found.labels[0] != 255
+    short = [
+        np.subtract(
+            np.ptp(np.argwhere(truth == i), axis=0),
+            np.ptp(np.argwhere((truth == i) & (found.instances[0] > 0)), axis=0),
+        )
+        for i in np.unique(truth[known & (truth > 0)])
+        if ((truth == i) & known).sum() > 0.8 * (truth == i).sum()
+    ]
+    assert len(short) > 5
+    assert np.median(short) <= 2, "7 px are cut off at a probability of one half"
+
+
 def test_objects_much_larger_than_most_are_whole_unless_the_radius_is_given():
     centres = [(row, col, 6) for row in (30, 60, 90, 120) for col in range(40, 210, 30)]
     centres += [(180, 50, 15), (180, 110, 15), (180, 170, 15)]
