@@ -174,7 +174,7 @@ def test_the_command_gives_a_line_per_picture_and_a_summary(tmp_path, monkeypatc
     objects = grid_of_disks(256)
     Image.fromarray(red_on_blue(objects)).save(tmp_path / "a.png")
     Image.fromarray(objects.astype(np.uint16)).save(tmp_path / "a.inst.png")
-    monkeypatch.setattr(counting, "load_segmenter", lambda *args: ByColour())
+    monkeypatch.setattr(counting, "load_segmenter", lambda *args, **options: ByColour())
     assert counting.main(["--data", str(tmp_path)]) == 0
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [line["picture"] for line in lines] == ["a", "all"]

@@ -297,7 +297,8 @@ def test_objects_that_patches_of_a_picture_cut_are_known_as_a_whole(segmenter, k
         return agree.sum() / (((labels == 1) | (halves > 0)) & known).sum()
 
     assert iou(found.labels) > 0.97
-    assert iou(found.labels) > iou(outline_rough_objects(replace(support, marks=()), segmenter).labels)
+    if kind == POINT:  # of a box, either patch shows enough
+        assert iou(found.labels) > iou(outline_rough_objects(replace(support, marks=()), segmenter).labels)
 
 
 class EverythingIsObject:
