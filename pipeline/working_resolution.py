@@ -56,6 +56,8 @@ def open_at_working_resolution(config: SegmentConfig) -> tuple[SegmentConfig, So
         told = f"Segmented at {mpp:.3g} um per px, the resolution of the patches."
     log.info("%s: %s", config.source, told)
     source.close()
+    if drawn_on is not source:
+        drawn_on.close()
     config = replace(config, mpp=mpp)
     source, drawn_on = open_sources(config)
     support = read_support(config, source, drawn_on, read)
