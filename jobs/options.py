@@ -126,8 +126,8 @@ def add_slide_options(parser: JobParser) -> None:
     add(
         "--mpp",
         type=float,
-        help="working resolution, um per px (default: that of patches that state one; else 0.5, or the slide's if "
-        "coarser, or what labelled objects of more than 50 um across need)",
+        help="working resolution, um per px (default: that of the patches if they state one; else 0.5, or the slide's "
+        "own if coarser; coarser for labelled objects of more than 50 um across)",
     )
     add(
         "--slide-mpp",
