@@ -56,7 +56,9 @@ class InferredOutlines:
         """`outline_rough_objects` of a support set."""
         if support.rough is None:
             return support
-        used = np.flatnonzero(support.rough.any(axis=(1, 2)))
+        used = np.union1d(
+            np.flatnonzero(support.rough.any(axis=(1, 2))), [mark.patch for mark in support.marks]
+        ).astype(np.int64)
         try:
             part = patches_of(support, used)
         except SupportError:  # a class has no object there, or no background
@@ -76,7 +78,9 @@ class InferredOutlines:
         if instances is not None and found.instances is not None:
             instances = instances.copy()
             instances[used] = found.instances
-        return replace(support, labels=labels, instances=instances, rough=None, labelled=support.digest())
+        return replace(
+            support, labels=labels, instances=instances, rough=None, marks=(), labelled=support.digest()
+        )
 
 
 def patches_of(support: SupportSet, patches: NDArray[np.int64]) -> SupportSet:
@@ -87,6 +91,7 @@ def patches_of(support: SupportSet, patches: NDArray[np.int64]) -> SupportSet:
     SupportError
         They have no object, or no background, of some class.
     """
+    place = {int(k): i for i, k in enumerate(patches)}
     return replace(
         support,
         images=support.images[patches],
@@ -95,6 +100,7 @@ def patches_of(support: SupportSet, patches: NDArray[np.int64]) -> SupportSet:
         names=tuple(support.names[k] for k in patches),
         complete=None if support.complete is None else support.complete[patches],
         rough=None if support.rough is None else support.rough[patches],
+        marks=tuple(replace(one, patch=place[one.patch]) for one in support.marks if one.patch in place),
         pictures=(),
         n_sparse=0,
         labelled="",

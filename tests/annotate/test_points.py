@@ -17,7 +17,7 @@ from fewscope.annotate.labels import FILE
 from fewscope.annotate.runs import Runs
 from fewscope.annotate.session import Session
 from fewscope.connectors.support.load import load_support
-from fewscope.connectors.support.support_set import POINT, SupportSet
+from fewscope.connectors.support.support_set import POINT, SupportSet, rough_marks
 from fewscope.errors import ConfigError
 from fewscope.jobs import annotate as jobs_annotate
 from fewscope.model.segmenter import load_segmenter
@@ -234,6 +234,35 @@ def test_outlines_are_inferred_once_and_again_where_points_change():
     assert not np.array_equal(inferred.of(moved, network).labels[1], found.labels[1])  # type: ignore[arg-type]
     assert len(network.packed) > n_packs
     assert inferred.of(both, network) is both  # type: ignore[arg-type]
+
+
+def test_marks_of_a_cut_picture_stay_with_its_patches():
+    """A labelled folder lies before or behind regions: which patches have points is of no account."""
+    support, _ = marked([0, 1])
+    assert support.instances is not None
+    assert support.rough is not None
+    parts = zip(support.labels, support.instances, support.rough, strict=True)
+    marks = [mark for k, part in enumerate(parts) for mark in rough_marks(*part, k)]
+    whole = replace(support, marks=tuple(marks))
+    network = Dark()
+    network.open.set()
+    alone = InferredOutlines().of(whole, network)  # type: ignore[arg-type]
+
+    drawn = np.zeros((1, 224, 224), np.int32)
+    drawn[:, 20:40, 30:50] = 1
+    behind = replace(
+        support,
+        images=np.concatenate([support.images[:1], support.images]),
+        labels=np.concatenate([drawn.astype(np.uint8), support.labels]),
+        instances=np.concatenate([drawn, support.instances]),
+        rough=np.concatenate([np.zeros((1, 224, 224), np.uint8), support.rough]),
+        names=("outlined", *support.names),
+        marks=tuple(replace(mark, patch=mark.patch + 1) for mark in marks),
+    )
+    found = InferredOutlines().of(behind, network)  # type: ignore[arg-type]
+    assert np.array_equal(found.labels[0], drawn[0])
+    assert np.array_equal(found.labels[1:], alone.labels)
+    assert not found.marks
 
 
 def test_a_given_radius_is_that_of_the_outlines():
