@@ -75,9 +75,8 @@ def start_run(session: Session, runs: Runs, learning: Learning, body: Any) -> Ru
         names, out = (config.name_folders or (lambda _: [one.name for one in chosen]))(uris), folder
     extra = config.slide_arguments if kind == "slide" else config.raster_arguments
     shown = [one.source.info.time for one in chosen]
-    if "--mpp" not in extra and (
-        mpp := chosen[0].source.info.mpp
-    ):  # what the page showed, also of large objects
+    mpp = chosen[0].source.info.mpp
+    if mpp and "--mpp" not in extra:  # a run of its own would choose another one for large objects
         extra = ("--mpp", f"{mpp:.10g}", *extra)
     if "--time" not in extra and any(shown):  # a run takes all of them
         extra = (*extra, "--time", "1")
