@@ -3,6 +3,7 @@
     python benchmarks/shift.py --help
     python benchmarks/shift.py --data ../shared/data --cache runs/shift > shift.jsonl
     python benchmarks/shift.py --data ../shared/data --cache runs/shift --held-back
+    python benchmarks/shift.py --data ../shared/data --cache runs/shift --tasks roads donuts --pictures out/behind
 
 Each task of `benchmarks.shift_tasks` gives five patches to Fewscope and to the baselines, and the same scenes to
 predict. Fewscope's network is adapted as in a job (`--adapt`), and its threshold is chosen on held-out patches; the
@@ -21,6 +22,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import os
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -34,6 +36,7 @@ import numpy as np
 from rasterio.windows import Window
 
 from benchmarks.records import emit
+from benchmarks.shift_pictures import draw_task
 from benchmarks.shift_tasks import MICRO, PHOTO, Scene, Task, shift_tasks
 from fewscope.connectors.support.support_set import SupportSet
 from fewscope.model.networks import efficientnet_lite
@@ -198,14 +201,24 @@ def scene_ious(task: Task, masks: np.ndarray) -> np.ndarray:
 
 
 def evaluate(
-    task: Task, methods: Sequence[str], network: Segmenter, seconds: float, folder: Path | None
+    task: Task,
+    methods: Sequence[str],
+    network: Segmenter,
+    seconds: float,
+    folder: Path | None,
+    pictures: Path | None = None,
 ) -> dict[str, Any]:
-    """IoU of each method on a task, and what the report of a job would estimate."""
+    """IoU of each method on a task, and what the report of a job would estimate; `pictures`: draws both."""
     found = {method: remembered(folder, method, task, network, seconds) for method in methods}
     iou = {method: float(scene_ious(task, one.masks).mean()) for method, one in found.items()}
     baselines = {method: value for method, value in iou.items() if method in BASELINES}
     best = max(baselines, key=lambda method: baselines[method])
     ours = found[OURS]
+    if pictures is not None:
+        name = "-".join(re.findall(r"\w+", task.name))
+        draw_task(
+            pictures / f"{name}.png", task, {method: found[method].masks for method in (OURS, ALONE, best)}
+        )
     of_patches = ours.held_out[np.isfinite(ours.held_out)] if len(ours.held_out) else ours.held_out
     mean = float(of_patches.mean()) if len(of_patches) else None
     interval = mean_interval(of_patches, 0.0, 1.0, n_more=len(task.scenes)) if len(of_patches) > 1 else None
@@ -277,6 +290,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--fast", action="store_true", help="one look at a tile, as --fast of a job")
     parser.add_argument("--weights", help="weights instead of the shipped ones (.safetensors)")
     parser.add_argument("--cache", type=Path, metavar="FOLDER", help="keep predictions here")
+    parser.add_argument("--pictures", type=Path, metavar="FOLDER", help="draw each task here, as TASK.png")
     parser.add_argument(
         "--held-back",
         action="store_true",
@@ -300,7 +314,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.tasks and not any(word in task.name for word in args.tasks):
             continue
         used = with_encoder if task.domain == PHOTO else network  # as jobs do
-        rows.append(evaluate(task, (OURS, ALONE, *BASELINES), used, args.adapt, args.cache))
+        rows.append(evaluate(task, (OURS, ALONE, *BASELINES), used, args.adapt, args.cache, args.pictures))
         emit("shift", {"task": task.name, "domain": task.domain, "kind": task.kind} | rows[-1])
     if not rows:
         raise SystemExit("no task has such a name")

@@ -7,9 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from benchmarks import shift
+from benchmarks.shift_pictures import CAPTION, GAP, SIDE, draw_task
 from benchmarks.shift_tasks import Patch, Task
+from fewscope.pipeline.report.drawing import AGREES, EXTRA, MISSED
 
 IMAGE = np.zeros((224, 224, 3), np.uint8)
 
@@ -30,6 +33,25 @@ def test_a_false_positive_beside_an_object_costs_iou() -> None:
     assert shift.scene_ious(task(), found).tolist() == [0.5, 0.5]
     found[2] = False
     assert shift.scene_ious(task(), found).tolist() == [0.5, 1.0]
+
+
+def test_a_picture_of_a_task_shows_what_is_right_missed_and_false(tmp_path: Path) -> None:
+    draw_task(tmp_path / "t.png", task(), {"ours": np.stack([patch(n).mask for n in (50, 150, 150)])})
+    drawn = np.asarray(Image.open(tmp_path / "t.png"), int)
+
+    def nearest(row: int, x: int) -> tuple[int, int, int]:
+        y = GAP + row * (SIDE + CAPTION + GAP) + CAPTION + SIDE // 2
+        colour = drawn[y, 2 * GAP + SIDE + x]
+        return min(
+            (AGREES, MISSED, EXTRA), key=lambda c: np.abs(colour / max(colour) - np.array(c) / max(c)).sum()
+        )
+
+    assert [nearest(1, 25), nearest(1, 75), nearest(2, 25), nearest(2, 125)] == [
+        AGREES,
+        MISSED,
+        AGREES,
+        EXTRA,
+    ]
 
 
 def row(iou: float, best: float, estimate: float, half: float) -> dict[str, Any]:
