@@ -19,6 +19,7 @@ from fewscope.annotate import (
     folder_routes,
     label_routes,
     preview_routes,
+    resolution_routes,
     run_routes,
     tile_routes,
 )
@@ -29,7 +30,8 @@ from fewscope.annotate.round_log import RoundLog
 from fewscope.annotate.runs import Run, Runs
 from fewscope.annotate.security import MAX_BODY, Gate, add_headers
 from fewscope.annotate.session import Session
-from fewscope.annotate.web_keys import LEARNING, ROUNDS, RUNS, SESSION, TABLES
+from fewscope.annotate.switching import Resolution
+from fewscope.annotate.web_keys import LEARNING, RESOLUTION, ROUNDS, RUNS, SESSION, TABLES
 from fewscope.connectors.source import Source
 from fewscope.connectors.support_options import SupportOptions
 from fewscope.errors import ConfigError, FewscopeError, LabelConflict
@@ -68,6 +70,7 @@ def make_app(session: Session, gate: Gate, make_preview: MakePreview | None = No
         session.folders.used,
     )
     session.on_labels.append(app[LEARNING].labels_changed)
+    app[RESOLUTION] = Resolution(session, app[LEARNING])
     app[ROUNDS] = RoundLog(session, app[LEARNING], _score_round)
     ids = {one.uri: one.id for one in session.sources}
     app[RUNS], app[TABLES] = Runs(session.out, lambda run: _tell_run(session, run), ids), Tables()
@@ -79,6 +82,7 @@ def make_app(session: Session, gate: Gate, make_preview: MakePreview | None = No
     app.router.add_routes(label_routes.routes)
     app.router.add_routes(folder_routes.routes)
     app.router.add_routes(preview_routes.routes)
+    app.router.add_routes(resolution_routes.routes)
     app.router.add_routes(run_routes.routes)
     app.router.add_routes(correct_routes.routes)
     app.cleanup_ctx.append(_beside)
@@ -102,13 +106,15 @@ def network_preview(config: AnnotateConfig) -> MakePreview:
 
         return load_segmenter(config.model, config.weights, config.encoder)
 
-    loaded = load() if config.encoder else None
+    network = [load()] if config.encoder else []
 
     def make(sources: Sequence[Source], on_event: Callable[[Any], None]) -> Any:
         from fewscope.annotate.preview import Preview
 
+        if not network:
+            network.append(load())
         return Preview(
-            loaded or load(),
+            network[0],
             sources,
             on_event=on_event,
             fine=config.fine,

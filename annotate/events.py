@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Mapping
+import threading
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
 MAX_WAITING = 1000
@@ -31,6 +32,25 @@ class EventHub:
             return
         text = json.dumps(event, separators=(",", ":"))
         loop.call_soon_threadsafe(self._send, text)
+
+    def in_loop(self, do: Callable[[], None]) -> None:
+        """Do something in the loop, between two requests, and wait for it; here, where nothing is served.
+
+        Not to be called in the loop.
+        """
+        loop, done = self._loop, threading.Event()
+        if loop is None or not loop.is_running():
+            do()
+            return
+
+        def act() -> None:
+            try:
+                do()
+            finally:
+                done.set()
+
+        loop.call_soon_threadsafe(act)
+        done.wait()
 
     def _send(self, text: str | None) -> None:
         for queue in list(self._queues):

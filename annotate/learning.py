@@ -6,18 +6,21 @@ the same files, with the same code.
 
 from __future__ import annotations
 
+import functools
 import logging
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rasterio.windows import Window
 
+from fewscope.annotate.resolution import sizes_of
 from fewscope.annotate.session import OpenSource
 from fewscope.connectors.source import Pixels, Source, SourceInfo
 from fewscope.connectors.support.joined_sets import NamedSet
+from fewscope.connectors.support.object_sizes import ReadAhead
 from fewscope.connectors.support.several import load_several
 from fewscope.connectors.support.support_set import SupportSet
 from fewscope.connectors.support_options import SupportOptions
@@ -34,6 +37,7 @@ MAX_WINDOWS = 160
 NOTHING_YET = "draw round an object; or paint part of one, and some background"
 NEEDS_REGION = "points teach in a region, where every object is marked: draw one around them with R"
 LOADING = "the network is being loaded"
+CHANGING = "the resolution is being changed"
 
 MakePreview = Callable[[Sequence[Source], Callable[["PreviewEvent"], None]], "Preview"]
 
@@ -101,7 +105,10 @@ class Learning:
     ) -> None:
         self._sources, self._options, self._publish = sources, options, publish
         self._make_preview, self._sets = make_preview, sets
-        self._kept = [KeptWindows(one.source) for one in sources]
+        self._kept: list[KeptWindows] = []
+        self._grid = 0  # how often the sources were opened again
+        self._retired: Preview | None = None
+        self.on_sizes: Callable[[Mapping[str, float]], None] = lambda sizes: None
         self._changed = threading.Condition()
         self._revision, self._learned_revision = 1, 0
         self._changed_at = time.monotonic()
@@ -125,8 +132,19 @@ class Learning:
             self._changed.notify_all()
         if self._thread.is_alive():
             self._thread.join()
-        if self.preview is not None:
-            self.preview.close()
+        for preview in (self.preview, self._retired):
+            if preview is not None:
+                preview.close()
+
+    def reopened(self) -> None:
+        """Go on with the sources as they are now, at another resolution. Called between requests; returns at once."""
+        with self._changed:
+            self._grid += 1
+            self._revision += 1
+            self._retired, self.preview = self.preview or self._retired, None
+            self.support, self.message = None, CHANGING
+            self._changed.notify_all()
+        self._tell_all()
 
     def labels_changed(self, source: int) -> None:
         """Learn again: labels of a source have changed. Returns at once."""
@@ -220,9 +238,7 @@ class Learning:
 
     def _learn(self) -> None:
         try:
-            self.preview = self._make_preview([one.source for one in self._sources], self._tell)
-            self.message = ""
-            self._look_again()
+            grid = self._open_preview()
         except Exception as error:  # of any library that the network needs: drawing goes on without it
             log.exception("the network cannot be loaded")
             self.message = (
@@ -235,43 +251,72 @@ class Learning:
                 self._changed.wait_for(lambda: self._closed or self._learned_revision != self._revision)
                 if self._closed:
                     return
-                revision = self._revision
-            support = self._read()
-            if support is not None:
-                self._names[revision] = support.class_names
-                while len(self._names) > 64:
-                    self._names.popitem(last=False)
-            self.support = support
-            self.preview.set_support(support, revision)
+                revision, is_same = self._revision, grid == self._grid
+            if not is_same:
+                grid = self._open_preview()
+            support = self._read(grid)
+            with self._changed:
+                if grid != self._grid:
+                    continue
+                preview, self.support = self.preview, support
+                if support is not None:
+                    self._names[revision] = support.class_names
+                    while len(self._names) > 64:
+                        self._names.popitem(last=False)
+            assert preview is not None
+            preview.set_support(support, revision)
             with self._changed:
                 self._learned_revision = revision
                 self._changed.notify_all()
             if support is None:
                 self._tell_all()
 
+    def _open_preview(self) -> int:
+        """Make the preview of the sources as they are now, in place of the one before; which they are."""
+        while True:
+            with self._changed:
+                grid, retired, self._retired = self._grid, self._retired, None
+                sources = [one.source for one in self._sources]
+            if retired is not None:
+                retired.close()
+            del retired  # its memory is for the next one
+            self._kept = [KeptWindows(one) for one in sources]
+            preview = self._make_preview(sources, functools.partial(self._tell, grid))
+            with self._changed:
+                if grid == self._grid:
+                    self.preview, self.message = preview, ""
+                    break
+            preview.close()
+        self._look_again()
+        return grid
+
     def _look_again(self) -> None:
         """Look at what pages have shown while the network was loaded."""
-        assert self.preview is not None
+        preview = self.preview
         for source, box in list(self.views.items()):
             info, scale = self._sources[source].source.info, self._sources[source].scale
             left, top = max(0, int(box[0] / scale)), max(0, int(box[1] / scale))
             right, bottom = min(info.width, int(box[2] / scale)), min(info.height, int(box[3] / scale))
-            if left < right and top < bottom:
-                self.preview.look_at(source, Window(left, top, right - left, bottom - top))
+            if preview is not None and left < right and top < bottom:
+                preview.look_at(source, Window(left, top, right - left, bottom - top))
 
-    def _read(self) -> SupportSet | None:
-        """The support set of all labels; None where there is too little to learn from."""
+    def _read(self, grid: int) -> SupportSet | None:
+        """The support set of all labels; None where there is too little to learn from, or the resolution changes."""
         files = [
             (str(one.labels.path), kept)
             for one, kept in zip(self._sources, self._kept, strict=True)
             if one.labels.has_any
         ]
-        sets = self._sets()
-        if not files and not sets:
-            self.message = NOTHING_YET
-            return None
+        sets, read = self._sets(), ReadAhead()
         try:
-            support = load_several(files, self._options, sets)
+            drawn = [(read.ahead(uri, kept, self._options), kept.info) for uri, kept in files]
+            self.on_sizes(sizes_of(drawn, self._options))
+            if grid != self._grid:
+                return None
+            if not files and not sets:
+                self.message = NOTHING_YET
+                return None
+            support = load_several(files, self._options, sets, read)
         except SupportError as error:
             text = str(error)
             is_early = any(
@@ -291,7 +336,9 @@ class Learning:
         has_points = any(label.kind == "point" and not label.negative for label in labels)
         return NEEDS_REGION if has_points and all(one.kind != "region" for one in labels) else NOTHING_YET
 
-    def _tell(self, event: PreviewEvent) -> None:
+    def _tell(self, grid: int, event: PreviewEvent) -> None:
+        if grid != self._grid:
+            return
         one = self._sources[event.source]
         status = self._described(event.status)
         boxes = [[value * one.scale for value in box] for box in event.boxes]

@@ -80,6 +80,7 @@ async def view(request: web.Request) -> web.Response:
     one = request.app[SESSION].source(body.get("source"))
     box = numbers_of(body.get("box"), 4, "box")
     pointer: Any = body.get("pointer")
+    request.app[LEARNING].looked_at(int(one.id), box)  # first: a preview that is being made looks there
     preview = request.app[LEARNING].preview
     if preview is not None:
         at = None if pointer is None else numbers_of(pointer, 2, "pointer")
@@ -89,7 +90,6 @@ async def view(request: web.Request) -> web.Response:
         except LabelError:  # beside the image: nothing to compute
             return web.Response(status=204)
         await asyncio.to_thread(preview.look_at, int(one.id), window, place)
-    request.app[LEARNING].looked_at(int(one.id), box)
     return web.Response(status=204)
 
 

@@ -94,7 +94,8 @@ class ResultTable:
     scale : float
         Image px per working px.
     info : SourceInfo or None
-        The raster of the page, of which the result may be a part; None: it is of the whole.
+        The source of the page, on whose grid image px are: the result may be of a part of it, or at another
+        resolution; None: it is neither.
 
     Raises
     ------
@@ -103,11 +104,11 @@ class ResultTable:
     """
 
     def __init__(self, out: Path, scale: float, info: SourceInfo | None = None) -> None:
-        self.out, self.scale = out, scale
+        self.out = out
         self.result: Result = open_result(str(out))
         self.store = ResultStore(str(out))
         self.table: pa.Table = self.result.table.to_table().combine_chunks()
-        self.origin = _origin(self.store, info)
+        self.scale, self.origin = _place(self.store, scale, info)
         self.class_names = self.result.spec.class_names
         known = self.table["area_um2"].null_count < self.table.num_rows
         self.area = "area_um2" if known else "area_px"
@@ -351,13 +352,16 @@ class Tables:
             return table
 
 
-def _origin(store: ResultStore, info: SourceInfo | None) -> tuple[int, int]:
-    """Row and column of a result's first pixel on the page's working grid: a raster's area has a grid of its own."""
+def _place(store: ResultStore, scale: float, info: SourceInfo | None) -> tuple[float, tuple[int, int]]:
+    """Image px per px of a result, and its row and column of the image's corner: its grid may be another one."""
     stated = store.attributes.get("source", {}).get("transform")
-    if info is None or info.kind != "raster" or stated is None:
-        return 0, 0
+    if info is None or stated is None:
+        return scale, (0, 0)
+    if info.kind == "slide":
+        return float(stated[0]), (0, 0)
     place = ~info.transform @ Affine(*stated)
-    return round(place.f), round(place.c)
+    of_result = round(place.a, 9)
+    return of_result, (round(place.f / of_result), round(place.c / of_result))
 
 
 def _is_numeric(kind: pa.DataType) -> bool:

@@ -1,7 +1,8 @@
 """Rounds: whenever labels have rested for a moment, the support set is scored, and compared with the round before.
 
 ``rounds.jsonl`` has a line for each: when, of which labels, the held-out IoU, and the objects drawn and found. A round
-that is worse than the one before with the same encoder says so; its labels, and those of any round, can be put back.
+that is worse than the one before with the same encoder and resolution says so; its labels, and those of any
+round, can be put back.
 """
 
 from __future__ import annotations
@@ -53,6 +54,8 @@ class Round:
         network that is scored: the IoU is too high.
     encoder : str
         The frozen encoder that the network was scored with; "" for none.
+    factor : int
+        The working resolution that the patches had: so many times coarser than at the start.
     """
 
     number: int
@@ -69,6 +72,7 @@ class Round:
     state: str = "done"
     n_prefilled: int = 0
     encoder: str = ""
+    factor: int = 1
 
     def described(self) -> dict[str, Any]:
         """What the page must know."""
@@ -89,7 +93,8 @@ class Round:
 
     def record(self) -> dict[str, Any]:
         """What the file keeps."""
-        return self.described() | {"digest": self.digest, "labels": self.labels, "encoder": self.encoder}
+        names = ("digest", "labels", "encoder", "factor")
+        return self.described() | {name: getattr(self, name) for name in names}
 
 
 Score = Callable[[Any, Any], Any]
@@ -197,17 +202,20 @@ class RoundLog:
                 for label in one.labels.all()
             ),
             encoder=self._encoder,
+            factor=self._session.choice.factor,
         )
         self.scoring = started
         self._tell(started)
         score = self._score(_Stoppable(preview, self._stop), support)
-        comparable = (one for one in reversed(self.rounds) if one.encoder == self._encoder)
+        alike = (self._encoder, started.factor)
+        comparable = (one for one in reversed(self.rounds) if (one.encoder, one.factor) == alike)
         before = next((one.iou for one in comparable if one.iou is not None), None)
         done = Round(
             **{name: getattr(started, name) for name in ("number", "time", "revision", "source", "digest")},
             n_regions=started.n_regions,
             n_prefilled=started.n_prefilled,
             encoder=started.encoder,
+            factor=started.factor,
             labels=started.labels,
             iou=score.iou,
             iou_by_class=dict(zip(support.class_names, score.iou_by_class, strict=True)),

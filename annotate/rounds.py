@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from fewscope.annotate.inferred import SettledModel, patches_of
 from fewscope.annotate.objects import ObjectRule, object_rules
 from fewscope.annotate.preview import Preview
+from fewscope.annotate.resolution import LEAST_LABELLED
 from fewscope.connectors.conventions import IGNORE_LABEL
 from fewscope.connectors.support.support_set import SupportSet
 from fewscope.model.devices import use_one_thread
@@ -24,9 +25,6 @@ from fewscope.pipeline.calibration.operating_point import choose_rule, count_obj
 from fewscope.pipeline.config import SegmentConfig
 from fewscope.pipeline.instances.class_map import assign_classes
 from fewscope.pipeline.tiling.blending import to_uint8
-
-LEAST_LABELLED = 0.25
-"""Part of a patch that must be labelled for it to be scored: strokes and single objects say too little."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from shapely.geometry.base import BaseGeometry
 from fewscope.annotate.label_routes import body_of, number_of
 from fewscope.annotate.labels import AREA
 from fewscope.annotate.learning import Learning
+from fewscope.annotate.resolution import side_of
 from fewscope.annotate.results import MAX_ROWS, Filters, ResultTable
 from fewscope.annotate.runs import Request, Run, Runs, RunSource, copy_labels
 from fewscope.annotate.security import REPORT_POLICY, add_headers
@@ -75,9 +76,7 @@ def start_run(session: Session, runs: Runs, learning: Learning, body: Any) -> Ru
         names, out = (config.name_folders or (lambda _: [one.name for one in chosen]))(uris), folder
     extra = config.slide_arguments if kind == "slide" else config.raster_arguments
     shown = [one.source.info.time for one in chosen]
-    mpp = chosen[0].source.info.mpp
-    if mpp and "--mpp" not in extra:  # a run of its own would choose another one for large objects
-        extra = ("--mpp", f"{mpp:.10g}", *extra)
+    extra = at_resolution(extra, chosen[0], session.choice.factor)
     if "--time" not in extra and any(shown):  # a run takes all of them
         extra = (*extra, "--time", "1")
     sources = [
@@ -85,6 +84,19 @@ def start_run(session: Session, runs: Runs, learning: Learning, body: Any) -> Ru
     ]
     job = "segment" if kind == "slide" else "map"
     return runs.start(folder, job, sources, [*uris, *arguments, "--out", str(out), *extra], request)
+
+
+def at_resolution(words: Sequence[str], one: OpenSource, factor: int) -> tuple[str, ...]:
+    """Options of a command with the resolution of the page: a run of its own would choose one for large objects."""
+    info = one.source.info
+    option, side = ("--mpp", info.mpp) if info.kind == "slide" else ("--res", side_of(info))
+    if not side or (factor == 1 and (option in words or info.kind == "raster")):
+        return tuple(words)
+    kept = list(words)
+    if option in kept:
+        at = kept.index(option)
+        del kept[at : at + 2]
+    return (option, f"{side:.10g}", *kept)
 
 
 def _check_areas(chosen: Sequence[OpenSource], areas: Sequence[BaseGeometry | None]) -> None:
@@ -177,7 +189,7 @@ def _chosen(request: web.Request) -> tuple[OpenSource, Path]:
 
 async def _table(request: web.Request) -> tuple[OpenSource, ResultTable]:
     one, out = _chosen(request)
-    return one, await asyncio.to_thread(request.app[TABLES].of, out, one.scale, one.source.info)
+    return one, await asyncio.to_thread(request.app[TABLES].of, out, one.scale, one.info)
 
 
 def _count(request: web.Request, name: str, default: int, most: int) -> int:

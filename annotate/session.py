@@ -20,6 +20,7 @@ from fewscope.annotate.events import EventHub
 from fewscope.annotate.folders import LabelledFolders, read_folder
 from fewscope.annotate.label_files import LabelFile, image_size, work_scale
 from fewscope.annotate.labels import Changes, Labels
+from fewscope.annotate.resolution import Choice, Ladder, read_choice, side_of
 from fewscope.annotate.shapes import Label
 from fewscope.annotate.tiles import ImageTiles, TileCache, TileGrid
 from fewscope.connectors.colours import Colour
@@ -48,7 +49,9 @@ class OpenSource:
     uri : str
         As it was given.
     source : Source
-        Its pixels on the working grid.
+        Its pixels on the working grid, at the resolution of now.
+    info : SourceInfo
+        Of the source as it was at the start, whose grid labels on rasters lie on.
     folder : Path
         Where its labels are.
     """
@@ -57,6 +60,7 @@ class OpenSource:
     name: str
     uri: str
     source: Source
+    info: SourceInfo
     tiles: ImageTiles
     labels: Labels
     folder: Path
@@ -129,9 +133,14 @@ class Session:
         self.on_labels: list[Callable[[int], None]] = []
         self._told: dict[str, str] = {}
         self.folders: LabelledFolders
+        self._opened: dict[int, list[OpenSource]] = {1: self.sources}
         try:
             for number, uri in enumerate(config.sources):
                 self.sources.append(self._open(number, uri))
+            self._opened[1] = list(self.sources)
+            self.ladder = self._ladder()
+            self.choice = read_choice(self.out, self.ladder)
+            self._resume()
         except BaseException:
             self.close()
             raise
@@ -140,9 +149,35 @@ class Session:
         """Wait for what is being written, and let go of all files."""
         self.writer.shutdown(wait=True)
         self.readers.shutdown(wait=True, cancel_futures=True)
-        for one in self.sources:
+        for one in self._opened[1]:
             one.labels.close()
+        for one in (one for opened in self._opened.values() for one in opened):
             one.source.close()
+
+    def at(self, factor: int) -> list[OpenSource]:
+        """The sources at a resolution so many times coarser than at the start; they are opened here, if need be.
+
+        Raises
+        ------
+        SourceError
+            One of them cannot be opened.
+        """
+        if factor not in self._opened:
+            opened: list[OpenSource] = []
+            try:
+                for one in self._opened[1]:
+                    opened.append(self._coarser(one, factor))
+            except BaseException:
+                for one in opened:
+                    one.source.close()
+                raise
+            self._opened[factor] = opened
+        return self._opened[factor]
+
+    def take(self, factor: int, choice: Choice) -> None:
+        """Work on the sources at another resolution from now on, which `at` has opened. Called between requests."""
+        self.sources[:] = self._opened[factor]
+        self.choice = choice
 
     def source(self, own: Any) -> OpenSource:
         """The source with an id.
@@ -189,6 +224,37 @@ class Session:
         """Call all listeners: what is learned from has changed."""
         for listener in self.on_labels:
             listener(source)
+
+    def _ladder(self) -> Ladder:
+        """The resolutions that the page can have; with labelled pictures, that of the pictures."""
+        infos, config = [one.info for one in self.sources], self.config
+        is_slide = infos[0].kind == "slide"
+        crs = pyproj.CRS.from_user_input(infos[0].crs) if infos[0].crs else None
+        unit = "µm" if is_slide else _unit(crs) or ""
+        given = config.mpp if is_slide else config.raster.res
+        found = Ladder.of(infos, "degrees" if unit == "degree" else unit, given is not None)
+        return replace(found, doublings=0) if self.folders.folders else found
+
+    def _resume(self) -> None:
+        """Open the sources at the resolution that was chosen before."""
+        try:
+            self.at(self.choice.factor)
+        except SourceError as error:
+            log.warning("%s", error)
+            self.choice = Choice()
+        self.take(self.choice.factor, self.choice)
+
+    def _coarser(self, one: OpenSource, factor: int) -> OpenSource:
+        """A source at a resolution so many times coarser than at the start."""
+        config, info = self.config, one.info
+        side = (side_of(info) or 0.0) * factor
+        if info.kind == "raster":
+            source = open_source(one.uri, raster=replace(config.raster, res=side))
+            scale = source.info.transform.a / info.transform.a if info.transform.a else float(factor)
+        else:
+            source = shown_like(_opened(one.uri, config, side), info.ranges)
+            scale = work_scale(source.info)
+        return replace(one, source=source, scale=scale)
 
     def _area_of(self, number: int, file: LabelFile) -> Callable[[], list[Label]] | None:
         """Gives the area that a source starts with."""
@@ -250,6 +316,7 @@ class Session:
             config.names[number],
             uri,
             source,
+            info,
             tiles,
             labels,
             folder,

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from fewscope.connectors.source import Source
-from fewscope.connectors.support.object_sizes import ReadAhead, typical_diameters_um
+from fewscope.connectors.support.object_sizes import ReadAhead, typical_diameters
 from fewscope.connectors.support.support_set import SupportSet, is_same_scale
 from fewscope.pipeline.config import SegmentConfig
 from fewscope.pipeline.sources import annotated_slides, open_sources, read_support, support_options
@@ -42,8 +42,8 @@ def open_at_working_resolution(config: SegmentConfig) -> tuple[SegmentConfig, So
         return config, source, read_support(config, source, drawn_on)
     options, read = support_options(config), ReadAhead()
     with annotated_slides(config, source, drawn_on) as files:
-        drawn = [(read.ahead(uri, slide, options), slide.info) for uri, slide in files]
-    sizes = typical_diameters_um(drawn, options)
+        drawn = [(read.ahead(uri, slide, options), slide.info.native_mpp) for uri, slide in files]
+    sizes = typical_diameters(drawn, options)
     mpp = fitting_mpp(sizes.values(), source.info.mpp)
     if mpp is not None:
         told = _of_objects(sizes, mpp)

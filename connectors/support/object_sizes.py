@@ -8,9 +8,9 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
-from fewscope.connectors.source import Source, SourceInfo
+from fewscope.connectors.source import Source
 from fewscope.connectors.storage.library_errors import library_errors
-from fewscope.connectors.support.annotation_files import AnnotationFile
+from fewscope.connectors.support.annotation_files import OUTLINED, AnnotationFile
 from fewscope.connectors.support.annotations import read_annotations
 from fewscope.connectors.support_options import SupportOptions
 from fewscope.errors import SupportError
@@ -33,35 +33,36 @@ class ReadAhead:
         return self._read.pop((uri, options), None) or read_annotations(uri, source, options)
 
 
-def typical_diameters_um(
-    drawn: Sequence[tuple[AnnotationFile, SourceInfo]], options: SupportOptions
+def typical_diameters(
+    drawn: Sequence[tuple[AnnotationFile, float | None]], options: SupportOptions
 ) -> dict[str, float]:
     """Typical diameter of the objects of each class that were drawn on slides of a known resolution.
 
     The diameter is the hydraulic one, 4 times the area by the perimeter: that of a circle is its diameter, that of a
-    long strip, such as an epithelium, twice its width.
+    long strip, such as an epithelium, twice its width. Objects that were painted in part, or accepted as the preview of
+    the page has found them, do not count.
 
     Parameters
     ----------
     drawn
-        Annotations, and the slide that they were drawn on.
+        Annotations, and the side of a pixel of their coordinates, um or another unit: of slides, of the finest level.
     options
         Objects of other classes than ``class_names`` do not count, if there are any of these.
 
     Returns
     -------
-    um by class, the median of its outlines and boxes; without classes that have neither
+    In the unit of the sides, by class, the median of its outlines and boxes; without classes that have neither
     """
     wanted = {name.casefold() for name in options.class_names}
     of_classes: dict[str, list[NDArray[np.float64]]] = {}
-    for of_file, info in drawn:
-        objects = [one for one in of_file.objects if not one.mark]
+    for of_file, side in drawn:
+        objects = [one for one in of_file.objects if one.mark in ("", OUTLINED)]
         names = np.array([one.name for one in objects], object)
         outlines = np.array([one.geometry for one in objects], object)
         area, perimeter = shapely.area(outlines), shapely.length(outlines)
         for name in sorted(set(names[perimeter > 0])):
             of_class = (names == name) & (perimeter > 0)
-            diameters = 4 * area[of_class] / perimeter[of_class] * (info.native_mpp or np.nan)
+            diameters = 4 * area[of_class] / perimeter[of_class] * (side or np.nan)
             of_classes.setdefault(name, []).append(diameters)
     asked = [name for name in of_classes if name.casefold() in wanted] or list(of_classes)
     found = {name: float(np.median(np.concatenate(of_classes[name]))) for name in sorted(asked)}

@@ -38,7 +38,11 @@ def finished(out: Path, labels: np.ndarray, source: Any, n_labels: dict[str, int
     work = WorkDir(str(out))
     work.claim({"made": "by a test"}, overwrite=False)
     height, width = labels.shape
-    store = ResultStore(str(out)).create(StoreSpec(height, width, shard=SIDE, chunk=32))
+    transform: Affine = source.info.transform
+    attributes = {"source": {"transform": list(transform)[:6]}}
+    store = ResultStore(str(out)).create(
+        StoreSpec(height, width, shard=SIDE, chunk=32), attributes=attributes
+    )
     for unit in plan_units(height, width, SIDE):
         core = unit.core
         block = labels[core.row_off : core.row_off + core.height, core.col_off : core.col_off + core.width]
@@ -52,7 +56,6 @@ def finished(out: Path, labels: np.ndarray, source: Any, n_labels: dict[str, int
     first, area = whole["first"].to_numpy(), whole["area"].to_numpy()
     merge = merge_labels([int(labels.max())], np.zeros((0, 2), np.int64), [first], [area], 0)
     one_unit = plan_units(height, width, max(height, width))
-    transform: Affine = source.info.transform
     with InstanceTableWriter(str(out / "instances.parquet"), instance_schema(names)) as writer:
         for table in final_tables(one_unit, lambda _: whole, merge, transform, None, names):
             writer.write(table)

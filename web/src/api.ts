@@ -11,6 +11,7 @@ import type {
   OpsAnswer,
   Outlines,
   PreviewStatus,
+  Resolution,
   Round,
   Run,
   ServerEvent,
@@ -103,6 +104,8 @@ export const api = {
   suggest: (source: string) => get<Suggestion[]>("/api/suggest", { source }),
   folders: () => get<Folder[]>("/api/folders"),
   switchFolder: (number: number, used: boolean) => send<Folder[]>("POST", "/api/folders", { number, used }),
+  resolution: () => get<Resolution>("/api/resolution"),
+  chooseResolution: (factor: number) => send<Resolution>("POST", "/api/resolution", { factor }),
   lonlat: (source: string, x: number, y: number) =>
     get<{ lon: number; lat: number } | null>("/api/lonlat", { source, x, y }),
   runs: () => get<Run[]>("/api/runs"),

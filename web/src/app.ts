@@ -15,6 +15,7 @@ import type {
   Op,
   OpsAnswer,
   PreviewStatus,
+  Resolution,
   Round,
   Run,
   SourceInfo,
@@ -41,7 +42,8 @@ export type Topic =
   | "tab"
   | "view"
   | "accepted"
-  | "result";
+  | "result"
+  | "resolution";
 
 export type Tab = "label" | "improve" | "run" | "results";
 
@@ -105,6 +107,7 @@ export class App {
   proposal: Proposal | null = null;
   rounds: Round[] = [];
   runs: Run[] = [];
+  resolution: Resolution | null = null;
   /** The run whose instances are shown, or null. */
   result: string | null = null;
   /** Runs whose results have been shown, and those that were there when the page was opened. */
@@ -515,6 +518,19 @@ export class App {
 
   previewOf(source: string): PreviewStatus {
     return this.previews.get(source) ?? NONE;
+  }
+
+  /** Takes over the working resolution; where it is another one, sources are drawn on as before, at another scale. */
+  async setResolution(now: Resolution): Promise<void> {
+    const isOther = this.resolution !== null && this.resolution.factor !== now.factor;
+    this.resolution = now;
+    if (isOther) {
+      this.info = await api.info();
+      this.source = this.info.sources.find(({ id }) => id === this.source.id) ?? this.source;
+      this.emit("sources");
+      this.emit("view");
+    }
+    this.emit("resolution");
   }
 
   get worse(): boolean {

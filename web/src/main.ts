@@ -191,6 +191,12 @@ async function start(): Promise<void> {
   );
   loadRuns();
   app.emit("runs");
+  const askResolution = (): void =>
+    void api.resolution().then(
+      (now) => app.setResolution(now),
+      () => undefined,
+    );
+  askResolution();
 
   let links = 0;
   listen(
@@ -203,6 +209,7 @@ async function start(): Promise<void> {
       if (up && links++) {
         void app.catchUp(Infinity).catch(() => undefined);
         void app.askPreview();
+        askResolution();
         loadRuns();
       }
     },
@@ -219,6 +226,9 @@ async function start(): Promise<void> {
           (folders) => app.setFolders(folders),
           () => undefined,
         );
+        break;
+      case "resolution":
+        askResolution();
         break;
       case "labels":
       case "classes":

@@ -80,6 +80,18 @@ export interface Folder {
   notes: string[];
 }
 
+/** The working resolution, so many times coarser than at the start, and what to say of it. */
+export interface Resolution {
+  factor: number;
+  values: { factor: number; text: string }[];
+  /** That another resolution suits better, or that the page has changed to it; "" for nothing. */
+  text: string;
+  /** The factor that is offered. */
+  to: number;
+  /** Whether the page has changed it already, and `to` takes this back. */
+  is_kept: boolean;
+}
+
 export interface Info {
   version: string;
   patch: number;
@@ -204,7 +216,7 @@ export interface Histogram {
 }
 
 export interface ServerEvent {
-  type: "labels" | "preview" | "round" | "run" | "classes" | "folders";
+  type: "labels" | "preview" | "round" | "run" | "classes" | "folders" | "resolution";
   source?: string;
   [key: string]: unknown;
 }

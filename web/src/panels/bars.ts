@@ -3,8 +3,9 @@ import type { App } from "../app.ts";
 import { button, h, plural, replace } from "../dom.ts";
 import { keyOf } from "../keys.ts";
 import type { Tools } from "../tools.ts";
+import { resolutionBar } from "./resolution.ts";
 
-/** Bars over the map: the proposal, the selection, "finish this region". */
+/** Bars over the map: the resolution, the proposal, the selection, "finish this region". */
 export function bars(app: App, tools: Tools): HTMLElement {
   const proposal = h("div", {
     class: "float bar",
@@ -166,5 +167,5 @@ export function bars(app: App, tools: Tools): HTMLElement {
       }),
     );
   });
-  return h("div", { class: "bars" }, proposal, selection, finish);
+  return h("div", { class: "bars" }, resolutionBar(app), proposal, selection, finish);
 }

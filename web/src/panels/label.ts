@@ -5,6 +5,7 @@ import { keyOf } from "../keys.ts";
 import type { SourceInfo } from "../types.ts";
 import { section, slider, toggle } from "./fields.ts";
 import { foldersSection } from "./folders.ts";
+import { resolutionField } from "./resolution.ts";
 
 const STATES: Record<string, string> = {
   new: "nothing drawn yet",
@@ -272,6 +273,7 @@ export function labelPanel(app: App): HTMLElement {
       "What is shown",
       opacity.element,
       threshold.element,
+      resolutionField(app),
       h("div", { class: "toggles" }, ...toggles.map(({ element }) => element)),
       app.webgl
         ? null

@@ -1,0 +1,238 @@
+"""The working resolution of a page: which ones there are, which one suits what is drawn, and which one was chosen.
+
+A resolution is counted as a factor: so many times coarser than the one that the page starts with, a power of two. What
+suits is the rule of a job without ``--mpp`` (`pipeline.working_resolution`).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import shapely
+from shapely.geometry.base import BaseGeometry
+
+from fewscope.connectors.conventions import PATCH_SIZE
+from fewscope.connectors.source import PLAUSIBLE_MPP, SourceInfo
+from fewscope.connectors.storage.atomic import write_atomic
+from fewscope.connectors.storage.filesystem import open_filesystem
+from fewscope.connectors.support.annotation_files import AnnotationFile
+from fewscope.connectors.support.object_sizes import typical_diameters
+from fewscope.connectors.support_options import SupportOptions
+from fewscope.errors import FewscopeError
+from fewscope.pipeline.working_resolution import SMALLEST_PX, fitting_mpp
+
+log = logging.getLogger(__name__)
+
+FILE = "resolution.json"
+MOST_DOUBLINGS = 5
+SQUARE = 1e-6
+"""Relative difference of the sides of a raster's pixels up to which ``--res`` keeps their shape."""
+
+LEAST_LABELLED = 0.25
+"""Part of a patch that must be labelled for it to be scored: strokes and single objects say too little."""
+
+By = Literal["start", "page", "person"]
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The resolution that was chosen.
+
+    Attributes
+    ----------
+    factor : int
+        So many times coarser than at the start.
+    by : str
+        "start": nobody has chosen yet; "page": from the sizes of the objects; "person".
+    declined : int
+        The factor that a person was offered and did not take; 0 for none.
+    """
+
+    factor: int = 1
+    by: By = "start"
+    declined: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Ladder:
+    """The resolutions that a page can have.
+
+    Attributes
+    ----------
+    start : float
+        Side of a pixel on the ground at the start; 0 where it is not known.
+    unit : str
+        Of the side: "µm", "m", "degrees", or nothing where it is not known.
+    doublings : int
+        How often it can be doubled.
+    is_given : bool
+        Whether it was asked for, and only a person may change it.
+    """
+
+    start: float
+    unit: str
+    doublings: int
+    is_given: bool
+
+    @classmethod
+    def of(cls, infos: Sequence[SourceInfo], unit: str, is_given: bool) -> Ladder:
+        """Those of the sources of a page, as they are at the start."""
+        sides = [side_of(info) for info in infos]
+        start = sides[0] or 0.0
+        longest = min(max(info.height, info.width) for info in infos)
+        doublings = 0
+        if start and all(side and abs(side / start - 1) < SQUARE for side in sides):
+            doublings = min(MOST_DOUBLINGS, max(0, int(math.log2(longest / PATCH_SIZE))))
+        if infos[0].kind == "slide" and doublings:
+            doublings = min(doublings, max(0, int(math.log2(PLAUSIBLE_MPP[1] / start))))
+        return cls(start, unit, doublings, is_given)
+
+    @property
+    def factors(self) -> list[int]:
+        """The factors, from 1."""
+        return [2**k for k in range(self.doublings + 1)]
+
+    def words(self, factor: int) -> str:
+        """A resolution for people.
+
+        >>> Ladder(0.499, "µm", 3, False).words(4)
+        '2 µm/px'
+        """
+        return f"{_short(self.start * factor)} {self.unit or 'units'}/px"
+
+    def suits(self, sizes: Mapping[str, float]) -> int:
+        """The factor at which objects of these typical diameters, by class, fit the network."""
+        fitting = fitting_mpp(sizes.values(), self.start) if self.start else None
+        return 1 if fitting is None else min(round(fitting / self.start), 2**self.doublings)
+
+
+@dataclass(frozen=True, slots=True)
+class Advice:
+    """What to say of the resolution, if anything.
+
+    Attributes
+    ----------
+    text : str
+        One or two sentences; "" for nothing.
+    to : int
+        The factor of the first button; the second one keeps what is.
+    is_kept : bool
+        Whether the page has changed it already, and the first button takes this back.
+    """
+
+    text: str = ""
+    to: int = 1
+    is_kept: bool = False
+
+
+def side_of(info: SourceInfo) -> float | None:
+    """Side of a working pixel, um of slides, in units of the CRS of rasters; None where it cannot be changed."""
+    if info.kind == "slide":
+        return None if info.mpp_source == "--mpp" else info.mpp
+    t = info.transform
+    right, down = math.hypot(t.a, t.d), math.hypot(t.b, t.e)
+    return right if right and abs(down / right - 1) < SQUARE else None
+
+
+def sizes_of(drawn: Sequence[tuple[AnnotationFile, SourceInfo]], options: SupportOptions) -> dict[str, float]:
+    """Typical diameter of the objects of each class, um on slides, in units of the CRS on rasters."""
+    sides = [info.native_mpp if info.kind == "slide" else 1.0 for _, info in drawn]
+    return typical_diameters([(file, side) for (file, _), side in zip(drawn, sides, strict=True)], options)
+
+
+def wanted(now: Choice, suits: int, ladder: Ladder, sizes: Mapping[str, float]) -> int:
+    """The factor that objects of these sizes ask for: a finer one only where some have no shape at that of now."""
+    if suits > now.factor:
+        return suits
+    is_too_small = bool(sizes) and min(sizes.values()) < SMALLEST_PX * ladder.start * now.factor
+    is_empty = not sizes and now.by == "page"
+    return suits if is_too_small or is_empty else now.factor
+
+
+def may_change(
+    now: Choice, to: int, ladder: Ladder, kind: str, regions: Sequence[tuple[BaseGeometry, float]]
+) -> bool:
+    """Whether the page may change the resolution by itself: nobody has chosen one, and no region loses its worth.
+
+    Parameters
+    ----------
+    kind : str
+        Of the sources; of rasters a job does not choose a resolution either.
+    regions : sequence of (geometry, scale)
+        In image px, and image px per working px at the start.
+    """
+    if kind != "slide" or ladder.is_given or now.by == "person":
+        return False
+    if to < now.factor:
+        return not regions
+    least = LEAST_LABELLED * PATCH_SIZE**2
+    return all(shapely.area(region) >= least * (scale * to) ** 2 for region, scale in regions)
+
+
+def advice(now: Choice, to: int, ladder: Ladder, sizes: Mapping[str, float]) -> Advice:
+    """What to say: what the page has chosen, or that another resolution suits better."""
+    if not sizes:
+        return Advice()
+    if to == now.factor:
+        if now.by != "page" or now.factor == 1:
+            return Advice()
+        name, size = max(sizes.items(), key=lambda item: item[1])
+        text = (
+            f"Preview at {ladder.words(now.factor)}: {name} is about {_short(size)} {ladder.unit} across, "
+            f"{_px(size, ladder, 1)} px at {ladder.words(1)}."
+        )
+        return Advice(text, 1, True)
+    if to == now.declined:
+        return Advice()
+    if to > now.factor:
+        name, size = max(sizes.items(), key=lambda item: item[1])
+        text = (
+            f"{name} is about {_px(size, ladder, now.factor)} px across at {ladder.words(now.factor)}: "
+            "too large for the preview."
+        )
+    else:
+        name, size = min(sizes.items(), key=lambda item: item[1])
+        text = (
+            f"{name} is about {_px(size, ladder, now.factor)} px across at {ladder.words(now.factor)}: "
+            "too small for the preview."
+        )
+    return Advice(text, to)
+
+
+def _px(size: float, ladder: Ladder, factor: int) -> str:
+    return _short(size / (ladder.start * factor))
+
+
+def _short(value: float) -> str:
+    """Two digits, without an exponent unless it is very small."""
+    return f"{float(f'{value:.2g}'):g}"
+
+
+def read_choice(out: Path, ladder: Ladder) -> Choice:
+    """What was chosen in an earlier start; where it was given now, or there is no such factor, nothing."""
+    try:
+        stated = json.loads((out / FILE).read_text(encoding="utf-8"))
+        if ladder.is_given or abs(stated["start"] / ladder.start - 1) > SQUARE:
+            return Choice()
+        found = Choice(int(stated["factor"]), stated["by"], int(stated["declined"]))
+    except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError):
+        return Choice()
+    is_known = found.factor in ladder.factors and found.by in ("start", "page", "person")
+    return found if is_known else Choice()
+
+
+def keep_choice(out: Path, ladder: Ladder, choice: Choice) -> None:
+    """Write what was chosen, for the next start."""
+    record: dict[str, Any] = {"start": ladder.start, "unit": ladder.unit, **asdict(choice)}
+    path = str(out / FILE)
+    try:
+        write_atomic(open_filesystem(path)[0], os.path.abspath(path), json.dumps(record, indent=1).encode())
+    except FewscopeError as error:  # the page goes on with it
+        log.warning("%s", error)
