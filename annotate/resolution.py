@@ -180,34 +180,17 @@ def advice(now: Choice, to: int, ladder: Ladder, sizes: Mapping[str, float]) -> 
     """What to say: what the page has chosen, or that another resolution suits better."""
     if not sizes:
         return Advice()
+    largest, smallest = (pick(sizes.items(), key=lambda item: item[1]) for pick in (max, min))
     if to == now.factor:
         if now.by != "page" or now.factor == 1:
             return Advice()
-        name, size = max(sizes.items(), key=lambda item: item[1])
-        text = (
-            f"Preview at {ladder.words(now.factor)}: {name} is about {_short(size)} {ladder.unit} across, "
-            f"{_px(size, ladder, 1)} px at {ladder.words(1)}."
-        )
-        return Advice(text, 1, True)
+        across = f"{largest[0]} is about {_short(largest[1])} {ladder.unit} across"
+        return Advice(f"Now at {ladder.words(now.factor)}, as {across}.", 1, True)
     if to == now.declined:
         return Advice()
-    if to > now.factor:
-        name, size = max(sizes.items(), key=lambda item: item[1])
-        text = (
-            f"{name} is about {_px(size, ladder, now.factor)} px across at {ladder.words(now.factor)}: "
-            "too large for the preview."
-        )
-    else:
-        name, size = min(sizes.items(), key=lambda item: item[1])
-        text = (
-            f"{name} is about {_px(size, ladder, now.factor)} px across at {ladder.words(now.factor)}: "
-            "too small for the preview."
-        )
-    return Advice(text, to)
-
-
-def _px(size: float, ladder: Ladder, factor: int) -> str:
-    return _short(size / (ladder.start * factor))
+    (name, size), what = (largest, "large") if to > now.factor else (smallest, "small")
+    px = _short(size / (ladder.start * now.factor))
+    return Advice(f"{name}: about {px} px across, too {what} at {ladder.words(now.factor)}.", to)
 
 
 def _short(value: float) -> str:

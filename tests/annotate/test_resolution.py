@@ -61,7 +61,7 @@ def test_the_page_is_at_the_resolution_of_a_job_as_soon_as_a_large_object_is_dra
         await page.ops(GLAND)
         said = await settled(page)
         assert said["factor"] == 4
-        assert said["text"] == "Preview at 2 µm/px: gland is about 180 µm across, 360 px at 0.5 µm/px."
+        assert said["text"] == "Now at 2 µm/px, as gland is about 180 µm across."
         assert (said["is_kept"], said["to"]) == (True, 1)
         assert [one["text"] for one in said["values"]] == ["0.5 µm/px", "1 µm/px", "2 µm/px"]
         info = await page.get("/api/info")
@@ -115,7 +115,7 @@ def test_what_a_person_chooses_stays(slide, tmp_path):
         assert (await settled(page))["factor"] == 2, "undo is of labels"
         await page.ops(rectangle(600, 100, 612, 112, name="granule"))
         said = await settled(page)
-        assert said["text"] == "granule is about 6 px across at 1 µm/px: too small for the preview."
+        assert said["text"] == "granule: about 6 px across, too small at 1 µm/px."
         assert (said["to"], said["is_kept"]) == (1, False)
 
     visit(config, take_back)
@@ -131,7 +131,7 @@ def test_a_resolution_that_was_asked_for_is_left_and_another_one_offered(slide, 
         await page.ops(GLAND)
         said = await settled(page)
         assert said["factor"] == 1
-        assert said["text"] == "gland is about 360 px across at 0.5 µm/px: too large for the preview."
+        assert said["text"] == "gland: about 360 px across, too large at 0.5 µm/px."
         assert (said["to"], said["is_kept"]) == (4, False)
         words = await command_of_a_run(page, monkeypatch)
         assert shlex.join(words).endswith("--mpp 0.5 --fine-words x")
@@ -184,7 +184,7 @@ def test_a_raster_is_offered_another_resolution_in_its_unit(tmp_path, monkeypatc
         await page.ops(rectangle(60, 60, 700, 600, "region"), lake)
         said = await settled(page)
         assert (said["factor"], said["to"]) == (1, 4)
-        assert said["text"] == "lake is about 360 px across at 10 m/px: too large for the preview."
+        assert said["text"] == "lake: about 360 px across, too large at 10 m/px."
         assert said["values"][2]["text"] == "40 m/px"
         await page.post("/api/resolution", {"factor": 4})
         await settled(page)
