@@ -287,11 +287,17 @@ class Labels:
         except ValueError:
             self._journal.set_aside()
             state = self._state = LabelState()
+        digest = _digest_of(self.path)
+        is_newest = state.revision > 0 and digest == state.digests[0]
+        what = "was damaged"
+        if is_newest and self._file.info.kind == "raster" and digest != self._own_digest():
+            what = "is of another --res"  # its px are those of another grid: the file says where labels are
+            self._journal.set_aside()
+            state = self._state = LabelState()
         if self._journal.damaged is not None:
             self.notes.append(
-                f"the journal was damaged: undo begins anew, the old one is {self._journal.damaged.name}"
+                f"the journal {what}: undo begins anew, the old one is {self._journal.damaged.name}"
             )
-        digest = _digest_of(self.path)
         if digest is not None and self._file.info.time is not None:
             self._file.read(
                 str(self.path)

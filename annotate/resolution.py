@@ -35,8 +35,8 @@ MOST_DOUBLINGS = 5
 SQUARE = 1e-6
 """Relative difference of the sides of a raster's pixels up to which ``--res`` keeps their shape."""
 
-LEAST_LABELLED = 0.25
-"""Part of a patch that must be labelled for it to be scored: strokes and single objects say too little."""
+LEAST_LABELLED = 0.1
+"""Part of a region's patch that must be labelled for it to be scored: a square of 71 px; fewer say too little."""
 
 By = Literal["start", "page", "person"]
 

@@ -48,7 +48,7 @@ class RoundScore:
     counts : tuple
         Per class; None where its IoU is.
     n_patches : int
-        Patches that were scored: those that are labelled for the most part.
+        Patches that were scored: those of regions.
     """
 
     iou: float | None
@@ -60,7 +60,8 @@ class RoundScore:
 def score_round(preview: Preview, support: SupportSet, threshold: float = 0.5) -> RoundScore:
     """Score a support set by leaving patches out. Takes seconds, in the caller's thread.
 
-    Strokes and single objects, labelled in a small part of a patch, are learned from in every fold and never scored.
+    Strokes and single objects, and patches that a region covers a small part of, are learned from in every fold and
+    never scored.
 
     Parameters
     ----------
@@ -72,7 +73,8 @@ def score_round(preview: Preview, support: SupportSet, threshold: float = 0.5) -
     """
     n_classes = len(support.class_names)
     known = (support.labels != IGNORE_LABEL).mean(axis=(1, 2))
-    scored, sparse = np.flatnonzero(known >= LEAST_LABELLED), np.flatnonzero(known < LEAST_LABELLED)
+    is_scored = (known >= LEAST_LABELLED) & (np.arange(len(known)) < support.n_dense)
+    scored, sparse = np.flatnonzero(is_scored), np.flatnonzero(~is_scored)
     nothing = RoundScore(None, (None,) * n_classes, (None,) * n_classes, len(scored))
     network = preview.settled()
     if network is None or len(scored) < 2:

@@ -199,12 +199,17 @@ def test_a_perfect_round_and_one_with_an_object_that_was_not_drawn(scorer: Previ
     assert worse.iou == pytest.approx((2 / 3 + 1 + 1) / 3)
 
 
-def test_strokes_are_not_scored_and_one_patch_cannot_be(scorer: Preview) -> None:
+@pytest.mark.parametrize("is_large", [False, True])
+def test_strokes_are_not_scored_and_one_patch_cannot_be(scorer: Preview, is_large: bool) -> None:
     support = drawn_support(3)
     labels, instances = support.labels.copy(), support.instances.copy()
     labels[2], instances[2] = 255, 0
     labels[2, 100:110, 100:140] = 0  # a stroke "not this"
-    sparse = SupportSet(support.images, labels, instances, support.names, None, ("cell",))
+    if is_large:
+        labels[2] = 0  # around one object that was outlined alone
+    sparse = SupportSet(
+        support.images, labels, instances, support.names, None, ("cell",), n_sparse=int(is_large)
+    )
     score = score_round(scorer, sparse)
     assert (score.n_patches, score.counts) == (2, (RoundCount(6, 6),))
     alone = score_round(scorer, drawn_support(1))

@@ -215,6 +215,40 @@ def test_a_raster_is_offered_another_resolution_in_its_unit(tmp_path, monkeypatc
     visit(config, again)
 
 
+def test_labels_on_a_raster_stay_in_place_at_another_res(tmp_path):
+    path = Path(write_raster(tmp_path / "scene.tif", waves(700, 900).astype("uint8"), north_up(10.0)))
+    config = config_of(path, tmp_path / "out")
+    drawn = (rectangle(60, 60, 284, 284, "region"), rectangle(100, 100, 160, 180, name="lake"))
+
+    def bounds(answer: dict[str, Any]) -> list[tuple[float, ...]]:
+        return [shapely.geometry.shape(one["geometry"]).bounds for one in answer["features"]]
+
+    async def draw(page: Page) -> None:
+        await page.ops(*drawn)
+
+    async def undo(page: Page) -> None:
+        assert len(bounds(await page.get("/api/labels?source=0"))) == 2
+        await page.ops({"op": "undo"})
+        await page.ops({"op": "redo"})
+
+    async def coarser(page: Page) -> None:
+        found = await page.get("/api/labels?source=0")
+        assert bounds(found) == [(30, 30, 142, 142), (50, 50, 80, 90)]
+        assert "is of another --res" in " ".join((await page.get("/api/info"))["sources"][0]["notes"])
+
+    visit(config, draw)
+    file = (tmp_path / "out" / "labels.geojson").read_bytes()
+    visit(config, undo)
+    assert (tmp_path / "out" / "labels.geojson").read_bytes() == file
+    visit(replace(config, raster=RasterOptions(res=20.0)), coarser)
+    shapes = [
+        shapely.geometry.shape(one["geometry"])
+        for text in (file, (tmp_path / "out" / "labels.geojson").read_bytes())
+        for one in json.loads(text)["features"]
+    ]
+    assert [shape.equals(other) for shape, other in zip(shapes[:2], shapes[2:], strict=True)] == [True, True]
+
+
 def test_with_labelled_pictures_there_is_one_resolution(slide, tmp_path):
     folder = tmp_path / "two"
     for k in range(2):

@@ -67,6 +67,16 @@ def test_only_classes_that_are_looked_for_count(tmp_path):
     assert plan.source.info.mpp == 0.5
 
 
+@pytest.mark.parametrize(("mark", "mpp"), [("outlined*", 2.0), ("sparse*", 0.5), ("accepted*", 0.5)])
+def test_whole_outlines_outside_regions_count_and_what_was_painted_in_part_does_not(tmp_path, mark, mpp):
+    support = Path(drawn(tmp_path, gland=180.0))
+    stated = json.loads(support.read_text())
+    del stated["features"][0]  # the region
+    stated["features"][0]["properties"]["name"] = mark
+    support.write_text(json.dumps(stated))
+    assert planned(tmp_path, str(support)).source.info.mpp == mpp
+
+
 def test_a_long_strip_is_as_large_as_it_is_wide(tmp_path):
     strip = shapely.box(0, 700, 1600, 1000)  # 75 um wide
     features = [("Region*", shapely.box(0, 0, 1600, 1600)), ("epithelium", strip)]
