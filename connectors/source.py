@@ -22,8 +22,11 @@ from fewscope.errors import SourceError
 DEFAULT_MPP = 0.5
 """Default working resolution, um per px: a 20x scan, in which nuclei are about 15 to 30 px across."""
 
-PLAUSIBLE_MPP = (0.05, 50.0)
-"""Finest and coarsest plausible um per px: from 100x oil immersion with small camera pixels to a flat-bed scanner."""
+PLAUSIBLE_MPP = (1e-4, 50.0)
+"""Finest and coarsest plausible um per px: from an electron microscope to a flat-bed scanner."""
+
+FINEST_OF_LIGHT = 0.05
+"""Finest um per px of a light microscope: 100x oil immersion with small camera pixels."""
 
 Pixels = tuple[NDArray[np.uint8], NDArray[np.bool_]]
 """(image, valid): uint8 (h, w, C), bool (h, w); C is 3, or `SourceInfo.n_channels`."""

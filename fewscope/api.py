@@ -88,7 +88,7 @@ def segment(
         Output folder: path or fsspec URL.
     mpp : float | None
         Working resolution, um per px; None: that of patches that state one, else 0.5, or the slide's if coarser, or
-        what large labelled objects need (`pipeline.working_resolution`).
+        what large or small labelled objects need (`pipeline.working_resolution`).
     slide_mpp : float | None
         Resolution of level 0, um per px, if the file does not state it.
     channels : Sequence[str]

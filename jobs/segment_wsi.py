@@ -178,12 +178,16 @@ def run(args: argparse.Namespace) -> int:
 
 def summary(report: dict[str, Any]) -> str:
     """What was found and what is estimated, in words, and how dense."""
+    from fewscope.connectors.source import FINEST_OF_LIGHT
     from fewscope.pipeline.report.formatting import percent, short
     from fewscope.pipeline.report.headline import count_in_words
 
     text = count_in_words(report)
     if report["density_per_mm2"] and "classes" not in report:
-        text += f"; {short(report['density_per_mm2'])} found per mm2 on {short(report['area_mm2'])} mm2"
+        density, area, unit = report["density_per_mm2"], report["area_mm2"], "mm2"
+        if report["mpp"] < FINEST_OF_LIGHT:
+            density, area, unit = density / 1e6, area * 1e6, "um2"
+        text += f"; {short(density)} found per {unit} on {short(area)} {unit}"
     for channel in report.get("channels", ()):
         for of in channel.get("grades", ()):
             if of["positive_fraction"] is not None:

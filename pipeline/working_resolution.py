@@ -7,9 +7,10 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
+from fewscope.connectors.conventions import PATCH_SIZE
 from fewscope.connectors.source import Source
-from fewscope.connectors.support.object_sizes import ReadAhead, typical_diameters
-from fewscope.connectors.support.support_set import SupportSet, is_same_scale
+from fewscope.connectors.support.object_sizes import ReadAhead, n_region_patches, typical_diameters
+from fewscope.connectors.support.support_set import MAX_PATCHES, SupportSet, is_same_scale
 from fewscope.pipeline.config import SegmentConfig
 from fewscope.pipeline.sources import annotated_slides, open_sources, read_support, support_options
 
@@ -26,7 +27,8 @@ def open_at_working_resolution(config: SegmentConfig) -> tuple[SegmentConfig, So
     """Open what a run reads, at the resolution asked for, else at one that suits the support set.
 
     Without `SegmentConfig.mpp`, a slide is read as its support set says: at the resolution of the patches, where a
-    folder of them states one; at a coarser one than usual, where objects drawn are more than `LARGEST_PX` across.
+    folder of them states one; at a coarser one than usual, where objects drawn are more than `LARGEST_PX` across; at a
+    finer one that the slide has, where they are less than `SMALLEST_PX`.
 
     Returns
     -------
@@ -44,12 +46,16 @@ def open_at_working_resolution(config: SegmentConfig) -> tuple[SegmentConfig, So
     with annotated_slides(config, source, drawn_on) as files:
         drawn = [(read.ahead(uri, slide, options), slide.info.native_mpp) for uri, slide in files]
     sizes = typical_diameters(drawn, options)
-    mpp = fitting_mpp(sizes.values(), source.info.mpp)
+    usual, native = source.info.mpp, source.info.native_mpp or source.info.mpp
+    wished = mpp = fitting_mpp(sizes.values(), usual, native)
+    while mpp is not None and mpp < usual and n_region_patches(drawn, mpp) > MAX_PATCHES:
+        mpp = 2 * mpp if 2 * mpp < usual else None
     if mpp is not None:
         told = _of_objects(sizes, mpp)
     else:
         support = read_support(config, source, drawn_on, read)
-        native = source.info.native_mpp or source.info.mpp
+        if wished is not None:
+            support = replace(support, assumptions=(*support.assumptions, _too_large(sizes, wished)))
         if support.mpp is None or is_same_scale(support.mpp, source.info.mpp) or native > support.mpp:
             return config, source, support
         mpp = support.mpp
@@ -64,26 +70,41 @@ def open_at_working_resolution(config: SegmentConfig) -> tuple[SegmentConfig, So
     return config, source, replace(support, assumptions=(*support.assumptions, told))
 
 
-def fitting_mpp(diameters: Iterable[float], mpp: float) -> float | None:
-    """Coarser working resolution, um per px, that suits objects of these typical diameters, um; None if `mpp` does.
+def fitting_mpp(diameters: Iterable[float], mpp: float, finest: float | None = None) -> float | None:
+    """Another working resolution, um per px, that suits objects of these typical diameters, um; None if `mpp` does.
 
-    It is `mpp`, doubled as often as the largest objects need, but for what the smallest ones allow.
+    It is `mpp`, doubled as often as the largest objects need, but for what the smallest ones allow; or halved as often
+    as the smallest ones need, but for what the largest ones allow, down to the slide's own, ``finest``; None: never.
 
-    >>> [fitting_mpp(of_classes, 0.5) for of_classes in ([8], [90], [180], [180, 9], [180, 3], [3])]
-    [None, 1.0, 2.0, 1.0, None, None]
+    >>> [fitting_mpp(of_classes, 0.5, 0.1) for of_classes in ([8], [90], [180], [180, 9], [180, 3])]
+    [None, 1.0, 2.0, 1.0, None]
+    >>> [fitting_mpp(of_classes, 0.5, 0.1) for of_classes in ([3], [1.5], [0.4], [40, 3])]
+    [0.25, 0.125, 0.1, None]
     """
     sizes = sorted(diameters)
     if not sizes:
         return None
     needed = math.ceil(math.log2(sizes[-1] / (LARGEST_PX * mpp)))
     allowed = math.floor(math.log2(sizes[0] / (SMALLEST_PX * mpp)))
-    doublings = min(needed, allowed)
-    return mpp * 2.0**doublings if doublings > 0 else None
+    doublings = max(0, min(needed, allowed)) if needed > 0 else min(0, max(needed, allowed))
+    found = max(mpp * 2.0**doublings, min(finest or mpp, mpp))
+    return None if found == mpp else found
+
+
+def _too_large(sizes: Mapping[str, float], wished: float) -> str:
+    return (
+        f"Labelled objects are only so far across: {_listed(sizes)}. They would be segmented at {wished:.3g} um per "
+        f"px, but for regions that take more than {MAX_PATCHES} patches there: draw smaller ones, of "
+        f"{PATCH_SIZE * wished:.3g} um."
+    )
 
 
 def _of_objects(sizes: Mapping[str, float], mpp: float) -> str:
-    across = ", ".join(f"{name} {size:.3g} um" for name, size in sizes.items())
     return (
-        f"Segmented at {mpp:.3g} um per px, as labelled objects are typically so far across: {across}. --mpp: another "
-        "resolution."
+        f"Segmented at {mpp:.3g} um per px, as labelled objects are typically so far across: {_listed(sizes)}. --mpp: "
+        "another resolution."
     )
+
+
+def _listed(sizes: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {size:.3g} um" for name, size in sizes.items())

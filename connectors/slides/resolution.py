@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 import openslide
 
 from fewscope.connectors.pixels.levels import SAME_RESOLUTION
-from fewscope.connectors.source import DEFAULT_MPP, PLAUSIBLE_MPP
+from fewscope.connectors.source import DEFAULT_MPP, FINEST_OF_LIGHT, PLAUSIBLE_MPP
 from fewscope.errors import SourceError
 
 log = logging.getLogger(__name__)
@@ -38,7 +38,8 @@ def working_scale(
     native_mpp
         um per px of level 0.
     mpp
-        Requested um per px; None for the default.
+        Requested um per px; None for the default, which is the finest level's own if only an electron microscope
+        resolves as much.
     level_steps
         Level-0 px per px of each level.
 
@@ -53,6 +54,8 @@ def working_scale(
     """
     if mpp is None:
         whole = max(1, round(DEFAULT_MPP / native_mpp))
+        if native_mpp < FINEST_OF_LIGHT:
+            return 1.0, native_mpp
         if native_mpp >= DEFAULT_MPP or abs(whole * native_mpp / DEFAULT_MPP - 1) <= NEAR_DEFAULT:
             return float(whole), native_mpp * whole
         return DEFAULT_MPP / native_mpp, DEFAULT_MPP
@@ -93,7 +96,8 @@ def resolve_mpp(
         magnification = _number(power)
         if magnification:
             hint = f", which for its objective of {magnification:g}x would be about {10 / magnification:.2g}"
-    return settle_mpp(uri, _stated(properties), mpp, slide_mpp, hint)
+    # OpenSlide reads the files of slide scanners: finer values are mm, or another mistake
+    return settle_mpp(uri, _stated(properties), mpp, slide_mpp, hint, finest=FINEST_OF_LIGHT)
 
 
 def _stated(properties: Mapping[str, str]) -> tuple[str, str, str] | None:
@@ -123,6 +127,7 @@ def settle_mpp(
     mpp: float | None,
     slide_mpp: float | None,
     hint: str = "",
+    finest: float = PLAUSIBLE_MPP[0],
 ) -> tuple[float, str]:
     """um per px of level 0, and its origin in words, as `resolve_mpp`.
 
@@ -132,12 +137,15 @@ def settle_mpp(
         Where the file states its resolution, and um per px across and down as it does; None if it states none.
     hint
         Continues the sentence that asks for ``--slide-mpp``.
+    finest
+        um per px that such a file may state, at least.
     """
     for flag, value in (("--mpp", mpp), ("--slide-mpp", slide_mpp)):
         if value is not None and not PLAUSIBLE_MPP[0] <= value <= PLAUSIBLE_MPP[1]:
             raise SourceError(
                 f"{uri}: {flag} {value:g} is not a slide's resolution; give {PLAUSIBLE_MPP[0]:g}.."
-                f"{PLAUSIBLE_MPP[1]:g} um per px (0.25 is a 40x scan, 0.5 a 20x scan)"
+                f"{PLAUSIBLE_MPP[1]:g} um per px (0.25 is a 40x scan, 0.5 a 20x scan, 0.005 a thin section under an "
+                "electron microscope)"
             )
     if slide_mpp is not None:
         return slide_mpp, "--slide-mpp"
@@ -155,10 +163,10 @@ def settle_mpp(
 
     origin, text_x, text_y = stated
     x, y = _number(text_x), _number(text_y)
-    if not (x and y and all(PLAUSIBLE_MPP[0] <= value <= PLAUSIBLE_MPP[1] for value in (x, y))):
+    if not (x and y and all(finest <= value <= PLAUSIBLE_MPP[1] for value in (x, y))):
         shown = " x ".join(dict.fromkeys(f"{_number(text) or text:.6}" for text in (text_x, text_y)))
         raise SourceError(
-            f"{uri}: states {shown} um per px ({origin}), expected {PLAUSIBLE_MPP[0]:g}.."
+            f"{uri}: states {shown} um per px ({origin}), expected {finest:g}.."
             f"{PLAUSIBLE_MPP[1]:g} for a slide; {cure}"
         )
     if abs(x / y - 1) > ANISOTROPY:

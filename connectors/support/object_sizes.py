@@ -12,6 +12,7 @@ from fewscope.connectors.source import Source
 from fewscope.connectors.storage.library_errors import library_errors
 from fewscope.connectors.support.annotation_files import OUTLINED, AnnotationFile
 from fewscope.connectors.support.annotations import read_annotations
+from fewscope.connectors.support.sparse import starts
 from fewscope.connectors.support_options import SupportOptions
 from fewscope.errors import SupportError
 
@@ -31,6 +32,25 @@ class ReadAhead:
     def __call__(self, uri: str, source: Source, options: SupportOptions) -> AnnotationFile:
         """The annotations in a file."""
         return self._read.pop((uri, options), None) or read_annotations(uri, source, options)
+
+
+def n_region_patches(drawn: Sequence[tuple[AnnotationFile, float | None]], mpp: float) -> int:
+    """Number of patches that the regions drawn on slides take at a working resolution.
+
+    Parameters
+    ----------
+    drawn
+        Annotations, and um per px of the slide that they were drawn on.
+    mpp
+        The working resolution, um per px.
+    """
+    total = 0
+    for of_file, native in drawn:
+        scale = (native or mpp) / mpp
+        for region in of_file.regions:
+            left, top, right, bottom = (scale * side for side in region.geometry.bounds)
+            total += len(starts(top, bottom)) * len(starts(left, right))
+    return total
 
 
 def typical_diameters(

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from fewscope.connectors.source import FINEST_OF_LIGHT
 from fewscope.pipeline.report.charts import chart, seam_chart
 from fewscope.pipeline.report.content import Report
 from fewscope.pipeline.report.drawing import Picture, colour_map
@@ -76,7 +77,12 @@ def render(report: Report, pictures: Pictures) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Measures:
-    """Pixels in words: from micrometres to kilometres where the resolution is known, pixels where not."""
+    """Pixels in words: from nanometres to kilometres where the resolution is known, pixels where not.
+
+    >>> fine = Measures(0.004)
+    >>> fine.length(20), fine.area(500), fine.density(30), fine.density_unit
+    ('80 nm', '8,000 nm²', '1.88', 'per µm²')
+    """
 
     mpp: float | None
     kind: str = "slide"
@@ -87,6 +93,8 @@ class Measures:
         um = px * self.mpp
         if um >= 1e6:
             return f"{short(um / 1e9)} km" if um >= 1e9 else f"{short(um / 1e6)} m"
+        if um < 0.1:
+            return f"{short(um * 1000)} nm"
         return f"{short(um / 1000)} mm" if um >= 1000 else f"{short(um)} µm"
 
     def area(self, px: float) -> str:
@@ -95,16 +103,27 @@ class Measures:
         um2 = px * self.mpp**2
         if um2 >= 1e12:
             return f"{short(um2 / 1e18)} km²" if um2 >= 1e17 else f"{short(um2 / 1e12)} m²"
+        if um2 < 0.01:
+            return f"{short(um2 * 1e6)} nm²"
         return f"{short(um2 / 1e6)} mm²" if um2 >= 1e4 else f"{short(um2)} µm²"
+
+    @property
+    def is_ultrastructure(self) -> bool:
+        """Whether only an electron microscope resolves as much: fields are a few µm wide."""
+        return self.kind == "slide" and self.mpp is not None and self.mpp < FINEST_OF_LIGHT
 
     def density(self, per_mpx: float) -> str:
         per_mm2 = per_mpx / self.mpp**2 if self.mpp else per_mpx
+        if self.is_ultrastructure:
+            return short(per_mm2 / 1e6)
         return short(per_mm2 * 1e12) if self.mpp and self.kind == "raster" else short(per_mm2)
 
     @property
     def density_unit(self) -> str:
         if not self.mpp:
             return "per megapixel"
+        if self.is_ultrastructure:
+            return "per µm²"
         return "per mm²" if self.kind == "slide" else "per km²"
 
     def bar(self, picture: Picture, share: float = 0.22) -> dict[str, Any]:

@@ -27,8 +27,9 @@ def slide_of_noise(folder: Path) -> str:
 
 
 def drawn(folder: Path, **diameters_um: float) -> str:
-    """A region with a circle of each class and diameter, as QuPath writes them."""
-    features = [("Region*", shapely.box(0, 0, 1600, 1600))]
+    """A region about a circle of each class and diameter, as QuPath writes them."""
+    height = 1600 if max(diameters_um.values()) > 50 else 224
+    features = [("Region*", shapely.box(0, 800 - height / 2, 1600, 800 + height / 2))]
     for i, (name, diameter) in enumerate(diameters_um.items()):
         circle = shapely.Point(400 + 800 * i, 800).buffer(diameter / 2 / NATIVE_MPP, quad_segs=64)
         features.append((name, circle))
@@ -46,6 +47,9 @@ def planned(folder: Path, support: str, **options: float) -> Plan:
         ({"gland": 180.0}, 2.0),
         ({"gland": 180.0, "nucleus": 9.0}, 1.0),  # nuclei would be 4 px at 2
         ({"gland": 180.0, "granule": 3.0}, 0.5),
+        ({"granule": 3.0}, 0.25),  # 6 px at 0.5
+        ({"granule": 1.0}, NATIVE_MPP),  # there is no finer one
+        ({"nucleus": 8.0, "granule": 3.0}, 0.25),
     ],
 )
 def test_labelled_objects_fit_the_network(tmp_path, diameters_um, mpp):
@@ -54,6 +58,13 @@ def test_labelled_objects_fit_the_network(tmp_path, diameters_um, mpp):
     told = [text for text in plan.support.assumptions if "--mpp" in text]
     assert (told == []) == (mpp == 0.5)
     assert all(f"at {mpp:g} um per px" in text for text in told)
+
+
+def test_small_objects_in_large_regions_are_seen_as_fine_as_patches_allow(tmp_path):
+    features = [("Region*", shapely.box(0, 0, 1600, 1600)), ("granule", shapely.Point(800, 800).buffer(6))]
+    plan = planned(tmp_path, drawn_files.file(tmp_path, "drawn.geojson", drawn_files.qupath(features)))
+    assert plan.source.info.mpp == 0.5  # 64 patches at 0.25
+    assert any("draw smaller ones, of 56 um" in text for text in plan.support.assumptions)
 
 
 def test_a_given_resolution_is_kept(tmp_path):

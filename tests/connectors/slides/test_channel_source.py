@@ -205,6 +205,8 @@ def test_resolution_and_names_are_the_files(tmp_path):
         source.close()
     twice = open_source(write_ome_tiff(tmp_path / "b.ome.tif", data, ("DAPI", "CD3", "DAPI", "")))
     assert twice.info.channels == ("DAPI (1)", "CD3", "DAPI (3)", "channel 4")
+    ultrastructure = open_source(write_ome_zarr(tmp_path / "e.zarr", data, mpp=0.004))
+    assert (ultrastructure.info.mpp, ultrastructure.info.native_mpp) == (0.004, 0.004)
     unstated = write_ome_tiff(tmp_path / "c.ome.tif", data, mpp=None)
     with pytest.raises(SourceError, match=r"does not state its resolution; give .* --slide-mpp"):
         open_source(unstated)

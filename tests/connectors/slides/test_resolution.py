@@ -38,6 +38,10 @@ def test_the_flag_wins_over_the_file(slide_path):
         ({"openslide.mpp-x": "0.01", "openslide.mpp-y": "0.01"}, ["0.01", "0.05..50", "--slide-mpp"]),
         ({"openslide.mpp-x": "352.8", "openslide.mpp-y": "352.8"}, ["352.8", "72 dpi", "--slide-mpp"]),
         ({"openslide.mpp-x": "250", "openslide.mpp-y": "0.25"}, ["250", "0.25", "--slide-mpp"]),
+        (
+            {"openslide.mpp-x": "0.00025", "openslide.mpp-y": "0.00025"},
+            ["0.00025", "0.05..50", "--slide-mpp"],
+        ),
         ({"openslide.mpp-x": "0.25", "openslide.mpp-y": "0.26"}, ["0.25", "0.26", "across", "--slide-mpp"]),
         ({"openslide.mpp-x": "zero", "openslide.mpp-y": "nan"}, ["zero", "nan", "--slide-mpp"]),
         ({"openslide.objective-power": "40"}, ["40x", "0.25", "--slide-mpp"]),
@@ -50,6 +54,7 @@ def test_resolutions_that_cannot_be_believed_are_refused_with_their_values(prope
     for word in ["a.svs", *words]:
         assert word in one_line(error)
     assert resolve_mpp("a.svs", properties, None, 0.25) == (0.25, "--slide-mpp")
+    assert resolve_mpp("a.svs", properties, None, 0.004) == (0.004, "--slide-mpp")
 
 
 @pytest.mark.parametrize(
@@ -97,6 +102,7 @@ def test_working_resolution():
     assert working_scale("a", 0.2525, None, [1]) == (2.0, 0.505)
     assert working_scale("a", 0.23, None, [1]) == (pytest.approx(0.5 / 0.23), 0.5)
     assert working_scale("a", 16.8, None, [1]) == (1.0, 16.8)
+    assert working_scale("a", 0.004, None, [1, 2]) == (1.0, 0.004)  # 0.5 would make one pixel of 125
     assert working_scale("a", 0.25, 1.0005, [1, 4]) == (4, 1.0)  # a level's, within 0.1 %
     assert working_scale("a", 0.25, 1.01, [1, 4]) == (pytest.approx(4.04), 1.01)
     with pytest.raises(SourceError, match="34 times finer"):
