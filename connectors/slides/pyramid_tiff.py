@@ -111,7 +111,7 @@ def write_pyramid(
         with gdal(), rasterio.Env(**jpeg_options):
             with rasterio.open(unfinished, "w", **profile) as slide:
                 if mpp is not None:
-                    pixels_per_cm = repr(1e4 / mpp)
+                    pixels_per_cm = repr(1e4 / float(mpp))
                     slide.update_tags(
                         TIFFTAG_RESOLUTIONUNIT="3 (pixels/cm)",
                         TIFFTAG_XRESOLUTION=pixels_per_cm,
