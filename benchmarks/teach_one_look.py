@@ -251,6 +251,7 @@ def teach(rank: int, args: argparse.Namespace) -> None:
     for batches in _loaded(args.data, run.step):
         run.seconds = time.monotonic() - began
         done = float(distributed.mean_over_ranks(torch.tensor([run.seconds / limit])))
+        done = max(done, run.step / args.steps)
         if done >= 1:
             break
         rate = RATE * min(1, (run.step + 1) / WARMUP) * 0.5 * (1 + math.cos(math.pi * done))
@@ -297,6 +298,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--data", type=Path, required=True, help="class folders with splits/train.txt")
     parser.add_argument("--minutes", type=float, default=95.0, help="of teaching (default 95)")
+    parser.add_argument(
+        "--steps", type=float, default=math.inf, help="at most (default: no end but the time's)"
+    )
     parser.add_argument("--processes", type=int, default=1, help="of one thread each (default 1)")
     parser.add_argument("--out", type=Path, required=True, help="folder of the run")
     args = parser.parse_args(argv)

@@ -294,10 +294,14 @@ def test_one_look_is_taught_and_goes_on_where_it_was_stopped(tmp_path, monkeypat
     monkeypatch.setattr(teach_one_look, "KEPT_EVERY", 1)
     write_classes(tmp_path / "data")
     arguments = ["--data", str(tmp_path / "data"), "--out", str(tmp_path / "run")]
-    assert teach_one_look.main([*arguments, "--minutes", "0.4"]) == 0
-    before = lines(capsys.readouterr().out.splitlines()[-1])[0]["steps"]
-    assert teach_one_look.main([*arguments, "--minutes", "0.8"]) == 0
-    assert lines(capsys.readouterr().out.splitlines()[-1])[0]["steps"] > before > 0
+    assert teach_one_look.main([*arguments, "--steps", "1"]) == 0
+    first = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)
+    assert first["step"] == 1
+    assert teach_one_look.main([*arguments, "--steps", "2"]) == 0
+    assert lines(capsys.readouterr().out.splitlines()[-1])[0]["steps"] == 2
+    second = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)
+    assert second["step"] == 2
+    assert second["seconds"] > first["seconds"]
     weights = tmp_path / "run" / "weights.safetensors"
     assert load_segmenter(weights=str(weights), fast=True).has_depth
     assert checksum(weights) != checksum(SHIPPED / "compact.safetensors")
