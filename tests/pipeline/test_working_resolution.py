@@ -82,8 +82,10 @@ def test_only_classes_that_are_looked_for_count(tmp_path):
 def test_whole_outlines_outside_regions_count_and_what_was_painted_in_part_does_not(tmp_path, mark, mpp):
     support = Path(drawn(tmp_path, gland=180.0))
     stated = json.loads(support.read_text())
-    del stated["features"][0]  # the region
-    stated["features"][0]["properties"]["name"] = mark
+    region, gland = stated["features"]
+    gland["properties"]["name"] = mark
+    region["properties"]["classification"]["name"] = "Not*"
+    region["geometry"] = shapely.geometry.mapping(shapely.box(1300, 100, 1500, 200))
     support.write_text(json.dumps(stated))
     assert planned(tmp_path, str(support)).source.info.mpp == mpp
 
