@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import functools
 import os
 import secrets
@@ -64,6 +65,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: ranks[item.get_closest_marker("xdist_group").args[0]])
 
 
+@pytest.hookimpl(trylast=True)  # after the fixtures of the test
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """After the last test that needs Ray, it is stopped: its dashboard alone takes a tenth of a core."""
+    if nextitem is not None and "ray_head" not in nextitem.fixturenames:  # type: ignore[attr-defined]
+        STOP_RAY.close()
+
+
 @pytest.fixture(scope="session")
 def slide(tmp_path_factory) -> str:
     return fakes.write_slide(tmp_path_factory.mktemp("slides") / "blobs.tif")
@@ -97,6 +105,10 @@ def quick_texture(monkeypatch):
     quick = functools.partial(pixel_classifier.fit_texture, steps=10, batch=256)
     for module in (compact, views):
         monkeypatch.setattr(module, "fit_texture", quick)
+
+
+STOP_RAY = contextlib.ExitStack()
+"""What ends the head that `ray_head` has started."""
 
 
 @dataclass(frozen=True)
@@ -137,6 +149,13 @@ def ray_head() -> Iterator[Head]:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
+
+    def stop() -> None:
+        started.terminate()  # and --block makes it take its own processes along
+        started.wait(120)
+        shutil.rmtree(folder, ignore_errors=True)
+
+    STOP_RAY.callback(stop)
     try:
         limit = time.monotonic() + 240
         while not _answers(head.dashboard):
@@ -145,9 +164,7 @@ def ray_head() -> Iterator[Head]:
             time.sleep(0.2)
         yield head
     finally:
-        started.terminate()  # and --block makes it take its own processes along
-        started.wait(120)
-        shutil.rmtree(folder, ignore_errors=True)
+        STOP_RAY.close()
 
 
 def _answers(url: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -59,10 +60,10 @@ def finish(config: SegmentConfig) -> None:
         segment(config, pool, fakes.ByColour())
 
 
-@pytest.fixture
-def stopped(finished: SegmentConfig, tmp_path: Path) -> SegmentConfig:
-    """A run that was stopped when all its units were done."""
-    config = dataclasses.replace(finished, out=str(tmp_path / "out"))
+@pytest.fixture(scope="module")
+def stopped_once(finished: SegmentConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a run has left that was stopped when all its units were done."""
+    out = tmp_path_factory.mktemp("stopped") / "out"
 
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
@@ -70,8 +71,15 @@ def stopped(finished: SegmentConfig, tmp_path: Path) -> SegmentConfig:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fewscope.pipeline.run, "number_instances", stop)
         with pytest.raises(KeyboardInterrupt):
-            finish(config)
-    return config
+            finish(dataclasses.replace(finished, out=str(out)))
+    return out
+
+
+@pytest.fixture
+def stopped(finished: SegmentConfig, stopped_once: Path, tmp_path: Path) -> SegmentConfig:
+    """That run, in a folder of the test's own."""
+    shutil.copytree(stopped_once, tmp_path / "out")
+    return dataclasses.replace(finished, out=str(tmp_path / "out"))
 
 
 KINDS = {
@@ -188,8 +196,6 @@ def test_a_finished_result_that_was_damaged_is_named_in_one_line_with_the_cure(
 
 
 def test_a_result_without_its_finishing_mark_is_made_again(finished: SegmentConfig, tmp_path: Path) -> None:
-    import shutil
-
     config = dataclasses.replace(finished, out=str(tmp_path / "out"))
     shutil.copytree(finished.out, config.out)
     (tmp_path / "out/.fewscope/finished.json").unlink()

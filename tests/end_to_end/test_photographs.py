@@ -226,12 +226,13 @@ def test_run_lengths_are_cocos(seed: int) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("quick_texture")
 def test_photographs_are_read_with_the_encoder_that_comes_with_fewscope(
     folders: tuple[Path, Path], tmp_path: Path, capfd: pytest.CaptureFixture
 ) -> None:
     """By default; its share and both estimates of the IoU are stated."""
     photos, five = folders
-    command = [str(photos), "--support", str(five), "--out", str(tmp_path / "out"), "--adapt", "0"]
+    command = [str(photos), "--support", str(five), "--out", str(tmp_path / "out"), "--adapt", "0", "--fast"]
     assert segment_wsi.main(command) == 0
     said = capfd.readouterr().out
     content = json.loads((tmp_path / "out/photographs.json").read_text())

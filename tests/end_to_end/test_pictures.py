@@ -24,6 +24,7 @@ from fewscope.pipeline.plan import make_plan
 from tests.helpers.boxes import Box, write_coco
 
 SIZE = (300, 340)
+FAST = ["--adapt", "0", "--fast"]
 
 
 def discs(centres: list[tuple[int, int]], radius: int = 9) -> tuple[np.ndarray, np.ndarray]:
@@ -65,11 +66,11 @@ def rows_of(out: Path) -> dict[str, dict[str, str]]:
 
 
 @pytest.mark.slow
-def test_a_folder_of_pictures_is_counted_each_as_it_is(study, tmp_path, capfd):
+def test_a_folder_of_pictures_is_counted_each_as_it_is(study, tmp_path, capfd, quick_texture):
     images, five, expected = study
     (images / "broken.tif").write_bytes(b"II*\0 nothing")
     out = tmp_path / "out"
-    command = [str(images), "--support", str(five), "--out", str(out), "--local", "--adapt", "0"]
+    command = [str(images), "--support", str(five), "--out", str(out), "--local", *FAST]
     assert segment_wsi.main(command) == 2  # one is broken
     assert "broken.tif" in capfd.readouterr().err
     rows = rows_of(out)
@@ -95,7 +96,7 @@ def test_a_folder_of_pictures_is_counted_each_as_it_is(study, tmp_path, capfd):
 
 
 @pytest.mark.slow
-def test_boxes_are_enough_to_count(study, tmp_path):
+def test_boxes_are_enough_to_count(study, tmp_path, quick_texture):
     images, _, expected = study
     labelled = {}
     for name, step in (("a", 50), ("b", 70)):
@@ -107,7 +108,7 @@ def test_boxes_are_enough_to_count(study, tmp_path):
     write_coco(tmp_path / "boxes", labelled)
     out = tmp_path / "out"
     command = [str(images / "many.tif"), "--support", str(tmp_path / "boxes"), "--out", str(out)]
-    assert segment_wsi.main([*command, "--local", "--adapt", "0"]) == 0
+    assert segment_wsi.main([*command, "--local", *FAST]) == 0
     report = json.loads((out / "report.json").read_text())
     assert report["count"] == expected["many"]
     labels = open_result(str(out)).labels[0].compute() > 0
@@ -117,10 +118,10 @@ def test_boxes_are_enough_to_count(study, tmp_path):
 
 
 @pytest.mark.slow
-def test_with_a_resolution_sizes_are_in_um(study, tmp_path):
+def test_with_a_resolution_sizes_are_in_um(study, tmp_path, quick_texture):
     images, five, expected = study
     out = tmp_path / "out"
-    command = [str(images / "many.tif"), "--support", str(five), "--out", str(out), "--local", "--adapt", "0"]
+    command = [str(images / "many.tif"), "--support", str(five), "--out", str(out), "--local", *FAST]
     assert segment_wsi.main([*command, "--slide-mpp", "0.25"]) == 0
     report = json.loads((out / "report.json").read_text())
     assert report["count"] == expected["many"]

@@ -60,11 +60,11 @@ def study(tmp_path_factory) -> tuple[str, str]:
 
 
 def command(movie: str, support: str, out: Path, *more: str) -> list[str]:
-    return [movie, "--support", support, "--out", str(out), "--local", "--adapt", "0", *more]
+    return [movie, "--support", support, "--out", str(out), "--local", "--adapt", "0", "--fast", *more]
 
 
 @pytest.mark.slow
-def test_each_time_point_is_counted_and_the_page_shows_them_over_time(study, tmp_path, capfd):
+def test_each_time_point_is_counted_and_the_page_shows_them_over_time(study, tmp_path, capfd, quick_texture):
     movie, support = study
     out = tmp_path / "out"
     assert segment_wsi.main(command(movie, support, out)) == 0
@@ -91,10 +91,10 @@ def test_each_time_point_is_counted_and_the_page_shows_them_over_time(study, tmp
 
 
 @pytest.mark.slow
-def test_another_plane_or_time_point_does_not_resume(study, tmp_path):
+def test_another_plane_or_time_point_does_not_resume(study, tmp_path, quick_texture):
     movie, support = study
     out = str(tmp_path / "out")
-    options = {"adapt_s": 0.0, "time": 1}
+    options = {"adapt_s": 0.0, "time": 1, "fast": True}
     first = segment(movie, support, out, plane=2, **options)
     assert first.report["plane"] == "plane 2 of 3"
     before = (tmp_path / "out/report.json").read_bytes()
@@ -109,7 +109,7 @@ def test_another_plane_or_time_point_does_not_resume(study, tmp_path):
 
 
 @pytest.mark.slow
-def test_outlines_drawn_at_one_time_point_are_learned_from_at_all(study, tmp_path, capfd):
+def test_outlines_drawn_at_one_time_point_are_learned_from_at_all(study, tmp_path, capfd, quick_texture):
     movie, _ = study
     square = [[0, 0], [SIDE, 0], [SIDE, SIDE], [0, SIDE], [0, 0]]
     features = [("Region", square)]

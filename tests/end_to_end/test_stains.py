@@ -90,8 +90,9 @@ def test_what_cannot_be_measured_is_refused_before_the_first_tile(config, tmp_pa
         make_plan(replace(many, stains=None, positive=(Positive("Ki67", (200.0,)),)))
 
 
-def test_the_command_line_reports_them(config, capfd):
-    command = [config.source, "--support", config.support, "--out", config.out, "--local", "--adapt", "0"]
+def test_the_command_line_reports_them(config, capfd, quick_texture, no_pictures):
+    flags = ["--local", "--adapt", "0", "--fast"]
+    command = [config.source, "--support", config.support, "--out", config.out, *flags]
     assert segment_wsi.main([*command, "--stains", "h-dab", "--positive", "DAB=high"]) == 2
     assert "ascending numbers" in capfd.readouterr().err
     assert segment_wsi.main([*command, "--stains", "h-dab", "--positive", "DAB=0.1"]) == 0

@@ -291,7 +291,8 @@ def write_classes(folder: Path) -> None:
 
 @pytest.mark.slow
 def test_one_look_is_taught_and_goes_on_where_it_was_stopped(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(teach_one_look, "KEPT_EVERY", 1)
+    for name in ("KEPT_EVERY", "EPISODES", "QUERIES"):
+        monkeypatch.setattr(teach_one_look, name, 1)
     write_classes(tmp_path / "data")
     arguments = ["--data", str(tmp_path / "data"), "--out", str(tmp_path / "run")]
     assert teach_one_look.main([*arguments, "--steps", "1"]) == 0

@@ -205,7 +205,8 @@ def test_a_run_says_that_it_corrects_and_a_resumed_one_goes_on_with_the_same_tre
         monkeypatch.setattr(boundary_correction, name, value)  # whether they help is not asked here
     monkeypatch.setattr(model_selection, "OTHER_SIDES", ())
     monkeypatch.setattr(model_selection, "TEXTURE_SHARES", ())
-    config, model = streams(tmp_path), load_segmenter(device="cpu")
+    monkeypatch.setattr(operating_point, "N_MATCHED", 1)
+    config, model = streams(tmp_path), load_segmenter(device="cpu", fast=True)
     encodings = EncodingCache(model)
 
     def run(name: str) -> Path:

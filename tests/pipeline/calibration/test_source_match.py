@@ -14,6 +14,7 @@ from fewscope.model.networks.pixel_classifier import N_STATISTICS, TexturePack
 from fewscope.model.segmenter import Segmenter, load_segmenter
 from fewscope.model.views import SupportFeatures, View
 from fewscope.pipeline.calibration import operating_point
+from fewscope.pipeline.calibration.encoding_cache import EncodingCache
 from fewscope.pipeline.calibration.leave_one_out import agreement
 from fewscope.pipeline.calibration.model_selection import EncodingOptions, SelectedEncoding
 from fewscope.pipeline.calibration.sampling import sample_tiles
@@ -215,7 +216,7 @@ def test_recoloured_features_have_another_digest_and_change_tiles_alone() -> Non
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("no_pictures")
+@pytest.mark.usefixtures("no_pictures", "quick_texture")
 def test_a_resumed_run_segments_in_the_same_colours(
     slide: str, support: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -225,22 +226,23 @@ def test_a_resumed_run_segments_in_the_same_colours(
     def settle(model: Segmenter, encoding: SelectedEncoding, *_: object) -> SourceMatch:
         return SourceMatch(encoding.features.with_colours(table), "colours", (0.5,))
 
-    def run(out: str) -> None:
+    def run(out: str, model: Segmenter, encodings: EncodingCache | None = None) -> None:
         config = SegmentConfig(slide, support, str(tmp_path / out), shard=256, adapt_s=0, threshold=0.5)
-        model = load_segmenter(device="cpu")
         with LocalPool(lambda: model) as pool:
-            segment(config, pool, model)
+            segment(config, pool, model, encodings=encodings)
 
-    run("plain")
+    model = load_segmenter(device="cpu", fast=True)
+    encodings = EncodingCache(model)
+    run("plain", model, encodings)
     monkeypatch.setattr(operating_point, "match_source", settle)
-    run("whole")
+    run("whole", model, encodings)
     assert fakes.outputs(tmp_path / "whole") != fakes.outputs(tmp_path / "plain")
     with monkeypatch.context() as patch:
         patch.setattr(fewscope.pipeline.run, "number_instances", None)
         with pytest.raises(TypeError):
-            run("stopped")
+            run("stopped", model, encodings)
     marker = sorted((tmp_path / "stopped/.fewscope/markers").glob("r*.json"))[0]
     marker.unlink()  # one unit is predicted again
     monkeypatch.setattr(operating_point, "match_source", None)
-    run("stopped")
+    run("stopped", load_segmenter(device="cpu", fast=True))
     assert fakes.outputs(tmp_path / "stopped") == fakes.outputs(tmp_path / "whole")
