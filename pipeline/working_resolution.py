@@ -11,6 +11,7 @@ from fewscope.connectors.conventions import PATCH_SIZE
 from fewscope.connectors.source import Source
 from fewscope.connectors.support.object_sizes import ReadAhead, n_region_patches, typical_diameters
 from fewscope.connectors.support.support_set import MAX_PATCHES, SupportSet, is_same_scale
+from fewscope.pipeline.calibration.blobs import blobs_of_classes
 from fewscope.pipeline.config import SegmentConfig
 from fewscope.pipeline.sources import annotated_slides, open_sources, read_support, support_options
 
@@ -45,15 +46,18 @@ def open_at_working_resolution(config: SegmentConfig) -> tuple[SegmentConfig, So
     options, read = support_options(config), ReadAhead()
     with annotated_slides(config, source, drawn_on) as files:
         drawn = [(read.ahead(uri, slide, options), slide.info.native_mpp) for uri, slide in files]
-    sizes = typical_diameters(drawn, options)
+    sizes, support = typical_diameters(drawn, options), None
     usual, native = source.info.mpp, source.info.native_mpp or source.info.mpp
+    if not sizes:
+        support = read_support(config, source, drawn_on, read)
+        sizes = _diameters_at_points(support, usual, config.object_radius_um)
     wished = mpp = fitting_mpp(sizes.values(), usual, native)
     while mpp is not None and mpp < usual and n_region_patches(drawn, mpp) > MAX_PATCHES:
         mpp = 2 * mpp if 2 * mpp < usual else None
     if mpp is not None:
         told = _of_objects(sizes, mpp)
     else:
-        support = read_support(config, source, drawn_on, read)
+        support = support or read_support(config, source, drawn_on, read)
         if wished is not None:
             support = replace(support, assumptions=(*support.assumptions, _too_large(sizes, wished)))
         if support.mpp is None or is_same_scale(support.mpp, source.info.mpp) or native > support.mpp:
@@ -68,6 +72,12 @@ def open_at_working_resolution(config: SegmentConfig) -> tuple[SegmentConfig, So
     source, drawn_on = open_sources(config)
     support = read_support(config, source, drawn_on, read)
     return config, source, replace(support, assumptions=(*support.assumptions, told))
+
+
+def _diameters_at_points(support: SupportSet, mpp: float, radius_um: float | None) -> dict[str, float]:
+    """Typical diameter, um by class, of objects that are marked by points: as it is given, else what stands out."""
+    blobs = blobs_of_classes(support, radius_um / mpp if radius_um else None)
+    return {support.class_names[value - 1]: 2 * mpp * one.radius for value, one in blobs.items()}
 
 
 def fitting_mpp(diameters: Iterable[float], mpp: float, finest: float | None = None) -> float | None:

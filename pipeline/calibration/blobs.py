@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial import KDTree
 
+from fewscope.connectors.support.support_set import POINT, SupportSet
+
 SIGMAS = 2.0 ** np.arange(0.5, 5.01, 0.25)
 """Scales, px, at which points are looked at: of radii from 2 to 45 px."""
 
@@ -112,6 +114,23 @@ def find_blobs(
     best = np.unravel_index(np.abs(total).argmax(), total.shape)
     found = float(sigmas[best[0]] * np.sqrt(2)) if radius is None else radius
     return Blobs(found, int(best[1]), float(np.sign(total[best])), radius is not None)
+
+
+def blobs_of_classes(support: SupportSet, radius: float | None) -> dict[int, Blobs]:
+    """What the points of each class 1..C mark that has some; `radius`: theirs, px, if it is given."""
+    if support.rough is None or support.instances is None:
+        return {}
+    found = {}
+    for value in range(1, len(support.class_names) + 1):
+        centres = []
+        for labels, numbers, rough in zip(support.labels, support.instances, support.rough, strict=True):
+            marked = np.where((labels == value) & (rough == POINT), numbers, 0)
+            ids = np.unique(marked[marked > 0])
+            centres.append(np.array(ndimage.center_of_mass(marked > 0, marked, ids)).reshape(-1, 2))
+        blobs = find_blobs(support.images, centres, radius)
+        if blobs is not None:
+            found[value] = blobs
+    return found
 
 
 def _largest_radius(centres: list[NDArray[np.float64]]) -> float:

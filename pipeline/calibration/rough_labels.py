@@ -28,7 +28,7 @@ from fewscope.connectors.storage.filesystem import output_errors
 from fewscope.connectors.support.support_set import BOX, POINT, RoughMark, SupportSet, rough_marks
 from fewscope.errors import OutputError
 from fewscope.model.finetune import one_thread
-from fewscope.pipeline.calibration.blobs import Blobs, find_blobs
+from fewscope.pipeline.calibration.blobs import Blobs, blobs_of_classes
 from fewscope.pipeline.predictor import Model, squeeze_single_class
 
 log = logging.getLogger(__name__)
@@ -104,7 +104,7 @@ def outline_rough_objects(
     """
     if support.rough is None:
         return support
-    blobs = _blobs(support, radius)
+    blobs = blobs_of_classes(support, radius)
     near = [_near(support, k, blobs) for k in range(len(support.images))]
     labels = np.stack([_first_labels(support, k, one) for k, one in enumerate(near)])
     with one_thread():
@@ -147,7 +147,9 @@ def kept_outlines(work: WorkDir, support: SupportSet, radius: float | None = Non
         return None
     if digest != _digest(support, radius):
         return None
-    return _outlined(support, arrays["labels"], arrays["instances"], _blobs(support, radius), radius)
+    return _outlined(
+        support, arrays["labels"], arrays["instances"], blobs_of_classes(support, radius), radius
+    )
 
 
 def _digest(support: SupportSet, radius: float | None) -> str:
@@ -178,23 +180,6 @@ def _outlined(
 def _by_class(support: SupportSet, labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """`SupportSet.labels_by_class` of other labels."""
     return replace(support, labels=labels, instances=None, rough=None, marks=()).labels_by_class
-
-
-def _blobs(support: SupportSet, radius: float | None) -> dict[int, Blobs]:
-    """What the points of each class mark that has some; `radius`: theirs, if it is given."""
-    assert support.rough is not None
-    assert support.instances is not None
-    found = {}
-    for value in range(1, len(support.class_names) + 1):
-        centres = []
-        for labels, numbers, rough in zip(support.labels, support.instances, support.rough, strict=True):
-            marked = np.where((labels == value) & (rough == POINT), numbers, 0)
-            ids = np.unique(marked[marked > 0])
-            centres.append(np.array(ndimage.center_of_mass(marked > 0, marked, ids)).reshape(-1, 2))
-        blobs = find_blobs(support.images, centres, radius)
-        if blobs is not None:
-            found[value] = blobs
-    return found
 
 
 def _marks_of(support: SupportSet, k: int) -> dict[int, RoughMark]:

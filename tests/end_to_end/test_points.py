@@ -22,7 +22,7 @@ SIDE, STEP, RADIUS = 640, 40, 9
 REGIONS = [(20, 20, 220, 220), (300, 60, 500, 260), (100, 380, 300, 580)]
 
 
-def slide_of_discs(path: Path) -> np.ndarray:
+def slide_of_discs(path: Path, mpp: float = 0.5) -> np.ndarray:
     """Dark discs on a light ground with noise, written as a slide; their centres (n, 2), x and y."""
     rng = np.random.default_rng(0)
     rows, cols = np.indices((SIDE, SIDE))
@@ -34,7 +34,7 @@ def slide_of_discs(path: Path) -> np.ndarray:
             image[(rows - y) ** 2 + (cols - x) ** 2 <= RADIUS**2] = (95, 60, 140)
             centres.append((x, y))
     noisy = image + rng.normal(0, 8, image.shape)
-    write_pyramid(path, noisy.clip(0, 255).astype(np.uint8), 0.5)
+    write_pyramid(path, noisy.clip(0, 255).astype(np.uint8), mpp)
     return np.array(centres)
 
 
@@ -94,3 +94,11 @@ def test_discs_are_counted_from_clicks(tmp_path, capfd):
     assert np.median(near) < 1
     assert table["area_px"].median() == pytest.approx(np.pi * RADIUS**2, rel=0.25)
     capfd.readouterr()
+
+
+@pytest.mark.parametrize(("radius_um", "mpp"), [(None, 0.25), (4.0, 0.5), (40.0, 1.0)])
+def test_points_on_small_objects_ask_for_a_finer_resolution(tmp_path, radius_um, mpp):
+    slide = tmp_path / "slide.tif"
+    drawn = clicks_of(slide_of_discs(slide, 0.125), tmp_path / "clicks.geojson")  # discs of 4.5 px at 0.5
+    plan = make_plan(SegmentConfig(str(slide), str(drawn), str(tmp_path / "out"), object_radius_um=radius_um))
+    assert plan.source.info.mpp == plan.support.mpp == mpp
