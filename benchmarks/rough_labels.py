@@ -26,10 +26,10 @@ from scipy import ndimage
 
 from benchmarks.records import emit
 from fewscope.connectors.datasets.class_folders import ClassFolders, ClassImages
+from fewscope.connectors.support.blobs import find_blobs
 from fewscope.connectors.support.support_set import BOX, POINT, SupportSet
 from fewscope.model.episodes.protocol import sampled_episodes
 from fewscope.model.segmenter import Segmenter, load_segmenter
-from fewscope.pipeline.calibration.blobs import find_blobs
 from fewscope.pipeline.calibration.rough_labels import outline_rough_objects
 
 N_QUERIES, POINT_PX, OFF_CENTRE = 10, 3, 1 / 3

@@ -9,9 +9,9 @@ from dataclasses import replace
 
 from fewscope.connectors.conventions import PATCH_SIZE
 from fewscope.connectors.source import Source
+from fewscope.connectors.support.blobs import blobs_of_classes
 from fewscope.connectors.support.object_sizes import ReadAhead, n_region_patches, typical_diameters
 from fewscope.connectors.support.support_set import MAX_PATCHES, SupportSet, is_same_scale
-from fewscope.pipeline.calibration.blobs import blobs_of_classes
 from fewscope.pipeline.config import SegmentConfig
 from fewscope.pipeline.sources import annotated_slides, open_sources, read_support, support_options
 

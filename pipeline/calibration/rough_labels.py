@@ -25,10 +25,10 @@ from scipy import ndimage
 from fewscope.connectors.conventions import IGNORE_LABEL, PATCH_SIZE
 from fewscope.connectors.results.run_folder import WorkDir
 from fewscope.connectors.storage.filesystem import output_errors
+from fewscope.connectors.support.blobs import Blobs, blobs_of_classes
 from fewscope.connectors.support.support_set import BOX, POINT, RoughMark, SupportSet, rough_marks
 from fewscope.errors import OutputError
 from fewscope.model.finetune import one_thread
-from fewscope.pipeline.calibration.blobs import Blobs, blobs_of_classes
 from fewscope.pipeline.predictor import Model, squeeze_single_class
 
 log = logging.getLogger(__name__)

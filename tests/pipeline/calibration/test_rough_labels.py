@@ -12,11 +12,11 @@ from scipy import ndimage
 from scipy.ndimage import find_objects
 
 from fewscope.connectors.results.run_folder import WorkDir
+from fewscope.connectors.support.blobs import find_blobs
 from fewscope.connectors.support.picture_patches import cut_patches
 from fewscope.connectors.support.pictures import Labelled, Picture, PictureFolder
 from fewscope.connectors.support.support_set import BOX, POINT, SupportSet
 from fewscope.model.segmenter import load_segmenter
-from fewscope.pipeline.calibration.blobs import find_blobs
 from fewscope.pipeline.calibration.encoding_cache import EncodingCache
 from fewscope.pipeline.calibration.rough_labels import (
     BOX_MARGIN,
