@@ -29,7 +29,7 @@ def open_at_working_resolution(config: SegmentConfig) -> tuple[SegmentConfig, So
 
     Without `SegmentConfig.mpp`, a slide is read as its support set says: at the resolution of the patches, where a
     folder of them states one; at a coarser one than usual, where objects drawn are more than `LARGEST_PX` across; at a
-    finer one that the slide has, where they are less than `SMALLEST_PX`.
+    finer one that the slides have, where they are less than `SMALLEST_PX`.
 
     Returns
     -------
@@ -48,10 +48,13 @@ def open_at_working_resolution(config: SegmentConfig) -> tuple[SegmentConfig, So
         drawn = [(read.ahead(uri, slide, options), slide.info.native_mpp) for uri, slide in files]
     sizes, support = typical_diameters(drawn, options), None
     usual, native = source.info.mpp, source.info.native_mpp or source.info.mpp
+    finest = max(
+        [native, *(of_slide for _, of_slide in drawn if of_slide)]
+    )  # no patch is read finer than it is
     if not sizes:
         support = read_support(config, source, drawn_on, read)
         sizes = _diameters_at_points(support, usual, config.object_radius_um)
-    wished = mpp = fitting_mpp(sizes.values(), usual, native)
+    wished = mpp = fitting_mpp(sizes.values(), usual, finest)
     while mpp is not None and mpp < usual and n_region_patches(drawn, mpp) > MAX_PATCHES:
         mpp = 2 * mpp if 2 * mpp < usual else None
     if mpp is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,10 +20,10 @@ from tests.helpers.fakes import write_support
 NATIVE_MPP = 0.25
 
 
-def slide_of_noise(folder: Path) -> str:
+def slide_of_noise(folder: Path, name: str = "slide.tif", mpp: float = NATIVE_MPP) -> str:
     image = np.random.default_rng(0).integers(90, 160, (1600, 1600, 3), np.uint8)
-    path = folder / "slide.tif"
-    write_pyramid(path, image, NATIVE_MPP)
+    path = folder / name
+    write_pyramid(path, image, mpp)
     return str(path)
 
 
@@ -36,7 +37,7 @@ def drawn(folder: Path, **diameters_um: float) -> str:
     return drawn_files.file(folder, "drawn.geojson", drawn_files.qupath(features))
 
 
-def planned(folder: Path, support: str, **options: float) -> Plan:
+def planned(folder: Path, support: str, **options: Any) -> Plan:
     return make_plan(SegmentConfig(slide_of_noise(folder), support, str(folder / "out"), **options))
 
 
@@ -65,6 +66,12 @@ def test_small_objects_in_large_regions_are_seen_as_fine_as_patches_allow(tmp_pa
     plan = planned(tmp_path, drawn_files.file(tmp_path, "drawn.geojson", drawn_files.qupath(features)))
     assert plan.source.info.mpp == 0.5  # 64 patches at 0.25
     assert any("draw smaller ones, of 56 um" in text for text in plan.support.assumptions)
+
+
+def test_patches_are_not_read_finer_than_the_slide_that_they_were_drawn_on(tmp_path):
+    coarse = slide_of_noise(tmp_path, "coarse.tif", 0.4)
+    plan = planned(tmp_path, drawn(tmp_path, granule=1.5), support_slide=coarse)  # 2.4 um there
+    assert plan.source.info.mpp == plan.support.mpp == 0.4
 
 
 def test_a_given_resolution_is_kept(tmp_path):
