@@ -25,12 +25,15 @@ WEB_READY := .venv/.ready-web
 DEV_READY := .venv/.ready-dev
 PAGE := annotate/static/app.js
 
-# Runs all of the commands given, and fails if one of them did.
+# Runs all of the commands given, and beside them the linters, whose output comes at the end; fails if one of them did.
 define all_of
-failed=; for check in $(1); do \
+failed=; said=$$(mktemp); make --no-print-directory lint > "$$said" 2>&1 & linters=$$!; \
+for check in $(1); do \
     echo "== $$check"; \
     eval "$$check" || failed="$$failed [$$check]"; \
 done; \
+wait $$linters || failed="$$failed [make lint]"; \
+echo "== make lint"; cat "$$said"; rm -f "$$said"; \
 echo; \
 if [ -n "$$failed" ]; then echo "FAILED:$$failed"; exit 1; fi; \
 echo "passed: ruff, import-linter, mypy, pytest"
@@ -60,10 +63,10 @@ annotate: $(PAGE) build/ihc.tif  ## draw on the demonstration slide in the brows
 web: $(PAGE)  ## build the page of `annotate`, with a Node that comes from PyPI
 
 check: $(DEV_READY)  ## ruff, import-linter, mypy and the fast tests: for the working day
-	@$(call all_of,"make --no-print-directory lint" "$(PYTEST) -m 'not slow'")
+	@$(call all_of,"$(PYTEST) -m 'not slow'")
 
 test: $(DEV_READY)  ## ruff, import-linter, mypy and every test
-	@$(call all_of,"make --no-print-directory lint" "make --no-print-directory web" "$(PYTEST)")
+	@$(call all_of,"make --no-print-directory web" "$(PYTEST)")
 
 lint: $(DEV_READY) | $(TYPED)  ## ruff, import-linter and mypy
 	$(BIN)/ruff check .
