@@ -63,22 +63,26 @@ def run(config: SegmentConfig, model, monitor: Monitor | None = None) -> dict:
 
 
 @pytest.mark.slow
-def test_a_resumed_run_of_five_channels_gives_the_same_bytes(tmp_path, model, quick_texture):
+def test_a_resumed_run_of_five_channels_gives_the_same_bytes(tmp_path, quick_texture):
     scene = tissue(0, SIDE)
     slide = write_ome_tiff(tmp_path / "tissue.ome.tif", scene.values, scene.names)
     support = drawn_on(scene, tmp_path / "drawn.geojson")
     common = {"adapt_s": 0.0, "instances": "components", "precision": "float32", "shard": 256}
     config = SegmentConfig(slide, support, str(tmp_path / "whole"), **common)
-    report = run(config, model)
+    report = run(config, load_segmenter(precision="float32", fast=True))
     assert "5 channels, shown as DAPI blue" in report["run"]["source"]["channels"]
     assert any("stretched to 8 bits" in line for line in report["assumptions"])
 
     stopped = dataclasses.replace(config, out=str(tmp_path / "stopped"))
     markers = tmp_path / "stopped/.fewscope/markers"
     with pytest.raises(Cancelled):
-        run(stopped, model, Monitor(cancel=lambda: any(markers.glob("r*.json"))))
+        run(
+            stopped,
+            load_segmenter(precision="float32", fast=True),
+            Monitor(cancel=lambda: any(markers.glob("r*.json"))),
+        )
     assert 0 < len(list(markers.glob("r*.json"))) < 4
-    run(stopped, load_segmenter(precision="float32"))
+    run(stopped, load_segmenter(precision="float32", fast=True))
     assert fakes.outputs(tmp_path / "stopped") == fakes.outputs(tmp_path / "whole")
 
 

@@ -152,7 +152,8 @@ def test_the_polynomial_of_repeats_counts_what_scipy_counts():
 
 
 @pytest.mark.slow
-def test_support(capsys):
+def test_support(capsys, monkeypatch):
+    monkeypatch.setattr(bench_support, "BATCH", 2)
     arguments = "--models compact --tiles 1 --shots 2 --dtypes float32 --threads 1"
     assert bench_support.main(arguments.split()) == 0
     (line,) = lines(capsys.readouterr().out)

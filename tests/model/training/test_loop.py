@@ -308,7 +308,11 @@ def test_without_augmentation_a_recipe_trains_on_whole_pictures() -> None:
 
 
 @pytest.mark.slow
-def test_the_speed_of_training_is_measured_beside_a_baseline(capsys: pytest.CaptureFixture) -> None:
+def test_the_speed_of_training_is_measured_beside_a_baseline(
+    capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of = training_speed.recipe
+    monkeypatch.setattr(training_speed, "recipe", lambda *names: replace(of(*names), episodes_per_step=1))
     assert (
         training_speed.main(["--minutes", "10", "--steps", "1", "--networks", "compact-S", "compact-S"]) == 0
     )

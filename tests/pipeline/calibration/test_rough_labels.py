@@ -202,6 +202,7 @@ def test_objects_much_larger_than_most_are_whole_unless_the_radius_is_given():
     assert found_of_large(6) < (1.6 * 6 / 15) ** 2 + 0.05
 
 
+@pytest.mark.usefixtures("quick_texture")
 def test_outlined_objects_and_other_classes_stay(segmenter):
     drawn = [ellipses(seed, 11) for seed in range(2)]
     images, truth = (np.stack(parts) for parts in zip(*drawn, strict=True))
@@ -220,6 +221,7 @@ def test_outlined_objects_and_other_classes_stay(segmenter):
     assert outline_rough_objects(plain, segmenter) is plain
 
 
+@pytest.mark.usefixtures("quick_texture")
 def test_several_sources_share_the_outlines(segmenter):
     image, truth = ellipses(0, 11)
     support = support_of(image[None], points_of(truth)[None], POINT)
@@ -230,6 +232,7 @@ def test_several_sources_share_the_outlines(segmenter):
     assert cache.outlined(first) is first
 
 
+@pytest.mark.usefixtures("quick_texture")
 def test_a_given_radius_overrules_what_the_points_seem_to_mark(segmenter):
     """A nucleus in a cell: the points stand out as the larger one does."""
     drawn = [ellipses(seed, 14) for seed in range(2)]
@@ -246,6 +249,7 @@ def test_a_given_radius_overrules_what_the_points_seem_to_mark(segmenter):
     assert given.digest() != estimated.digest() == support.digest()
 
 
+@pytest.mark.usefixtures("quick_texture")
 def test_a_run_keeps_its_outlines(segmenter, tmp_path):
     image, truth = ellipses(0, 11)
     support = support_of(image[None], points_of(truth)[None], POINT)
