@@ -1,7 +1,7 @@
 """The working resolution of a page: which ones there are, which one suits what is drawn, and which one was chosen.
 
-A resolution is counted as a factor: so many times coarser than the one that the page starts with, a power of two. What
-suits is the rule of a job without ``--mpp`` (`pipeline.working_resolution`).
+A resolution is counted as a factor: so many times coarser than the one that the page starts with, a power of two, below
+1 where it is finer. What suits is the rule of a job without ``--mpp`` (`pipeline.working_resolution`).
 """
 
 from __future__ import annotations
@@ -24,14 +24,16 @@ from fewscope.connectors.storage.atomic import write_atomic
 from fewscope.connectors.storage.filesystem import open_filesystem
 from fewscope.connectors.support.annotation_files import AnnotationFile
 from fewscope.connectors.support.object_sizes import typical_diameters
+from fewscope.connectors.support.sparse import starts
+from fewscope.connectors.support.support_set import MAX_PATCHES
 from fewscope.connectors.support_options import SupportOptions
 from fewscope.errors import FewscopeError
-from fewscope.pipeline.working_resolution import SMALLEST_PX, fitting_mpp
+from fewscope.pipeline.working_resolution import LARGEST_PX, SMALLEST_PX, fitting_mpp
 
 log = logging.getLogger(__name__)
 
 FILE = "resolution.json"
-MOST_DOUBLINGS = 5
+MOST_DOUBLINGS, MOST_HALVINGS = 5, 3
 SQUARE = 1e-6
 """Relative difference of the sides of a raster's pixels up to which ``--res`` keeps their shape."""
 
@@ -47,17 +49,17 @@ class Choice:
 
     Attributes
     ----------
-    factor : int
+    factor : float
         So many times coarser than at the start.
     by : str
         "start": nobody has chosen yet; "page": from the sizes of the objects; "person".
-    declined : int
+    declined : float
         The factor that a person was offered and did not take; 0 for none.
     """
 
-    factor: int = 1
+    factor: float = 1
     by: By = "start"
-    declined: int = 0
+    declined: float = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +72,8 @@ class Ladder:
         Side of a pixel on the ground at the start; 0 where it is not known.
     unit : str
         Of the side: "µm", "m", "degrees", or nothing where it is not known.
-    doublings : int
-        How often it can be doubled.
+    doublings, halvings : int
+        How often it can be doubled, and halved, which makes it finer, as far as all images are.
     is_given : bool
         Whether it was asked for, and only a person may change it.
     """
@@ -80,6 +82,7 @@ class Ladder:
     unit: str
     doublings: int
     is_given: bool
+    halvings: int = 0
 
     @classmethod
     def of(cls, infos: Sequence[SourceInfo], unit: str, is_given: bool) -> Ladder:
@@ -87,19 +90,30 @@ class Ladder:
         sides = [side_of(info) for info in infos]
         start = sides[0] or 0.0
         longest = min(max(info.height, info.width) for info in infos)
-        doublings = 0
-        if start and all(side and abs(side / start - 1) < SQUARE for side in sides):
+        doublings = halvings = 0
+        is_slide, is_known = (
+            infos[0].kind == "slide",
+            all(side and abs(side / start - 1) < SQUARE for side in sides),
+        )
+        if start and is_known:
             doublings = min(MOST_DOUBLINGS, max(0, int(math.log2(longest / PATCH_SIZE))))
-        if infos[0].kind == "slide" and doublings:
+        if is_slide and doublings:
             doublings = min(doublings, max(0, int(math.log2(PLAUSIBLE_MPP[1] / start))))
-        return cls(start, unit, doublings, is_given)
+        if is_slide and start and is_known:
+            finest = max(info.native_mpp or start for info in infos)
+            halvings = min(MOST_HALVINGS, max(0, int(math.log2(start / finest) + SQUARE)))
+        return cls(start, unit, doublings, is_given, halvings)
 
     @property
-    def factors(self) -> list[int]:
-        """The factors, from 1."""
-        return [2**k for k in range(self.doublings + 1)]
+    def factors(self) -> list[float]:
+        """The factors, from the finest resolution on.
 
-    def words(self, factor: int) -> str:
+        >>> Ladder(0.5, "µm", 1, False, 2).factors
+        [0.25, 0.5, 1, 2]
+        """
+        return [0.5**k for k in range(self.halvings, 0, -1)] + [2**k for k in range(self.doublings + 1)]
+
+    def words(self, factor: float) -> str:
         """A resolution for people.
 
         >>> Ladder(0.499, "µm", 3, False).words(4)
@@ -107,10 +121,13 @@ class Ladder:
         """
         return f"{_short(self.start * factor)} {self.unit or 'units'}/px"
 
-    def suits(self, sizes: Mapping[str, float]) -> int:
+    def suits(self, sizes: Mapping[str, float]) -> float:
         """The factor at which objects of these typical diameters, by class, fit the network."""
-        fitting = fitting_mpp(sizes.values(), self.start) if self.start else None
-        return 1 if fitting is None else min(round(fitting / self.start), 2**self.doublings)
+        finest = self.start * 0.5**self.halvings
+        fitting = fitting_mpp(sizes.values(), self.start, finest) if self.start else None
+        if fitting is None:
+            return 1
+        return min(self.factors, key=lambda factor: abs(math.log(fitting / self.start / factor)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,14 +138,14 @@ class Advice:
     ----------
     text : str
         One or two sentences; "" for nothing.
-    to : int
+    to : float
         The factor of the first button; the second one keeps what is.
     is_kept : bool
         Whether the page has changed it already, and the first button takes this back.
     """
 
     text: str = ""
-    to: int = 1
+    to: float = 1
     is_kept: bool = False
 
 
@@ -147,19 +164,25 @@ def sizes_of(drawn: Sequence[tuple[AnnotationFile, SourceInfo]], options: Suppor
     return typical_diameters([(file, side) for (file, _), side in zip(drawn, sides, strict=True)], options)
 
 
-def wanted(now: Choice, suits: int, ladder: Ladder, sizes: Mapping[str, float]) -> int:
-    """The factor that objects of these sizes ask for: a finer one only where some have no shape at that of now."""
-    if suits > now.factor:
-        return suits
-    is_too_small = bool(sizes) and min(sizes.values()) < SMALLEST_PX * ladder.start * now.factor
-    is_empty = not sizes and now.by == "page"
-    return suits if is_too_small or is_empty else now.factor
+def wanted(now: Choice, suits: float, ladder: Ladder, sizes: Mapping[str, float]) -> float:
+    """The factor that objects of these sizes ask for: a finer one only where some have no shape at that of now, a
+    coarser one only where some do not fit the network."""
+    if not sizes:
+        return suits if now.by == "page" else now.factor
+    side = ladder.start * now.factor
+    is_too_small, is_too_large = (
+        min(sizes.values()) < SMALLEST_PX * side,
+        max(sizes.values()) > LARGEST_PX * side,
+    )
+    return suits if (is_too_large if suits > now.factor else is_too_small) else now.factor
 
 
 def may_change(
-    now: Choice, to: int, ladder: Ladder, kind: str, regions: Sequence[tuple[BaseGeometry, float]]
+    now: Choice, to: float, ladder: Ladder, kind: str, regions: Sequence[tuple[BaseGeometry, float]]
 ) -> bool:
     """Whether the page may change the resolution by itself: nobody has chosen one, and no region loses its worth.
+
+    Regions do at a coarser one where they become too small, at a finer one where they take too many patches.
 
     Parameters
     ----------
@@ -171,12 +194,16 @@ def may_change(
     if kind != "slide" or ladder.is_given or now.by == "person":
         return False
     if to < now.factor:
-        return not regions
+        bounds = [[side / (scale * to) for side in region.bounds] for region, scale in regions]
+        n_patches = sum(
+            len(starts(top, bottom)) * len(starts(left, right)) for left, top, right, bottom in bounds
+        )
+        return n_patches <= MAX_PATCHES
     least = LEAST_LABELLED * PATCH_SIZE**2
     return all(shapely.area(region) >= least * (scale * to) ** 2 for region, scale in regions)
 
 
-def advice(now: Choice, to: int, ladder: Ladder, sizes: Mapping[str, float]) -> Advice:
+def advice(now: Choice, to: float, ladder: Ladder, sizes: Mapping[str, float]) -> Advice:
     """What to say: what the page has chosen, or that another resolution suits better."""
     if not sizes:
         return Advice()
@@ -184,7 +211,8 @@ def advice(now: Choice, to: int, ladder: Ladder, sizes: Mapping[str, float]) -> 
     if to == now.factor:
         if now.by != "page" or now.factor == 1:
             return Advice()
-        across = f"{largest[0]} is about {_short(largest[1])} {ladder.unit} across"
+        name, size = largest if now.factor > 1 else smallest
+        across = f"{name} is about {_short(size)} {ladder.unit} across"
         return Advice(f"Now at {ladder.words(now.factor)}, as {across}.", 1, True)
     if to == now.declined:
         return Advice()
@@ -194,8 +222,12 @@ def advice(now: Choice, to: int, ladder: Ladder, sizes: Mapping[str, float]) -> 
 
 
 def _short(value: float) -> str:
-    """Two digits, without an exponent unless it is very small."""
-    return f"{float(f'{value:.2g}'):g}"
+    """Two digits, of small numbers three, without an exponent unless it is very small.
+
+    >>> _short(359.6), _short(0.499), _short(0.125)
+    ('360', '0.5', '0.125')
+    """
+    return f"{float(f'{value:.{2 if value >= 0.2 else 3}g}'):g}"
 
 
 def read_choice(out: Path, ladder: Ladder) -> Choice:
@@ -204,7 +236,7 @@ def read_choice(out: Path, ladder: Ladder) -> Choice:
         stated = json.loads((out / FILE).read_text(encoding="utf-8"))
         if ladder.is_given or abs(stated["start"] / ladder.start - 1) > SQUARE:
             return Choice()
-        found = Choice(int(stated["factor"]), stated["by"], int(stated["declined"]))
+        found = Choice(float(stated["factor"]), stated["by"], float(stated["declined"]))
     except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError):
         return Choice()
     is_known = found.factor in ladder.factors and found.by in ("start", "page", "person")

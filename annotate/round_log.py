@@ -54,7 +54,7 @@ class Round:
         network that is scored: the IoU is too high.
     encoder : str
         The frozen encoder that the network was scored with; "" for none.
-    factor : int
+    factor : float
         The working resolution that the patches had: so many times coarser than at the start.
     """
 
@@ -72,7 +72,7 @@ class Round:
     state: str = "done"
     n_prefilled: int = 0
     encoder: str = ""
-    factor: int = 1
+    factor: float = 1
 
     def described(self) -> dict[str, Any]:
         """What the page must know."""

@@ -86,8 +86,8 @@ def start_run(session: Session, runs: Runs, learning: Learning, body: Any) -> Ru
     return runs.start(folder, job, sources, [*uris, *arguments, "--out", str(out), *extra], request)
 
 
-def at_resolution(words: Sequence[str], one: OpenSource, factor: int) -> tuple[str, ...]:
-    """Options of a command with the resolution of the page: a run of its own would choose one for large objects."""
+def at_resolution(words: Sequence[str], one: OpenSource, factor: float) -> tuple[str, ...]:
+    """Options of a command with the resolution of the page: a run of its own may choose another."""
     info = one.source.info
     option, side = ("--mpp", info.mpp) if info.kind == "slide" else ("--res", side_of(info))
     if not side or (factor == 1 and (option in words or info.kind == "raster")):

@@ -133,7 +133,7 @@ class Session:
         self.on_labels: list[Callable[[int], None]] = []
         self._told: dict[str, str] = {}
         self.folders: LabelledFolders
-        self._opened: dict[int, list[OpenSource]] = {1: self.sources}
+        self._opened: dict[float, list[OpenSource]] = {1: self.sources}
         try:
             for number, uri in enumerate(config.sources):
                 self.sources.append(self._open(number, uri))
@@ -154,7 +154,7 @@ class Session:
         for one in (one for opened in self._opened.values() for one in opened):
             one.source.close()
 
-    def at(self, factor: int) -> list[OpenSource]:
+    def at(self, factor: float) -> list[OpenSource]:
         """The sources at a resolution so many times coarser than at the start; they are opened here, if need be.
 
         Raises
@@ -166,7 +166,7 @@ class Session:
             opened: list[OpenSource] = []
             try:
                 for one in self._opened[1]:
-                    opened.append(self._coarser(one, factor))
+                    opened.append(self._reopened(one, factor))
             except BaseException:
                 for one in opened:
                     one.source.close()
@@ -174,7 +174,7 @@ class Session:
             self._opened[factor] = opened
         return self._opened[factor]
 
-    def take(self, factor: int, choice: Choice) -> None:
+    def take(self, factor: float, choice: Choice) -> None:
         """Work on the sources at another resolution from now on, which `at` has opened. Called between requests."""
         self.sources[:] = self._opened[factor]
         self.choice = choice
@@ -233,7 +233,7 @@ class Session:
         unit = "µm" if is_slide else _unit(crs) or ""
         given = config.mpp if is_slide else config.raster.res
         found = Ladder.of(infos, "degrees" if unit == "degree" else unit, given is not None)
-        return replace(found, doublings=0) if self.folders.folders else found
+        return replace(found, doublings=0, halvings=0) if self.folders.folders else found
 
     def _resume(self) -> None:
         """Open the sources at the resolution that was chosen before."""
@@ -244,13 +244,13 @@ class Session:
             self.choice = Choice()
         self.take(self.choice.factor, self.choice)
 
-    def _coarser(self, one: OpenSource, factor: int) -> OpenSource:
+    def _reopened(self, one: OpenSource, factor: float) -> OpenSource:
         """A source at a resolution so many times coarser than at the start."""
         config, info = self.config, one.info
         side = (side_of(info) or 0.0) * factor
         if info.kind == "raster":
             source = open_source(one.uri, raster=replace(config.raster, res=side))
-            scale = source.info.transform.a / info.transform.a if info.transform.a else float(factor)
+            scale = source.info.transform.a / info.transform.a if info.transform.a else factor
         else:
             source = shown_like(_opened(one.uri, config, side), info.ranges)
             scale = work_scale(source.info)

@@ -32,7 +32,7 @@ from tests.helpers.support_folders import photo, save_pair
 
 GLAND = rectangle(100, 100, 460, 460, name="gland")  # 180 um across
 NUCLEUS = rectangle(600, 100, 618, 118, name="nucleus")  # 9 um
-LADDER = Ladder(0.5, "µm", 4, is_given=False)
+LADDER = Ladder(0.5, "µm", 4, is_given=False, halvings=2)
 
 
 async def settled(page: Page) -> dict[str, Any]:
@@ -278,6 +278,31 @@ def test_all_images_change_together(slide, tmp_path):
     visit(config, journey)
 
 
+def test_small_objects_are_seen_at_a_finer_resolution(tmp_path, monkeypatch):
+    path, out = tmp_path / "fine.tif", tmp_path / "out"
+    write_pyramid(path, picture(1000, 1000), mpp=0.125)
+
+    async def journey(page: Page) -> None:
+        await page.get("/api/resolution")
+        region = rectangle(200, 200, 424, 424, "region")  # 28 um
+        await page.ops(region, *(rectangle(x, 250, x + 24, 274, name="granule") for x in (220, 300, 380)))
+        said = await settled(page)
+        assert said["text"] == "Now at 0.25 µm/px, as granule is about 3 µm across."
+        assert [one["text"] for one in said["values"][:3]] == ["0.125 µm/px", "0.25 µm/px", "0.5 µm/px"]
+        learning = page.client.app[LEARNING]
+        assert [one.info.mpp for one in learning.preview.sources] == [0.25]
+        (config,) = segment_wsi.configs(segment_wsi.parse(await command_of_a_run(page, monkeypatch)))
+        assert config.mpp == 0.25
+        job = segment_wsi.parse([str(path), "--support", str(out / "labels.geojson"), "--out", str(tmp_path)])
+        assert learning.support.digest() == make_plan(segment_wsi.configs(job)[0]).support.digest()
+
+    async def again(page: Page) -> None:
+        assert (await settled(page))["factor"] == 0.5
+
+    visit(config_of(path, out), journey)
+    visit(config_of(path, out), again)
+
+
 @pytest.mark.parametrize(
     ("sizes", "now", "factor"),
     [
@@ -290,6 +315,12 @@ def test_all_images_change_together(slide, tmp_path):
         ({"tumour": 10_000}, Choice(), 16),  # the last rung
         ({}, Choice(4, "page"), 1),
         ({}, Choice(4, "person"), 4),
+        ({"granule": 3}, Choice(), 0.5),
+        ({"granule": 0.2}, Choice(), 0.25),  # the slide has no finer one
+        ({"granule": 3, "nucleus": 40}, Choice(), 1),
+        ({"nucleus": 9}, Choice(0.5, "page"), 0.5),  # 36 px fit as well
+        ({"gland": 180}, Choice(0.5, "page"), 4),
+        ({}, Choice(0.25, "page"), 1),
     ],
 )
 def test_which_resolution_is_wanted(sizes, now, factor):
@@ -305,7 +336,10 @@ def test_the_page_changes_the_resolution_only_where_nothing_is_lost():
     assert not may_change(Choice(1, "person"), 4, LADDER, "slide", [])
     assert not may_change(Choice(), 4, replace(LADDER, is_given=True), "slide", [])
     assert not may_change(Choice(), 4, LADDER, "raster", [])
-    assert not may_change(Choice(4, "page"), 1, LADDER, "slide", [(large, 1.0)])
+    assert may_change(Choice(4, "page"), 1, LADDER, "slide", [(large, 1.0)])
+    assert not may_change(Choice(4, "page"), 1, LADDER, "slide", [(large, 1.0)] * 2), "more than 32 patches"
+    assert may_change(Choice(), 0.25, LADDER, "slide", [(small, 1.0)] * 2)
+    assert not may_change(Choice(), 0.25, LADDER, "slide", [(small, 1.0)] * 3), "of 16 patches each"
 
 
 @pytest.mark.parametrize("kind", ["slide", "raster"])

@@ -54,7 +54,7 @@ export function resolutionBar(app: App): HTMLElement {
 export function resolutionField(app: App): HTMLElement {
   const select = h("select", {
     id: "resolution",
-    "data-tip": "Side of a pixel for the preview and the runs: coarser for larger objects",
+    "data-tip": "Side of a pixel for the preview and the runs: coarser for larger objects, finer for smaller ones",
     onchange: () => void choose(app, Number(select.value)),
   });
   const field = h("div", { class: "slider" }, h("label", { for: "resolution" }, "Resolution"), select);
