@@ -18,8 +18,6 @@ from fewscope.pipeline.execution.pool import LocalPool
 from fewscope.pipeline.run import segment
 from tests.helpers import fakes
 
-N_UNITS = 20
-
 
 def flip(path: Path) -> None:
     """One bit in the middle of a file."""
@@ -47,10 +45,12 @@ def no_pictures() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def finished(slide: str, support: str, tmp_path_factory: pytest.TempPathFactory) -> SegmentConfig:
-    """A run that nobody stops."""
-    out = tmp_path_factory.mktemp("finished") / "out"
-    config = SegmentConfig(slide, support, str(out), shard=128, threshold=0.5, instances="components")
+def finished(support: str, tmp_path_factory: pytest.TempPathFactory) -> SegmentConfig:
+    """A run of fifteen units, and of two levels, that nobody stops."""
+    folder = tmp_path_factory.mktemp("finished")
+    slide = fakes.write_slide(folder / "slide.tif", fakes.picture(330, 520))
+    options = {"shard": 128, "threshold": 0.5, "instances": "components", "outlines": "points"}
+    config = SegmentConfig(slide, support, str(folder / "out"), **options)
     finish(config)
     return config
 
