@@ -103,13 +103,23 @@ def authors_prediction(
     return torch.sigmoid(F.conv2d(x, relation["double_conv5.3.weight"], relation["double_conv5.3.bias"]))
 
 
+@pytest.fixture(scope="module")
+def authors(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Tensor], dict[str, Tensor]]:
+    """The folder of the authors' files and of ours, converted from them, and what theirs hold."""
+    folder = tmp_path_factory.mktemp("authors")
+    encoder, relation = authors_files(folder)
+    command = ["hkustcv", str(folder / "feature_encoder.pkl"), str(folder / "relation_network.pkl")]
+    assert convert.main([*command, "--out", str(folder / "hkustcv.safetensors")]) == 0
+    return folder, encoder, relation
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("shots", [5, 2])
-def test_the_authors_checkpoint_predicts_what_their_code_predicts(tmp_path: Path, shots: int) -> None:
-    files = authors_files(tmp_path)
-    out = tmp_path / "hkustcv.safetensors"
-    command = ["hkustcv", str(tmp_path / "feature_encoder.pkl"), str(tmp_path / "relation_network.pkl")]
-    assert convert.main([*command, "--out", str(out)]) == 0
+def test_the_authors_checkpoint_predicts_what_their_code_predicts(
+    authors: tuple[Path, dict[str, Tensor], dict[str, Tensor]], shots: int
+) -> None:
+    folder, *files = authors
+    out = folder / "hkustcv.safetensors"
     g = torch.Generator().manual_seed(1)
     pictures = torch.randint(0, 256, (shots + 2, 64, 64, 3), generator=g).byte()
     labels = (torch.rand(shots, 64, 64, generator=g) > 0.5).byte()
@@ -120,7 +130,7 @@ def test_the_authors_checkpoint_predicts_what_their_code_predicts(tmp_path: Path
     expected = torch.cat(
         [authors_prediction(*exact, images[:shots].double(), masks, queries[i : i + 1]) for i in (0, 1)]
     )
-    net = convert_hkustcv(tmp_path / "feature_encoder.pkl", tmp_path / "relation_network.pkl").double()
+    net = convert_hkustcv(folder / "feature_encoder.pkl", folder / "relation_network.pkl").double()
     with torch.inference_mode():
         pack = net.compile_support(images[:shots].double(), masks, 1 - masks)
         torch.testing.assert_close(torch.sigmoid(net(queries, pack)), expected, rtol=0, atol=1e-9)
