@@ -127,7 +127,7 @@ def add_slide_options(parser: JobParser) -> None:
         "--mpp",
         type=float,
         help="working resolution, um per px (default: that of the patches if they state one; else 0.5, or the slide's "
-        "own if coarser; coarser for labelled objects of more than 50 um across, finer for those of less than 4)",
+        "own if coarser; coarser for labelled objects of more than 50 um across, finer for those of less than 3)",
     )
     add(
         "--slide-mpp",

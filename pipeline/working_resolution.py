@@ -21,7 +21,11 @@ LARGEST_PX = 100
 """Diameter of objects up to which a tile of 224 px shows enough of what is around them."""
 
 SMALLEST_PX = 8
-"""Diameter below which objects have no shape."""
+"""Diameter that objects have at least at a resolution that is chosen: smaller ones have no shape."""
+
+TOO_SMALL_PX = 6
+"""Diameter from which on objects are left as small as they are: pixels half as wide take four times as long, and those
+of 7 px gain little by them."""
 
 
 def open_at_working_resolution(config: SegmentConfig) -> tuple[SegmentConfig, Source, SupportSet]:
@@ -29,7 +33,7 @@ def open_at_working_resolution(config: SegmentConfig) -> tuple[SegmentConfig, So
 
     Without `SegmentConfig.mpp`, a slide is read as its support set says: at the resolution of the patches, where a
     folder of them states one; at a coarser one than usual, where objects drawn are more than `LARGEST_PX` across; at a
-    finer one that the slides have, where they are less than `SMALLEST_PX`.
+    finer one that the slides have, where they are less than `TOO_SMALL_PX`.
 
     Returns
     -------
@@ -86,19 +90,22 @@ def _diameters_at_points(support: SupportSet, mpp: float, radius_um: float | Non
 def fitting_mpp(diameters: Iterable[float], mpp: float, finest: float | None = None) -> float | None:
     """Another working resolution, um per px, that suits objects of these typical diameters, um; None if `mpp` does.
 
-    It is `mpp`, doubled as often as the largest objects need, but for what the smallest ones allow; or halved as often
-    as the smallest ones need, but for what the largest ones allow, down to the slide's own, ``finest``; None: never.
+    It is `mpp`, doubled as often as the largest objects need, but for what the smallest ones allow; or, where these are
+    less than `TOO_SMALL_PX`, halved as often as they need, but for what the largest ones allow, down to the slide's
+    own, ``finest``; None: never.
 
     >>> [fitting_mpp(of_classes, 0.5, 0.1) for of_classes in ([8], [90], [180], [180, 9], [180, 3])]
     [None, 1.0, 2.0, 1.0, None]
-    >>> [fitting_mpp(of_classes, 0.5, 0.1) for of_classes in ([3], [1.5], [0.4], [40, 3])]
-    [0.25, 0.125, 0.1, None]
+    >>> [fitting_mpp(of_classes, 0.5, 0.1) for of_classes in ([2.5], [1.5], [0.4], [40, 2], [3.5])]
+    [0.25, 0.125, 0.1, None, None]
     """
     sizes = sorted(diameters)
     if not sizes:
         return None
     needed = math.ceil(math.log2(sizes[-1] / (LARGEST_PX * mpp)))
     allowed = math.floor(math.log2(sizes[0] / (SMALLEST_PX * mpp)))
+    if needed <= 0 and sizes[0] >= TOO_SMALL_PX * mpp:
+        return None
     doublings = max(0, min(needed, allowed)) if needed > 0 else min(0, max(needed, allowed))
     found = max(mpp * 2.0**doublings, min(finest or mpp, mpp))
     return None if found == mpp else found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import threading
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +23,11 @@ SAMPLES = 8
 
 STRIP = 64
 """Rows of an overview at once: points in 32 MB."""
+
+
+ASKED_IN_TURN = threading.Lock()
+"""Held while a prepared geometry is asked, which GEOS indexes at the first question and then changes: threads that ask
+at once crash (libgeos/geos, issue 825). Workers of `LocalPool` share the area."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -44,7 +50,8 @@ class Area:
 
     def touches(self, window: Window) -> bool:
         """Whether a window and the area have a point in common."""
-        return bool(shapely.intersects(self.geometry, _box(window)))
+        with ASKED_IN_TURN:
+            return bool(shapely.intersects(self.geometry, _box(window)))
 
     def on_window(self, window: Window) -> np.ndarray:
         """The area on a window, (h, w) bool; nothing outside the source."""
@@ -93,10 +100,11 @@ class Area:
     def _block(self, row: int, col: int) -> np.ndarray:
         """The area on a block of the grid, (BLOCK, BLOCK) bool."""
         outline = _box(Window(col, row, BLOCK, BLOCK))
-        if shapely.contains_properly(self.geometry, outline):
-            return np.ones((BLOCK, BLOCK), bool)
-        if not shapely.intersects(self.geometry, outline):
-            return np.zeros((BLOCK, BLOCK), bool)
+        with ASKED_IN_TURN:
+            is_within = bool(shapely.contains_properly(self.geometry, outline))
+            is_apart = not is_within and not shapely.intersects(self.geometry, outline)
+        if is_within or is_apart:
+            return np.full((BLOCK, BLOCK), is_within)
         near = self._cut(row, col, row + BLOCK, col + BLOCK)
         return burn([(near, 1)], (BLOCK, BLOCK), Affine.translation(col, row)) > 0
 

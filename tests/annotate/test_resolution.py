@@ -285,9 +285,9 @@ def test_small_objects_are_seen_at_a_finer_resolution(tmp_path, monkeypatch):
     async def journey(page: Page) -> None:
         await page.get("/api/resolution")
         region = rectangle(200, 200, 424, 424, "region")  # 28 um
-        await page.ops(region, *(rectangle(x, 250, x + 24, 274, name="granule") for x in (220, 300, 380)))
+        await page.ops(region, *(rectangle(x, 250, x + 20, 270, name="granule") for x in (220, 300, 380)))
         said = await settled(page)
-        assert said["text"] == "Now at 0.25 µm/px, as granule is about 3 µm across."
+        assert said["text"] == "Now at 0.25 µm/px, as granule is about 2.5 µm across."
         assert [one["text"] for one in said["values"][:3]] == ["0.125 µm/px", "0.25 µm/px", "0.5 µm/px"]
         learning = page.client.app[LEARNING]
         assert [one.info.mpp for one in learning.preview.sources] == [0.25]
@@ -315,9 +315,9 @@ def test_small_objects_are_seen_at_a_finer_resolution(tmp_path, monkeypatch):
         ({"tumour": 10_000}, Choice(), 16),  # the last rung
         ({}, Choice(4, "page"), 1),
         ({}, Choice(4, "person"), 4),
-        ({"granule": 3}, Choice(), 0.5),
+        ({"granule": 2.5}, Choice(), 0.5),
         ({"granule": 0.2}, Choice(), 0.25),  # the slide has no finer one
-        ({"granule": 3, "nucleus": 40}, Choice(), 1),
+        ({"granule": 2, "nucleus": 40}, Choice(), 1),
         ({"nucleus": 9}, Choice(0.5, "page"), 0.5),  # 36 px fit as well
         ({"gland": 180}, Choice(0.5, "page"), 4),
         ({}, Choice(0.25, "page"), 1),

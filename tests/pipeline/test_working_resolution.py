@@ -48,9 +48,10 @@ def planned(folder: Path, support: str, **options: Any) -> Plan:
         ({"gland": 180.0}, 2.0),
         ({"gland": 180.0, "nucleus": 9.0}, 1.0),  # nuclei would be 4 px at 2
         ({"gland": 180.0, "granule": 3.0}, 0.5),
-        ({"granule": 3.0}, 0.25),  # 6 px at 0.5
+        ({"granule": 2.5}, 0.25),  # 5 px at 0.5
+        ({"granule": 3.5}, 0.5),
         ({"granule": 1.0}, NATIVE_MPP),  # there is no finer one
-        ({"nucleus": 8.0, "granule": 3.0}, 0.25),
+        ({"nucleus": 8.0, "granule": 2.5}, 0.25),
     ],
 )
 def test_labelled_objects_fit_the_network(tmp_path, diameters_um, mpp):
@@ -62,7 +63,7 @@ def test_labelled_objects_fit_the_network(tmp_path, diameters_um, mpp):
 
 
 def test_small_objects_in_large_regions_are_seen_as_fine_as_patches_allow(tmp_path):
-    features = [("Region*", shapely.box(0, 0, 1600, 1600)), ("granule", shapely.Point(800, 800).buffer(6))]
+    features = [("Region*", shapely.box(0, 0, 1600, 1600)), ("granule", shapely.Point(800, 800).buffer(4))]
     plan = planned(tmp_path, drawn_files.file(tmp_path, "drawn.geojson", drawn_files.qupath(features)))
     assert plan.source.info.mpp == 0.5  # 64 patches at 0.25
     assert any("draw smaller ones, of 56 um" in text for text in plan.support.assumptions)

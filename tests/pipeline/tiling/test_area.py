@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -70,3 +72,34 @@ def test_it_is_known_by_its_outline_alone(area):
     assert Area(shapely.affinity.translate(HOLED, 1), SHAPE).digest != area.digest
     there = pickle.loads(pickle.dumps(area))
     assert np.array_equal(there.on_window(everywhere()), area.on_window(everywhere()))
+
+
+IN_THREADS = """
+import threading
+import numpy as np, shapely
+from rasterio.windows import Window
+from fewscope.pipeline.tiling.area import Area
+
+angles = np.linspace(0, 2 * np.pi, 100_001)[:-1]
+radius = 4000 + 300 * np.sin(40 * angles)
+star = 5000 + radius[:, None] * np.column_stack([np.cos(angles), np.sin(angles)])
+windows = [Window(x, y, 224, 224) for y in range(900, 9000, 900) for x in range(900, 9000, 900)]
+for _ in range(4):
+    area, start = Area(shapely.Polygon(star), (10_000, 10_000)), threading.Barrier(8)
+
+    def ask() -> None:
+        start.wait()
+        for window in windows:
+            area.touches(window)
+
+    threads = [threading.Thread(target=ask) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+"""
+
+
+def test_threads_may_share_it():
+    """In a process of its own, as geometries of GEOS that several threads ask at once crash it."""
+    subprocess.run([sys.executable, "-c", IN_THREADS], check=True, timeout=200)
