@@ -25,7 +25,7 @@ SMALLEST_PX = 8
 
 TOO_SMALL_PX = 6
 """Diameter from which on objects are left as small as they are: pixels half as wide take four times as long, and those
-of 7 px gain little by them."""
+of 7 px gain 0.04 IoU by them (docs/benchmarks.md)."""
 
 
 def open_at_working_resolution(config: SegmentConfig) -> tuple[SegmentConfig, Source, SupportSet]:
