@@ -270,7 +270,7 @@ def test_support_that_is_not_there(cli, tmp_path, name, words):
         (["--max-unreadable", "7"], ["--max-unreadable 7"]),
         (["--instances", "split"], ["--object-radius-um"]),
         (["--object-radius-um", "-3"], ["-3"]),
-        (["--mpp", "1000"], ["1000", "0.05..50"]),
+        (["--mpp", "1000"], ["1000", "0.0001..50"]),
     ],
 )
 def test_options_that_make_no_sense(cli, tmp_path, flags, words):
