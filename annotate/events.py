@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import threading
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
@@ -36,21 +35,17 @@ class EventHub:
     def in_loop(self, do: Callable[[], None]) -> None:
         """Do something in the loop, between two requests, and wait for it; here, where nothing is served.
 
-        Not to be called in the loop.
+        Not to be called in the loop. What it raises is raised here.
         """
-        loop, done = self._loop, threading.Event()
+        loop = self._loop
         if loop is None or not loop.is_running():
             do()
             return
 
-        def act() -> None:
-            try:
-                do()
-            finally:
-                done.set()
+        async def act() -> None:
+            do()
 
-        loop.call_soon_threadsafe(act)
-        done.wait()
+        asyncio.run_coroutine_threadsafe(act(), loop).result()
 
     def _send(self, text: str | None) -> None:
         for queue in list(self._queues):

@@ -249,8 +249,9 @@ def open_source(
         a pattern, or a STAC item collection; remote rasters and OME-Zarrs are read in ranges.
     mpp
         Working resolution of a slide, um per px. None: `DEFAULT_MPP` for finer slides (or an integer multiple of the
-        slide's own within 2 % of it, which needs no interpolation), else the slide's own, which that of an electron
-        microscope is read at, too. A slide that does not state its resolution is assumed to have this one at level 0.
+        slide's own within 2 % of it, which needs no interpolation), else the slide's own; images of an electron
+        microscope are read at their own, too. A slide that does not state its resolution is assumed to have this one
+        at level 0.
     slide_mpp
         Resolution of level 0, um per px; overrides the file's.
     slide

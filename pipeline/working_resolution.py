@@ -52,9 +52,8 @@ def open_at_working_resolution(config: SegmentConfig) -> tuple[SegmentConfig, So
         drawn = [(read.ahead(uri, slide, options), slide.info.native_mpp) for uri, slide in files]
     sizes, support = typical_diameters(drawn, options), None
     usual, native = source.info.mpp, source.info.native_mpp or source.info.mpp
-    finest = max(
-        [native, *(of_slide for _, of_slide in drawn if of_slide)]
-    )  # no patch is read finer than it is
+    # no patch is read finer than the slide that it was drawn on
+    finest = max([native, *(of_slide for _, of_slide in drawn if of_slide)])
     if not sizes:
         support = read_support(config, source, drawn_on, read)
         sizes = _diameters_at_points(support, usual, config.object_radius_um)

@@ -15,6 +15,7 @@ import pytest
 import shapely
 from affine import Affine
 
+from fewscope.annotate.events import EventHub
 from fewscope.annotate.resolution import Choice, Ladder, may_change, wanted
 from fewscope.annotate.results import Filters, ResultTable
 from fewscope.annotate.run_routes import start_run
@@ -355,3 +356,16 @@ def test_a_result_at_another_resolution_than_the_page_lies_where_it_is(tmp_path,
     assert row[-2:] == [60 * px, 30 * px]
     assert table.at(51 * px, 21 * px) is not None
     assert table.at(49 * px, 21 * px) is None
+
+
+def test_what_fails_in_the_loop_fails_where_it_was_asked_for():
+    def fail() -> None:
+        raise ValueError("no such source")
+
+    async def serve() -> None:
+        hub = EventHub()
+        hub.start(asyncio.get_running_loop())
+        with pytest.raises(ValueError, match="no such source"):
+            await asyncio.to_thread(hub.in_loop, fail)
+
+    asyncio.run(serve())
