@@ -14,7 +14,7 @@ from shapely.geometry import MultiPolygon, Polygon
 from fewscope.annotate.cells import overlap
 from fewscope.annotate.preview import Preview
 from fewscope.connectors.support.support_set import SupportSet
-from fewscope.pipeline.calibration.operating_point import threshold_level
+from fewscope.pipeline.calibration.object_counts import threshold_level
 from fewscope.pipeline.config import SegmentConfig
 from fewscope.pipeline.geometry.footprints import footprints
 from fewscope.pipeline.instances.class_map import assign_classes

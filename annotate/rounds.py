@@ -21,7 +21,7 @@ from fewscope.connectors.support.support_set import SupportSet
 from fewscope.model.devices import use_one_thread
 from fewscope.model.settled import SettledPack
 from fewscope.pipeline.calibration.leave_one_out import masked_iou, predict_held_out
-from fewscope.pipeline.calibration.operating_point import choose_rule, count_objects, threshold_level
+from fewscope.pipeline.calibration.object_counts import choose_rule, count_objects, threshold_level
 from fewscope.pipeline.config import SegmentConfig
 from fewscope.pipeline.instances.class_map import assign_classes
 from fewscope.pipeline.tiling.blending import to_uint8

@@ -85,7 +85,7 @@ def window_picture(
     if preview is not None and index is not None:
         probability = answers_of(preview, int(one.id), window, index)
         if probability is not None:
-            from fewscope.pipeline.calibration.operating_point import label_objects
+            from fewscope.pipeline.calibration.object_counts import label_objects
 
             rule = rule_of(learning, index, one.source.info.kind)
             labels = label_objects(probability, threshold, rule.rule, 2, rule.min_area_px)

@@ -53,7 +53,7 @@ from fewscope.model.episodes.protocol import sampled_episodes
 from fewscope.model.networks.names import MODELS
 from fewscope.model.segmenter import load_segmenter
 from fewscope.pipeline.calibration.intervals import count_estimate, count_interval
-from fewscope.pipeline.calibration.operating_point import countable, label_objects
+from fewscope.pipeline.calibration.object_counts import countable, label_objects
 from fewscope.pipeline.config import SegmentConfig
 from fewscope.pipeline.evaluation.runner import Adapted, Method, encode_support, predict, support_set
 from fewscope.pipeline.execution.pool import LocalPool

@@ -45,7 +45,7 @@ from fewscope.model.networks.names import MODELS
 from fewscope.model.segmenter import load_segmenter
 from fewscope.pipeline import predictor
 from fewscope.pipeline.calibration import leave_one_out
-from fewscope.pipeline.calibration.operating_point import choose_rule, count_objects
+from fewscope.pipeline.calibration.object_counts import choose_rule, count_objects
 from fewscope.pipeline.config import SegmentConfig
 from fewscope.pipeline.evaluation.baselines import load_baseline, score_method
 from fewscope.pipeline.evaluation.runner import Adapted

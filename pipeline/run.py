@@ -36,11 +36,8 @@ from fewscope.connectors.support.support_set import SupportSet
 from fewscope.errors import HolesError, UnreadableError
 from fewscope.pipeline import predictor
 from fewscope.pipeline.calibration.encoding_cache import EncodingCache
-from fewscope.pipeline.calibration.operating_point import (
-    OperatingPoint,
-    choose_operating_point,
-    threshold_level,
-)
+from fewscope.pipeline.calibration.object_counts import threshold_level
+from fewscope.pipeline.calibration.operating_point import OperatingPoint, choose_operating_point
 from fewscope.pipeline.calibration.rough_labels import keep_outlines, kept_outlines
 from fewscope.pipeline.config import SegmentConfig
 from fewscope.pipeline.execution.attempts import MAX_DEATHS

@@ -19,7 +19,7 @@ from fewscope.connectors.support.joined_classes import join_classes
 from fewscope.connectors.support.support_set import SupportSet
 from fewscope.model.episodes.protocol import other_classes, sampled_episodes
 from fewscope.model.segmenter import Segmenter
-from fewscope.pipeline.calibration.operating_point import threshold_level
+from fewscope.pipeline.calibration.object_counts import threshold_level
 from fewscope.pipeline.evaluation.baselines import GrabCut
 from fewscope.pipeline.evaluation.runner import Adapted, EvaluationConfig, support_set
 from fewscope.pipeline.instances.class_map import assign_classes

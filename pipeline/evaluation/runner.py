@@ -25,7 +25,7 @@ from fewscope.pipeline.calibration import leave_one_out
 from fewscope.pipeline.calibration.boundary_correction import correct_boundaries
 from fewscope.pipeline.calibration.intervals import CountRatio
 from fewscope.pipeline.calibration.model_selection import SelectedEncoding, select_encoding
-from fewscope.pipeline.calibration.operating_point import choose_rule, label_objects
+from fewscope.pipeline.calibration.object_counts import choose_rule, label_objects
 from fewscope.pipeline.calibration.source_match import SourceMatch
 from fewscope.pipeline.config import SegmentConfig
 from fewscope.pipeline.evaluation.baselines import GrabCut, score_method

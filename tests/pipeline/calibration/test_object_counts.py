@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fewscope.connectors.support.support_set import SupportSet
-from fewscope.pipeline.calibration.operating_point import choose_rule, countable
+from fewscope.pipeline.calibration.object_counts import choose_rule, countable
 
 
 def test_slivers_at_the_edge_of_the_labelled_area_are_left_out_by_hand():
