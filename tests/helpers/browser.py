@@ -160,8 +160,8 @@ class Annotator:
         return list(answer.json()["features"])
 
     def counted(self) -> None:
-        """Wait until the preview's outlines are drawn and counted."""
-        self.until("/^[\\d,]+$/.test(document.querySelector('#counts strong')?.textContent ?? '')")
+        """Wait until the newest preview's outlines are drawn and counted."""
+        self.until("document.querySelector('#counts[data-state=counted] strong') !== null")
 
     def picture(self, what: str) -> Path:
         """Keep what is on the screen."""

@@ -11,6 +11,8 @@ export class Answers {
   private readonly unsure: AnswerLayer;
   private running: AbortController | null = null;
   private stamp = 0;
+  /** How often the preview has changed: an answer asked for before the newest change counts what it was. */
+  private changes = 0;
 
   constructor(app: App) {
     this.app = app;
@@ -22,7 +24,12 @@ export class Answers {
       this.unsure.clear();
       this.look();
     });
-    app.on("preview", () => this.refresh());
+    app.on("preview", () => {
+      this.changes++;
+      app.counting = true;
+      app.emit("counts");
+      this.refresh();
+    });
     app.on("area", () => this.outlines());
     app.on("classes", () => {
       this.match();
@@ -89,8 +96,6 @@ export class Answers {
       return;
     }
     this.stamp++;
-    if (app.settings.preview) app.counting = true;
-    app.emit("counts");
     const stamp = `${cells_done}-${this.stamp}`;
     const source = encodeURIComponent(app.source.id);
     app.classes.forEach(({ name }) => {
@@ -114,6 +119,7 @@ export class Answers {
     this.running?.abort();
     const running = (this.running = new AbortController());
     const source = app.source.id;
+    const { changes } = this;
     try {
       const names = app.classes.map(({ name }) => name).filter((name) => !app.hidden.has(name));
       const answers = await Promise.all(
@@ -134,7 +140,7 @@ export class Answers {
         );
         app.viewer.outlines.addFeatures(features);
       });
-      app.counting = false;
+      app.counting = changes !== this.changes;
       app.emit("counts");
     } catch (error) {
       if (!(error instanceof DOMException) && !(error instanceof Refused)) console.warn(error);

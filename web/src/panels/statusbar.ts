@@ -65,6 +65,7 @@ export function statusbar(app: App): HTMLElement {
           ]
         : [];
     });
+    counts.dataset["state"] = app.counting ? "counting" : "counted";
     replace(counts, ...parts);
   };
   app.on(["counts", "classes", "source", "settings"], draw);
