@@ -116,6 +116,28 @@ def support_options(config: SegmentConfig) -> SupportOptions:
     )
 
 
+def labelled_pictures(config: SegmentConfig) -> list[str]:
+    """Those of a run's support sets that are folders of labelled pictures, and no annotations."""
+    is_slide = config.raster is None
+    return [uri for uri in config.supports if not is_annotations(uri) and not (is_slide and drawn_in(uri))]
+
+
+def mpp_of_pictures(config: SegmentConfig, source: Source, drawn_on: Source) -> float | None:
+    """um per px that the first of a run's folders of labelled pictures states which states any; None if none does.
+
+    Parameters
+    ----------
+    source, drawn_on
+        From `open_sources`.
+    """
+    every = replace(support_options(config), class_names=())
+    found = (
+        _read_one(config, uri, source, drawn_on, every, read_annotations).mpp
+        for uri in labelled_pictures(config)
+    )
+    return next((mpp for mpp in found if mpp), None)
+
+
 @contextmanager
 def annotated_slides(
     config: SegmentConfig, source: Source, drawn_on: Source

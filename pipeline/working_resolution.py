@@ -8,12 +8,25 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from fewscope.connectors.conventions import PATCH_SIZE
-from fewscope.connectors.source import Source
+from fewscope.connectors.source import PLAUSIBLE_MPP, Source
 from fewscope.connectors.support.blobs import blobs_of_classes
-from fewscope.connectors.support.object_sizes import ReadAhead, n_region_patches, typical_diameters
+from fewscope.connectors.support.object_sizes import (
+    ReadAhead,
+    classes_at_points,
+    largest_region,
+    region_patches,
+    typical_diameters,
+)
 from fewscope.connectors.support.support_set import MAX_PATCHES, SupportSet, is_same_scale
 from fewscope.pipeline.config import SegmentConfig
-from fewscope.pipeline.sources import annotated_slides, open_sources, read_support, support_options
+from fewscope.pipeline.sources import (
+    annotated_slides,
+    labelled_pictures,
+    mpp_of_pictures,
+    open_sources,
+    read_support,
+    support_options,
+)
 
 log = logging.getLogger(__name__)
 
@@ -28,12 +41,17 @@ TOO_SMALL_PX = 6
 of 7 px gain 0.04 IoU by them (docs/benchmarks.md)."""
 
 
+SMALLEST_REGION_PX = 70
+"""Side that the largest region keeps at a coarser resolution, a tenth of a patch: objects may be larger than it."""
+
+
 def open_at_working_resolution(config: SegmentConfig) -> tuple[SegmentConfig, Source, SupportSet]:
     """Open what a run reads, at the resolution asked for, else at one that suits the support set.
 
     Without `SegmentConfig.mpp`, a slide is read as its support set says: at the resolution of the patches, where a
     folder of them states one; at a coarser one than usual, where objects drawn are more than `LARGEST_PX` across; at a
-    finer one that the slides have, where they are less than `TOO_SMALL_PX`.
+    finer one that the slides have, where they are less than `TOO_SMALL_PX`. As usual, where a folder of patches, or a
+    slide that was drawn on, states none: what these show cannot be read at another one.
 
     Returns
     -------
@@ -47,56 +65,98 @@ def open_at_working_resolution(config: SegmentConfig) -> tuple[SegmentConfig, So
     source, drawn_on = open_sources(config)
     if config.mpp is not None or source.info.mpp is None:
         return config, source, read_support(config, source, drawn_on)
-    options, read = support_options(config), ReadAhead()
-    with annotated_slides(config, source, drawn_on) as files:
-        drawn = [(read.ahead(uri, slide, options), slide.info.native_mpp) for uri, slide in files]
-    sizes, support = typical_diameters(drawn, options), None
-    usual, native = source.info.mpp, source.info.native_mpp or source.info.mpp
-    # no patch is read finer than the slide that it was drawn on
-    finest = max([native, *(of_slide for _, of_slide in drawn if of_slide)])
-    if not sizes:
-        support = read_support(config, source, drawn_on, read)
-        sizes = _diameters_at_points(support, usual, config.object_radius_um)
-    wished = mpp = fitting_mpp(sizes.values(), usual, finest)
-    while mpp is not None and mpp < usual and n_region_patches(drawn, mpp) > MAX_PATCHES:
-        mpp = 2 * mpp if 2 * mpp < usual else None
-    if mpp is not None:
-        told = _of_objects(sizes, mpp)
-    else:
+    read = ReadAhead()
+    choose = _of_pictures if labelled_pictures(config) else _of_drawn_objects
+    mpp, told, support = choose(config, source, drawn_on, read)
+    if mpp is None:
         support = support or read_support(config, source, drawn_on, read)
-        if wished is not None:
-            support = replace(support, assumptions=(*support.assumptions, _too_large(sizes, wished)))
-        if support.mpp is None or is_same_scale(support.mpp, source.info.mpp) or native > support.mpp:
-            return config, source, support
-        mpp = support.mpp
-        told = f"Segmented at {mpp:.3g} um per px, the resolution of the patches."
-    log.info("%s: %s", config.source, told)
+        return config, source, replace(support, assumptions=(*support.assumptions, *told))
+    log.info("%s: %s", config.source, *told)
     source.close()
     if drawn_on is not source:
         drawn_on.close()
     config = replace(config, mpp=mpp)
     source, drawn_on = open_sources(config)
     support = read_support(config, source, drawn_on, read)
-    return config, source, replace(support, assumptions=(*support.assumptions, told))
+    return config, source, replace(support, assumptions=(*support.assumptions, *told))
 
 
-def _diameters_at_points(support: SupportSet, mpp: float, radius_um: float | None) -> dict[str, float]:
-    """Typical diameter, um by class, of objects that are marked by points: as it is given, else what stands out."""
-    blobs = blobs_of_classes(support, radius_um / mpp if radius_um else None)
+_Chosen = tuple[float | None, tuple[str, ...], SupportSet | None]
+"""um per px, None for the usual; what to tell of it; and the support set at the usual resolution, if it was read."""
+
+
+def _of_pictures(config: SegmentConfig, source: Source, drawn_on: Source, read: ReadAhead) -> _Chosen:
+    """That which labelled pictures state: they cannot be read at another one."""
+    usual, native = source.info.mpp, source.info.native_mpp or source.info.mpp
+    assert usual is not None
+    assert native is not None
+    support = None if config.more_support else read_support(config, source, drawn_on, read)
+    stated = support.mpp if support else mpp_of_pictures(config, source, drawn_on)
+    if stated is None or is_same_scale(stated, usual):
+        return None, (), support
+    if native > stated and not is_same_scale(native, stated):
+        return None, (), support
+    mpp = max(native, stated)
+    return mpp, (f"Segmented at {mpp:.3g} um per px, the resolution of the patches.",), None
+
+
+def _of_drawn_objects(config: SegmentConfig, source: Source, drawn_on: Source, read: ReadAhead) -> _Chosen:
+    """One that suits the objects that are drawn on slides."""
+    usual, native = source.info.mpp, source.info.native_mpp or source.info.mpp
+    assert usual is not None
+    assert native is not None
+    options = support_options(config)
+    with annotated_slides(config, source, drawn_on) as files:
+        if any(
+            slide.info.mpp_source == "--mpp" for _, slide in files
+        ):  # which is not known: that of the source
+            return None, (), None
+        drawn = [(read.ahead(uri, slide, options), slide.info.native_mpp) for uri, slide in files]
+    sizes, support = typical_diameters(drawn, options), None
+    outlined = {name.casefold() for name in sizes}
+    at_points = classes_at_points([of_file for of_file, _ in drawn], options)
+    at_points = [name for name in at_points if name.casefold() not in outlined]
+    n_patches = region_patches(drawn, usual)
+    if at_points and config.object_radius_um:
+        sizes |= dict.fromkeys(at_points, 2 * config.object_radius_um)
+    elif at_points and (not sizes or max(n_patches) <= MAX_PATCHES):
+        support = read_support(config, source, drawn_on, read)
+        at_points_of = _diameters_at_points(support, usual)
+        sizes |= {name: size for name, size in at_points_of.items() if name.casefold() not in outlined}
+    # no patch is read finer than the slide that it was drawn on
+    finest = max([native, *(of_slide for _, of_slide in drawn if of_slide)])
+    side = largest_region(drawn)
+    coarsest = min(PLAUSIBLE_MPP[1], side / SMALLEST_REGION_PX if side else math.inf)
+    wished = mpp = fitting_mpp(sizes.values(), usual, finest, coarsest)
+    most = max(MAX_PATCHES, sum(n_patches))
+    while mpp is not None and mpp < usual and sum(region_patches(drawn, mpp)) > most:
+        mpp = 2 * mpp if 2 * mpp < usual else None
+    if mpp is not None:
+        return mpp, (_of_objects(sizes, mpp),), None
+    return None, () if wished is None else (_too_large(sizes, wished, most),), support
+
+
+def _diameters_at_points(support: SupportSet, mpp: float) -> dict[str, float]:
+    """Typical diameter, um by class, at which what points mark stands out."""
+    blobs = blobs_of_classes(support, None)
     return {support.class_names[value - 1]: 2 * mpp * one.radius for value, one in blobs.items()}
 
 
-def fitting_mpp(diameters: Iterable[float], mpp: float, finest: float | None = None) -> float | None:
+def fitting_mpp(
+    diameters: Iterable[float], mpp: float, finest: float | None = None, coarsest: float = math.inf
+) -> float | None:
     """Another working resolution, um per px, that suits objects of these typical diameters, um; None if `mpp` does.
 
-    It is `mpp`, doubled as often as the largest objects need, but for what the smallest ones allow; or, where these are
-    less than `TOO_SMALL_PX`, halved as often as they need, but for what the largest ones allow, down to the slide's
-    own, ``finest``; None: never.
+    It is `mpp`, doubled as often as the largest objects need, but for what the smallest ones allow, up to ``coarsest``;
+    or, where these are less than `TOO_SMALL_PX`, halved as often as they need, but for what the largest ones allow,
+    down to the slide's own, ``finest``; None: never.
 
     >>> [fitting_mpp(of_classes, 0.5, 0.1) for of_classes in ([8], [90], [180], [180, 9], [180, 3])]
     [None, 1.0, 2.0, 1.0, None]
     >>> [fitting_mpp(of_classes, 0.5, 0.1) for of_classes in ([2.5], [1.5], [0.4], [40, 2], [3.5])]
     [0.25, 0.125, 0.1, None, None]
+    >>> [fitting_mpp([5000], 0.5, coarsest=limit) for limit in (math.inf, 50, 1.9, 0.9)]
+    [64.0, 32.0, 1.0, None]
     """
     sizes = sorted(diameters)
     if not sizes:
@@ -105,15 +165,16 @@ def fitting_mpp(diameters: Iterable[float], mpp: float, finest: float | None = N
     allowed = math.floor(math.log2(sizes[0] / (SMALLEST_PX * mpp)))
     if needed <= 0 and sizes[0] >= TOO_SMALL_PX * mpp:
         return None
-    doublings = max(0, min(needed, allowed)) if needed > 0 else min(0, max(needed, allowed))
+    allowed_coarser = min(allowed, math.floor(math.log2(coarsest / mpp))) if coarsest < math.inf else allowed
+    doublings = max(0, min(needed, allowed_coarser)) if needed > 0 else min(0, max(needed, allowed))
     found = max(mpp * 2.0**doublings, min(finest or mpp, mpp))
     return None if found == mpp else found
 
 
-def _too_large(sizes: Mapping[str, float], wished: float) -> str:
+def _too_large(sizes: Mapping[str, float], wished: float, most: int) -> str:
     return (
         f"Labelled objects are only so far across: {_listed(sizes)}. They would be segmented at {wished:.3g} um per "
-        f"px, but for regions that take more than {MAX_PATCHES} patches there: draw smaller ones, of "
+        f"px, but for regions that take more than {most} patches there: draw smaller ones, of "
         f"{PATCH_SIZE * wished:.3g} um."
     )
 

@@ -10,9 +10,11 @@ from numpy.typing import NDArray
 
 from fewscope.connectors.source import Source
 from fewscope.connectors.storage.library_errors import library_errors
-from fewscope.connectors.support.annotation_files import OUTLINED, AnnotationFile
+from fewscope.connectors.support.annotation_files import OUTLINED, UNNAMED, Annotation, AnnotationFile
 from fewscope.connectors.support.annotations import read_annotations
 from fewscope.connectors.support.sparse import starts
+from fewscope.connectors.support.support_set import POINT
+from fewscope.connectors.support.without_regions import holders_of
 from fewscope.connectors.support_options import SupportOptions
 from fewscope.errors import SupportError
 
@@ -34,8 +36,8 @@ class ReadAhead:
         return self._read.pop((uri, options), None) or read_annotations(uri, source, options)
 
 
-def n_region_patches(drawn: Sequence[tuple[AnnotationFile, float | None]], mpp: float) -> int:
-    """Number of patches that the regions drawn on slides take at a working resolution.
+def region_patches(drawn: Sequence[tuple[AnnotationFile, float | None]], mpp: float) -> list[int]:
+    """Number of patches that the regions drawn on slides take at a working resolution, of each file.
 
     Parameters
     ----------
@@ -44,13 +46,36 @@ def n_region_patches(drawn: Sequence[tuple[AnnotationFile, float | None]], mpp: 
     mpp
         The working resolution, um per px.
     """
-    total = 0
+    found = []
     for of_file, native in drawn:
         scale = (native or mpp) / mpp
-        for region in of_file.regions:
-            left, top, right, bottom = (scale * side for side in region.geometry.bounds)
-            total += len(starts(top, bottom)) * len(starts(left, right))
-    return total
+        bounds = [[scale * side for side in one.geometry.bounds] for one in _regions_and_objects(of_file)[0]]
+        found.append(
+            sum(len(starts(top, bottom)) * len(starts(left, right)) for left, top, right, bottom in bounds)
+        )
+    return found
+
+
+def largest_region(drawn: Sequence[tuple[AnnotationFile, float | None]]) -> float | None:
+    """Side of the square that is as large as the largest region, um; None without a region.
+
+    Parameters
+    ----------
+    drawn
+        Annotations, and um per px of the slide that they were drawn on.
+    """
+    sides = [
+        (native or np.nan) * one.geometry.area**0.5
+        for of_file, native in drawn
+        for one in _regions_and_objects(of_file)[0]
+    ]
+    return max(sides, default=None)
+
+
+def classes_at_points(drawn: Sequence[AnnotationFile], options: SupportOptions) -> list[str]:
+    """Names of the classes of which points mark objects; of those of ``class_names``, if there are any of these."""
+    names = sorted({one.name for of_file in drawn for one in of_file.objects if one.rough == POINT})
+    return _asked(names, drawn, options)
 
 
 def typical_diameters(
@@ -60,7 +85,7 @@ def typical_diameters(
 
     The diameter is the hydraulic one, 4 times the area by the perimeter: that of a circle is its diameter, that of a
     long strip, such as an epithelium, twice its width. Objects that were painted in part, or accepted as the preview of
-    the page has found them, do not count.
+    the page has found them, do not count, nor do outlines that stand in for regions.
 
     Parameters
     ----------
@@ -73,17 +98,35 @@ def typical_diameters(
     -------
     In the unit of the sides, by class, the median of its outlines and boxes; without classes that have neither
     """
-    wanted = {name.casefold() for name in options.class_names}
     of_classes: dict[str, list[NDArray[np.float64]]] = {}
     for of_file, side in drawn:
-        objects = [one for one in of_file.objects if one.mark in ("", OUTLINED)]
+        objects = [one for one in _regions_and_objects(of_file)[1] if one.mark in ("", OUTLINED)]
         names = np.array([one.name for one in objects], object)
         outlines = np.array([one.geometry for one in objects], object)
         area, perimeter = shapely.area(outlines), shapely.length(outlines)
-        for name in sorted(set(names[perimeter > 0])):
-            of_class = (names == name) & (perimeter > 0)
+        for name in sorted(set(names[area > 0])):
+            of_class = (names == name) & (area > 0)
             diameters = 4 * area[of_class] / perimeter[of_class] * (side or np.nan)
             of_classes.setdefault(name, []).append(diameters)
-    asked = [name for name in of_classes if name.casefold() in wanted] or list(of_classes)
-    found = {name: float(np.median(np.concatenate(of_classes[name]))) for name in sorted(asked)}
+    asked = _asked(sorted(of_classes), [of_file for of_file, _ in drawn], options)
+    found = {name: float(np.median(np.concatenate(of_classes[name]))) for name in asked}
     return {name: diameter for name, diameter in found.items() if diameter > 0}
+
+
+def _regions_and_objects(of_file: AnnotationFile) -> tuple[list[Annotation], list[Annotation]]:
+    """Both as they are read: without a region, an outline that holds others stands in for one."""
+    if of_file.regions or of_file.has_marks:
+        return of_file.regions, of_file.objects
+    holders, objects = holders_of(of_file), of_file.objects
+    return (
+        [objects[index] for index in sorted(holders)],
+        [one for index, one in enumerate(objects) if index not in holders],
+    )
+
+
+def _asked(names: Sequence[str], drawn: Sequence[AnnotationFile], options: SupportOptions) -> list[str]:
+    """Those of the names that are asked for: all if none is, or if no object has a class, as all are of that one."""
+    if not options.class_names or {one.name for of_file in drawn for one in of_file.objects} == {UNNAMED}:
+        return list(names)
+    wanted = {name.casefold() for name in options.class_names}
+    return [name for name in names if name.casefold() in wanted]

@@ -21,12 +21,18 @@ SURROUNDINGS = 24.0
 """Working px around an object that count as background."""
 
 
-def stand_in_for_regions(uri: str, annotations: AnnotationFile) -> None:
-    """Make the outlines around objects regions, else mark every object as one whose surroundings are background."""
+def holders_of(annotations: AnnotationFile) -> set[int]:
+    """Indexes of the outlines without a class that hold other objects."""
+    if all(one.stated for one in annotations.objects):
+        return set()
     outlines = np.array([one.geometry for one in annotations.objects], object)
     around, _ = shapely.STRtree(outlines).query(outlines, predicate="contains_properly")
-    holders = {int(index) for index in around if not annotations.objects[index].stated}
-    if holders:
+    return {int(index) for index in around if not annotations.objects[index].stated}
+
+
+def stand_in_for_regions(uri: str, annotations: AnnotationFile) -> None:
+    """Make the outlines around objects regions, else mark every object as one whose surroundings are background."""
+    if holders := holders_of(annotations):
         annotations.regions += [annotations.objects[index] for index in sorted(holders)]
         titles = [one.title for one in annotations.regions]
         annotations.objects = [one for index, one in enumerate(annotations.objects) if index not in holders]

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import shapely
+from PIL import Image
 
 from fewscope.connectors.slides.pyramid_tiff import write_pyramid
 from fewscope.errors import SourceError
@@ -20,11 +21,26 @@ from tests.helpers.fakes import write_support
 NATIVE_MPP = 0.25
 
 
+def noise(side: int = 1600) -> np.ndarray:
+    return np.random.default_rng(0).integers(90, 160, (side, side, 3), np.uint8)
+
+
 def slide_of_noise(folder: Path, name: str = "slide.tif", mpp: float = NATIVE_MPP) -> str:
-    image = np.random.default_rng(0).integers(90, 160, (1600, 1600, 3), np.uint8)
     path = folder / name
-    write_pyramid(path, image, mpp)
+    write_pyramid(path, noise(), mpp)
     return str(path)
+
+
+def qupath(folder: Path, *features: tuple[str, shapely.Geometry], unstated: tuple[int, ...] = ()) -> str:
+    """A drawing as QuPath writes it; some of its outlines without a class."""
+    stated = json.loads(drawn_files.qupath(features))
+    for index in unstated:
+        del stated["features"][index]["properties"]["classification"]
+    return drawn_files.file(folder, "drawn.geojson", json.dumps(stated).encode())
+
+
+def circle(x: float, y: float, diameter_um: float) -> shapely.Polygon:
+    return shapely.Point(x, y).buffer(diameter_um / 2 / NATIVE_MPP, quad_segs=64)
 
 
 def drawn(folder: Path, **diameters_um: float) -> str:
@@ -32,8 +48,7 @@ def drawn(folder: Path, **diameters_um: float) -> str:
     height = 1600 if max(diameters_um.values()) > 50 else 224
     features = [("Region*", shapely.box(0, 800 - height / 2, 1600, 800 + height / 2))]
     for i, (name, diameter) in enumerate(diameters_um.items()):
-        circle = shapely.Point(400 + 800 * i, 800).buffer(diameter / 2 / NATIVE_MPP, quad_segs=64)
-        features.append((name, circle))
+        features.append((name, circle(400 + 800 * i, 800, diameter)))
     return drawn_files.file(folder, "drawn.geojson", drawn_files.qupath(features))
 
 
@@ -75,6 +90,64 @@ def test_patches_are_not_read_finer_than_the_slide_that_they_were_drawn_on(tmp_p
     assert plan.source.info.mpp == plan.support.mpp == 0.4
 
 
+def test_patches_are_counted_as_the_regions_of_each_slide_take_them(tmp_path):
+    folder = tmp_path / "several"
+    folder.mkdir()
+    for name in "abcd":  # 36 regions, each one patch at 0.25
+        corners = [(230 * col, 230 * row) for col in range(3) for row in range(3)]
+        features = [("Region*", shapely.box(x, y, x + 200, y + 200)) for x, y in corners]
+        features += [("granule", circle(x + 100, y + 100, 2.5)) for x, y in corners]
+        write_pyramid(folder / f"{name}.tif", noise(700), NATIVE_MPP)
+        drawn_files.file(folder, f"{name}.geojson", drawn_files.qupath(features))
+    assert planned(tmp_path, str(folder)).source.info.mpp == 0.25
+
+
+@pytest.mark.parametrize(("diameter_um", "told"), [(20.0, ""), (2.5, "draw smaller ones, of 56 um")])
+def test_an_outline_that_stands_in_for_a_region_is_one(tmp_path, diameter_um, told):
+    around = shapely.box(0, 0, 1600, 1600)
+    support = qupath(tmp_path, ("", around), ("cell", circle(800, 800, diameter_um)), unstated=(0,))
+    plan = planned(tmp_path, support)
+    assert plan.source.info.mpp == 0.5
+    assert told in " ".join(plan.support.assumptions)
+
+
+def test_objects_may_be_larger_than_their_regions(tmp_path):
+    tissue = shapely.box(-80_000, -80_000, 80_000, 600)
+    support = qupath(tmp_path, ("Region*", shapely.box(300, 300, 700, 700)), ("tissue", tissue))
+    plan = planned(tmp_path, support)
+    assert plan.source.info.mpp == 1.0  # the region is 100 px wide
+
+
+def discs_at_points(folder: Path, diameter_um: float) -> tuple[str, list[shapely.Point]]:
+    """A slide with dark discs on a bright ground, and a point on each."""
+    image = np.full((1600, 1600, 3), 220, np.uint8) + noise() // 20
+    centres = [shapely.Point(x, y) for x in (60, 200, 340, 480) for y in (60, 200, 340, 480)]
+    rows, cols = np.indices(image.shape[:2])
+    for centre in centres:
+        inside = np.hypot(cols - centre.x, rows - centre.y) < diameter_um / 2 / NATIVE_MPP
+        image[inside] //= 3
+    write_pyramid(folder / "discs.tif", image, NATIVE_MPP)
+    return str(folder / "discs.tif"), centres
+
+
+@pytest.mark.parametrize(
+    ("class_names", "radius_um", "mpp"),
+    [
+        (("gland", "nucleus"), None, 1.0),  # nuclei of 10 um would be 5 px at 2
+        (("gland", "nucleus"), 2.0, 0.5),
+        (("nucleus",), None, 0.5),
+        (("nucleus",), 60.0, 2.0),
+    ],
+)
+def test_objects_at_points_count_beside_outlines(tmp_path, class_names, radius_um, mpp):
+    slide, points = discs_at_points(tmp_path, 10.0)
+    features = [("Region*", shapely.box(0, 0, 1600, 1600)), ("gland", circle(1000, 1000, 180.0))]
+    support = qupath(tmp_path, *features, *(("nucleus", point) for point in points))
+    options = {"class_names": class_names, "object_radius_um": radius_um}
+    plan = make_plan(SegmentConfig(slide, support, str(tmp_path / "out"), **options))
+    assert plan.source.info.mpp == mpp
+
+
 def test_a_given_resolution_is_kept(tmp_path):
     plan = planned(tmp_path, drawn(tmp_path, gland=180.0), mpp=0.5)
     assert plan.source.info.mpp == 0.5
@@ -114,3 +187,51 @@ def test_the_resolution_of_patches_is_that_of_the_slide(tmp_path):
     assert any("resolution of the patches" in text for text in plan.support.assumptions)
     with pytest.raises(SourceError, match=r"segmented at 0\.5 um per px, .*at 0\.25; give --mpp 0\.25"):
         planned(tmp_path, support, mpp=0.5)
+
+
+def test_patches_may_be_a_little_finer_than_the_slide(tmp_path):
+    slide = slide_of_noise(tmp_path, mpp=0.2528)  # of a 40x scan, as scanners state it
+    support = write_support(tmp_path / "support", mpp=0.25)
+    plan = make_plan(SegmentConfig(slide, support, str(tmp_path / "out")))
+    assert plan.source.info.mpp == pytest.approx(0.2528)
+
+
+@pytest.mark.parametrize(
+    ("of_pictures", "diameter_um", "mpp"), [(0.5, 2.5, 0.5), (0.5, 180.0, 0.5), (0.25, 8.0, 0.25)]
+)
+def test_labelled_pictures_beside_drawn_objects_keep_their_resolution(
+    tmp_path, of_pictures, diameter_um, mpp
+):
+    pictures = write_support(tmp_path / "pictures", mpp=of_pictures)
+    support = qupath(
+        tmp_path, ("Region*", shapely.box(0, 0, 900, 900)), ("blob", circle(450, 450, diameter_um))
+    )
+    plan = planned(tmp_path, support, more_support=(pictures,))
+    assert plan.source.info.mpp == plan.support.mpp == mpp
+
+
+@pytest.mark.parametrize("mpp", [None, 0.5])
+def test_points_in_labelled_pictures_leave_the_resolution(tmp_path, mpp):
+    folder, rng = tmp_path / "pictures", np.random.default_rng(0)
+    folder.mkdir()
+    for name in "abc":
+        image, points = noise(224) // 8 + np.uint8(180), rng.integers(20, 200, (8, 2))
+        for x, y in points:
+            image[y - 1 : y + 2, x - 1 : x + 2] = 60  # 3 px across
+        Image.fromarray(image).save(folder / f"{name}.png")
+        shapes = [{"label": "dot", "shape_type": "point", "points": [[int(x), int(y)]]} for x, y in points]
+        stated = {"shapes": shapes, "imagePath": f"{name}.png", "imageHeight": 224, "imageWidth": 224}
+        (folder / f"{name}.json").write_text(json.dumps({"version": "5.0", "flags": {}} | stated))
+    if mpp:
+        (folder / "support.json").write_text(json.dumps({"mpp": mpp}))
+    assert planned(tmp_path, str(folder)).source.info.mpp == 0.5
+
+
+def test_objects_on_a_picture_of_unknown_resolution_leave_it(tmp_path):
+    picture = tmp_path / "picture.png"
+    Image.fromarray(noise(800)).save(picture)
+    support = qupath(tmp_path, ("Region*", shapely.box(0, 0, 800, 800)), ("gland", circle(400, 400, 90.0)))
+    plan = planned(
+        tmp_path, support, support_slide=str(picture)
+    )  # 360 px across at any resolution of the slide
+    assert plan.source.info.mpp == 0.5
