@@ -221,7 +221,7 @@ async def _watch(session: Session) -> None:
                 continue
             if changes is not None:
                 log.info("%s was changed by another program: read again", one.labels.path)
-                session.tell(one, changes)
+            session.tell(one)  # it may have been read before an edit that was then refused
 
 
 def _stamp(path: Path) -> tuple[int, int] | None:

@@ -85,7 +85,7 @@ async def correct(request: web.Request) -> web.Response:
     x, y = numbers_of([body.get("x"), body.get("y")], 2, "the place")
     make = functools.partial(correcting.correct_object, learning, preview, one, body, x, y)
     changes = await asyncio.get_running_loop().run_in_executor(session.writer, make)
-    session.tell(one, changes)
+    session.tell(one)
     return web.json_response(shown_changes(changes, session.classes))
 
 

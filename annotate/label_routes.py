@@ -96,7 +96,7 @@ async def operations(request: web.Request) -> web.Response:
     except LabelConflict as error:
         now = await asyncio.to_thread(_all, request, one)
         return web.json_response({"error": str(error), **now}, status=409)
-    session.tell(one, changes)
+    session.tell(one)
     return web.json_response(shown_changes(changes, session.classes))
 
 

@@ -160,8 +160,8 @@ class RoundLog:
                 answers.append((one, one.labels.restore(*found.labels[one.name])))
         if not answers:
             raise LabelError(f"round {number} is of other images")
-        for one, changes in answers:
-            self._session.tell(one, changes)
+        for one, _ in answers:
+            self._session.tell(one)
         return next((answer for answer in answers if answer[0].id == found.source), answers[0])
 
     def _watch(self) -> None:

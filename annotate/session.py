@@ -131,13 +131,14 @@ class Session:
         self.writer = ThreadPoolExecutor(1, "labels")
         self.sources: list[OpenSource] = []
         self.on_labels: list[Callable[[int], None]] = []
-        self._told: dict[str, str] = {}
+        self._told: dict[str, tuple[int, str]] = {}
         self.folders: LabelledFolders
         self._opened: dict[float, list[OpenSource]] = {1: self.sources}
         try:
             for number, uri in enumerate(config.sources):
                 self.sources.append(self._open(number, uri))
             self._opened[1] = list(self.sources)
+            self._told = {one.id: one.labels.state_now() for one in self.sources}
             self.ladder = self._ladder()
             self.choice = read_choice(self.out, self.ladder)
             self._resume()
@@ -212,12 +213,13 @@ class Session:
             "notes": self.folders.notes,
         }
 
-    def tell(self, one: OpenSource, changes: Changes) -> None:
-        """Tell all pages that labels have changed."""
-        self.hub.publish({"type": "labels", "source": one.id, "revision": changes.revision})
-        _, digest = one.labels.state_now()
-        if self._told.get(one.id) != digest:  # else it is the area alone, from which nothing is learned
-            self._told[one.id] = digest
+    def tell(self, one: OpenSource) -> None:
+        """Tell all pages that labels have changed, and learn from them again; nothing where that was done."""
+        revision, digest = now = one.labels.state_now()
+        before, self._told[one.id] = self._told[one.id], now
+        if revision != before[0]:
+            self.hub.publish({"type": "labels", "source": one.id, "revision": revision})
+        if digest != before[1]:  # else it is the area alone, from which nothing is learned
             self.learn_again(int(one.id))
 
     def learn_again(self, source: int) -> None:

@@ -5,12 +5,20 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+from typing import Any
 from urllib.parse import quote
 
 import numpy as np
 from PIL import Image
 
+from fewscope.annotate.web_keys import LEARNING
 from tests.helpers.pages import HEIGHT, WIDTH, Page, config_of, picture, rectangle, visit
+
+
+def square(low: int, high: int) -> dict[str, Any]:
+    """A square with both coordinates from low to high."""
+    ring = [[low, low], [high, low], [high, high], [low, high], [low, low]]
+    return {"type": "Polygon", "coordinates": [ring]}
 
 
 def pixels(data: bytes) -> np.ndarray:
@@ -100,6 +108,28 @@ def test_a_file_that_another_program_changes_is_taken_over_and_can_be_undone(sli
         after = await page.until("/api/labels?source=0", lambda now: now["revision"] > before["revision"])
         assert [one["id"] for one in after["features"]] == [before["features"][0]["id"]]
         assert len((await page.ops({"op": "undo"}))["changed"]) == 1
+
+    visit(config_of(slide, tmp_path), journey)
+
+
+def test_a_file_that_was_read_before_an_edit_that_is_refused_is_taken_over_all_the_same(slide, tmp_path):
+    async def journey(page: Page) -> None:
+        first = await page.ops(rectangle(10, 10, 210, 210, "region"), rectangle(20, 20, 60, 60))
+        learning = page.client.app[LEARNING]
+        await asyncio.to_thread(learning.wait_learned, 10)
+        path = tmp_path / "labels.geojson"
+        drawn = json.loads(path.read_text())
+        drawn["features"].append(drawn["features"][1] | {"id": "other", "geometry": square(100, 140)})
+        stream = await page.client.get("/api/events")
+        path.write_text(json.dumps(drawn))
+        await page.ops({"op": "redo"}, status=400)
+        async for line in stream.content:
+            if line.startswith(b"data:") and (event := json.loads(line[5:]))["type"] == "labels":
+                break
+        assert event["revision"] == first["revision"] + 1
+        stream.close()
+        await asyncio.to_thread(learning.wait_learned, 10)
+        assert (learning.support.labels == 1).sum() == 2 * 40 * 40
 
     visit(config_of(slide, tmp_path), journey)
 
