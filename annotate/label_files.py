@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -140,14 +141,15 @@ class LabelFile:
     def area_of(self, labels: Sequence[Label]) -> BaseGeometry | None:
         """What a run segments, in image px: polygons of the kind "area" without those left out; None: everything.
 
-        An empty one says that nothing is left.
+        Where they overlap, the one drawn later counts. An empty area says that nothing is left.
         """
         areas = [one for one in labels if one.kind == "area"]
         if not areas:
             return None
-        drawn = [one.geometry for one in areas if not one.negative]
-        left_out = shapely.union_all([one.geometry for one in areas if one.negative])
-        whole = shapely.difference(shapely.union_all(drawn) if drawn else self.image, left_out)
+        whole = self.image if all(one.negative for one in areas) else shapely.MultiPolygon()
+        for is_hole, drawn in groupby(areas, lambda one: one.negative):
+            polygons = shapely.union_all([one.geometry for one in drawn])
+            whole = shapely.difference(whole, polygons) if is_hole else shapely.union(whole, polygons)
         return polygons_of(whole) or shapely.MultiPolygon()
 
     def read(self, uri: str) -> tuple[list[Label], list[str]]:

@@ -106,6 +106,12 @@ def _check_areas(chosen: Sequence[OpenSource], areas: Sequence[BaseGeometry | No
             raise PageRunError(f"nothing is left of the area of {one.name}; delete what takes it away")
     if len(chosen) > 1 and any(areas) and chosen[0].source.info.kind == "raster":
         raise PageRunError("each of several rasters has an area of its own; run one at a time")
+    names = [_file_name(one) for one in chosen]
+    if any(area is not None for area in areas) and len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise PageRunError(
+            f"{names.count(twice)} images are called {twice}, and areas are told apart by names; run one at a time"
+        )
 
 
 def area_arguments(
@@ -120,9 +126,14 @@ def area_arguments(
         return ["--aoi", str(path)]
     (folder / "areas").mkdir()
     for one, area in zip(chosen, areas, strict=True):  # a folder has one for each
-        name = PurePath(one.uri.rstrip("/")).name
-        (folder / "areas" / f"{name}.geojson").write_bytes(one.labels.area_text(area or one.frame))
+        text = one.labels.area_text(one.frame if area is None else area)
+        (folder / "areas" / f"{_file_name(one)}.geojson").write_bytes(text)
     return ["--aoi", str(folder / "areas")]
+
+
+def _file_name(one: OpenSource) -> str:
+    """The last part of a source's address."""
+    return PurePath(one.uri.rstrip("/")).name
 
 
 @routes.post("/api/runs")

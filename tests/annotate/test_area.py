@@ -79,6 +79,19 @@ def test_an_area_is_kept_beside_the_labels_and_undone_like_them(slide, tmp_path)
     visit(config_of(slide, tmp_path), look)
 
 
+def test_where_areas_and_holes_overlap_the_later_one_counts(slide, tmp_path):
+    async def journey(page: Page) -> None:
+        await page.ops(area(100, 100, 500, 400))
+        await page.ops(area(200, 200, 300, 300, negative=True))
+        answer = await page.ops(area(240, 240, 260, 500))  # from within the hole to below the area
+        holed = box(100, 100, 500, 400).difference(box(200, 200, 300, 300))
+        assert shape(answer["area"]).equals(holed.union(box(240, 240, 260, 500)))
+        first = answer["changed"][0]["id"]
+        assert shape((await page.ops({"op": "delete", "ids": [first]}))["area"]).equals(holed)
+
+    visit(config_of(slide, tmp_path), journey)
+
+
 def test_labels_that_another_program_or_an_earlier_round_brings_leave_the_area(slide, tmp_path):
     async def journey(page: Page) -> None:
         await page.ops(*LABELS)
@@ -109,7 +122,12 @@ def test_nothing_is_learned_again_from_an_area(slide, tmp_path):
         await page.ops(rectangle(300, 20, 360, 60))
         assert learning.revision == before + 1
 
+    async def again(page: Page) -> None:
+        await page.ops(area(0, 0, 50, 50))
+        assert page.client.app[LEARNING].revision == 1
+
     visit(config_of(slide, tmp_path), journey)
+    visit(config_of(slide, tmp_path), again)
 
 
 def test_found_objects_are_counted_in_the_area_alone(slide, tmp_path):
@@ -233,6 +251,22 @@ def test_several_rasters_with_areas_are_run_one_at_a_time(tmp_path):
         await page.ops(*LABELS)
         await page.ops(area(100, 100, 500, 400))
         with pytest.raises(PageRunError, match="run one at a time"):
+            start_run(page.session, page.client.app[RUNS], page.client.app[LEARNING], {"sources": ["0", "1"]})
+
+    visit(config, journey)
+
+
+def test_slides_of_one_name_with_areas_are_run_one_at_a_time(slide, tmp_path):
+    paths = [tmp_path / folder / "slide.tif" for folder in "ab"]
+    for path in paths:
+        path.parent.mkdir()
+        path.write_bytes(slide.read_bytes())
+    config = replace(config_of(paths[0], tmp_path / "out"), sources=tuple(map(str, paths)), names=("1", "2"))
+
+    async def journey(page: Page) -> None:
+        await page.ops(*LABELS)
+        await page.ops(area(100, 100, 500, 400))
+        with pytest.raises(PageRunError, match=r"2 images are called slide\.tif, .* run one at a time"):
             start_run(page.session, page.client.app[RUNS], page.client.app[LEARNING], {"sources": ["0", "1"]})
 
     visit(config, journey)

@@ -64,6 +64,13 @@ export function lengthText(metres: number): string {
   return `${Number((metres / size).toPrecision(3))} ${name}`;
 }
 
+/** An area of so many working px in words, with three digits in µm² where the side of a pixel is known. */
+export function areaText(pixels: number, source: SourceInfo): string {
+  if (source.mpp === null) return `${Math.round(pixels).toLocaleString("en")} px`;
+  const area = pixels * (source.mpp * source.work_scale) ** 2;
+  return `${Number(area.toPrecision(3)).toLocaleString("en")} µm²`;
+}
+
 export interface ScaleBar {
   width: number;
   text: string;
@@ -139,9 +146,16 @@ export function boxPolygon([x0, y0, x1, y1]: Box): Geometry {
 /** Polygons, each a list of rings, of what lies outside an area of an image: around its parts, and in their holes. */
 export function outside(area: Geometry, width: number, height: number): XY[][][] {
   const parts = area.type === "Polygon" ? [area.coordinates] : area.type === "MultiPolygon" ? area.coordinates : [];
-  const frame = boxPolygon([0, 0, width, height]).coordinates as XY[][];
-  const around = [...frame, ...parts.flatMap(([outer]) => (outer ? [outer] : []))];
-  return [around, ...parts.flatMap((rings) => rings.slice(1).map((hole) => [hole]))];
+  const around = boxPolygon([0, 0, width, height]).coordinates as XY[][];
+  const holes = parts.flatMap((rings) => rings.slice(1)).map((ring) => ({ polygon: [ring], size: ringArea(ring) }));
+  holes.sort((one, other) => one.size - other.size);
+  for (const rings of parts) {
+    // a part may lie in a hole of another one; where several holes hold it, in the smallest
+    const at = innerPoint({ type: "Polygon", coordinates: rings });
+    const hole = holes.find(({ polygon }) => contains({ type: "Polygon", coordinates: [polygon[0]!] }, at));
+    (hole?.polygon ?? around).push(rings[0]!);
+  }
+  return [around, ...holes.map(({ polygon }) => polygon)];
 }
 
 export function boundsOf(geometry: Geometry): Box {
@@ -213,6 +227,22 @@ export function contains(geometry: Geometry, [x, y]: XY): boolean {
   if (geometry.type === "Polygon") return inPolygon(geometry.coordinates);
   if (geometry.type === "MultiPolygon") return geometry.coordinates.some(inPolygon);
   return false;
+}
+
+/** How far a place is from the nearest edge of a polygon, its holes too, or of any of several. */
+export function toEdge(geometry: Geometry, [x, y]: XY): number {
+  const parts =
+    geometry.type === "Polygon" ? [geometry.coordinates] : geometry.type === "MultiPolygon" ? geometry.coordinates : [];
+  let least = Infinity;
+  for (const ring of parts.flat()) {
+    ring.slice(1).forEach(([bx, by], i) => {
+      const [ax, ay] = ring[i]!;
+      const length = (bx - ax) ** 2 + (by - ay) ** 2 || 1;
+      const t = Math.min(1, Math.max(0, ((x - ax) * (bx - ax) + (y - ay) * (by - ay)) / length));
+      least = Math.min(least, Math.hypot(x - ax - t * (bx - ax), y - ay - t * (by - ay)));
+    });
+  }
+  return least;
 }
 
 /** A place inside a polygon: its centroid where that lies inside, a corner otherwise. */

@@ -3,7 +3,7 @@ import Overlay from "ol/Overlay.js";
 import { api } from "./api.ts";
 import type { App } from "./app.ts";
 import { button, h, replace } from "./dom.ts";
-import { flip, innerPoint } from "./frame.ts";
+import { areaText, flip, innerPoint } from "./frame.ts";
 import { keyOf } from "./keys.ts";
 import type { Tools } from "./tools.ts";
 import type { Feature, XY } from "./types.ts";
@@ -42,13 +42,8 @@ export class ObjectCard {
   show(feature: Feature, at: XY): void {
     const { app } = this;
     const { area_px: area, probability, class: name } = feature.properties;
-    const mpp = app.source.mpp;
     const words = [
-      area === undefined
-        ? ""
-        : mpp === null
-          ? `${Math.round(area).toLocaleString("en")} px`
-          : `${(area * mpp * mpp).toFixed(0)} µm²`,
+      area === undefined ? "" : areaText(area, app.source),
       probability === undefined ? "" : `probability ${probability.toFixed(2)}`,
     ]
       .filter(Boolean)

@@ -11,7 +11,18 @@ import { api } from "./api.ts";
 import type { Answers } from "./answers.ts";
 import { words, type App } from "./app.ts";
 import { toast } from "./dom.ts";
-import { boundsOf, boxPolygon, clipBox, contains, flip, innerPoint, insideImage, ringArea, simplify } from "./frame.ts";
+import {
+  boundsOf,
+  boxPolygon,
+  clipBox,
+  contains,
+  flip,
+  innerPoint,
+  insideImage,
+  ringArea,
+  simplify,
+  toEdge,
+} from "./frame.ts";
 import { AREA, colourOf, POINT_SIZE } from "./styles.ts";
 import type { Box, Feature, Geometry, Kind, XY } from "./types.ts";
 import { dataOf, geometryOf, toOl } from "./viewer.ts";
@@ -241,17 +252,8 @@ export class Tools {
     }
   }
 
-  private nearEdge(feature: Feature, [x, y]: XY): boolean {
-    const geometry = feature.geometry;
-    if (geometry.type !== "Polygon") return true;
-    const near = 6 * this.app.viewer.resolution;
-    const ring = geometry.coordinates[0] ?? [];
-    return ring.slice(1).some(([bx, by], i) => {
-      const [ax, ay] = ring[i]!;
-      const length = (bx - ax) ** 2 + (by - ay) ** 2 || 1;
-      const t = Math.min(1, Math.max(0, ((x - ax) * (bx - ax) + (y - ay) * (by - ay)) / length));
-      return Math.hypot(x - ax - t * (bx - ax), y - ay - t * (by - ay)) <= near;
-    });
+  private nearEdge(feature: Feature, at: XY): boolean {
+    return toEdge(feature.geometry, at) <= 6 * this.app.viewer.resolution;
   }
 
   private move(event: MapBrowserEvent): void {

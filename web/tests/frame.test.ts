@@ -1,7 +1,9 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import {
+  areaText,
   boundsOf,
+  boxPolygon,
   clipBox,
   contains,
   flip,
@@ -18,9 +20,10 @@ import {
   roundLength,
   scaleBar,
   simplify,
+  toEdge,
   toFile,
 } from "../src/frame.ts";
-import type { Polygon, SourceInfo, XY } from "../src/types.ts";
+import type { Geometry, Polygon, SourceInfo, XY } from "../src/types.ts";
 
 const SLIDE: SourceInfo = {
   id: "0",
@@ -210,15 +213,45 @@ test("a place inside an outline is inside, also of a crescent", () => {
   assert.equal(contains(crescent, innerPoint(crescent)), true);
 });
 
+const ring = (a: number, b: number): XY[] => [
+  [a, a],
+  [b, a],
+  [b, b],
+  [a, a],
+];
+
 test("what is outside an area is around its parts and in their holes", () => {
-  const ring = (a: number, b: number): XY[] => [
-    [a, a],
-    [b, a],
-    [b, b],
-    [a, a],
-  ];
   const parts = outside({ type: "MultiPolygon", coordinates: [[ring(10, 50), ring(20, 30)], [ring(60, 70)]] }, 100, 80);
   assert.deepEqual(parts.slice(1), [[ring(20, 30)]]);
   assert.equal(parts[0]!.length, 3);
   assert.deepEqual(boundsOf({ type: "Polygon", coordinates: parts[0]! }), [0, 0, 100, 80]);
+});
+
+test("a part of an area that lies in a hole of another part is not outside", () => {
+  const square = (a: number, b: number): XY[] => boxPolygon([a, a, b, b]).coordinates[0] as XY[];
+  const island = [square(30, 60), square(35, 55)];
+  const area: Geometry = {
+    type: "MultiPolygon",
+    coordinates: [[square(10, 80), square(20, 70)], island, [square(40, 50)]],
+  };
+  const parts = outside(area, 100, 100);
+  const dimmed = (at: XY): number =>
+    parts.filter((coordinates) => contains({ type: "Polygon", coordinates }, at)).length;
+  for (let x = 1; x < 100; x += 2) assert.equal(dimmed([x, 45.5]), contains(area, [x, 45.5]) ? 0 : 1, `at ${x}`);
+});
+
+test("holes have an edge, too", () => {
+  const holed: Geometry = { type: "Polygon", coordinates: [ring(0, 100), ring(40, 80)] };
+  assert.equal(toEdge(holed, [60, 42]), 2);
+  assert.equal(toEdge(holed, [50, 3]), 3);
+  assert.equal(toEdge({ type: "MultiPolygon", coordinates: [[ring(0, 10)], holed.coordinates] }, [70, 43]), 3);
+  assert.equal(toEdge({ type: "Point", coordinates: [1, 1] }, [1, 1]), Infinity);
+});
+
+test("the area of an object is that of its working pixels", () => {
+  const source = { mpp: 0.25, work_scale: 2 } as SourceInfo;
+  assert.equal(areaText(400, source), "100 µm²");
+  assert.equal(areaText(400, { ...source, work_scale: 8 }), "1,600 µm²");
+  assert.equal(areaText(5, { ...source, work_scale: 1 }), "0.313 µm²");
+  assert.equal(areaText(1234, { ...source, mpp: null }), "1,234 px");
 });
