@@ -165,7 +165,8 @@ class Learning:
         return self._revision
 
     def looked_at(self, source: int, box: list[float]) -> None:
-        """Keep what is on the screen, in case that the network is not loaded yet."""
+        """Keep what is on the screen for a preview that is still to be made; the source looked at last is the last."""
+        self.views.pop(source, None)
         self.views[source] = box
 
     def wait_learned(self, timeout_s: float) -> bool:
@@ -254,11 +255,11 @@ class Learning:
                 revision, is_same = self._revision, grid == self._grid
             if not is_same:
                 grid = self._open_preview()
-            support = self._read(grid)
+            support, message = self._read(grid)
             with self._changed:
                 if grid != self._grid:
                     continue
-                preview, self.support = self.preview, support
+                preview, self.support, self.message = self.preview, support, message
                 if support is not None:
                     self._names[revision] = support.class_names
                     while len(self._names) > 64:
@@ -300,8 +301,9 @@ class Learning:
             if preview is not None and left < right and top < bottom:
                 preview.look_at(source, Window(left, top, right - left, bottom - top))
 
-    def _read(self, grid: int) -> SupportSet | None:
-        """The support set of all labels; None where there is too little to learn from, or the resolution changes."""
+    def _read(self, grid: int) -> tuple[SupportSet | None, str]:
+        """The support set of all labels; None where there is too little to learn from, and why, or the resolution
+        changes."""
         files = [
             (str(one.labels.path), kept)
             for one, kept in zip(self._sources, self._kept, strict=True)
@@ -312,23 +314,18 @@ class Learning:
             drawn = [(read.ahead(uri, kept, self._options), kept.info) for uri, kept in files]
             self.on_sizes(sizes_of(drawn, self._options))
             if grid != self._grid:
-                return None
+                return None, CHANGING
             if not files and not sets:
-                self.message = NOTHING_YET
-                return None
-            support = load_several(files, self._options, sets, read)
+                return None, NOTHING_YET
+            return load_several(files, self._options, sets, read), ""
         except SupportError as error:
             text = str(error)
             is_early = any(
                 word in text for word in (" is labelled as ", "but no object", "has no object", "no region")
             )
-            self.message = self._too_early() if is_early else text
-            return None
+            return None, self._too_early() if is_early else text
         except FewscopeError as error:
-            self.message = str(error)
-            return None
-        self.message = ""
-        return support
+            return None, str(error)
 
     def _too_early(self) -> str:
         """What to draw first."""

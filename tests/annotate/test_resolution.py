@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import shlex
+import threading
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,10 +25,11 @@ from fewscope.connectors.open import open_source
 from fewscope.connectors.raster_options import RasterOptions
 from fewscope.connectors.slides.pyramid_tiff import write_pyramid
 from fewscope.connectors.support.load import load_support
+from fewscope.connectors.support.several import load_several
 from fewscope.jobs import segment_raster, segment_wsi
 from fewscope.pipeline.plan import make_plan
 from tests.helpers.finished_runs import finished
-from tests.helpers.pages import Page, config_of, picture, rectangle, visit
+from tests.helpers.pages import InstantPreview, Page, config_of, picture, rectangle, visit
 from tests.helpers.rasters import north_up, waves, write_raster
 from tests.helpers.support_folders import photo, save_pair
 
@@ -277,6 +279,58 @@ def test_all_images_change_together(slide, tmp_path):
         assert [one["work_scale"] for one in (await page.get("/api/info"))["sources"]] == [4.0, 4.0]
 
     visit(config, journey)
+
+
+def test_after_a_change_the_image_looked_at_last_is_previewed_first(slide, tmp_path):
+    other = tmp_path / "other.tif"
+    other.write_bytes(slide.read_bytes())
+    config = replace(
+        config_of(slide, tmp_path / "out"), sources=(str(slide), str(other)), names=("slide", "other")
+    )
+
+    async def journey(page: Page) -> None:
+        await page.ops(NUCLEUS)
+        await settled(page)
+        for source in ("0", "1", "0"):
+            view = {"source": source, "box": [0, 0, 400, 400], "pointer": None}
+            await page.post("/api/view", view, status=204)
+        await page.post("/api/resolution", {"factor": 2})
+        await settled(page)
+        assert [source for source, *_ in page.client.app[LEARNING].preview.looks] == [1, 0], (
+            "the last one wins"
+        )
+
+    visit(config, journey)
+
+
+def test_while_the_resolution_is_changed_the_page_says_so(slide, tmp_path, monkeypatch):
+    """Though the labels were just being read for the resolution before."""
+    opened, may_open = [], threading.Event()
+
+    def make_preview(*arguments: Any) -> InstantPreview:
+        opened.append(arguments)
+        if len(opened) > 1:
+            may_open.wait(20)
+        return InstantPreview(*arguments)
+
+    async def journey(page: Page) -> None:
+        learning = page.client.app[LEARNING]
+
+        def change_while_reading(*arguments: Any) -> Any:
+            if len(opened) == 1:
+                page.session.hub.in_loop(learning.reopened)
+            return load_several(*arguments)
+
+        monkeypatch.setattr("fewscope.annotate.learning.load_several", change_while_reading)
+        try:
+            await page.ops(NUCLEUS)
+            await page.until("/api/preview?source=0", lambda now: len(opened) == 2)
+            assert (await page.get("/api/preview?source=0"))["message"] == "the resolution is being changed"
+        finally:
+            may_open.set()
+        await settled(page)
+
+    visit(config_of(slide, tmp_path / "out"), journey, make_preview)
 
 
 def test_small_objects_are_seen_at_a_finer_resolution(tmp_path, monkeypatch):
