@@ -12,7 +12,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -137,7 +137,12 @@ class RoundLog:
     def described(self) -> list[dict[str, Any]]:
         """All rounds, the one that is being scored last."""
         scoring = self.scoring
-        return [one.described() for one in [*self.rounds, *([scoring] if scoring is not None else [])]]
+        every = [*self.rounds, *([scoring] if scoring is not None else [])]
+        before = [_before(every[:k], one) for k, one in enumerate(every)]
+        return [
+            one.described() | {"before": None if last is None else last.number}
+            for one, last in zip(every, before, strict=True)
+        ]
 
     def restore(self, number: int) -> tuple[OpenSource, Changes]:
         """Put the labels of a round back, of all sources; a change like any other, which can be undone.
@@ -207,9 +212,8 @@ class RoundLog:
         self.scoring = started
         self._tell(started)
         score = self._score(_Stoppable(preview, self._stop), support)
-        alike = (self._encoder, started.factor)
-        comparable = (one for one in reversed(self.rounds) if (one.encoder, one.factor) == alike)
-        before = next((one.iou for one in comparable if one.iou is not None), None)
+        last = _before(self.rounds, started)
+        before = None if last is None else last.iou
         done = Round(
             **{name: getattr(started, name) for name in ("number", "time", "revision", "source", "digest")},
             n_regions=started.n_regions,
@@ -255,6 +259,13 @@ class _Stoppable:
         """The network, or None, as of the preview."""
         network = self._wrapped.settled(timeout)
         return None if network is None else _Stoppable(network, self._stop)
+
+
+def _before(rounds: Sequence[Round], one: Round) -> Round | None:
+    """The round that one is compared with: the last one before it with the same encoder and resolution."""
+    alike = (one.encoder, one.factor)
+    comparable = (other for other in reversed(rounds) if (other.encoder, other.factor) == alike)
+    return next((other for other in comparable if other.iou is not None), None)
 
 
 def _read(path: Path) -> list[Round]:

@@ -194,7 +194,7 @@ def test_rounds_are_scored_compared_and_put_back(slide, tmp_path, monkeypatch):
         kept = await page.get("/api/labels?source=0")
         await page.ops(rectangle(100, 420, 160, 460), {"op": "delete", "ids": [kept["features"][1]["id"]]})
         rounds = await page.until("/api/rounds", lambda now: len(now) == 2 and now[-1]["state"] == "done")
-        assert rounds[-1]["worse"]
+        assert (rounds[-1]["worse"], rounds[-1]["before"]) == (True, 1)
         await page.post("/api/rounds/1/restore", {})
         now = await page.get("/api/labels?source=0")
         content = lambda labels: sorted(json.dumps(one) for one in labels["features"])  # noqa: E731

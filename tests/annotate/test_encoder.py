@@ -193,7 +193,7 @@ def test_rounds_of_another_encoder_are_not_compared(
                 await page.ops(*operations)
             is_scored = lambda now: len(now) == n_rounds and now[-1]["state"] == "done"  # noqa: E731
             rounds = await page.until("/api/rounds", is_scored)
-            assert not rounds[-1]["worse"]
+            assert (rounds[-1]["worse"], rounds[-1]["before"]) == (False, None)
             await asyncio.sleep(0.3)
             assert len(await page.get("/api/rounds")) == n_rounds
 

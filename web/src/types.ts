@@ -165,6 +165,8 @@ export interface Round {
   n_regions: number;
   /** Regions that the preview filled in: they agree with it more than they should. */
   n_prefilled: number;
+  /** The round that it is compared with, of the same encoder and resolution; null: none. */
+  before: number | null;
   worse: boolean;
   state: "scoring" | "done";
 }

@@ -46,7 +46,7 @@ export function improvePanel(app: App, tools: Tools): HTMLElement {
     }
     const last = all.findLast(({ state }) => state === "done") ?? all.at(-1)!;
     const scoring = all.at(-1)!.state === "scoring";
-    const before = [...all].reverse().find((round) => round.number < last.number && round.iou !== null);
+    const before = all.find(({ number }) => number === last.before);
     const change = last.iou !== null && before?.iou != null ? last.iou - before.iou : null;
     const head = h(
       "div",
