@@ -208,7 +208,9 @@ export class App {
   }
 
   /** Opens another image; where the server does not answer, the one that is open stays. */
-  async goTo(source: SourceInfo): Promise<void> {
+  async goTo(id: string): Promise<void> {
+    const source = this.info.sources.find((one) => one.id === id);
+    if (!source) return;
     try {
       await this.open(source);
     } catch (error) {
@@ -220,7 +222,7 @@ export class App {
     const all = this.info.sources;
     const now = all.findIndex(({ id }) => id === this.source.id);
     const next = all[(now + by + all.length) % all.length];
-    if (next && next.id !== this.source.id) await this.goTo(next);
+    if (next && next.id !== this.source.id) await this.goTo(next.id);
   }
 
   setClasses(classes: ClassInfo[]): void {
@@ -372,7 +374,10 @@ export class App {
       } catch (error) {
         toast(words(error), "error");
       }
-      if (store === this.store) this.redraw();
+      if (store === this.store) {
+        this.redraw();
+        void this.catchUp().catch(() => undefined);
+      }
     });
     await this.queue;
     return ok;
@@ -404,11 +409,13 @@ export class App {
   async catchUp(revision = this.newest): Promise<void> {
     this.newest = Math.max(this.newest, revision);
     const { store, source } = this;
-    if (store.busy || this.newest <= store.revision) return;
+    const isBehind = (newest: number): boolean =>
+      newest > store.revision || (store.missed && newest === store.revision);
+    if (store.busy || !isBehind(Math.max(this.newest, store.revision))) return;
     const labels: Labels = await api.labels(source.id);
     if (store !== this.store || store.busy) return;
     this.newest = labels.revision;
-    if (labels.revision <= store.revision) return;
+    if (!isBehind(labels.revision)) return;
     store.load(labels);
     if (labels.classes.length) this.setClasses(labels.classes);
     this.redraw();
@@ -522,10 +529,10 @@ export class App {
 
   /** Takes over the working resolution; where it is another one, sources are drawn on as before, at another scale. */
   async setResolution(now: Resolution): Promise<void> {
-    const isOther = this.resolution !== null && this.resolution.factor !== now.factor;
+    const isOther = this.resolution?.factor !== now.factor; // also at first: it may have changed since the page asked
+    if (isOther) this.info = await api.info();
     this.resolution = now;
     if (isOther) {
-      this.info = await api.info();
       this.source = this.info.sources.find(({ id }) => id === this.source.id) ?? this.source;
       this.emit("sources");
       this.emit("view");

@@ -67,6 +67,8 @@ export function effect(
 
 export class LabelStore {
   revision = 0;
+  /** Whether there were changes between two answers that neither of them tells of. */
+  missed = false;
   undo = false;
   redo = false;
   /** What a run segments, as the server has confirmed it; null: everything. */
@@ -83,6 +85,7 @@ export class LabelStore {
   load(labels: Labels): void {
     this.confirmed = new Map(labels.features.map((feature) => [feature.id, feature]));
     this.revision = labels.revision;
+    this.missed = false;
     this.undo = labels.undo;
     this.redo = labels.redo;
     this.area = labels.area;
@@ -144,6 +147,7 @@ export class LabelStore {
     }
     answer.removed.forEach((name) => this.confirmed.delete(name));
     answer.changed.forEach((feature) => this.confirmed.set(feature.id, feature));
+    this.missed ||= answer.revision > this.revision + 1;
     this.revision = answer.revision;
     this.undo = answer.undo;
     this.redo = answer.redo;

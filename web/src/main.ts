@@ -167,13 +167,6 @@ async function start(): Promise<void> {
   app.setTool(app.tally.regions || app.tally.objects || app.patches ? "select" : "lasso");
   info.notes.forEach((note) => toast(note, "error"));
   app.setTab("label");
-  void api.rounds().then(
-    (rounds) => {
-      app.rounds = rounds;
-      app.emit("rounds");
-    },
-    () => undefined,
-  );
   app.emit("rounds");
   let first = true;
   const loadRuns = throttle(
@@ -189,14 +182,32 @@ async function start(): Promise<void> {
       ),
     500,
   );
-  loadRuns();
   app.emit("runs");
   const askResolution = (): void =>
-    void api.resolution().then(
-      (now) => app.setResolution(now),
+    void api
+      .resolution()
+      .then((now) => app.setResolution(now))
+      .catch(() => undefined);
+  const askFolders = (): void =>
+    void api.folders().then(
+      (folders) => app.setFolders(folders),
       () => undefined,
     );
-  askResolution();
+  const askRounds = (): void =>
+    void api.rounds().then(
+      (rounds) => {
+        const before = app.worse;
+        const isFirst = !app.rounds.length;
+        app.rounds = rounds;
+        app.emit("rounds");
+        if (app.worse && !before && !isFirst)
+          toast("This round is worse than the one before.", "error", {
+            text: "Look",
+            run: () => app.setTab("improve"),
+          });
+      },
+      () => undefined,
+    );
 
   let links = 0;
   listen(
@@ -206,10 +217,13 @@ async function start(): Promise<void> {
         app.linked = up;
         app.emit("link");
       }
-      if (up && links++) {
-        void app.catchUp(Infinity).catch(() => undefined);
+      if (up) {
+        // also at first: nothing is told of what happens before the link is up
+        if (links++) void app.catchUp(Infinity).catch(() => undefined);
         void app.askPreview();
         askResolution();
+        askFolders();
+        askRounds();
         loadRuns();
       }
     },
@@ -222,10 +236,7 @@ async function start(): Promise<void> {
         if (event.source) app.setPreview(event.source, event as unknown as PreviewStatus);
         break;
       case "folders":
-        void api.folders().then(
-          (folders) => app.setFolders(folders),
-          () => undefined,
-        );
+        askFolders();
         break;
       case "resolution":
         askResolution();
@@ -244,19 +255,7 @@ async function start(): Promise<void> {
           );
         break;
       case "round":
-        void api.rounds().then(
-          (rounds) => {
-            const before = app.worse;
-            app.rounds = rounds;
-            app.emit("rounds");
-            if (app.worse && !before)
-              toast("This round is worse than the one before.", "error", {
-                text: "Look",
-                run: () => app.setTab("improve"),
-              });
-          },
-          () => undefined,
-        );
+        askRounds();
         break;
       case "run": {
         const known = app.runs.find(({ id }) => id === (event["id"] ?? event["run"]));

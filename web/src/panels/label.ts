@@ -54,7 +54,7 @@ function sourceCard(app: App, source: SourceInfo): HTMLElement {
       "aria-current": current ? "true" : null,
       "aria-label": `${source.name}: ${word}`,
       "data-tip": source.name,
-      onclick: () => void app.goTo(source),
+      onclick: () => void app.goTo(source.id),
     },
     h("img", { src: `/tile/thumbnail/${encodeURIComponent(source.id)}.jpg`, alt: "", loading: "lazy" }),
     h(

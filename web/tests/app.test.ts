@@ -1,0 +1,88 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { App } from "../src/app.ts";
+import type { Info, Labels, Resolution, SourceInfo } from "../src/types.ts";
+import type { Viewer } from "../src/viewer.ts";
+
+/** What the server answers, by the path of the request. */
+type Answers = Record<string, () => unknown>;
+
+const RESOLUTION: Resolution = { factor: 1, values: [], text: "", to: 1, is_kept: false };
+
+const source = (id: string, scale: number): SourceInfo => ({ id, work_scale: scale, kind: "slide" }) as SourceInfo;
+const info = (scale: number): Info => ({ sources: [source("0", scale), source("1", scale)], classes: [] }) as never;
+const labels = (revision: number, ...ids: string[]): Labels => ({
+  revision,
+  features: ids.map((id) => ({
+    type: "Feature",
+    id,
+    geometry: { type: "Point", coordinates: [1, 1] },
+    properties: { kind: "point", class: "Nucleus" },
+  })),
+  undo: true,
+  redo: false,
+  area: null,
+  classes: [],
+});
+
+/** A page of two images at the scale at which it was opened, and what it has asked the server for. */
+function page(scale: number, answers: Answers): { app: App; asked: string[] } {
+  const asked: string[] = [];
+  globalThis.fetch = (address) => {
+    const path = String(address).split("?")[0]!;
+    asked.push(path);
+    return Promise.resolve(Response.json(answers[path]!()));
+  };
+  const nothing = (): void => undefined;
+  const viewer = new Proxy({ selected: new Set<string>() }, { get: (own, name) => Reflect.get(own, name) ?? nothing });
+  const app = new App(viewer as unknown as Viewer, false);
+  app.info = info(scale);
+  app.source = app.info.sources[0]!;
+  return { app, asked };
+}
+
+test("a resolution that has changed since the page was opened is taken over", async () => {
+  const { app, asked } = page(1, { "/api/info": () => info(4) });
+  await app.setResolution({ ...RESOLUTION, factor: 4 });
+  assert.deepEqual([app.source.work_scale, app.resolution?.factor], [4, 4]);
+  await app.setResolution({ ...RESOLUTION, factor: 4 });
+  assert.deepEqual(asked, ["/api/info"]);
+});
+
+test("a resolution of which the page could not ask everything is taken over at the next answer", async () => {
+  const answers: Answers = {
+    "/api/info": () => {
+      throw new TypeError("no server");
+    },
+  };
+  const { app } = page(1, answers);
+  await assert.rejects(app.setResolution({ ...RESOLUTION, factor: 4 }));
+  answers["/api/info"] = () => info(4);
+  await app.setResolution({ ...RESOLUTION, factor: 4 });
+  assert.equal(app.source.work_scale, 4);
+});
+
+test("labels that changed between two answers are asked for", async () => {
+  const { app, asked } = page(1, {
+    "/api/labels/ops": () => ({ ...labels(4), changed: labels(4, "own").features, removed: [] }),
+    "/api/labels": () => labels(4, "other", "own"),
+  });
+  app.store.load(labels(2));
+  app.apply([{ op: "add", feature: labels(0, "own").features[0]! }]);
+  while (app.store.busy || app.store.missed) await new Promise((resolve) => setTimeout(resolve, 1));
+  assert.deepEqual(asked, ["/api/labels/ops", "/api/labels"]);
+  assert.deepEqual([...app.store.shown().keys()], ["other", "own"]);
+  await app.catchUp();
+  assert.equal(asked.length, 2, "nothing is missing any more");
+});
+
+test("after a change of the resolution another image is opened at it", async () => {
+  const { app } = page(1, {
+    "/api/info": () => info(4),
+    "/api/labels": () => labels(1),
+    "/api/preview": () => ({ state: "empty" }),
+  });
+  await app.setResolution({ ...RESOLUTION, factor: 4 });
+  await app.goTo("1");
+  assert.deepEqual([app.source.id, app.source.work_scale], ["1", 4]);
+});
