@@ -12,8 +12,9 @@ from PIL import Image
 
 from fewscope.connectors.storage.filesystem import find_filesystem
 from fewscope.pipeline.report.drawing import Picture
-from fewscope.pipeline.report.formatting import percent, short
+from fewscope.pipeline.report.formatting import percent
 from fewscope.pipeline.report.html import fill, write_files
+from fewscope.pipeline.report.render import Measures
 from fewscope.pipeline.report.series import Done, series_of
 
 TABLE, PAGE = "summary.csv", "index.html"
@@ -141,6 +142,12 @@ def _thumbnail(folder: str) -> Picture | None:
     return Picture(uri, overview.width, overview.height, span)
 
 
+def _density(report: Mapping[str, Any]) -> str:
+    """How dense the objects of a report are, in words."""
+    measures = Measures(report["mpp"])
+    return f"{measures.density(report['density_per_mm2'] * report['mpp'] ** 2)} {measures.density_unit}"
+
+
 def _page(done: Sequence[Done], thumbnails: Sequence[Picture | None]) -> str:
     found = [one for one in done if one.report]
     reports = [one.report for one in found if one.report]
@@ -149,7 +156,7 @@ def _page(done: Sequence[Done], thumbnails: Sequence[Picture | None]) -> str:
     is_series = len({one.source for one in done}) == 1 and all(one.time_point is not None for one in done)
     return fill(
         "study.html.j2",
-        {"short": short, "percent": percent},
+        {"density": _density, "percent": percent},
         series=series_of(done),
         sources=[(one, thumbnails[i] if i < len(thumbnails) else None) for i, one in enumerate(found)],
         failed=[one for one in done if not one.report],

@@ -135,3 +135,11 @@ def test_the_interval_is_wide_where_patches_do_not_speak_for_the_source():
     assert count_interval(100, ratio, share_left(0.9, 0.85)) == (90, 111)
     low, high = count_interval(100, ratio, share_left(0.9, 0.09)) or (0, 0)
     assert (low, high) == (9, 1101)
+
+
+@pytest.mark.parametrize(("mpp", "told"), [(0.5, "1,250 per mm²"), (0.004, "30 per µm²")])
+def test_the_page_counts_per_area_as_the_reports_do(tmp_path, mpp, told):
+    density = {0.5: 1250.0, 0.004: 30e6}[mpp]
+    done = [Done("in/a.tif", "a", report(40, mpp=mpp, density_per_mm2=density))]
+    write_study(str(tmp_path), done)
+    assert f" · {told} · " in (tmp_path / "index.html").read_text(encoding="utf-8")
