@@ -18,6 +18,7 @@ from fewscope.connectors.support.object_sizes import (
     typical_diameters,
 )
 from fewscope.connectors.support.support_set import MAX_PATCHES, SupportSet, is_same_scale
+from fewscope.connectors.support.without_regions import with_regions
 from fewscope.pipeline.config import SegmentConfig
 from fewscope.pipeline.sources import (
     annotated_slides,
@@ -111,7 +112,9 @@ def _of_drawn_objects(config: SegmentConfig, source: Source, drawn_on: Source, r
             slide.info.mpp_source == "--mpp" for _, slide in files
         ):  # which is not known: that of the source
             return None, (), None
-        drawn = [(read.ahead(uri, slide, options), slide.info.native_mpp) for uri, slide in files]
+        drawn = [
+            (with_regions(read.ahead(uri, slide, options)), slide.info.native_mpp) for uri, slide in files
+        ]
     sizes, support = typical_diameters(drawn, options), None
     outlined = {name.casefold() for name in sizes}
     at_points = classes_at_points([of_file for of_file, _ in drawn], options)

@@ -10,11 +10,10 @@ from numpy.typing import NDArray
 
 from fewscope.connectors.source import Source
 from fewscope.connectors.storage.library_errors import library_errors
-from fewscope.connectors.support.annotation_files import OUTLINED, UNNAMED, Annotation, AnnotationFile
+from fewscope.connectors.support.annotation_files import OUTLINED, UNNAMED, AnnotationFile
 from fewscope.connectors.support.annotations import read_annotations
 from fewscope.connectors.support.sparse import starts
 from fewscope.connectors.support.support_set import POINT
-from fewscope.connectors.support.without_regions import holders_of
 from fewscope.connectors.support_options import SupportOptions
 from fewscope.errors import SupportError
 
@@ -49,7 +48,7 @@ def region_patches(drawn: Sequence[tuple[AnnotationFile, float | None]], mpp: fl
     found = []
     for of_file, native in drawn:
         scale = (native or mpp) / mpp
-        bounds = [[scale * side for side in one.geometry.bounds] for one in _regions_and_objects(of_file)[0]]
+        bounds = [[scale * side for side in one.geometry.bounds] for one in of_file.regions]
         found.append(
             sum(len(starts(top, bottom)) * len(starts(left, right)) for left, top, right, bottom in bounds)
         )
@@ -65,9 +64,7 @@ def largest_region(drawn: Sequence[tuple[AnnotationFile, float | None]]) -> floa
         Annotations, and um per px of the slide that they were drawn on.
     """
     sides = [
-        (native or np.nan) * one.geometry.area**0.5
-        for of_file, native in drawn
-        for one in _regions_and_objects(of_file)[0]
+        (native or np.nan) * one.geometry.area**0.5 for of_file, native in drawn for one in of_file.regions
     ]
     return max(sides, default=None)
 
@@ -85,7 +82,7 @@ def typical_diameters(
 
     The diameter is the hydraulic one, 4 times the area by the perimeter: that of a circle is its diameter, that of a
     long strip, such as an epithelium, twice its width. Objects that were painted in part, or accepted as the preview of
-    the page has found them, do not count, nor do outlines that stand in for regions.
+    the page has found them, do not count.
 
     Parameters
     ----------
@@ -100,7 +97,7 @@ def typical_diameters(
     """
     of_classes: dict[str, list[NDArray[np.float64]]] = {}
     for of_file, side in drawn:
-        objects = [one for one in _regions_and_objects(of_file)[1] if one.mark in ("", OUTLINED)]
+        objects = [one for one in of_file.objects if one.mark in ("", OUTLINED)]
         names = np.array([one.name for one in objects], object)
         outlines = np.array([one.geometry for one in objects], object)
         area, perimeter = shapely.area(outlines), shapely.length(outlines)
@@ -111,17 +108,6 @@ def typical_diameters(
     asked = _asked(sorted(of_classes), [of_file for of_file, _ in drawn], options)
     found = {name: float(np.median(np.concatenate(of_classes[name]))) for name in asked}
     return {name: diameter for name, diameter in found.items() if diameter > 0}
-
-
-def _regions_and_objects(of_file: AnnotationFile) -> tuple[list[Annotation], list[Annotation]]:
-    """Both as they are read: without a region, an outline that holds others stands in for one."""
-    if of_file.regions or of_file.has_marks:
-        return of_file.regions, of_file.objects
-    holders, objects = holders_of(of_file), of_file.objects
-    return (
-        [objects[index] for index in sorted(holders)],
-        [one for index, one in enumerate(objects) if index not in holders],
-    )
 
 
 def _asked(names: Sequence[str], drawn: Sequence[AnnotationFile], options: SupportOptions) -> list[str]:

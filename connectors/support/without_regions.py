@@ -30,6 +30,18 @@ def holders_of(annotations: AnnotationFile) -> set[int]:
     return {int(index) for index in around if not annotations.objects[index].stated}
 
 
+def with_regions(annotations: AnnotationFile) -> AnnotationFile:
+    """The same annotations; without a region, the outlines around objects are regions, as they are read."""
+    if annotations.regions or annotations.has_marks:
+        return annotations
+    holders, objects = holders_of(annotations), annotations.objects
+    return replace(
+        annotations,
+        regions=[objects[index] for index in sorted(holders)],
+        objects=[one for index, one in enumerate(objects) if index not in holders],
+    )
+
+
 def stand_in_for_regions(uri: str, annotations: AnnotationFile) -> None:
     """Make the outlines around objects regions, else mark every object as one whose surroundings are background."""
     if holders := holders_of(annotations):

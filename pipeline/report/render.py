@@ -82,6 +82,8 @@ class Measures:
     >>> fine = Measures(0.004)
     >>> fine.length(20), fine.area(500), fine.density(30), fine.density_unit
     ('80 nm', '8,000 nm²', '1.88', 'per µm²')
+    >>> Measures(0.5).area(0)
+    '0 µm²'
     """
 
     mpp: float | None
@@ -93,7 +95,7 @@ class Measures:
         um = px * self.mpp
         if um >= 1e6:
             return f"{short(um / 1e9)} km" if um >= 1e9 else f"{short(um / 1e6)} m"
-        if um < 0.1:
+        if 0 < um < 0.1:
             return f"{short(um * 1000)} nm"
         return f"{short(um / 1000)} mm" if um >= 1000 else f"{short(um)} µm"
 
@@ -103,7 +105,7 @@ class Measures:
         um2 = px * self.mpp**2
         if um2 >= 1e12:
             return f"{short(um2 / 1e18)} km²" if um2 >= 1e17 else f"{short(um2 / 1e12)} m²"
-        if um2 < 0.01:
+        if 0 < um2 < 0.01:
             return f"{short(um2 * 1e6)} nm²"
         return f"{short(um2 / 1e6)} mm²" if um2 >= 1e4 else f"{short(um2)} µm²"
 
