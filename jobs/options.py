@@ -133,7 +133,7 @@ def add_slide_options(parser: JobParser) -> None:
         "--slide-mpp",
         type=float,
         metavar="MPP",
-        help="resolution of the slide's level 0, if the file does not state it or is wrong",
+        help="resolution of level 0 of the slides, if their files do not state it or are wrong",
     )
 
 

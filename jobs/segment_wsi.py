@@ -152,11 +152,13 @@ def configs(args: argparse.Namespace) -> list[SegmentConfig]:
 
     slides = [slide for source in expand(args.slides) for slide in slides_of(source)]
     areas = [None] * len(slides) if args.aoi is None else areas_of(args.aoi, slides)
+    support_slide = args.support_slide or drawn_on(args.support, slides)
     made = configs_of(
         args,
         slides,
         time_points(args, slides),
-        support_slide=args.support_slide or drawn_on(args.support, slides),
+        support_slide=support_slide,
+        support_slide_mpp=args.slide_mpp if support_slide in slides else None,
         scale=tuple(args.scale) if args.scale else None,
         aoi_classes=tuple(args.aoi_classes),
         aoi_excluded=tuple(args.aoi_excluded),

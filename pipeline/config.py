@@ -32,6 +32,8 @@ class SegmentConfig:
         Further support sets, learned from together with the first; their classes are joined by name.
     support_slide : str | None
         The slide that the annotations were drawn on; None: the source itself.
+    support_slide_mpp : float | None
+        um per px of its level 0, instead of what its file states; None: as the file states, else ``slide_mpp``.
     class_names : tuple[str, ...]
         Classes of the support set to segment, in this order; empty: all.
     mpp, slide_mpp : float | None
@@ -113,6 +115,7 @@ class SegmentConfig:
     out: str
     more_support: tuple[str, ...] = ()
     support_slide: str | None = None
+    support_slide_mpp: float | None = None
     class_names: tuple[str, ...] = ()
     mpp: float | None = None
     slide_mpp: float | None = None

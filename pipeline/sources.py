@@ -61,7 +61,8 @@ def open_sources(config: SegmentConfig) -> tuple[Source, Source]:
 def open_drawn_on(config: SegmentConfig, uri: str, info: SourceInfo) -> Source:
     """Open the slide that annotations were drawn on, at the resolution of the source, whose metadata are ``info``.
 
-    One of a single time point, or plane, is read whichever is asked for of the source.
+    One of a single time point, or plane, is read whichever is asked for of the source. One that does not state its
+    resolution has the one that was given for the source, if any was.
     """
     options = config.support_slide_options
     if options.stack != NO_STACK:
@@ -72,8 +73,12 @@ def open_drawn_on(config: SegmentConfig, uri: str, info: SourceInfo) -> Source:
             plane=options.stack.plane if size.n_planes > 1 else None,
         )
         options = replace(options, stack=stack)
-    slide_mpp = config.slide_mpp if uri == config.source else None
-    return open_source(uri, mpp=info.mpp, slide_mpp=slide_mpp, slide=options)
+    given = {config.support_slide: config.support_slide_mpp, config.source: config.slide_mpp}.get(uri)
+    opened = open_source(uri, mpp=info.mpp, slide_mpp=given, slide=options)
+    if opened.info.mpp_source != "--mpp" or config.slide_mpp is None:
+        return opened
+    opened.close()
+    return open_source(uri, mpp=info.mpp, slide_mpp=config.slide_mpp, slide=options)
 
 
 def read_support(
