@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import secrets
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -95,6 +96,7 @@ class OpenSource:
             "height": self.grid.height,
             "tile": 256,
             "max_zoom": self.grid.max_zoom,
+            "key": self.tiles.key,
             "work_scale": self.scale,
             "mpp": info.native_mpp,
             "unit": _unit(crs) if info.kind == "raster" else "um" if info.native_mpp else None,
@@ -116,6 +118,11 @@ class Session:
     config : AnnotateConfig
         What is annotated.
 
+    Attributes
+    ----------
+    start : str
+        Tells apart starts of the server, of which a browser may keep answers under the same addresses.
+
     Raises
     ------
     FewscopeError
@@ -125,6 +132,7 @@ class Session:
     def __init__(self, config: AnnotateConfig) -> None:
         self.config = config
         self.hub = EventHub()
+        self.start = secrets.token_hex(4)
         self.cache = TileCache()
         self.out = Path(config.out)
         self.readers = ThreadPoolExecutor(TILE_THREADS, "tiles")
@@ -205,6 +213,7 @@ class Session:
         """What the page must know first."""
         return {
             "version": __version__,
+            "start": self.start,
             "patch": PATCH_SIZE * self.sources[0].scale,
             "out": str(self.out),
             "classes": shown_classes(self.classes),

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from aiohttp import web
 
+from fewscope.annotate.session import OpenSource
 from fewscope.annotate.tiles import TileAddress
 from fewscope.annotate.web_keys import SESSION
 
@@ -33,7 +34,7 @@ async def image(request: web.Request) -> web.Response:
     one, tile = request.app[SESSION].source(request.match_info["source"]), address_of(request)
     if not one.grid.holds(tile):
         raise web.HTTPNotFound(text="there is no such tile\n")
-    headers = {"ETag": one.tiles.etag(tile), "Cache-Control": FOREVER}
+    headers = {"ETag": one.tiles.etag(tile), "Cache-Control": _kept(request, one)}
     if request.headers.get("If-None-Match") == headers["ETag"]:
         return web.Response(status=304, headers=headers)
     data = await in_readers(request, lambda: one.tiles.jpeg(tile))
@@ -45,4 +46,9 @@ async def thumbnail(request: web.Request) -> web.Response:
     """The whole image, small."""
     one = request.app[SESSION].source(request.match_info["source"])
     data = await in_readers(request, one.tiles.thumbnail)
-    return web.Response(body=data, content_type="image/jpeg", headers={"Cache-Control": FOREVER})
+    return web.Response(body=data, content_type="image/jpeg", headers={"Cache-Control": _kept(request, one)})
+
+
+def _kept(request: web.Request, one: OpenSource) -> str:
+    """How long a browser keeps a picture of a source: the next server at this port may show another one."""
+    return FOREVER if request.query.get("v") == one.tiles.key else "no-cache"

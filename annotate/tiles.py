@@ -100,22 +100,28 @@ class TileCache:
 
 
 class ImageTiles:
-    """JPEG tiles of a source, and its thumbnail; threads may share it."""
+    """JPEG tiles of a source, and its thumbnail; threads may share it.
+
+    Attributes
+    ----------
+    key : str
+        Tells apart what tiles at the same place show: by the source, and how it is shown.
+    """
 
     def __init__(self, source: ZoomableSource, grid: TileGrid, cache: TileCache) -> None:
         self._source, self.grid, self._cache = source, grid, cache
         info = source.info
-        self._key = hashlib.sha256(f"{info.fingerprint} {info.appearance}".encode()).hexdigest()[:24]
+        self.key = hashlib.sha256(f"{info.fingerprint} {info.appearance}".encode()).hexdigest()[:24]
         self._overview: NDArray[np.uint8] | None = None
         self._overview_lock = threading.Lock()
 
     def etag(self, tile: TileAddress) -> str:
         """What a tile shows, by its source and place: it never changes."""
-        return f'"{self._key}-{tile.zoom}-{tile.x}-{tile.y}"'
+        return f'"{self.key}-{tile.zoom}-{tile.x}-{tile.y}"'
 
     def jpeg(self, tile: TileAddress) -> bytes:
         """A tile; beyond the image it is background."""
-        key = (self._key, tile)
+        key = (self.key, tile)
         data = self._cache.get(key)
         if data is None:
             data = jpeg(self._pixels(tile))
@@ -124,7 +130,7 @@ class ImageTiles:
 
     def thumbnail(self, max_side: int = TILE) -> bytes:
         """The whole image, JPEG of at most ``max_side`` px."""
-        key = (self._key, "thumbnail", max_side)
+        key = (self.key, "thumbnail", max_side)
         data = self._cache.get(key)
         if data is None:
             image = Image.fromarray(self._whole())

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from fewscope.annotate.web_keys import LEARNING
+from fewscope.connectors.slides.pyramid_tiff import write_pyramid
 from tests.helpers.pages import HEIGHT, WIDTH, Page, config_of, picture, rectangle, visit
 
 
@@ -52,6 +53,27 @@ def test_tiles_are_not_sent_twice(slide, tmp_path):
         assert not await again.read()
 
     visit(config_of(slide, tmp_path), journey)
+
+
+def test_tiles_are_kept_for_good_only_as_those_of_this_source(slide, tmp_path):
+    """The next server at the same port may show another one, under the same number."""
+    other = tmp_path / "other.tif"
+    write_pyramid(other, picture()[::-1], mpp=0.5)
+    keys, starts = set[str](), set[str]()
+
+    async def journey(page: Page) -> None:
+        info = await page.get("/api/info")
+        key = info["sources"][0]["key"]
+        for path in ("/tile/image/0/2/0/0.jpg", "/tile/thumbnail/0.jpg"):
+            for query, kept in (("", "no-cache"), ("?v=1", "no-cache"), (f"?v={key}", "immutable")):
+                answer = await page.client.get(path + query)
+                assert kept in answer.headers["Cache-Control"]
+        keys.add(key)
+        starts.add(info["start"])
+
+    for number, path in enumerate((slide, other, slide)):
+        visit(config_of(path, tmp_path / str(number)), journey)
+    assert (len(keys), len(starts)) == (2, 3)
 
 
 def test_a_stroke_is_a_feature_and_can_be_undone(slide, tmp_path):

@@ -128,6 +128,9 @@ class Annotator:
         new_class = response.status == 404 and "/tile/probability/" in response.url
         if response.status >= 400 and not new_class:
             self.problems.append(f"{response.status} {response.url}")
+        is_picture = "/tile/image/" in response.url or "/tile/thumbnail/" in response.url
+        if is_picture and "immutable" not in response.headers.get("cache-control", ""):
+            self.problems.append(f"does not name its picture: {response.url}")
 
     def open(self, url: str, labels: Sequence[dict[str, Any]] | None = None) -> None:
         """Open the address and wait for the page; ``labels``: Features that are put in place of all others first."""

@@ -96,7 +96,7 @@ export class Answers {
       return;
     }
     this.stamp++;
-    const stamp = `${cells_done}-${this.stamp}`;
+    const stamp = `${app.info.start}-${cells_done}-${this.stamp}`;
     const source = encodeURIComponent(app.source.id);
     app.classes.forEach(({ name }) => {
       if (app.info.sources.length === 1 && !app.isLearned(name)) return this.classes.get(name)?.clear();

@@ -15,6 +15,7 @@ import type {
   Round,
   Run,
   ServerEvent,
+  SourceInfo,
   Suggestion,
   Table,
   XY,
@@ -119,6 +120,11 @@ export const api = {
     get<Record<string, string | number | null> | null>(`/api/runs/${encodeURIComponent(id)}/at`, { source, x, y }),
   exportUrl: (id: string, values: Query) => query(`/api/runs/${encodeURIComponent(id)}/export`, values),
 };
+
+/** Address of the whole image, small; it may be kept for good. */
+export function thumbnailOf({ id, key }: SourceInfo): string {
+  return query(`/tile/thumbnail/${encodeURIComponent(id)}.jpg`, { v: key });
+}
 
 /** Listens to the server's events and comes back by itself after a break; `onLink` is told when the link comes and goes. */
 export function listen(onEvent: (event: ServerEvent) => void, onLink: (up: boolean) => void): () => void {

@@ -56,6 +56,8 @@ export interface SourceInfo {
   height: number;
   tile: number;
   max_zoom: number;
+  /** Tells apart what tiles at the same place show. */
+  key: string;
   work_scale: number;
   mpp: number | null;
   unit: "um" | "m" | "degree" | null;
@@ -94,6 +96,8 @@ export interface Resolution {
 
 export interface Info {
   version: string;
+  /** Tells apart starts of the server. */
+  start: string;
   patch: number;
   out: string;
   classes: ClassInfo[];

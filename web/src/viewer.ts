@@ -132,7 +132,7 @@ export class Viewer {
       tileSize: source.tile,
     });
     this.image.setExtent(extent); // tiles at the edges are padded
-    this.image.setSource(this.tiles(`/tile/image/${encodeURIComponent(source.id)}`, "jpg"));
+    this.image.setSource(this.tiles(`/tile/image/${encodeURIComponent(source.id)}`, "jpg", `?v=${source.key}`));
     const size = this.map.getSize() ?? [800, 600];
     const whole = Math.max(source.width / (size[0] ?? 800), source.height / (size[1] ?? 600)) * 1.04;
     const view = new View({

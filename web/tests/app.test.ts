@@ -34,7 +34,8 @@ function page(scale: number, answers: Answers): { app: App; asked: string[] } {
     return Promise.resolve(Response.json(answers[path]!()));
   };
   const nothing = (): void => undefined;
-  const viewer = new Proxy({ selected: new Set<string>() }, { get: (own, name) => Reflect.get(own, name) ?? nothing });
+  const own = { selected: new Set<string>(), outlineLayer: { changed: nothing }, proposal: { clear: nothing } };
+  const viewer = new Proxy(own, { get: (_, name) => Reflect.get(own, name) ?? nothing });
   const app = new App(viewer as unknown as Viewer, false);
   app.info = info(scale);
   app.source = app.info.sources[0]!;

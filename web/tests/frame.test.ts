@@ -33,6 +33,7 @@ const SLIDE: SourceInfo = {
   height: 2048,
   tile: 256,
   max_zoom: 4,
+  key: "a",
   work_scale: 2,
   mpp: 0.25,
   unit: "um",

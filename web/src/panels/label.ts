@@ -1,4 +1,5 @@
 /** Panel "Label": sources, classes, how the preview is shown, the selection. */
+import { thumbnailOf } from "../api.ts";
 import type { App } from "../app.ts";
 import { button, h, icon, plural, replace } from "../dom.ts";
 import { keyOf } from "../keys.ts";
@@ -56,7 +57,7 @@ function sourceCard(app: App, source: SourceInfo): HTMLElement {
       "data-tip": source.name,
       onclick: () => void app.goTo(source.id),
     },
-    h("img", { src: `/tile/thumbnail/${encodeURIComponent(source.id)}.jpg`, alt: "", loading: "lazy" }),
+    h("img", { src: thumbnailOf(source), alt: "", loading: "lazy" }),
     h(
       "span",
       { class: "source-words" },

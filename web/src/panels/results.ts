@@ -339,7 +339,7 @@ export class Results {
     const { run, app } = this;
     if (!run) return;
     this.painted = this.colours();
-    const search = new URLSearchParams({ paint: "1", colours: this.painted });
+    const search = new URLSearchParams({ v: app.info.start, paint: "1", colours: this.painted });
     for (const [name, value] of Object.entries(this.filters)) if (value !== null) search.set(name, String(value));
     const path = `/tile/instances/${encodeURIComponent(run.id)}/${encodeURIComponent(app.source.id)}`;
     this.layer.setSource(app.viewer.tiles(path, "png", `?${search}`));

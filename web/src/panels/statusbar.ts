@@ -1,5 +1,5 @@
 /** The status bar with scale, place and counts, and the overview in the corner of the map. */
-import { api } from "../api.ts";
+import { api, thumbnailOf } from "../api.ts";
 import type { App } from "../app.ts";
 import { debounce, h, replace } from "../dom.ts";
 import { lonLatText, metresPerPixel, placeText, scaleBar, zoomText } from "../frame.ts";
@@ -83,11 +83,11 @@ export function overview(app: App): HTMLElement {
   );
   const inner = box.firstElementChild as HTMLElement;
   app.on("source", () => {
-    const { width, height, id } = app.source;
+    const { width, height } = app.source;
     const scale = Math.min(132 / width, 104 / height);
     inner.style.width = `${Math.max(width * scale, 8)}px`;
     inner.style.height = `${Math.max(height * scale, 8)}px`;
-    picture.src = `/tile/thumbnail/${encodeURIComponent(id)}.jpg`;
+    picture.src = thumbnailOf(app.source);
     draw();
   });
   const draw = (): void => {
