@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,13 +68,25 @@ def chart(
     }
 
 
-def seam_chart(seams: SeamCheck, mpp: float | None, width: int = 520, height: int = 200) -> dict[str, Any]:
-    """Density by distance from the nearest seam, in SVG units; points without tissue are left out."""
+def seam_chart(
+    seams: SeamCheck,
+    mpp: float | None,
+    per_area: Callable[[float], float],
+    width: int = 520,
+    height: int = 200,
+) -> dict[str, Any]:
+    """Density by distance from the nearest seam, in SVG units; points without tissue are left out.
+
+    Parameters
+    ----------
+    per_area
+        A density per megapixel in the unit that is shown.
+    """
     left, right, top, bottom = 52, 12, 16, 42
     scale = mpp or 1.0
     end = seams.distance_px[-1] * scale
     step = seams.distance_px[0] * scale
-    values = [None if d is None else d / scale**2 for d in seams.density_per_mpx]
+    values = [None if d is None else per_area(d) for d in seams.density_per_mpx]
     highest = round_up(max([v for v in values if v], default=1.0))
 
     def x(value: float) -> float:

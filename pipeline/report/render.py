@@ -114,11 +114,17 @@ class Measures:
         """Whether only an electron microscope resolves as much: fields are a few µm wide."""
         return self.kind == "slide" and self.mpp is not None and self.mpp < FINEST_OF_LIGHT
 
-    def density(self, per_mpx: float) -> str:
-        per_mm2 = per_mpx / self.mpp**2 if self.mpp else per_mpx
+    def per_area(self, per_mpx: float) -> float:
+        """A density in the unit that `density_unit` names."""
+        if not self.mpp:
+            return per_mpx
+        per_mm2 = per_mpx / self.mpp**2
         if self.is_ultrastructure:
-            return short(per_mm2 / 1e6)
-        return short(per_mm2 * 1e12) if self.mpp and self.kind == "raster" else short(per_mm2)
+            return per_mm2 / 1e6
+        return per_mm2 * 1e12 if self.kind == "raster" else per_mm2
+
+    def density(self, per_mpx: float) -> str:
+        return short(self.per_area(per_mpx))
 
     @property
     def density_unit(self) -> str:

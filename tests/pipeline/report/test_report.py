@@ -14,7 +14,7 @@ import pytest
 from fewscope.pipeline.report.content import Dropped, Quality, Timings, Unlike, UnlikeTile
 from fewscope.pipeline.report.formatting import short
 from fewscope.pipeline.report.headline import count_in_words
-from fewscope.pipeline.report.render import render, write_report
+from fewscope.pipeline.report.render import Measures, render, write_report
 from tests.helpers.reports import (
     HEIGHT,
     WIDTH,
@@ -48,6 +48,21 @@ def test_with_several_classes_each_estimate_has_its_name():
     one = {"name": "a", "count": 44, "count_estimate": 65, "count_interval": [45, 86]}
     words = count_in_words({"count": 50, "classes": [one, {"name": "b", "count": 6, "count_interval": None}]})
     assert words == "50 objects found: 44 a [estimated true number 65 (95 % interval 45 to 86)], 6 b"
+
+
+@pytest.mark.parametrize(
+    ("mpp", "ground"),
+    [(0.5, {}), (0.004, {}), (None, {}), (None, {"kind": "raster", "metres_per_px": 10.0})],
+)
+def test_the_density_at_seams_is_in_the_unit_that_stands_there(mpp, ground):
+    """As near to that of the whole source as equally spaced objects are."""
+    report, pictures = run_report(mpp=mpp)
+    page = render(replace(report, **ground), pictures)
+    chart = page.partition("Density by distance from the nearest seam")[2].partition("</svg>")[0]
+    highest = max(float(tick.replace(",", "")) for tick in re.findall(r'text-anchor="end">([^<]+)<', chart))
+    show = Measures(ground["metres_per_px"] * 1e6 if ground else mpp, ground.get("kind", "slide"))
+    assert f"objects {show.density_unit}" in chart
+    assert 0.5 < highest / show.per_area(report.density_per_mpx) < 2
 
 
 PAGES = {
