@@ -121,7 +121,7 @@ def propose(learning: Learning, preview: Preview, one: OpenSource, box: Sequence
     region = clipped(tidied(shapely.box(*box)), one.frame)
     left, top, right, bottom = (value / one.scale for value in region.bounds)
     window = Window(int(left), int(top), int(np.ceil(right)) - int(left), int(np.ceil(bottom)) - int(top))
-    wait_for_answers(preview, int(one.id), window)
+    wait_for_answers(learning, preview, int(one.id), window)
     features = [_feature(region, "region", None, "preview")]
     labels = [label.geometry for label in one.labels.all() if label.kind != "region"]
     tree = shapely.STRtree(labels)
@@ -140,8 +140,14 @@ def propose(learning: Learning, preview: Preview, one: OpenSource, box: Sequence
     return features
 
 
-def wait_for_answers(preview: Preview, source: int, window: Window) -> None:
-    """Look at a window until it is answered, or for `WAIT_S`; nothing to wait for before anything is learned."""
+def wait_for_answers(learning: Learning, preview: Preview, source: int, window: Window) -> None:
+    """Look at a window until it is answered, or for `WAIT_S`; nothing to wait for before anything is learned.
+
+    Raises
+    ------
+    LabelError
+        The resolution has changed: this preview answers no more.
+    """
     if preview.learned() is None:
         return
     if preview.probability(source, window, 0)[1].all():
@@ -152,6 +158,8 @@ def wait_for_answers(preview: Preview, source: int, window: Window) -> None:
         status = preview.status(source)
         if status.state == "ready" or preview.probability(source, window, 0)[1].all():
             return
+        if learning.preview is not preview:
+            raise LabelError(learning.message or "the resolution has changed; try again")
         time.sleep(0.03)
 
 

@@ -239,14 +239,17 @@ class Learning:
 
     def _learn(self) -> None:
         try:
-            grid = self._open_preview()
+            self._keep_learning()
         except Exception as error:  # of any library that the network needs: drawing goes on without it
-            log.exception("the network cannot be loaded")
+            log.exception("there is no preview any more")
             self.message = (
                 f"no preview: {error}" if isinstance(error, FewscopeError) else f"no preview: {error!r}"
             )
             self._tell_all()
-            return
+
+    def _keep_learning(self) -> None:
+        """Load the network, and learn from the labels whenever they have changed, until `close`."""
+        grid = self._open_preview()
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._closed or self._learned_revision != self._revision)
@@ -326,6 +329,9 @@ class Learning:
             return None, self._too_early() if is_early else text
         except FewscopeError as error:
             return None, str(error)
+        except Exception as error:  # a fault of ours or of a library: other labels may not meet it
+            log.exception("the labels cannot be learned from")
+            return None, f"no preview: {error!r}"
 
     def _too_early(self) -> str:
         """What to draw first."""

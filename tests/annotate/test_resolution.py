@@ -6,6 +6,7 @@ import asyncio
 import json
 import shlex
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,6 +17,7 @@ import pytest
 import shapely
 from affine import Affine
 
+from fewscope.annotate.correcting import WAIT_S
 from fewscope.annotate.events import EventHub
 from fewscope.annotate.resolution import Choice, Ladder, may_change, wanted
 from fewscope.annotate.results import Filters, ResultTable
@@ -29,7 +31,7 @@ from fewscope.connectors.support.several import load_several
 from fewscope.jobs import segment_raster, segment_wsi
 from fewscope.pipeline.plan import make_plan
 from tests.helpers.finished_runs import finished
-from tests.helpers.pages import InstantPreview, Page, config_of, picture, rectangle, visit
+from tests.helpers.pages import DiscPreview, InstantPreview, Page, config_of, picture, rectangle, visit
 from tests.helpers.rasters import north_up, waves, write_raster
 from tests.helpers.support_folders import photo, save_pair
 
@@ -331,6 +333,52 @@ def test_while_the_resolution_is_changed_the_page_says_so(slide, tmp_path, monke
         await settled(page)
 
     visit(config_of(slide, tmp_path / "out"), journey, make_preview)
+
+
+def test_a_preview_that_cannot_be_made_at_another_resolution_says_so(slide, tmp_path):
+    made = []
+
+    def make_preview(*arguments: Any) -> InstantPreview:
+        if made:
+            raise MemoryError("no room")
+        made.append(InstantPreview(*arguments))
+        return made[0]
+
+    async def journey(page: Page) -> None:
+        await page.ops(NUCLEUS)
+        await settled(page)
+        await page.post("/api/resolution", {"factor": 2})
+        state = await page.until("/api/preview?source=0", lambda now: "changed" not in now["message"])
+        assert state["message"] == "no preview: MemoryError('no room')"
+        await page.ops(GLAND)
+
+    visit(config_of(slide, tmp_path / "out"), journey, make_preview)
+
+
+def test_a_region_that_is_proposed_while_the_resolution_changes_is_refused_at_once(slide, tmp_path):
+    class Slow(DiscPreview):
+        def probability(self, source: int, window: Any, class_index: int) -> Any:
+            values, known = super().probability(source, window, class_index)
+            return values, known & False
+
+        def status(self, source: int) -> Any:
+            return replace(super().status(source), state="computing")
+
+    async def journey(page: Page) -> None:
+        await page.ops(NUCLEUS)
+        await settled(page)
+        looks = page.client.app[LEARNING].preview.looks
+        asked = asyncio.create_task(
+            page.post("/api/propose", {"source": "0", "x": 300, "y": 300}, status=400)
+        )
+        while not looks:
+            await asyncio.sleep(0.01)
+        before = time.monotonic()
+        await page.post("/api/resolution", {"factor": 2})
+        assert "the resolution" in (await asked)["error"]
+        assert time.monotonic() - before < WAIT_S / 2
+
+    visit(config_of(slide, tmp_path / "out"), journey, Slow)
 
 
 def test_small_objects_are_seen_at_a_finer_resolution(tmp_path, monkeypatch):

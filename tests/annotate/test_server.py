@@ -182,6 +182,25 @@ def test_the_preview_learns_what_a_batch_job_would_read_from_the_file(slide, tmp
     visit(config_of(slide, tmp_path), journey)
 
 
+def test_labels_that_a_library_cannot_take_do_not_end_the_preview(slide, tmp_path, monkeypatch):
+    learn = "fewscope.annotate.learning.load_several"
+
+    def fail(*arguments: Any) -> Any:
+        raise ValueError("a ring crosses itself")
+
+    async def journey(page: Page) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(learn, fail)
+            await page.ops(rectangle(20, 20, 60, 60))
+            state = await page.until("/api/preview?source=0", lambda now: "ring" in now["message"])
+            assert state["state"] == "empty"
+        await page.ops(rectangle(100, 20, 160, 60))
+        state = await page.until("/api/preview?source=0", lambda now: now["state"] == "ready")
+        assert state["message"] == ""
+
+    visit(config_of(slide, tmp_path), journey)
+
+
 def test_tiles_of_the_preview_lie_where_their_pixels_lie(slide, tmp_path):
     async def journey(page: Page) -> None:
         name = "a/b ü"
