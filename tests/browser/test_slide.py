@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -186,8 +187,22 @@ def test_edits_are_undone_and_kept(person, server):
         person.key("Control+Shift+Z")
     person.saved()
     assert labels_of(server) == before
+    file = server.out / "labels.geojson"
+    text = file.read_bytes()
+    file.write_bytes(text[: len(text) // 2])  # by another program
+    person.until("/labels.geojson/.test(document.querySelector('.toasts')?.textContent ?? '')")
+    file.write_bytes(text)
+
+    def with_note(route: Any) -> None:
+        answer = route.fetch()
+        info = answer.json()
+        info["sources"][0]["notes"] = ["the journal was damaged"]
+        route.fulfill(response=answer, json=info)
+
+    page.route("**/api/info", with_note)
     page.reload()
     page.wait_for_selector("html[data-ready]")
+    assert person.text("#panel-label .notes") == "the journal was damaged"
     assert person.text(".class-row .number") == "6"
 
 

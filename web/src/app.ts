@@ -52,6 +52,13 @@ export interface Proposal {
   features: Feature[];
 }
 
+/** Found objects of a class in view: their number, the part of it that they cover, and whether it is too much to draw. */
+export interface Count {
+  count: number;
+  fraction: number;
+  truncated: boolean;
+}
+
 /** What the person set and this browser remembers. */
 export interface Settings {
   preview: boolean;
@@ -114,7 +121,7 @@ export class App {
   readonly seen = new Set<string>();
   linked = true;
   pointer: XY | null = null;
-  counts = new Map<string, { count: number; fraction: number; truncated: boolean }>();
+  counts = new Map<string, Count>();
   /** Whether the counts are of an answer before the newest. */
   counting = false;
   /** The place of the last stroke, for "finish this region". */

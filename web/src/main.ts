@@ -243,7 +243,8 @@ async function start(): Promise<void> {
         break;
       case "labels":
       case "classes":
-        if (here)
+        if (typeof event["error"] === "string") toast(event["error"], "error");
+        else if (here)
           void app.catchUp(typeof event["revision"] === "number" ? event["revision"] : Infinity).catch(() => undefined);
         else
           void api.info().then(

@@ -67,6 +67,8 @@ export interface SourceInfo {
   n_regions: number;
   n_objects: number;
   state: string;
+  /** What is to be known of the image and its labels, one sentence each. */
+  notes: string[];
 }
 
 /** Labelled pictures that are learned from as well. */

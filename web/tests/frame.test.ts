@@ -42,6 +42,7 @@ const SLIDE: SourceInfo = {
   crs_name: null,
   n_regions: 0,
   n_objects: 0,
+  notes: [],
   state: "new",
 };
 const MAP: SourceInfo = {

@@ -3,6 +3,7 @@ import { test } from "node:test";
 import { brushed, short } from "../src/charts.ts";
 import { nextStep, STEPS, type Situation } from "../src/guide.ts";
 import { areaOf, cellText, heading, record } from "../src/table.ts";
+import { countText, ofWhat } from "../src/panels/statusbar.ts";
 import { BINDINGS, commandOf, keyCap, keyOf, written } from "../src/keys.ts";
 
 const pressed = (key: string, more: Partial<Record<"ctrlKey" | "metaKey" | "shiftKey" | "altKey", boolean>> = {}) => ({
@@ -132,4 +133,17 @@ test("a table shows coordinates whole and other numbers short, and its columns i
   assert.equal(areaOf(["id", "area_px", "area_um2"]), "area_um2");
   assert.equal(areaOf(["id", "area_px"]), "area_px");
   assert.deepEqual(record([1, "a"], ["id", { name: "class" }]), { id: 1, class: "a" });
+});
+
+test("what is not counted is no zero", () => {
+  const words = (count: number, truncated: boolean, counting = false): string => {
+    const found = { count, fraction: 0.125, truncated };
+    return `${countText(found, counting)} ${ofWhat(found, false)}`;
+  };
+  assert.equal(words(0, true), "– in view · zoom in to count");
+  assert.equal(words(3456, true), "3,456 in view · 12.5 % of it · zoom in for outlines");
+  assert.equal(words(0, false), "0 in view · 12.5 % of it");
+  assert.equal(words(0, false, true), "counting… in view · 12.5 % of it");
+  assert.equal(words(7, false, true), "7 in view · 12.5 % of it");
+  assert.equal(ofWhat({ count: 7, fraction: 0, truncated: false }, true), "in the area in view · 0.0 % of it");
 });

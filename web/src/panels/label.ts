@@ -83,6 +83,15 @@ export function labelPanel(app: App): HTMLElement {
   };
   app.on(["source", "sources", "runs", "labels", "preview"], drawSources);
 
+  const notes = h("div", { class: "notes" });
+  app.on(["source", "sources"], () => {
+    notes.hidden = !app.source.notes.length;
+    replace(
+      notes,
+      ...app.source.notes.map((note) => h("p", { class: "notice" }, icon("info", 16), h("span", {}, note))),
+    );
+  });
+
   const classes = h("div", { class: "classes", role: "radiogroup", "aria-label": "Class to draw" });
   const drawClasses = (): void => {
     const { byClass } = app.tally;
@@ -267,7 +276,7 @@ export function labelPanel(app: App): HTMLElement {
   return h(
     "div",
     { class: "panel", id: "panel-label", role: "tabpanel", "aria-labelledby": "tab-label" },
-    section(many ? `Images (${app.info.sources.length})` : "Image", sources),
+    section(many ? `Images (${app.info.sources.length})` : "Image", sources, notes),
     section("Classes", classes, add),
     foldersSection(app),
     section(

@@ -1,9 +1,22 @@
 /** The status bar with scale, place and counts, and the overview in the corner of the map. */
 import { api, thumbnailOf } from "../api.ts";
-import type { App } from "../app.ts";
+import type { App, Count } from "../app.ts";
 import { debounce, h, replace } from "../dom.ts";
 import { lonLatText, metresPerPixel, placeText, scaleBar, zoomText } from "../frame.ts";
 import { chip } from "./toolbar.ts";
+
+/** The number of found objects; none where so much is in view that they are not counted. */
+export function countText({ count, truncated }: Count, counting: boolean): string {
+  if (count > 0) return count.toLocaleString("en");
+  return truncated ? "–" : counting ? "counting…" : "0";
+}
+
+/** Of what that is the number, and the share that is covered. */
+export function ofWhat({ count, fraction, truncated }: Count, hasArea: boolean): string {
+  const where = hasArea ? "in the area in view" : "in view";
+  if (truncated && count === 0) return `${where} · zoom in to count`;
+  return `${where} · ${(fraction * 100).toFixed(1)} % of it${truncated ? " · zoom in for outlines" : ""}`;
+}
 
 export function statusbar(app: App): HTMLElement {
   const place = h("span", { class: "place" });
@@ -55,12 +68,8 @@ export function statusbar(app: App): HTMLElement {
               "span",
               { class: "count-in-view" },
               chip(name),
-              h("strong", {}, app.counting && found.count === 0 ? "counting…" : found.count.toLocaleString("en")),
-              h(
-                "span",
-                { class: "quiet" },
-                ` ${app.store.area ? "in the area in view" : "in view"} · ${(found.fraction * 100).toFixed(1)} % of it${found.truncated ? " · zoom in for outlines" : ""}`,
-              ),
+              h("strong", {}, countText(found, app.counting)),
+              h("span", { class: "quiet" }, ` ${ofWhat(found, app.store.area !== null)}`),
             ),
           ]
         : [];
