@@ -32,6 +32,8 @@ class SupportOptions:
         as QuPath counts; "file": at the corner of the slide, as OpenSlide counts.
     stack
         Which plane and time point of labelled pictures that are stacks.
+    mpp : float | None
+        Resolution, um per px, to which labelled pictures of a finer one are resampled; None: to none.
 
     Raises
     ------
@@ -43,6 +45,7 @@ class SupportOptions:
     cell_part: CellPart = "auto"
     geojson_origin: GeoJsonOrigin = "scan"
     stack: StackOptions = NO_STACK
+    mpp: float | None = None
 
     def __post_init__(self) -> None:
         for option, value, known in (

@@ -95,7 +95,7 @@ def read_support(
     read
         Reads files of annotations.
     """
-    options = support_options(config)
+    options = replace(support_options(config), mpp=source.info.mpp)
     if not config.more_support:
         return _read_one(config, config.support, source, drawn_on, options, read)
     drawn = [uri for uri in config.supports if is_annotations(uri)]
@@ -127,20 +127,21 @@ def labelled_pictures(config: SegmentConfig) -> list[str]:
     return [uri for uri in config.supports if not is_annotations(uri) and not (is_slide and drawn_in(uri))]
 
 
-def mpp_of_pictures(config: SegmentConfig, source: Source, drawn_on: Source) -> float | None:
-    """um per px that the first of a run's folders of labelled pictures states which states any; None if none does.
+def read_pictures(config: SegmentConfig, source: Source, drawn_on: Source) -> list[SupportSet]:
+    """A run's folders of labelled pictures, each at the resolution that it states.
 
     Parameters
     ----------
     source, drawn_on
         From `open_sources`.
     """
-    every = replace(support_options(config), class_names=())
-    found = (
-        _read_one(config, uri, source, drawn_on, every, read_annotations).mpp
+    options = support_options(config)
+    if config.more_support:
+        options = replace(options, class_names=())
+    return [
+        _read_one(config, uri, source, drawn_on, options, read_annotations)
         for uri in labelled_pictures(config)
-    )
-    return next((mpp for mpp in found if mpp), None)
+    ]
 
 
 @contextmanager
@@ -200,6 +201,7 @@ def _read_one(
         cell_part=options.cell_part,
         geojson_origin=options.geojson_origin,
         stack=options.stack,
+        mpp=options.mpp,
     )
 
 

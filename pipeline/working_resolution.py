@@ -23,8 +23,8 @@ from fewscope.pipeline.config import SegmentConfig
 from fewscope.pipeline.sources import (
     annotated_slides,
     labelled_pictures,
-    mpp_of_pictures,
     open_sources,
+    read_pictures,
     read_support,
     support_options,
 )
@@ -49,8 +49,8 @@ SMALLEST_REGION_PX = 70
 def open_at_working_resolution(config: SegmentConfig) -> tuple[SegmentConfig, Source, SupportSet]:
     """Open what a run reads, at the resolution asked for, else at one that suits the support set.
 
-    Without `SegmentConfig.mpp`, a slide is read as its support set says: at the resolution of the patches, where a
-    folder of them states one; at a coarser one than usual, where objects drawn are more than `LARGEST_PX` across; at a
+    Without `SegmentConfig.mpp`, a slide is read as its support set says: at the resolution of the patches, the coarsest
+    that folders of them state; at a coarser one than usual, where objects drawn are more than `LARGEST_PX` across; at a
     finer one that the slides have, where they are less than `TOO_SMALL_PX`. As usual, where a folder of patches, or a
     slide that was drawn on, states none: what these show cannot be read at another one.
 
@@ -87,18 +87,18 @@ _Chosen = tuple[float | None, tuple[str, ...], SupportSet | None]
 
 
 def _of_pictures(config: SegmentConfig, source: Source, drawn_on: Source, read: ReadAhead) -> _Chosen:
-    """That which labelled pictures state: they cannot be read at another one."""
+    """That which labelled pictures state, the coarsest of them; the slide's own where that is coarser."""
     usual, native = source.info.mpp, source.info.native_mpp or source.info.mpp
     assert usual is not None
     assert native is not None
-    support = None if config.more_support else read_support(config, source, drawn_on, read)
-    stated = support.mpp if support else mpp_of_pictures(config, source, drawn_on)
-    if stated is None or is_same_scale(stated, usual):
-        return None, (), support
-    if native > stated and not is_same_scale(native, stated):
-        return None, (), support
-    mpp = max(native, stated)
-    return mpp, (f"Segmented at {mpp:.3g} um per px, the resolution of the patches.",), None
+    sets = read_pictures(config, source, drawn_on)
+    stated = max((one.mpp for one in sets if one.mpp), default=None)
+    mpp = usual if stated is None else max(native, stated)
+    if not is_same_scale(mpp, usual):
+        whose = "the patches" if mpp == stated else "the slide, which is coarser than that of the patches"
+        return mpp, (f"Segmented at {mpp:.3g} um per px, the resolution of {whose}.",), None
+    is_all = not config.more_support and (stated is None or is_same_scale(stated, usual))
+    return None, (), sets[0] if is_all else None
 
 
 def _of_drawn_objects(config: SegmentConfig, source: Source, drawn_on: Source, read: ReadAhead) -> _Chosen:

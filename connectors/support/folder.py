@@ -20,6 +20,7 @@ from fewscope.connectors.support.pair_names import Pair, find_pairs
 from fewscope.connectors.support.pair_pictures import pictures_of_pairs
 from fewscope.connectors.support.picture_patches import cut_patches
 from fewscope.connectors.support.pictures import PictureFolder
+from fewscope.connectors.support.resampled_pictures import at_resolution
 from fewscope.connectors.support.support_json import read_statement
 from fewscope.connectors.support.support_set import (
     MAX_CLASSES,
@@ -32,15 +33,17 @@ from fewscope.errors import SupportError
 PAIRS = "image/NAME.png with label/NAME.png, NAME.png with NAME_mask.png, or 1.jpg with 1.png"
 
 
-def load_folder(uri: str, class_names: Sequence[str], stack: StackOptions = NO_STACK) -> SupportSet:
+def load_folder(
+    uri: str, class_names: Sequence[str], stack: StackOptions = NO_STACK, mpp: float | None = None
+) -> SupportSet:
     """Load a support set from a folder; see `connectors.support.load.load_support`."""
     filesystem, root = _open(uri)
     if is_label_file(uri):
-        return cut_patches(pictures_of_file(filesystem, root, uri, class_names, stack))
+        return cut_patches(at_resolution(pictures_of_file(filesystem, root, uri, class_names, stack), mpp))
     stated = read_statement(filesystem, root, uri)
     pictures, broken = _pictures(filesystem, root, uri, stated, class_names, stack)
     if pictures is not None:
-        return cut_patches(pictures)
+        return cut_patches(at_resolution(pictures, mpp))
     of_classes = _class_folders(filesystem, root, uri)
     if not of_classes:
         raise broken or SupportError(
@@ -58,7 +61,8 @@ def load_folder(uri: str, class_names: Sequence[str], stack: StackOptions = NO_S
             raise SupportError(f"{shown}/support.json: names several classes, but the folder is one of them")
         of_class |= {"class": name}
         pairs = of_classes[name]
-        sets.append(cut_patches(pictures_of_pairs(filesystem, folder, shown, pairs, of_class, (), stack)))
+        of_folder = pictures_of_pairs(filesystem, folder, shown, pairs, of_class, (), stack)
+        sets.append(cut_patches(at_resolution(of_folder, mpp)))
     try:
         joined = join_classes(sets) if len(sets) > 1 else sets[0]
     except SupportError as error:

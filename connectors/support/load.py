@@ -41,7 +41,7 @@ def _annotations(uri: str, source: Source | None, options: SupportOptions) -> Su
 def _folder(uri: str, _source: Source | None, options: SupportOptions) -> SupportSet:
     from fewscope.connectors.support.folder import load_folder
 
-    return load_folder(uri, options.class_names, options.stack)
+    return load_folder(uri, options.class_names, options.stack, options.mpp)
 
 
 ANNOTATIONS = (
@@ -90,6 +90,7 @@ def load_support(
     cell_part: CellPart = "auto",
     geojson_origin: GeoJsonOrigin = "scan",
     stack: StackOptions = NO_STACK,
+    mpp: float | None = None,
 ) -> SupportSet:
     """Read a support set.
 
@@ -108,7 +109,7 @@ def load_support(
     class_names
         Which classes to look for, in this order, where there are several; all by default. A name that differs in case
         alone will do where only one class has it. A single name for a folder of one class only names it.
-    cell_part, geojson_origin, stack
+    cell_part, geojson_origin, stack, mpp
         See `connectors.support_options.SupportOptions`.
 
     Raises
@@ -116,6 +117,6 @@ def load_support(
     SupportError
         One line: the file, what is wrong, and what to do.
     """
-    options = SupportOptions(tuple(class_names), cell_part, geojson_origin, stack)
+    options = SupportOptions(tuple(class_names), cell_part, geojson_origin, stack, mpp)
     with library_errors(SupportError, uri):
         return _format_of(uri).load(uri, source, options)

@@ -1,4 +1,4 @@
-"""Labelled pictures of any size as patches of 224 px: nothing is resized, as scale is information."""
+"""Labelled pictures of any size as patches of 224 px: they are cut, not resized, as scale is information."""
 
 from __future__ import annotations
 

@@ -194,9 +194,18 @@ def test_a_class_of_the_folder_is_not_renamed(slide, five, tmp_path):
     visit(config_of(slide, tmp_path / "out", folders=(str(five),)), journey)
 
 
-def test_a_folder_at_another_resolution_is_refused_at_the_start(slide, five, tmp_path):
+def test_a_folder_of_finer_pictures_is_resampled_to_what_the_page_shows(slide, five, tmp_path):
     (five / "support.json").write_text(json.dumps({"mpp": 0.25, "class": "cell"}))
-    with pytest.raises(SupportError, match=r"five: is at 0\.25 um per px, .* at 0\.5; give --mpp 0\.25"):
+
+    async def journey(page):
+        assert (await learned(page)).digest() == load_support(str(five), mpp=0.5).digest()
+
+    visit(config_of(slide, tmp_path / "out", folders=(str(five),)), journey)
+
+
+def test_a_folder_of_coarser_pictures_is_refused_at_the_start(slide, five, tmp_path):
+    (five / "support.json").write_text(json.dumps({"mpp": 1.0, "class": "cell"}))
+    with pytest.raises(SupportError, match=r"five: is at 1 um per px, .* at 0\.5; give --mpp 1"):
         visit(config_of(slide, tmp_path / "out", folders=(str(five),)), None)
     assert not (tmp_path / "out").exists(), "nothing was written"
 

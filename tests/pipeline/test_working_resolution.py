@@ -12,6 +12,7 @@ import shapely
 from PIL import Image
 
 from fewscope.connectors.slides.pyramid_tiff import write_pyramid
+from fewscope.connectors.support.load import load_support
 from fewscope.errors import SourceError
 from fewscope.pipeline.config import SegmentConfig
 from fewscope.pipeline.plan import Plan, make_plan
@@ -179,14 +180,35 @@ def test_a_long_strip_is_as_large_as_it_is_wide(tmp_path):
 
 
 def test_the_resolution_of_patches_is_that_of_the_slide(tmp_path):
-    support = write_support(tmp_path / "support")
-    stated = json.loads((Path(support) / "support.json").read_text())
-    (Path(support) / "support.json").write_text(json.dumps(stated | {"mpp": 0.25}))
+    support = write_support(tmp_path / "support", mpp=0.25)
     plan = planned(tmp_path, support)
-    assert plan.source.info.mpp == 0.25
+    assert plan.source.info.mpp == plan.support.mpp == 0.25
     assert any("resolution of the patches" in text for text in plan.support.assumptions)
-    with pytest.raises(SourceError, match=r"segmented at 0\.5 um per px, .*at 0\.25; give --mpp 0\.25"):
+
+
+@pytest.mark.parametrize(
+    ("native_mpp", "options"), [(0.25, {"mpp": 0.5}), (0.5, {})], ids=["asked for", "slide of 20x"]
+)
+def test_finer_patches_are_resampled_to_the_slide(tmp_path, native_mpp, options):
+    support = write_support(tmp_path / "support", mpp=0.25)
+    slide = slide_of_noise(tmp_path, mpp=native_mpp)
+    plan = make_plan(SegmentConfig(slide, support, str(tmp_path / "out"), **options))
+    assert plan.source.info.mpp == plan.support.mpp == 0.5
+    assert any("of 0.25 um per px, were resampled to 0.5" in text for text in plan.support.assumptions)
+
+
+def test_coarser_patches_than_asked_for_are_refused(tmp_path):
+    support = write_support(tmp_path / "support", mpp=1.0)
+    with pytest.raises(SourceError, match=r"segmented at 0\.5 um per px, .*at 1; give --mpp 1"):
         planned(tmp_path, support, mpp=0.5)
+
+
+def test_patches_of_two_resolutions_meet_at_the_coarser_one(tmp_path):
+    fine, coarse = (write_support(tmp_path / f"at {mpp}", mpp=mpp) for mpp in (0.25, 0.5))
+    for first, second in ((fine, coarse), (coarse, fine)):
+        plan = planned(tmp_path, first, more_support=(second,))
+        assert plan.source.info.mpp == plan.support.mpp == 0.5
+        assert len(plan.support.images) == 2 * len(load_support(fine).images)
 
 
 def test_patches_may_be_a_little_finer_than_the_slide(tmp_path):
