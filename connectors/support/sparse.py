@@ -115,12 +115,12 @@ def sparse_patches(drawn: Drawn, source: Source, labelled: Sequence[Labelled]) -
     """
     taken, patches = list(labelled), []
     windows, n_left_out = sparse_windows(drawn, (source.info.height, source.info.width))
-    with_rim = [one.geometry.buffer(drawn.rim) for one in drawn.objects if one.mark in WHOLE]
-    marked = [one for one in drawn.objects if one.mark and not one.rough]
+    with_rim = _Tree([one.geometry.buffer(drawn.rim) for one in drawn.objects if one.mark in WHOLE])
+    marked = _Tree([one.geometry for one in drawn.objects if one.mark and not one.rough])
     for window in windows:
         image, valid = source.read(window)
-        known = burn_all(marked, window) > 0
-        known |= (burn_shapes(with_rim, window) > 0) & (drawn.ids(window) == 0)
+        known = marked.burnt(window)
+        known |= with_rim.burnt(window) & (drawn.ids(window) == 0)
         known |= burn_all(drawn.negatives, window) > 0
         known &= valid & (burn_all(drawn.ignored, window) == 0)
         for earlier, pixels in taken:
@@ -130,6 +130,19 @@ def sparse_patches(drawn: Drawn, source: Source, labelled: Sequence[Labelled]) -
             title = f"{'objects' if drawn.surroundings else 'labels'} at ({window.row_off}, {window.col_off})"
             patches.append(drawn.patch(title, image, known, window))
     return patches, n_left_out
+
+
+class _Tree:
+    """Shapes of which there may be many more than a window shows."""
+
+    def __init__(self, shapes: list[BaseGeometry]) -> None:
+        self._shapes, self._tree = shapes, shapely.STRtree(shapes)
+
+    def burnt(self, window: Window) -> NDArray[np.bool_]:
+        """Which pixels of a window they cover, (224, 224)."""
+        corner = window.col_off, window.row_off
+        near = self._tree.query(shapely.box(*corner, corner[0] + PATCH_SIZE, corner[1] + PATCH_SIZE))
+        return burn_shapes([self._shapes[index] for index in near], window) > 0
 
 
 def sparse_windows(drawn: Drawn, size: tuple[int, int]) -> tuple[list[Window], int]:
@@ -156,7 +169,8 @@ def sparse_windows(drawn: Drawn, size: tuple[int, int]) -> tuple[list[Window], i
     windows: list[Window] = []
     while waiting:
         box = boxes[0]
-        for other in boxes[1:]:
+        sides = np.maximum(boxes[1:, 2:], box[2:]) - np.minimum(boxes[1:, :2], box[:2])
+        for other in boxes[1:][(sides <= PATCH_SIZE - 1).all(1)]:
             both = np.r_[np.minimum(box[:2], other[:2]), np.maximum(box[2:], other[2:])]
             if (both[2:] - both[:2]).max() <= PATCH_SIZE - 1:
                 box = both

@@ -12,6 +12,7 @@ from shapely.geometry import box, mapping
 
 from fewscope.connectors.open import open_source
 from fewscope.connectors.raster_options import RasterOptions
+from fewscope.connectors.support import sparse
 from fewscope.connectors.support.annotations import MAX_SPARSE_PATCHES
 from fewscope.connectors.support.load import load_support
 from fewscope.errors import SupportError
@@ -114,3 +115,19 @@ def test_a_river_on_a_map(tmp_path):
     assert support.instances is None  # a river that patches cut is no instance
     assert ((support.labels == 1).any((1, 2)) & (support.labels == 0).any((1, 2))).all()
     assert "QGIS" in support.notes[0]
+
+
+def test_of_many_objects_each_patch_burns_those_that_it_shows(load, monkeypatch):
+    """A file may hold all the objects of a slide: looked at in every patch, a hundred thousand take hours."""
+    burnt = []
+
+    def counted(shapes, window, burn_shapes=sparse.burn_shapes):
+        burnt.append(len(shapes))
+        return burn_shapes(shapes, window)
+
+    monkeypatch.setattr(sparse, "burn_shapes", counted)
+    corners = [(x, y) for x in range(20, SIDE - 20, 60) for y in range(20, SIDE - 20, 60)]
+    support = load(*((box(x, y, x + 20, y + 20), "cell") for x, y in corners))
+    assert support.n_dense == MAX_SPARSE_PATCHES
+    shown = int(sum(len(np.unique(one)) - 1 for one in support.instances))
+    assert sum(burnt) < 10 * shown < MAX_SPARSE_PATCHES * len(corners)
