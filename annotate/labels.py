@@ -246,8 +246,12 @@ class Labels:
         ------
         LabelError
             The journal does not hold them (any more).
+        SupportError
+            Another program has written a file that cannot be read.
         """
         with self._lock:
+            if _stamp(self.path) != self._stamp:
+                self.reload()
             then = LabelState()
             try:
                 for entry in self._journal.read()[:revision]:

@@ -310,6 +310,18 @@ def test_an_edit_of_another_program_survives_a_change_of_the_page_right_after_it
     assert [one.geometry.bounds[0] for one in labels.all()] == [100, 200]
 
 
+def test_an_edit_of_another_program_is_not_lost_when_a_round_is_put_back(tmp_path, labels):
+    labels.apply([rectangle(20, 20, 60, 60)], 0)
+    then = labels.state_now()
+    drawn = json.loads((tmp_path / FILE).read_text())
+    drawn["features"][0]["geometry"]["coordinates"][0][2] = [90, 60]
+    (tmp_path / FILE).write_text(json.dumps(drawn))
+    labels.restore(*then)
+    assert only(labels).geometry.bounds[2] == 60
+    labels.apply([{"op": "undo"}], NEWEST)
+    assert only(labels).geometry.bounds[2] == 90
+
+
 def test_a_file_that_could_not_be_written_is_not_taken_for_an_edit(tmp_path, labels, monkeypatch):
     labels.apply([rectangle(20, 20, 60, 60)], 0)
 
