@@ -278,14 +278,17 @@ export class App {
     return [{ op: "class", ...made, rename_from: null }];
   }
 
+  /** Makes a class, or chooses the one that there is; one of labelled pictures is the same in any case. */
   addClass(name: string): void {
-    const known = this.classes.find((other) => other.name === name);
+    const ofPictures = new Set(this.folders.flatMap(({ classes }) => Object.keys(classes)));
+    const isSame = (other: string): boolean => ofPictures.has(other) && other.toLowerCase() === name.toLowerCase();
+    const known = this.classes.find((other) => other.name === name) ?? this.classes.find((other) => isSame(other.name));
     if (!known) {
       const made = { name, colour: this.freshColour() };
       this.setClasses([...this.classes, made]);
       this.apply([{ op: "class", ...made, rename_from: null }]);
     }
-    this.activeClass = name;
+    this.activeClass = known?.name ?? name;
     this.emit("classes");
   }
 

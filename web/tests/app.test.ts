@@ -87,3 +87,17 @@ test("after a change of the resolution another image is opened at it", async () 
   await app.goTo("1");
   assert.deepEqual([app.source.id, app.source.work_scale], ["1", 4]);
 });
+
+test("a class of labelled pictures is chosen in any case, one that is drawn by its own name", () => {
+  const { app } = page(1, { "/api/labels/ops": () => ({ ...labels(1), changed: [], removed: [] }) });
+  app.folders = [{ used: true, patches: [], classes: { Nucleus: 3 } }] as never;
+  app.setClasses([
+    { name: "Nucleus", colour: "#e6550d" },
+    { name: "Gland", colour: "#0072b2" },
+  ]);
+  app.addClass("nucleus");
+  assert.equal(app.activeClass, "Nucleus");
+  assert.equal(app.classes.length, 2);
+  app.addClass("gland");
+  assert.deepEqual([app.activeClass, app.classes.length], ["gland", 3]);
+});
