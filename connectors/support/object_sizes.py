@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import shapely
@@ -27,12 +28,17 @@ class ReadAhead:
     def ahead(self, uri: str, source: Source, options: SupportOptions) -> AnnotationFile:
         """The annotations in a file, which are kept until they are asked for; not to be changed."""
         with library_errors(SupportError, uri):
-            found = self._read[uri, options] = read_annotations(uri, source, options)
+            found = self._read[_key(uri, options)] = read_annotations(uri, source, options)
         return found
 
     def __call__(self, uri: str, source: Source, options: SupportOptions) -> AnnotationFile:
         """The annotations in a file."""
-        return self._read.pop((uri, options), None) or read_annotations(uri, source, options)
+        return self._read.pop(_key(uri, options), None) or read_annotations(uri, source, options)
+
+
+def _key(uri: str, options: SupportOptions) -> tuple[str, SupportOptions]:
+    """What annotations depend on: not on a resolution, as pictures do."""
+    return uri, replace(options, mpp=None)
 
 
 def region_patches(drawn: Sequence[tuple[AnnotationFile, float | None]], mpp: float) -> list[int]:

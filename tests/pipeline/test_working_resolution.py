@@ -12,6 +12,7 @@ import shapely
 from PIL import Image
 
 from fewscope.connectors.slides.pyramid_tiff import write_pyramid
+from fewscope.connectors.support import object_sizes
 from fewscope.connectors.support.load import load_support
 from fewscope.errors import SourceError
 from fewscope.pipeline.config import SegmentConfig
@@ -76,6 +77,18 @@ def test_labelled_objects_fit_the_network(tmp_path, diameters_um, mpp):
     told = [text for text in plan.support.assumptions if "--mpp" in text]
     assert (told == []) == (mpp == 0.5)
     assert all(f"at {mpp:g} um per px" in text for text in told)
+
+
+def test_annotations_are_read_once(tmp_path, monkeypatch):
+    reads = []
+
+    def counted(*args, read=object_sizes.read_annotations):
+        reads.append(args)
+        return read(*args)
+
+    monkeypatch.setattr(object_sizes, "read_annotations", counted)
+    assert planned(tmp_path, drawn(tmp_path, granule=2.5)).source.info.mpp == 0.25
+    assert len(reads) == 1
 
 
 def test_small_objects_in_large_regions_are_seen_as_fine_as_patches_allow(tmp_path):
