@@ -96,9 +96,17 @@ def test_discs_are_counted_from_clicks(tmp_path, capfd):
     capfd.readouterr()
 
 
-@pytest.mark.parametrize(("radius_um", "mpp"), [(None, 0.25), (4.0, 0.5), (40.0, 1.0)])
-def test_points_on_small_objects_ask_for_a_finer_resolution(tmp_path, radius_um, mpp):
+@pytest.mark.parametrize(
+    ("native", "radius_um", "mpp"),
+    [
+        (0.125, None, 0.25),  # discs of 4.5 px at 0.5
+        (0.125, 4.0, 0.5),
+        (0.125, 40.0, 0.5),  # objects larger than the regions, which are 50 px wide
+        (0.5, 40.0, 1.0),
+    ],
+)
+def test_points_on_small_objects_ask_for_a_finer_resolution(tmp_path, native, radius_um, mpp):
     slide = tmp_path / "slide.tif"
-    drawn = clicks_of(slide_of_discs(slide, 0.125), tmp_path / "clicks.geojson")  # discs of 4.5 px at 0.5
+    drawn = clicks_of(slide_of_discs(slide, native), tmp_path / "clicks.geojson")
     plan = make_plan(SegmentConfig(str(slide), str(drawn), str(tmp_path / "out"), object_radius_um=radius_um))
     assert plan.source.info.mpp == plan.support.mpp == mpp
