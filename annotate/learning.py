@@ -305,8 +305,7 @@ class Learning:
                 preview.look_at(source, Window(left, top, right - left, bottom - top))
 
     def _read(self, grid: int) -> tuple[SupportSet | None, str]:
-        """The support set of all labels; None where there is too little to learn from, and why, or the resolution
-        changes."""
+        """The support set of all labels, or None and why: too little is labelled, or the resolution changes."""
         files = [
             (str(one.labels.path), kept)
             for one, kept in zip(self._sources, self._kept, strict=True)
