@@ -43,7 +43,8 @@ of 7 px gain 0.04 IoU by them (docs/benchmarks.md)."""
 
 
 SMALLEST_REGION_PX = 70
-"""Side that the largest region keeps at a coarser resolution, a tenth of a patch: objects may be larger than it."""
+"""Side that the largest region keeps at a coarser resolution, a tenth of the area of a patch: objects may be larger
+than their region."""
 
 
 def open_at_working_resolution(config: SegmentConfig) -> tuple[SegmentConfig, Source, SupportSet]:
@@ -108,9 +109,8 @@ def _of_drawn_objects(config: SegmentConfig, source: Source, drawn_on: Source, r
     assert native is not None
     options = support_options(config)
     with annotated_slides(config, source, drawn_on) as files:
-        if any(
-            slide.info.mpp_source == "--mpp" for _, slide in files
-        ):  # which is not known: that of the source
+        # a slide that states no resolution is read at that of the source, whichever this is
+        if any(slide.info.mpp_source == "--mpp" for _, slide in files):
             return None, (), None
         drawn = [
             (with_regions(read.ahead(uri, slide, options)), slide.info.native_mpp) for uri, slide in files

@@ -268,28 +268,25 @@ def test_with_labelled_pictures_there_is_one_resolution(slide, tmp_path):
     visit(config_of(slide, tmp_path / "out", folders=(str(folder),)), journey)
 
 
-def test_all_images_change_together(slide, tmp_path):
+@pytest.fixture
+def two_slides(slide, tmp_path):
+    """The slide and a copy of it, in one page."""
     other = tmp_path / "other.tif"
     other.write_bytes(slide.read_bytes())
-    config = replace(
-        config_of(slide, tmp_path / "out"), sources=(str(slide), str(other)), names=("slide", "other")
-    )
+    config = config_of(slide, tmp_path / "out")
+    return replace(config, sources=(str(slide), str(other)), names=("slide", "other"))
 
+
+def test_all_images_change_together(two_slides):
     async def journey(page: Page) -> None:
         await page.ops({**GLAND}, source="1")
         assert (await settled(page))["factor"] == 4
         assert [one["work_scale"] for one in (await page.get("/api/info"))["sources"]] == [4.0, 4.0]
 
-    visit(config, journey)
+    visit(two_slides, journey)
 
 
-def test_after_a_change_the_image_looked_at_last_is_previewed_first(slide, tmp_path):
-    other = tmp_path / "other.tif"
-    other.write_bytes(slide.read_bytes())
-    config = replace(
-        config_of(slide, tmp_path / "out"), sources=(str(slide), str(other)), names=("slide", "other")
-    )
-
+def test_after_a_change_the_image_looked_at_last_is_previewed_first(two_slides):
     async def journey(page: Page) -> None:
         await page.ops(NUCLEUS)
         await settled(page)
@@ -302,7 +299,7 @@ def test_after_a_change_the_image_looked_at_last_is_previewed_first(slide, tmp_p
             "the last one wins"
         )
 
-    visit(config, journey)
+    visit(two_slides, journey)
 
 
 def test_while_the_resolution_is_changed_the_page_says_so(slide, tmp_path, monkeypatch):
