@@ -1,7 +1,8 @@
 """The working resolution of a page: which ones there are, which one suits what is drawn, and which one was chosen.
 
 A resolution is counted as a factor: so many times coarser than the one that the page starts with, a power of two, below
-1 where it is finer. What suits is the rule of a job without ``--mpp`` (`pipeline.working_resolution`).
+1 where it is finer; or that of the slide itself, where it is finer than all of these. What suits is the rule of a job
+without ``--mpp`` (`pipeline.working_resolution`).
 """
 
 from __future__ import annotations
@@ -34,6 +35,9 @@ log = logging.getLogger(__name__)
 
 FILE = "resolution.json"
 MOST_DOUBLINGS, MOST_HALVINGS = 5, 3
+APART = 0.02
+"""Relative difference from which on the slide's own resolution is another one than the step that is closest."""
+
 SQUARE = 1e-6
 """Relative difference of the sides of a raster's pixels up to which ``--res`` keeps their shape."""
 
@@ -76,6 +80,8 @@ class Ladder:
         How often it can be doubled, and halved, which makes it finer, as far as all images are.
     is_given : bool
         Whether it was asked for, and only a person may change it.
+    own : float
+        Factor of the finest one that all slides have, where it is finer than all halvings; else 0.
     """
 
     start: float
@@ -83,6 +89,7 @@ class Ladder:
     doublings: int
     is_given: bool
     halvings: int = 0
+    own: float = 0
 
     @classmethod
     def of(cls, infos: Sequence[SourceInfo], unit: str, is_given: bool) -> Ladder:
@@ -91,6 +98,7 @@ class Ladder:
         start = sides[0] or 0.0
         longest = min(max(info.height, info.width) for info in infos)
         doublings = halvings = 0
+        own = 0.0
         is_slide, is_known = (
             infos[0].kind == "slide",
             all(side and abs(side / start - 1) < SQUARE for side in sides),
@@ -102,7 +110,8 @@ class Ladder:
         if is_slide and start and is_known:
             finest = max(info.native_mpp or start for info in infos)
             halvings = min(MOST_HALVINGS, max(0, int(math.log2(start / finest) + SQUARE)))
-        return cls(start, unit, doublings, is_given, halvings)
+            own = finest / start if finest / start < (1 - APART) * 0.5**halvings else 0.0
+        return cls(start, unit, doublings, is_given, halvings, own)
 
     @property
     def factors(self) -> list[float]:
@@ -110,8 +119,13 @@ class Ladder:
 
         >>> Ladder(0.5, "µm", 1, False, 2).factors
         [0.25, 0.5, 1, 2]
+        >>> Ladder(0.5, "µm", 0, False, 0, own=0.68).factors
+        [0.68, 1]
         """
-        return [0.5**k for k in range(self.halvings, 0, -1)] + [2**k for k in range(self.doublings + 1)]
+        finest = [self.own] if self.own else []
+        return (
+            finest + [0.5**k for k in range(self.halvings, 0, -1)] + [2**k for k in range(self.doublings + 1)]
+        )
 
     def words(self, factor: float) -> str:
         """A resolution for people.
@@ -123,7 +137,7 @@ class Ladder:
 
     def suits(self, sizes: Mapping[str, float]) -> float:
         """The factor at which objects of these typical diameters, by class, fit the network."""
-        finest = self.start * 0.5**self.halvings
+        finest = self.start * self.factors[0]
         fitting = fitting_mpp(sizes.values(), self.start, finest) if self.start else None
         if fitting is None:
             return 1

@@ -6,6 +6,7 @@ import json
 import shlex
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import shapely
@@ -211,6 +212,54 @@ def test_small_objects_are_seen_at_a_finer_resolution(tmp_path, monkeypatch):
 
     visit(config_of(path, out), journey)
     visit(config_of(path, out), again)
+
+
+def test_a_resolution_of_the_slide_between_two_steps_is_offered_and_taken_as_by_a_job(tmp_path, monkeypatch):
+    path, out = tmp_path / "between.tif", tmp_path / "out"
+    write_pyramid(path, picture(1000, 1000), mpp=0.34)
+
+    async def journey(page: Page) -> None:
+        said = await page.get("/api/resolution")
+        assert [one["text"] for one in said["values"][:3]] == ["0.34 µm/px", "0.5 µm/px", "1 µm/px"]
+        region = rectangle(200, 200, 424, 424, "region")
+        await page.ops(region, *(rectangle(x, 250, x + 6, 256, name="granule") for x in (220, 300, 380)))
+        said = await settled(page)
+        assert said["text"] == "Now at 0.34 µm/px, as granule is about 2 µm across."
+        learning = page.client.app[LEARNING]
+        assert [one.info.mpp for one in learning.preview.sources] == pytest.approx([0.34])
+        (config,) = segment_wsi.configs(segment_wsi.parse(await command_of_a_run(page, monkeypatch)))
+        assert config.mpp == pytest.approx(0.34)
+        job = segment_wsi.parse([str(path), "--support", str(out / "labels.geojson"), "--out", str(tmp_path)])
+        assert learning.support.digest() == make_plan(segment_wsi.configs(job)[0]).support.digest()
+
+    async def again(page: Page) -> None:
+        said = await settled(page)
+        assert said["factor"] == said["values"][0]["factor"]
+
+    visit(config_of(path, out), journey)
+    visit(config_of(path, out), again)
+
+
+@pytest.mark.parametrize(
+    ("native", "start", "factors"),
+    [
+        ((0.34,), 0.5, [0.68, 1, 2]),
+        ((0.26,), 0.5, [0.52, 1, 2]),
+        ((0.13,), 0.5, [0.26, 0.5, 1, 2]),
+        ((0.248,), 0.5, [0.5, 1, 2]),  # as good as a step
+        ((0.5,), 0.5, [1, 2]),
+        ((0.25, 0.34), 0.5, [0.68, 1, 2]),  # finer than the second slide is
+        ((0.25,), 0.3, [0.25 / 0.3, 1, 2]),  # --mpp 0.3
+    ],
+)
+def test_the_finest_resolution_is_that_of_the_slides(native, start, factors):
+    infos = [
+        SimpleNamespace(
+            kind="slide", mpp=start, mpp_source="", native_mpp=own, width=500, height=460, transform=None
+        )
+        for own in native
+    ]
+    assert Ladder.of(infos, "µm", is_given=False).factors == pytest.approx(factors)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
