@@ -10,7 +10,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from fewscope.jobs.common import call, expand
+from fewscope.jobs.common import call, check_paths, expand
 from fewscope.jobs.options import JobParser, typed
 from fewscope.jobs.raster_options import add_options, reading_of
 from fewscope.pipeline.config import IndexBands, RasterConfig, SegmentConfig
@@ -69,6 +69,7 @@ def configs(args: argparse.Namespace) -> list[SegmentConfig]:
 
 def run(args: argparse.Namespace) -> int:
     """All rasters over one pool of workers."""
+    check_paths(expand(args.rasters), args.support)
     from fewscope.jobs.segmenting import run_all
 
     return run_all(configs(args), args, summary)

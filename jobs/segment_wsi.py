@@ -12,7 +12,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from fewscope.jobs import options
-from fewscope.jobs.common import call, expand
+from fewscope.jobs.common import call, check_paths, expand
 from fewscope.jobs.options import JobParser, typed
 from fewscope.pipeline.config import SegmentConfig
 
@@ -169,6 +169,7 @@ def configs(args: argparse.Namespace) -> list[SegmentConfig]:
 
 def run(args: argparse.Namespace) -> int:
     """All slides over one pool of workers, or a folder of photographs."""
+    check_paths(expand(args.slides), args.support)
     from fewscope.jobs.photographs import photographs_of, run_photographs
 
     if files := photographs_of(args):

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
 from scipy.optimize import linear_sum_assignment
 from scipy.sparse import coo_array
 
@@ -190,6 +189,8 @@ class Mean:
 
 def mean_over_classes(values: Sequence[float]) -> Mean:
     """Mean with its interval; classes are resampled with replacement 10,000 times from a fixed seed."""
+    from scipy import stats  # a second of an import, for evaluations alone
+
     array = np.asarray(values, np.float64)
     if len(array) < 2:
         return Mean(float(array.mean()), None)

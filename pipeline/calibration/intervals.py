@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
+from scipy import special  # not scipy.stats, which takes a second to import
 
 
 def mean_interval(
@@ -29,7 +29,7 @@ def mean_interval(
     if len(known) < 2:
         return None
     error = np.sqrt(1 / len(known) + (1 / n_more if n_more else 0))
-    half = stats.t.ppf(0.975, len(known) - 1) * known.std(ddof=1) * error
+    half = special.stdtrit(len(known) - 1, 0.975) * known.std(ddof=1) * error
     return max(low, float(known.mean() - half)), min(high, float(known.mean() + half))
 
 
@@ -129,7 +129,7 @@ def ratio_interval(
         return None
     ratio = true.sum() / found.sum()
     error = np.sqrt(((true - ratio * found) ** 2).sum() / (len(true) - 1) / len(true)) / found.mean()
-    half = max(stats.t.ppf(0.975, len(true) - 1) * error, least * ratio)
+    half = max(special.stdtrit(len(true) - 1, 0.975) * error, least * ratio)
     return float(ratio - half), float(ratio + half)
 
 
@@ -178,7 +178,7 @@ def counted_ratio(true: Sequence[int], counted: Sequence[int], n_unmatched: int)
     -------
     None where `ratio_interval` is None.
     """
-    chance = stats.norm.ppf(0.975) * np.sqrt(n_unmatched + 1) / max(1, sum(true))
+    chance = special.ndtri(0.975) * np.sqrt(n_unmatched + 1) / max(1, sum(true))
     patches = ratio_interval(true, counted, least=float(chance))
     if patches is None:
         return None
@@ -186,12 +186,17 @@ def counted_ratio(true: Sequence[int], counted: Sequence[int], n_unmatched: int)
     if not half:
         return CountRatio(middle, middle, middle)
     freedom = len(true) - 1
-    error = half / stats.t.ppf(0.975, freedom)
-    log_posterior = stats.t.logpdf(RATIOS, freedom, middle, error)
-    log_posterior += stats.t.logpdf(np.log(RATIOS), HEAVY_TAILS, 0.0, USUAL_DEVIATION)
+    error = half / special.stdtrit(freedom, 0.975)
+    log_posterior = _log_t((RATIOS - middle) / error, freedom)
+    log_posterior += _log_t(np.log(RATIOS) / USUAL_DEVIATION, HEAVY_TAILS)
     posterior = np.exp(log_posterior - log_posterior.max()).cumsum()
     ends = np.searchsorted(posterior, np.array([0.025, 0.5, 0.975]) * posterior[-1])
     return CountRatio(*RATIOS[ends].tolist())
+
+
+def _log_t(x: np.ndarray, freedom: float) -> np.ndarray:
+    """Logarithm of the density of Student's t, but for a constant."""
+    return -(freedom + 1) / 2 * np.log1p(x**2 / freedom)
 
 
 def count_interval(count: int, ratio: CountRatio | None, share: float = 1.0) -> tuple[int, int] | None:

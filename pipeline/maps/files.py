@@ -12,6 +12,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -36,9 +37,11 @@ from fewscope.pipeline.execution.job import Job
 from fewscope.pipeline.execution.pool import Pool
 from fewscope.pipeline.geometry.geodesy import GroundMeasure
 from fewscope.pipeline.maps.polygons import POLYGON_SCHEMA, PolygonStyle, polygon_tables
-from fewscope.pipeline.rivers.centreline import Mask
-from fewscope.pipeline.rivers.network import Network, trace_network
 from fewscope.pipeline.tiling.grid import Unit, clip
+
+if TYPE_CHECKING:
+    from fewscope.pipeline.rivers.centreline import Mask
+    from fewscope.pipeline.rivers.network import Network
 
 log = logging.getLogger(__name__)
 
@@ -130,6 +133,8 @@ def write_map(
     OutputError
         Something cannot be written.
     """
+    from fewscope.pipeline.rivers.network import trace_network  # its libraries take a second to import
+
     out, info = out.rstrip("/"), job.source.info
     ground = GroundMeasure.of(info.crs, info.transform, info.height, info.width)
     write_georeference(job.store, info.transform, info.crs)

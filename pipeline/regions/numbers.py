@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
+from scipy import special
 from shapely.geometry.base import BaseGeometry
 
 from fewscope.connectors.results.finished_run import FinishedRun
@@ -146,7 +146,7 @@ def wilson(count: int, n: int) -> tuple[float, float] | None:
     """
     if not n:
         return None
-    z2 = float(stats.norm.ppf(0.975)) ** 2
+    z2 = float(special.ndtri(0.975)) ** 2
     share = count / n
     middle = (share + z2 / (2 * n)) / (1 + z2 / n)
     half = float(np.sqrt(z2 * (share * (1 - share) / n + z2 / (4 * n**2)))) / (1 + z2 / n)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
@@ -16,8 +16,9 @@ from fewscope.pipeline.maps.files import MapSummary
 from fewscope.pipeline.report.distributions import Histogram, histogram_of
 from fewscope.pipeline.report.drawing import Picture, picture
 from fewscope.pipeline.report.map_figures import INK, MapView, grey, tinted, with_lines, with_map_elements
-from fewscope.pipeline.rivers.centreline import Floats
-from fewscope.pipeline.rivers.network import rivers_in_words
+
+if TYPE_CHECKING:
+    from fewscope.pipeline.rivers.centreline import Floats
 
 MAP_PX = 1400  # longer side: 180 mm of paper at 200 dots per inch
 MAX_RIVERS = 10  # listed on the page; all of them are in features.gpkg
@@ -80,6 +81,8 @@ class MapSection:
 
 def map_section(summary: MapSummary) -> MapSection:
     """The map's numbers for the page and for ``report.json``."""
+    from fewscope.pipeline.rivers.network import rivers_in_words  # its libraries take a second to import
+
     in_metres = summary.ground.method != "pixels"
     per_km = 1000.0 if in_metres else 1.0
     networks = summary.networks

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import poisson
+from scipy.special import pdtrc  # not scipy.stats, which takes a second to import
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -97,7 +97,7 @@ def _seam_check(rows: _SeamAxis, cols: _SeamAxis, foreground: Mask) -> SeamCheck
     on_seam = int(edges[EDGE_REACH_PX])
     expected = float(np.delete(edges, EDGE_REACH_PX).mean())
     # a cut leaves two edges on the line; one in a thousand clean runs would be called suspicious by chance
-    cut = on_seam > 1.5 * expected and poisson.sf(on_seam - 1, expected) < 1e-3
+    cut = on_seam > 1.5 * expected and pdtrc(on_seam - 1, expected) < 1e-3
     return SeamCheck(
         n_seams=n_seams,
         distance_px=[SEAM_BIN_PX * (i + 1) for i in range(SEAM_BINS)],

@@ -139,11 +139,32 @@ def test_every_library_imported_is_a_declared_dependency():
 @pytest.mark.slow
 def test_what_only_other_jobs_need_is_not_waited_for():
     """torchvision and what belongs to training take seconds to import, on every start of every worker."""
-    said = "import sys, fewscope.jobs.segmenting; print(*{n.split('.')[0] for n in sys.modules})"
+    said = "import sys, fewscope.jobs.segmenting; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", said], cwd=ROOT, capture_output=True, text=True, check=True)
     imported = set(done.stdout.split())
     assert "torch" in imported
-    assert not imported & {"torchvision", "tensorboard", "sklearn", "matplotlib"}
+    assert not imported & {"torchvision", "tensorboard", "sklearn", "matplotlib", "networkx", "scipy.stats"}
+
+
+def test_a_mistyped_path_is_told_before_the_pipeline_is_imported(tmp_path: Path):
+    said = """
+import sys
+from fewscope.jobs import segment_raster, segment_wsi
+for main in (segment_wsi.main, segment_raster.main):
+    for words in ("none.tif gone.tif --support none.geojson", "README.md none.tif --support none.geojson",
+                  "README.md --support none/"):
+        print(main([*words.split(), "--out", sys.argv[1]]), file=sys.stderr)
+print("torch" in sys.modules, file=sys.stderr)
+"""
+    arguments = [sys.executable, "-c", said, str(tmp_path / "out")]
+    done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, check=True)
+    no_file = [
+        f"error: {name}: no such file; check the path" for name in ("none.tif", "gone.tif", "none.geojson")
+    ]
+    no_folder = "error: none/: no such folder; check the path"
+    once = [*no_file[:2], "2", no_file[2], "2", no_folder, "2"]
+    assert done.stderr.splitlines() == [*once, *once, "False"]
+    assert not (tmp_path / "out").exists()
 
 
 def test_both_sides_of_the_wall_agree_on_patches_and_labels():
