@@ -68,6 +68,7 @@ def make_app(session: Session, gate: Gate, make_preview: MakePreview | None = No
         make_preview or network_preview(session.config),
         session.hub.publish,
         session.folders.used,
+        lambda: session.at(1),
     )
     session.on_labels.append(app[LEARNING].labels_changed)
     app[RESOLUTION] = Resolution(session, app[LEARNING])

@@ -11,14 +11,14 @@ import logging
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rasterio.windows import Window
 
-from fewscope.annotate.resolution import sizes_of
 from fewscope.annotate.session import OpenSource
 from fewscope.connectors.source import Pixels, Source, SourceInfo
+from fewscope.connectors.support.annotation_files import AnnotationFile
 from fewscope.connectors.support.joined_sets import NamedSet
 from fewscope.connectors.support.object_sizes import ReadAhead
 from fewscope.connectors.support.several import load_several
@@ -38,6 +38,9 @@ NOTHING_YET = "draw round an object; or paint part of one, and some background"
 NEEDS_REGION = "points teach in a region, where every object is marked: draw one around them with R"
 LOADING = "the network is being loaded"
 CHANGING = "the resolution is being changed"
+
+Drawn = Sequence[tuple[AnnotationFile, SourceInfo]]
+"""Annotations, and the source of each file."""
 
 MakePreview = Callable[[Sequence[Source], Callable[["PreviewEvent"], None]], "Preview"]
 
@@ -93,6 +96,14 @@ class Learning:
         Tells the pages.
     sets : Callable[[], Sequence[NamedSet]]
         Labelled pictures that are learned from as well.
+    at_start : Callable[[], Sequence[OpenSource]] or None
+        What is annotated, at the resolution of the start; None: it has no other.
+
+    Attributes
+    ----------
+    on_drawn : Callable
+        Called with the annotations that are learned from, the source of each, how they were read, and a function that
+        reads the support set of them at the resolution of the start, which takes a moment.
     """
 
     def __init__(
@@ -102,13 +113,18 @@ class Learning:
         make_preview: MakePreview,
         publish: Callable[[dict[str, Any]], None],
         sets: Callable[[], Sequence[NamedSet]] = tuple,
+        at_start: Callable[[], Sequence[OpenSource]] | None = None,
     ) -> None:
         self._sources, self._options, self._publish = sources, options, publish
         self._make_preview, self._sets = make_preview, sets
+        self._at_start = at_start or (lambda: sources)
         self._kept: list[KeptWindows] = []
+        self._kept_at_start: list[KeptWindows] = []
         self._grid = 0  # how often the sources were opened again
         self._retired: Preview | None = None
-        self.on_sizes: Callable[[Mapping[str, float]], None] = lambda sizes: None
+        self.on_drawn: Callable[[Drawn, SupportOptions, Callable[[], SupportSet]], None] = (
+            lambda drawn, options, read: None
+        )
         self._changed = threading.Condition()
         self._revision, self._learned_revision = 1, 0
         self._changed_at = time.monotonic()
@@ -306,20 +322,31 @@ class Learning:
 
     def _read(self, grid: int) -> tuple[SupportSet | None, str]:
         """The support set of all labels, or None and why: too little is labelled, or the resolution changes."""
-        files = [
-            (str(one.labels.path), kept)
-            for one, kept in zip(self._sources, self._kept, strict=True)
-            if one.labels.has_any
-        ]
-        sets, read = self._sets(), ReadAhead()
+        labelled = [k for k, one in enumerate(self._sources) if one.labels.has_any]
+        files = [(str(self._sources[k].labels.path), self._kept[k]) for k in labelled]
+        sets, ahead, options = self._sets(), ReadAhead(), self._options
+        found: list[SupportSet] = []
         try:
-            drawn = [(read.ahead(uri, kept, self._options), kept.info) for uri, kept in files]
-            self.on_sizes(sizes_of(drawn, self._options))
+            drawn = {uri: (ahead.ahead(uri, kept, options), kept.info) for uri, kept in files}
+
+            def read(uri: str, source: Source, options: SupportOptions) -> AnnotationFile:
+                return drawn[uri][0].copy()
+
+            def at_start() -> SupportSet:
+                kept = self._opened_at_start()
+                support = load_several(
+                    [(uri, kept[k]) for k, (uri, _) in zip(labelled, files, strict=True)], options, sets, read
+                )
+                if kept is self._kept:
+                    found.append(support)
+                return support
+
+            self.on_drawn(list(drawn.values()), options, at_start)
             if grid != self._grid:
                 return None, CHANGING
             if not files and not sets:
                 return None, NOTHING_YET
-            return load_several(files, self._options, sets, read), ""
+            return found[0] if found else load_several(files, options, sets, read), ""
         except SupportError as error:
             text = str(error)
             is_early = any(
@@ -331,6 +358,15 @@ class Learning:
         except Exception as error:  # a fault of ours or of a library: other labels may not meet it
             log.exception("the labels cannot be learned from")
             return None, f"no preview: {error!r}"
+
+    def _opened_at_start(self) -> list[KeptWindows]:
+        """The sources at the resolution of the start."""
+        at_start = self._at_start()
+        if at_start[0].source is self._sources[0].source:
+            return self._kept
+        if not self._kept_at_start:
+            self._kept_at_start = [KeptWindows(one.source) for one in at_start]
+        return self._kept_at_start
 
     def _too_early(self) -> str:
         """What to draw first."""

@@ -8,12 +8,25 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from fewscope.annotate.learning import Learning
-from fewscope.annotate.resolution import Choice, advice, keep_choice, may_change, wanted
+from fewscope.annotate.resolution import (
+    Choice,
+    advice,
+    coarsest_of,
+    keep_choice,
+    may_change,
+    sizes_of,
+    wanted,
+)
 from fewscope.annotate.session import Session
+from fewscope.connectors.source import SourceInfo
+from fewscope.connectors.support.annotation_files import AnnotationFile
+from fewscope.connectors.support.support_set import SupportSet
+from fewscope.connectors.support.without_regions import with_regions
+from fewscope.connectors.support_options import SupportOptions
 from fewscope.errors import LabelError, SourceError
 
 log = logging.getLogger(__name__)
@@ -34,13 +47,14 @@ class Resolution:
         self._session, self._learning = session, learning
         self._lock = threading.Lock()
         self._sizes: dict[str, float] = {}
-        learning.on_sizes = self._measured
+        self._suits = 1.0
+        learning.on_drawn = self._drawn
 
     def described(self) -> dict[str, Any]:
         """What the page must know: the resolution, the others, and what to say of it."""
         session = self._session
         ladder, now = session.ladder, session.choice
-        to = wanted(now, ladder.suits(self._sizes), ladder, self._sizes)
+        to = wanted(now, self._suits, ladder, self._sizes)
         said = advice(now, to, ladder, self._sizes)
         return {
             "factor": now.factor,
@@ -64,18 +78,27 @@ class Resolution:
         if isinstance(factor, bool) or factor not in session.ladder.factors:
             raise LabelError(f"{str(factor)[:20]} is no resolution of this page; reload it")
         with self._lock:
-            suits = wanted(session.choice, session.ladder.suits(self._sizes), session.ladder, self._sizes)
+            suits = wanted(session.choice, self._suits, session.ladder, self._sizes)
             self._change(Choice(factor, "person", 0 if suits == factor else suits))
         self._tell()
 
-    def _measured(self, sizes: Mapping[str, float]) -> None:
-        """Change to what suits objects of these sizes, if nothing is lost by it."""
+    def _drawn(
+        self,
+        drawn: Sequence[tuple[AnnotationFile, SourceInfo]],
+        options: SupportOptions,
+        read: Callable[[], SupportSet],
+    ) -> None:
+        """Change to what suits the objects that are drawn, if nothing is lost by it; ``read`` as in `sizes_of`."""
         session = self._session
         ladder = session.ladder
-        before, self._sizes = self._sizes, dict(sizes)
+        sides = [info.native_mpp if info.kind == "slide" else 1.0 for _, info in drawn]
+        files = [(with_regions(file), side) for (file, _), side in zip(drawn, sides, strict=True)]
+        sizes = sizes_of(files, options, ladder, session.config.object_radius_um, read)
+        before, self._sizes = (self._sizes, self._suits), sizes
+        self._suits = ladder.suits(sizes, coarsest_of(files))
         with self._lock:
             now = session.choice
-            to = wanted(now, ladder.suits(sizes), ladder, sizes)
+            to = wanted(now, self._suits, ladder, sizes)
             regions = [
                 (label.geometry, first.scale)
                 for first in session.at(1)
@@ -89,7 +112,7 @@ class Resolution:
                     self._change(Choice(to, "page"))
                 except SourceError as error:
                     log.warning("%s", error)
-        if is_changed or before != self._sizes:
+        if is_changed or before != (self._sizes, self._suits):
             self._tell()
 
     def _change(self, choice: Choice) -> None:

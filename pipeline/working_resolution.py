@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from fewscope.connectors.conventions import PATCH_SIZE
 from fewscope.connectors.source import PLAUSIBLE_MPP, Source
+from fewscope.connectors.support.annotation_files import AnnotationFile
 from fewscope.connectors.support.blobs import blobs_of_classes
 from fewscope.connectors.support.object_sizes import (
     ReadAhead,
@@ -17,8 +19,9 @@ from fewscope.connectors.support.object_sizes import (
     region_patches,
     typical_diameters,
 )
-from fewscope.connectors.support.support_set import MAX_PATCHES, SupportSet, is_same_scale
+from fewscope.connectors.support.support_set import MAX_PATCHES, POINT, SupportSet, is_same_scale
 from fewscope.connectors.support.without_regions import with_regions
+from fewscope.connectors.support_options import SupportOptions
 from fewscope.pipeline.config import SegmentConfig
 from fewscope.pipeline.sources import (
     annotated_slides,
@@ -115,17 +118,14 @@ def _of_drawn_objects(config: SegmentConfig, source: Source, drawn_on: Source, r
         drawn = [
             (with_regions(read.ahead(uri, slide, options)), slide.info.native_mpp) for uri, slide in files
         ]
-    sizes, support = typical_diameters(drawn, options), None
-    outlined = {name.casefold() for name in sizes}
-    at_points = classes_at_points([of_file for of_file, _ in drawn], options)
-    at_points = [name for name in at_points if name.casefold() not in outlined]
+    sizes, support = drawn_diameters(
+        drawn,
+        options,
+        usual,
+        config.object_radius_um,
+        lambda: read_support(config, source, drawn_on, read),
+    )
     n_patches = region_patches(drawn, usual)
-    if at_points and config.object_radius_um:
-        sizes |= dict.fromkeys(at_points, 2 * config.object_radius_um)
-    elif at_points and (not sizes or max(n_patches) <= MAX_PATCHES):
-        support = read_support(config, source, drawn_on, read)
-        at_points_of = _diameters_at_points(support, usual)
-        sizes |= {name: size for name, size in at_points_of.items() if name.casefold() not in outlined}
     # no patch is read finer than the slide that it was drawn on
     finest = max([native, *(of_slide for _, of_slide in drawn if of_slide)])
     side = largest_region(drawn)
@@ -137,6 +137,48 @@ def _of_drawn_objects(config: SegmentConfig, source: Source, drawn_on: Source, r
     if mpp is not None:
         return mpp, (_of_objects(sizes, mpp),), None
     return None, () if wished is None else (_too_large(sizes, wished, most),), support
+
+
+def drawn_diameters(
+    drawn: Sequence[tuple[AnnotationFile, float | None]],
+    options: SupportOptions,
+    mpp: float,
+    radius_um: float | None,
+    read: Callable[[], SupportSet],
+    least_points: int = 1,
+) -> tuple[dict[str, float], SupportSet | None]:
+    """Typical diameter of the objects of each class, um: of outlines, and of what points mark in classes without any.
+
+    Parameters
+    ----------
+    drawn
+        Annotations, and um per px of the slide that they were drawn on.
+    mpp
+        The usual working resolution.
+    radius_um
+        Of what points mark, if it is given.
+    read
+        Reads the support set at the usual resolution: only there it is seen how large what points mark is.
+    least_points
+        Points of a class from which on that is looked at.
+
+    Returns
+    -------
+    The diameters by class, and the support set, if it was read
+    """
+    sizes, support = typical_diameters(drawn, options), None
+    outlined = {name.casefold() for name in sizes}
+    files = [of_file for of_file, _ in drawn]
+    n_points = Counter(one.name for of_file in files for one in of_file.objects if one.rough == POINT)
+    at_points = [name for name in classes_at_points(files, options) if name.casefold() not in outlined]
+    if at_points and radius_um:
+        return sizes | dict.fromkeys(at_points, 2 * radius_um), None
+    enough = {name.casefold() for name in at_points if n_points[name] >= least_points}
+    if enough and (not sizes or max(region_patches(drawn, mpp)) <= MAX_PATCHES):
+        support = read()
+        at_points_of = _diameters_at_points(support, mpp)
+        sizes |= {name: size for name, size in at_points_of.items() if name.casefold() in enough}
+    return sizes, support
 
 
 def _diameters_at_points(support: SupportSet, mpp: float) -> dict[str, float]:

@@ -118,6 +118,19 @@ class AnnotationFile:
     surroundings: float = 0.0
     points: list[tuple[str, Annotation]] = field(default_factory=list)
 
+    def copy(self) -> AnnotationFile:
+        """The same annotations in lists of their own."""
+        return replace(
+            self,
+            regions=[*self.regions],
+            objects=[*self.objects],
+            ignored=[*self.ignored],
+            negatives=[*self.negatives],
+            left_out=[*self.left_out],
+            assumptions=[*self.assumptions],
+            points=[*self.points],
+        )
+
     def add(self, kind: Kind, annotation: Annotation) -> None:
         """Append an annotation to those of its kind."""
         kinds: dict[Kind, list[Annotation]] = {

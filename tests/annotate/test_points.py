@@ -22,17 +22,10 @@ from fewscope.errors import ConfigError
 from fewscope.jobs import annotate as jobs_annotate
 from fewscope.model.segmenter import load_segmenter
 from tests.annotate.test_labels import NEWEST, opened
-from tests.helpers.pages import DiscPreview, InstantPreview, Page, config_of, rectangle, visit
+from tests.helpers.pages import DiscPreview, InstantPreview, Page, config_of, point, rectangle, visit
 from tests.helpers.previews import ColourSettled
 
 RADIUS = 12
-
-
-def point(x: float, y: float, name: str | None = "cell", **more: Any) -> dict[str, Any]:
-    """An operation that adds a point."""
-    properties = {"kind": "point", "class": name, **more}
-    geometry = {"type": "Point", "coordinates": [x, y]}
-    return {"op": "add", "feature": {"type": "Feature", "geometry": geometry, "properties": properties}}
 
 
 def test_points_are_kept_as_points_of_their_class_and_can_be_undone(tmp_path):

@@ -7,11 +7,13 @@ import shlex
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
 import shapely
 
-from fewscope.annotate.resolution import Choice, Ladder, may_change, wanted
+from fewscope.annotate.resolution import LEAST_POINTS, Choice, Ladder, may_change, wanted
 from fewscope.annotate.web_keys import LEARNING
 from fewscope.connectors.open import open_source
 from fewscope.connectors.raster_options import RasterOptions
@@ -19,7 +21,7 @@ from fewscope.connectors.slides.pyramid_tiff import write_pyramid
 from fewscope.connectors.support.load import load_support
 from fewscope.jobs import segment_raster, segment_wsi
 from fewscope.pipeline.plan import make_plan
-from tests.helpers.pages import Page, config_of, picture, rectangle, visit
+from tests.helpers.pages import Page, config_of, picture, point, rectangle, visit
 from tests.helpers.rasters import north_up, waves, write_raster
 from tests.helpers.resolutions import GLAND, command_of_a_run, settled
 from tests.helpers.support_folders import photo, save_pair
@@ -123,9 +125,28 @@ def test_a_resolution_that_was_asked_for_is_left_and_another_one_offered(slide, 
     visit(config, asked_again)
 
 
-def test_regions_that_would_become_too_small_keep_the_resolution_until_a_person_changes_it(slide, tmp_path):
+def test_the_largest_region_limits_the_resolution_as_in_a_job(slide, tmp_path):
+    out = tmp_path / "out"
+
     async def journey(page: Page) -> None:
         await page.ops(rectangle(90, 90, 314, 314, "region"))
+        await page.ops(GLAND)
+        said = await settled(page)
+        assert said["text"] == "Now at 1 µm/px, as gland is about 180 µm across.", (
+            "not at 2: the region is 112 µm wide"
+        )
+        job = segment_wsi.parse(
+            [str(slide), "--support", str(out / "labels.geojson"), "--out", str(tmp_path)]
+        )
+        plan = make_plan(segment_wsi.configs(job)[0])
+        assert page.client.app[LEARNING].support.digest() == plan.support.digest()
+
+    visit(config_of(slide, out), journey)
+
+
+def test_regions_that_would_become_too_small_keep_the_resolution_until_a_person_changes_it(slide, tmp_path):
+    async def journey(page: Page) -> None:
+        await page.ops(rectangle(90, 90, 474, 474, "region"), rectangle(500, 90, 600, 190, "region"))
         await page.ops(GLAND)
         said = await settled(page)
         assert (said["factor"], said["to"]) == (1, 4)
@@ -212,6 +233,44 @@ def test_small_objects_are_seen_at_a_finer_resolution(tmp_path, monkeypatch):
 
     visit(config_of(path, out), journey)
     visit(config_of(path, out), again)
+
+
+def granules(path: Path) -> list[dict[str, Any]]:
+    """A slide of 0.125 um/px with dark discs, 2 um across; operations that put a region around them, and a point on
+    each."""
+    middles = [(x, y) for y in range(230, 630, 80) for x in range(230, 630, 80)]
+    rows, cols = np.mgrid[:900, :900]
+    image = np.full((900, 900, 3), 220, np.uint8)
+    for x, y in middles:
+        image[np.hypot(cols + 0.5 - x, rows + 0.5 - y) < 8] = 60
+    write_pyramid(path, image, mpp=0.125)
+    return [rectangle(200, 200, 648, 648, "region"), *(point(x, y, "granule") for x, y in middles)]
+
+
+def test_small_objects_at_points_are_seen_at_the_resolution_of_a_job(tmp_path, monkeypatch):
+    path, out = tmp_path / "granules.tif", tmp_path / "out"
+    region, *points = granules(path)
+    first, second = points[: LEAST_POINTS - 1], points[LEAST_POINTS - 1 :]
+
+    async def journey(page: Page) -> None:
+        await page.ops(region, *first)
+        assert (await settled(page))["factor"] == 1, "a few clicks do not say yet how large what they mark is"
+        await page.ops(*second)
+        said = await settled(page)
+        assert said["text"] == "Now at 0.25 µm/px, as granule is about 2 µm across."
+        learning = page.client.app[LEARNING]
+        assert [one.info.mpp for one in learning.preview.sources] == [0.25]
+        job = segment_wsi.parse([str(path), "--support", str(out / "labels.geojson"), "--out", str(tmp_path)])
+        assert learning.support.digest() == make_plan(segment_wsi.configs(job)[0]).support.digest()
+        await page.ops({"op": "undo"})
+        assert (await settled(page))["factor"] == 1
+
+    async def stated(page: Page) -> None:
+        await page.ops(region, points[0])
+        assert (await settled(page))["factor"] == 0.5
+
+    visit(config_of(path, out), journey)
+    visit(config_of(path, tmp_path / "stated", object_radius_um=1.0), stated)
 
 
 def test_a_resolution_of_the_slide_between_two_steps_is_offered_and_taken_as_by_a_job(tmp_path, monkeypatch):

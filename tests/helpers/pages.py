@@ -163,3 +163,10 @@ def rectangle(
     properties = {"kind": kind, "class": name if kind == "object" else None}
     geometry = {"type": "Polygon", "coordinates": [ring]}
     return {"op": "add", "feature": {"type": "Feature", "geometry": geometry, "properties": properties}}
+
+
+def point(x: float, y: float, name: str | None = "cell", **more: Any) -> dict[str, Any]:
+    """An operation that adds a point."""
+    properties = {"kind": "point", "class": name, **more}
+    geometry = {"type": "Point", "coordinates": [x, y]}
+    return {"op": "add", "feature": {"type": "Feature", "geometry": geometry, "properties": properties}}
