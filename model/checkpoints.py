@@ -15,7 +15,7 @@ from fewscope.model.networks.folding import fold_batch_norm
 from fewscope.model.networks.hkustcv import AuthorsRelationNet
 from fewscope.model.networks.registry import NETWORKS, build_network
 from fewscope.model.networks.relation import RelationNet
-from fewscope.model.weights import load_weights, metadata
+from fewscope.model.weights import Unfilled, load_weights, metadata
 
 HKUSTCV_BLOCKS = 5
 """Blocks of the decoder of FSS-1000's published code, ``double_conv1`` to ``double_conv5``."""
@@ -88,7 +88,8 @@ def convert_hkustcv(encoder: Path, relation: Path) -> AuthorsRelationNet:
             )
     for name, tensor in read_checkpoint(relation).items():
         renamed[_relation_name(name, relation)] = tensor
-    net = AuthorsRelationNet()
+    with Unfilled():
+        net = AuthorsRelationNet()
     for name, own in net.state_dict().items():
         if name.endswith("num_batches_tracked"):  # files of torch before 0.4.1 lack it
             renamed.setdefault(name, own)
@@ -129,8 +130,9 @@ def convert_torchvision(path: Path, name: str) -> EpisodicNet:
     WeightsError
         The file cannot be read, or is of another network.
     """
-    net = _with_random_weights(name)
+    _check_backbone(name)
     state = read_checkpoint(path)
+    net = _with_random_weights(name)
     try:
         net.load_backbone(state)
     except (KeyError, RuntimeError) as error:
@@ -162,7 +164,7 @@ def convert_backbone(path: Path, name: str) -> EpisodicNet:
     WeightsError
         The file cannot be read, or its network has another backbone.
     """
-    net = _with_random_weights(name)
+    _check_backbone(name)
     weights, source = load_weights(path), metadata(path).get("network", "")
     spec = NETWORKS.get(source)
     lends = spec is not None and spec.trained and (spec.family == "episodic" or spec.encoder == "vgg16")
@@ -171,8 +173,10 @@ def convert_backbone(path: Path, name: str) -> EpisodicNet:
             f"{path}: is of {source or 'an unnamed network'}, which has no backbone to give; give weights of panet, "
             "vgg16-paper or another network with a backbone that train wrote"
         )
-    trained = build_network(source)
+    with Unfilled():
+        trained = build_network(source)
     _load(trained, weights, str(path))
+    net = _with_random_weights(name)
     fits = _backbone(source) == _backbone(name)
     try:
         if fits:
@@ -201,13 +205,17 @@ def _backbone_state(net: nn.Module) -> dict[str, Tensor]:
     return state
 
 
-def _with_random_weights(name: str) -> EpisodicNet:
-    """The network with random weights of seed 0; ConfigError if its backbone is none of torchvision's."""
+def _check_backbone(name: str) -> None:
+    """ConfigError if the backbone of a network is none of torchvision's."""
     if name not in NETWORKS or NETWORKS[name].family != "episodic" or not NETWORKS[name].encoder:
         fitting = [n for n, spec in NETWORKS.items() if spec.family == "episodic" and spec.encoder]
         raise ConfigError(
             f"{name} takes no weights of torchvision's networks; give one of {', '.join(fitting)}"
         )
+
+
+def _with_random_weights(name: str) -> EpisodicNet:
+    """The network with random weights of seed 0."""
     torch.manual_seed(0)
     net = build_network(name)
     assert isinstance(net, EpisodicNet)

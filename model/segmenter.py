@@ -32,7 +32,7 @@ from fewscope.model.settled import SettledSegmenter
 from fewscope.model.settled_encoder import SettledEncoder
 from fewscope.model.support_encoder import SupportEncoder, with_weights
 from fewscope.model.views import FAST_SIDES, SIDES, SupportFeatures, View, as_tensor, scale_images
-from fewscope.model.weights import SHIPPED, checksum, load_weights
+from fewscope.model.weights import SHIPPED, Unfilled, checksum, load_weights
 
 ONE_LOOK = "compact-fast"
 """Weights that were taught to predict from one look what `compact` predicts from two."""
@@ -397,12 +397,13 @@ def load_segmenter(
             f"no weights ship for model {model!r}; give --weights FILE, or use --model compact"
         )
     state = load_weights(path)
-    if model == "compact":
-        wide = state.get("encoder.blocks.0.0.weight")
-        size = "L" if wide is not None and len(wide) == 32 else "S"
-        network = build_network(f"compact-{size}", depth="depth_head.0.weight" in state)
-    else:
-        network = build_network(model)
+    wide = state.get("encoder.blocks.0.0.weight")
+    size = "L" if wide is not None and len(wide) == 32 else "S"
+    with Unfilled():
+        if model == "compact":
+            network = build_network(f"compact-{size}", depth="depth_head.0.weight" in state)
+        else:
+            network = build_network(model)
     try:
         network.load_state_dict(loadable(network, state))
     except RuntimeError as e:

@@ -4,17 +4,44 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from fewscope.errors import WeightsError
 from fewscope.model.atomic import atomic_file
 
 SHIPPED = Path(__file__).parent / "weights"
 """Folder of the shipped weights."""
+
+
+RANDOM = {nn.init.kaiming_uniform_, nn.init.normal_, nn.init.uniform_, Tensor.normal_, Tensor.uniform_}
+"""What fills weights with random numbers; the other functions of `torch.nn.init` call one of them."""
+
+
+class Unfilled(TorchFunctionMode):
+    """While this is entered, networks are made without random numbers: for those whose weights are loaded next.
+
+    Drawing them takes seconds for the 138 million weights of a VGG-16.
+    """
+
+    def __torch_function__(
+        self,
+        function: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Call a function of torch, unless it would draw random numbers: then the tensor stays as it is."""
+        keywords = kwargs or {}
+        if function in RANDOM:
+            return args[0] if args else keywords["tensor"]
+        return function(*args, **keywords)
 
 
 def save_weights(net: nn.Module, path: Path, metadata: dict[str, str]) -> None:

@@ -19,7 +19,7 @@ from fewscope.model.checkpoints import (
 )
 from fewscope.model.networks.registry import build_network
 from fewscope.model.segmenter import load_segmenter
-from fewscope.model.weights import load_weights, save_weights
+from fewscope.model.weights import Unfilled, load_weights, save_weights
 
 CONVOLUTIONS = [0, 3, 7, 10, 14, 17, 20, 24, 27, 30, 34, 37, 40]
 """Places of the convolutions in ``vgg16_bn.features``; after each come a batch norm and a ReLU."""
@@ -209,7 +209,8 @@ def test_a_trained_backbone_goes_into_another_network(tmp_path: Path) -> None:
     out = tmp_path / "hsnet.safetensors"
     command = ["backbone", str(tmp_path / "panet.safetensors"), "--model", "hsnet-vgg16", "--out", str(out)]
     assert convert.main(command) == 0
-    hsnet = build_network("hsnet-vgg16").eval()
+    with Unfilled():
+        hsnet = build_network("hsnet-vgg16").eval()
     hsnet.load_state_dict(load_weights(out))
     guided = convert_backbone(tmp_path / "panet.safetensors", "guided").eval()
     image = torch.rand(1, 3, 64, 64)

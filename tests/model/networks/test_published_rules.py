@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from fewscope.model.episodes.sampler import EpisodeSampler
 from fewscope.model.networks.canet import BACKBONE
 from fewscope.model.networks.hsnet import CentrePivotConv4d, HSNet
+from fewscope.model.networks.oslsm import OSLSM
 from fewscope.model.networks.panet import PANet, cosine_scores
-from fewscope.model.networks.registry import build_network
 from fewscope.model.training.optimisation import optimiser_of
 from fewscope.model.training.recipes import recipe
 from tests.helpers.published import SLIM, discs
@@ -71,7 +71,7 @@ def test_oslsm_does_not_see_what_the_mask_leaves_out_and_takes_the_largest_of_k_
 def test_oslsms_random_logits_are_of_the_size_of_one() -> None:
     """A sum of thousands of products would saturate the sigmoid, and hardly learn."""
     torch.manual_seed(0)
-    made = build_network("oslsm").eval()
+    made = OSLSM(widths=(32, 64, 128, 128, 128), width=2048).eval()
     images, masks = discs(4, 64)
     with torch.inference_mode():
         logits = made(images[2:], made.compile_support(images[:2], masks[:2], 1 - masks[:2]))
@@ -143,10 +143,11 @@ def test_a_centre_pivot_is_a_4d_convolution_with_two_planes() -> None:
 @pytest.mark.slow
 def test_gradients_of_hsnet_in_bfloat16_are_those_of_float32() -> None:
     norms = []
+    torch.manual_seed(0)
+    net = HSNet("vgg16").train()
+    e = EpisodeSampler([], size=32, images_per_episode=6, seed=3)[0]
     for enabled in (False, True):
-        torch.manual_seed(0)
-        net = HSNet("vgg16").train()
-        e = EpisodeSampler([], size=32, images_per_episode=6, seed=3)[0]
+        net.zero_grad()
         truth = e.masks[: e.shots]
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
             logits, _ = net.episode(e.images, truth * e.labelled, (1 - truth) * e.labelled)
