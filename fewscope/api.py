@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Literal
 from fewscope.connectors.raster_options import RasterOptions
 from fewscope.connectors.slide_options import Pages, PlaneName
 from fewscope.connectors.stain_options import Positive
+from fewscope.connectors.support.load import is_annotations
+from fewscope.connectors.support.slide_files import time_drawn_on
 from fewscope.connectors.support_options import CellPart, GeoJsonOrigin
 from fewscope.errors import ConfigError
 from fewscope.pipeline.config import IndexBands, Instances, RasterConfig, SegmentConfig
@@ -105,7 +107,7 @@ def segment(
     pages : Pages | None
         What the pages of a TIFF are, if it does not say it: "channels", "planes" or "times"; None: channels.
     support_time : int | None
-        Time point that the annotations were drawn on; None: `time`.
+        Time point that the annotations were drawn on; None: the one that they state, else `time`.
     support_slide : Path | None
         Slide that the annotations were drawn on; None: `source`.
     class_names : Sequence[str]
@@ -186,6 +188,8 @@ def segment(
     (10183, (9544, 10869))
     """
     supports = _supports(support)
+    if time is not None and support_time is None:
+        support_time = time_drawn_on([uri for uri in supports if is_annotations(uri)])
     config = SegmentConfig(
         source=os.fspath(source),
         support=supports[0],

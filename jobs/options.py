@@ -221,7 +221,7 @@ def add_stack_options(parser: JobParser, *, takes_all: bool) -> None:
             "--support-time",
             type=time_point,
             metavar="N",
-            help="time point that SUPPORT was drawn on (default: that of --time, else 1)",
+            help="time point that SUPPORT was drawn on (default: what its GeoJSON states, else that of --time, else 1)",
         )
     else:
         add("--time", type=time_point, metavar="N", help="time point of a series, from 1 (default 1)")

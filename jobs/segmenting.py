@@ -16,6 +16,8 @@ from typing import Any
 
 from fewscope.connectors.results.reader import open_result
 from fewscope.connectors.stain_options import Positive
+from fewscope.connectors.support.load import is_annotations
+from fewscope.connectors.support.slide_files import time_drawn_on
 from fewscope.errors import ConfigError, HolesError, OutputError
 from fewscope.jobs.common import BAD_INPUT, EXPECTED, HOLES, complain, stop_if_told
 from fewscope.jobs.folders import folder_names, series_names
@@ -51,6 +53,8 @@ def configs_of(
     given |= {"positive": tuple(map(Positive.parse, given.get("positive", ())))}
     given |= {"class_names": tuple(args.class_names), "scale": None, **more}
     given |= {"support": args.support[0], "more_support": tuple(args.support[1:])}
+    if any(time is not None for of_source in times for time in of_source) and not given["support_time"]:
+        given |= {"support_time": time_drawn_on([uri for uri in args.support if is_annotations(uri)])}
     if len(sources) == 1 and len(times[0]) == 1:
         return [SegmentConfig(source=sources[0], **(given | {"time": times[0][0]}))]
     base = args.out.rstrip("/")

@@ -6,6 +6,7 @@ planes, and the result does not depend on the windows.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 from collections.abc import Sequence
@@ -26,6 +27,9 @@ from fewscope.connectors.source import TimePoint
 from fewscope.errors import SourceError
 
 log = logging.getLogger(__name__)
+
+SAMPLED_TIMES = 5
+"""Time points of a series, evenly spread from first to last, that say whether it is dark between the objects."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +125,7 @@ def choose(
         return Chosen(asked - 1, time), ()
     if n_planes == 1:
         return Chosen(0, time), ()
-    name = asked or ("max" if _is_dark(reader, channels, time) else "sharpest")
+    name = asked or ("max" if _is_dark(reader, channels) else "sharpest")
     if name == "middle":
         return Chosen(n_planes // 2, time), ()
     plane: int | Projection = sharpest_plane(reader, channels, time) if name == "sharpest" else name
@@ -176,10 +180,19 @@ def time_point(image: ChannelImage, chosen: Chosen) -> TimePoint | None:
     return TimePoint(chosen.time + 1, image.n_times, seconds)
 
 
-def _is_dark(reader: ImageReader, channels: Sequence[int], time: int) -> bool:
-    """Whether each channel is dark but for a smaller part of it, as fluorescence is."""
+def _is_dark(reader: ImageReader, channels: Sequence[int]) -> bool:
+    """Whether each channel is dark but for a smaller part of it, as fluorescence is.
+
+    One answer for all time points of a series, or their counts would not compare: an empty one is noise, of which half
+    is bright, and a crowded one may be brighter than dark.
+    """
     image = reader.image
-    sample = sample_of(reader, channels, image.n_planes // 2, time)
+    times = sorted({round(at) for at in np.linspace(0, image.n_times - 1, min(SAMPLED_TIMES, image.n_times))})
+    samples = []
+    for time in times:
+        with contextlib.suppress(SourceError):  # a time point that the file lacks says nothing of the others
+            samples.append(sample_of(reader, channels, image.n_planes // 2, time))
+    sample = np.concatenate(samples, axis=1) if samples else np.zeros((len(channels), 0))
     if not sample.size:
         return True
     as_is = picture_stretch(image) if len(channels) == len(image.channels) else None

@@ -150,6 +150,12 @@ def _drawn_at(uri: str, drawn: list[_Drawn], time: int, annotations: AnnotationF
     return [one for one, of_one in zip(drawn, known, strict=True) if of_one == time]
 
 
+def stated_times(uri: str, text: str) -> set[int]:
+    """Time points, counted from 1, that GeoJSON was drawn on; empty if it does not say it."""
+    times = [_time_of(_parse_feature(uri, n, one).geometry) for n, one in enumerate(_features(uri, text), 1)]
+    return {of_one or 1 for of_one in times} if any(times) else set()
+
+
 def _means_nucleus(one: _Drawn, options: SupportOptions) -> bool:
     part: CellPart = options.cell_part
     if part != "auto":

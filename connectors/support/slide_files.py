@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import io
 import zlib
+from collections.abc import Sequence
 
 from fewscope.connectors.source import SourceInfo
 from fewscope.connectors.storage.filesystem import find_filesystem
@@ -16,7 +18,7 @@ from fewscope.connectors.support.imagej_rois import ROI_HEAD, ZIP_HEADS, read_ro
 from fewscope.connectors.support.imagescope_files import read_imagescope
 from fewscope.connectors.support.ndpview_files import read_ndpview
 from fewscope.connectors.support.program_files import tell_origin
-from fewscope.connectors.support.qupath_files import json_text, read_qupath
+from fewscope.connectors.support.qupath_files import json_text, read_qupath, stated_times
 from fewscope.connectors.support_options import SupportOptions
 from fewscope.errors import SupportError
 
@@ -51,6 +53,22 @@ def read_slide_file(
         return read_qupath(uri, text, options, cores, time)
     tell_origin(uri, found, info)
     return found
+
+
+def time_drawn_on(uris: Sequence[str]) -> int | None:
+    """Time point, counted from 1, on which all of these files of annotations state that they were drawn.
+
+    None if one of them states none, as QuPath does at the first, or another one, or cannot be read.
+    """
+    found: set[int | None] = set()
+    for uri in uris:
+        times: set[int] = set()
+        with contextlib.suppress(SupportError):  # whoever reads its outlines says why
+            content = _content(uri)
+            if content.lstrip(BEFORE_XML)[:1] in (b"{", b"["):
+                times = stated_times(uri, json_text(uri, content))
+        found |= times or {None}
+    return found.pop() if len(found) == 1 else None
 
 
 def _read_xml(uri: str, content: bytes, info: SourceInfo) -> AnnotationFile:

@@ -132,10 +132,31 @@ def test_outlines_drawn_at_one_time_point_are_learned_from_at_all(study, tmp_pat
         points = [row["time_point"] for row in csv.DictReader(file)]
     assert [points.count(str(t)) for t in (1, 2, 3)] == list(COUNTS)
     write_drawn(drawn, features, time=2)  # as QuPath states it
-    assert segment_wsi.main(command(movie, str(drawn), tmp_path / "other", "--time", "1")) == 2
+    argv = command(movie, str(drawn), tmp_path / "other", "--time", "1", "--support-time", "1")
+    assert segment_wsi.main(argv) == 2
     assert (
         "was drawn on time point 2, but time point 1 is read; give --support-time" in capfd.readouterr().err
     )
+
+
+def test_annotations_are_read_on_the_time_point_that_they_state(study, tmp_path):
+    movie, support = study
+    square = [("Region", [[0, 0], [SIDE, 0], [SIDE, SIDE], [0, 0]])]
+    second, third, other = (tmp_path / f"{name}.geojson" for name in ("second", "third", "other"))
+    write_drawn(second, square, time=2)
+    write_drawn(third, square, time=3)
+    write_drawn(other, square)
+
+    def read_on(*more: str) -> set[int | None]:
+        args = segment_wsi.parse(command(movie, str(second), tmp_path / "out", *more))
+        return {config.support_time for config in segment_wsi.configs(args)}
+
+    assert read_on() == {2}
+    assert read_on("--time", "1") == {2}
+    assert read_on("--support-time", "1") == {1}
+    assert read_on("--support", support) == {2}
+    assert read_on("--support", str(third)) == {1}  # which of them is not certain
+    assert read_on("--support", str(other), "--time", "3") == {None}
 
 
 def write_drawn(path: Path, features: list[tuple[str, list[list[float]]]], time: int | None = None) -> None:

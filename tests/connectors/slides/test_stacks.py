@@ -219,6 +219,16 @@ def test_without_a_choice_fluorescence_is_projected_and_transmitted_light_is_not
             assert "--plane" in said[0]
 
 
+def test_all_time_points_of_a_series_are_projected_or_none_is(tmp_path):
+    """Also one that is empty, whose noise is no darker than bright, and one that is full."""
+    noise = np.random.default_rng(0).normal(40, 3, (3, 300, 340)).clip(0, 255).astype(np.uint8)
+    movie = np.stack([noise, blurred(1, 3), blurred(1, 3), 255 - blurred(2, 3)])
+    path = write_ome_tiff(tmp_path / "movie.ome.tif", movie, axes="TZYX", factors=())
+    for time in range(1, 5):
+        with closing(open_source(path, slide=SlideOptions(stack=StackOptions(time=time)))) as source:
+            assert source.info.plane == "maximum of 3 planes", time
+
+
 def test_openslide_is_not_given_a_stack_of_which_it_shows_the_first_plane(tmp_path):
     stack = np.stack([np.full((300, 340, 3), 20 * i, np.uint8) for i in range(4)])
     resolution = {"resolution": (20_000, 20_000), "resolutionunit": "CENTIMETER", "photometric": "rgb"}
