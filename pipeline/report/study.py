@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import csv
 import io
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ from PIL import Image
 
 from fewscope.connectors.storage.filesystem import find_filesystem
 from fewscope.pipeline.report.drawing import Picture
-from fewscope.pipeline.report.formatting import percent
+from fewscope.pipeline.report.formatting import percent, short
 from fewscope.pipeline.report.html import fill, write_files
 from fewscope.pipeline.report.render import Measures
 from fewscope.pipeline.report.series import Done, series_of
@@ -143,9 +144,14 @@ def _thumbnail(folder: str) -> Picture | None:
 
 
 def _density(report: Mapping[str, Any]) -> str:
-    """How dense the objects of a report are, in words."""
-    measures = Measures(report["mpp"])
-    return f"{measures.density(report['density_per_mm2'] * report['mpp'] ** 2)} {measures.density_unit}"
+    """How dense the objects of a report are, in words, per pixels where no resolution is known; empty of nothing."""
+    if report["density_per_mm2"] is not None:
+        measures = Measures(report["mpp"])
+        return f"{measures.density(report['density_per_mm2'] * report['mpp'] ** 2)} {measures.density_unit}"
+    for column, unit in (("density_per_km2", "km²"), ("density_per_mpx", "megapixel")):
+        if report.get(column) is not None:
+            return f"{short(report[column])} per {unit}"
+    return ""
 
 
 def _page(done: Sequence[Done], thumbnails: Sequence[Picture | None]) -> str:
@@ -153,16 +159,23 @@ def _page(done: Sequence[Done], thumbnails: Sequence[Picture | None]) -> str:
     reports = [one.report for one in found if one.report]
     several = "classes" in reports[0] if reports else False
     estimates = [report["count_estimate"] for report in reports]
-    is_series = len({one.source for one in done}) == 1 and all(one.time_point is not None for one in done)
+    times = Counter(one.source for one in done if one.time_point is not None)
+    n_series = sum(
+        n > 1 for n in times.values()
+    )  # an object is found again at the next time point: no totals
+    n_sources = len(reports) if not n_series else len({one.source for one in found})
+    is_series = n_series == 1 and n_sources == 1
     return fill(
         "study.html.j2",
-        {"density": _density, "percent": percent},
+        {"density": _density, "percent": percent, "short": short},
         series=series_of(done),
         sources=[(one, thumbnails[i] if i < len(thumbnails) else None) for i, one in enumerate(found)],
         failed=[one for one in done if not one.report],
         series_name=reports[0]["title"].partition(", time point")[0] if is_series else "",
+        n_series=n_series,
+        n_sources=n_sources,
         total=sum(report["count"] for report in reports),
-        estimate=None if several or is_series or None in estimates else sum(estimates),
+        estimate=None if several or n_series or None in estimates else sum(estimates),
         unit="" if several or not reports else reports[0]["class_name"],
         table=TABLE,
     )

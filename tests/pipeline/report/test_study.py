@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -49,7 +50,10 @@ def series(times_s: list[float | None], counts: list[int]) -> list[Done]:
     """Time points of one movie."""
     return [
         Done(
-            "in/movie.tif", f"movie-t{t:03d}", report(n, time_point=t, **({} if s is None else {"time_s": s}))
+            "in/movie.tif",
+            f"movie-t{t:03d}",
+            report(n, time_point=t, **({} if s is None else {"time_s": s})),
+            time_point=t,
         )
         for t, (s, n) in enumerate(zip(times_s, counts, strict=True), start=1)
     ]
@@ -94,6 +98,18 @@ def test_the_page_shows_a_chart_of_each_series_alone(tmp_path: Path):
     assert "3 found at the first of 2 time points, 5 at the last" in page
     write_study(str(tmp_path), [Done("a.tif", "a", report(1)), Done("b.tif", "b", report(2))])
     assert "<polyline" not in (tmp_path / "index.html").read_text()
+
+
+def test_objects_of_several_time_points_are_not_added_up(tmp_path: Path):
+    """Each is found again at the next one."""
+    other = [replace(one, source="in/other.tif") for one in series([0.0, 60.0], [7, 9])]
+    write_study(str(tmp_path), [*series([0.0, 60.0], [3, 5]), *other, Done("a.tif", "a", report(1))])
+    page = (tmp_path / "index.html").read_text()
+    assert "<h1><bdi>cell</bdi> in 3 sources, 2 of them time series</h1>" in page
+    assert "<title>3 sources" in page
+    assert "Estimated true number:" not in page
+    write_study(str(tmp_path), [Done("a.tif", "a", report(1)), Done("a.tif", "a-2", report(2))])
+    assert "Estimated true number: 5." in (tmp_path / "index.html").read_text()
 
 
 def test_each_class_has_a_row():
@@ -143,3 +159,18 @@ def test_the_page_counts_per_area_as_the_reports_do(tmp_path, mpp, told):
     done = [Done("in/a.tif", "a", report(40, mpp=mpp, density_per_mm2=density))]
     write_study(str(tmp_path), done)
     assert f" · {told} · " in (tmp_path / "index.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("of", "told"),
+    [
+        ({"density_per_mpx": 408.333}, "25% of the area · 408 per megapixel"),
+        (
+            {"density_per_mpx": 12.0, "density_per_km2": 0.1234, "covered_km2": 7.283},
+            "7.28 km² · 0.123 per km²",
+        ),
+    ],
+)
+def test_the_page_tells_densities_of_pictures_without_a_resolution_and_of_maps(tmp_path, of, told):
+    write_study(str(tmp_path), [Done("in/a.tif", "a", report(40, mpp=None, **of))])
+    assert told in (tmp_path / "index.html").read_text(encoding="utf-8")
