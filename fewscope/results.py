@@ -63,8 +63,8 @@ def regions(
     hot_spots : int
         How many hot spots, the circles with the most objects that do not overlap.
     field_area : float | None
-        Area of a hot spot: mm2 on slides, km2 on rasters; None: 1 mm2, but at most a tenth of the tissue; a hundredth
-        of a raster.
+        Area of a hot spot: mm2 on slides, um2 on images of an electron microscope, px without a resolution, km2 on
+        rasters; None: 1 mm2, but at most a tenth of the tissue; a hundredth of a raster.
     hot_spots_of : str | None
         Class whose objects make hot spots, or stain or channel whose positive objects do; None: all.
 

@@ -93,8 +93,8 @@ def parser(prog: str = PROG) -> JobParser:
         "--field-area",
         type=float,
         metavar="AREA",
-        help="area of a hot spot: mm2 on slides (default 1, but at most a tenth of the tissue), km2 on rasters "
-        "(default a hundredth of the area)",
+        help="area of a hot spot: mm2 on slides (default 1, but at most a tenth of the tissue), um2 on images of an "
+        "electron microscope, px without a resolution, km2 on rasters (default a hundredth of the area)",
     )
     add(
         "--hot-spots-of",

@@ -16,6 +16,7 @@ from fewscope.errors import ConfigError
 from fewscope.pipeline.geometry.geodesy import GroundMeasure
 from fewscope.pipeline.regions.hot_spots import Grid, hot_spots
 from fewscope.pipeline.regions.instances import Instances, Mask
+from fewscope.pipeline.regions.numbers import Units
 
 FIELD_MM2 = 1.0
 """Area of a field on a slide whose tissue is at least ten times as large."""
@@ -39,7 +40,7 @@ class HotSpotOptions:
     n
         How many.
     area
-        Of each: mm2 on slides, km2 on rasters; None: `FIELD_MM2`, or the parts above.
+        Of each, in `numbers.Units.area`: mm2 on slides, km2 on rasters; None: `FIELD_MM2`, or the parts above.
     of
         Objects that count: those of a class, or those positive for a channel; None: all.
 
@@ -68,7 +69,7 @@ def find_fields(
     wanted: HotSpotOptions,
     within: Sequence[BaseGeometry] = (),
 ) -> tuple[list[BaseGeometry], float]:
-    """Outlines of the hot spots in the coordinates of the table, the densest first; and their area, mm2 or km2.
+    """Outlines of the hot spots in the coordinates of the table, the densest first; and their area, in ``Units.area``.
 
     Parameters
     ----------
@@ -84,24 +85,24 @@ def find_fields(
     ConfigError
         There is no such class or channel, no unit of area, no room for a field, or it is too small.
     """
-    spec = run.result.spec
-    per_mm = _per_unit(run, transform, spec.height, spec.width)
+    spec, units = run.result.spec, Units.of(run)
+    side = _side_of_unit(run, units, transform, spec.height, spec.width)
     if wanted.of is not None:
         counted = counted & _objects_of(run, instances, wanted.of)
     corners = [(0, 0), (spec.width, 0), (spec.width, spec.height), (0, spec.height)]
     outline = shapely.Polygon([transform @ corner for corner in corners])
     ground = shapely.union_all(list(within)) if within else None
     searched = outline.area if ground is None else ground.area
-    report_area = run.report.get("area_km2" if run.is_raster else "area_mm2")
-    if ground is None and report_area:
-        searched = report_area / per_mm**2
-    area = wanted.area or _default_area(searched * per_mm**2, run.is_raster)
-    if area > searched * per_mm**2:
-        unit = "km2" if run.is_raster else "mm2"
+    searched *= side**2
+    analysed = run.report.get("area_km2") if run.is_raster else run.report["area_px"] * units.area_of_one
+    if ground is None and analysed:
+        searched = analysed
+    area = wanted.area or _default_area(searched, units.area)
+    if area > searched:
         raise ConfigError(
-            f"--field-area {area:g}: is more than the {searched * per_mm**2:.3g} {unit} that are searched; give less"
+            f"--field-area {area:g}: is more than the {searched:.3g} {units.area} that are searched; give less"
         )
-    radius = math.sqrt(area / math.pi) / per_mm
+    radius = math.sqrt(area / math.pi) / side
     grid = Grid.within(outline.bounds, radius)
     if grid.n_x * grid.n_y > MOST_CENTRES:
         least = 1.05 * area * grid.n_x * grid.n_y / MOST_CENTRES
@@ -126,27 +127,23 @@ def _objects_of(run: FinishedRun, instances: Instances, name: str) -> Mask:
     )
 
 
-def _default_area(searched: float, is_raster: bool) -> float:
+def _default_area(searched: float, unit: str) -> float:
     """Area of a field: at most a part of what is searched, rounded down to two digits.
 
-    >>> _default_area(120.0, False), _default_area(3.456, False), _default_area(3456.0, True)
+    >>> _default_area(120.0, "mm2"), _default_area(3.456, "mm2"), _default_area(3456.0, "km2")
     (1.0, 0.34, 34.0)
     """
-    area = searched * (MAP_PART if is_raster else SLIDE_PART)
-    if not is_raster and area >= FIELD_MM2:
+    area = searched * (MAP_PART if unit == "km2" else SLIDE_PART)
+    if unit == "mm2" and area >= FIELD_MM2:
         return FIELD_MM2
     power = 10.0 ** (math.floor(math.log10(area)) - 1)
     return float(f"{math.floor(area / power * (1 + 1e-9)) * power:.6g}")
 
 
-def _per_unit(run: FinishedRun, transform: Affine, height: int, width: int) -> float:
-    """Millimetres, or kilometres, of a unit of the table's coordinates."""
+def _side_of_unit(run: FinishedRun, units: Units, transform: Affine, height: int, width: int) -> float:
+    """A unit of the table's coordinates, in the side of a square of one `Units.area`: mm, um, px or km."""
     if not run.is_raster:
-        if not run.result.mpp:
-            raise ConfigError(
-                f"{run.out}: its source states no resolution, so there are no fields of an area"
-            )
-        return run.result.mpp / transform.a / 1000
+        return math.sqrt(units.area_of_one) / transform.a
     ground = GroundMeasure.of(run.result.crs, transform, height, width)
     if ground.method != "plane":
         raise ConfigError(

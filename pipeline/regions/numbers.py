@@ -14,6 +14,7 @@ from shapely.geometry.base import BaseGeometry
 from fewscope.connectors.results.finished_run import FinishedRun
 from fewscope.pipeline.regions.instances import Floats, Instances, Ints
 from fewscope.pipeline.report.intensities import Grades
+from fewscope.pipeline.report.render import Measures
 
 Kind = Literal["region", "hot spot", "total"]
 
@@ -25,11 +26,11 @@ class Units:
     Attributes
     ----------
     area
-        "mm2", "km2" or "px".
+        "mm2", "um2" of images that only an electron microscope resolves, "km2" or "px".
     area_of_one
         Of one unit of `pixels.Pixels.areas`, in it.
     density
-        "mm2", "km2" or "mpx".
+        "mm2", "um2", "km2" or "mpx".
     densities
         How many of it an area of 1 is.
     size
@@ -44,8 +45,10 @@ class Units:
 
     @classmethod
     def of(cls, run: FinishedRun) -> Units:
-        """Those of a run: where no resolution or CRS is known, pixels."""
+        """Those of a run, as in its report: where no resolution or CRS is known, pixels."""
         mpp = run.result.mpp
+        if mpp and Measures(mpp).is_ultrastructure:
+            return cls("um2", mpp**2, "um2", 1.0, "um2")
         if mpp:
             return cls("mm2", mpp**2 / 1e6, "mm2", 1.0, "um2")
         if run.report.get("metres_per_px"):

@@ -48,7 +48,7 @@ class RegionSummary:
     regions, hot_spots, totals
         In the order of their numbers; the last total is the whole source.
     field_area
-        Of each hot spot, mm2 or km2; None without any.
+        Of each hot spot, in ``units.area``; None without any.
     notes
         What a reader must know, one sentence each.
     hot_spots_of

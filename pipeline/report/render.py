@@ -82,6 +82,8 @@ class Measures:
     >>> fine = Measures(0.004)
     >>> fine.length(20), fine.area(500), fine.density(30), fine.density_unit
     ('80 nm', '8,000 nm²', '1.88', 'per µm²')
+    >>> fine.area(500, like=50_000), fine.area(50_000)
+    ('0.008 µm²', '0.8 µm²')
     >>> Measures(0.5).area(0)
     '0 µm²'
     """
@@ -99,15 +101,23 @@ class Measures:
             return f"{short(um * 1000)} nm"
         return f"{short(um / 1000)} mm" if um >= 1000 else f"{short(um)} µm"
 
-    def area(self, px: float) -> str:
+    def area(self, px: float, like: float | None = None) -> str:
+        """An area in the unit that suits it, or that suits another one: both ends of a range have one unit."""
+        unit, size = self._unit_of_area(px if like is None else like)
+        return f"{short(px / size)} {unit}"
+
+    def _unit_of_area(self, px: float) -> tuple[str, float]:
+        """The unit that suits an area, and its px."""
         if not self.mpp:
-            return f"{short(px / 1e6)} Mpx" if px >= 1e5 else f"{short(px)} px"
+            return ("Mpx", 1e6) if px >= 1e5 else ("px", 1.0)
         um2 = px * self.mpp**2
         if um2 >= 1e12:
-            return f"{short(um2 / 1e18)} km²" if um2 >= 1e17 else f"{short(um2 / 1e12)} m²"
-        if 0 < um2 < 0.01:
-            return f"{short(um2 * 1e6)} nm²"
-        return f"{short(um2 / 1e6)} mm²" if um2 >= 1e4 else f"{short(um2)} µm²"
+            unit, size = ("km²", 1e18) if um2 >= 1e17 else ("m²", 1e12)
+        elif 0 < um2 < 0.01:
+            unit, size = "nm²", 1e-6
+        else:
+            unit, size = ("mm²", 1e6) if um2 >= 1e4 else ("µm²", 1.0)
+        return unit, size / self.mpp**2
 
     @property
     def is_ultrastructure(self) -> bool:

@@ -230,6 +230,40 @@ def test_hot_spots_are_full_of_their_class_and_lie_in_the_regions(classes, tmp_p
     assert counts == [sum(field.contains(point) for point in points) for field in fields]
 
 
+@pytest.mark.parametrize(
+    ("name", "mpp", "unit", "per", "px"),
+    [("a.ome.tif", 0.004, "um2", "um2", 0.004**2), ("a.png", None, "px", "mpx", 1.0)],
+)
+def test_of_electron_micrographs_and_pictures_areas_are_in_the_unit_of_their_report(
+    tmp_path, name, mpp, unit, per, px
+):
+    image = fakes.picture(240, 320)
+    if mpp is None:
+        Image.fromarray(image).save(tmp_path / name)
+    else:
+        known = {"axes": "YXS", "PhysicalSizeX": mpp, "PhysicalSizeY": mpp}
+        tifffile.imwrite(tmp_path / name, image, photometric="rgb", metadata=known)
+    support = fakes.write_support(tmp_path / "support", mpp=mpp or 0.5)
+    config = SegmentConfig(
+        str(tmp_path / name), support, str(tmp_path / "out"), foreground="all", threshold=0.5,
+        instances="components", min_area_um2=0, shard=512,
+    )  # fmt: skip
+    segmented(config)
+    left = drawn(tmp_path / "left.geojson", feature(box(0, 0, 100, 240)))
+    argv = ("--in", left, "--hot-spots", "1", "--field-area", str(4000 * px))
+    rows = {row["region"]: row for row in counted(config, tmp_path / "regions", *argv)}
+    assert float(rows["1"][f"analysed_{unit}"]) == pytest.approx(240 * 100 * px)
+    per_px = 1e-6 if per == "mpx" else 1
+    assert float(rows["1"][f"density_per_{per}"]) == pytest.approx(
+        int(rows["1"]["count"]) / (240 * 100 * px * per_px), rel=1e-5
+    )
+    assert float(rows["H1"][f"area_{unit}"]) <= 4001 * px
+    named = {"um2": "µm²", "px": "megapixel"}[unit]
+    assert f"<th>per {named}</th>" in (tmp_path / "regions/regions.html").read_text(encoding="utf-8")
+    (row, *_) = counted(config, tmp_path / "whole", "--hot-spots", "1")
+    assert float(row[f"area_{unit}"]) == pytest.approx(0.1 * 240 * 320 * px, rel=0.1)
+
+
 def test_what_cannot_be_counted_in_is_said(classes, tmp_path, capsys):
     shapes = [
         feature(shapely.Polygon([(50, 50), (250, 250), (250, 50), (50, 250)]), name="bow tie"),

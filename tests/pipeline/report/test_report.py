@@ -65,6 +65,16 @@ def test_the_density_at_seams_is_in_the_unit_that_stands_there(mpp, ground):
     assert 0.5 < highest / show.per_area(report.density_per_mpx) < 2
 
 
+def test_both_ends_of_a_range_have_one_unit():
+    """Here the lower quartile is below 0.01 um2, which alone is told in nm2, and the upper one above."""
+    report, pictures = run_report(mpp=0.0075)
+    quartiles = [report.sizes.area_px[name] * 0.0075**2 for name in ("q25", "q75")]
+    assert quartiles[0] < 0.01 <= quartiles[1]
+    text = Links(render(report, pictures)).text
+    shown = text.partition("Interquartile range of areas")[2][:60]
+    assert re.match(r"\s*0\.00\d+ µm²to 0\.01\d* µm²", shown), shown
+
+
 PAGES = {
     "plain": {},
     "nothing found": {"labels": np.zeros((HEIGHT, WIDTH), np.uint32)},
