@@ -24,6 +24,7 @@ from fewscope.annotate import (
     tile_routes,
 )
 from fewscope.annotate.config import LOOPBACK, AnnotateConfig, ssh_line
+from fewscope.annotate.kept_files import Stamp
 from fewscope.annotate.learning import Learning, MakePreview
 from fewscope.annotate.results import Tables
 from fewscope.annotate.round_log import RoundLog
@@ -207,11 +208,11 @@ def _tell_run(session: Session, run: Run) -> None:
 
 async def _watch(session: Session) -> None:
     loop = asyncio.get_running_loop()
-    seen: dict[str, tuple[int, int] | None] = {}
+    seen: dict[str, tuple[Stamp, Stamp]] = {}
     while True:
         await asyncio.sleep(WATCH_S)
         for one in session.sources:
-            now = await asyncio.to_thread(_stamp, one.labels.path)
+            now = await asyncio.to_thread(lambda labels: labels.stamps, one.labels)
             if now == seen.get(one.id, ()):
                 continue
             seen[one.id] = now
@@ -221,16 +222,8 @@ async def _watch(session: Session) -> None:
                 session.hub.publish({"type": "labels", "source": one.id, "error": str(error)})
                 continue
             if changes is not None:
-                log.info("%s was changed by another program: read again", one.labels.path)
+                log.info("%s: labels or area were changed by another program: read again", one.folder)
             session.tell(one)  # it may have been read before an edit that was then refused
-
-
-def _stamp(path: Path) -> tuple[int, int] | None:
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_mtime_ns, found.st_size
 
 
 async def _end_events(app: web.Application) -> None:

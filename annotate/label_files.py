@@ -11,6 +11,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -137,6 +138,35 @@ class LabelFile:
         except LabelError:
             raise SourceError(f"{uri}: does not overlap {self.info.uri}") from None
         return [Label(new_id(), part, "area") for part in shapely.get_parts(whole)]
+
+    def read_area_again(self, uri: str, known: BaseGeometry | None) -> list[Label] | None:
+        """The area in a file that another program may have changed; None if it is the one that was known.
+
+        Raises
+        ------
+        SourceError
+            It cannot be read, or lies outside the source.
+        """
+        try:
+            stated = json.loads(Path(uri).read_bytes())
+        except (OSError, ValueError) as error:
+            raise SourceError(
+                f"{uri}: cannot be read as GeoJSON ({error}); the area stays as it was"
+            ) from error
+        if isinstance(stated, dict) and stated.get("features") == []:
+            return None if known is None else []
+        try:
+            found = self.read_area(uri)
+        except SourceError:  # it may hold labels, too
+            if self.info.kind == "raster" or f'"{AREAS["area"][0]}"' not in json.dumps(stated):
+                raise
+            found = self.read_area(uri, (AREAS["area"][0],))
+        area = self.area_of(found)
+        if known is not None and area is not None:
+            apart = shapely.symmetric_difference(area, known).area
+            if apart <= 2 * 10**-DECIMALS * known.length:  # coordinates are rounded
+                return None
+        return found
 
     def area_of(self, labels: Sequence[Label]) -> BaseGeometry | None:
         """What a run segments, in image px: polygons of the kind "area" without those left out; None: everything.

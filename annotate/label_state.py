@@ -48,6 +48,8 @@ class LabelState:
         For each id the revision of its last change.
     digests : tuple of str
         Of the file: as the last change has left it, and the one before.
+    area_digests : tuple of str
+        The same of the file of the area; "" before it was first changed.
     """
 
     labels: dict[str, Ranked] = field(default_factory=dict)
@@ -58,6 +60,7 @@ class LabelState:
     next_rank: int = 0
     touched: dict[str, int] = field(default_factory=dict)
     digests: tuple[str, str] = ("", "")
+    area_digests: tuple[str, str] = ("", "")
 
     def in_order(self) -> list[Label]:
         """The labels, in the order of the file."""
@@ -70,8 +73,8 @@ class LabelState:
             return None
         return stack[-1].inverse if kind == "undo" else stack[-1]
 
-    def take(self, kind: str, delta: Delta, digest: str) -> None:
-        """Apply a change of a kind, after which the file has a digest."""
+    def take(self, kind: str, delta: Delta, digest: str, area_digest: str = "") -> None:
+        """Apply a change of a kind, after which the file has a digest, and that of the area too if it has changed."""
         self._apply(delta)
         if kind == "undo":
             self.redo.append(self.undo.pop())
@@ -82,6 +85,8 @@ class LabelState:
                 self.undo.append(delta)
             self.redo.clear()
         self.digests = (digest, self.digests[0])
+        if area_digest:
+            self.area_digests = (area_digest, self.area_digests[0])
 
     def replay(self, entry: Mapping[str, Any]) -> None:
         """Apply an entry of a journal.
@@ -104,7 +109,7 @@ class LabelState:
                     {one["feature"]["id"]: _from_journal(one) for one in entry["added"]},
                     None if classes is None else (_colours(classes[0]), _colours(classes[1])),
                 )
-            self.take(kind, delta, entry["file"])
+            self.take(kind, delta, entry["file"], entry.get("area", ""))
         except (KeyError, IndexError, TypeError, AttributeError, shapely.errors.ShapelyError) as error:
             raise ValueError(f"an entry of the journal cannot be read ({error!r})") from error
 
@@ -149,9 +154,9 @@ def in_order(labels: Mapping[str, Ranked]) -> list[Label]:
     return [label for _, label in sorted(labels.values(), key=lambda ranked: ranked[0])]
 
 
-def for_journal(kind: str, delta: Delta, digest: str) -> dict[str, Any]:
-    """The entry of a change, after which the file has a digest; `LabelState.replay` reads it."""
-    entry: dict[str, Any] = {"type": kind, "file": digest}
+def for_journal(kind: str, delta: Delta, digest: str, area_digest: str = "") -> dict[str, Any]:
+    """The entry of a change, with the digests of the files after it, as in `LabelState.take`; `replay` reads it."""
+    entry: dict[str, Any] = {"type": kind, "file": digest} | ({"area": area_digest} if area_digest else {})
     if kind not in ("undo", "redo"):
         entry["removed"] = [_entry_of(one) for one in delta.removed.values()]
         entry["added"] = [_entry_of(one) for one in delta.added.values()]

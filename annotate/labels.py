@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-import logging
-import os
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,22 +13,17 @@ import shapely
 from shapely.geometry.base import BaseGeometry
 
 from fewscope.annotate.journal import Journal
+from fewscope.annotate.kept_files import KeptFile, Stamp, digest_of, stamp_of
 from fewscope.annotate.label_files import LabelFile, colours_of
 from fewscope.annotate.label_state import Delta, LabelState, for_journal, in_order
 from fewscope.annotate.operations import apply_operation
 from fewscope.annotate.shapes import Label
 from fewscope.connectors.colours import Colour
-from fewscope.connectors.storage.atomic import write_atomic
-from fewscope.connectors.storage.filesystem import open_filesystem
-from fewscope.errors import FewscopeError, LabelConflict, LabelError
-
-log = logging.getLogger(__name__)
+from fewscope.errors import LabelConflict, LabelError, SourceError
 
 FILE, JOURNAL, AREA = "labels.geojson", "labels.journal.jsonl", "area.geojson"
 MAX_OPERATIONS = 2000
 """Of one request."""
-
-Stamp = tuple[int, int] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +73,8 @@ class Labels:
     ------
     LabelError
         The folder is open in another process or cannot be written.
-    SupportError
-        `support`, or ``labels.geojson``, cannot be read.
+    SupportError, SourceError
+        `support`, ``labels.geojson`` or ``area.geojson`` cannot be read.
     """
 
     def __init__(
@@ -96,8 +89,8 @@ class Labels:
         self._file = file
         self._lock = threading.RLock()
         self._state = LabelState()
-        self._stamp: Stamp = None
-        self._is_behind = False  # the file could not be written
+        self._kept, self._kept_area = KeptFile(self.path), KeptFile(self.area_path)
+        self._unread_area: SourceError | None = None
         self._journal = Journal(folder / JOURNAL)
         try:
             self._restore(support)
@@ -167,8 +160,7 @@ class Labels:
         if not isinstance(operations, list) or not 0 < len(operations) <= MAX_OPERATIONS:
             raise LabelError(f"a request holds no list of 1 to {MAX_OPERATIONS} operations")
         with self._lock:
-            if _stamp(self.path) != self._stamp:
-                self.reload()
+            self._take_over()
             names = [one.get("op") for one in operations if isinstance(one, dict)]
             if names == ["undo"]:
                 return self._step("undo")
@@ -205,34 +197,75 @@ class Labels:
                 self._commit(how, delta) if delta.added or delta.removed or delta.classes else self.snapshot()
             )
 
+    @property
+    def stamps(self) -> tuple[Stamp, Stamp]:
+        """What changes when another program writes to the labels or the area."""
+        return stamp_of(self.path), stamp_of(self.area_path)
+
     def reload(self) -> Changes | None:
-        """Take over what another program has written to the file; None if nothing has changed.
+        """Take over what another program has written to the files; None if nothing has changed.
 
         Raises
         ------
-        SupportError
-            The file cannot be read: the labels stay as they are.
+        SupportError, SourceError
+            A file cannot be read: what it holds stays as it is.
         """
         with self._lock:
-            stamp, digest = _stamp(self.path), _digest_of(self.path)
-            never = not self._state.revision  # nothing was ever drawn
-            known = self._own_digest() if never else self._state.digests[0]
-            if digest == known or (never and digest is None):
-                self._stamp = stamp
-                return None
-            if digest is None or self._is_behind:  # deleted, or could not be written: nothing is lost
-                self._write_file(self._file.text(self.all(), self._state.classes))
-                return None
-            labels, self.notes = self._file.read(str(self.path))
-            self._stamp = stamp
-            changes = self.replace(self._with_known_ids(labels), "replace")
-            if self._state.digests[0] != _digest_of(self.path):  # the same labels, in other words
-                self._write_file(self._file.text(self.all(), self._state.classes))
-            return changes
+            labels = self._reload_labels()
+            return self._reload_area() or labels
+
+    def _take_over(self) -> None:
+        """As `reload`, before a change. An area that cannot be read keeps from changes of the area alone."""
+        if self._kept.is_touched:
+            self._reload_labels()
+        if self._kept_area.is_touched:
+            with suppress(SourceError):
+                self._reload_area()
+
+    def _reload_labels(self) -> Changes | None:
+        stamp, digest = stamp_of(self.path), self._kept.digest()
+        never = not self._state.revision  # nothing was ever drawn
+        known = self._own_digest() if never else self._state.digests[0]
+        if digest == known or (never and digest is None):
+            self._kept.seen(stamp)
+            return None
+        if digest is None or self._kept.is_behind:  # deleted, or could not be written: nothing is lost
+            self._write_file(self._file.text(self.all(), self._state.classes))
+            return None
+        labels, self.notes = self._file.read(str(self.path))
+        self._kept.seen(stamp)
+        changes = self.replace(self._with_known_ids(labels), "replace")
+        if self._state.digests[0] != self._kept.digest():  # the same labels, in other words
+            self._write_file(self._file.text(self.all(), self._state.classes))
+        return changes
+
+    def _reload_area(self) -> Changes | None:
+        stamp, digest, area = stamp_of(self.area_path), self._kept_area.digest(), self.area
+        if digest == digest_of(self._file.area_text(area)) or (digest is None and area is None):
+            self._kept_area.seen(stamp)
+            return None
+        if digest is None or self._kept_area.is_behind:
+            self._write_area()
+            return None
+        try:
+            found = self._file.read_area_again(str(self.area_path), area)
+        except SourceError as error:
+            self._unread_area = error
+            raise
+        self._unread_area = None
+        self._kept_area.seen(stamp)
+        if found is None:
+            return None
+        edit = self._state.edit()
+        for own in [own for own, label in edit.labels.items() if label.kind == "area"]:
+            edit.remove(own)
+        for label in found:
+            edit.put(label)
+        return self._commit("replace", self._state.delta(edit))
 
     def _own_digest(self) -> str:
         """Digest of the file as it would be written now."""
-        return hashlib.sha256(self._file.text(self.all(), self._state.classes)).hexdigest()
+        return digest_of(self._file.text(self.all(), self._state.classes))
 
     def state_now(self) -> tuple[int, str]:
         """Revision, and digest of the file: what `restore` puts back."""
@@ -250,8 +283,7 @@ class Labels:
             Another program has written a file that cannot be read.
         """
         with self._lock:
-            if _stamp(self.path) != self._stamp:
-                self.reload()
+            self._take_over()
             then = LabelState()
             try:
                 for entry in self._journal.read()[:revision]:
@@ -291,7 +323,7 @@ class Labels:
         except ValueError:
             self._journal.set_aside()
             state = self._state = LabelState()
-        digest = _digest_of(self.path)
+        digest = self._kept.digest()
         is_newest = state.revision > 0 and digest == state.digests[0]
         what = "was damaged"
         if is_newest and self._file.info.kind == "raster" and digest != self._own_digest():
@@ -307,7 +339,7 @@ class Labels:
                 str(self.path)
             )  # refuses labels of another time point, which the journal does not know
         if state.revision and digest in state.digests:
-            self._stamp = _stamp(self.path)
+            self._kept.seen(stamp_of(self.path))
             if digest != state.digests[0]:  # a crash came between the journal and the file
                 self._write_file(self._file.text(self.all(), state.classes))
             return
@@ -317,7 +349,7 @@ class Labels:
             self.replace(self._with_known_ids(labels), "replace" if state.revision else "start")
             if not state.revision:  # a file without labels
                 self._commit("start", Delta({}, {}))
-            elif digest == _digest_of(self.path):  # the same labels, in other words
+            elif digest == self._kept.digest():  # the same labels, in other words
                 self._write_file(self._file.text(self.all(), state.classes))
         elif state.revision:  # the file is gone, the journal is not
             self._write_file(self._file.text(self.all(), state.classes))
@@ -327,20 +359,16 @@ class Labels:
             self.replace(labels, "start")
 
     def _restore_area(self, start: Callable[[], list[Label]] | None) -> None:
-        """The area as it was: of the journal, else of the file beside it, else the one to start from."""
-        if self._file.area_of(self._state.in_order()) is None:
-            labels: list[Label] = []
-            if not self.area_path.is_file():
-                labels = start() if start is not None else []
-            elif self._journal.damaged is not None and b'"type":"Polygon"' in self.area_path.read_bytes():
-                labels = self._file.read_area(str(self.area_path))
-            if labels:
-                self._commit(
-                    "start",
-                    Delta({}, {one.id: (self._state.next_rank + k, one) for k, one in enumerate(labels)}),
-                )
-        else:
+        """The area as it was: of the file where that is newer, else of the journal; else the one to start from."""
+        if not self.area_path.is_file() and self.area is None:
+            labels = start() if start is not None else []
+            added = {one.id: (self._state.next_rank + k, one) for k, one in enumerate(labels)}
+            if added:
+                self._commit("start", Delta({}, added))
+        elif self._kept_area.digest() == self._state.area_digests[1]:  # a crash came before it was written
             self._write_area()
+        else:
+            self._reload_area()
 
     def _step(self, kind: str) -> Changes:
         delta = self._state.next_delta(kind)
@@ -354,32 +382,27 @@ class Labels:
         after = {own: ranked for own, ranked in state.labels.items() if own not in delta.removed}
         after.update(delta.added)
         text = self._file.text(in_order(after), state.classes if delta.classes is None else delta.classes[1])
-        digest = hashlib.sha256(text).hexdigest()
-        self._journal.append(for_journal(kind, delta, digest))
-        state.take(kind, delta, digest)
-        self._write_file(text)
+        digest = digest_of(text)
+        area = b""
         if any(label.kind == "area" for _, label in (*delta.added.values(), *delta.removed.values())):
+            if self._unread_area is not None:
+                raise self._unread_area
+            area = self._file.area_text(self._file.area_of(in_order(after)))
+        entry = for_journal(kind, delta, digest, digest_of(area) if area else "")
+        self._journal.append(entry)
+        state.take(kind, delta, digest, entry.get("area", ""))
+        self._write_file(text)
+        if area:
             self._write_area()
         gone = tuple(own for own in delta.removed if own not in delta.added)
         return self._changes([label for _, label in delta.added.values()], gone)
 
     def _write_file(self, text: bytes) -> None:
-        try:
-            write_atomic(open_filesystem(str(self.path))[0], os.path.abspath(self.path), text)
-            self._is_behind = False
-        except FewscopeError as error:  # the journal has it: the next change tries again
-            log.warning("%s", error)
-            self.notes.append(str(error))
-            self._is_behind = True
-        self._stamp = _stamp(self.path)
+        """Write the labels. The journal has them: what cannot be written is written with the next change."""
+        self.notes += filter(None, [self._kept.write(text)])
 
     def _write_area(self) -> None:
-        try:
-            text = self._file.area_text(self.area)
-            write_atomic(open_filesystem(str(self.area_path))[0], os.path.abspath(self.area_path), text)
-        except FewscopeError as error:  # the journal has it: the next start writes it again
-            log.warning("%s", error)
-            self.notes.append(str(error))
+        self.notes += filter(None, [self._kept_area.write(self._file.area_text(self.area))])
 
     def _changes(self, changed: Iterable[Label], removed: tuple[str, ...]) -> Changes:
         state = self._state
@@ -397,19 +420,3 @@ class Labels:
 def _content(label: Label, mark: str) -> tuple[Any, ...]:
     """What a file says of a label, but for its id."""
     return label.kind, label.class_name, label.negative, mark, shapely.to_wkb(label.geometry.normalize())
-
-
-def _stamp(path: Path) -> Stamp:
-    """What changes when a file is written: time and size; None if there is none."""
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_mtime_ns, found.st_size
-
-
-def _digest_of(path: Path) -> str | None:
-    try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError:
-        return None

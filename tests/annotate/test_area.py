@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -109,6 +111,105 @@ def test_labels_that_another_program_or_an_earlier_round_brings_leave_the_area(s
         assert one.labels.area.equals(box(100, 100, 500, 400))
 
     visit(config_of(slide, tmp_path), journey)
+
+
+def rewrite(path: Path, *boxes: tuple[float, float, float, float], name: str = "Area*") -> None:
+    """What another program does that changes a file: not in the same instant as the page."""
+    before = path.stat().st_mtime_ns if path.exists() else 0
+    drawn(path, *boxes, name=name)
+    os.utime(path, ns=(before + 10**9, before + 10**9))
+
+
+def test_an_area_that_another_program_changes_is_read_again(slide, tmp_path, monkeypatch):
+    monkeypatch.setattr("fewscope.annotate.app.WATCH_S", 0.02)
+    file = tmp_path / "area.geojson"
+
+    async def area_is(page: Page, expected: shapely.Geometry | None) -> None:
+        def holds(answer: Any) -> bool:
+            return answer["area"] is expected or (
+                None not in (answer["area"], expected) and shape(answer["area"]).equals(expected)
+            )
+
+        await asyncio.wait_for(page.until("/api/labels?source=0", holds), 20)
+
+    async def journey(page: Page) -> None:
+        await page.ops(*LABELS)
+        await page.ops(area(100, 100, 500, 400))
+        rewrite(file, (100, 100, 500, 300))
+        await area_is(page, box(100, 100, 500, 300))
+        assert shape((await page.ops({"op": "undo"}))["area"]).equals(box(100, 100, 500, 400))
+        await page.ops({"op": "redo"})
+        file.unlink()  # nothing is lost
+        while not file.exists():
+            await asyncio.sleep(0.02)
+        await area_is(page, box(100, 100, 500, 300))
+        rewrite(file)  # everything in it was deleted
+        await area_is(page, None)
+        rewrite(file, (300, 300, 600, 600), name="Tumor")
+        await area_is(page, box(300, 300, 600, 600))
+        assert len((await page.get("/api/labels?source=0"))["features"]) == 3
+
+    async def closed_meanwhile(page: Page) -> None:
+        await area_is(page, box(0, 0, 200, 200))
+        await page.ops({"op": "undo"})
+        await area_is(page, box(300, 300, 600, 600))
+
+    visit(config_of(slide, tmp_path), journey)
+    rewrite(file, (0, 0, 200, 200))
+    visit(config_of(slide, tmp_path), closed_meanwhile)
+
+
+def test_an_area_that_cannot_be_read_keeps_nobody_from_drawing(slide, tmp_path):
+    file = tmp_path / "area.geojson"
+
+    async def journey(page: Page) -> None:
+        await page.ops(area(100, 100, 500, 400))
+        text = '{"type": "FeatureCollection", "features": [{'  # another program is still writing
+        file.write_text(text)
+        await page.ops(*LABELS)
+        answer = await page.ops(area(0, 0, 50, 50), status=400)
+        assert "area.geojson: cannot be read" in answer["error"]
+        assert file.read_text() == text
+        rewrite(file, (0, 0, 200, 200))
+        answer = await page.ops(area(200, 0, 300, 200))
+        assert shape(answer["area"]).equals(box(0, 0, 300, 200))
+
+    visit(config_of(slide, tmp_path), journey)
+
+
+def test_an_area_among_labels_that_another_program_has_exported_is_told_apart(slide, tmp_path):
+    file = tmp_path / "area.geojson"
+
+    async def journey(page: Page) -> None:
+        await page.ops(*LABELS)
+        await page.ops(area(100, 100, 500, 400))
+        both = json.loads(file.read_text())
+        both["features"] += json.loads((tmp_path / "labels.geojson").read_text())["features"]
+        both["features"][0]["geometry"] = mapping(box(100, 100, 400, 400))
+        file.write_text(json.dumps(both))
+        page.session.sources[0].labels.reload()
+        assert shape((await page.get("/api/labels?source=0"))["area"]).equals(box(100, 100, 400, 400))
+
+    visit(config_of(slide, tmp_path), journey)
+
+
+def test_an_area_that_a_crash_kept_from_the_disk_is_written_at_the_next_start(slide, tmp_path):
+    file = tmp_path / "area.geojson"
+
+    async def draw(page: Page) -> None:
+        await page.ops(area(100, 100, 500, 400))
+        before = file.read_bytes()
+        await page.ops(area(500, 100, 600, 400))
+        file.write_bytes(before)
+
+    async def again(page: Page) -> None:
+        whole = box(100, 100, 600, 400)
+        assert shape((await page.get("/api/labels?source=0"))["area"]).equals(whole)
+        with closing(open_source(str(slide))) as source:
+            assert read_area(AreaOptions(str(file)), source.info).geometry.equals(whole)
+
+    visit(config_of(slide, tmp_path), draw)
+    visit(config_of(slide, tmp_path), again)
 
 
 def test_nothing_is_learned_again_from_an_area(slide, tmp_path):

@@ -329,7 +329,7 @@ def test_a_file_that_could_not_be_written_is_not_taken_for_an_edit(tmp_path, lab
         raise OutputError("the disk is full")
 
     with monkeypatch.context() as patched:
-        patched.setattr("fewscope.annotate.labels.write_atomic", full)
+        patched.setattr("fewscope.annotate.kept_files.write_atomic", full)
         labels.apply([rectangle(100, 20, 160, 60)], NEWEST)
     assert "the disk is full" in labels.notes
     labels.reload()
