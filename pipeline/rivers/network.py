@@ -327,7 +327,8 @@ def _elongated(
         is_bridge = one != other and frozenset((one, other)) in bridges
         roles[k] = "main" if k in main else "branch" if is_bridge else "side"
     side_length = sum(centrelines[k].length for k, role in roles.items() if role == "side")
-    straight = float(frame.steps(np.array(ends) + 0.5)[0])
+    reached = [_end_of(end, [centrelines[k] for k in sorted(main)]) for end in ends]
+    straight = float(frame.steps(np.array(reached))[0])
     river = River(
         id=0,
         length_m=total,
@@ -337,6 +338,12 @@ def _elongated(
         sinuosity=main_length / straight if straight > 0 else None,
     )
     return river, roles
+
+
+def _end_of(node: Node, main: Sequence[Centreline]) -> Floats:
+    """Where the main channel ends, (row, col): beyond the node, as a free end reaches to that of the water."""
+    at_node = next(one for one in main if node in one.ends)
+    return at_node.points[0 if at_node.ends[0] == node else -1]
 
 
 def _main_path(graph: nx.MultiGraph) -> tuple[set[int], tuple[Node, Node]]:

@@ -39,6 +39,13 @@ def measured(shapes: list[shapely.Geometry], pixel: float = 10.0, margin: float 
 # -- a river of known length and width -------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("degrees", [0, 27, 90])
+def test_a_straight_river_is_as_long_as_the_way_from_end_to_end(degrees):
+    line = turned(np.array([[-1500.0, 0.0], [1500.0, 0.0]]), degrees)
+    (river,) = measured([band(line, 200)]).rivers
+    assert river.sinuosity == pytest.approx(1, abs=0.005)
+
+
 @pytest.mark.parametrize(("width", "pixel"), [(120, 10), (60, 10), (120, 5)])
 @pytest.mark.parametrize("degrees", [0, 27, 90])
 def test_a_sinusoid_is_measured_within_2_percent(width, pixel, degrees):
@@ -50,7 +57,7 @@ def test_a_sinusoid_is_measured_within_2_percent(width, pixel, degrees):
     assert river.main_length_m == river.length_m
     assert river.width_m == pytest.approx(width, rel=0.02)
     assert river.braiding == 1
-    assert river.sinuosity == pytest.approx(true_length / 6000, rel=0.03)
+    assert river.sinuosity == pytest.approx(true_length / 6000, rel=0.02)
     widths, lengths = found.widths()
     assert np.quantile(widths, [0.1, 0.5, 0.9]) == pytest.approx([width] * 3, rel=0.08)
     assert lengths.sum() == pytest.approx(river.length_m)
