@@ -21,6 +21,7 @@ from rasterio.vrt import WarpedVRT
 
 from fewscope.connectors.rasters.alpha import is_opacity
 from fewscope.connectors.rasters.references import check_driver, check_references
+from fewscope.connectors.rasters.stored_values import read_bands
 from fewscope.connectors.storage.download import local_copy, remote_version
 from fewscope.connectors.storage.fingerprint import add_files, files_below
 from fewscope.connectors.storage.gdal import gdal
@@ -376,7 +377,8 @@ def _add_samples(digest: Any, dataset: rasterio.DatasetReader) -> None:
         for col in range(0, dataset.width, max(1, -(-dataset.width // 3))):
             stop, end = min(row + SAMPLE_PX, dataset.height), min(col + SAMPLE_PX, dataset.width)
             try:
-                digest.update(dataset.read(window=((row, stop), (col, end))).tobytes())
+                window = ((row, stop), (col, end))
+                digest.update(read_bands(dataset, dataset.indexes, window).tobytes())
             except RasterioError:  # reading the source will report it
                 digest.update(b"unreadable")
 

@@ -18,7 +18,8 @@ from fewscope.connectors.rasters.bands import Bands, bands_like, choose_bands, s
 from fewscope.connectors.rasters.gdal_file import RasterFile, inspect
 from fewscope.connectors.rasters.inputs import list_scenes
 from fewscope.connectors.rasters.nodata import find_nodata, shared_nodata
-from fewscope.connectors.rasters.stack import Layer, Scene, SceneStack, holds, measure_depth, numpy_type
+from fewscope.connectors.rasters.stack import Layer, Scene, SceneStack, holds, measure_depth
+from fewscope.connectors.rasters.stored_values import numpy_type
 from fewscope.connectors.storage.gdal import gdal
 from fewscope.errors import SourceError
 

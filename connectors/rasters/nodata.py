@@ -15,6 +15,7 @@ from rasterio.windows import Window
 from scipy.ndimage import binary_opening
 
 from fewscope.connectors.rasters.gdal_file import RasterFile, close_raster, open_raster
+from fewscope.connectors.rasters.stored_values import read_bands
 from fewscope.connectors.storage.gdal import gdal
 
 CORNER = 16  # px; side of the corners that are tested for one value
@@ -65,7 +66,7 @@ def find_nodata(file: RasterFile, bands: tuple[int, ...]) -> tuple[float | None,
 
                 def read(row: int, col: int, side: int) -> NDArray[np.generic]:
                     height, width = min(side, file.height), min(side, file.width)
-                    return np.asarray(dataset.read(list(bands), window=Window(col, row, width, height)))
+                    return read_bands(dataset, bands, Window(col, row, width, height))
 
                 value = _of_corners(
                     [read(row, col, CORNER) for row, col in _spread(file.height, file.width, CORNER, 2)]
@@ -94,7 +95,7 @@ def shared_nodata(file: RasterFile, bands: tuple[int, ...], values: list[float])
                     return None
                 height, width = min(SAMPLE_SIDE, file.height), min(SAMPLE_SIDE, file.width)
                 samples = [
-                    np.asarray(dataset.read(list(bands), window=Window(col, row, width, height)))
+                    read_bands(dataset, bands, Window(col, row, width, height))
                     for row, col in _spread(file.height, file.width, SAMPLE_SIDE, SAMPLES)
                 ]
             finally:

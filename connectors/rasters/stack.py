@@ -23,6 +23,7 @@ from scipy.ndimage import distance_transform_edt, map_coordinates
 from fewscope.connectors.pixels.levels import Block, Level, whole_blocks
 from fewscope.connectors.rasters.alignment import Grid, Place, open_on_grid
 from fewscope.connectors.rasters.gdal_file import RasterFile, close_raster, open_raster
+from fewscope.connectors.rasters.stored_values import common_type, read_bands
 from fewscope.connectors.storage.gdal import gdal
 from fewscope.connectors.storage.handles import IdleHandles
 
@@ -183,10 +184,10 @@ class SceneStack:
             if not self._is_direct(layer, level):
                 window = Window(block[2], block[0], shape[1], shape[0])
                 # the view's last band is its mask, unless the file has an alpha band
-                values = handle.read([*layer.bands, layer.file.alpha or handle.count], window=window)
+                values = read_bands(handle, [*layer.bands, layer.file.alpha or handle.count], window)
                 bands, valid = values[:-1], np.real(values[-1]) > 0
             else:
-                bands = np.zeros((len(layer.bands), *shape), numpy_type(handle.dtypes[layer.bands[0] - 1]))
+                bands = np.zeros((len(layer.bands), *shape), common_type(handle, layer.bands))
                 valid = np.zeros(shape, np.bool_)
                 row, col = layer.place.offset or (0, 0)
                 top, bottom = max(block[0] - row, 0), min(block[1] - row, handle.height)
@@ -197,7 +198,7 @@ class SceneStack:
                         slice(left + col - block[2], right + col - block[2]),
                     )
                     window = Window(left, top, right - left, bottom - top)
-                    bands[:, *inner] = handle.read(list(layer.bands), window=window)
+                    bands[:, *inner] = read_bands(handle, layer.bands, window)
                     valid[inner] = _valid(handle, layer, window, bands[:, *inner])
         if np.iscomplexobj(bands):
             bands = np.abs(bands)
@@ -296,11 +297,6 @@ def _valid(
     if layer.file.alpha:
         valid &= np.real(dataset.read(layer.file.alpha, window=window)) > 0
     return valid
-
-
-def numpy_type(name: str) -> np.dtype[Any]:
-    """NumPy's type for a name of rasterio; complex integers, which NumPy does not have, are read as complex64."""
-    return np.dtype(np.complex64 if name.startswith("complex_int") else name)
 
 
 def _differs(band: NDArray[np.generic], nodata: float | None) -> NDArray[np.bool_]:

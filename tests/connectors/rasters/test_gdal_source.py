@@ -113,6 +113,30 @@ def test_nodata_that_its_type_does_not_hold_is_no_value(tmp_path):
     assert valid.all()
 
 
+@pytest.mark.parametrize("options", [{}, {"crs": "EPSG:32617", "res": 10.0}])
+def test_bands_of_several_types_in_one_file_are_read_together(tmp_path, options):
+    """As a VRT has them that joins bytes, reflectances and an index."""
+    values = np.round(waves(90, 110))
+    types, parts = (np.uint8, np.uint16, np.float32), []
+    for number, (band, kind) in enumerate(zip(values, types, strict=True)):
+        write_raster(tmp_path / f"{number}.tif", band[None].astype(kind), north_up())
+        name = {np.uint8: "Byte", np.uint16: "UInt16", np.float32: "Float32"}[kind]
+        parts.append(
+            f'<VRTRasterBand dataType="{name}" band="{number + 1}"><SimpleSource><SourceFilename relativeToVRT="1">'
+            f"{number}.tif</SourceFilename><SourceBand>1</SourceBand></SimpleSource></VRTRasterBand>"
+        )
+    place = ", ".join(map(str, north_up().to_gdal()))
+    (tmp_path / "joined.vrt").write_text(
+        f'<VRTDataset rasterXSize="110" rasterYSize="90"><SRS>EPSG:32618</SRS><GeoTransform>{place}</GeoTransform>'
+        f"{''.join(parts)}</VRTDataset>"
+    )
+    whole = write_raster(tmp_path / "whole.tif", values.astype(np.float32), north_up())
+    found = read_all(str(tmp_path / "joined.vrt"), scale=(0, 255), **options)
+    expected = read_all(whole, scale=(0, 255), **options)
+    assert np.array_equal(found[1], expected[1])
+    assert np.abs(found[0].astype(int) - expected[0])[expected[1]].max() <= 1
+
+
 def test_a_tile_that_does_not_decode_is_known_and_the_rest_is_read(tmp_path):
     values = waves(300, 400).astype(np.uint8)
     path = write_raster(tmp_path / "a.tif", values, north_up())
