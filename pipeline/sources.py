@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -32,6 +33,9 @@ from fewscope.pipeline.tiling.foreground import Foreground
 
 log = logging.getLogger(__name__)
 
+SAME_GROUND = 0.1
+"""Relative difference of the sides of two rasters' pixels up to which they are read as they are."""
+
 
 def open_sources(config: SegmentConfig) -> tuple[Source, Source]:
     """Open the source, and the image that the support set was drawn on, which may be the same."""
@@ -48,14 +52,47 @@ def open_sources(config: SegmentConfig) -> tuple[Source, Source]:
         return source, source
     view = config.raster.view
     if elsewhere:
-        return source, open_source(
-            config.support_slide or config.source,
-            raster=replace(view, aoi=None, bbox=None, scenes=(), crs=None),
-        )
+        return source, _open_raster_drawn_on(config.support_slide or config.source, view, source.info)
     # patches may lie outside the area to segment
     return source, _open(
         config, config.source, replace(view, aoi=None, bbox=None)
     ) if view.aoi or view.bbox else source
+
+
+def _open_raster_drawn_on(uri: str, asked: RasterOptions, info: SourceInfo) -> Source:
+    """Open the raster that annotations were drawn on, in its own CRS, with pixels as large on the ground as those of
+    the source, whose metadata are ``info``: objects have as many of them.
+
+    Raises
+    ------
+    SourceError
+        It cannot be opened, or its own pixels are many times larger.
+    """
+    from fewscope.connectors.rasters.layout import FINEST_ENLARGEMENT
+
+    view = replace(asked, aoi=None, bbox=None, scenes=(), crs=None)
+    opened = open_source(uri, raster=replace(view, res=None))
+    own, other = pixel_m2(opened.info), pixel_m2(info)
+    is_like_asked = view.res is None or opened.info.crs != info.crs  # --res is in units of the source's CRS
+    if own is None or other is None or not is_like_asked:
+        if view.res is None:
+            return opened
+        opened.close()
+        return open_source(uri, raster=view)
+    ratio = math.sqrt(other / own)
+    if abs(ratio - 1) <= SAME_GROUND:
+        return opened
+    opened.close()
+    sides = f"pixels of {math.sqrt(own):.3g} m, and {info.uri} is read in such of {math.sqrt(other):.3g} m"
+    if ratio < 1 / FINEST_ENLARGEMENT:
+        raise SourceError(
+            f"{uri}: has {sides}: draw on a raster whose pixels are at most {FINEST_ENLARGEMENT:g} times as large, or "
+            "give a coarser --res"
+        )
+    log.info("%s: has %s; so it is, too", uri, sides)
+    return open_source(
+        uri, raster=replace(view, res=math.sqrt(abs(opened.info.transform.determinant)) * ratio)
+    )
 
 
 def open_drawn_on(config: SegmentConfig, uri: str, info: SourceInfo) -> Source:
