@@ -215,7 +215,7 @@ async def _watch(session: Session) -> None:
             now = await asyncio.to_thread(lambda labels: labels.stamps, one.labels)
             if now == seen.get(one.id, ()):
                 continue
-            seen[one.id] = now
+            seen[one.id], notes = now, one.labels.notes
             try:
                 changes = await loop.run_in_executor(session.writer, one.labels.reload)
             except FewscopeError as error:
@@ -223,6 +223,8 @@ async def _watch(session: Session) -> None:
                 continue
             if changes is not None:
                 log.info("%s: labels or area were changed by another program: read again", one.folder)
+            for note in one.labels.notes if one.labels.notes is not notes else ():
+                session.hub.publish({"type": "labels", "source": one.id, "error": note})
             session.tell(one)  # it may have been read before an edit that was then refused
 
 

@@ -212,10 +212,18 @@ class LabelFile:
             ("not", found.negatives),
         ]
         labels: list[Label] = []
+        n_drawn = n_outside = 0
         to_image = Affine.identity() if found.from_corner else ~self.to_file
         for kind, drawn in groups:
             for one in drawn:
-                labels += self._labels_of(kind, one, to_image)
+                of_one = self._labels_of(kind, one, to_image)
+                n_drawn, n_outside = n_drawn + 1, n_outside + (not of_one)
+                labels += of_one
+        if n_outside:
+            notes.append(
+                f"{uri}: {n_outside} of {n_drawn} labels lie outside the image, or have no area, and were left out; "
+                "were they drawn on this one?"
+            )
         regions = shapely.union_all([one.geometry for one in labels if one.kind == "region"])
         shapely.prepare(regions)
         idle = {

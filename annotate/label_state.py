@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import shapely
+from shapely.geometry.base import BaseGeometry
 
 from fewscope.annotate.operations import Edit
 from fewscope.annotate.shapes import Label
@@ -30,6 +31,35 @@ class Delta:
         return Delta(self.added, self.removed, None if self.classes is None else self.classes[::-1])
 
 
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What a page must know after a change.
+
+    Attributes
+    ----------
+    revision : int
+        Of the labels now.
+    changed : tuple of Label
+        New or changed labels.
+    removed : tuple of str
+        Ids that are no more.
+    undo, redo : bool
+        Whether there is anything to undo, or to redo.
+    classes : dict
+        Colours by name.
+    area : BaseGeometry or None
+        What a run segments, image px; None: everything.
+    """
+
+    revision: int
+    changed: tuple[Label, ...]
+    removed: tuple[str, ...]
+    undo: bool
+    redo: bool
+    classes: dict[str, Colour]
+    area: BaseGeometry | None = None
+
+
 @dataclass(slots=True)
 class LabelState:
     """Labels after a number of changes.
@@ -48,8 +78,6 @@ class LabelState:
         For each id the revision of its last change.
     digests : tuple of str
         Of the file: as the last change has left it, and the one before.
-    area_digests : tuple of str
-        The same of the file of the area; "" before it was first changed.
     """
 
     labels: dict[str, Ranked] = field(default_factory=dict)
@@ -60,7 +88,6 @@ class LabelState:
     next_rank: int = 0
     touched: dict[str, int] = field(default_factory=dict)
     digests: tuple[str, str] = ("", "")
-    area_digests: tuple[str, str] = ("", "")
 
     def in_order(self) -> list[Label]:
         """The labels, in the order of the file."""
@@ -73,8 +100,8 @@ class LabelState:
             return None
         return stack[-1].inverse if kind == "undo" else stack[-1]
 
-    def take(self, kind: str, delta: Delta, digest: str, area_digest: str = "") -> None:
-        """Apply a change of a kind, after which the file has a digest, and that of the area too if it has changed."""
+    def take(self, kind: str, delta: Delta, digest: str) -> None:
+        """Apply a change of a kind, after which the file has a digest."""
         self._apply(delta)
         if kind == "undo":
             self.redo.append(self.undo.pop())
@@ -85,8 +112,6 @@ class LabelState:
                 self.undo.append(delta)
             self.redo.clear()
         self.digests = (digest, self.digests[0])
-        if area_digest:
-            self.area_digests = (area_digest, self.area_digests[0])
 
     def replay(self, entry: Mapping[str, Any]) -> None:
         """Apply an entry of a journal.
@@ -109,7 +134,7 @@ class LabelState:
                     {one["feature"]["id"]: _from_journal(one) for one in entry["added"]},
                     None if classes is None else (_colours(classes[0]), _colours(classes[1])),
                 )
-            self.take(kind, delta, entry["file"], entry.get("area", ""))
+            self.take(kind, delta, entry["file"])
         except (KeyError, IndexError, TypeError, AttributeError, shapely.errors.ShapelyError) as error:
             raise ValueError(f"an entry of the journal cannot be read ({error!r})") from error
 
@@ -155,7 +180,8 @@ def in_order(labels: Mapping[str, Ranked]) -> list[Label]:
 
 
 def for_journal(kind: str, delta: Delta, digest: str, area_digest: str = "") -> dict[str, Any]:
-    """The entry of a change, with the digests of the files after it, as in `LabelState.take`; `replay` reads it."""
+    """The entry of a change, with the digest of the file after it, and that of the area if it has changed, too;
+    `LabelState.replay` reads it."""
     entry: dict[str, Any] = {"type": kind, "file": digest} | ({"area": area_digest} if area_digest else {})
     if kind not in ("undo", "redo"):
         entry["removed"] = [_entry_of(one) for one in delta.removed.values()]

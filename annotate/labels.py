@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from shapely.geometry.base import BaseGeometry
 from fewscope.annotate.journal import Journal
 from fewscope.annotate.kept_files import KeptFile, Stamp, digest_of, stamp_of
 from fewscope.annotate.label_files import LabelFile, colours_of
-from fewscope.annotate.label_state import Delta, LabelState, for_journal, in_order
+from fewscope.annotate.label_state import Changes, Delta, LabelState, for_journal, in_order
 from fewscope.annotate.operations import apply_operation
 from fewscope.annotate.shapes import Label
 from fewscope.connectors.colours import Colour
@@ -24,35 +23,6 @@ from fewscope.errors import LabelConflict, LabelError, SourceError
 FILE, JOURNAL, AREA = "labels.geojson", "labels.journal.jsonl", "area.geojson"
 MAX_OPERATIONS = 2000
 """Of one request."""
-
-
-@dataclass(frozen=True, slots=True)
-class Changes:
-    """What a page must know after a change.
-
-    Attributes
-    ----------
-    revision : int
-        Of the labels now.
-    changed : tuple of Label
-        New or changed labels.
-    removed : tuple of str
-        Ids that are no more.
-    undo, redo : bool
-        Whether there is anything to undo, or to redo.
-    classes : dict
-        Colours by name.
-    area : BaseGeometry or None
-        What a run segments, image px; None: everything.
-    """
-
-    revision: int
-    changed: tuple[Label, ...]
-    removed: tuple[str, ...]
-    undo: bool
-    redo: bool
-    classes: dict[str, Colour]
-    area: BaseGeometry | None = None
 
 
 class Labels:
@@ -198,6 +168,25 @@ class Labels:
             )
 
     @property
+    def problem(self) -> str:
+        """Why a file could not be written the last time; nothing where all are as they should be."""
+        return self._kept.problem or self._kept_area.problem
+
+    def write_again(self) -> None:
+        """Write what could not be written before.
+
+        Raises
+        ------
+        LabelError
+            It still cannot.
+        """
+        with self._lock:
+            if self._kept.problem:
+                self._write_file(self._file.text(self.all(), self._state.classes))
+            if self._kept.problem:
+                raise LabelError(self._kept.problem)
+
+    @property
     def stamps(self) -> tuple[Stamp, Stamp]:
         """What changes when another program writes to the labels or the area."""
         return stamp_of(self.path), stamp_of(self.area_path)
@@ -318,8 +307,11 @@ class Labels:
         """Labels as they were: from the journal, from the file where that is newer, else from `support`."""
         state = self._state
         try:
-            for entry in self._journal.read():
+            entries = self._journal.read()
+            for entry in entries:
                 state.replay(entry)
+            self._kept.compare(entries, "file")
+            self._kept_area.compare(entries, "area")
         except ValueError:
             self._journal.set_aside()
             state = self._state = LabelState()
@@ -338,9 +330,9 @@ class Labels:
             self._file.read(
                 str(self.path)
             )  # refuses labels of another time point, which the journal does not know
-        if state.revision and digest in state.digests:
+        if state.revision and (digest == state.digests[0] or self._kept.is_behind):
             self._kept.seen(stamp_of(self.path))
-            if digest != state.digests[0]:  # a crash came between the journal and the file
+            if self._kept.is_behind:
                 self._write_file(self._file.text(self.all(), state.classes))
             return
         if digest is not None:
@@ -365,8 +357,6 @@ class Labels:
             added = {one.id: (self._state.next_rank + k, one) for k, one in enumerate(labels)}
             if added:
                 self._commit("start", Delta({}, added))
-        elif self._kept_area.digest() == self._state.area_digests[1]:  # a crash came before it was written
-            self._write_area()
         else:
             self._reload_area()
 
@@ -388,9 +378,8 @@ class Labels:
             if self._unread_area is not None:
                 raise self._unread_area
             area = self._file.area_text(self._file.area_of(in_order(after)))
-        entry = for_journal(kind, delta, digest, digest_of(area) if area else "")
-        self._journal.append(entry)
-        state.take(kind, delta, digest, entry.get("area", ""))
+        self._journal.append(for_journal(kind, delta, digest, digest_of(area) if area else ""))
+        state.take(kind, delta, digest)
         self._write_file(text)
         if area:
             self._write_area()
@@ -399,10 +388,10 @@ class Labels:
 
     def _write_file(self, text: bytes) -> None:
         """Write the labels. The journal has them: what cannot be written is written with the next change."""
-        self.notes += filter(None, [self._kept.write(text)])
+        self._kept.write(text)
 
     def _write_area(self) -> None:
-        self.notes += filter(None, [self._kept_area.write(self._file.area_text(self.area))])
+        self._kept_area.write(self._file.area_text(self.area))
 
     def _changes(self, changed: Iterable[Label], removed: tuple[str, ...]) -> Changes:
         state = self._state

@@ -36,8 +36,8 @@ def start_run(session: Session, runs: Runs, learning: Learning, body: Any) -> Ru
 
     Raises
     ------
-    PageRunError, SupportError
-        The request makes no sense, another run is going on, or there are no labels to learn from.
+    PageRunError, SupportError, LabelError
+        The request makes no sense, another run is going on, there are no labels to learn from, or the disk is full.
     """
     ids = body.get("sources")
     if not isinstance(ids, list) or not ids or len(set(map(str, ids))) < len(ids):
@@ -48,6 +48,8 @@ def start_run(session: Session, runs: Runs, learning: Learning, body: Any) -> Ru
     sets = session.folders.used()
     if not labelled and not sets:
         raise PageRunError("there are no labels yet; draw a region and the objects in it")
+    for one in labelled:
+        one.labels.write_again()  # a run learns from the files
     options = SupportOptions((), config.cell_part, config.geojson_origin)
     files = [(str(one.labels.path), one.source) for one in labelled]
     support = load_several(files, options, sets)  # refused here, if at all
@@ -59,16 +61,19 @@ def start_run(session: Session, runs: Runs, learning: Learning, body: Any) -> Ru
         is_file = labelled[0] is session.sources[0] or not labelled[0].source.info.ranges
     outlined = support if is_file else learning.with_outlines(support)
     folder = runs.new_folder()
-    if is_file:
-        arguments = [word for uri, _ in sets for word in ("--support", uri)]
-        for one in labelled:
-            arguments += ["--support", str(copy_labels(one.labels.path, folder))]
-            if one.uri != chosen[0].uri:
-                arguments += ["--support-slide" if kind == "slide" else "--support-raster", one.uri]
-    else:
-        write_folder(str(folder / "support"), outlined)
-        arguments = ["--support", str(folder / "support")]
-    arguments += area_arguments(chosen, areas, folder)
+    try:
+        if is_file:
+            arguments = [word for uri, _ in sets for word in ("--support", uri)]
+            for one in labelled:
+                arguments += ["--support", str(copy_labels(one.labels.path, folder))]
+                if one.uri != chosen[0].uri:
+                    arguments += ["--support-slide" if kind == "slide" else "--support-raster", one.uri]
+        else:
+            write_folder(str(folder / "support"), outlined)
+            arguments = ["--support", str(folder / "support")]
+        arguments += area_arguments(chosen, areas, folder)
+    except OSError as error:
+        raise PageRunError(f"{folder}: cannot be written ({error.strerror}); free some space") from error
     uris = [one.uri for one in chosen]
     if len(chosen) == 1:
         names, out = [chosen[0].name], folder / chosen[0].name

@@ -20,7 +20,8 @@ from fewscope.annotate.config import AnnotateConfig
 from fewscope.annotate.events import EventHub
 from fewscope.annotate.folders import LabelledFolders, read_folder
 from fewscope.annotate.label_files import LabelFile, image_size, work_scale
-from fewscope.annotate.labels import Changes, Labels
+from fewscope.annotate.label_state import Changes
+from fewscope.annotate.labels import Labels
 from fewscope.annotate.resolution import Choice, Ladder, read_choice, side_of
 from fewscope.annotate.shapes import Label
 from fewscope.annotate.tiles import ImageTiles, TileCache, TileGrid
@@ -106,7 +107,13 @@ class OpenSource:
             "n_regions": sum(one.kind == "region" for one in labels),
             "n_objects": sum(one.kind in ("object", "point") and not one.negative for one in labels),
             "state": "labelled" if labels else "new",
-            "notes": [*info.notes, *info.assumptions, *_time_note(info), *self.labels.notes],
+            "notes": [
+                *info.notes,
+                *info.assumptions,
+                *_time_note(info),
+                *self.labels.notes,
+                *filter(None, [self.labels.problem]),
+            ],
         }
 
 
@@ -140,6 +147,7 @@ class Session:
         self.sources: list[OpenSource] = []
         self.on_labels: list[Callable[[int], None]] = []
         self._told: dict[str, tuple[int, str]] = {}
+        self._problems: dict[str, str] = {}
         self.folders: LabelledFolders
         self._opened: dict[float, list[OpenSource]] = {1: self.sources}
         try:
@@ -228,6 +236,10 @@ class Session:
         before, self._told[one.id] = self._told[one.id], now
         if revision != before[0]:
             self.hub.publish({"type": "labels", "source": one.id, "revision": revision})
+        problem = one.labels.problem
+        if problem and problem != self._problems.get(one.id):
+            self.hub.publish({"type": "labels", "source": one.id, "error": problem})
+        self._problems[one.id] = problem
         if digest != before[1]:  # else it is the area alone, from which nothing is learned
             self.learn_again(int(one.id))
 

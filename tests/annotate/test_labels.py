@@ -331,10 +331,63 @@ def test_a_file_that_could_not_be_written_is_not_taken_for_an_edit(tmp_path, lab
     with monkeypatch.context() as patched:
         patched.setattr("fewscope.annotate.kept_files.write_atomic", full)
         labels.apply([rectangle(100, 20, 160, 60)], NEWEST)
-    assert "the disk is full" in labels.notes
+        with pytest.raises(LabelError, match="the disk is full"):
+            labels.write_again()  # nothing is learned from a file that is old
+    assert "the disk is full" in labels.problem
     labels.reload()
+    assert not labels.problem
     assert len(labels.all()) == 2
     assert len(json.loads((tmp_path / FILE).read_text())["features"]) == 2
+
+
+def test_a_file_that_a_full_disk_left_behind_is_not_taken_for_an_edit_at_the_next_start(
+    tmp_path, monkeypatch
+):
+    labels = opened(tmp_path)
+    labels.apply([rectangle(20, 20, 60, 60)], 0)
+
+    def full(*_: object) -> None:
+        raise OutputError("the disk is full")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("fewscope.annotate.kept_files.write_atomic", full)
+        for x in (100, 200, 300):  # the journal takes a few more lines
+            labels.apply([rectangle(x, 20, x + 60, 60)], NEWEST)
+    labels.close()
+    again = opened(tmp_path)
+    assert len(again.all()) == 4
+    assert len(json.loads((tmp_path / FILE).read_text())["features"]) == 4
+    again.close()
+
+
+def test_labels_outside_the_image_are_told_of(tmp_path):
+    path = tmp_path / "of_another.geojson"
+    features = [
+        {
+            "type": "Feature",
+            "geometry": shapely.geometry.mapping(shapely.box(x, 50, x + 60, 90)),
+            "properties": {"classification": {"name": name}},
+        }
+        for x, name in ((50_000, "Region*"), (50_010, "cell"), (40, "cell"))
+    ]
+    path.write_text(json.dumps({"type": "FeatureCollection", "features": features}))
+    labels = opened(tmp_path / "out", support=str(path))
+    assert len(labels.all()) == 1
+    assert "2 of 3 labels lie outside the image" in " ".join(labels.notes)
+    labels.close()
+
+
+def test_an_older_file_that_somebody_puts_back_is_taken(tmp_path):
+    labels = opened(tmp_path)
+    labels.apply([rectangle(20, 20, 60, 60)], 0)
+    old = (tmp_path / FILE).read_bytes()
+    for x in (100, 200, 300):
+        labels.apply([rectangle(x, 20, x + 60, 60)], NEWEST)
+    labels.close()
+    (tmp_path / FILE).write_bytes(old)
+    again = opened(tmp_path)
+    assert len(again.all()) == 1
+    again.close()
 
 
 def test_a_file_that_cannot_be_read_changes_nothing(tmp_path, labels):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import shlex
 import signal
@@ -134,6 +135,34 @@ def test_without_labels_no_run_starts(slide, tmp_path):
         assert "no object" in (await page.post("/api/runs", body, status=400))["error"]
         await page.post("/api/runs", body | {"sources": ["../0"]}, status=400)
         await page.get("/api/runs/001", status=400)
+
+    visit(config_of(slide, tmp_path), journey)
+
+
+def test_on_a_full_disk_the_page_says_so_and_no_run_learns_from_old_labels(slide, tmp_path, monkeypatch):
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    async def journey(page: Page) -> None:
+        told: list[dict[str, Any]] = []
+        await page.ops(*LABELS[:2])
+        monkeypatch.setattr(page.session.hub, "publish", told.append)
+        with monkeypatch.context() as patched:
+            patched.setattr("fewscope.connectors.storage.atomic.atomic_file", full)
+            await page.ops(LABELS[2])
+            await page.ops(LABELS[3])
+            said = [one["error"] for one in told if "error" in one]
+            assert len(said) == 1, "once"
+            assert "labels.geojson: cannot be written (No space left on device); free some space." in said[0]
+            assert (await page.get("/api/info"))["sources"][0]["notes"] == said
+            answer = await page.post("/api/runs", {"sources": ["0"]}, status=400)
+            assert answer["error"] == said[0]
+        with monkeypatch.context() as patched:
+            patched.setattr("fewscope.annotate.run_routes.copy_labels", full)
+            answer = await page.post("/api/runs", {"sources": ["0"]}, status=400)
+            assert "001: cannot be written (No space left on device); free some space" in answer["error"]
+        assert (await page.get("/api/info"))["sources"][0]["notes"] == []
+        assert await page.get("/api/runs") == []
 
     visit(config_of(slide, tmp_path), journey)
 

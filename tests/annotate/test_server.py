@@ -156,6 +156,29 @@ def test_a_file_that_was_read_before_an_edit_that_is_refused_is_taken_over_all_t
     visit(config_of(slide, tmp_path), journey)
 
 
+def test_what_another_program_draws_outside_the_image_is_told_of(slide, tmp_path, monkeypatch):
+    monkeypatch.setattr("fewscope.annotate.app.WATCH_S", 0.02)
+
+    async def journey(page: Page) -> None:
+        told: list[dict[str, Any]] = []
+        await page.ops(rectangle(10, 10, 60, 60))
+        monkeypatch.setattr(page.session.hub, "publish", told.append)
+        path = tmp_path / "labels.geojson"
+        stated = json.loads(path.read_text())
+        stated["features"][0]["geometry"]["coordinates"][0] = [
+            [9000, 9000],
+            [9090, 9000],
+            [9000, 9090],
+            [9000, 9000],
+        ]
+        path.write_text(json.dumps(stated))
+        while not (said := [one["error"] for one in told if "error" in one]):
+            await asyncio.sleep(0.02)
+        assert "1 of 1 labels lie outside the image" in said[0]
+
+    visit(config_of(slide, tmp_path), journey)
+
+
 def test_the_preview_learns_what_a_batch_job_would_read_from_the_file(slide, tmp_path):
     from fewscope.connectors.open import open_source
     from fewscope.connectors.support.load import load_support
