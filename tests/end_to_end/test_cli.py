@@ -87,6 +87,7 @@ def test_fine_tuning_is_said_and_reported(
 ):
     """Two steps of it, where a job makes as many as there are seconds for, at one scale beside the usual."""
     monkeypatch.setattr("fewscope.model.finetune.MOST_STEPS", 2)
+    monkeypatch.setattr("fewscope.model.segmenter.SIDES", (64,))
     monkeypatch.setattr("fewscope.pipeline.calibration.model_selection.OTHER_SIDES", ((96,),))
     code, said, errors = job(slide, support, tmp_path / "out", "--local", "--adapt", "40")
     assert (code, errors) == (0, "")

@@ -32,6 +32,7 @@ from fewscope.model.networks.oslsm import OSLSM
 from fewscope.model.segmenter import load_segmenter
 from fewscope.model.training.recipes import recipe
 from fewscope.model.weights import SHIPPED, checksum
+from tests.helpers import slim
 from tests.helpers.discs import patches
 from tests.helpers.episodes import one_class
 
@@ -152,6 +153,7 @@ def test_the_polynomial_of_repeats_counts_what_scipy_counts():
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("quick_texture")
 def test_support(capsys, monkeypatch):
     monkeypatch.setattr(bench_support, "BATCH", 2)
     arguments = "--models compact --tiles 1 --shots 2 --dtypes float32 --threads 1"
@@ -162,7 +164,9 @@ def test_support(capsys, monkeypatch):
 
 
 @pytest.mark.slow
-def test_tile(capsys):
+@pytest.mark.usefixtures("quick_texture")
+def test_tile(capsys, monkeypatch):
+    monkeypatch.setattr(bench_tile, "RelationNet", slim.relation_network)
     assert bench_tile.main(["--dtype", "float32", "--rounds", "1", "--shots", "2"]) == 0
     (line,) = lines(capsys.readouterr().out)
     assert line["ratio"] == pytest.approx(line["vgg16_ms_per_tile"] / line["ms_per_tile"], rel=1e-3)

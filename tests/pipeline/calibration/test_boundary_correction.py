@@ -14,6 +14,8 @@ from PIL import Image
 
 import fewscope.pipeline.run
 from fewscope.connectors.support.support_set import SupportSet
+from fewscope.model import segmenter
+from fewscope.model.networks import boundary_trees
 from fewscope.model.segmenter import load_segmenter
 from fewscope.pipeline.calibration import boundary_correction, model_selection, operating_point
 from fewscope.pipeline.calibration.boundary_correction import correct_boundaries
@@ -162,22 +164,22 @@ def test_nothing_is_corrected_without_adaptation_or_by_other_models() -> None:
 
 
 def streams(folder: Path) -> SegmentConfig:
-    """A scene of streams a few pixels wide, told from the land by each pixel's colour, and four patches of it."""
+    """A scene of streams a few pixels wide, told from the land by each pixel's colour, and three patches of it."""
     generator = np.random.default_rng(0)
-    rows, columns = np.mgrid[:448, :448]
-    water = np.zeros((448, 448), bool)
-    for k in range(6):
+    rows, columns = np.mgrid[:SIDE, : 3 * SIDE]
+    water = np.zeros((SIDE, 3 * SIDE), bool)
+    for k in range(3):
         middle = 40 + 70 * k + 18 * np.sin(columns / 23 + k) + 6 * np.sin(columns / 5 + 2 * k)
-        water |= np.abs(rows - middle) < 2.0 + generator.integers(0, 4, (1, 448))
-    land = generator.integers(90, 160, (448, 448, 3))
+        water |= np.abs(rows - middle) < 2.0 + generator.integers(0, 4, (1, 3 * SIDE))
+    land = generator.integers(90, 160, (SIDE, 3 * SIDE, 3))
     pixels = np.where(water[..., None], [40, 60, 110], land).astype(np.uint8)
     path = write_raster(folder / "scene.tif", pixels.transpose(2, 0, 1), north_up())
     patches = folder / "patches"
     patches.mkdir()
-    for k, (row, column) in enumerate([(0, 0), (0, 224), (224, 0), (224, 224)]):
-        part = slice(row, row + SIDE), slice(column, column + SIDE)
-        Image.fromarray(pixels[part]).save(patches / f"{k}.png")
-        Image.fromarray(water[part]).save(patches / f"{k}_mask.png")
+    for k in range(3):
+        part = slice(k * SIDE, (k + 1) * SIDE)
+        Image.fromarray(pixels[:, part]).save(patches / f"{k}.png")
+        Image.fromarray(water[:, part]).save(patches / f"{k}_mask.png")
     return SegmentConfig(path, str(patches), "", shard=256, raster=RasterConfig())
 
 
@@ -206,6 +208,8 @@ def test_a_run_says_that_it_corrects_and_a_resumed_one_goes_on_with_the_same_tre
     monkeypatch.setattr(model_selection, "OTHER_SIDES", ())
     monkeypatch.setattr(model_selection, "TEXTURE_SHARES", ())
     monkeypatch.setattr(operating_point, "N_MATCHED", 1)
+    monkeypatch.setattr(boundary_trees, "N_TREES", 20)
+    monkeypatch.setattr(segmenter, "FAST_SIDES", (96,))
     config, model = streams(tmp_path), load_segmenter(device="cpu", fast=True)
     encodings = EncodingCache(model)
 

@@ -139,9 +139,19 @@ def class_support(tmp_path_factory) -> str:
 @pytest.fixture
 def config(class_slide, class_support, tmp_path) -> SegmentConfig:
     return SegmentConfig(
-        class_slide, class_support, str(tmp_path / "out"), shard=128, threshold=0.5,
+        class_slide, class_support, str(tmp_path / "out"), shard=256, threshold=0.5,
         instances="components", min_area_um2=0, foreground="all",
     )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def finished(class_slide, class_support, tmp_path_factory) -> tuple[str, dict]:
+    """The folder of a run that keeps the probabilities of the classes, and its report with the pictures."""
+    out = str(tmp_path_factory.mktemp("finished") / "out")
+    return out, run(SegmentConfig(
+        class_slide, class_support, out, shard=256, threshold=0.5, instances="components", min_area_um2=0,
+        foreground="all", class_probabilities=True,
+    ))  # fmt: skip
 
 
 def run(config, model=fakes.ByChannel, **changes):
@@ -150,9 +160,9 @@ def run(config, model=fakes.ByChannel, **changes):
 
 
 @pytest.mark.slow
-def test_map_table_outlines_and_report_say_the_same_of_each_class(config, no_pictures):
-    report = run(config, class_probabilities=True)
-    result = open_result(config.out)
+def test_map_table_outlines_and_report_say_the_same_of_each_class(finished):
+    out, report = finished
+    result = open_result(out)
     image = fakes.class_picture()
     classes = result.semantic[0].compute()
     assert np.array_equal(classes, fakes.class_map(image))
@@ -171,9 +181,7 @@ def test_map_table_outlines_and_report_say_the_same_of_each_class(config, no_pic
     names = np.array(["", *table["class"].to_pylist()])
     firsts = np.unique(ids, return_index=True)[1][1:]
     assert (np.diff(firsts) > 0).all()
-    features = json.loads(gzip.decompress((Path(config.out) / "instances.geojson.gz").read_bytes()))[
-        "features"
-    ]
+    features = json.loads(gzip.decompress((Path(out) / "instances.geojson.gz").read_bytes()))["features"]
     drawn = {f["properties"]["measurements"]["Id"]: f["properties"]["classification"] for f in features}
     colours = set()
     for value, (name, said) in enumerate(zip(fakes.CLASSES, report["classes"], strict=True), start=1):
@@ -223,9 +231,8 @@ def test_each_tile_is_predicted_once_for_all_classes(config, no_pictures, monkey
 
 
 @pytest.mark.slow
-def test_a_store_of_classes_is_valid_ome_zarr_with_names_and_colours(config, no_pictures):
-    run(config, class_probabilities=True)
-    group = zarr.open_group(f"{config.out}/result.zarr", mode="r")
+def test_a_store_of_classes_is_valid_ome_zarr_with_names_and_colours(finished):
+    group = zarr.open_group(f"{finished[0]}/result.zarr", mode="r")
     ome_zarr_models.open_ome_zarr(group)
     for name in ("labels/semantic", "labels/instances", "classes/1", "classes/2", "classes/3"):
         ome_zarr_models.open_ome_zarr(group[name])
@@ -279,9 +286,9 @@ def test_bytes_do_not_depend_on_units_workers_or_interruptions(
 
 
 @pytest.mark.slow
-def test_the_page_names_every_class_in_its_colour(config):
-    report = run(config)
-    page = (Path(config.out) / "report.html").read_text()
+def test_the_page_names_every_class_in_its_colour(finished):
+    out, report = finished
+    page = (Path(out) / "report.html").read_text()
     for said in report["classes"]:
         row = re.search(
             rf'<tr><td><i class="swatch" style="background:{said["colour"]}">.*?</tr>', page, re.S
@@ -309,7 +316,7 @@ def test_the_cleaned_map_does_not_depend_on_units(config, no_pictures, tmp_path)
     found = []
     for unit in (128, 512):
         out = str(tmp_path / str(unit))
-        report = run(config, min_area_um2=10, unit=unit, out=out)
+        report = run(config, min_area_um2=10, shard=128, unit=unit, out=out)
         result = open_result(out)
         classes, labels = result.mask[0].compute(), result.labels[0].compute()
         assert np.array_equal(classes > 0, labels > 0)
