@@ -1,4 +1,4 @@
-"""Folders of ordinary photographs (PNG, JPEG), and support sets of them: whole images, resized and not cut."""
+"""Folders of ordinary photographs (PNG, JPEG, WebP, BMP), and support sets of them: whole images, resized, not cut."""
 
 from __future__ import annotations
 
@@ -13,12 +13,16 @@ from PIL import Image, ImageOps
 from scipy import ndimage
 
 from fewscope.connectors.conventions import IGNORE_LABEL, PATCH_SIZE
+from fewscope.connectors.pixels.stretch import stretch_channels
 from fewscope.connectors.support.folder import PAIRS, open_pictures
 from fewscope.connectors.support.label_files import is_label_file
 from fewscope.connectors.support.support_set import BOX, POINT, SupportSet, joined_rough
 from fewscope.errors import SourceError, SupportError
 
-PHOTOGRAPHS = (".png", ".jpg", ".jpeg")
+PHOTOGRAPHS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+PICTURES = (*PHOTOGRAPHS, ".tif", ".tiff", ".gif")
+"""Names of pictures that are read as photographs where that is asked for; else they are slides."""
+
 SMALL, SMALL_IN_A_CROWD = 0.01, 0.05
 """Share of its picture below which an object is small, and below which it is where there are at least `CROWD` in a
 picture: of one that is 25 px wide where the picture is 224, and of 57 px."""
@@ -38,14 +42,14 @@ MAX_PIXELS = 100_000_000
 """Larger images are scans, not photographs, and take more memory than they are worth."""
 
 
-def photograph_files(folder: Path) -> list[Path]:
+def photograph_files(folder: Path, endings: Sequence[str] = PHOTOGRAPHS) -> list[Path]:
     """Photographs of a folder in the order of their names; empty if it is none, or holds a slide."""
     if not folder.is_dir():
         return []
     files = [path for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")]
     if any(path.suffix.lower() in SLIDE_PARTS for path in files):
         return []
-    return sorted(path for path in files if path.suffix.lower() in PHOTOGRAPHS)
+    return sorted(path for path in files if path.suffix.lower() in endings)
 
 
 def has_small_objects(support: str, class_names: Sequence[str] = ()) -> bool:
@@ -81,12 +85,14 @@ def has_small_objects(support: str, class_names: Sequence[str] = ()) -> bool:
 
 
 def read_photograph(path: Path) -> NDArray[np.uint8]:
-    """A photograph upright, as its EXIF orientation says: uint8 (H, W, 3), RGB.
+    """A photograph upright, as its EXIF orientation says, over white where it is transparent: uint8 (H, W, 3), RGB.
+
+    A grey one of more than 8 bits is stretched as slides of one channel are.
 
     Raises
     ------
     SourceError
-        It cannot be decoded, is no 8-bit image, or has more than `MAX_PIXELS`.
+        It cannot be decoded, or has more than `MAX_PIXELS`.
     """
     try:
         with warnings.catch_warnings():
@@ -97,11 +103,13 @@ def read_photograph(path: Path) -> NDArray[np.uint8]:
                         f"{path}: has {picture.width * picture.height / 1e6:.0f} million px, at most "
                         f"{MAX_PIXELS / 1e6:.0f} are read; make it smaller"
                     )
-                if picture.mode.startswith(("I", "F")):
-                    raise SourceError(
-                        f"{path}: has mode {picture.mode}, expected 8-bit colour or grey; convert it"
-                    )
                 upright = ImageOps.exif_transpose(picture)
+                if upright.mode.startswith(("I", "F")):
+                    values = np.asarray(upright)
+                    return stretch_channels(values[np.isfinite(values)][None], None)(values[None])
+                if upright.has_transparency_data:
+                    white = Image.new("RGBA", upright.size, "white")
+                    return np.array(Image.alpha_composite(white, upright.convert("RGBA")).convert("RGB"))
                 return np.array(upright.convert("RGB"))
     except SourceError:
         raise

@@ -6,9 +6,16 @@ import argparse
 import logging
 import shutil
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
-from fewscope.connectors.photographs import has_small_objects, load_photograph_support, photograph_files
+from fewscope.connectors.photographs import (
+    PHOTOGRAPHS,
+    PICTURES,
+    has_small_objects,
+    load_photograph_support,
+    photograph_files,
+)
 from fewscope.connectors.slide_folders import drawn_in
 from fewscope.connectors.support.load import is_annotations
 from fewscope.errors import ConfigError, RunMismatch, SourceError
@@ -21,8 +28,15 @@ log = logging.getLogger(__name__)
 def photographs_of(args: argparse.Namespace) -> list[Path]:
     """Photographs of the only source, if it is a folder of them; none if its pictures are to be segmented as slides."""
     if len(args.slides) != 1 or "://" in args.slides[0] or args.pictures == "tiles":
+        if args.pictures == "whole":
+            raise ConfigError(f"--pictures whole is for one folder of photographs, not {args.slides[0]} ...")
         return []
-    files = photograph_files(Path(args.slides[0]))
+    folder = Path(args.slides[0])
+    files = photograph_files(folder, PICTURES if args.pictures == "whole" else PHOTOGRAPHS)
+    if args.pictures == "whole" and not files:
+        raise ConfigError(
+            f"--pictures whole: {folder} is no folder of photographs; give one with {', '.join(PICTURES)}"
+        )
     if not files or args.pictures == "whole":
         return files
     if any(is_annotations(one) or drawn_in(one) for one in args.support):
@@ -39,8 +53,19 @@ def photographs_of(args: argparse.Namespace) -> list[Path]:
     return files
 
 
+def left_out(folder: Path, files: Sequence[Path]) -> list[str]:
+    """Names of what is in a folder of photographs and may hold more of them: other pictures, and folders."""
+    others = sorted(set(folder.iterdir()) - set(files))
+    return [
+        one.name + "/" * one.is_dir()
+        for one in others
+        if not one.name.startswith(".") and (one.is_dir() or one.suffix.lower() in PICTURES)
+    ]
+
+
 def run_photographs(files: list[Path], args: argparse.Namespace) -> int:
     """Segment photographs, and print where the result is."""
+    from fewscope.connectors.vectors.polygon_files import listed
     from fewscope.model.networks import efficientnet_lite
     from fewscope.model.segmenter import load_segmenter
     from fewscope.pipeline.photographs import LIST, learn, segment_photographs
@@ -62,6 +87,12 @@ def run_photographs(files: list[Path], args: argparse.Namespace) -> int:
             raise RunMismatch(f"{out} is not empty; give another --out, or --overwrite")
         for name in ("masks", "overlays"):
             shutil.rmtree(out / name, ignore_errors=True)
+    if left := left_out(Path(args.slides[0]), files):
+        log.warning(
+            "%s: %s left out; --pictures whole also reads TIFF and GIF, and folders are given by themselves",
+            args.slides[0],
+            listed(left),
+        )
     support = load_photograph_support(Path(args.support[0]), args.class_names)
     encoder = args.encoder
     if encoder is None and args.model == "compact":

@@ -46,8 +46,9 @@ by pixel as they are; without --slide-mpp, sizes are in px.
 Of a z-stack, one plane or a projection is analysed. Of a time series, each time point is analysed by itself, and
 index.html shows the count over time. See docs/channels.md.
 
-A folder of photographs (PNG, JPEG) with a support set of whole photographs and masks is labelled as FSS-1000's images
-are: masks, overlays, COCO's JSON and a contact sheet, the most doubtful first. Options for slides have no effect there.
+A folder of photographs (PNG, JPEG, WebP, BMP) with a support set of whole photographs and masks is labelled as
+FSS-1000's images are: masks, overlays, COCO's JSON and a contact sheet, the most doubtful first. Options for slides
+have no effect there.
 """
 
 

@@ -80,8 +80,7 @@ class PictureFile:
     Raises
     ------
     SourceError
-        It is no picture, lies on a map, is turned by its EXIF orientation, holds several pictures, or is a CIELAB one,
-        whose colours are not certain.
+        It is no picture, lies on a map, holds several pictures, or is a CIELAB one, whose colours are not certain.
     """
 
     def __init__(self, uri: str, series: int | None = None, pages: Pages | None = None) -> None:
@@ -186,12 +185,24 @@ def _check(uri: str, opened: rasterio.DatasetReader) -> None:
             f"{uri}: is a picture of {size} without levels; make it a slide with `python -m "
             f"fewscope.connectors.slides.pyramid_tiff {shlex.quote(uri)} OUT.tif --mpp UM_PER_PX`"
         )
-    if opened.tags().get("EXIF_Orientation", "1") not in ("0", "1"):
-        raise SourceError(f"{uri}: is rotated by its EXIF orientation; save it upright")
+    if opened.driver == "WEBP" and _is_animated(opened.name):
+        raise SourceError(f"{uri}: is an animation, of which no picture can be read; save one of them as PNG")
     if opened.tags(ns="IMAGE_STRUCTURE").get("SOURCE_COLOR_SPACE", "").endswith("LAB"):
         raise SourceError(
             f"{uri}: is a CIELAB picture, whose white point is not certain; convert it to RGB first"
         )
+
+
+def is_turned(opened: rasterio.DatasetReader) -> bool:
+    """Whether a picture is to be shown in another orientation than it is stored in, by its EXIF."""
+    return opened.tags().get("EXIF_Orientation", "1") not in ("0", "1")
+
+
+def _is_animated(path: str) -> bool:
+    """Whether a WebP holds several pictures: https://developers.google.com/speed/webp/docs/riff_container"""
+    with open(path, "rb") as file:
+        head = file.read(21)
+    return head[12:16] == b"VP8X" and len(head) == 21 and bool(head[20] & 2)
 
 
 def _page(path: str, offset: int) -> str:
@@ -229,6 +240,11 @@ def _image(
         assumptions = (
             f"{uri}: does not say what its {len(pages.offsets)} pages are; they were read as channels. --pages planes "
             "or times says otherwise.",
+        )
+    if is_turned(opened):
+        assumptions += (
+            f"{uri}: is to be shown turned, as its EXIF orientation says; it was analysed as it is stored, and so are "
+            "the coordinates and outlines of what was found.",
         )
     return ChannelImage(
         vendor=f"{driver} picture",

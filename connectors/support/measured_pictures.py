@@ -16,7 +16,7 @@ from fewscope.connectors.conventions import Ranges
 from fewscope.connectors.slide_options import CHANNEL_TIFF_ENDINGS, NO_STACK, StackOptions
 from fewscope.connectors.slides.channel_source import ChannelSource
 from fewscope.connectors.slides.channel_tiff import ChannelTiff, is_channel_tiff
-from fewscope.connectors.slides.picture_file import PictureFile, open_quietly
+from fewscope.connectors.slides.picture_file import PictureFile, is_turned, open_quietly
 from fewscope.connectors.slides.tiff_pages import has_pages
 from fewscope.connectors.source import SourceInfo
 from fewscope.connectors.storage.gdal import gdal
@@ -116,6 +116,9 @@ class PictureReader:
         of_channels = path.lower().endswith(CHANNEL_TIFF_ENDINGS) and is_channel_tiff(path)
         if not of_channels and not _is_deep(path) and not has_pages(path):
             return None
+        with gdal(), open_quietly(path) as picture:
+            if is_turned(picture):  # whoever labelled it may have seen it so
+                raise SupportError(f"{path}: is rotated by its EXIF orientation; save it upright")
         try:
             return ChannelSource.open_whole(
                 path,

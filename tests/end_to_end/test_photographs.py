@@ -10,7 +10,7 @@ from pycocotools import mask as coco_mask
 
 from fewscope.connectors.photographs import load_photograph_support, photograph_files, read_photograph
 from fewscope.errors import SourceError, SupportError
-from fewscope.jobs import mine, segment_wsi
+from fewscope.jobs import mine, photographs, segment_wsi
 from fewscope.pipeline.photographs import Photograph, quality_of, ranked, run_lengths
 
 FAST = ["--model", "prototype-compact", "--adapt", "0"]
@@ -135,6 +135,57 @@ def test_photographs_are_resized_whole_and_slides_are_none(
     assert read_photograph(photos / "turned.jpeg").shape == (200, 320, 3)
 
 
+def test_photographs_of_any_kind_are_read_as_they_look(tmp_path: Path) -> None:
+    grey = np.tile(np.linspace(2000, 3000, 200), (100, 1)).astype(np.uint16)
+    Image.fromarray(grey).save(tmp_path / "deep.png")
+    deep = read_photograph(tmp_path / "deep.png")
+    assert deep.shape == (100, 200, 3)
+    assert (deep == deep[..., :1]).all()
+    assert np.abs(deep[0, :, 0] - np.linspace(0, 255, 200)).max() < 4
+    image, mask = photo((100, 200), (0.5, 0.5), 40)
+    hidden = Image.fromarray(np.dstack([image, 255 * mask.astype(np.uint8)]))
+    hidden.save(tmp_path / "cut.png")
+    hidden.quantize().save(tmp_path / "cut-palette.png")
+    for name, most in (("cut.png", 0), ("cut-palette.png", 40)):
+        seen = read_photograph(tmp_path / name).astype(int)
+        assert (seen[~mask] == 255).all(), name
+        assert np.abs(seen - image)[mask].max() <= most, name
+    for ending in ("webp", "bmp", "tif", "gif"):
+        Image.fromarray(image).save(
+            tmp_path / f"a.{ending}", **({"lossless": True} if ending == "webp" else {})
+        )
+        assert np.abs(read_photograph(tmp_path / f"a.{ending}").astype(int) - image).mean() < 4
+    assert {path.name for path in photograph_files(tmp_path)} == {
+        *("a.bmp", "a.webp", "cut-palette.png", "cut.png", "deep.png")
+    }
+
+
+def test_which_pictures_of_a_folder_are_photographs(
+    folders: tuple[Path, Path], tmp_path: Path, capfd: pytest.CaptureFixture
+) -> None:
+    photos, five = folders
+    argv = ["--support", str(five), "--out", str(tmp_path / "out"), "--pictures"]
+    (photos / "more").mkdir()
+    Image.open(photos / "a.png").save(photos / "b.tif")
+
+    def chosen(how: str) -> list[str]:
+        return [
+            path.name for path in photographs.photographs_of(segment_wsi.parse([str(photos), *argv, how]))
+        ]
+
+    assert chosen("auto") == ["a.jpg", "a.png", "turned.jpeg"]
+    assert chosen("whole") == ["a.jpg", "a.png", "b.tif", "turned.jpeg"]
+    assert chosen("tiles") == []
+    assert photographs.left_out(photos, [photos / name for name in chosen("auto")]) == ["b.tif", "more/"]
+    for slides in (
+        [str(photos / "more")],
+        [str(photos / "a.png")],
+        [str(photos / "a.png"), str(photos / "a.jpg")],
+    ):
+        assert segment_wsi.main([*slides, *argv, "whole"]) == 2
+        assert "--pictures whole" in capfd.readouterr().err
+
+
 @pytest.mark.slow
 def test_a_folder_of_photographs_is_labelled_by_coco(
     folders: tuple[Path, Path], tmp_path: Path, capfd: pytest.CaptureFixture
@@ -193,9 +244,9 @@ def test_a_folder_of_photographs_is_labelled_by_boxes(
 
 
 def test_bad_photographs_and_support_sets_are_one_line(tmp_path: Path, folders: tuple[Path, Path]) -> None:
-    Image.fromarray(np.zeros((9, 9), np.uint16)).save(tmp_path / "deep.png")
-    with pytest.raises(SourceError, match="expected 8-bit colour or grey"):
-        read_photograph(tmp_path / "deep.png")
+    (tmp_path / "none.png").write_bytes(b"nothing")
+    with pytest.raises(SourceError, match="cannot be decoded"):
+        read_photograph(tmp_path / "none.png")
     with pytest.raises(SupportError, match="no such folder"):
         load_photograph_support(tmp_path / "nothing")
     with pytest.raises(SupportError, match="has no labelled pair"):

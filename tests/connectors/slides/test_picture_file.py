@@ -154,7 +154,22 @@ def exif(path: Path) -> None:
     picture = Image.fromarray(colours())
     tags = picture.getexif()
     tags[0x0112] = 6
-    picture.save(path, "JPEG", exif=tags)
+    picture.save(path, "JPEG", exif=tags, quality=95, subsampling=0)
+
+
+def animation(path: Path) -> None:
+    first, second = Image.fromarray(colours()), Image.fromarray(255 - colours())
+    first.save(path, "WEBP", save_all=True, append_images=[second])
+
+
+def test_a_picture_to_be_shown_turned_is_read_as_it_is_stored_and_that_is_said(tmp_path):
+    """As a telephone at an ocular takes it. Pixels, coordinates and outlines are those of the file."""
+    exif(tmp_path / "a.jpg")
+    with closing(open_source(str(tmp_path / "a.jpg"))) as source:
+        stored = np.asarray(Image.open(tmp_path / "a.jpg"))
+        assert whole(source).shape == stored.shape
+        assert np.abs(whole(source).astype(int) - stored).max() <= 4
+        assert any("EXIF orientation" in text for text in source.info.assumptions)
 
 
 @pytest.mark.parametrize(
@@ -164,7 +179,7 @@ def exif(path: Path) -> None:
         ("a.png", lambda path: path.write_bytes(b""), "is empty"),
         ("a.png", lambda path: path.write_text("nothing"), "is not a picture that can be read"),
         ("a.png", lambda path: path.mkdir(), "is a folder"),
-        ("a.jpg", exif, "EXIF orientation; save it upright"),
+        ("a.webp", animation, "is an animation"),
         ("a.tif", lambda path: pages(path, np.zeros((9, 40, 40), np.uint8)), "a file of 9 pictures"),
         ("a.tif", lambda path: Image.fromarray(colours()).convert("LAB").save(path), "CIELAB"),
     ],
