@@ -46,9 +46,9 @@ def no_pictures() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def finished(support: str, tmp_path_factory: pytest.TempPathFactory) -> SegmentConfig:
-    """A run of fifteen units, and of two levels, that nobody stops."""
+    """A run of ten units, and of two levels, that nobody stops."""
     folder = tmp_path_factory.mktemp("finished")
-    slide = fakes.write_slide(folder / "slide.tif", fakes.picture(330, 520))
+    slide = fakes.write_slide(folder / "slide.tif", fakes.picture(240, 520))
     options = {"shard": 128, "threshold": 0.5, "instances": "components", "outlines": "points"}
     config = SegmentConfig(slide, support, str(folder / "out"), **options)
     finish(config)

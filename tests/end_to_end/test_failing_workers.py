@@ -97,17 +97,25 @@ def test_a_worker_that_hangs_is_killed_and_its_units_done_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     flag, out = tmp_path / "hangs", tmp_path / "out"
-    lost = ray_pool._AtWork._lost
-    with RayPool(functools.partial(fakes.HangsOnce, str(flag)), 1, unit_timeout_s=25) as pool:
+    step, lost, killed = ray_pool._AtWork.step, ray_pool._AtWork._lost, []
+    monkeypatch.setattr(ray_pool, "LOG_EVERY_S", 1.0)
+    with RayPool(functools.partial(fakes.HangsOnce, str(flag)), 1, unit_timeout_s=600) as pool:
 
-        def lost_once(self: ray_pool._AtWork, *arguments: object) -> object:
-            pool.unit_timeout_s = 600  # on a busy machine a new worker takes 25 s to import what it needs
-            return lost(self, *arguments)  # type: ignore[arg-type]
+        def watched(self: ray_pool._AtWork, timeout_s: float) -> object:
+            # short while it hangs: before and after, a busy machine takes as long for a unit
+            pool.unit_timeout_s = 2.0 if flag.exists() and not killed else 600.0
+            return step(self, timeout_s)
 
+        def lost_once(self: ray_pool._AtWork, worker: object, reason: str) -> object:
+            killed.append(reason)
+            return lost(self, worker, reason)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(ray_pool._AtWork, "step", watched)
         monkeypatch.setattr(ray_pool._AtWork, "_lost", lost_once)
         segment(dataclasses.replace(config, out=str(out)), pool, fakes.ByColour())
     with pytest.raises(ProcessLookupError):
         os.kill(int(flag.read_text()), 0)
+    assert killed == ["no answer for 2 s"]
     assert fakes.outputs(out) == undisturbed
 
 
