@@ -8,7 +8,7 @@ import math
 import re
 from collections import Counter
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import shapely
 from shapely.geometry.base import BaseGeometry
@@ -74,12 +74,19 @@ def json_text(uri: str, content: bytes) -> str:
 
 
 def read_qupath(
-    uri: str, text: str, options: SupportOptions, cores: bool = False, time: int | None = None
+    uri: str,
+    text: str,
+    options: SupportOptions,
+    cores: bool = False,
+    time: int | None = None,
+    plane: int | None = None,
 ) -> AnnotationFile:
     """Annotations of GeoJSON exported by QuPath, in level-0 pixels from the corner that QuPath counts from.
 
     ``cores``: those of a tissue microarray that are not missing are of the class `TMA_CORE`, if of no other.
     ``time``: of a series, counted from 1; what was drawn on other time points is left out.
+    ``plane``: the one of a z-stack that is read, counted from 1; None of a projection. It is said if they were drawn on
+    others.
     """
     annotations = AnnotationFile()
     drawn = [
@@ -89,6 +96,8 @@ def read_qupath(
         drawn = [replace(one, name=TMA_CORE, stated=True) if one.is_unstated_core else one for one in drawn]
     if time is not None:
         drawn = _drawn_at(uri, drawn, time, annotations)
+    if plane is not None:
+        _tell_planes(uri, drawn, plane, annotations)
     has_nuclei = any(_is_there(one.nucleus) for one in drawn)
     taken, named_by = Counter[tuple[str, str]](), Counter[str]()
     for one in drawn:
@@ -132,7 +141,7 @@ def read_qupath(
 
 def _drawn_at(uri: str, drawn: list[_Drawn], time: int, annotations: AnnotationFile) -> list[_Drawn]:
     """What was drawn on a time point: all, if the file does not say on which."""
-    times = [_time_of(one.geometry) for one in drawn]
+    times = [_number_in_stack(one.geometry, "t") for one in drawn]
     if not any(times):
         return drawn
     known = [of_one or 1 for of_one in times]  # QuPath leaves out the first
@@ -150,9 +159,26 @@ def _drawn_at(uri: str, drawn: list[_Drawn], time: int, annotations: AnnotationF
     return [one for one, of_one in zip(drawn, known, strict=True) if of_one == time]
 
 
+def _tell_planes(uri: str, drawn: list[_Drawn], plane: int, annotations: AnnotationFile) -> None:
+    """Say so if the file states that it was drawn on other planes than the one that is read."""
+    planes = {_number_in_stack(one.geometry, "z") or 1 for one in drawn}  # QuPath leaves out the first
+    others = sorted(planes - {plane})
+    if planes == {1} or not others:  # the first may be that of a projection
+        return
+    shown = ", ".join(map(str, others[:6])) + (", ..." if len(others) > 6 else "")
+    cure = f"{others[0]} reads that one" if len(others) == 1 else "max reads all"
+    annotations.assumptions.append(
+        f"{uri}: was drawn on plane {shown} of the stack, and learned from on plane {plane}, where objects may look "
+        f"different; --plane {cure}."
+    )
+
+
 def stated_times(uri: str, text: str) -> set[int]:
     """Time points, counted from 1, that GeoJSON was drawn on; empty if it does not say it."""
-    times = [_time_of(_parse_feature(uri, n, one).geometry) for n, one in enumerate(_features(uri, text), 1)]
+    times = [
+        _number_in_stack(_parse_feature(uri, n, one).geometry, "t")
+        for n, one in enumerate(_features(uri, text), 1)
+    ]
     return {of_one or 1 for of_one in times} if any(times) else set()
 
 
@@ -228,38 +254,42 @@ def _not_geojson(uri: str, error: Exception) -> SupportError:
 
 @dataclass(frozen=True, slots=True)
 class _Outline:
-    """A geometry with an area, as it was read: its shape, or why it is none; and its time point, from 1, if stated."""
+    """A geometry with an area, as it was read: its shape, or why it is none; and its time point and plane, from 1, if
+    stated."""
 
     kind: str
     shape: BaseGeometry | None
     error: str = ""
     time: int | None = None
+    plane: int | None = None
 
 
 def _condensed(read: dict[str, Any]) -> Any:
     """A JSON object in little memory: lists of coordinates as shapes, features without their measurements."""
     kind = read.get("type")
     if kind in ("Polygon", "MultiPolygon") and "coordinates" in read:
-        return replace(_outline(str(kind), read), time=_time_of(read))
+        time, plane = _number_in_stack(read, "t"), _number_in_stack(read, "z")
+        return replace(_outline(str(kind), read), time=time, plane=plane)
     if kind == "GeometryCollection":
         parts = read.get("geometries")
         if not isinstance(parts, list):
             return _Outline(kind, None, "no list of geometries")
         broken = next((part.error for part in parts if isinstance(part, _Outline) and part.error), "")
         shapes = [part.shape for part in parts if isinstance(part, _Outline) and part.shape is not None]
-        return _Outline(kind, shapely.GeometryCollection(shapes), broken, _time_of(read))
+        time, plane = _number_in_stack(read, "t"), _number_in_stack(read, "z")
+        return _Outline(kind, shapely.GeometryCollection(shapes), broken, time, plane)
     if kind == "Feature" and isinstance(read.get("properties"), dict):
         read["properties"].pop("measurements", None)
     return read
 
 
-def _time_of(geometry: Any) -> int | None:
-    """The time point, counted from 1, that a geometry states in its plane; None where it states none."""
+def _number_in_stack(geometry: Any, axis: Literal["t", "z"]) -> int | None:
+    """The time point or the plane, counted from 1, that a geometry states to lie in; None where it states none."""
     if isinstance(geometry, _Outline):
-        return geometry.time
-    plane = geometry.get("plane") if isinstance(geometry, dict) else None
-    t = plane.get("t") if isinstance(plane, dict) else None
-    return t + 1 if isinstance(t, int) and t >= 0 else None
+        return geometry.time if axis == "t" else geometry.plane
+    stated = geometry.get("plane") if isinstance(geometry, dict) else None
+    number = stated.get(axis) if isinstance(stated, dict) else None
+    return number + 1 if isinstance(number, int) and number >= 0 else None
 
 
 def _outline(kind: str, geometry: dict[str, Any]) -> _Outline:

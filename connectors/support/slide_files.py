@@ -50,7 +50,8 @@ def read_slide_file(
         text = json_text(uri, content)
         del content  # what is parsed takes more
         time = info.time.number if info.time is not None and not cores else None
-        return read_qupath(uri, text, options, cores, time)
+        plane = info.z + 1 if info.z is not None and not cores else None
+        return read_qupath(uri, text, options, cores, time, plane)
     tell_origin(uri, found, info)
     return found
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 from contextlib import closing
 
 import numpy as np
 import pytest
+import shapely
 import tifffile
 from PIL import Image
+from shapely.geometry import mapping
 
 from fewscope.connectors.open import open_source
 from fewscope.connectors.slide_options import SlideOptions, StackOptions
@@ -98,3 +101,32 @@ def test_labels_of_another_time_point_are_left_out_and_regions_are_of_all(tmp_pa
         pytest.raises(SupportError, match="drawn on time point 1, 2, but time point 3 is read"),
     ):
         load_support(str(drawn), source=source)
+
+
+@pytest.mark.parametrize(
+    ("drawn_on", "read", "told"),
+    [
+        ([3], 3, None),
+        ([3], 2, "on plane 3 of the stack, and learned from on plane 2, .* --plane 3 reads that one"),
+        ([2, 3], 2, "on plane 3 of the stack, and learned from on plane 2, "),
+        ([1, 3], 2, "on plane 1, 3 of the stack, .* --plane max reads all"),
+        ([3], "max", None),
+        ([1], 3, None),  # not stated
+    ],
+)
+def test_annotations_of_other_planes_than_the_one_that_is_read_are_told_of(tmp_path, drawn_on, read, told):
+    features = []
+    for name, left, z in [("Region", 0, drawn_on[0]), *(("cell", 10 + 30 * z, z) for z in drawn_on)]:
+        ring = shapely.box(left, 0, left + (200 if name == "Region" else 20), 200 if name == "Region" else 20)
+        plane = {"plane": {"c": -1, "z": z - 1, "t": 0}} if z > 1 else {}
+        properties = {"classification": {"name": name}}
+        features.append({"type": "Feature", "geometry": mapping(ring) | plane, "properties": properties})
+    drawn = tmp_path / "drawn.geojson"
+    drawn.write_text(json.dumps({"type": "FeatureCollection", "features": features}))
+    noise = np.random.default_rng(0).integers(0, 255, (3, 240, 240)).astype(np.uint8)
+    path = write_ome_tiff(tmp_path / "stack.ome.tif", noise, axes="ZYX", factors=())
+    with closing(open_source(path, slide=SlideOptions(stack=StackOptions(read)))) as source:
+        support = load_support(str(drawn), source=source)
+    found = [text for text in support.assumptions if "of the stack" in text]
+    assert len(found) == (told is not None)
+    assert all(re.search(told or "", text) for text in found)
