@@ -262,7 +262,8 @@ def notes_on(files: list[RasterFile], grid: Grid) -> list[str]:
     elif grid.crs is None:
         notes.append("The file states no CRS: its coordinates are kept, their unit is not known.")
     if grid.transform.b or grid.transform.d:
-        notes.append("The raster is rotated against its CRS; results keep its grid.")
+        axes = "its CRS" if grid.crs else "the axes of its coordinates"
+        notes.append(f"The raster is rotated against {axes}; results keep its grid.")
     others = sorted({str(file.crs) for file in files} - {str(grid.crs)})
     if others and grid.crs:
         notes.append(f"Resampled to {grid.crs} from {', '.join(others)}.")

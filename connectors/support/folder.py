@@ -101,7 +101,12 @@ def _open(uri: str) -> tuple[Any, str]:
     if not exists:
         raise SupportError(f"{uri}: no such folder; check the path")
     if not is_folder and not is_label_file(uri):
-        raise SupportError(f"{uri}: is a file, expected a folder of pairs, or a .geojson of annotations")
+        labels = ""
+        if uri.lower().endswith((".tif", ".tiff")):
+            labels = "; give a raster of labels as polygons without the background (QGIS: Polygonize)"
+        raise SupportError(
+            f"{uri}: is a file, expected a folder of pairs, or a .geojson of annotations{labels}"
+        )
     return filesystem, root
 
 

@@ -21,6 +21,7 @@ MAX_SIDE = (
 )
 MAX_FILE_BYTES = 64 * 2**20
 TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+GDAL_NODATA = 42113  # tag of a TIFF: https://gdal.org/en/stable/drivers/raster/gtiff.html
 LARGEST_FLOAT = 2**24  # up to which a float of 32 bits holds every whole number
 NEAR_ENDS = (64, 191)  # a lossy black-and-white mask must not have grey levels in this range
 
@@ -134,7 +135,8 @@ def decode_image(filesystem: Any, path: str) -> NDArray[np.uint8]:
 
 
 def decode_mask(filesystem: Any, path: str) -> NDArray[np.uint8]:
-    """Decode a mask: uint8 (H, W), 0 background, 1 object. SupportError if its meaning is ambiguous."""
+    """Decode a mask: uint8 (H, W), 0 background, 1 object, and 255 where a raster declares no data. SupportError if its
+    meaning is ambiguous."""
     picture = _without_alpha(_open_picture(filesystem, path), path)
     if picture.mode == "P":
         return _decode_palette(picture, path)
@@ -151,6 +153,15 @@ def decode_mask(filesystem: Any, path: str) -> NDArray[np.uint8]:
                 )
             values = values.max(axis=2)
     found = np.unique(values)
+    nodata = _nodata_of(picture)
+    if nodata in found:
+        if len(found) == 2 and found[0] == 0:
+            raise SupportError(
+                f"{path}: declares {nodata} as no data, and holds it and 0 alone: whether {nodata} is object is not "
+                "certain; save object as 1, or take the declaration out with `gdal_edit.py -unsetnodata`"
+            )
+        if len(found) == 3 and found[0] == 0:
+            return np.where(values == nodata, IGNORE_LABEL, values > 0).astype(np.uint8)
     if _are_two(found):
         return (values > 0).astype(np.uint8)
     is_lossy = picture.format == "JPEG" and values.dtype == np.uint8
@@ -163,6 +174,12 @@ def decode_mask(filesystem: Any, path: str) -> NDArray[np.uint8]:
     elif found[0] == 0:
         cure += '; or say in support.json what the values are: "classes": [names], or "instances": true'
     raise SupportError(f"{path}: is a mask of {len(found)} values ({shown}), expected 2; {cure}")
+
+
+def _nodata_of(picture: Image.Image) -> int | None:
+    """The whole number above 0 that a GeoTIFF declares as no data; None where there is none. 0 is background."""
+    text = str(getattr(picture, "tag_v2", {}).get(GDAL_NODATA, "")).strip("\0 ")
+    return int(text) if text.isdigit() and int(text) > 0 else None
 
 
 def _are_two(found: NDArray[Any]) -> bool:
@@ -192,7 +209,8 @@ def decode_numbers(filesystem: Any, path: str) -> NDArray[np.int32] | None:
         values = values[..., 0]
     found = np.unique(values)
     is_palette_of_two = picture.mode == "P" and len(found) <= 2
-    if _are_two(found) or is_palette_of_two or found[0] < 0:
+    is_two_and_nodata = len(found) == 3 and found[0] == 0 and _nodata_of(picture) in found
+    if _are_two(found) or is_palette_of_two or is_two_and_nodata or found[0] < 0:
         return None
     return values.astype(np.int32)
 

@@ -158,5 +158,7 @@ def decode_label_image(filesystem: Any, path: str) -> tuple[NDArray[np.uint8], N
     numbers = decode_numbers(filesystem, path)
     if numbers is None:
         mask = decode_mask(filesystem, path)
-        numbers = cc3d.connected_components(np.ascontiguousarray(mask), connectivity=8).astype(np.int32)
+        is_object = np.ascontiguousarray(mask == 1)
+        numbers = cc3d.connected_components(is_object, connectivity=8).astype(np.int32)
+        return mask, numbers
     return (numbers > 0).astype(np.uint8), numbers

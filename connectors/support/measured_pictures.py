@@ -16,7 +16,7 @@ from fewscope.connectors.conventions import Ranges
 from fewscope.connectors.slide_options import CHANNEL_TIFF_ENDINGS, NO_STACK, StackOptions
 from fewscope.connectors.slides.channel_source import ChannelSource
 from fewscope.connectors.slides.channel_tiff import ChannelTiff, is_channel_tiff
-from fewscope.connectors.slides.picture_file import PictureFile, is_turned, open_quietly
+from fewscope.connectors.slides.picture_file import PictureFile, is_picture, is_turned, open_quietly
 from fewscope.connectors.slides.tiff_pages import has_pages
 from fewscope.connectors.source import SourceInfo
 from fewscope.connectors.storage.gdal import gdal
@@ -116,6 +116,12 @@ class PictureReader:
         of_channels = path.lower().endswith(CHANNEL_TIFF_ENDINGS) and is_channel_tiff(path)
         if not of_channels and not _is_deep(path) and not has_pages(path):
             return None
+        if not of_channels and not is_picture(path):
+            raise SupportError(
+                f"{path}: is a georeferenced raster of other values than bytes, and how the scene shows them is not "
+                "known here; turn its labels into polygons without the background (QGIS: Polygonize) and give these, "
+                "with --support-raster if it is not the scene itself; or save it as 8-bit RGB as the scene is shown"
+            )
         with gdal(), open_quietly(path) as picture:
             if is_turned(picture):  # whoever labelled it may have seen it so
                 raise SupportError(f"{path}: is rotated by its EXIF orientation; save it upright")

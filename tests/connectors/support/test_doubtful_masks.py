@@ -6,6 +6,9 @@ import json
 
 import numpy as np
 import pytest
+import rasterio
+from affine import Affine
+from PIL import Image
 
 from fewscope.connectors.support.load import load_support
 from fewscope.errors import SupportError
@@ -73,3 +76,54 @@ def test_notes_of_the_folders_of_classes_are_kept(tmp_path):
     save_pair(tmp_path / "b", "a", photo(seed=2))
     (note,) = load_support(str(tmp_path)).notes
     assert "class a looks inverted" in note
+
+
+def write_labels(path, labels: np.ndarray, nodata: int | None) -> None:
+    profile = {
+        "driver": "GTiff",
+        "height": 224,
+        "width": 224,
+        "count": 1,
+        "dtype": "uint8",
+        "crs": "EPSG:32618",
+    }
+    with rasterio.open(path, "w", transform=Affine(10, 0, 0, 0, -10, 0), nodata=nodata, **profile) as written:
+        written.write(labels[None])
+
+
+def test_what_a_raster_of_labels_declares_as_no_data_is_not_labelled(tmp_path):
+    """As `mask.tif` of a run is, and GIS programs write them."""
+    labels = np.zeros((224, 224), np.uint8)
+    labels[50:90, 50:90] = 1
+    labels[:40] = 255
+    for k in (1, 2):
+        Image.fromarray(np.full((224, 224, 3), 90, np.uint8)).save(tmp_path / f"{k}.png")
+        write_labels(tmp_path / f"{k}_mask.tif", labels, 255)
+    support = load_support(str(tmp_path))
+    assert np.array_equal(support.labels[0], labels)
+    write_labels(tmp_path / "2_mask.tif", np.where(labels == 1, 0, labels), 255)
+    with pytest.raises(SupportError, match=r"2_mask.tif: declares 255 as no data, and holds it and 0 alone"):
+        load_support(str(tmp_path))
+    write_labels(tmp_path / "2_mask.tif", labels, None)
+    with pytest.raises(SupportError, match="a mask of 3 values"):
+        load_support(str(tmp_path))
+
+
+def test_a_georeferenced_raster_of_more_bits_is_refused_with_what_to_do(tmp_path):
+    profile = {
+        "driver": "GTiff",
+        "height": 224,
+        "width": 224,
+        "count": 3,
+        "dtype": "uint16",
+        "crs": "EPSG:32618",
+    }
+    with rasterio.open(tmp_path / "1.tif", "w", transform=Affine(10, 0, 0, 0, -10, 0), **profile) as written:
+        written.write(np.random.default_rng(0).integers(0, 3000, (3, 224, 224)).astype(np.uint16))
+    labels = np.zeros((224, 224), np.uint8)
+    labels[50:90, 50:90] = 1
+    write_labels(tmp_path / "1_mask.tif", labels, None)
+    with pytest.raises(SupportError, match="labels into polygons without the background"):
+        load_support(str(tmp_path))
+    with pytest.raises(SupportError, match=r"is a file, .* a raster of labels as polygons"):
+        load_support(str(tmp_path / "1_mask.tif"))
