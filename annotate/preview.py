@@ -5,7 +5,7 @@ Nothing here blocks a caller. The support set and the view are handed over, thre
 of a cell, of the network's encoder and of a frozen one, are kept, so that a correction costs one pack of the support
 set, and for each cell in view one decoding. The latest support set and the latest view win.
 
-A preview is not the result: the whole run fine-tunes, looks at two scales and blends overlapping tiles.
+A preview is not the result: a run adapts to its source, may look at other scales, and blends overlapping tiles.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from fewscope.connectors.support.support_set import SupportSet
 from fewscope.model.devices import use_one_thread
 from fewscope.model.segmenter import Segmenter
 from fewscope.model.settled import SettledSegmenter, TileMaps
+from fewscope.model.views import SIDES
 from fewscope.pipeline.tiling.foreground import Foreground
 
 log = logging.getLogger(__name__)
@@ -37,8 +38,8 @@ log = logging.getLogger(__name__)
 State = Literal["empty", "computing", "ready", "stale", "paused"]
 Box = tuple[int, int, int, int]
 
-SIDE, FINE_SIDE = 128, 192
-"""px to which 224 px are resized; fine: objects of less than 8 px stay apart, in three times the time."""
+(SIDE,), FINE_SIDE = SIDES, 192
+"""px to which 224 px are resized: as in a run; fine: small objects stay apart, in half as much time again."""
 
 N_THREADS = 2
 

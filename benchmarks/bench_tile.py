@@ -40,7 +40,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--dtype", choices=("float32", "bfloat16"), help="default: what the processor computes natively")
     add("--rounds", type=int, default=15, help="batches of each network (default 15)")
     add("--shots", type=int, default=5, help="support patches (default 5)")
-    add("--fast", action="store_true", help="one look at a tile, as --fast of a job")
+    add("--looks", type=int, choices=(1, 2), help="as in jobs/segment_wsi.py")
     return parser.parse_args(argv)
 
 
@@ -50,7 +50,7 @@ def main(argv: list[str] | None = None) -> int:
     torch.set_num_threads(1)
     dtype = getattr(torch, args.dtype) if args.dtype else None
     torch.manual_seed(0)
-    ours = load_segmenter(device="cpu", dtype=dtype, fast=args.fast)
+    ours = load_segmenter(device="cpu", dtype=dtype, looks=args.looks)
     paper = Segmenter(RelationNet("released"), "vgg16-released", device="cpu", dtype=dtype)
     tiles, images, labels = tiles_and_support(ours.batch_size, args.shots)
     asked = [(model, model.encode(images, labels)) for model in (ours, paper)]

@@ -371,7 +371,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         default=ADAPT_S,
         help="as in jobs/segment_wsi.py (default %(default)g)",
     )
-    parser.add_argument("--fast", action="store_true", help="one look at a tile, as --fast of a job")
+    parser.add_argument("--looks", type=int, choices=(1, 2), help="as in jobs/segment_wsi.py")
     parser.add_argument("--seed", type=int, default=0, help="of the regions (default 0)")
     parser.add_argument("--most", type=int, help="pictures, the first ones by name (default: all)")
     parser.add_argument("--classes", metavar="SPLIT", help="count patches of the classes of a split instead")
@@ -383,7 +383,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def count_classes(args: argparse.Namespace) -> None:
     """A line per support set, per class, and the mean."""
-    model = load_segmenter(args.model, args.weights, fast=args.fast)
+    model = load_segmenter(args.model, args.weights, looks=args.looks)
     method = Adapted(model, args.adapt) if args.adapt and model.adapts else model
     summaries = []
     for category in ClassFolders(args.data).classes(args.classes):
@@ -410,7 +410,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     maps = sorted(args.data.glob("*.inst.png"))[: args.most]
     if not maps:
         raise SystemExit(f"{args.data} holds no <id>.inst.png; give the folder of labelled pictures")
-    model = load_segmenter(args.model, args.weights, fast=args.fast)
+    model = load_segmenter(args.model, args.weights, looks=args.looks)
     rows = []
     for path in maps:
         name = path.name.removesuffix(".inst.png")

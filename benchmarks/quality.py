@@ -213,7 +213,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="SECONDS",
         help="also fine-tuned on each support set as a job does, for so long on one core (a job: 120)",
     )
-    parser.add_argument("--fast", action="store_true", help="one look at a tile, as --fast of a job")
+    parser.add_argument("--looks", type=int, choices=(1, 2), help="as in jobs/segment_wsi.py")
     parser.add_argument("--weights", help="weights instead of the shipped ones (.safetensors)")
     return parser.parse_args(argv)
 
@@ -221,7 +221,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Print a line per slide and method; 0, or 1 where no slide was there."""
     args = parse(argv)
-    network = load_segmenter(args.model, args.weights, fast=args.fast)
+    network = load_segmenter(args.model, args.weights, looks=args.looks)
     models: list[predictor.Model] = [Adapted(network, args.adapt)] if args.adapt is not None else []
     models.append(network)
     models += [load_baseline(name) for name in args.baselines]

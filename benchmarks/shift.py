@@ -287,7 +287,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--adapt", type=float, default=SegmentConfig("", "", "").adapt_s, metavar="SECONDS",
                         help="as in jobs/segment_wsi.py (default %(default)g)")  # fmt: skip
-    parser.add_argument("--fast", action="store_true", help="one look at a tile, as --fast of a job")
+    parser.add_argument("--looks", type=int, choices=(1, 2), help="as in jobs/segment_wsi.py")
     parser.add_argument("--weights", help="weights instead of the shipped ones (.safetensors)")
     parser.add_argument("--cache", type=Path, metavar="FOLDER", help="keep predictions here")
     parser.add_argument("--pictures", type=Path, metavar="FOLDER", help="draw each task here, as TASK.png")
@@ -305,8 +305,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """A line per task, and the summary."""
     args = parse(argv)
-    network = load_segmenter(weights=args.weights, fast=args.fast)
-    with_encoder = load_segmenter(weights=args.weights, encoder=efficientnet_lite.NAME, fast=args.fast)
+    network = load_segmenter(weights=args.weights, looks=args.looks)
+    with_encoder = load_segmenter(weights=args.weights, encoder=efficientnet_lite.NAME, looks=args.looks)
     rows = []
     for task in shift_tasks(args.data):
         if task.held_back != args.held_back:

@@ -1,10 +1,10 @@
-"""Teach `compact` to predict from one look at a tile what it predicts from two: the weights of `--fast`.
+"""Teach `compact` to predict from one look at a tile what it predicts from two: its shipped weights.
 
     python benchmarks/teach_one_look.py --data DATA --minutes 95 --processes 2 --out runs/one-look
-    fewscope segment slide.svs --support five/ --fast --weights runs/one-look/weights.safetensors --out out/slide
+    fewscope segment slide.svs --support five/ --weights runs/one-look/weights.safetensors --out out/slide
 
-The teacher is the shipped network with its two looks (`model.views.SIDES`), the student the same network with one
-(`FAST_SIDES`), on the episodes of training with five supports and whole pictures of 224 px. The student learns the
+The teacher is the network of `--looks 2` (`model.views.TWO_LOOKS`), the student the same network with one look
+(`SIDES`), on the episodes of training with five supports and whole pictures of 224 px. The student learns the
 teacher's probability and depth at every pixel (Hinton et al., 2015: cross-entropy with soft targets), and a quarter as
 much the labels. Norms keep the statistics of the training before; those of the support set are blended in, as in a job.
 The weights that are kept are a running average. Stopped, the same command goes on.
@@ -48,7 +48,7 @@ from fewscope.model.networks.texture_statistics import STRIDE, texture_statistic
 from fewscope.model.training import distributed
 from fewscope.model.training.episode_batch import EpisodeBatch, predict_episodes
 from fewscope.model.training.optimisation import micro_colour_weighted, moving_average
-from fewscope.model.views import FAST_SIDES, SIDES
+from fewscope.model.views import SIDES, TWO_LOOKS
 from fewscope.model.weights import SHIPPED, load_weights, save_weights
 
 SHOTS, QUERIES = 5, 9
@@ -104,10 +104,10 @@ def normalised(norm: TaskNorm, x: Tensor, n_episodes: int, shots: int) -> Tensor
     return torch.addcmul(shift, images, scale).flatten(0, 1)
 
 
-def shipped_network() -> CompactNet:
-    """The shipped network, to be taught or to teach."""
+def two_looks_network() -> CompactNet:
+    """The network of two looks, to be taught or to teach."""
     net = CompactNet("S")
-    net.load_state_dict(load_weights(SHIPPED / "compact.safetensors"))
+    net.load_state_dict(load_weights(SHIPPED / "compact-two-looks.safetensors"))
     net.encoder.forward_episodes = WithKeptStatistics(net)
     return net.to(memory_format=torch.channels_last).eval()
 
@@ -161,11 +161,11 @@ def loss_of(
     student: CompactNet, teacher: CompactNet, batch: EpisodeBatch, seed: int
 ) -> tuple[Tensor, Tensor]:
     """What the student loses on episodes, and of it, without gradient, how far it is from the teacher."""
-    (side,) = FAST_SIDES
-    views = {s: seen_at(batch, s) for s in (*SIDES, side)}
+    (side,) = SIDES
+    views = {s: seen_at(batch, s) for s in (*TWO_LOOKS, side)}
     texture = fitted_classifiers(list(views.values()), torch.Generator().manual_seed(seed))
     with torch.no_grad():
-        looks = [predict_episodes(teacher, views[s], texture=texture)[0].float() for s in SIDES]
+        looks = [predict_episodes(teacher, views[s], texture=texture)[0].float() for s in TWO_LOOKS]
         looks = [F.interpolate(look, size=(side, side), mode="bilinear", antialias=True) for look in looks]
         found, depth = torch.sigmoid(torch.stack(looks).mean(0)).split(1, dim=1)
     logits, scores = predict_episodes(student, views[side], texture=texture)
@@ -198,7 +198,7 @@ class Taught:
 
     @classmethod
     def start(cls) -> Taught:
-        student = shipped_network()
+        student = two_looks_network()
         decayed = [p for p in student.parameters() if p.ndim > 1]
         others = [p for p in student.parameters() if p.ndim <= 1]
         groups: list[dict[str, Any]] = [
@@ -243,7 +243,7 @@ def teach(rank: int, args: argparse.Namespace) -> None:
     if args.processes > 1:
         place = f"file://{(args.out / 'meeting').resolve()}"
         dist.init_process_group("gloo", init_method=place, rank=rank, world_size=args.processes)
-    teacher, run, kept = shipped_network().requires_grad_(False), Taught.start(), args.out / "checkpoint.pt"
+    teacher, run, kept = two_looks_network().requires_grad_(False), Taught.start(), args.out / "checkpoint.pt"
     if kept.exists():
         run.load(kept)
     began, limit = time.monotonic() - run.seconds, 60 * args.minutes
@@ -279,7 +279,7 @@ def teach(rank: int, args: argparse.Namespace) -> None:
             losses.clear()
     if rank == 0:
         taught: nn.Module = run.mean.module
-        facts = {"network": "compact-S", "taught by": "compact.safetensors", "steps": str(run.step)}
+        facts = {"network": "compact-S", "taught by": "compact-two-looks.safetensors", "steps": str(run.step)}
         save_weights(taught, args.out / "weights.safetensors", facts)
         emit("one look taught", {"steps": run.step, "processes": args.processes, "minutes": args.minutes})
 

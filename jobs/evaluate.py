@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from fewscope._version import __version__
 from fewscope.errors import ConfigError
 from fewscope.jobs.common import call
-from fewscope.jobs.options import JobParser, add_encoder_option, add_fast_option, typed
+from fewscope.jobs.options import JobParser, add_encoder_option, add_looks_option, typed
 from fewscope.model.networks.names import MODELS
 from fewscope.pipeline.evaluation.names import BASELINES
 
@@ -115,7 +115,7 @@ def parser(prog: str = PROG) -> JobParser:
         "compared, each with the network that it names",
     )
     add_encoder_option(made)
-    add_fast_option(made)
+    add_looks_option(made)
     add(
         "--adapt",
         type=float,
@@ -216,7 +216,7 @@ def evaluate(args: argparse.Namespace) -> Evaluation:
         "model": "; ".join(f"{model.name} ({model.weights_digest[:12]})" for model in models),
         "weights": " ".join(map(str, args.weights)) or "shipped",
         "encoder": args.encoder or "",
-        "looks": "one (--fast)" if args.fast else "",
+        "looks": str(args.looks or ""),
         "super-categories": describe_supercategories(groups, names) if official else "",
         "episodes": f"{config.episodes} per class with up to {config.queries} queries"
         if config.episodes
@@ -244,12 +244,12 @@ def models_of(args: argparse.Namespace) -> list[Segmenter]:
     # one tile at a time: leave-one-out asks for single ones, and a shorter batch would be filled up
     if not args.weights or (len(args.weights) == 1 and not args.weights[0].is_dir()):
         weights = str(args.weights[0]) if args.weights else None
-        return [load_segmenter(args.model, weights, args.encoder, batch_size=1, fast=args.fast)]
+        return [load_segmenter(args.model, weights, args.encoder, batch_size=1, looks=args.looks)]
     if args.encoder:
         raise ConfigError("--encoder is for one network; give one --weights, or none")
     models = []
     for run in find_runs(args.weights):
-        model = load_segmenter(run.model, str(run.weights), batch_size=1, fast=args.fast)
+        model = load_segmenter(run.model, str(run.weights), batch_size=1, looks=args.looks)
         model.name = run.name
         models.append(model)
     return models

@@ -98,7 +98,7 @@ def run_photographs(files: list[Path], args: argparse.Namespace) -> int:
     if encoder is None and args.model == "compact":
         encoder = efficientnet_lite.NAME
     model = load_segmenter(
-        args.model, args.weights, encoder, precision=args.precision, batch_size=1, fast=args.fast
+        args.model, args.weights, encoder, precision=args.precision, batch_size=1, looks=args.looks
     )
     began = time.perf_counter()
     learned = learn(model, support, args.adapt_s, args.threshold)

@@ -31,11 +31,14 @@ from fewscope.model.projection import fit_projection
 from fewscope.model.settled import SettledSegmenter
 from fewscope.model.settled_encoder import SettledEncoder
 from fewscope.model.support_encoder import SupportEncoder, with_weights
-from fewscope.model.views import FAST_SIDES, SIDES, SupportFeatures, View, as_tensor, scale_images
-from fewscope.model.weights import SHIPPED, Unfilled, checksum, load_weights
+from fewscope.model.views import SIDES, SIDES_OF, SupportFeatures, View, as_tensor, scale_images
+from fewscope.model.weights import SHIPPED, Unfilled, checksum, load_weights, metadata
 
-ONE_LOOK = "compact-fast"
-"""Weights that were taught to predict from one look what `compact` predicts from two."""
+TWO_LOOKS = "compact-two-looks"
+"""Weights of `compact` for two looks at a tile."""
+
+TAUGHT = "taught by"
+"""In the header of weights that were taught to predict from one look what others predict from two."""
 
 
 class Segmenter:
@@ -61,13 +64,13 @@ class Segmenter:
         so that a tile's result does not depend on the tiles that are predicted with it.
     encoder : FrozenEncoder or None
         A frozen encoder, whose features are read out beside the pixel classifier.
-    fast : bool
-        Look at a tile once instead of twice (`FAST_SIDES`).
+    looks : int or None
+        Looks at a tile: one, or two at different scales (`SIDES_OF`); None: two if the network can.
 
     Raises
     ------
     ConfigError
-        An encoder is given, and the network has no pixel classifier; or `fast`, and it looks once anyway.
+        An encoder is given, and the network has no pixel classifier; or two looks, which only `compact` has.
     """
 
     def __init__(
@@ -81,7 +84,7 @@ class Segmenter:
         dtype: torch.dtype | None = None,
         batch_size: int | None = None,
         encoder: FrozenEncoder | None = None,
-        fast: bool = False,
+        looks: int | None = None,
     ) -> None:
         self.device = torch.device(device) if device else default_device()
         self.precisions = native_precisions(self.device)
@@ -90,9 +93,11 @@ class Segmenter:
         self.batch_size = batch_size or (4 if self.device.type == "cpu" else 64)
         self.name = name
         self.weights_digest = weights_digest
-        self.fast = fast
-        if fast and not isinstance(network, CompactNet):
-            raise ConfigError(f"model {name!r} looks at a tile once anyway; leave --fast out")
+        self.looks = looks or (2 if isinstance(network, CompactNet) else 1)
+        if self.looks not in SIDES_OF:
+            raise ConfigError(f"--looks {looks}: must be one of {', '.join(map(str, SIDES_OF))}")
+        if self.looks != 1 and not isinstance(network, CompactNet):
+            raise ConfigError(f"model {name!r} looks at a tile once; leave --looks out")
         if encoder is not None:
             if not isinstance(network, CompactNet):
                 raise ConfigError(f"model {name!r} has no pixel classifier for --encoder; use compact")
@@ -138,7 +143,7 @@ class Segmenter:
         """Sides, px, to which 224 px are resized by default."""
         if not self.adapts:
             return (PATCH_SIZE,)
-        return FAST_SIDES if self.fast else SIDES
+        return SIDES_OF[self.looks]
 
     @property
     def adapts(self) -> bool:
@@ -365,7 +370,11 @@ class Segmenter:
 
 
 def load_segmenter(
-    model: str = "compact", weights: str | None = None, encoder: str | None = None, **options: Any
+    model: str = "compact",
+    weights: str | None = None,
+    encoder: str | None = None,
+    looks: int | None = None,
+    **options: Any,
 ) -> Segmenter:
     """Load a segmenter by name.
 
@@ -374,10 +383,12 @@ def load_segmenter(
     model : str
         One of `MODELS`.
     weights : str | None
-        Path of a ``.safetensors`` file; None for the shipped one, which with ``fast`` is another.
+        Path of a ``.safetensors`` file; None for the shipped one, which for two looks is another.
     encoder : str | None
         A frozen encoder, as `frozen_encoder.load_encoder` takes it.
-    options : device, precision, dtype, batch_size, fast of `Segmenter`
+    looks : int | None
+        Looks at a tile; None: one if the weights were taught to, as the shipped ones, else as `Segmenter`.
+    options : device, precision, dtype, batch_size of `Segmenter`
 
     Raises
     ------
@@ -389,8 +400,8 @@ def load_segmenter(
     if model not in MODELS:
         raise WeightsError(f"model {model!r} is not one of {', '.join(MODELS)}")
     shipped = NETWORKS[model].shipped if model in NETWORKS else ""
-    if model == "compact" and options.get("fast"):
-        shipped = ONE_LOOK
+    if model == "compact" and looks == 2:
+        shipped = TWO_LOOKS
     path = Path(weights) if weights is not None else SHIPPED / f"{shipped or model}.safetensors"
     if weights is None and not path.exists():
         raise WeightsError(
@@ -411,4 +422,6 @@ def load_segmenter(
             f"{path}: weights of another network than {model!r}: {str(e).splitlines()[0]}"
         ) from e
     frozen = load_encoder(encoder) if encoder else None
-    return Segmenter(network, model, checksum(path), encoder=frozen, **options)
+    if looks is None and TAUGHT in metadata(path):
+        looks = 1
+    return Segmenter(network, model, checksum(path), encoder=frozen, looks=looks, **options)

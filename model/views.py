@@ -19,18 +19,20 @@ from fewscope.model.networks.frozen_encoder import Readout
 from fewscope.model.networks.pixel_classifier import TexturePack, fit_texture
 from fewscope.model.projection import Projection
 
-SIDES = (128, 192)
-"""Sides, px, to which `compact` resizes 224 px; the logits of both are averaged. It was trained on views of 128 px. On
-unseen classes this gains 0.012 IoU over 224 px on cells and land, and 0.04 on photographs, in the same time."""
+SIDES = (160,)
+"""Side, px, to which `compact` resizes 224 px."""
 
-FAST_SIDES = (160,)
-"""Sides of one look instead of two, in half of the time. On ten unseen classes, weights that were taught to do so
-(`benchmarks/teach_one_look.py`) lose 0.002 IoU, and nothing on 18 sets whose queries differ from the patches; those of
-two looks lose 0.006 on either."""
+TWO_LOOKS = (128, 192)
+"""Sides of two looks, whose logits are averaged, in twice the time. On ten unseen classes they gain 0.002 IoU over one
+look with weights that were taught to predict the same from it (`benchmarks/teach_one_look.py`), and nothing on 18 sets
+whose queries differ from the patches; over one look without such weights 0.006 on either."""
+
+SIDES_OF = {1: SIDES, 2: TWO_LOOKS}
+"""By the number of looks."""
 
 TEXTURE_ZOOMS = tuple(side / PATCH_SIZE for side in (96, 128, 192, 256))
-"""Scales of 224 px at which the pixel classifier is fitted, once for all views: those of `SIDES`, and about 0.7 and 1.4
-times that. On ten unseen classes, one classifier for each view gained 0.001 IoU, and took twice the time."""
+"""Scales of 224 px at which the pixel classifier is fitted, once for all views: those of `TWO_LOOKS`, and about 0.7
+and 1.4 times that. On ten unseen classes, one classifier for each view gained 0.001 IoU, and took twice the time."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -149,7 +149,7 @@ def model_loader(config: SegmentConfig) -> Callable[[], Segmenter]:
         config.weights,
         config.encoder,
         precision=config.precision,
-        fast=config.fast,
+        looks=config.looks,
     )
 
 
@@ -378,8 +378,8 @@ def manifest(plan: Plan, model: predictor.Model) -> dict[str, Any]:
         several["time_point"] = info.time.number
     if plan.measured:
         several["measured"] = [one.name for one in plan.measured]
-    if config.fast:
-        several["fast"] = True
+    if config.looks is not None:
+        several["looks"] = config.looks
     if grades := config.measured.grades:
         several["positive"] = [str(one) for one in grades]
     if info.scan_origin != (0, 0):

@@ -106,7 +106,7 @@ def _published() -> dict[str, NetworkSpec]:
     for backbone, encoder in (("compact", ""), ("vgg16", "vgg16-plain"), ("resnet50", "resnet50")):
         spec = _episodic("prototype", "PrototypeNet", encoder, None, backbone)
         made[f"prototype-{backbone}"] = replace(
-            spec, trained=False, shipped="compact" if backbone == "compact" else ""
+            spec, trained=False, shipped="compact-two-looks" if backbone == "compact" else ""
         )
     return made
 

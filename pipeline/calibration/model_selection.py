@@ -27,12 +27,10 @@ from fewscope.pipeline.predictor import Model, squeeze_single_class
 
 log = logging.getLogger(__name__)
 
-OTHER_SIDES = ((192, 320), (128, 320))
-"""Sides, px, to which 224 px are resized for the network, besides its default sides; enlarges small objects."""
-
-FAST_OTHER_SIDES = ((192, 320),)
-"""The same of a model that looks at a tile once: small objects are worth two looks. A single one at 256 px loses 0.006
-IoU on ten unseen classes where these two lose 0.003 (docs/benchmarks.md)."""
+OTHER_SIDES = {1: ((192, 320),), 2: ((192, 320), (128, 320))}
+"""Sides, px, to which 224 px are resized for the network, besides its default sides, by its number of looks; enlarges
+small objects. They are worth two looks: a single one at 256 px loses 0.006 IoU on ten unseen classes where these two
+lose 0.003 (docs/benchmarks.md)."""
 
 SUFFICIENT_IOU = 0.95
 """Mean IoU of held-out patches at which the search ends: two outlines by one person do not agree better."""
@@ -301,7 +299,7 @@ class _Candidates:
         """Greedy search over scales, fine-tuning and the pixel classifier; each step must beat the one before."""
         if plain.iou >= SUFFICIENT_IOU:
             return plain
-        other_sides = FAST_OTHER_SIDES if getattr(self.model, "fast", False) else OTHER_SIDES
+        other_sides = OTHER_SIDES[getattr(self.model, "looks", 1)]
         best = self.best_of(plain, [self.at(sides, plain.options) for sides in other_sides])
         if best.iou >= SUFFICIENT_IOU:
             return best

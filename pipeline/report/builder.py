@@ -302,7 +302,7 @@ def facts(
         "options": {
             "tile": plan.grid.tile,
             "overlap": plan.grid.overlap,
-            **({"looks at a tile": "one (--fast)"} if config.fast else {}),
+            **({"looks at a tile": config.looks} if config.looks is not None else {}),
             "adaptation": str(operating_point.encoding),
             **how,
             "connectivity": config.connectivity,

@@ -156,7 +156,8 @@ def test_an_encoder_that_cannot_be_used_is_refused_as_by_segment_before_the_page
     said, error = capfd.readouterr()
     assert "http://" not in said
     assert not out.exists()
-    job_line = [str(slide), "--support", str(tmp_path / "s.geojson"), "--out", str(out), "--local", *typed]
+    (support := tmp_path / "s.geojson").touch()
+    job_line = [str(slide), "--support", str(support), "--out", str(out), "--local", *typed]
     assert segment_wsi.main(job_line) == 2
     assert error == capfd.readouterr().err
     assert error.startswith("error: ")

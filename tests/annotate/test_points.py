@@ -309,7 +309,7 @@ def test_the_preview_changes_with_every_click():
     whole = Window(0, 0, 448, 448)
     discs_there = np.tile(numbers, (2, 2))
     purple, green = (discs_there > 0) & (discs_there <= 6), discs_there > 6
-    preview = Preview(load_segmenter(device="cpu", precision="float32", fast=True), [source], on_event=heard)
+    preview = Preview(load_segmenter(device="cpu", precision="float32"), [source], on_event=heard)
     try:
         preview.look_at(0, whole)
         preview.set_support(marked([0], n=6)[0], revision=1)  # green discs are background

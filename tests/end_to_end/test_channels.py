@@ -69,7 +69,7 @@ def test_a_resumed_run_of_five_channels_gives_the_same_bytes(tmp_path, quick_tex
     support = drawn_on(scene, tmp_path / "drawn.geojson")
     common = {"adapt_s": 0.0, "instances": "components", "precision": "float32", "shard": 256}
     config = SegmentConfig(slide, support, str(tmp_path / "whole"), **common)
-    report = run(config, load_segmenter(precision="float32", fast=True))
+    report = run(config, load_segmenter(precision="float32"))
     assert "5 channels, shown as DAPI blue" in report["run"]["source"]["channels"]
     assert any("stretched to 8 bits" in line for line in report["assumptions"])
 
@@ -78,11 +78,11 @@ def test_a_resumed_run_of_five_channels_gives_the_same_bytes(tmp_path, quick_tex
     with pytest.raises(Cancelled):
         run(
             stopped,
-            load_segmenter(precision="float32", fast=True),
+            load_segmenter(precision="float32"),
             Monitor(cancel=lambda: any(markers.glob("r*.json"))),
         )
     assert 0 < len(list(markers.glob("r*.json"))) < 4
-    run(stopped, load_segmenter(precision="float32", fast=True))
+    run(stopped, load_segmenter(precision="float32"))
     assert fakes.outputs(tmp_path / "stopped") == fakes.outputs(tmp_path / "whole")
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from fewscope.jobs import segment_wsi
+from fewscope.model.views import SIDES_OF
 from fewscope.pipeline.execution.pool import LocalPool
 from fewscope.pipeline.plan import model_loader
 from fewscope.pipeline.run import segment
@@ -87,8 +88,8 @@ def test_fine_tuning_is_said_and_reported(
 ):
     """Two steps of it, where a job makes as many as there are seconds for, at one scale beside the usual."""
     monkeypatch.setattr("fewscope.model.finetune.MOST_STEPS", 2)
-    monkeypatch.setattr("fewscope.model.segmenter.SIDES", (64,))
-    monkeypatch.setattr("fewscope.pipeline.calibration.model_selection.OTHER_SIDES", ((96,),))
+    monkeypatch.setitem(SIDES_OF, 1, (64,))
+    monkeypatch.setattr("fewscope.pipeline.calibration.model_selection.OTHER_SIDES", {1: ((96,),)})
     code, said, errors = job(slide, support, tmp_path / "out", "--local", "--adapt", "40")
     assert (code, errors) == (0, "")
     report = json.loads((tmp_path / "out/report.json").read_text())

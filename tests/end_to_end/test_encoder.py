@@ -34,7 +34,7 @@ def test_a_job_names_it_and_is_not_resumed_without_it(
     slide: str, support: str, program: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    arguments = [slide, "--support", support, "--out", str(out), "--local", "--adapt", "0", "--fast"]
+    arguments = [slide, "--support", support, "--out", str(out), "--local", "--adapt", "0"]
     assert segment_wsi.main([*arguments, "--encoder", program]) == 0
     model = json.loads((out / "report.json").read_text())["run"]["model"]
     assert model["encoder"] == program

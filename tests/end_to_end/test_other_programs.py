@@ -30,10 +30,7 @@ def test_the_demo_slide_with_rois_of_imagej(tmp_path, quick_texture):
     subprocess.run([sys.executable, ROOT / "examples/make_demo_slide.py", slide, "--side", "512"], check=True)
     drawn = drawn_files.write(tmp_path, "RoiSet.zip", demo_drawing())
     assert (
-        segment_wsi.main(
-            [str(slide), "--support", drawn, "--out", str(out), "--adapt", "0", "--fast", "--local"]
-        )
-        == 0
+        segment_wsi.main([str(slide), "--support", drawn, "--out", str(out), "--adapt", "0", "--local"]) == 0
     )
     assert 100 < pyarrow.parquet.read_table(out / "instances.parquet").num_rows < 1000
     report = json.loads((out / "report.json").read_text())

@@ -283,7 +283,7 @@ def test_photographs_are_read_with_the_encoder_that_comes_with_fewscope(
 ) -> None:
     """By default; its share and both estimates of the IoU are stated."""
     photos, five = folders
-    command = [str(photos), "--support", str(five), "--out", str(tmp_path / "out"), "--adapt", "0", "--fast"]
+    command = [str(photos), "--support", str(five), "--out", str(tmp_path / "out"), "--adapt", "0"]
     assert segment_wsi.main(command) == 0
     said = capfd.readouterr().out
     content = json.loads((tmp_path / "out/photographs.json").read_text())

@@ -24,7 +24,7 @@ from fewscope.pipeline.plan import make_plan
 from tests.helpers.boxes import Box, write_coco
 
 SIZE = (300, 340)
-FAST = ["--adapt", "0", "--fast"]
+FAST = ["--adapt", "0"]
 
 
 def discs(centres: list[tuple[int, int]], radius: int = 9) -> tuple[np.ndarray, np.ndarray]:

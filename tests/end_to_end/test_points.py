@@ -80,7 +80,7 @@ def test_discs_are_counted_from_clicks(tmp_path, capfd):
     centres = slide_of_discs(tmp_path / "slide.tif")
     support = clicks_of(centres, tmp_path / "clicks.geojson")
     out = tmp_path / "out"
-    command = [str(tmp_path / "slide.tif"), "--support", str(support), "--out", str(out), "--local", "--fast"]
+    command = [str(tmp_path / "slide.tif"), "--support", str(support), "--out", str(out), "--local"]
     assert segment_wsi.main([*command, "--foreground", "all", "--adapt", "0"]) == 0
     report = json.loads((out / "report.json").read_text())
     assert abs(report["count"] - len(centres)) <= 0.02 * len(centres)

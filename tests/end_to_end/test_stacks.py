@@ -60,7 +60,7 @@ def study(tmp_path_factory) -> tuple[str, str]:
 
 
 def command(movie: str, support: str, out: Path, *more: str) -> list[str]:
-    return [movie, "--support", support, "--out", str(out), "--local", "--adapt", "0", "--fast", *more]
+    return [movie, "--support", support, "--out", str(out), "--local", "--adapt", "0", *more]
 
 
 @pytest.mark.slow
@@ -94,7 +94,7 @@ def test_each_time_point_is_counted_and_the_page_shows_them_over_time(study, tmp
 def test_another_plane_or_time_point_does_not_resume(study, tmp_path, quick_texture):
     movie, support = study
     out = str(tmp_path / "out")
-    options = {"adapt_s": 0.0, "time": 1, "fast": True}
+    options = {"adapt_s": 0.0, "time": 1}
     first = segment(movie, support, out, plane=2, **options)
     assert first.report["plane"] == "plane 2 of 3"
     before = (tmp_path / "out/report.json").read_bytes()

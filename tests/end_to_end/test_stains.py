@@ -91,7 +91,7 @@ def test_what_cannot_be_measured_is_refused_before_the_first_tile(config, tmp_pa
 
 
 def test_the_command_line_reports_them(config, capfd, quick_texture, no_pictures):
-    flags = ["--local", "--adapt", "0", "--fast"]
+    flags = ["--local", "--adapt", "0"]
     command = [config.source, "--support", config.support, "--out", config.out, *flags]
     assert segment_wsi.main([*command, "--stains", "h-dab", "--positive", "DAB=high"]) == 2
     assert "ascending numbers" in capfd.readouterr().err

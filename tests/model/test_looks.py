@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from fewscope.errors import ConfigError
+from fewscope.jobs import segment_wsi
 from fewscope.model import prepared_features
 from fewscope.model.networks.relation import RelationNet
 from fewscope.model.prepared_features import NOTHING
 from fewscope.model.segmenter import Segmenter, load_segmenter
-from fewscope.model.views import SIDES, SupportFeatures
+from fewscope.model.views import SIDES, TWO_LOOKS, SupportFeatures
 from fewscope.model.weights import SHIPPED, checksum
+from fewscope.pipeline.plan import model_loader
 
 COLOURS = ([90, 60, 140], [60, 130, 70])
 SHOWN = ((0, 1), (0,), (), (1,), (), (0,), ())
@@ -40,7 +43,7 @@ def tiles(shown: tuple[tuple[int, ...], ...], seed: int) -> tuple[np.ndarray, np
 
 @pytest.fixture(scope="module")
 def segmenter() -> Segmenter:
-    return load_segmenter(device="cpu", precision="float32", batch_size=2)
+    return load_segmenter(device="cpu", precision="float32", batch_size=2, looks=2)
 
 
 @pytest.fixture(scope="module")
@@ -48,9 +51,19 @@ def features(segmenter: Segmenter) -> SupportFeatures:
     return segmenter.encode(*tiles(((0, 1), (0, 1), (0,)), 0))
 
 
-def test_one_look_has_weights_of_its_own(segmenter):
-    fast = load_segmenter(fast=True, device="cpu")
-    assert fast.weights_digest == checksum(SHIPPED / "compact-fast.safetensors") != segmenter.weights_digest
+def test_two_looks_have_weights_of_their_own(segmenter):
+    once = load_segmenter(device="cpu")
+    assert once.weights_digest == checksum(SHIPPED / "compact.safetensors") != segmenter.weights_digest
+
+
+def test_weights_that_were_not_taught_to_look_once_look_twice(tmp_path):
+    own = tmp_path / "own.safetensors"
+    shutil.copy(SHIPPED / "compact-two-looks.safetensors", own)
+    assert load_segmenter(weights=str(own), device="cpu").sides == TWO_LOOKS
+    assert load_segmenter(weights=str(own), device="cpu", looks=1).sides == SIDES
+    taught = SHIPPED / "compact.safetensors"
+    assert load_segmenter(weights=str(taught), device="cpu").sides == SIDES
+    assert load_segmenter("prototype-compact", device="cpu").looks == 1
 
 
 def test_all_shipped_weights_have_a_checksum():
@@ -73,7 +86,7 @@ def test_where_nothing_is_found_the_first_look_decides_and_elsewhere_the_mean(
     segmenter: Segmenter, features: SupportFeatures
 ) -> None:
     images, _ = tiles(SHOWN, 1)
-    first, second = (segmenter.predict(images, alone(features, side)) for side in SIDES)
+    first, second = (segmenter.predict(images, alone(features, side)) for side in TWO_LOOKS)
     nothing = first.max((2, 3)) < NOTHING
     assert nothing.tolist() == [[c not in classes for c in (0, 1)] for classes in SHOWN]
     found = segmenter.predict(images, features)
@@ -122,7 +135,7 @@ def test_the_rule_is_that_of_the_first_looks_largest_probability(
 ) -> None:
     """With any bound; all seen twice below the smallest."""
     images, _ = tiles(SHOWN, 1)
-    first = segmenter.predict(images, alone(features, SIDES[0]))
+    first = segmenter.predict(images, alone(features, TWO_LOOKS[0]))
     monkeypatch.setattr(prepared_features, "NOTHING_LOGIT", -np.inf)
     both = segmenter.predict(images, features)
     assert not (both == first).all((2, 3)).any()
@@ -133,15 +146,15 @@ def test_the_rule_is_that_of_the_first_looks_largest_probability(
     np.testing.assert_array_equal(segmenter.predict(images, features), expected)
 
 
-def test_fast_looks_once_and_nearly_says_the_same(segmenter: Segmenter, features: SupportFeatures) -> None:
-    fast = load_segmenter(device="cpu", precision="float32", batch_size=2, fast=True)
-    once = fast.encode(*tiles(((0, 1), (0, 1), (0,)), 0))
+def test_one_look_nearly_says_the_same(segmenter: Segmenter, features: SupportFeatures) -> None:
+    looks_once = load_segmenter(device="cpu", precision="float32", batch_size=2)
+    once = looks_once.encode(*tiles(((0, 1), (0, 1), (0,)), 0))
     assert [view.side for view in once.views] == [160]
     assert once.digest != features.digest
     images, labels = tiles(SHOWN, 1)
     twice_found, once_found = (
         model.predict(images, encoded)[:, :2] >= 0.5
-        for model, encoded in ((segmenter, features), (fast, once))
+        for model, encoded in ((segmenter, features), (looks_once, once))
     )
     assert (twice_found == once_found).mean() > 0.99
     for c in range(2):
@@ -150,6 +163,15 @@ def test_fast_looks_once_and_nearly_says_the_same(segmenter: Segmenter, features
         assert overlap > 0.85
 
 
-def test_a_network_that_looks_once_is_not_made_fast() -> None:
-    with pytest.raises(ConfigError, match="looks at a tile once anyway"):
-        Segmenter(RelationNet("released"), "vgg16-released", device="cpu", fast=True)
+def test_a_job_looks_once_unless_it_is_told_otherwise() -> None:
+    words = ["slide.tif", "--support", "five.geojson", "--out", "out"]
+    for more, sides in (((), SIDES), (("--looks", "2"), TWO_LOOKS)):
+        (config,) = segment_wsi.configs(segment_wsi.parse([*words, *more]))
+        assert model_loader(config)().sides == sides
+
+
+def test_another_network_or_number_of_looks_is_refused() -> None:
+    with pytest.raises(ConfigError, match="looks at a tile once; leave --looks out"):
+        Segmenter(RelationNet("released"), "vgg16-released", device="cpu", looks=2)
+    with pytest.raises(ConfigError, match="--looks 3: must be one of 1, 2"):
+        load_segmenter(device="cpu", looks=3)

@@ -309,5 +309,5 @@ def test_one_look_is_taught_and_goes_on_where_it_was_stopped(tmp_path, monkeypat
     assert second["step"] == 2
     assert second["seconds"] > first["seconds"]
     weights = tmp_path / "run" / "weights.safetensors"
-    assert load_segmenter(weights=str(weights), fast=True).has_depth
+    assert load_segmenter(weights=str(weights)).has_depth
     assert checksum(weights) != checksum(SHIPPED / "compact.safetensors")

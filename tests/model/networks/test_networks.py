@@ -16,7 +16,7 @@ from fewscope.model.networks.pixel_classifier import LIMIT
 from fewscope.model.networks.registry import build_network
 from fewscope.model.networks.relation import RelationNet
 from fewscope.model.segmenter import Segmenter, load_segmenter
-from fewscope.model.views import SIDES, SupportFeatures
+from fewscope.model.views import TWO_LOOKS, SupportFeatures
 from fewscope.model.weights import save_weights
 
 
@@ -142,7 +142,10 @@ def segmenter() -> Segmenter:
 @pytest.mark.usefixtures("quick_texture")
 @pytest.mark.parametrize(
     ("dtype", "sides"),
-    [(torch.float32, SIDES), (torch.bfloat16, (96,))],  # bfloat16 takes a core without it ten times as long
+    [
+        (torch.float32, TWO_LOOKS),
+        (torch.bfloat16, (96,)),
+    ],  # bfloat16 takes a core without it ten times as long
 )
 def test_a_tile_does_not_depend_on_its_batch(dtype: torch.dtype, sides: tuple[int, ...]) -> None:
     segmenter = load_segmenter("compact", dtype=dtype, batch_size=4)
@@ -199,9 +202,7 @@ def test_three_classes_are_three_runs_over_one_encoding(segmenter: Segmenter) ->
         network.encoder.register_forward_pre_hook(lambda _, x: encoded.append((len(x[0]), x[0].shape[-1])))  # type: ignore[union-attr]
     together = segmenter.predict(images, features)
     assert together.shape == (5, 3, 224, 224)
-    assert (
-        encoded == [(4, 128)] * 2 + [(4, 192)] * 2
-    )  # 5 tiles in batches of 4, at one scale, then at the other
+    assert encoded == [(4, 160)] * 2  # 5 tiles in batches of 4
     for c in (1, 2, 3):
         binary = np.where(classes == 255, 255, classes == c).astype(np.uint8)
         alone = segmenter.predict(images[3:], segmenter.encode(images[:3], binary[:3]))
@@ -212,14 +213,14 @@ def test_three_classes_are_three_runs_over_one_encoding(segmenter: Segmenter) ->
 @pytest.mark.usefixtures("quick_texture")
 def test_what_is_seen_at_two_scales_is_answered_with_the_mean(segmenter: Segmenter) -> None:
     images, labels = patches(3)
-    together = segmenter.encode(images, labels)
-    assert [view.side for view in together.views] == list(SIDES)
+    together = segmenter.encode(images, labels, sides=TWO_LOOKS)
+    assert [view.side for view in together.views] == list(TWO_LOOKS)
 
     def logits(features: SupportFeatures) -> np.ndarray:
         found = segmenter.predict(images, features).astype(np.float64)
         return np.log(found / (1 - found))
 
-    alone = [segmenter.encode(images, labels, sides=(side,)) for side in SIDES]
+    alone = [segmenter.encode(images, labels, sides=(side,)) for side in TWO_LOOKS]
     assert len({together.digest, *(features.digest for features in alone)}) == 3
     one, other = map(logits, alone)
     assert max(np.abs(one).max(), np.abs(other).max()) < LIMIT + 0.01, "one shouts the other down"

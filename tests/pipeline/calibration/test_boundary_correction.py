@@ -205,12 +205,12 @@ def test_a_run_says_that_it_corrects_and_a_resumed_one_goes_on_with_the_same_tre
 ) -> None:
     for name, value in (("LEAST_GAIN", -1.0), ("STANDARD_ERRORS", 0.0), ("MARGIN", 1.0)):
         monkeypatch.setattr(boundary_correction, name, value)  # whether they help is not asked here
-    monkeypatch.setattr(model_selection, "OTHER_SIDES", ())
+    monkeypatch.setattr(model_selection, "OTHER_SIDES", {1: ()})
     monkeypatch.setattr(model_selection, "TEXTURE_SHARES", ())
     monkeypatch.setattr(operating_point, "N_MATCHED", 1)
     monkeypatch.setattr(boundary_trees, "N_TREES", 20)
-    monkeypatch.setattr(segmenter, "FAST_SIDES", (96,))
-    config, model = streams(tmp_path), load_segmenter(device="cpu", fast=True)
+    monkeypatch.setitem(segmenter.SIDES_OF, 1, (96,))
+    config, model = streams(tmp_path), load_segmenter(device="cpu")
     encodings = EncodingCache(model)
 
     def run(name: str) -> Path:

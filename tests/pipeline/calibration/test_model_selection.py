@@ -271,7 +271,7 @@ def test_a_fit_with_the_real_network_repeats_itself_and_can_be_kept(
     images = generator.normal(100, 30, (2, 224, 224, 3))
     images[labels[0] == 1] += (40, 0, -30)
     images = images.clip(0, 255).astype(np.uint8)
-    monkeypatch.setattr(model_selection, "FAST_OTHER_SIDES", ((64, 96),))
+    monkeypatch.setattr(model_selection, "OTHER_SIDES", {1: ((64, 96),)})
     monkeypatch.setattr(model_selection, "SUFFICIENT_IOU", 2.0)
     monkeypatch.setattr(model_selection, "SEARCH_S", 1.0)
     monkeypatch.setattr("fewscope.model.finetune.FEWEST_STEPS", 1)
@@ -280,7 +280,7 @@ def test_a_fit_with_the_real_network_repeats_itself_and_can_be_kept(
     monkeypatch.setattr(
         model_selection, "score_held_out", lambda *_: SimpleNamespace(iou=(value := next(better), value))
     )
-    segmenter = load_segmenter(device="cpu", fast=True)
+    segmenter = load_segmenter(device="cpu")
     one = select_encoding(segmenter, images, labels, None, seconds=3)
     if kept == "the last":
         assert one.options.sides == (64, 96)
@@ -296,7 +296,7 @@ def test_a_fit_with_the_real_network_repeats_itself_and_can_be_kept(
     other = select_encoding(segmenter, images, labels, None, seconds=3)
     assert one.features.digest == other.features.digest
     assert np.array_equal(one.held_out[0], other.held_out[0])
-    again = from_arrays(to_arrays(one), load_segmenter(device="cpu", fast=True), images, labels)
+    again = from_arrays(to_arrays(one), load_segmenter(device="cpu"), images, labels)
     assert (again.features.digest, str(again)) == (one.features.digest, str(one))
     assert again.agreement == one.agreement
     assert np.array_equal(segmenter.predict(images, again.features), segmenter.predict(images, one.features))
@@ -306,7 +306,7 @@ def test_a_fit_with_the_real_network_repeats_itself_and_can_be_kept(
         assert not any(np.array_equal(a, views[160].weights[name]) for name, a in views[160].norms.items())  # type: ignore[index]
         with one_thread():
             met = replace(one, features=segmenter.encode(images, labels[0], known=views))
-        again = from_arrays(to_arrays(met), load_segmenter(device="cpu", fast=True), images, labels)
+        again = from_arrays(to_arrays(met), load_segmenter(device="cpu"), images, labels)
         assert again.features.digest == met.features.digest != one.features.digest
         maps = [segmenter.predict(images, of.features) for of in (met, again, one)]
         assert np.array_equal(maps[0], maps[1])

@@ -119,7 +119,7 @@ def test_a_crowd_of_small_objects_is_not_taken_for_a_large_one():
 
 @pytest.fixture(scope="module")
 def segmenter():
-    return load_segmenter(device="cpu", precision="float32", fast=True)
+    return load_segmenter(device="cpu", precision="float32")
 
 
 @pytest.mark.parametrize(("mark", "kind", "least"), [(points_of, POINT, 0.85), (boxes_of, BOX, 0.88)])

@@ -231,7 +231,7 @@ def test_a_resumed_run_segments_in_the_same_colours(
         with LocalPool(lambda: model) as pool:
             segment(config, pool, model, encodings=encodings)
 
-    model = load_segmenter(device="cpu", fast=True)
+    model = load_segmenter(device="cpu")
     encodings = EncodingCache(model)
     run("plain", model, encodings)
     monkeypatch.setattr(operating_point, "match_source", settle)
@@ -244,5 +244,5 @@ def test_a_resumed_run_segments_in_the_same_colours(
     marker = sorted((tmp_path / "stopped/.fewscope/markers").glob("r*.json"))[0]
     marker.unlink()  # one unit is predicted again
     monkeypatch.setattr(operating_point, "match_source", None)
-    run("stopped", load_segmenter(device="cpu", fast=True))
+    run("stopped", load_segmenter(device="cpu"))
     assert fakes.outputs(tmp_path / "stopped") == fakes.outputs(tmp_path / "whole")
