@@ -30,7 +30,6 @@ from fewscope.connectors.support.support_set import SupportSet
 from fewscope.model.devices import use_one_thread
 from fewscope.model.segmenter import Segmenter
 from fewscope.model.settled import SettledSegmenter, TileMaps
-from fewscope.model.views import SIDES
 from fewscope.pipeline.tiling.foreground import Foreground
 
 log = logging.getLogger(__name__)
@@ -38,8 +37,9 @@ log = logging.getLogger(__name__)
 State = Literal["empty", "computing", "ready", "stale", "paused"]
 Box = tuple[int, int, int, int]
 
-(SIDE,), FINE_SIDE = SIDES, 192
-"""px to which 224 px are resized: as in a run; fine: small objects stay apart, in half as much time again."""
+SIDE, FINE_SIDE = 128, 192
+"""px to which 224 px are resized; fine: objects of less than 8 px stay apart, in three times the time. A run's 160 px
+take 1.5 times as long as 128, for 0.004 IoU on six unseen classes."""
 
 N_THREADS = 2
 

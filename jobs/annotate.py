@@ -111,7 +111,7 @@ def parser(prog: str = PROG) -> JobParser:
     add(
         "--fine",
         action="store_true",
-        help="a finer preview, for small objects; it takes half as long again",
+        help="a preview twice as fine, for small objects; it takes twice as long",
     )
     options.add_radius_option(made)
     add = made.group["execution"].add_argument

@@ -265,7 +265,7 @@ def test_kept_features_are_read_from_their_file(tmp_path, small_nets):
 
 def test_one_look_is_taught_with_the_norms_of_a_job():
     """Maps of an episode equal those of the network whose statistics are adapted to the support set, as in a job."""
-    net = teach_one_look.shipped_network()
+    net = teach_one_look.two_looks_network()
     images = torch.rand(7, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         taught = net.encoder.forward_episodes(images, 1, 5)
