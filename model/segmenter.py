@@ -31,7 +31,7 @@ from fewscope.model.projection import fit_projection
 from fewscope.model.settled import SettledSegmenter
 from fewscope.model.settled_encoder import SettledEncoder
 from fewscope.model.support_encoder import SupportEncoder, with_weights
-from fewscope.model.views import SIDES, SIDES_OF, SupportFeatures, View, as_tensor, scale_images
+from fewscope.model.views import SIDES_OF, SupportFeatures, View, as_tensor, scale_images
 from fewscope.model.weights import SHIPPED, Unfilled, checksum, load_weights, metadata
 
 TWO_LOOKS = "compact-two-looks"
@@ -217,9 +217,7 @@ class Segmenter:
         """
         return self._support.views_between(features, tiles)
 
-    def settled(
-        self, images: np.ndarray, side: int = SIDES[0], encoder_share: float = 0.0
-    ) -> SettledSegmenter:
+    def settled(self, images: np.ndarray, side: int = 128, encoder_share: float = 0.0) -> SettledSegmenter:
         """This network cut in the middle, for a loop of corrections: its norms are settled once, on unlabelled tiles.
 
         Parameters
