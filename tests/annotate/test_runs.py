@@ -7,20 +7,18 @@ import errno
 import json
 import shlex
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from fewscope import cli
 from fewscope.annotate.runs import Request, Runs, RunSource
 from fewscope.connectors.results.reader import open_result
 from fewscope.errors import PageRunError
 from fewscope.jobs import annotate as job
 from fewscope.jobs import segment_raster, segment_wsi
-from tests.helpers.machine import ROOT
 from tests.helpers.pages import Page, config_of, rectangle, visit
 
 LABELS = (
@@ -75,7 +73,7 @@ def test_the_result_is_byte_for_byte_that_of_the_command_line(slide, tmp_path):
     words = words_of(shown)
     again = tmp_path / "again"
     words[words.index("--out") + 1] = str(again)
-    subprocess.run([sys.executable, "-m", "fewscope", *words], cwd=ROOT, check=True, capture_output=True)
+    assert cli.main(words) == 0
     page_out = tmp_path / "page" / "runs" / "001" / "slide"
     files = sorted(path.relative_to(again) for path in again.rglob("*") if path.is_file())
     assert files == sorted(path.relative_to(page_out) for path in page_out.rglob("*") if path.is_file())
