@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import warnings
 from typing import Any
 
@@ -13,14 +14,18 @@ from rasterio.errors import NotGeoreferencedWarning
 from rasterio.io import MemoryFile
 
 from fewscope.connectors.conventions import IGNORE_LABEL
+from fewscope.connectors.rasters.alpha import looks_like_opacity
 from fewscope.connectors.support.support_set import BOX, POINT
 from fewscope.errors import SupportError
+
+log = logging.getLogger(__name__)
 
 MAX_SIDE = (
     4096  # px; larger images are not patches, and a decompression bomb is rejected before it is decoded
 )
 MAX_FILE_BYTES = 64 * 2**20
 TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+GEO_KEYS = 34735  # tag of a GeoTIFF that holds its CRS
 GDAL_NODATA = 42113  # tag of a TIFF: https://gdal.org/en/stable/drivers/raster/gtiff.html
 LARGEST_FLOAT = 2**24  # up to which a float of 32 bits holds every whole number
 NEAR_ENDS = (64, 191)  # a lossy black-and-white mask must not have grey levels in this range
@@ -119,7 +124,9 @@ def _without_alpha(picture: Image.Image, path: str) -> Image.Image:
     stated = "transparency" in picture.info and picture.mode in ("1", "L", "P", "RGB")
     if picture.mode in ("RGBA", "LA", "PA") or stated:
         alpha = np.asarray(picture.convert("RGBA"))[..., 3]
-        if (alpha != 255).any():
+        if picture.mode == "RGBA" and _is_on_map(picture) and not looks_like_opacity(alpha):
+            log.info("%s: its fourth band is marked as opacity, but was taken for data and left out", path)
+        elif (alpha != 255).any():
             raise SupportError(f"{path}: has transparent pixels, whose meaning is not certain; flatten it")
         if picture.mode != "P":
             return picture.convert("L" if picture.mode in ("L", "LA") else "RGB")
@@ -174,6 +181,11 @@ def decode_mask(filesystem: Any, path: str) -> NDArray[np.uint8]:
     elif found[0] == 0:
         cure += '; or say in support.json what the values are: "classes": [names], or "instances": true'
     raise SupportError(f"{path}: is a mask of {len(found)} values ({shown}), expected 2; {cure}")
+
+
+def _is_on_map(picture: Image.Image) -> bool:
+    """Whether it is a GeoTIFF, whose fourth band is often near infrared."""
+    return GEO_KEYS in getattr(picture, "tag_v2", {})
 
 
 def _nodata_of(picture: Image.Image) -> int | None:

@@ -127,3 +127,32 @@ def test_a_georeferenced_raster_of_more_bits_is_refused_with_what_to_do(tmp_path
         load_support(str(tmp_path))
     with pytest.raises(SupportError, match=r"is a file, .* a raster of labels as polygons"):
         load_support(str(tmp_path / "1_mask.tif"))
+
+
+def test_a_fourth_band_of_a_map_that_holds_data_is_no_opacity(tmp_path):
+    """GDAL marks the near infrared of four bands so, unless it is told."""
+    rng = np.random.default_rng(0)
+    labels = np.zeros((224, 224), np.uint8)
+    labels[50:90, 50:90] = 1
+    write_labels(tmp_path / "1_mask.tif", labels, None)
+    profile = {
+        "driver": "GTiff",
+        "height": 224,
+        "width": 224,
+        "count": 4,
+        "dtype": "uint8",
+        "crs": "EPSG:32618",
+    }
+    values = rng.integers(20, 200, (4, 224, 224)).astype(np.uint8)
+    for fourth, is_data in ((values[3], True), (np.where(labels == 1, 255, 0), False)):
+        values[3] = fourth
+        with rasterio.open(
+            tmp_path / "1.tif", "w", transform=Affine(10, 0, 0, 0, -10, 0), **profile
+        ) as written:
+            written.write(values)
+        if is_data:
+            (image,) = load_support(str(tmp_path)).images
+            assert np.array_equal(image, np.moveaxis(values[:3], 0, 2))
+        else:
+            with pytest.raises(SupportError, match="has transparent pixels"):
+                load_support(str(tmp_path))
