@@ -35,7 +35,7 @@ from fewscope.annotate.switching import Resolution
 from fewscope.annotate.web_keys import LEARNING, RESOLUTION, ROUNDS, RUNS, SESSION, TABLES
 from fewscope.connectors.source import Source
 from fewscope.connectors.support_options import SupportOptions
-from fewscope.errors import ConfigError, FewscopeError, LabelConflict
+from fewscope.errors import ConfigError, FewscopeError, LabelConflict, LabelError
 
 log = logging.getLogger(__name__)
 
@@ -134,7 +134,8 @@ async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamRe
     except LabelConflict as error:
         return web.json_response({"error": str(error)}, status=409)
     except FewscopeError as error:
-        return web.json_response({"error": str(error)}, status=400)
+        is_full = isinstance(error, LabelError) and isinstance(error.__cause__, OSError)
+        return web.json_response({"error": str(error)}, status=507 if is_full else 400)
     except web.HTTPException:
         raise
     except Exception as error:  # a fault of ours: the page says so, and the log has the rest

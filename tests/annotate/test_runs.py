@@ -156,6 +156,10 @@ def test_on_a_full_disk_the_page_says_so_and_no_run_learns_from_old_labels(slide
             answer = await page.post("/api/runs", {"sources": ["0"]}, status=400)
             assert answer["error"] == said[0]
         with monkeypatch.context() as patched:
+            patched.setattr("fewscope.annotate.journal.os.fsync", full)
+            answer = await page.ops(LABELS[4], status=507)  # which may succeed another time, as 400 may not
+            assert "labels.journal.jsonl: cannot be written" in answer["error"]
+        with monkeypatch.context() as patched:
             patched.setattr("fewscope.annotate.run_routes.copy_labels", full)
             answer = await page.post("/api/runs", {"sources": ["0"]}, status=400)
             assert "001: cannot be written (No space left on device); free some space" in answer["error"]

@@ -28,6 +28,7 @@ def settled_count(person: Annotator) -> int:
     count, since = "", time.monotonic()
     while time.monotonic() < since + 5:
         person.previewed()
+        person.counted()
         if (now := person.text("#counts strong")) != count:
             count, since = now, time.monotonic()
         person.page.wait_for_timeout(100)
@@ -82,3 +83,5 @@ def test_an_area_with_a_hole_is_drawn_and_run(person, server):
     person.picture("run")
     page.click(".run button:has-text('Cancel')")
     page.wait_for_selector(".run.cancelled")
+    page.set_viewport_size({"width": 480, "height": 700})
+    person.until("document.documentElement.scrollWidth <= innerWidth")

@@ -18,7 +18,15 @@ export class Answers {
     this.app = app;
     this.unsure = new AnswerLayer(app.viewer, app.webgl, 12);
     const { map } = app.viewer;
-    map.on("moveend", () => this.look());
+    const another = (): void => {
+      this.changes++;
+      app.moved();
+    };
+    map.on("moveend", () => {
+      another();
+      this.look();
+    });
+    document.addEventListener("visibilitychange", () => this.refresh());
     app.on("source", () => {
       for (const layer of this.classes.values()) layer.clear();
       this.unsure.clear();
@@ -30,7 +38,10 @@ export class Answers {
       app.emit("counts");
       this.refresh();
     });
-    app.on("area", () => this.outlines());
+    app.on("area", () => {
+      another();
+      this.outlines();
+    });
     app.on("classes", () => {
       this.match();
       this.style();
@@ -115,7 +126,8 @@ export class Answers {
   private async fetchOutlines(): Promise<void> {
     const { app } = this;
     const box = app.viewer.box();
-    if (!box || app.preview.state === "empty" || app.preview.revision === 0 || !app.settings.preview) return;
+    if (document.hidden || !box || app.preview.state === "empty" || app.preview.revision === 0 || !app.settings.preview)
+      return;
     this.running?.abort();
     const running = (this.running = new AbortController());
     const source = app.source.id;
@@ -125,7 +137,7 @@ export class Answers {
       const answers = await Promise.all(
         names.map((name) => api.outlines(source, name, app.settings.threshold, box, running.signal)),
       );
-      if (source !== app.source.id) return;
+      if (source !== app.source.id || String(app.viewer.box()) !== String(box)) return;
       app.viewer.outlines.clear(true);
       app.counts.clear();
       answers.forEach((answer, i) => {

@@ -32,6 +32,11 @@ export class Refused extends Error {
   }
 }
 
+/** Whether the same request may succeed another time: it does not where the server did not take it for what it is. */
+export function mayHelp(error: unknown): boolean {
+  return !(error instanceof Refused) || error.status >= 500;
+}
+
 type Query = Record<string, string | number | boolean | null | undefined>;
 
 export function query(path: string, values: Query = {}): string {

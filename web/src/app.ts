@@ -1,5 +1,5 @@
 /** The state of the page and what can be done to it. Panels and tools listen to it and call it. */
-import { api, Refused } from "./api.ts";
+import { api, mayHelp, Refused } from "./api.ts";
 import { plural, toast } from "./dom.ts";
 import { boundsOf, contains } from "./frame.ts";
 import type { ToolName } from "./keys.ts";
@@ -355,7 +355,7 @@ export class App {
             ? `The labels were changed elsewhere, so the last edit was not applied: ${words(error)}`
             : `Not saved: ${words(error)}`,
           "error",
-          labels ? undefined : { text: "Try again", run: () => this.apply(ops) },
+          mayHelp(error) ? { text: "Try again", run: () => this.apply(ops) } : undefined,
         );
       }
       if (store === this.store) {
@@ -474,6 +474,16 @@ export class App {
     this.lastStroke = inside ? null : at;
     this.lastIsPoint = isPoint;
     this.emit("labels");
+  }
+
+  /** Another part of the image is in view, or in the area: what was counted was another one. */
+  moved(): void {
+    const isCounted = this.settings.preview && this.preview.state !== "empty" && this.preview.revision > 0;
+    for (const name of isCounted ? [...this.counts.keys()] : [])
+      this.counts.set(name, { count: 0, fraction: 0, truncated: false });
+    if (!isCounted) this.counts.clear();
+    this.counting = isCounted;
+    this.emit("counts");
   }
 
   // Proposals

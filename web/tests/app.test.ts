@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { mayHelp, Refused } from "../src/api.ts";
 import { App } from "../src/app.ts";
 import type { Info, Labels, Resolution, SourceInfo } from "../src/types.ts";
 import type { Viewer } from "../src/viewer.ts";
@@ -100,4 +101,23 @@ test("a class of labelled pictures is chosen in any case, one that is drawn by i
   assert.equal(app.classes.length, 2);
   app.addClass("gland");
   assert.deepEqual([app.activeClass, app.classes.length], ["gland", 3]);
+});
+
+test("what was counted is not told of another part of the image", () => {
+  const { app } = page(1, {});
+  const counted = { count: 273, fraction: 0.25, truncated: false };
+  app.setPreview("0", { revision: 3, state: "ready", cells_done: 4, cells_total: 4, seconds: 1, message: null });
+  app.counts.set("Nucleus", counted);
+  app.moved();
+  assert.deepEqual([app.counts.get("Nucleus")?.count, app.counting], [0, true]);
+  app.counts.set("Nucleus", counted);
+  app.settings.preview = false; // nothing will be counted
+  app.moved();
+  assert.deepEqual([app.counts.size, app.counting], [0, false]);
+});
+
+test("an edit that makes no sense is not offered once more", () => {
+  assert.ok(!mayHelp(new Refused(400, "a point lies outside the image; click on it")));
+  assert.ok(mayHelp(new Refused(507, "the disk is full")));
+  assert.ok(mayHelp(new TypeError("no server")));
 });

@@ -138,12 +138,12 @@ test("a table shows coordinates whole and other numbers short, and its columns i
 test("what is not counted is no zero", () => {
   const words = (count: number, truncated: boolean, counting = false): string => {
     const found = { count, fraction: 0.125, truncated };
-    return `${countText(found, counting)} ${ofWhat(found, false)}`;
+    return `${countText(found, counting)} ${ofWhat(found, false, counting)}`;
   };
   assert.equal(words(0, true), "– in view · zoom in to count");
   assert.equal(words(3456, true), "3,456 in view · 12.5 % of it · zoom in for outlines");
   assert.equal(words(0, false), "0 in view · 12.5 % of it");
-  assert.equal(words(0, false, true), "counting… in view · 12.5 % of it");
+  assert.equal(words(0, false, true), "counting… in view");
   assert.equal(words(7, false, true), "7 in view · 12.5 % of it");
   assert.equal(ofWhat({ count: 7, fraction: 0, truncated: false }, true), "in the area in view · 0.0 % of it");
 });

@@ -12,9 +12,10 @@ export function countText({ count, truncated }: Count, counting: boolean): strin
 }
 
 /** Of what that is the number, and the share that is covered. */
-export function ofWhat({ count, fraction, truncated }: Count, hasArea: boolean): string {
+export function ofWhat({ count, fraction, truncated }: Count, hasArea: boolean, counting = false): string {
   const where = hasArea ? "in the area in view" : "in view";
   if (truncated && count === 0) return `${where} · zoom in to count`;
+  if (counting && count === 0) return where;
   return `${where} · ${(fraction * 100).toFixed(1)} % of it${truncated ? " · zoom in for outlines" : ""}`;
 }
 
@@ -69,7 +70,7 @@ export function statusbar(app: App): HTMLElement {
               { class: "count-in-view" },
               chip(name),
               h("strong", {}, countText(found, app.counting)),
-              h("span", { class: "quiet" }, ` ${ofWhat(found, app.store.area !== null)}`),
+              h("span", { class: "quiet" }, ` ${ofWhat(found, app.store.area !== null, app.counting)}`),
             ),
           ]
         : [];
