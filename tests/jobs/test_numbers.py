@@ -72,6 +72,10 @@ def test_a_number_that_makes_no_sense(job, words, bad, tmp_path, monkeypatch, ca
     monkeypatch.setattr("fewscope.model.segmenter.load_segmenter", started)
     monkeypatch.setattr("fewscope.jobs.segmenting.model_loader", started)
     monkeypatch.setattr("fewscope.model.training.job.TrainingJob.run", started)
+    monkeypatch.chdir(tmp_path)
+    for name in ("slide.svs", "scene.tif", "1990.tif", "2000.tif"):
+        (tmp_path / name).touch()
+    (tmp_path / "support").mkdir()
     out = tmp_path / "out"
     command = [word.replace("OUT", str(out)) for word in words.split()]
     try:
