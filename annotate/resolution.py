@@ -201,9 +201,8 @@ def sizes_of(
         As in `drawn_diameters`; what is read is at the resolution of the start.
     """
     if len(ladder.factors) > 1:
-        with suppress(
-            FewscopeError
-        ):  # too little is labelled, or nothing can be read: the page says so elsewhere
+        # too little is labelled, or nothing can be read: the page says so elsewhere
+        with suppress(FewscopeError):
             return drawn_diameters(drawn, options, ladder.start, radius_um, read, LEAST_POINTS)[0]
     return typical_diameters(drawn, options)
 

@@ -160,9 +160,8 @@ def _page(done: Sequence[Done], thumbnails: Sequence[Picture | None]) -> str:
     several = "classes" in reports[0] if reports else False
     estimates = [report["count_estimate"] for report in reports]
     times = Counter(one.source for one in done if one.time_point is not None)
-    n_series = sum(
-        n > 1 for n in times.values()
-    )  # an object is found again at the next time point: no totals
+    # an object is found again at the next time point: no totals
+    n_series = sum(n > 1 for n in times.values())
     n_sources = len(reports) if not n_series else len({one.source for one in found})
     is_series = n_series == 1 and n_sources == 1
     return fill(
