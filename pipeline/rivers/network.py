@@ -327,8 +327,10 @@ def _elongated(
         is_bridge = one != other and frozenset((one, other)) in bridges
         roles[k] = "main" if k in main else "branch" if is_bridge else "side"
     side_length = sum(centrelines[k].length for k, role in roles.items() if role == "side")
-    reached = [_end_of(end, [centrelines[k] for k in sorted(main)]) for end in ends]
-    straight = float(frame.steps(np.array(reached))[0])
+    straight = 0.0
+    if ends[0] != ends[1]:  # nor is the main reach of a ring always at its end
+        reached = [_end_of(end, [centrelines[k] for k in sorted(main)]) for end in ends]
+        straight = float(frame.steps(np.array(reached))[0])
     river = River(
         id=0,
         length_m=total,

@@ -196,7 +196,8 @@ def test_photographs_that_are_resized_whole_have_no_area(tmp_path):
     from PIL import Image
 
     Image.fromarray(fakes.picture()).save(tmp_path / "a.png")
-    words = [str(tmp_path), "--support", "five", "--out", str(tmp_path / "out"), "--pictures", "whole"]
+    (five := tmp_path / "five").mkdir()
+    words = [str(tmp_path), "--support", str(five), "--out", str(tmp_path / "out"), "--pictures", "whole"]
     with pytest.raises(
         ConfigError, match=r"--aoi a\.geojson: is for slides; photographs are segmented whole"
     ):

@@ -119,8 +119,11 @@ def test_the_slide_of_a_drawing_is_the_one_that_any_of_the_sets_is_named_after()
     assert {one.supports for one in found} == {("five", "y/b.geojson")}
 
 
-def test_photographs_take_one_folder(tmp_path):
-    Image.fromarray(fakes.picture()).save(tmp_path / "a.png")
+def test_photographs_take_one_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("five", "six"):
+        Path(name).mkdir()
+    Image.fromarray(fakes.picture()).save("a.png")
     words = [str(tmp_path), "--support", "five", "--support", "six", "--out", str(tmp_path / "out")]
     with pytest.raises(ConfigError, match="--support six: photographs are learned from one folder"):
         segment_wsi.run(segment_wsi.parse([*words, "--pictures", "whole"]))

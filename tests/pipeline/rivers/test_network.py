@@ -167,6 +167,16 @@ def test_all_land_and_all_water_have_no_river(mask):
     assert found.width_m is None
 
 
+def test_a_ring_with_a_tail_has_no_sinuosity(monkeypatch):
+    """It has one end, at which the ring, its longest reach, is not."""
+    monkeypatch.setattr(network, "_is_river", lambda *_: True)
+    ring = shapely.Point(0, 0).buffer(1000) - shapely.Point(0, 0).buffer(900)
+    tail = shapely.LineString([(950, 0), (2500, 0)]).buffer(50)
+    (river,) = measured([ring | tail]).rivers
+    assert river.sinuosity is None
+    assert river.length_m > river.main_length_m == pytest.approx(2 * np.pi * 950, rel=0.03)
+
+
 def test_a_ring_is_one_reach(monkeypatch):
     monkeypatch.setattr(network, "_is_river", lambda *_: True)  # a ring by itself is a lake with an island
     ring = shapely.Point(0, 0).buffer(1000) - shapely.Point(0, 0).buffer(900)
